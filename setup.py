@@ -1,0 +1,53 @@
+"""Packaging. `gin/` and `tasks/` stand at the top level and are mapped into the installed package."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+GIN = sorted({str(path.parent.relative_to(ROOT / "gin") / "*.gin") for path in (ROOT / "gin").rglob("*.gin")})
+
+HF = ["torch>=2.8", "transformers>=5.0", "tokenizers>=0.22", "sentence-transformers>=5.0"]
+
+setup(
+    name="xalign_jax",
+    version="0.1.0",
+    description="Cross-lingual alignment before and during pretraining, in JAX",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=[*find_packages(include=["xalign_jax", "xalign_jax.*"]), "xalign_jax.tasks", "xalign_jax.gin"],
+    package_dir={"xalign_jax": "xalign_jax", "xalign_jax.tasks": "tasks", "xalign_jax.gin": "gin"},
+    package_data={"xalign_jax.gin": GIN},
+    install_requires=[
+        "jax==0.10.2",
+        "flax==0.12.8",
+        "optax==0.2.8",
+        "orbax-checkpoint==0.12.8",
+        "grain==0.2.18",
+        "tensorflow==2.21.*",
+        "tensorflow-text==2.21.1",
+        "tensorflow-datasets==4.9.10",
+        "seqio==0.0.20",
+        "sentencepiece==0.2.2",
+        "gin-config==0.5.0",
+        "tensorboard==2.21.*",
+        "tensorboardX==2.6.5",
+        "numpy>=2,<2.5",
+        "scipy",
+        "matplotlib",
+        "absl-py",
+        "tqdm",
+        "safetensors",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]==0.10.2"],
+        "cuda": ["jax[cuda13]==0.10.2"],
+        "hf": HF,
+        "demo": ["django>=5.2,<6", "babel==2.18.0"],
+        "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
+        "test": ["pytest", "pytest-xdist", "pytest-timeout", "ruff", "mypy", "django>=5.2,<6", "babel==2.18.0"],
+    },
+    entry_points={"console_scripts": ["xalign = xalign_jax.cli:main"]},
+)

@@ -1,0 +1,1 @@
+"""seqio registrations: importing this package registers every task."""

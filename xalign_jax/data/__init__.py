@@ -1,0 +1,1 @@
+"""The rooms that know about text: sources, vocabularies, stores and feeds."""

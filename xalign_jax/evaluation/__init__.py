@@ -1,0 +1,1 @@
+"""Probes turn parameters into rows of `results.json`; reports turn rows into tables and plots."""

@@ -1,0 +1,1 @@
+"""Objectives: mathematics on a batch, one small file each."""

@@ -1,0 +1,146 @@
+"""What a run is: Recipe, Stage, Stream; how it is run: Runtime. Plain values that gin fills.
+
+A recipe is a list of stages, a stage sums objectives over streams, a stream is a mixture of text seen through an
+objective. Everything a run does is a pure function of its Recipe and the step number; the Runtime may change on a
+restart, the Recipe may not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import gin
+
+
+def freeze(config: Any) -> None:
+    """Turn the lists and dicts that gin put into a frozen dataclass into tuples, in place. Call in `__post_init__`."""
+    for field in dataclasses.fields(config):
+        object.__setattr__(config, field.name, _frozen(getattr(config, field.name)))
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple((key, _frozen(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    return value
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """A mixture of text seen through an objective: `rows` rows of it in every step of its stage.
+
+    `weight` multiplies the objective's loss. `mixture` is None for feeds that read the lexicon only.
+    """
+
+    name: str = gin.REQUIRED
+    feed: Any = gin.REQUIRED
+    objective: Any = gin.REQUIRED
+    rows: int = gin.REQUIRED
+    mixture: Any = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Some steps under one set of streams, one optimiser and one schedule.
+
+    Attributes:
+      combine: "means" adds sum_t / count_t over streams, "pooled" divides the summed sums by the summed counts.
+      train: regular expressions on parameter paths ("model/layers/..."); only matching parameters train. () = all.
+      keep_optimizer: carry the previous stage's optimiser state instead of starting afresh.
+      probes: run at the stage's end.
+    """
+
+    name: str = gin.REQUIRED
+    steps: int = gin.REQUIRED
+    streams: tuple = gin.REQUIRED
+    optimizer: Any = gin.REQUIRED
+    schedule: Any = gin.REQUIRED
+    combine: str = "means"
+    train: tuple = ()
+    keep_optimizer: bool = False
+    probes: tuple = ()
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A whole run. Its hash is the run's identity.
+
+    Attributes:
+      modules: Python modules of the user's own that register seqio tasks, imported before data is prepared.
+      init_from: a model directory whose newest parameters this run starts from.
+    """
+
+    model: Any = gin.REQUIRED
+    vocabulary: Any = gin.REQUIRED
+    stages: tuple = gin.REQUIRED
+    lexicon: Any = None
+    facts: Any = None
+    modules: tuple = ()
+    init_from: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    @property
+    def steps(self) -> int:
+        """Updates over all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """How a recipe is run here; none of it changes what is computed beyond rounding.
+
+    Attributes:
+      mesh: devices along (data, fsdp, tensor); one entry may be -1 = all that remain.
+      dtype: matmul dtype, "float32" or "bfloat16"; "auto" is float32 on CPU and bfloat16 on accelerators.
+      remat: recompute activations of each layer in the backward pass.
+      prefetch: batches made ahead by background threads.
+      keep_checkpoints: newest checkpoints kept.
+      probe_every: steps between runs of the stage's probes besides its end; 0 = only at the end.
+    """
+
+    mesh: tuple = (1, -1, 1)
+    dtype: str = "auto"
+    matmul_precision: str = "default"
+    remat: bool = False
+    prefetch: int = 2
+    log_every: int = 10
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    probe_every: int = 0
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
+def as_json(config: Any) -> Any:
+    """A config as plain JSON values; dataclasses carry their class name under "class"."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = {f.name: as_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"class": type(config).__name__, **fields}
+    if isinstance(config, tuple):
+        return [as_json(item) for item in config]
+    return config
+
+
+def identity(recipe: Recipe) -> str:
+    """The run's identity: a hash of the recipe's canonical JSON."""
+    canonical = json.dumps(as_json(recipe), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Sharding, processes, checkpoints and logs: below everything that runs."""

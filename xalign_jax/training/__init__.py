@@ -1,0 +1,1 @@
+"""The training loop, the sharded step and its state."""
