@@ -1,0 +1,274 @@
+"""How text becomes base ids: SentencePiece, bytes, Hugging Face tokenizers behind one small interface.
+
+A `Pieces` object knows nothing of clones. Every kind gives word starts by the marker its pieces carry: "▁"
+(SentencePiece), "Ġ" (byte-level BPE), the absence of "##" (WordPiece), a space (bytes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from xalign_jax.errors import UserError
+
+SPECIALS = ("pad", "eos", "unk", "bos", "mask")
+_SPACE = "▁"
+_TRAINING_THREADS = 4  # a constant of the result, whatever the machine: sums of floats are split over threads
+
+
+class Pieces(Protocol):
+    """A vocabulary of V base pieces.
+
+    Attributes:
+      specials: id or None for each of `SPECIALS`.
+      control: (V,) bool, pieces that text never contains (the specials and other control pieces).
+      word_start, standalone: (V,) bool, see `Tokenizer`.
+      files: what reproduces it, by file name.
+    """
+
+    size: int
+    specials: dict[str, int | None]
+    control: np.ndarray
+    word_start: np.ndarray
+    standalone: np.ndarray
+    files: dict[str, bytes]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+
+def fingerprint(pieces: Pieces) -> str:
+    """A hash of everything that decides base ids."""
+    digest = hashlib.sha256(type(pieces).__name__.encode())
+    for name, content in sorted(pieces.files.items()):
+        digest.update(f"\0{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def is_punctuation(text: str) -> bool:
+    """True for text of punctuation and symbols only."""
+    return bool(text) and all(unicodedata.category(character)[0] in "PS" for character in text)
+
+
+def _id(value: int, size: int) -> int | None:
+    return value if 0 <= value < size else None
+
+
+def _some_id(values: Iterable[int | None]) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
+class SentencePieces:
+    """A SentencePiece model; the space marker is the leading "▁"."""
+
+    def __init__(self, model: bytes) -> None:
+        import sentencepiece
+
+        self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.files = {"spm.model": model}
+        self.size = processor.get_piece_size()
+        ids = list(range(self.size))
+        pieces = [processor.id_to_piece(i) for i in ids]
+        table = {piece: i for i, piece in enumerate(pieces)}
+        self.specials = {
+            "pad": _id(processor.pad_id(), self.size),
+            "eos": _id(processor.eos_id(), self.size),
+            "unk": _id(processor.unk_id(), self.size),
+            "bos": _id(processor.bos_id(), self.size),
+            "mask": _some_id(table.get(name) for name in ("<mask>", "[MASK]")),
+        }
+        self.control = np.array([processor.is_control(i) or processor.is_unknown(i) for i in ids])
+        for value in self.specials.values():
+            if value is not None:
+                self.control[value] = True
+        self.standalone = self.control | np.array([is_punctuation(piece.lstrip(_SPACE)) for piece in pieces])
+        self.standalone &= ~np.array([processor.is_byte(i) for i in ids])
+        self.word_start = self.standalone | np.array([piece.startswith(_SPACE) for piece in pieces])
+        self._prefix = "" if self.word_start[processor.encode("a")[0]] else " "
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._processor.encode(list(texts))
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        return self._processor.encode([self._prefix + word for word in words])
+
+    def decode(self, ids: list[int]) -> str:
+        return self._processor.decode(ids)
+
+
+def train_sentencepiece(sentences: Sequence[str], size: int, model_type: str, lowercase: bool) -> bytes:
+    """A SentencePiece model of exactly `size` pieces: 0 pad, 1 `</s>`, 2 unk, 3 bos, 4 `<mask>`, then bytes and pieces.
+
+    Args:
+      sentences: lines in an order that does not depend on the machine.
+    Raises: UserError where the text is too small for `size` pieces or the settings are refused.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            vocab_size=size,
+            model_type=model_type,
+            byte_fallback=model_type in ("unigram", "bpe"),
+            normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=3,
+            control_symbols=["<mask>"],
+            shuffle_input_sentence=False,
+            num_threads=_TRAINING_THREADS,
+            minloglevel=2,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"Vocabulary.size = {size}, model_type = {model_type!r}: SentencePiece refuses: {reason}"
+        ) from None
+    return model.getvalue()
+
+
+class Bytes:
+    """5 specials + the 256 bytes of UTF-8. A text reads as if a space stood before it; a space belongs to its word."""
+
+    def __init__(self) -> None:
+        self.files = {"bytes.json": b'{"first_byte": 5}'}
+        self.size = len(SPECIALS) + 256
+        self.specials: dict[str, int | None] = {name: i for i, name in enumerate(SPECIALS)}
+        characters = [""] * len(SPECIALS) + [chr(i) for i in range(128)] + [""] * 128
+        self.control = np.arange(self.size) < len(SPECIALS)
+        self.standalone = self.control | np.array([is_punctuation(character) for character in characters])
+        self.word_start = self.standalone | np.array([character.isspace() for character in characters])
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        offset = len(SPECIALS)
+        return [[byte + offset for byte in b" " + text.encode()] for text in texts]
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        return self.encode(words)
+
+    def decode(self, ids: list[int]) -> str:
+        offset = len(SPECIALS)
+        return bytes(i - offset for i in ids if i >= offset).decode(errors="replace").removeprefix(" ")
+
+
+_HF_SPECIALS = {
+    "pad": ("<pad>", "[PAD]", "<|pad|>"),
+    "eos": ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "[SEP]"),
+    "unk": ("<unk>", "[UNK]"),
+    "bos": ("<s>", "<bos>", "<|begin_of_text|>", "[CLS]"),
+    "mask": ("<mask>", "[MASK]"),
+}
+
+
+class HuggingFacePieces:
+    """A `tokenizer.json` (with `tokenizer_config.json` beside it for the names of the specials, if there is one)."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise UserError(
+                'Vocabulary.kind = "huggingface" needs the tokenizers package: pip install "xalign_jax[hf]"'
+            ) from None
+        self.files = files
+        content = files["tokenizer.json"].decode()
+        self._tokenizer = Tokenizer.from_str(content)
+        table = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.size = max(table.values()) + 1
+        added = [entry["content"] for entry in json.loads(content).get("added_tokens", []) if entry.get("special")]
+        self.specials = _hf_specials(table, json.loads(files.get("tokenizer_config.json", b"{}")), added)
+        self.control = np.zeros(self.size, bool)
+        self.control[[table[name] for name in added if name in table]] = True
+        self.control[[value for value in self.specials.values() if value is not None]] = True
+        starts, texts = _hf_pieces(table, json.loads(content), self.size)
+        self.standalone = self.control | np.array([is_punctuation(text) for text in texts])
+        self.word_start = self.standalone | starts
+        self._prefix = "" if self.word_start[self.encode(["a"])[0][0]] else " "
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        return self.encode([self._prefix + word for word in words])
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _hf_specials(table: dict[str, int], config: dict[str, Any], added: list[str]) -> dict[str, int | None]:
+    """Ids of the specials: what the config names, else a usual name among the added tokens."""
+    specials: dict[str, int | None] = {}
+    for name, usual in _HF_SPECIALS.items():
+        named = config.get(f"{name}_token")
+        named = named["content"] if isinstance(named, dict) else named
+        candidates = (named,) if named else tuple(piece for piece in usual if piece in added)
+        specials[name] = _some_id(table.get(piece) for piece in candidates)
+    return specials
+
+
+def _hf_pieces(table: dict[str, int], content: dict[str, Any], size: int) -> tuple[np.ndarray, list[str]]:
+    """Which pieces begin a word (size,) bool, and each piece's text without its marker."""
+    starts, texts = np.zeros(size, bool), [""] * size
+    continuing = content["model"].get("continuing_subword_prefix") or "##"
+    word_piece = content["model"].get("type") == "WordPiece"
+    byte_level = '"ByteLevel"' in json.dumps([content.get("pre_tokenizer"), content.get("decoder")])
+    for piece, i in table.items():
+        if word_piece:
+            starts[i], texts[i] = not piece.startswith(continuing), piece.removeprefix(continuing)
+        elif byte_level:
+            raw = bytes(_BYTE_OF.get(character, 63) for character in piece)
+            starts[i], texts[i] = raw[:1].isspace(), raw.decode(errors="replace").strip()
+            if "\ufffd" in texts[i]:
+                texts[i] = ""  # part of a character: no punctuation
+        else:
+            starts[i], texts[i] = piece.startswith(_SPACE), piece.lstrip(_SPACE)
+    return starts, texts
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's printable stand-ins for bytes, backwards."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_of_character()
+
+
+def load_pieces(kind: str, path: str | Path) -> Pieces:
+    """The pieces of a file or directory. Raises UserError naming it where it is missing or not of that kind."""
+    path = Path(path).expanduser()
+    if kind == "bytes":
+        return Bytes()
+    if kind == "huggingface":
+        folder, name = (path, "tokenizer.json") if path.is_dir() else (path.parent, path.name)
+        files = {"tokenizer.json": _read(folder / name)}
+        if (folder / "tokenizer_config.json").exists():
+            files["tokenizer_config.json"] = _read(folder / "tokenizer_config.json")
+        return HuggingFacePieces(files)
+    file = path / "spm.model" if path.is_dir() else path
+    try:
+        return SentencePieces(_read(file))
+    except (RuntimeError, OSError):
+        raise UserError(f"{file}: not a SentencePiece model (Vocabulary.path)") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); set Vocabulary.path") from None
