@@ -130,6 +130,17 @@ class Runtime:
         freeze(self)
 
 
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The probes that `xalign evaluate` runs."""
+
+    probes: tuple = gin.REQUIRED
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
 def as_json(config: Any) -> Any:
     """A config as plain JSON values; dataclasses carry their class name under "class"."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):

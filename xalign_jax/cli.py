@@ -1,0 +1,162 @@
+"""The `xalign` command: parses, then calls. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from xalign_jax.errors import RunError, UserError
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 3
+
+EPILOG = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 interrupted and resumable."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    options, bindings = _parse(sys.argv[1:] if argv is None else list(argv))
+    try:
+        code = options.call(options, bindings)
+    except UserError as error:
+        print(f"xalign: {error}", file=sys.stderr)
+        code = USAGE
+    except RunError as error:
+        print(f"xalign: {error}", file=sys.stderr)
+        code = FAILED
+    sys.exit(code)
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and the gin bindings given as `--gin.NAME=VALUE`."""
+    bindings = [arg.removeprefix("--gin.") for arg in argv if arg.startswith("--gin.")]
+    options = _parser().parse_args([arg for arg in argv if not arg.startswith("--gin.")])
+    return options, bindings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("xalign", description="Cross-lingual alignment in pretraining.", epilog=EPILOG)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, call: object, help: str, gin: bool, model_dir: bool) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, epilog=EPILOG)
+        sub.set_defaults(call=call)
+        if gin:
+            sub.add_argument("--gin_file", action="append", required=True, metavar="FILE", help="repeatable")
+            sub.add_argument("--gin.NAME=VALUE", dest="_", help="a gin binding or macro; repeatable")
+        if model_dir:
+            sub.add_argument("--model_dir", type=Path, required=True, metavar="DIR")
+        return sub
+
+    train = command("train", _train, "Train a recipe, or continue it.", gin=True, model_dir=True)
+    train.add_argument("--extend", action="store_true", help="allow more steps of the last stage")
+    train.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, for several processes")
+    train.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
+    train.add_argument("--process_id", type=int, metavar="I", help="this process's number")
+    evaluate = command("evaluate", _evaluate, "Run probes on a checkpoint.", gin=True, model_dir=True)
+    evaluate.add_argument("--step", type=int, help="the checkpoint's step; default: the newest")
+    compare = command("compare", _compare, "One table and plots from several runs.", gin=False, model_dir=False)
+    compare.add_argument("model_dirs", type=Path, nargs="+", metavar="DIR")
+    compare.add_argument("--output", type=Path, required=True, metavar="DIR")
+    data = command("data", _data, "Prepare, preview or count a recipe's text.", gin=True, model_dir=False)
+    data.add_argument("action", choices=("prepare", "preview", "stats"))
+    return parser
+
+
+def _recipe(options: argparse.Namespace, bindings: list[str]) -> tuple:
+    """(Recipe, Runtime) of the command line; imports every room that registers configurables with gin."""
+    from xalign_jax import config
+    from xalign_jax.recipe import Recipe, Runtime
+
+    _register()
+    return tuple(config.load(options.gin_file, bindings, (Recipe, Runtime)))
+
+
+def _register() -> None:
+    import xalign_jax.data.facts
+    import xalign_jax.data.feeds
+    import xalign_jax.data.lexicon
+    import xalign_jax.data.store
+    import xalign_jax.data.vocabulary
+    import xalign_jax.evaluation
+    import xalign_jax.models.llama
+    import xalign_jax.objectives.causal_lm
+    import xalign_jax.objectives.word_contrast
+    import xalign_jax.training.optimizers  # noqa: F401
+
+
+def _start_jax(precision: str) -> None:
+    import logging
+
+    import jax
+
+    from xalign_jax.data.store import cache_dir
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    jax.config.update("jax_default_matmul_precision", precision)
+
+
+def _train(options: argparse.Namespace, bindings: list[str]) -> int:
+    from xalign_jax.evaluation import report
+    from xalign_jax.runtime import distributed
+    from xalign_jax.training.loop import Interrupted, Run
+
+    recipe, runtime = _recipe(options, bindings)
+    _start_jax(runtime.matmul_precision)
+    distributed.initialize(options.coordinator, options.processes, options.process_id)
+    run = Run(recipe, runtime, options.model_dir, Path(options.gin_file[-1]).stem, options.extend)
+    try:
+        run.train()
+    except Interrupted:
+        print("xalign: interrupted; the same command continues from here", file=sys.stderr)
+        return INTERRUPTED
+    if distributed.is_main():
+        print(report.report(options.model_dir))
+    return DONE
+
+
+def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
+    from xalign_jax import config
+    from xalign_jax.evaluation import report
+    from xalign_jax.recipe import Evaluation, Recipe, Runtime
+    from xalign_jax.training import evaluate
+
+    _register()
+    if not (options.model_dir / "config.gin").is_file():
+        raise UserError(f"--model_dir={options.model_dir}: no config.gin there; is it a model directory?")
+    recipe, runtime = config.load([str(options.model_dir / "config.gin")], [], (Recipe, Runtime))
+    (evaluation,) = config.load(options.gin_file, bindings, (Evaluation,))
+    _start_jax(runtime.matmul_precision)
+    evaluate.evaluate(recipe, runtime, options.model_dir, evaluation.probes, options.step)
+    print(report.report(options.model_dir))
+    return DONE
+
+
+def _compare(options: argparse.Namespace, bindings: list[str]) -> int:
+    from xalign_jax.evaluation import report
+
+    print(report.compare(options.model_dirs, options.output))
+    return DONE
+
+
+def _data(options: argparse.Namespace, bindings: list[str]) -> int:
+    from xalign_jax.data import inspect
+    from xalign_jax.training import plan
+
+    recipe, _ = _recipe(options, bindings)
+    plan.check(recipe)
+    plan.prepare_data(recipe)
+    prepared = plan.load_data(recipe)
+    if options.action == "preview":
+        feeds = {n: f for stage in plan.plan(recipe, prepared) for n, f in stage.feeds.items()}
+        for name, feed in feeds.items():
+            print(inspect.preview(name, feed.rows(feed.first_step, slice(0, feed.count)), prepared))
+    else:
+        print(inspect.stats(prepared, plan.mixtures(recipe)))
+    return DONE
+
+
+if __name__ == "__main__":
+    main()

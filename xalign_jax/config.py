@@ -1,0 +1,152 @@
+"""Gin files in, dataclasses out, and back: parsing, checking for unused bindings, writing `config.gin`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+
+from xalign_jax.errors import UserError
+
+
+def gin_root() -> Path:
+    """The installed folder of packaged gin files."""
+    return Path(next(iter(importlib.import_module("xalign_jax.gin").__path__)))
+
+
+def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type]) -> list[Any]:
+    """Parse gin files and bindings afresh and build the given configurables, one each.
+
+    Args:
+      files: paths, resolved against the current directory first, then against the packaged gin root.
+      bindings: "Name.parameter = value" or "MACRO = value", applied last.
+      build: classes to call with what gin knows, for example `(Recipe, Runtime)`.
+
+    Raises:
+      UserError: a missing file, an unknown name, a wrong value, a nested scope, or a binding nothing used.
+    """
+    gin.clear_config()
+    gin.config._OPERATIVE_CONFIG.clear()
+    gin.add_config_file_search_path(str(gin_root()))
+    try:
+        for file in files:
+            _existing(file)
+            gin.parse_config_file(file)
+        _refuse_unknown_macros(bindings)
+        gin.parse_config(list(bindings))
+        _refuse_nested_scopes()
+        built = [cls() for cls in build]
+    except UserError:
+        raise
+    except Exception as error:
+        cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
+        raise cause or UserError(_one_line(error)) from error
+    _refuse_unused_bindings()
+    return built
+
+
+def _existing(file: str) -> None:
+    if not (Path(file).is_file() or (gin_root() / file).is_file()):
+        known = sorted(str(p.relative_to(gin_root())) for p in gin_root().rglob("*.gin"))
+        raise UserError(f"--gin_file={file}: no such file here or in {gin_root()}{_near(file, known)}")
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "No configurable matching" in text:
+        name = text.split("'")[1].split("/")[-1].split(".")[0]
+        known = [selector.split(".")[-1] for selector, _ in gin.config._REGISTRY.items()]
+        text += _near(name, known)
+    return f"gin: {text}"
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; near: {', '.join(close)}" if close else ""
+
+
+def _macro_names() -> set[str]:
+    return {scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"}
+
+
+def _refuse_unknown_macros(bindings: Sequence[str]) -> None:
+    for binding in bindings:
+        name = binding.split("=")[0].strip()
+        if "." not in name and name not in _macro_names():
+            raise UserError(f"--gin.{name}: no gin file defines this macro{_near(name, sorted(_macro_names()))}")
+
+
+def _refuse_nested_scopes() -> None:
+    for scope, selector in gin.config._CONFIG:
+        if "/" in scope:
+            raise UserError(
+                f"gin: nested scope {scope}/{selector.split('.')[-1]}; give the inner object a scope of its own"
+            )
+
+
+def _refuse_unused_bindings() -> None:
+    """gin accepts a misspelt scope in silence; here every scoped binding and macro must have been used."""
+    used: set[tuple[str, str, str]] = set()
+    for (scope, selector), values in gin.config._OPERATIVE_CONFIG.items():
+        for part in scope.split("/"):
+            used.update((part, selector, name) for name in values)
+    scopes = sorted({scope for scope, _, _ in used if scope})
+    for (scope, selector), values in gin.config._CONFIG.items():
+        for name in values if scope else ():
+            if (scope, selector, name) in used:
+                continue
+            if selector == "gin.macro":
+                raise UserError(f"gin: macro {scope} is defined but nothing uses it{_near(scope, scopes)}")
+            binding = f"{scope}/{selector.split('.')[-1]}.{name}"
+            raise UserError(f"gin: nothing used the binding {binding}{_near(scope, scopes)}")
+
+
+def dump(recipe: Any, runtime: Any) -> str:
+    """`config.gin`: every resolved value, no macros; `load` rebuilds equal objects from it."""
+    writer = _Writer()
+    writer.reference(recipe, "")
+    writer.reference(runtime, "")
+    imports = sorted(m for m in writer.modules if not m.startswith("xalign_jax."))
+    return "\n".join([*(f"import {module}" for module in imports), *writer.lines]) + "\n"
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.modules: set[str] = set()
+        self.written: dict[tuple[str, str], Any] = {}
+
+    def reference(self, config: Any, scope: str) -> str:
+        """Write the bindings of `config` once and return the gin reference to it."""
+        kind = type(config).__name__
+        scope = getattr(config, "name", scope)
+        free, number = scope, 2
+        while self.written.get((free, kind), config) != config:
+            free, number = f"{scope or 'recipe'}_{number}", number + 1
+        label = f"{free}/{kind}" if free else kind
+        if (free, kind) not in self.written:
+            self.written[(free, kind)] = config
+            self.modules.add(type(config).__module__)
+            values = [(f.name, self.value(getattr(config, f.name), free)) for f in dataclasses.fields(config)]
+            self.lines += ["", *(f"{label}.{name} = {value}" for name, value in values)]
+        return f"@{label}()"
+
+    def value(self, value: Any, scope: str) -> str:
+        if dataclasses.is_dataclass(value):
+            return self.reference(value, scope)
+        if isinstance(value, tuple):
+            return "(" + "".join(f"{self.value(item, scope)}, " for item in value) + ")"
+        return repr(value)

@@ -1,0 +1,78 @@
+"""Checkpoints by Orbax: parameters and the rest of the state as two items of one step, atomic and asynchronous."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from xalign_jax.errors import UserError
+
+
+class Checkpoints:
+    """The checkpoints of one model directory.
+
+    A step holds `params` (so that evaluation and export restore nothing else), `rest` (optimiser state and memory)
+    and `about` (JSON). A step becomes visible only when it is whole.
+    """
+
+    def __init__(self, directory: str | Path, keep: int | None = None) -> None:
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=keep is not None)
+        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+
+    def latest(self) -> int | None:
+        """The newest whole step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, params: Any, rest: Any, about: dict[str, Any]) -> None:
+        """Start saving a step; arrays may be donated afterwards."""
+        items = {
+            "params": ocp.args.StandardSave(params),
+            "rest": ocp.args.StandardSave({"step": step, **rest}),
+            "about": ocp.args.JsonSave(about),
+        }
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def restore(self, step: int, params: Any, rest: Any) -> tuple[Any, Any]:
+        """Restore into trees of ShapeDtypeStruct with shardings, whatever mesh the step was saved on.
+
+        Raises:
+          UserError: the checkpoint holds arrays of other names or shapes.
+        """
+        items = {"params": ocp.args.StandardRestore(params), "rest": ocp.args.StandardRestore({"step": 0, **rest})}
+        found = self._restored(step, ocp.args.Composite(**items))
+        return found["params"], {name: value for name, value in found["rest"].items() if name != "step"}
+
+    def restore_params(self, step: int, params: Any) -> Any:
+        """Restore the parameters alone."""
+        return self._restored(step, ocp.args.Composite(params=ocp.args.StandardRestore(params)))["params"]
+
+    def _restored(self, step: int, args: ocp.args.Composite) -> Any:
+        if step not in self._manager.all_steps():
+            raise UserError(f"{self._manager.directory}: no checkpoint of step {step}; there are {self.steps()}")
+        try:
+            return self._manager.restore(step, args=args)
+        except (ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{self._manager.directory}/{step}: the checkpoint does not match the recipe's model or vocabulary: {reason}"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """All whole steps, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def wait(self) -> None:
+        """Return once what was being saved is whole on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish and let go."""
+        self._manager.close()
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+    """ShapeDtypeStructs with shardings, the form `Checkpoints.restore` wants."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)

@@ -1,0 +1,86 @@
+"""Metrics to `metrics.jsonl` and TensorBoard, and rows to `results.json`; one writer, safe to restart."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends rows to `metrics.jsonl` and to TensorBoard event files of one model directory.
+
+    Opening it at a restored step drops the rows past that step, so that no step is ever logged twice.
+    TensorBoard is written by tensorboardX: clu's writer would load TensorFlow.
+    """
+
+    def __init__(self, directory: Path, restored_step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._path = directory / "metrics.jsonl"
+        keep_rows(self._path, lambda row: row["step"] <= restored_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(directory), purge_step=restored_step + 1)
+
+    def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """One row of plain numbers."""
+        self._file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush everything to disk."""
+        self._file.close()
+        self._board.close()
+
+
+def keep_rows(path: Path, wanted: Callable[[dict], bool]) -> None:
+    """Rewrite a JSON-lines file with the wanted rows; a half-written last line goes too."""
+    if not path.exists():
+        return
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if wanted(row):
+            rows.append(line)
+    write_atomically(path, "".join(line + "\n" for line in rows))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+RESULT_KEYS = (
+    "stage",
+    "step",
+    "probe",
+    "metric",
+    "value",
+    "n",
+    "language",
+    "level",
+    "split",
+    "seed",
+    "control",
+)
+
+
+def read_results(directory: Path) -> list[dict[str, Any]]:
+    """The rows of `results.json`, none if there is no such file."""
+    path = directory / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def write_results(directory: Path, rows: list[dict[str, Any]]) -> None:
+    """Write `results.json`: every row has every key, unused ones null."""
+    full = [{key: row.get(key) for key in RESULT_KEYS} for row in rows]
+    write_atomically(directory / "results.json", "[\n" + ",\n".join(json.dumps(row) for row in full) + "\n]\n")

@@ -1,0 +1,106 @@
+"""Where arrays live: the mesh, one table of logical axis rules, and global batches from each host's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from xalign_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = PartitionSpec(("data", "fsdp"))
+
+# Logical axis of a parameter -> mesh axis. An axis whose size the mesh axis does not divide stays whole.
+RULES: dict[str | None, str | None] = {
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "norm": None,
+    "layers": None,
+    None: None,
+}
+
+
+def make_mesh(shape: Sequence[int]) -> Mesh:
+    """A mesh over all devices with axes (data, fsdp, tensor); one -1 takes what remains.
+
+    Raises:
+      UserError: the shape does not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    known = int(np.prod([size for size in shape if size != -1]))
+    sizes = [devices // max(known, 1) if size == -1 else size for size in shape]
+    if len(sizes) != len(AXES) or sum(size == -1 for size in shape) > 1 or int(np.prod(sizes)) != devices:
+        raise UserError(f"Runtime.mesh = {tuple(shape)}: axes {AXES} must multiply to the {devices} devices present")
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def parameter_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """PartitionSpec of one array from its logical axes; each mesh axis is used at most once."""
+    spec: list[str | None] = []
+    for name, size in zip(axes, shape, strict=True):
+        axis = RULES[name]
+        fits = axis is not None and axis not in spec and size % mesh.shape[axis] == 0
+        spec.append(axis if fits else None)
+    return PartitionSpec(*spec)
+
+
+def parameter_shardings(logical_axes: Any, abstract: Any, mesh: Mesh) -> Any:
+    """NamedShardings for a tree of arrays (or shapes) and the matching tree of logical axes."""
+    return jax.tree.map(
+        lambda array, axes: NamedSharding(mesh, parameter_spec(axes, array.shape, mesh)),
+        abstract,
+        logical_axes,
+        is_leaf=lambda node: hasattr(node, "shape"),
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+Rows = Callable[[slice], dict[str, np.ndarray]]
+
+
+def global_batch(rows: Rows, count: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """Assemble a global batch of `count` rows from `rows(slice)`, computing only this host's rows, each once.
+
+    Every array has the row as its leading dimension, sharded over (data, fsdp).
+    """
+    sharding = NamedSharding(mesh, BATCH)
+    slices = {_bounds(index[0], count) for index in sharding.addressable_devices_indices_map((count,)).values()}
+    low, high = min(a for a, _ in slices), max(b for _, b in slices)
+    if high - low == sum(b - a for a, b in slices):  # the usual case: this host's rows are contiguous
+        slices = {(low, high)}
+    parts = {(a, b): rows(slice(a, b)) for a, b in slices}
+
+    def piece(name: str, index: tuple[slice, ...]) -> np.ndarray:
+        a, b = _bounds(index[0], count)
+        start, part = next((s, p) for (s, e), p in parts.items() if s <= a and b <= e)
+        return part[name][a - start : b - start]
+
+    some = next(iter(parts.values()))
+    return {
+        name: jax.make_array_from_callback(
+            (count, *array.shape[1:]), sharding, lambda index, name=name: piece(name, index)
+        )
+        for name, array in some.items()
+    }
+
+
+def _bounds(index: slice, count: int) -> tuple[int, int]:
+    start, stop, _ = index.indices(count)
+    return start, stop

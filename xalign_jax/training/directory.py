@@ -1,0 +1,146 @@
+"""What a model directory says about its run: identity, configuration, environment, failures, results."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from xalign_jax import config
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import Recipe, Runtime, as_json, identity
+from xalign_jax.runtime.logging import read_results, write_atomically, write_results
+
+PACKAGES = (
+    "xalign_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "sentencepiece",
+    "seqio",
+)
+
+
+def claim(directory: Path, recipe: Recipe, extend: bool) -> None:
+    """Refuse a directory that holds another recipe's run.
+
+    Raises:
+      UserError: showing the difference; with `extend`, more steps of the last stage are allowed.
+    """
+    known = read_environment(directory).get("recipe")
+    if known is None:
+        return
+    wanted = as_json(recipe)
+    differences = list(_differences(known, json.loads(json.dumps(wanted)), "Recipe"))
+    last = f"Recipe.stages[{len(recipe.stages) - 1}].steps"
+    if extend and [path for path, _, _ in differences] == [last] and differences[0][1] < differences[0][2]:
+        return
+    if differences:
+        shown = "; ".join(f"{path} is {old!r} there, {new!r} here" for path, old, new in differences[:5])
+        raise UserError(
+            f"{directory} holds another recipe's run: {shown}. Choose another --model_dir" + _hint(differences, last)
+        )
+
+
+def _hint(differences: list, last: str) -> str:
+    return " (or --extend, to add steps to the last stage)" if [d[0] for d in differences] == [last] else ""
+
+
+def _differences(old: Any, new: Any, path: str) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, (a, b) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(a, b, f"{path}[{number}]")
+    elif old != new:
+        yield path, old, new
+
+
+def read_environment(directory: Path) -> dict[str, Any]:
+    """The contents of `environment.json`, {} if there is none."""
+    path = directory / "environment.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def describe(directory: Path, recipe: Recipe, runtime: Runtime, name: str, mesh: Any, prepared: Any) -> None:
+    """Write `config.gin`, `environment.json`, `vocabulary/` and the lexicon's splits."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / "config.gin", config.dump(recipe, runtime))
+    environment = {
+        "recipe_name": name,
+        "seed": recipe.seed,
+        "identity": identity(recipe),
+        "vocabulary_fingerprint": prepared.tokenizer.fingerprint,
+        "versions": {package: _version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        "devices": [str(device) for device in jax.devices()],
+        "device_kind": jax.devices()[0].device_kind,
+        "processes": jax.process_count(),
+        "mesh": dict(mesh.shape),
+        "git": _git(),
+        "texts": {
+            task: {split: {lang: s.fingerprint for lang, s in found.items()} for split, found in splits.items()}
+            for task, splits in prepared.stores.items()
+        },
+        "recipe": as_json(recipe),
+    }
+    write_atomically(directory / "environment.json", json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
+    prepared.tokenizer.save(directory / "vocabulary")
+    if prepared.lexicon is not None:
+        prepared.lexicon.save(directory / "lexicon")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> str | None:
+    """The source's commit, with "+" if files differ from it; None outside a checkout."""
+    root = Path(__file__).parent
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def record_failure(directory: Path, stage: str, step: int, stream: str | None, reason: str, batch: Any) -> None:
+    """Write `failure.json`: where a run failed, and the batch (shapes, first rows) it failed on."""
+    shown = {name: {key: value.tolist() for key, value in arrays.items()} for name, arrays in batch.items()}
+    failure = {"stage": stage, "step": step, "stream": stream, "reason": reason, "batch": shown}
+    write_atomically(directory / "failure.json", json.dumps(failure) + "\n")
+
+
+def add_results(model_dir: Path, rows: list[dict[str, Any]], stage: str, step: int, seed: int) -> None:
+    """Add a stage's probe rows at a step to `results.json`; rows of the same probes there are replaced."""
+    probes = {row["probe"] for row in rows}
+    kept = [
+        row
+        for row in read_results(model_dir)
+        if (row["stage"], row["step"]) != (stage, step) or row["probe"] not in probes
+    ]
+    write_results(model_dir, kept + [{"stage": stage, "step": step, "seed": seed, **row} for row in rows])
+
+
+def drop_results_past(model_dir: Path, step: int) -> None:
+    """Drop results of steps that a restart will make again."""
+    rows = read_results(model_dir)
+    if any(row["step"] > step for row in rows):
+        write_results(model_dir, [row for row in rows if row["step"] <= step])
+
+
+def has_results(model_dir: Path, stage: str, step: int) -> bool:
+    """Whether the stage's probes have already run at this step."""
+    return any((row["stage"], row["step"]) == (stage, step) for row in read_results(model_dir))

@@ -1,0 +1,40 @@
+"""Probes on a checkpoint that is already there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import Recipe, Runtime
+from xalign_jax.runtime import sharding
+from xalign_jax.runtime.checkpoint import Checkpoints
+from xalign_jax.training import directory, plan
+from xalign_jax.training.loop import build_model, restore_model, run_probes
+
+
+def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, step: int | None) -> None:
+    """Run probes on a run's checkpoint (None: its newest) and add their rows to its `results.json`.
+
+    Raises:
+      UserError: no such checkpoint, or the vocabulary there is not the recipe's.
+    """
+    plan.prepare_data(recipe)
+    prepared = plan.load_data(recipe)
+    known = directory.read_environment(model_dir).get("vocabulary_fingerprint")
+    if known != prepared.tokenizer.fingerprint:
+        raise UserError(
+            f"{model_dir}: its vocabulary is not the one the recipe's texts give now; see {model_dir}/vocabulary"
+        )
+    mesh = sharding.make_mesh(runtime.mesh)
+    model = build_model(recipe, runtime, prepared)
+    if step is None:
+        checkpoints = Checkpoints(model_dir / "checkpoints")
+        step = checkpoints.latest()
+        checkpoints.close()
+    params = restore_model(model_dir, step, model, mesh)
+    with jax.set_mesh(mesh):
+        rows = run_probes(probes, model, params, prepared, recipe.seed)
+    ends = [planned for planned in plan.plan(recipe, prepared) if step is not None and step <= planned.last_step]
+    directory.add_results(model_dir, rows, ends[0].stage.name, step or 0, recipe.seed)

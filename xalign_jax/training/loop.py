@@ -1,0 +1,221 @@
+"""The training loop: a recipe, a runtime and a model directory in; checkpoints, metrics and results out."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from xalign_jax.data import prepared as data
+from xalign_jax.errors import RunError, UserError
+from xalign_jax.models.functional import Model, build
+from xalign_jax.recipe import Recipe, Runtime, as_json
+from xalign_jax.runtime import distributed, sharding
+from xalign_jax.runtime.checkpoint import Checkpoints, abstract
+from xalign_jax.runtime.logging import MetricsLog
+from xalign_jax.training import directory, plan, state
+from xalign_jax.training.meter import Meter, NotFinite
+from xalign_jax.training.state import TrainState
+from xalign_jax.training.step import make_step
+
+STOP_CHECK_STEPS = 10  # how often several processes agree on whether to stop
+
+
+class Interrupted(Exception):
+    """The run was told to stop, saved its state and can be resumed."""
+
+
+class Run:
+    """One recipe on one mesh writing one model directory.
+
+    Raises:
+      UserError: before anything is trained, for whatever the recipe, the data or the directory has wrong.
+    """
+
+    def __init__(self, recipe: Recipe, runtime: Runtime, model_dir: Path, name: str, extend: bool = False) -> None:
+        plan.check(recipe)
+        directory.claim(model_dir, recipe, extend)
+        self.recipe, self.runtime, self.model_dir = recipe, runtime, model_dir
+        self.mesh = sharding.make_mesh(runtime.mesh)
+        plan.check_rows(recipe, sharding.batch_ways(self.mesh))
+        if distributed.is_main():
+            plan.prepare_data(recipe)
+        distributed.wait_for_all("data")
+        self.prepared = plan.load_data(recipe)
+        self.model = build_model(recipe, runtime, self.prepared)
+        self.stages = plan.plan(recipe, self.prepared)
+        plan.check_lengths(self.stages, self.model)
+        if distributed.is_main():
+            directory.describe(model_dir, recipe, runtime, name, self.mesh, self.prepared)
+        distributed.wait_for_all("model directory")
+        self.checkpoints = Checkpoints(model_dir / "checkpoints", keep=runtime.keep_checkpoints)
+        self._told_to_stop = False
+
+    def train(self) -> None:
+        """Train to the recipe's end, from the newest checkpoint if there is one.
+
+        Raises:
+          Interrupted: SIGTERM or SIGINT came; the state is saved.
+          RunError: a loss or gradient was not finite; `failure.json` says where.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        current, first = self._start()
+        at = int(current.step)
+        if distributed.is_main():
+            directory.drop_results_past(self.model_dir, at)
+        log = MetricsLog(self.model_dir, at) if distributed.is_main() else None
+        try:
+            for number, planned in enumerate(self.stages[first:], first):
+                if number > first:
+                    current = state.create(planned.stage, self.model, self.recipe.seed, self.mesh, current)
+                current = self._run_stage(planned, current, log)
+        finally:
+            self.checkpoints.close()
+            if log is not None:
+                log.close()
+
+    def _stop(self, *_: Any) -> None:
+        self._told_to_stop = True
+
+    def _start(self) -> tuple[TrainState, int]:
+        """The state to continue from and the number of the stage it belongs to."""
+        newest = self.checkpoints.latest()
+        number = 0 if newest is None else next(i for i, p in enumerate(self.stages) if newest <= p.last_step)
+        stage = self.stages[number].stage
+        if newest is None:
+            return self._first_state(), 0
+        shapes, where = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
+        rest = abstract(
+            {"opt_state": shapes.opt_state, "memory": shapes.memory},
+            {"opt_state": where.opt_state, "memory": where.memory},
+        )
+        params, rest = self.checkpoints.restore(newest, abstract(shapes.params, where.params), rest)
+        step = jax.device_put(np.int32(newest), where.step)
+        return TrainState(step, params, rest["opt_state"], rest["memory"]), number
+
+    def _first_state(self) -> TrainState:
+        fresh = state.create(self.stages[0].stage, self.model, self.recipe.seed, self.mesh)
+        if self.recipe.init_from is None:
+            return fresh
+        params = restore_model(Path(self.recipe.init_from), None, self.model, self.mesh)
+        return fresh._replace(params=fresh.params | {"model": params})
+
+    def _run_stage(self, planned: plan.PlannedStage, current: TrainState, log: MetricsLog | None) -> TrainState:
+        """The stage's remaining steps, then its probes unless they have already run."""
+        meter = Meter(planned, self.model, log)
+        try:
+            current = self._steps(planned, current, meter)
+        except NotFinite as found:
+            batch = {name: feed.rows(found.step - 1, slice(0, feed.count)) for name, feed in planned.feeds.items()}
+            reason = f"stage {planned.stage.name}, step {found.step}: {found.what} is not finite"
+            if distributed.is_main():
+                directory.record_failure(self.model_dir, planned.stage.name, found.step, found.stream, reason, batch)
+            hint = f"see {self.model_dir}/failure.json; a lower learning rate (the stage's schedule) may help"
+            raise RunError(f"{reason}; {hint}") from None
+        if not directory.has_results(self.model_dir, planned.stage.name, planned.last_step):
+            self._probe(current, planned.last_step, planned)
+        return current
+
+    def _steps(self, planned: plan.PlannedStage, current: TrainState, meter: Meter) -> TrainState:
+        stage, first, every = planned.stage, int(current.step), self.runtime
+        _, where = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
+        languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
+        step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages)
+        update = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+        with self._bar(planned, first) as bar, jax.set_mesh(self.mesh):
+            for at, batch in zip(range(first + 1, planned.last_step + 1), self._batches(planned, first), strict=True):
+                current, metrics = update(current, batch)
+                meter.add(at, metrics)
+                bar.update()
+                stop = self._must_stop(at)
+                save = stop or at % every.checkpoint_every == 0 or at == planned.last_step
+                if save or at % every.log_every == 0:
+                    bar.set_postfix(meter.flush(), refresh=False)
+                if save:
+                    self._save(current, at, stage.name)
+                if stop:
+                    self.checkpoints.wait()
+                    raise Interrupted
+                if every.probe_every and at % every.probe_every == 0 and at < planned.last_step:
+                    self._probe(current, at, planned)
+        return current
+
+    def _bar(self, planned: plan.PlannedStage, first: int) -> tqdm:
+        return tqdm(
+            total=planned.stage.steps,
+            initial=first - planned.first_step,
+            desc=planned.stage.name,
+            unit="step",
+            disable=not distributed.is_main(),
+            mininterval=0.5 if sys.stderr.isatty() else 15,
+        )
+
+    def _batches(self, planned: plan.PlannedStage, first: int) -> Any:
+        """Global batches from update number `first` (counted from 0) on, made ahead by Grain's threads."""
+
+        def batches(at: int) -> dict[str, dict[str, jax.Array]]:
+            return {
+                name: sharding.global_batch(lambda rows, feed=feed: feed.rows(at, rows), feed.count, self.mesh)
+                for name, feed in planned.feeds.items()
+            }
+
+        steps = grain.MapDataset.range(first, planned.last_step).map(batches)
+        return iter(steps.to_iter_dataset(grain.ReadOptions(1, self.runtime.prefetch)))
+
+    def _must_stop(self, at: int) -> bool:
+        if jax.process_count() == 1:
+            return self._told_to_stop
+        return at % STOP_CHECK_STEPS == 0 and distributed.any_process(self._told_to_stop)
+
+    def _save(self, current: TrainState, at: int, stage: str) -> None:
+        rest = {"opt_state": current.opt_state, "memory": current.memory}
+        self.checkpoints.save(at, current.params, rest, {"stage": stage, "recipe": as_json(self.recipe)})
+
+    def _probe(self, current: TrainState, at: int, planned: plan.PlannedStage) -> None:
+        rows = run_probes(planned.stage.probes, self.model, current.params["model"], self.prepared, self.recipe.seed)
+        if distributed.is_main():
+            directory.add_results(self.model_dir, rows, planned.stage.name, at, self.recipe.seed)
+
+
+def run_probes(probes: tuple, model: Model, params: Any, prepared: data.Prepared, seed: int) -> list[dict[str, Any]]:
+    """The rows of all probes, in their order."""
+    rows: list[dict[str, Any]] = []
+    for probe in tqdm(probes, desc="probes", unit="probe", disable=not (probes and distributed.is_main())):
+        rows += probe.rows(model, params, prepared, seed)
+    return rows
+
+
+def build_model(recipe: Recipe, runtime: Runtime, prepared: data.Prepared) -> Model:
+    """The recipe's model for this runtime; dtype "auto" is bfloat16 on accelerators and float32 on CPUs."""
+    dtype = runtime.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    rows = prepared.tokenizer.row_map
+    return build(recipe.model, prepared.tokenizer.size, row_map=rows, dtype=jax.numpy.dtype(dtype), remat=runtime.remat)
+
+
+def restore_model(model_dir: Path, at: int | None, model: Model, mesh: Mesh) -> Any:
+    """The model's parameters of a run at a step (None: its newest), sharded over the mesh.
+
+    Raises:
+      UserError: there is no checkpoint, or it holds another model.
+    """
+    if not (model_dir / "checkpoints").is_dir():
+        raise UserError(f"{model_dir}: no checkpoints there; train it first")
+    checkpoints = Checkpoints(model_dir / "checkpoints")
+    at = checkpoints.latest() if at is None else at
+    if at is None:
+        raise UserError(f"{model_dir}/checkpoints holds no whole checkpoint yet")
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    where = sharding.parameter_shardings(model.logical_axes(), shapes, mesh)
+    params = checkpoints.restore_params(at, {"model": abstract(shapes, where), "heads": {}})["model"]
+    checkpoints.close()
+    return params

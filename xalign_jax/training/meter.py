@@ -1,0 +1,102 @@
+"""Metrics between two log rows: fetched late and together, averaged or summed, with speed beside them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from xalign_jax.models.functional import Model
+from xalign_jax.runtime import hardware
+from xalign_jax.runtime.logging import MetricsLog
+from xalign_jax.training.plan import PlannedStage
+
+
+class NotFinite(Exception):
+    """A loss or gradient that is not finite: at which step, in which stream."""
+
+    def __init__(self, step: int, stream: str | None, what: str) -> None:
+        super().__init__(what)
+        self.step, self.stream, self.what = step, stream, what
+
+
+class Meter:
+    """Collects the metrics of steps on the device and writes one row per `flush`."""
+
+    def __init__(self, planned: PlannedStage, model: Model, log: MetricsLog | None) -> None:
+        self._planned, self._log = planned, log
+        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self._since = time.monotonic()
+        self._tokens = sum(feed.count * feed.feed.length for feed in planned.feeds.values())
+        self._flops = sum(
+            feed.count * feed.feed.length * model.flops_per_token(feed.feed.length) for feed in planned.feeds.values()
+        )
+        self._peak = hardware.peak_flops()
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Note a step's metrics; waits for those of two steps ago, so the host never runs further ahead.
+
+        Raises:
+          NotFinite: as `flush`.
+        """
+        self._pending.append((step, metrics))
+        if len(self._pending) > 2 and not self._pending[-3][1]["finite"]:
+            self.flush()
+
+    def flush(self) -> dict[str, str]:
+        """Write the row of the steps since the last flush; returns what the progress bar shows.
+
+        Raises:
+          NotFinite: at the first step whose loss or gradient was not finite; nothing is written.
+        """
+        if not self._pending:
+            return {}
+        steps = [step for step, _ in self._pending]
+        fetched = jax.device_get([metrics for _, metrics in self._pending])
+        for step, metrics in zip(steps, fetched, strict=True):
+            if not metrics["finite"]:
+                raise self._not_finite(step, metrics)
+        self._pending.clear()
+        row = self._row(fetched)
+        now = time.monotonic()
+        seconds, self._since = (now - self._since) / len(steps), now
+        row |= {"perf/step_seconds": seconds, "perf/tokens_per_second": self._tokens / seconds}
+        row["perf/model_flops_per_second"] = self._flops / seconds
+        if self._peak is not None:
+            row["perf/mfu"] = row["perf/model_flops_per_second"] / self._peak
+        if self._log is not None:
+            self._log.write(self._planned.stage.name, steps[-1], row)
+        return {"loss": f"{row['loss']:.3f}", "tok/s": f"{row['perf/tokens_per_second']:,.0f}"}
+
+    def _not_finite(self, step: int, metrics: dict[str, Any]) -> NotFinite:
+        for stream in self._planned.stage.streams:
+            if not np.isfinite(metrics[f"loss/{stream.name}"]):
+                return NotFinite(step, stream.name, f"the loss of stream {stream.name}")
+        return NotFinite(step, None, "the gradient")
+
+    def _row(self, fetched: list[dict[str, Any]]) -> dict[str, float]:
+        """Means of losses and metrics; sums of counters and of tokens by language."""
+        row: dict[str, float] = {}
+        for name in fetched[0]:
+            values = np.stack([metrics[name] for metrics in fetched])
+            stream, _, key = name.rpartition("/")
+            if key == "tokens":
+                for language, count in zip(self._planned.feeds[stream].feed.languages, values.sum(0), strict=True):
+                    row[f"tokens/{language}"] = row.get(f"tokens/{language}", 0) + int(count)
+            elif key.startswith("count_"):
+                row[f"{stream}/{key.removeprefix('count_')}"] = int(values.sum())
+            elif name != "finite":
+                row[name] = float(values.mean())
+        return row | self._switching(row)
+
+    def _switching(self, row: dict[str, float]) -> dict[str, float]:
+        """Effective switching rate (of words) and dictionary coverage (of the words drawn)."""
+        found = {}
+        for stream in self._planned.feeds:
+            drawn, words = row.get(f"{stream}/drawn", 0), row.get(f"{stream}/words", 0)
+            if drawn and words:
+                found[f"{stream}/switch_rate"] = row[f"{stream}/switched"] / words
+                found[f"{stream}/switch_coverage"] = row[f"{stream}/switched"] / drawn
+        return found

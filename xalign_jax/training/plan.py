@@ -1,0 +1,123 @@
+"""From a recipe to what each step reads: checks, prepared data, and feeds with cursors that run on across stages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from xalign_jax.data import prepared as data
+from xalign_jax.data import store
+from xalign_jax.errors import UserError
+from xalign_jax.models.functional import Model
+from xalign_jax.recipe import Recipe, Stage, Stream
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFeed:
+    """A stream's feed with its place in the run: `rows(step, row_slice)` is a pure function of the step.
+
+    Attributes:
+      count: rows per step.
+      first_step, first_row: the stage's first step and the cursor there.
+    """
+
+    feed: Any
+    count: int
+    first_step: int
+    first_row: int
+
+    def rows(self, step: int, row_slice: slice) -> dict[str, np.ndarray]:
+        """Rows `row_slice` of the global batch of update `step` (counted from 0 over all stages)."""
+        return self.feed.rows(self.first_row + (step - self.first_step) * self.count, row_slice)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStage:
+    """A stage, the steps [first_step, last_step) it owns, and its streams' feeds by name."""
+
+    stage: Stage
+    first_step: int
+    last_step: int
+    feeds: dict[str, StepFeed]
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what no run could mean.
+
+    Raises:
+      UserError: naming the gin binding.
+    """
+    names = Counter([s.name for s in recipe.stages] + [t.name for s in recipe.stages for t in s.streams])
+    for name, times in names.items():
+        if times > 1:
+            raise UserError(
+                f"Recipe.stages: the name {name!r} is used {times} times; stages and streams need their own"
+            )
+    if not recipe.stages:
+        raise UserError("Recipe.stages is empty")
+    for stage in recipe.stages:
+        if stage.steps < 1:
+            raise UserError(f"{stage.name}/Stage.steps = {stage.steps}: must be at least 1")
+        if stage.combine not in ("means", "pooled"):
+            raise UserError(f"{stage.name}/Stage.combine = {stage.combine!r}: must be 'means' or 'pooled'")
+        if not stage.streams:
+            raise UserError(f"{stage.name}/Stage.streams is empty")
+
+
+def check_rows(recipe: Recipe, ways: int) -> None:
+    """Every stream's rows must split evenly over the mesh's (data, fsdp) devices."""
+    for stream in _streams(recipe):
+        if stream.rows % ways:
+            raise UserError(
+                f"{stream.name}/Stream.rows = {stream.rows} does not divide over {ways} devices (Runtime.mesh)"
+            )
+
+
+def check_lengths(stages: list[PlannedStage], model: Model) -> None:
+    """No stream may be longer than the model's positions."""
+    for planned in stages:
+        for stream in planned.stage.streams:
+            if stream.feed.length > model.max_length:
+                raise UserError(
+                    f"{stream.name}: sequences of {stream.feed.length} tokens are longer than the model's "
+                    f"max_length = {model.max_length}"
+                )
+
+
+def _streams(recipe: Recipe) -> list[Stream]:
+    return [stream for stage in recipe.stages for stream in stage.streams]
+
+
+def mixtures(recipe: Recipe) -> list[store.Mixture]:
+    """The mixtures of all streams, each once."""
+    return list(dict.fromkeys(s.mixture for s in _streams(recipe) if s.mixture is not None))
+
+
+def prepare_data(recipe: Recipe) -> None:
+    """Tokenise whatever the recipe reads and no store holds yet (a subprocess; this one stays free of TensorFlow)."""
+    tasks = list(dict.fromkeys(task for mixture in mixtures(recipe) for task in mixture.tasks))
+    store.prepare(recipe.vocabulary, tasks, recipe.modules)
+
+
+def load_data(recipe: Recipe) -> data.Prepared:
+    """Open the prepared texts, vocabulary, lexicon and facts."""
+    return data.load(recipe.vocabulary, recipe.lexicon, recipe.facts, mixtures(recipe))
+
+
+def plan(recipe: Recipe, prepared: data.Prepared) -> list[PlannedStage]:
+    """Feeds for every stage. The cursor of a (mixture, kind of feed) runs on from stage to stage."""
+    cursors: Counter[tuple[Any, str]] = Counter()
+    planned, first = [], 0
+    for stage in recipe.stages:
+        feeds = {}
+        for stream in stage.streams:
+            key = (stream.mixture, type(stream.feed).__name__)
+            feed = stream.feed.build(prepared, stream.mixture, stream.rows, recipe.seed)
+            feeds[stream.name] = StepFeed(feed, stream.rows, first, cursors[key])
+            cursors[key] += stage.steps * stream.rows
+        planned.append(PlannedStage(stage, first, first + stage.steps, feeds))
+        first += stage.steps
+    return planned

@@ -1,0 +1,97 @@
+"""One update: the weighted sum of a stage's objectives, its gradient, the optimiser; a pure function under `jax.jit`."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from xalign_jax.models.functional import Model
+from xalign_jax.recipe import Stage
+from xalign_jax.training.state import TrainState, optimizer
+
+Batches = Mapping[str, Mapping[str, jax.Array]]
+
+
+def stream_key(seed: int, step: jax.Array, name: str) -> jax.Array:
+    """The random key of a stream at a step: a function of (seed, step, stream) alone."""
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    return jax.random.fold_in(key, step)
+
+
+def make_step(
+    stage: Stage, model: Model, first_step: int, seed: int, languages: Mapping[str, tuple[str, ...]]
+) -> Callable[[TrainState, Batches], tuple[TrainState, dict[str, jax.Array]]]:
+    """The update function of a stage whose first update is number `first_step` (counted from 0).
+
+    On a non-finite loss or gradient it keeps the old parameters, optimiser state and memory, and says so in the
+    metric `finite` (bool). `loss` and `loss/<stream>` are means over the batch.
+
+    Args:
+      languages: the feed's languages, by stream.
+    """
+    schedule = stage.schedule.schedule(stage.steps)
+
+    def step(state: TrainState, batches: Batches) -> tuple[TrainState, dict[str, jax.Array]]:
+        keys = {stream.name: stream_key(seed, state.step, stream.name) for stream in stage.streams}
+        counts = {s.name: s.objective.count(batches[s.name], keys[s.name]) for s in stage.streams}
+
+        def total_loss(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, Any]]]:
+            sums, metrics, memory = {}, {}, dict(state.memory)
+            for s in stage.streams:
+                own = memory.get(s.name, {})
+                sums[s.name], found, own = s.objective.loss(model, params, own, batches[s.name], keys[s.name])
+                metrics.update({f"{s.name}/{name}": value for name, value in found.items()})
+                if own:
+                    memory[s.name] = own
+            metrics.update({f"loss/{name}": _ratio(sums[name], counts[name]) for name in sums})
+            return combine(stage, sums, counts), (metrics, memory)
+
+        (loss, (metrics, memory)), grads = jax.value_and_grad(total_loss, has_aux=True)(state.params)
+        rate = schedule(state.step - first_step)
+        direction, opt_state = optimizer(stage, model, state.params).update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+        memory = _after_update(stage, params, memory)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        new = TrainState(state.step + 1, params, opt_state, memory)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        metrics |= {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "finite": finite}
+        return new, metrics | count_rows(batches, languages)
+
+    return step
+
+
+def combine(stage: Stage, sums: Mapping[str, jax.Array], counts: Mapping[str, jax.Array]) -> jax.Array:
+    """`means`: sum_t w_t sum_t / count_t. `pooled`: sum_t w_t sum_t / sum_t count_t (InfoXLM's code)."""
+    if stage.combine == "pooled":
+        return _ratio(sum(s.weight * sums[s.name] for s in stage.streams), sum(counts.values()))
+    return sum((s.weight * _ratio(sums[s.name], counts[s.name]) for s in stage.streams), jnp.zeros(()))
+
+
+def _ratio(total: Any, count: Any) -> jax.Array:
+    """total / count, and 0 where the count is 0."""
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), 0.0)
+
+
+def _after_update(stage: Stage, params: Any, memory: dict[str, Any]) -> dict[str, Any]:
+    for s in stage.streams:
+        if hasattr(s.objective, "after_update"):
+            memory = memory | {s.name: s.objective.after_update(params, memory[s.name])}
+    return memory
+
+
+def count_rows(batches: Batches, languages: Mapping[str, tuple[str, ...]]) -> dict[str, jax.Array]:
+    """Sums of the feeds' own counters (`<stream>/count_...`) and loss-bearing tokens by language number."""
+    found = {}
+    for name, batch in batches.items():
+        found.update({f"{name}/{key}": jnp.sum(value) for key, value in batch.items() if key.startswith("count_")})
+    for name, batch in batches.items():
+        if "weights" in batch and batch["language"].ndim == 1:
+            tokens = jnp.sum(batch["weights"] > 0, axis=1)
+            found[f"{name}/tokens"] = jnp.zeros(len(languages[name]), jnp.int32).at[batch["language"]].add(tokens)
+    return found
