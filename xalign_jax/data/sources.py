@@ -1,0 +1,255 @@
+"""Where text comes from: readers of a user's files. What is embedded lives in documentation.py and catalogs.py.
+
+A source yields documents and can say, cheaply, whether it has changed (`stamps`) and, exactly, what it holds
+(`fingerprint`). Files may be gzip-compressed; errors name file and line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from xalign_jax.errors import UserError
+
+VALIDATION_SHARE = 0.03
+
+
+class Document(NamedTuple):
+    """One text. `group` is equal for texts that translate each other; "" where nothing is known."""
+
+    text: str
+    language: str
+    group: str = ""
+
+
+class Source(Protocol):
+    """Something that yields documents, always in the same order."""
+
+    def documents(self) -> Iterator[Document]: ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes with the content or its reading."""
+
+    def stamps(self) -> list[tuple[str, ...]]:
+        """What must stay as it is for the content to be unchanged; see `stamp_file`, `stamp_package`."""
+
+
+def resolve(path: str | os.PathLike) -> str:
+    """An absolute path: `~` expanded, relative paths taken from the current directory."""
+    return str(Path(path).expanduser().absolute())
+
+
+def stamp_file(path: str) -> tuple[str, ...]:
+    """("file", path, size, modification time); size "missing" if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ("file", path, "missing", "")
+    return ("file", path, str(status.st_size), str(status.st_mtime_ns))
+
+
+def stamp_package(name: str) -> tuple[str, ...]:
+    """("package", name, installed version or "missing")."""
+    try:
+        return ("package", name, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return ("package", name, "missing")
+
+
+def is_current(stamp: Sequence[str]) -> bool:
+    """True if a stamp still holds."""
+    fresh = stamp_file(stamp[1]) if stamp[0] == "file" else stamp_package(stamp[1])
+    return tuple(stamp) == fresh
+
+
+def hash_file(path: str) -> str:
+    """sha256 of a file's bytes. Raises UserError if it cannot be read."""
+    digest = hashlib.sha256()
+    with _reading(path), open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def read_lines(path: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a UTF-8 file from 1, without line ends; `.gz` is decompressed.
+
+    Raises: UserError where the file is missing, empty, damaged, or (with the line) not UTF-8.
+    """
+    number = 0
+    opener: Any = gzip.open if path.endswith(".gz") else open
+    with _reading(path), opener(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
+            yield number, line.rstrip("\r\n")
+    if number == 0:
+        raise UserError(f"{path}: the file is empty")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """Files by language: ((language, path), ...), absolute."""
+
+    files: tuple[tuple[str, str], ...]
+
+    def fingerprint(self) -> str:
+        settings = {**dataclasses.asdict(self), "files": [(language, hash_file(path)) for language, path in self.files]}
+        return hashlib.sha256(json.dumps([type(self).__name__, settings]).encode()).hexdigest()
+
+    def stamps(self) -> list[tuple[str, ...]]:
+        return [stamp_file(path) for _, path in self.files]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFiles(_Files):
+    """Running text. A document is a "block" of lines between blank lines, or each "line"."""
+
+    document: str = "block"
+
+    def documents(self) -> Iterator[Document]:
+        for language, path in self.files:
+            lines = (line.strip() for _, line in read_lines(path))
+            if self.document == "line":
+                yield from (Document(line, language) for line in lines if line)
+                continue
+            for filled, block in itertools.groupby(lines, key=bool):
+                if filled:
+                    yield Document("\n".join(block), language)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiwayTsv(_Files):
+    """`id<TAB>text`, one file a language; equal ids translate each other. Rows without text are skipped."""
+
+    def documents(self) -> Iterator[Document]:
+        for language, path in self.files:
+            seen: dict[str, int] = {}
+            for number, line in read_lines(path):
+                if not line.strip():
+                    continue
+                key, tab, text = line.partition("\t")
+                if not tab or not key.strip():
+                    raise UserError(f"{path}:{number}: expected id<TAB>text")
+                if key in seen:
+                    raise UserError(f"{path}:{number}: id {key!r} stands on line {seen[key]} already")
+                seen[key] = number
+                if text.strip():
+                    yield Document(text.strip(), language, key)
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignedLines(_Files):
+    """Files whose equal lines translate each other. A row of which one side is blank keeps the other."""
+
+    def documents(self) -> Iterator[Document]:
+        readers = [read_lines(path) for _, path in self.files]
+        for number, row in enumerate(itertools.zip_longest(*readers), 1):
+            for (language, path), cell in zip(self.files, row, strict=True):
+                if cell is None:
+                    longer = next(other for (_, other), c in zip(self.files, row, strict=True) if c is not None)
+                    raise UserError(f"{path}:{number}: the file ends here, {longer} goes on; they must align by line")
+                if cell[1].strip():
+                    yield Document(cell[1].strip(), language, str(number))
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonLines(_Files):
+    """One JSON object a line: its text, optionally its language (else the file's) and what groups translations."""
+
+    text: str = "text"
+    language: str = "language"
+    group: str = "group_id"
+
+    def documents(self) -> Iterator[Document]:
+        for language, path in self.files:
+            for number, line in read_lines(path):
+                if not line.strip():
+                    continue
+                row = parse_object(line, path, number)
+                text = row.get(self.text)
+                if not isinstance(text, str):
+                    raise UserError(f"{path}:{number}: no string under the key {self.text!r}")
+                if text.strip():
+                    yield Document(text.strip(), str(row.get(self.language, language)), str(row.get(self.group, "")))
+
+
+def parse_object(line: str, path: str, number: int) -> dict[str, Any]:
+    """A JSON object from a line. Raises UserError naming file:line."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path}:{number}: not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+    return row
+
+
+def normal_text(text: str) -> str:
+    """What makes two texts the same: equal up to case and white space."""
+    return " ".join(text.split()).casefold()
+
+
+def keyed_hash(value: str) -> int:
+    """64 bits of a string under this package's key."""
+    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8, key=b"xalign").digest(), "big")
+
+
+class Split:
+    """Which documents are for validation: about 3 % by keyed hash of the group if there is one, else of the text.
+
+    A language without any gets its one document (or group) of smallest hash, if it has two. The same text never
+    stands in both splits: training drops those that validation has.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._extra: set[int] = set()
+        smallest: dict[str, int] = {}
+        several: set[str] = set()
+        for document in source.documents():
+            key = self._key(document)
+            if smallest.setdefault(document.language, key) != key:
+                several.add(document.language)
+                smallest[document.language] = min(smallest[document.language], key)
+        self._extra = {key for language, key in smallest.items() if language in several and not self._drawn(key)}
+        self._texts = {keyed_hash(normal_text(d.text)) for d in source.documents() if self._is_validation(d)}
+
+    @staticmethod
+    def _key(document: Document) -> int:
+        return keyed_hash(f"group:{document.group}" if document.group else normal_text(document.text))
+
+    @staticmethod
+    def _drawn(key: int) -> bool:
+        return key < VALIDATION_SHARE * 2**64
+
+    def _is_validation(self, document: Document) -> bool:
+        key = self._key(document)
+        return self._drawn(key) or key in self._extra
+
+    def of(self, document: Document) -> str | None:
+        """ "train", "validation", or None for a text that must not be in training."""
+        if self._is_validation(document):
+            return "validation"
+        return None if keyed_hash(normal_text(document.text)) in self._texts else "train"
