@@ -1,0 +1,74 @@
+"""Causal self-attention within segments, with rotary positions and grouped key/value heads."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from xalign_jax.models.layers import Initializer, parameter
+
+
+class Context(NamedTuple):
+    """What every layer of a forward pass shares: rotary tables (B,T,1,head_dim/2) float32 and who sees whom (B,T,T)."""
+
+    cos: jax.Array
+    sin: jax.Array
+    mask: jax.Array
+
+
+def causal_context(positions: jax.Array, segment_ids: jax.Array, head_dim: int, theta: float) -> Context:
+    """Rotary tables and the causal mask within segments, from positions and segment ids (B,T).
+
+    Padding (segment 0) sees earlier padding and itself: harmless to others, and no row of the softmax is empty.
+    """
+    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    order = jnp.arange(segment_ids.shape[1])
+    mask = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (order[:, None] >= order[None, :])
+    return Context(jnp.cos(angles), jnp.sin(angles), mask)
+
+
+def rotate(x: jax.Array, context: Context) -> jax.Array:
+    """Rotary embedding of x (B,T,heads,head_dim); the pairs are (i, i + head_dim/2), as in the Hugging Face code."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = context.cos, context.sin
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
+    """softmax(q k / sqrt(head_dim)) v with a float32 softmax.
+
+    Args:
+      query: (B,T,heads,head_dim). key, value: (B,T,kv_heads,head_dim); kv_heads divides heads.
+      mask: (B,T,T) bool, True where the query (second axis) may see the key (last axis).
+    """
+    B, T, heads, head_dim = query.shape
+    kv_heads = key.shape[2]
+    grouped = query.reshape(B, T, kv_heads, heads // kv_heads, head_dim) * head_dim**-0.5
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, value).reshape(B, T, heads, head_dim)
+
+
+class SelfAttention(nnx.Module):
+    """Attention without biases: (B,T,width) -> (B,T,width)."""
+
+    def __init__(
+        self, width: int, heads: int, kv_heads: int, head_dim: int, init: Initializer, dtype: Any, rngs: nnx.Rngs
+    ):
+        self.dtype = dtype
+        self.query = parameter(rngs, (width, heads, head_dim), ("embed", "heads", "head_dim"), init)
+        self.key = parameter(rngs, (width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"), init)
+        self.value = parameter(rngs, (width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"), init)
+        self.output = parameter(rngs, (heads, head_dim, width), ("heads", "head_dim", "embed"), init)
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        query, key, value = (
+            jnp.einsum("btd,dnh->btnh", x, w[...].astype(self.dtype)) for w in (self.query, self.key, self.value)
+        )
+        mixed = attend(rotate(query, context), rotate(key, context), value, context.mask)
+        return jnp.einsum("btnh,nhd->btd", mixed, self.output[...].astype(self.dtype))

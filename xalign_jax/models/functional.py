@@ -1,0 +1,161 @@
+"""A model as plain functions of plain parameters. NNX stays inside `models/`.
+
+Levels: 0 = embedding output, l = output of block l, L = output of the last block after the final norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from xalign_jax.errors import UserError
+
+Params = Any
+
+
+def build(
+    config: Any, vocabulary_size: int, *, row_map: Any = None, dtype: Any = jnp.float32, remat: bool = False
+) -> Model:
+    """The model that `config` (such as `Llama`) describes.
+
+    Args:
+      row_map: (vocabulary_size,) int32, the table row that each token id reads and is predicted by; None = its own.
+      dtype: of matmuls and hidden states; parameters, norms and softmax stay float32.
+      remat: recompute each block's activations in the backward pass.
+    """
+    return Model(config, vocabulary_size, row_map, dtype, remat)
+
+
+class Model:
+    """Functions of a parameter tree (nested dict of float32 arrays; blocks stacked along axis 0)."""
+
+    def __init__(self, config: Any, vocabulary_size: int, row_map: Any, dtype: Any, remat: bool):
+        self.config = config
+        self.vocabulary_size = vocabulary_size
+        self.num_layers: int = config.layers
+        self.width: int = config.width
+        self.tied: bool = config.tied
+        self.max_length: int = config.max_length
+        self.causal: bool = config.causal
+        self._row_map = None if row_map is None else np.asarray(row_map, np.int32)
+        self._dtype = dtype
+        self._remat = remat
+        self._graph, self._variables = nnx.split(nnx.eval_shape(lambda: self._network(jax.random.key(0))))
+
+    def _network(self, rng: jax.Array) -> Any:
+        return self.config.network(self.vocabulary_size, self._dtype, nnx.Rngs(params=rng))
+
+    def init(self, rng: jax.Array) -> Params:
+        """Fresh parameters; works under `jax.jit` and `jax.eval_shape`."""
+        return nnx.to_pure_dict(nnx.state(self._network(rng), nnx.Param))
+
+    def logical_axes(self) -> Params:
+        """The parameters' tree with a tuple of logical axis names in place of each array."""
+
+        def names(path: tuple[Any, ...], variable: nnx.Variable) -> tuple[str, ...]:
+            return ("layers", *variable.axes) if path[0] == "layers" else variable.axes
+
+        named = nnx.map_state(names, nnx.filter_state(self._variables, nnx.Param))
+        return nnx.to_pure_dict(named)
+
+    def hidden(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        *,
+        train: bool = False,
+        levels: Sequence[int],
+        stop_at_level: int | None = None,
+    ) -> dict[int, jax.Array]:
+        """Hidden states {level: (B,T,width)} of the levels asked for; nothing past the highest one is computed.
+
+        Args:
+          tokens, positions, segment_ids: (B,T) int32; segment 0 is padding.
+          train: unused (no dropout).
+          stop_at_level: compute no further than this level; None = the highest of `levels`.
+
+        Raises:
+          UserError: T is longer than the configured max_length.
+        """
+        del train
+        if tokens.shape[1] > self.max_length:
+            name = type(self.config).__name__
+            raise UserError(f"rows of {tokens.shape[1]} tokens: longer than {name}.max_length = {self.max_length}")
+        stop = max(levels) if stop_at_level is None else stop_at_level
+        if not 0 <= min(levels) <= max(levels) <= stop <= self.num_layers:
+            raise ValueError(f"levels {tuple(levels)} with stop_at_level {stop} of a model of {self.num_layers} layers")
+        network = nnx.merge(self._graph, params)
+        x = network.embed(tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens])
+        collected = {0: x}
+        if stop > 0:
+            collected |= self._blocks(network, x, network.context(positions, segment_ids), levels, stop)
+        return {level: collected[level] for level in levels}
+
+    def _blocks(
+        self, network: Any, x: jax.Array, context: Any, levels: Sequence[int], stop: int
+    ) -> dict[int, jax.Array]:
+        """Outputs of blocks 1..stop at the levels asked for, by scans over slices of the stacked parameters."""
+        block, stacked = nnx.split(network.layers)
+
+        def apply(x: jax.Array, weights: Any) -> jax.Array:
+            return nnx.merge(block, weights)(x, context)
+
+        if self._remat:
+            apply = jax.checkpoint(apply, prevent_cse=False)
+        collected = {}
+        for first, last, collect in _slices(levels, stop):
+            weights = jax.tree.map(lambda w, a=first, b=last: w[a:b], stacked)
+            x, outputs = jax.lax.scan(lambda x, w, c=collect: ((y := apply(x, w)), y if c else None), x, weights)
+            if collect:
+                collected |= {first + 1 + i: outputs[i] for i in range(last - first)}
+            collected[last] = x
+        if stop == self.num_layers:
+            collected[stop] = network.final_norm(x)
+        return collected
+
+    def head_input(self, params: Params, h: jax.Array) -> jax.Array:
+        """What is multiplied with the head's rows, from the hidden states of level L (..., width)."""
+        del params
+        return h
+
+    def head_weight(self, params: Params) -> jax.Array:
+        """The head's rows (V,width) float32."""
+        table = nnx.merge(self._graph, params).head_table()
+        return table if self._row_map is None else table[jnp.asarray(self._row_map)]
+
+    def head_bias(self, params: Params) -> jax.Array | None:
+        """The head's bias (V,) or None."""
+        del params
+        return None
+
+    def flops_per_token(self, length: int) -> float:
+        """Model FLOPs of a forward and a backward pass per token of a row of `length` tokens.
+
+        6 per weight of a matrix (lookups are free) and the attention products, of which a causal mask needs half.
+        """
+        c = self.config
+        shapes = jax.tree.leaves(jax.eval_shape(self.init, jax.random.key(0)))
+        weights = sum(a.size for a in shapes) - (0 if self.tied else self.vocabulary_size * c.width)
+        attention = 12 * self.num_layers * c.heads * c.head_size * length * (0.5 if self.causal else 1.0)
+        return 6.0 * weights + attention
+
+
+def _slices(levels: Sequence[int], stop: int) -> Iterator[tuple[int, int, bool]]:
+    """Cut blocks 0..stop into slices (first, last, collect all outputs?) whose ends are the levels asked for.
+
+    Neighbouring levels share a slice that collects every output; otherwise only a slice's end is kept.
+    """
+    first, wanted = 0, set(levels)
+    while first < stop:
+        last, collect = first + 1, first + 1 in wanted
+        while last < stop and (last + 1 in wanted if collect else last not in wanted):
+            last += 1
+        yield first, last, collect
+        first = last
