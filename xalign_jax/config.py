@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from xalign_jax.errors import UserError
 
 
 def gin_root() -> Path:
-    """The installed folder of packaged gin files."""
-    return Path(next(iter(importlib.import_module("xalign_jax.gin").__path__)))
+    """The folder of packaged gin files: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    return next(root for root in (package / "gin", package.parent / "gin") if root.is_dir())
 
 
 def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type]) -> list[Any]:

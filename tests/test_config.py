@@ -1,0 +1,120 @@
+"""Gin files become dataclasses; what nothing used, nobody knows or nobody gave is an error that names it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import gin
+import pytest
+
+from xalign_jax import config
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import Recipe, Runtime, Stage, Stream, freeze, identity
+
+
+@gin.configurable(module="config_test")
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """Anything a recipe can hold."""
+
+    size: int = 3
+    rates: tuple = ()
+    inner: object = None
+
+    def __post_init__(self):
+        freeze(self)
+
+
+BASE = """
+SIZE = 5
+Recipe.model = @Toy()
+Recipe.vocabulary = @words/Toy()
+Recipe.stages = [@pretrain/Stage()]
+words/Toy.rates = {"en": 0.9, "de": 0.1}
+words/Toy.size = %SIZE
+pretrain/Stage.name = "pretrain"
+pretrain/Stage.steps = 7
+pretrain/Stage.streams = [@lm/Stream(), @more/Stream()]
+pretrain/Stage.optimizer = @Toy()
+pretrain/Stage.schedule = @pretrain/Toy()
+pretrain/Toy.size = 11
+lm/Stream.name = "lm"
+lm/Stream.feed = @lm/Toy()
+lm/Toy.rates = [1, 2]
+lm/Stream.objective = @Toy()
+lm/Stream.rows = 4
+more/Stream.name = "more"
+more/Stream.feed = @more/Toy()
+more/Toy.inner = @deep/Toy()
+deep/Toy.size = 99
+more/Stream.objective = @Toy()
+more/Stream.rows = 2
+"""
+
+
+def _write(tmp_path, text):
+    path = tmp_path / "recipe.gin"
+    path.write_text(text)
+    return str(path)
+
+
+def _load(tmp_path, text, bindings=()):
+    return config.load([_write(tmp_path, text)], list(bindings), (Recipe, Runtime))
+
+
+def test_lists_and_dicts_become_tuples_and_scopes_reach_their_objects(tmp_path):
+    recipe, runtime = _load(tmp_path, BASE)
+    stage = recipe.stages[0]
+    assert isinstance(stage, Stage) and isinstance(stage.streams[0], Stream)
+    assert recipe.vocabulary == Toy(5, (("en", 0.9), ("de", 0.1)))
+    assert stage.schedule == stage.optimizer == Toy(11)  # an unscoped reference inherits its owner's scope
+    assert stage.streams[0].feed == Toy(rates=(1, 2))
+    assert stage.streams[1].feed.inner == Toy(99)
+    assert recipe.steps == 7 and runtime == Runtime()
+
+
+def test_written_config_rebuilds_an_equal_recipe(tmp_path):
+    recipe, runtime = _load(tmp_path, BASE, ["Runtime.prefetch = 7", "SIZE = 6"])
+    text = config.dump(recipe, runtime)
+    assert "%" not in text
+    again, runtime_again = _load(tmp_path, text)
+    assert again == recipe and runtime_again == runtime
+    assert identity(again) == identity(recipe)
+
+
+def test_identity_depends_on_every_value(tmp_path):
+    recipe, _ = _load(tmp_path, BASE)
+    other, _ = _load(tmp_path, BASE, ["deep/Toy.size = 98"])
+    assert identity(recipe) != identity(other)
+    assert identity(recipe) != identity(dataclasses.replace(recipe, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("extra", "bindings", "said"),
+    [
+        ("pretrian/Stage.steps = 3", (), "pretrian/Stage.steps; near: pretrain"),
+        ("lm/Stage.steps = 3", (), "lm/Stage.steps"),
+        ("UNUSED = 3", (), "macro UNUSED"),
+        ("", ("SIZEE = 3",), "SIZEE: no gin file defines this macro; near: SIZE"),
+        ("a/b/Toy.size = 3", (), "nested scope a/b/Toy"),
+        ("Recipee.seed = 3", (), "Recipee"),
+        ("Recipe.sead = 3", (), "sead"),
+        ("include 'recipes/nowhere.gin'", (), "nowhere.gin"),
+        ("Recipe.seed 3", (), "line"),
+    ],
+)
+def test_what_gin_would_swallow_is_an_error(tmp_path, extra, bindings, said):
+    with pytest.raises(UserError) as error:
+        _load(tmp_path, BASE + extra, bindings)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_values_are_named(tmp_path):
+    with pytest.raises(UserError, match="stages"):
+        _load(tmp_path, BASE.replace("Recipe.stages = [@pretrain/Stage()]", ""))
+
+
+def test_a_missing_file_names_what_is_near():
+    with pytest.raises(UserError, match=r"near: .*joint_clone_tiny\.gin"):
+        config.load(["recipes/joint_clone_tny.gin"], [], (Recipe,))
