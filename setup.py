@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 GIN = sorted({str(path.parent.relative_to(ROOT / "gin") / "*.gin") for path in (ROOT / "gin").rglob("*.gin")})
 
+DEMO = ["django>=5.2,<6", "babel==2.18.0"]
 HF = ["torch>=2.8", "transformers>=5.0", "tokenizers>=0.22", "sentence-transformers>=5.0"]
 
 setup(
@@ -45,9 +46,9 @@ setup(
         "tpu": ["jax[tpu]==0.10.2"],
         "cuda": ["jax[cuda13]==0.10.2"],
         "hf": HF,
-        "demo": ["django>=5.2,<6", "babel==2.18.0"],
+        "demo": DEMO,
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
-        "test": ["pytest", "pytest-xdist", "pytest-timeout", "ruff", "mypy", "django>=5.2,<6", "babel==2.18.0"],
+        "test": [*DEMO, "pytest", "pytest-xdist", "pytest-timeout", "ruff", "mypy", "setuptools>=77"],
     },
     entry_points={"console_scripts": ["xalign = xalign_jax.cli:main"]},
 )

@@ -1,0 +1,38 @@
+"""CPU seconds to import the command line: at most 2, and none of the heavy packages loaded by it.
+
+python benchmarks/import_time.py
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+
+LIMIT = 2.0
+HEAVY = ("jax", "tensorflow", "torch", "seqio", "numpy")
+PROGRAM = f"import sys, xalign_jax.cli; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+
+
+def cpu_seconds(program: str) -> tuple[float, str]:
+    """User plus system seconds of one fresh interpreter running `program`, and what it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, printed.strip()
+
+
+def main() -> None:
+    """Print the medians of five runs after one that fills the bytecode cache; exit 1 above the limit."""
+    cpu_seconds(PROGRAM)
+    runs = [cpu_seconds(PROGRAM) for _ in range(5)]
+    bare = statistics.median(cpu_seconds("pass")[0] for _ in range(5))
+    seconds, loaded = statistics.median(run[0] for run in runs), runs[0][1]
+    print(f"import xalign_jax.cli: {seconds:.2f} CPU s (limit {LIMIT}; a bare interpreter: {bare:.2f})")
+    print(f"heavy packages loaded by it: {loaded or 'none'}")
+    sys.exit(seconds > LIMIT or bool(loaded))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The house rules: who may import whom, sizes of files and functions, what a wheel contains, every recipe parses."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from xalign_jax import cli, config
+from xalign_jax.recipe import Recipe
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "xalign_jax"
+GIN_FILES = sorted((ROOT / "gin").rglob("*.gin"))
+# A recipe is made by including; a file under recipes/ that includes nothing is a part of others.
+RECIPES = [p for p in GIN_FILES if p.parent.name == "recipes" and "\ninclude " in p.read_text(encoding="utf-8")]
+
+FILE_LINES = 400
+FUNCTION_LINES = 60
+
+# Room -> the rooms it may import besides itself. Plain values (recipe) and errors are open to all, `config` (gin files
+# in, dataclasses out) to those who run recipes; `cli` may import anything.
+MAY_IMPORT = {
+    "cli": {"training", "evaluation", "data", "models", "objectives", "alignment", "interop", "runtime", "scale"}
+    | {"config"},
+    "config": set(),
+    "scale": {"training"},
+    "training": {"objectives", "data", "runtime", "models", "config"},
+    "evaluation": {"models", "data", "alignment", "runtime"},
+    "interop": {"models", "data", "alignment", "runtime"},
+    "objectives": {"alignment"},
+    "tasks": {"data"},
+    "runtime": set(),
+    "models": set(),
+    "data": set(),
+    "alignment": set(),
+    "recipe": set(),
+    "errors": set(),
+    "__init__": set(),
+}
+OPEN = {"recipe", "errors", "__init__"}
+
+# Third-party package -> the only rooms or files that may import it.
+PREPARING = {"tasks", "xalign_jax/data/store.py"}
+ONLY_IN = {
+    "tensorflow": PREPARING,
+    "tensorflow_datasets": PREPARING,
+    "tensorflow_text": PREPARING,
+    "seqio": PREPARING,
+    "clu": PREPARING,
+    "torch": {"interop"},
+    "transformers": {"interop"},
+    "sentence_transformers": {"interop"},
+    "flax": {"models"},
+}
+
+
+class Import(NamedTuple):
+    """One import statement of one module; `lazy` if it runs inside a function only."""
+
+    path: str
+    line: int
+    room: str
+    module: str
+    lazy: bool
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line} imports {self.module}"
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def room_of(module: str) -> str:
+    """The room of a dotted module: "xalign_jax.data.store" -> "data", "xalign_jax" -> "__init__"."""
+    return [*module.split("."), "__init__"][1]
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    name = "xalign_jax." + str(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT))
+    parts = name.removesuffix(".py").replace("/", ".").split(".")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lazy = {id(inner) for function in functions for inner in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*parts[: -node.level], node.module or ""]) if node.level else node.module or ""
+            # `from xalign_jax import data` imports a room, `from xalign_jax.data import store` names one already.
+            modules = [f"{base}.{a.name}" for a in node.names] if base.strip(".") == "xalign_jax" else [base]
+        else:
+            continue
+        for module in modules:
+            yield Import(str(path.relative_to(ROOT)), node.lineno, parts[1], module, id(node) in lazy)
+
+
+IMPORTS = [found for path in python_files("xalign_jax", "tasks") for found in imports_of(path)]
+
+
+def test_rooms_import_only_what_lies_below_them():
+    unknown = {found.room for found in IMPORTS} - MAY_IMPORT.keys()
+    assert not unknown, f"no rule says what these may import: {sorted(unknown)}"
+    wrong = []
+    for found in IMPORTS:
+        target = room_of(found.module)
+        if not found.module.startswith("xalign_jax") or target in {found.room} | OPEN | MAY_IMPORT[found.room]:
+            continue
+        if found.path == "xalign_jax/data/store.py" and target == "tasks" and found.lazy:
+            continue  # the preparing subprocess registers the tasks
+        wrong.append(str(found))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_heavy_packages_are_imported_only_where_they_belong():
+    wrong = []
+    for found in IMPORTS:
+        allowed = ONLY_IN.get(found.module.split(".")[0])
+        if allowed is not None and not {found.room, found.path} & allowed:
+            wrong.append(str(found))
+        if found.path == "xalign_jax/data/store.py" and allowed is not None and not found.lazy:
+            wrong.append(f"{found} outside a function")
+        if found.module.split(".")[0] == "tasks":
+            wrong.append(f"{found}: tasks are imported as xalign_jax.tasks only")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_command_line_imports_nothing_heavy_before_it_is_needed():
+    for found in IMPORTS:
+        if found.path == "xalign_jax/cli.py" and not found.lazy:
+            assert found.module.split(".")[0] in {*sys.stdlib_module_names} or found.module == "xalign_jax.errors", (
+                found
+            )
+
+
+def test_files_and_functions_stay_short():
+    long = []
+    for path in python_files("xalign_jax", "tasks", "tests", "benchmarks"):
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > FILE_LINES:
+            long.append((text.count("\n"), FILE_LINES, f"{path.relative_to(ROOT)}"))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > FUNCTION_LINES:
+                    long.append((lines, FUNCTION_LINES, f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"))
+    worst = "\n".join(f"{where}: {lines} lines, at most {most}" for lines, most, where in sorted(long, reverse=True))
+    assert not long, worst
+
+
+def test_gin_holds_no_python():
+    assert not list((ROOT / "gin").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_parse(path: Path):
+    cli._register()
+    (recipe,) = config.load([str(path.relative_to(ROOT / "gin"))], [], (Recipe,))
+    assert recipe.steps > 0
+
+
+def test_wheel_holds_gin_files_and_tasks(tmp_path: Path):
+    """Built from a copy, so that an old build folder cannot lend its files."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("xalign_jax", "gin", "tasks"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "wheel", str(source), "--wheel-dir", str(tmp_path), *options]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {f"xalign_jax/{path.relative_to(ROOT)}" for path in [*GIN_FILES, *python_files("tasks")]}
+    expected |= {str(path.relative_to(ROOT)) for path in python_files("xalign_jax")}
+    assert expected <= names, sorted(expected - names)
+    strangers = {name for name in names - expected if ".dist-info/" not in name}
+    assert not strangers, sorted(strangers)
+    assert any(name.endswith("LICENSE") for name in names)
