@@ -1,0 +1,183 @@
+"""What probes share: rows of results, batches of one shape, and the compiled passes over a model.
+
+A probe calls these with numpy arrays on the host and gets numpy arrays back; nothing larger than a few million logits
+is ever held at once. `model` is the model as functions, `params` its own parameters (they may be sharded).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from xalign_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+LOGITS_AT_ONCE = 2**22
+SECONDS_BEFORE_A_BAR = 5.0
+
+
+def row(probe: str, metric: str, value: float, n: int, **about: Any) -> dict[str, Any]:
+    """A row of `results.json` without stage, step and seed; `about`: language, level, split, control."""
+    absent = {"language": None, "level": None, "split": None, "control": None}
+    return {"probe": probe, "metric": metric, "value": float(value), "n": int(n), **absent, **about}
+
+
+def require_causal(model: Any, probe: str) -> None:
+    """Refuse a bidirectional model, which would see the token it predicts."""
+    if not model.causal:
+        raise UserError(f"{probe}: scores the next token and needs a causal model; take it out of Stage.probes")
+
+
+def untrained(model: Any, params: Any, seed: int) -> Any:
+    """The parameters that a run with this seed starts from, laid out as `params` are: the control "untrained"."""
+    where = jax.tree.map(lambda leaf: leaf.sharding, params)
+    return jax.jit(model.init, out_shardings=where)(jax.random.key(seed))
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """An array on this host, also where it lies across processes."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def batches(arrays: Batch, rows: int, name: str) -> Iterator[tuple[Batch, int]]:
+    """Cut arrays along the first axis into batches of exactly `rows` rows, with the number of real rows in each.
+
+    The last batch is filled with copies of its last row. A progress bar shows where all of it takes long.
+    """
+    total = len(next(iter(arrays.values())))
+    starts = range(0, total, rows)
+    with tqdm(total=len(starts), desc=name, delay=SECONDS_BEFORE_A_BAR, leave=False) as bar:
+        for start in starts:
+            index = np.minimum(np.arange(start, start + rows), total - 1)
+            yield {key: value[index] for key, value in arrays.items()}, min(rows, total - start)
+            bar.update()
+
+
+def padded(sequences: Sequence[np.ndarray], length: int) -> Batch:
+    """Token sequences as rows of one shape: tokens, positions, segment_ids (N, length) int32; longer ones are cut."""
+    lengths = np.minimum([len(s) for s in sequences], length)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (len(sequences), length))
+    segment_ids = (positions < lengths[:, None]).astype(np.int32)
+    tokens = np.zeros((len(sequences), length), np.int32)
+    if len(sequences):
+        tokens[segment_ids > 0] = np.concatenate([s[:length] for s in sequences])
+    return {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
+
+
+def levels(model: Any) -> tuple[int, ...]:
+    """0 (embedding output) to L (after the final norm)."""
+    return tuple(range(model.num_layers + 1))
+
+
+def hidden_levels(model: Any, params: Any, batch: Batch) -> jax.Array:
+    """Hidden states of all levels, (L+1, B, T, D) float32."""
+    every = levels(model)
+    states = model.hidden(params, batch["tokens"], batch["positions"], batch["segment_ids"], train=False, levels=every)
+    return jnp.stack([states[level].astype(jnp.float32) for level in every])
+
+
+def next_token_scores(model: Any, params: Any, batch: Batch, rows: Any) -> tuple[jax.Array, jax.Array]:
+    """Scores of a causal model at every position, under the full softmax.
+
+    Args:
+      batch: tokens, positions, segment_ids, targets (B, T).
+      rows: (V,) bool, a set of vocabulary rows.
+
+    Returns:
+      (nll, log_mass), both (B, T) float32: -log p(target), and the log of the probability that falls on `rows`.
+      The loss renormalised over `rows` is nll + log_mass.
+    """
+    top = model.num_layers
+    states = model.hidden(params, batch["tokens"], batch["positions"], batch["segment_ids"], train=False, levels=(top,))
+    inputs = model.head_input(params, states[top])
+    weight, bias = model.head_weight(params).astype(jnp.float32), model.head_bias(params)
+
+    @jax.checkpoint
+    def one(item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        logits = weight @ item[0].astype(jnp.float32)
+        logits = logits if bias is None else logits + bias
+        everything = jax.nn.logsumexp(logits)
+        return everything - logits[item[1]], jax.nn.logsumexp(logits, where=rows) - everything
+
+    shape = batch["targets"].shape
+    flat = (inputs.reshape(-1, inputs.shape[-1]), batch["targets"].reshape(-1))
+    nll, log_mass = jax.lax.map(one, flat, batch_size=max(1, LOGITS_AT_ONCE // model.vocabulary_size))
+    return nll.reshape(shape), log_mass.reshape(shape)
+
+
+compiled_scores = jax.jit(next_token_scores, static_argnums=0)
+
+
+def score(
+    model: Any, params: Any, arrays: Batch, rows: np.ndarray, batch: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """`next_token_scores` of any number of rows (N, T), in batches of one shape."""
+    inputs = {key: arrays[key] for key in ("tokens", "positions", "segment_ids", "targets")}
+    found = []
+    for cut, real in batches(inputs, batch, name):
+        found.append([fetch(part)[:real] for part in compiled_scores(model, params, cut, rows)])
+    return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pooled(model: Any, params: Any, batch: Batch) -> jax.Array:
+    real = (batch["segment_ids"] > 0)[None, :, :, None]
+    states = jnp.where(real, hidden_levels(model, params, batch), 0.0)
+    return states.sum(2) / jnp.maximum(real.sum(2), 1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pooled_head(model: Any, params: Any, batch: Batch) -> jax.Array:
+    real = (batch["segment_ids"] > 0)[..., None]
+    rows = jnp.where(real, model.head_weight(params)[batch["tokens"]].astype(jnp.float32), 0.0)
+    return rows.sum(1) / jnp.maximum(real.sum(1), 1)
+
+
+def pool(model: Any, params: Any, sequences: Sequence[np.ndarray], length: int, batch: int, name: str) -> np.ndarray:
+    """Mean-pooled hidden states of token sequences, (L+1, N, D) float32; each sequence stands alone."""
+    cuts = batches(padded(sequences, length), batch, name)
+    return np.concatenate([fetch(_pooled(model, params, cut))[:, :real] for cut, real in cuts], axis=1)
+
+
+def pool_head(model: Any, params: Any, sequences: Sequence[np.ndarray], length: int, batch: int) -> np.ndarray:
+    """Mean output-head rows of token sequences, (N, D) float32."""
+    cuts = batches(padded(sequences, length), batch, "head")
+    return np.concatenate([fetch(_pooled_head(model, params, cut))[:real] for cut, real in cuts])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _level_sums(model: Any, params: Any, batch: Batch) -> jax.Array:
+    real = (batch["segment_ids"] > 0)[None, :, :, None]
+    return jnp.where(real, hidden_levels(model, params, batch), 0.0).sum(2)
+
+
+def language_means(model: Any, params: Any, windows: Batch, batch: int) -> np.ndarray:
+    """Mean hidden state per level over all tokens of some windows, (L+1, D) float32: what centring takes away."""
+    inputs = {key: windows[key] for key in ("tokens", "positions", "segment_ids")}
+    cuts = batches(inputs, batch, "language means")
+    total = sum(fetch(_level_sums(model, params, cut))[:, :real].sum(1, dtype=np.float64) for cut, real in cuts)
+    return np.asarray(total / (windows["segment_ids"] > 0).sum(), np.float32)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of length 1 along the last axis; zero vectors stay zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def nearest(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Index of the candidate of highest cosine for each query, (Q,); the first of equals.
+
+    Args:
+      queries, candidates: (Q, D) and (C, D) float32.
+    """
+    similarity = unit(queries) @ unit(candidates).T
+    return np.argmax(similarity, axis=1)

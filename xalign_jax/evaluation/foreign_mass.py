@@ -1,0 +1,67 @@
+"""How much probability falls on another language's tokens after pure text of the first."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gin
+import numpy as np
+
+from xalign_jax.evaluation.encoding import require_causal, row, score
+from xalign_jax.evaluation.windows import Text, of_text, run_texts
+from xalign_jax.recipe import freeze
+
+TOKENS_COUNTED = 20_000_000
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ForeignMass:
+    """Metric `mass`: mean probability, on the next token after a context in the run's first language alone, of the
+    tokens that only language 2 uses. One row per other language; n = predictions.
+
+    Such tokens are: for a clone, its rows that are not shared; between languages that share a vocabulary, tokens of
+    which more than `share` of the occurrences in the two languages' training texts (their first 20 million tokens
+    each) are in language 2. Vanilla code-switching shows here (prealign specification, section 10).
+    """
+
+    length: int = gin.REQUIRED
+    windows: int = 64
+    tasks: tuple = ()
+    share: float = 0.99
+    split: str = "validation"
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+        """One row per language other than the first."""
+        require_causal(model, "ForeignMass")
+        first, *others = run_texts(prepared, "train", self.tasks)
+        held_out = run_texts(prepared, self.split, self.tasks)[0]
+        text = of_text(held_out, prepared.tokenizer, self.length, self.windows)
+        real = text["weights"] > 0
+        found = []
+        for other in others:
+            foreign = self._only(prepared.tokenizer, first, other)
+            _, log_mass = score(model, params, text, foreign, self.batch, f"foreign mass {other.language}")
+            mass = np.exp(log_mass[real].astype(np.float64)).mean()
+            found.append(row("foreign_mass", "mass", mass, real.sum(), language=other.language))
+        return found
+
+    def _only(self, tokenizer: Any, first: Text, other: Text) -> np.ndarray:
+        """(V,) bool: rows that only `other` uses."""
+        if other.clone != first.clone:
+            return tokenizer.language_rows(other.clone) & ~tokenizer.language_rows(first.clone)
+        here, there = (_counts(text, tokenizer.size) for text in (first, other))
+        return (there > 0) & (there > self.share * (here + there))
+
+
+def _counts(text: Text, size: int) -> np.ndarray:
+    """(V,) int64: occurrences of every token in a training text."""
+    counts = np.zeros(size, np.int64)
+    for store in text.stores:
+        counts += np.bincount(store.tokens[:TOKENS_COUNTED], minlength=size)
+    return counts
