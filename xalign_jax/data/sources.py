@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gzip
 import hashlib
 import importlib.metadata
@@ -15,7 +16,7 @@ import itertools
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -194,6 +195,40 @@ class JsonLines(_Files):
                     raise UserError(f"{path}:{number}: no string under the key {self.text!r}")
                 if text.strip():
                     yield Document(text.strip(), str(row.get(self.language, language)), str(row.get(self.group, "")))
+
+
+_KINDS: dict[str, Callable[[tuple[tuple[str, str], ...]], Source]] = {
+    "text": TextFiles,
+    "lines": functools.partial(TextFiles, document="line"),
+    "tsv": MultiwayTsv,
+    "pairs": AlignedLines,
+    "jsonl": JsonLines,
+}
+
+
+def parse_name(name: str) -> tuple[str, Source] | None:
+    """The source that a task name spells, and the name with absolute paths; None for the name of a registered task.
+
+      text:en=a.txt.gz,de=b.txt    running text, documents between blank lines
+      lines:en=a.txt,de=b.txt      running text, a document a line
+      tsv:en=a.tsv,de=b.tsv        id<TAB>text, joined by id
+      pairs:en=a.en,de=a.de        line-aligned files
+      jsonl:en=a.jsonl             {"text": ..., "language": optional, "group_id": optional} a line
+
+    `~` and paths relative to the current directory resolve; a path holds no comma.
+    """
+    kind, colon, rest = name.partition(":")
+    if not colon or kind not in _KINDS:
+        return None
+    files = []
+    for part in rest.split(","):
+        language, equals, path = part.partition("=")
+        if not (equals and language.strip() and path.strip()):
+            raise UserError(f"Mixture.tasks: {name!r}: expected {kind}:LANGUAGE=PATH,LANGUAGE=PATH")
+        files.append((language.strip(), resolve(path.strip())))
+    if len({language for language, _ in files}) < len(files):
+        raise UserError(f"Mixture.tasks: {name!r} names a language twice")
+    return f"{kind}:" + ",".join(f"{language}={path}" for language, path in files), _KINDS[kind](tuple(files))
 
 
 def parse_object(line: str, path: str, number: int) -> dict[str, Any]:

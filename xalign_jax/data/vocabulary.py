@@ -166,11 +166,20 @@ class Tokenizer:
         rows = np.arange(self.size, dtype=np.int32)
         return np.where(used, self.unclone(rows), rows)
 
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files that reproduce the pieces, by name."""
+        return self._pieces.files
+
+    def with_clones(self, vocabulary: Vocabulary) -> Tokenizer:
+        """The same pieces under another setting of clones."""
+        return Tokenizer(self._pieces, vocabulary)
+
     def save(self, directory: str | Path) -> None:
         """Write what `load` needs: vocabulary.json (settings) and the files of the pieces."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        for name, content in self._pieces.files.items():
+        for name, content in self.files.items():
             (directory / name).write_bytes(content)
         settings = {
             "vocabulary": dataclasses.asdict(self.vocabulary),

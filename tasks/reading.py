@@ -1,0 +1,195 @@
+"""Reads seqio tasks as documents, and gives the tokenised live task of a text task."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import seqio
+import tensorflow as tf
+from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
+
+from xalign_jax.data.preparation import prepare_vocabulary
+from xalign_jax.data.sources import Document, Split
+from xalign_jax.data.store import cache_dir
+from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.errors import UserError
+
+_UNKNOWN_LANGUAGE = "und"
+_BATCH = 1024
+
+
+class Example(NamedTuple):
+    """A document and, for tasks that come tokenised, its ids."""
+
+    document: Document
+    ids: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskReader:
+    """The documents of a seqio Task, or of all Tasks of a Mixture one after another (its rates are not used)."""
+
+    name: str
+
+    @property
+    def tasks(self) -> list[seqio.Task]:
+        """The Task, or the Tasks of the Mixture."""
+        found = seqio.get_mixture_or_task(self.name)
+        return list(found.tasks) if isinstance(found, seqio.Mixture) else [found]
+
+    def fingerprint(self) -> str:
+        """A hash of what the tasks read, as far as it can be known: files, versions, names."""
+        parts = [SOURCES[t.name].fingerprint() if t.name in SOURCES else _outside(t) for t in self.tasks]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def stamps(self) -> list[tuple[str, ...]]:
+        """See `sources.Source.stamps`."""
+        return [stamp for t in self.tasks if t.name in SOURCES for stamp in SOURCES[t.name].stamps()]
+
+    def check_vocabulary(self, tokenizer: Tokenizer) -> None:
+        """Raises UserError if a task comes tokenised with another vocabulary than the recipe's, or has no text."""
+        for task in self.tasks:
+            features = task.output_features
+            if "text" in features:
+                continue
+            if "targets" not in features:
+                raise UserError(f"Mixture.tasks: {task.name!r} yields neither `text` nor `targets`")
+            theirs = getattr(features["targets"].vocabulary, "sp_model", None)
+            if theirs is None or theirs != tokenizer.files.get("spm.model"):
+                raise UserError(
+                    f"Mixture.tasks: {task.name!r} is tokenised with another vocabulary than the recipe's; "
+                    "set Vocabulary.path to its model"
+                )
+
+    def read(self, split: str) -> Iterator[Example]:
+        """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
+        for task in self.tasks:
+            if "validation" in task.splits:
+                yield from _read(task, split)
+            else:
+                splits = Split(_TrainSplit(task))
+                yield from (e for e in _read(task, "train") if splits.of(e.document) == split)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainSplit:
+    """A task's train split as something to divide."""
+
+    task: seqio.Task
+
+    def documents(self) -> Iterator[Document]:
+        return (example.document for example in _read(self.task, "train"))
+
+
+def open_task(name: str) -> TaskReader:
+    """The reader of a task named in a recipe. Raises UserError if there is none."""
+    return TaskReader(registered(name))
+
+
+def _outside(task: seqio.Task) -> str:
+    """What is known of a task that was registered without this package."""
+    source = task.source
+    if isinstance(source, seqio.TfdsDataSource):
+        return f"{task.name} {source.tfds_dataset.info.full_name}"
+    return f"{task.name} {source!r}"
+
+
+def _read(task: seqio.Task, split: str) -> Iterator[Example]:
+    if split not in task.splits:
+        return
+    dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
+    if "text" in task.output_features:
+        for batch in dataset.batch(_BATCH).as_numpy_iterator():
+            texts, n = batch["text"], len(batch["text"])
+            columns = (batch.get("language", [_UNKNOWN_LANGUAGE.encode()] * n), batch.get("group_id", [b""] * n))
+            for text, language, group in zip(texts, *columns, strict=True):
+                yield Example(Document(text.decode(), language.decode(), group.decode()), None)
+        return
+    vocabulary = task.output_features["targets"].vocabulary
+    for row in dataset.as_numpy_iterator():
+        ids = np.asarray(row["targets"], np.int32)
+        language = row.get("language", _UNKNOWN_LANGUAGE.encode()).decode()
+        yield Example(Document(vocabulary.decode(ids.tolist()), language, row.get("group_id", b"").decode()), ids)
+
+
+class _Wrapped(seqio.Vocabulary):
+    """A tokenizer other than SentencePiece as a seqio vocabulary; inside tf.data it calls back into Python."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        super().__init__()
+
+    @property
+    def eos_id(self) -> int | None:
+        return self._tokenizer.eos
+
+    @property
+    def unk_id(self) -> int | None:
+        return self._tokenizer.unk
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self._tokenizer.base_size
+
+    def _encode(self, s: str) -> list[int]:
+        return self._tokenizer.encode([s])[0].tolist()
+
+    def _decode(self, ids) -> str:
+        return self._tokenizer.decode(ids)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        ids = tf.numpy_function(lambda text: self._tokenizer.encode([text.decode()])[0], [s], tf.int32)
+        ids.set_shape([None])
+        return ids
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        return tf.numpy_function(self._tokenizer.decode, [ids], tf.string)
+
+    def __eq__(self, other: object) -> bool:
+        mine = self._tokenizer.fingerprint
+        return isinstance(other, _Wrapped) and other._tokenizer.fingerprint == mine
+
+
+def seqio_task(
+    name: str, vocabulary: Vocabulary, tasks: Sequence[str] | None = None, cache: str | Path | None = None
+) -> seqio.Task:
+    """The ordinary tokenised Task of a text task: `targets` ending with eos, beside `language` and `group_id`.
+
+    Its ids are those of the task's store. For a plain seqio pipeline; training here reads stores instead.
+
+    Args:
+      name: a Task (of a Mixture, name its Tasks).
+      vocabulary: as in the recipe; trained on `tasks` (default: this one) if it is trained.
+    """
+    found = TaskReader(registered(name)).tasks
+    if len(found) > 1:
+        raise UserError(f"seqio_task: {name!r} is a Mixture; name its Tasks: {', '.join(t.name for t in found)}")
+    readers = [open_task(task) for task in tasks or (name,)]
+    directory, tokenizer = prepare_vocabulary(vocabulary, readers, Path(cache or cache_dir()))
+    live = f"{found[0].name}_tokenised_{tokenizer.base_fingerprint}"
+    if live not in seqio.TaskRegistry.names():
+        native = vocabulary.kind == "sentencepiece"
+        wrapped = seqio.SentencePieceVocabulary(str(directory / "spm.model")) if native else _Wrapped(tokenizer)
+        strings = {key: FEATURES[key] for key in ("language", "group_id")}
+        seqio.TaskRegistry.add(
+            live,
+            source=found[0].source,
+            preprocessors=[
+                *found[0].preprocessors,
+                _text_as_targets,
+                seqio.preprocessors.tokenize,
+                seqio.preprocessors.append_eos,
+            ],
+            output_features={"targets": seqio.Feature(wrapped, add_eos=tokenizer.eos is not None), **strings},
+            metric_fns=[],
+        )
+    return seqio.TaskRegistry.get(live)
+
+
+def _text_as_targets(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    return dataset.map(lambda row: {**{k: v for k, v in row.items() if k != "text"}, "targets": row["text"]})

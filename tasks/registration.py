@@ -1,0 +1,157 @@
+"""Registers sources of text as seqio tasks."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from xalign_jax.data.sources import (
+    AlignedLines,
+    JsonLines,
+    MultiwayTsv,
+    Source,
+    Split,
+    TextFiles,
+    parse_name,
+    resolve,
+)
+from xalign_jax.errors import UserError
+
+SOURCES: dict[str, Source] = {}  # what the tasks registered here read, by task name
+_STRING = seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.string, rank=0)
+FEATURES = {"text": _STRING, "language": _STRING, "group_id": _STRING}
+
+
+def register_source(name: str, source: Source) -> None:
+    """Register a source as a task with splits train and validation (see `sources.Split`)."""
+
+    def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
+        splits = _split(source)
+
+        def examples():
+            for document in source.documents():
+                if splits.of(document) == split:
+                    yield {"text": document.text, "language": document.language, "group_id": document.group}
+
+        return tf.data.Dataset.from_generator(
+            examples, output_signature={key: tf.TensorSpec((), tf.string) for key in FEATURES}
+        )
+
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
+        preprocessors=[],
+        output_features=FEATURES,
+        metric_fns=[],
+    )
+    SOURCES[name] = source
+
+
+@functools.cache
+def _split(source: Source) -> Split:
+    return Split(source)
+
+
+def _files(files: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((language, resolve(path)) for language, path in files.items())
+
+
+def register_text(name: str, files: Mapping[str, str], document: str = "block") -> None:
+    """Running text, a file a language; a document is a "block" of lines between blank lines or each "line"."""
+    if document not in ("block", "line"):
+        raise UserError(f'register_text({name!r}): document = {document!r}: "block" or "line"')
+    register_source(name, TextFiles(_files(files), document))
+
+
+def register_tsv(name: str, files: Mapping[str, str]) -> None:
+    """`id<TAB>text`, a file a language, joined by id."""
+    register_source(name, MultiwayTsv(_files(files)))
+
+
+def register_pairs(name: str, files: Mapping[str, str]) -> None:
+    """Line-aligned files, two or more languages."""
+    register_source(name, AlignedLines(_files(files)))
+
+
+def register_jsonl(name: str, files: Mapping[str, str], text="text", language="language", group="group_id") -> None:
+    """One JSON object a line with these keys; the file's language holds where an object names none."""
+    register_source(name, JsonLines(_files(files), text, language, group))
+
+
+def register_tfds(name: str, datasets: Mapping[str, str], text: str = "text", data_dir: str | None = None) -> None:
+    """TFDS data sets by language, {"en": "wiki40b/en"}; without a version the one TFDS would load.
+
+    A data set without a validation split is divided as files are. Raises UserError if TFDS does not know it.
+    """
+    parts = [f"{name}_{language.replace('-', '_')}" for language in datasets]
+    for part, (language, dataset) in zip(parts, datasets.items(), strict=True):
+        try:
+            version = tfds.builder(dataset, data_dir=data_dir).info.full_name.removeprefix(dataset.split(":")[0] + "/")
+        except Exception as error:  # TFDS raises many kinds
+            raise UserError(f"tfds:{dataset}: TFDS cannot open it: {' '.join(str(error).split())[:200]}") from None
+        seqio.TaskRegistry.add(
+            part,
+            source=seqio.TfdsDataSource(f"{dataset.split(':')[0]}:{version}", tfds_data_dir=data_dir),
+            preprocessors=[functools.partial(_as_text, key=text, language=language)],
+            output_features=FEATURES,
+            metric_fns=[],
+        )
+    seqio.MixtureRegistry.add(name, parts, default_rate=1.0)
+
+
+def _as_text(dataset: tf.data.Dataset, key: str, language: str) -> tf.data.Dataset:
+    """Text examples of a TFDS data set; Wiki-40B's markers become line ends."""
+
+    def example(row):
+        text = tf.strings.regex_replace(row[key], r"_START_(ARTICLE|SECTION|PARAGRAPH)_|_NEWLINE_", "\n")
+        text = tf.strings.strip(tf.strings.regex_replace(text, r"\n\s*", "\n"))
+        return {"text": text, "language": language, "group_id": ""}
+
+    return dataset.map(example)
+
+
+def registered(name: str) -> str:
+    """The seqio name of a task of a recipe, registering tasks that are spelled as files or TFDS data sets.
+
+    Raises: UserError for a name that nobody registered.
+    """
+    spelled = parse_name(name)
+    if spelled:
+        name = _sanitised(spelled[0])
+        if name not in seqio.TaskRegistry.names():
+            register_source(name, spelled[1])
+    elif name.startswith("tfds:"):
+        datasets = dict(_language_of(part) for part in name.removeprefix("tfds:").split(","))
+        name = _sanitised(name)
+        if name not in seqio.MixtureRegistry.names():
+            register_tfds(name, datasets)
+    if name not in {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}:
+        known = ", ".join(sorted(SOURCES))
+        raise UserError(
+            f"Mixture.tasks: no seqio task {name!r}; known: {known}; name the module that registers it in Recipe.modules, "
+            'or spell files as "text:en=PATH"'
+        )
+    return name
+
+
+def _language_of(part: str) -> tuple[str, str]:
+    """("en", "wiki40b/en") of "en=wiki40b/en" or of "wiki40b/en"."""
+    language, equals, dataset = part.partition("=")
+    if equals:
+        return language, dataset
+    config = part.split(":")[0].split("/")[-1]
+    if "/" not in part or not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?", config):
+        raise UserError(f"Mixture.tasks: 'tfds:{part}' does not name its language; write tfds:LANGUAGE={part}")
+    return config, part
+
+
+def _sanitised(name: str) -> str:
+    """A seqio name (letters, digits, _) for any name."""
+    kind = name.partition(":")[0]
+    return f"{kind}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"

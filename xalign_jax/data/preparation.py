@@ -1,0 +1,292 @@
+"""What `store.prepare` runs in a process of its own: train or load the vocabulary, tokenise tasks into stores."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import hashlib
+import importlib
+import importlib.metadata
+import itertools
+import json
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from xalign_jax.data.pieces import SentencePieces, load_pieces, train_sentencepiece
+from xalign_jax.data.sources import keyed_hash, normal_text, resolve, stamp_file
+from xalign_jax.data.store import canonical_task, index_file
+from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.errors import UserError
+
+FORMAT = 1
+SAMPLE_BYTES = 12_000_000  # text a vocabulary is trained on, in equal shares of the languages
+_SENTENCE_BYTES = 4000  # SentencePiece skips longer sentences
+_SPLITS = ("validation", "train")
+_BATCH = 1024
+_VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
+
+
+def main(argument: str) -> None:
+    """Serve one request (JSON). Exits 2 with {"error": line} as the last line of stdout for a UserError."""
+    request = json.loads(argument)
+    try:
+        run(Vocabulary(**request["vocabulary"]), request["tasks"], request["modules"], Path(request["cache"]))
+    except UserError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        sys.exit(2)
+
+
+def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], cache: Path) -> None:
+    """Prepare the vocabulary and the stores of `tasks` and write the index. Raises UserError."""
+    readers, stamps = _open_tasks(tasks, modules) if tasks else ({}, {})
+    with _locked(cache):
+        directory, tokenizer = prepare_vocabulary(vocabulary, list(readers.values()), cache)
+        of_vocabulary = [] if vocabulary.path is None else _path_stamps(vocabulary.path)
+        if vocabulary.trained:
+            of_vocabulary = [stamp for of in stamps.values() for stamp in of]
+        _write_index(index_file(cache, vocabulary, tasks, None), cache, directory, of_vocabulary, modules)
+        for task, reader in readers.items():
+            reader.check_vocabulary(tokenizer)
+            store = prepare_store(task, reader, tokenizer, cache)
+            file = index_file(cache, vocabulary, tasks, task)
+            _write_index(file, cache, store, [*of_vocabulary, *stamps[task]], modules)
+
+
+def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str, Any], dict[str, list]]:
+    """Readers and stamps by task; the user's modules are among the stamps. Stamps are taken before anything is read."""
+    from xalign_jax.tasks import open_task
+
+    of_modules = []
+    for name in modules:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"Recipe.modules: cannot import {name!r}: {error}") from None
+        if module.__file__:
+            of_modules.append(stamp_file(module.__file__))
+    readers = {task: open_task(task) for task in dict.fromkeys(tasks)}
+    return readers, {task: [*reader.stamps(), *of_modules] for task, reader in readers.items()}
+
+
+def _path_stamps(path: str) -> list[tuple[str, ...]]:
+    place = Path(resolve(path))
+    return [stamp_file(str(place / name)) for name in ("", "spm.model", "tokenizer.json", "tokenizer_config.json")]
+
+
+@contextlib.contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """One preparation at a time; on file systems without locks several may work, and the first to finish wins."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / "lock", "w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write_index(file: Path, cache: Path, directory: Path, stamps: list, modules: Sequence[str]) -> None:
+    entry = {"directory": str(directory.relative_to(cache)), "stamps": stamps, "modules": list(modules)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(entry, indent=1) + "\n")
+    temporary.replace(file)
+
+
+def _make(directory: Path, fill: Callable[[Path], None]) -> None:
+    """Make a directory whole or not at all; if it is there already, it stays."""
+    if directory.exists():
+        return
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        fill(temporary)
+        temporary.rename(directory)
+    except OSError:
+        if not directory.exists():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()[:24]
+
+
+def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Path) -> tuple[Path, Tokenizer]:
+    """The directory of a vocabulary in the cache and its tokenizer (without clones), made if it is not there."""
+    base = Vocabulary(vocabulary.kind, vocabulary.path, vocabulary.size, vocabulary.model_type, vocabulary.lowercase)
+    folder = cache / "vocabularies"
+    if not vocabulary.trained:
+        tokenizer = Tokenizer(load_pieces(base.kind, base.path or ""), base)
+        directory = folder / _hash(tokenizer.base_fingerprint)
+    else:
+        if not readers:
+            raise UserError(
+                "Vocabulary.path: set it (or Vocabulary.kind = 'bytes'): the recipe has no text to train on"
+            )
+        prints = sorted(reader.fingerprint() for reader in readers)
+        directory = folder / _hash(base.size, base.model_type, base.lowercase, prints)
+        if directory.exists():
+            return directory, Tokenizer.load(directory)
+        print(f"training a vocabulary of {base.size} pieces", file=sys.stderr)
+        model = train_sentencepiece(_sample(readers), base.size, base.model_type, base.lowercase)
+        tokenizer = Tokenizer(SentencePieces(model), base)
+    _make(directory, tokenizer.save)
+    return directory, tokenizer
+
+
+def _sample(readers: Sequence[Any]) -> list[str]:
+    """Lines to train on, sorted: of each language the texts of smallest hash up to its share of SAMPLE_BYTES."""
+    kept: dict[str, dict[int, str]] = {}
+    sizes: dict[str, int] = {}
+    for example in itertools.chain.from_iterable(reader.read("train") for reader in readers):
+        text, language = example.document.text, example.document.language
+        texts = kept.setdefault(language, {})
+        texts[keyed_hash(text)] = text
+        sizes[language] = sizes.get(language, 0) + len(text)
+        if sizes[language] > 2 * SAMPLE_BYTES:
+            kept[language] = _smallest(texts, SAMPLE_BYTES)
+            sizes[language] = sum(map(len, kept[language].values()))
+    texts = [t for of in kept.values() for t in _smallest(of, SAMPLE_BYTES // len(kept)).values()]
+    return sorted(piece for text in texts for line in text.splitlines() for piece in _cut(line.strip()) if piece)
+
+
+def _smallest(texts: dict[int, str], budget: int) -> dict[int, str]:
+    """Texts of smallest hash, up to the first that passes the budget of bytes."""
+    kept, total = {}, 0
+    for key in sorted(texts):
+        kept[key] = texts[key]
+        total += len(texts[key].encode())
+        if total >= budget:
+            break
+    return kept
+
+
+def _cut(line: str) -> list[str]:
+    """A line in parts that SentencePiece does not skip, cut at spaces where there are any."""
+    parts = []
+    while len(line.encode()) > _SENTENCE_BYTES:
+        end = line.rfind(" ", 0, _SENTENCE_BYTES // 4)
+        end = end if end > 0 else _SENTENCE_BYTES // 4
+        parts.append(line[:end])
+        line = line[end:].strip()
+    return [*parts, line]
+
+
+class _Writer:
+    """Gathers the documents of one language of one split, then writes them in shuffled order."""
+
+    def __init__(self, folder: Path, dtype: type) -> None:
+        folder.mkdir(parents=True)
+        self._folder, self._dtype = folder, dtype
+        self._raw = (folder / "raw").open("w+b")
+        self._columns = {name: array.array("q") for name in ("length", "group", "text_hash", "utf8_bytes")}
+        self._words = 0
+
+    def add(self, ids: np.ndarray, text: str, group: int) -> None:
+        self._raw.write(ids.astype(self._dtype).tobytes())
+        row = (len(ids), group, zlib.crc32(normal_text(text).encode()), len(text.encode()))
+        for column, value in zip(self._columns.values(), row, strict=True):
+            column.append(value)
+        self._words += len(text.split())
+
+    def finish(self) -> dict[str, int]:
+        """Write the arrays; returns the counts."""
+        columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
+        lengths = columns["length"]
+        starts = np.cumsum(lengths) - lengths
+        order = np.random.default_rng(0).permutation(len(lengths))
+        offsets = np.concatenate([[0], np.cumsum(lengths[order])])
+        self._raw.flush()
+        raw = np.memmap(self._raw, self._dtype, mode="r")
+        tokens = np.lib.format.open_memmap(self._folder / "tokens.npy", "w+", self._dtype, (len(raw),))
+        for new, old in enumerate(order):
+            tokens[offsets[new] : offsets[new + 1]] = raw[starts[old] : starts[old] + lengths[old]]
+        tokens.flush()
+        np.save(self._folder / "offsets.npy", offsets)
+        for name, dtype in (("group", np.int32), ("text_hash", np.uint32), ("utf8_bytes", np.int32)):
+            np.save(self._folder / f"{name}.npy", columns[name][order].astype(dtype))
+        self._raw.close()
+        (self._folder / "raw").unlink()
+        utf8_bytes = int(columns["utf8_bytes"].sum())
+        return {"documents": len(lengths), "tokens": len(raw), "utf8_bytes": utf8_bytes, "words": self._words}
+
+
+def prepare_store(task: str, reader: Any, tokenizer: Tokenizer, cache: Path) -> Path:
+    """The directory of a task's store in the cache, made if it is not there.
+
+    Raises: UserError if the vocabulary has no eos or the task no training text.
+    """
+    if tokenizer.eos is None:
+        raise UserError("Vocabulary.path: the vocabulary has no end-of-sequence piece, which ends every document")
+    print_of_task = reader.fingerprint()
+    directory = cache / "stores" / _hash(print_of_task, tokenizer.base_fingerprint)
+    _make(directory, lambda folder: _fill_store(folder, task, reader, tokenizer, print_of_task))
+    return directory
+
+
+def _fill_store(folder: Path, task: str, reader: Any, tokenizer: Tokenizer, print_of_task: str) -> None:
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    groups: dict[str, int] = {}
+    validation: set[int] = set()
+    content = hashlib.sha256()
+    dropped = 0
+    for split in _SPLITS:
+        writers: dict[str, _Writer] = {}
+        progress = tqdm(_batches(reader.read(split)), desc=f"{task} {split}", unit=" batches", mininterval=1)
+        for documents, ids in (_tokenise(batch, tokenizer) for batch in progress):
+            for document, row in zip(documents, ids, strict=True):
+                key = keyed_hash(normal_text(document.text))
+                if split == "validation":
+                    validation.add(key)
+                elif key in validation:
+                    dropped += 1
+                    continue
+                content.update("\0".join([split, *document]).encode() + b"\n")
+                if document.language not in writers:
+                    dtype = np.uint16 if tokenizer.base_size <= 65536 else np.int32
+                    writers[document.language] = _Writer(folder / split / document.language, dtype)
+                group = groups.setdefault(document.group, len(groups)) if document.group else -1
+                writers[document.language].add(row, document.text, group)
+        counts[split] = {language: writer.finish() for language, writer in sorted(writers.items())}
+    if not counts["train"]:
+        raise UserError(f"Mixture.tasks: {task!r} has no training text")
+    info = {
+        "format": FORMAT,
+        "task": canonical_task(task),
+        "source": print_of_task,
+        "content": content.hexdigest(),
+        "vocabulary": tokenizer.base_fingerprint,
+        "fingerprint": _hash(content.hexdigest(), tokenizer.base_fingerprint),
+        "languages": sorted({language for split in counts.values() for language in split}),
+        "counts": {split: counts[split] for split in reversed(_SPLITS)},
+        "dropped_as_validation_text": dropped,
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+    }
+    (folder / "store.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
+
+
+def _batches(examples: Iterator[Any]) -> Iterator[list[Any]]:
+    while batch := list(itertools.islice(examples, _BATCH)):
+        yield batch
+
+
+def _tokenise(batch: list[Any], tokenizer: Tokenizer) -> tuple[list[Any], list[np.ndarray]]:
+    """The documents of a batch and their ids, each ending with eos."""
+    texts = [example.document.text for example in batch if example.ids is None]
+    encoded = iter(tokenizer.encode(texts))
+    rows = [next(encoded) if example.ids is None else example.ids for example in batch]
+    eos = np.array([tokenizer.eos], np.int32)
+    return (
+        [example.document for example in batch],
+        [row if row[-1:] == eos else np.concatenate([row, eos]) for row in rows],
+    )

@@ -1,0 +1,200 @@
+"""Token stores: the texts of a task tokenised once, memory-mapped. Reading them needs numpy only.
+
+Layout under the cache: `stores/<key>/{store.json, <split>/<language>/*.npy}`, `vocabularies/<key>/`, and `index/`, which
+says which of them belong to a vocabulary setting and a task, and by which stamps (file times, package versions) that is
+still so. Keys cover content: they never go stale, and whoever finishes one first wins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+
+from xalign_jax.data.sources import is_current, parse_name, resolve
+from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.errors import RunError, UserError
+from xalign_jax.recipe import freeze
+
+ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Which text, and how much of each language.
+
+    Attributes:
+      tasks: seqio Tasks or Mixtures (of a Mixture the texts count, not its rates), or files spelled as in
+        `sources.parse_name` ("text:en=a.txt.gz,de=b.txt", "tsv:...", "pairs:...", "jsonl:...") or "tfds:wiki40b/en".
+      rates: share of each member, {"en": 0.88, "en_clone": 0.1, "facts": 0.02}; names every member.
+      alpha: where rates is empty, a member of n tokens has a share that goes with n^alpha (1 proportional, 0 uniform).
+      languages: only these languages of the text (base codes); () = all.
+    """
+
+    tasks: tuple = ()
+    rates: Any = ()
+    alpha: float = 1.0
+    languages: tuple = ()
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        for name in ("tasks", "languages"):
+            if not isinstance(getattr(self, name), tuple):
+                raise UserError(f"Mixture.{name} = {getattr(self, name)!r}: expected a list")
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """One language of one task in one split. Arrays are memory-mapped, read-only.
+
+    Attributes:
+      tokens: (N,) uint16 or int32 base ids; each document ends with eos.
+      offsets: (D+1,) int64, document d is tokens[offsets[d]:offsets[d+1]].
+      group: (D,) int32, equal for translations within the task; -1 none.
+      text_hash: (D,) uint32 of the text up to case and white space.
+      utf8_bytes: (D,) int32 bytes of the text.
+      fingerprint: of the content and the vocabulary.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    group: np.ndarray
+    text_hash: np.ndarray
+    utf8_bytes: np.ndarray
+    language: str
+    task: str
+    split: str
+    fingerprint: str
+
+
+def cache_dir() -> Path:
+    """$XALIGN_CACHE, else ~/.cache/xalign_jax."""
+    return Path(os.environ.get("XALIGN_CACHE") or "~/.cache/xalign_jax").expanduser().absolute()
+
+
+def canonical_task(task: str) -> str:
+    """A task's name with the paths in it absolute."""
+    spelled = parse_name(task)
+    return spelled[0] if spelled else task
+
+
+def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> Path:
+    """Where the index keeps a task's entry, or (task None) the vocabulary's.
+
+    tasks: what the vocabulary is trained on, if it is trained. Clones do not matter: stores hold base ids.
+    """
+    settings: list[Any] = [vocabulary.kind, vocabulary.path and resolve(vocabulary.path)]
+    if vocabulary.trained:
+        names = sorted({canonical_task(name) for name in tasks})
+        settings += [vocabulary.size, vocabulary.model_type, vocabulary.lowercase, names]
+    settings.append(task and canonical_task(task))
+    return cache / "index" / (hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24] + ".json")
+
+
+def _entry(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> dict[str, Any]:
+    try:
+        return json.loads(index_file(cache, vocabulary, tasks, task).read_text())
+    except FileNotFoundError:
+        what = f"task {task!r}" if task else "the vocabulary"
+        raise UserError(f"{what} has not been prepared in {cache}; run `xalign data prepare`") from None
+
+
+def _is_prepared(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str]) -> bool:
+    for task in (None, *tasks):
+        try:
+            entry = _entry(cache, vocabulary, tasks, task)
+        except UserError:
+            return False
+        current = entry["modules"] == list(modules) and all(is_current(stamp) for stamp in entry["stamps"])
+        if not current or not (cache / entry["directory"]).is_dir():
+            return False
+    return True
+
+
+def prepare(
+    vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str] = (), cache: str | Path | None = None
+) -> None:
+    """Make the vocabulary and the stores of all tasks of a recipe, unless they are there and current.
+
+    Runs in a process of its own, so that this one loads no TensorFlow. Concurrent calls are safe.
+
+    Args:
+      tasks: ALL text tasks of the recipe: a trained vocabulary is trained on them.
+      modules: Python modules that register the user's tasks.
+    Raises: UserError (bad settings, files, modules), RunError (anything else that stopped it).
+    """
+    cache = Path(cache or cache_dir())
+    if _is_prepared(cache, vocabulary, tasks, modules):
+        return
+    request = {
+        "vocabulary": dataclasses.asdict(vocabulary),
+        "tasks": list(tasks),
+        "modules": list(modules),
+        "cache": str(cache),
+    }
+    command = [sys.executable, "-m", "xalign_jax.data.store", json.dumps(request)]
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet})
+    if done.returncode:
+        lines = done.stdout.strip().splitlines()
+        if done.returncode == 2 and lines:
+            raise UserError(json.loads(lines[-1])["error"])
+        raise RunError(f"preparing {', '.join(tasks) or 'the vocabulary'} stopped with exit code {done.returncode}")
+
+
+def open_tokenizer(vocabulary: Vocabulary, tasks: Sequence[str], cache: str | Path | None = None) -> Tokenizer:
+    """The tokenizer of a recipe with these tasks. Raises UserError if it has not been prepared."""
+    cache = Path(cache or cache_dir())
+    directory = cache / _entry(cache, vocabulary, tasks, None)["directory"]
+    return Tokenizer.load(directory).with_clones(vocabulary)
+
+
+def store_info(
+    vocabulary: Vocabulary, task: str, cache: str | Path | None = None, tasks: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """A prepared task's store.json: counts by split and language (documents, tokens, utf8_bytes, words), versions."""
+    directory = _store_directory(vocabulary, task, cache, tasks)
+    return json.loads((directory / "store.json").read_text())
+
+
+def open_stores(
+    vocabulary: Vocabulary, task: str, cache: str | Path | None = None, tasks: Sequence[str] | None = None
+) -> dict[str, dict[str, Store]]:
+    """The stores of a prepared task, by split and language.
+
+    tasks: all tasks of the recipe as given to `prepare`, where there are others and the vocabulary is trained on them.
+    Raises: UserError if it has not been prepared.
+    """
+    directory = _store_directory(vocabulary, task, cache, tasks)
+    info = json.loads((directory / "store.json").read_text())
+    stores: dict[str, dict[str, Store]] = {}
+    for split, languages in info["counts"].items():
+        stores[split] = {}
+        for language in languages:
+            folder = directory / split / language
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+            stores[split][language] = Store(
+                **arrays, language=language, task=task, split=split, fingerprint=info["fingerprint"]
+            )
+    return stores
+
+
+def _store_directory(vocabulary: Vocabulary, task: str, cache: str | Path | None, tasks: Sequence[str] | None) -> Path:
+    cache = Path(cache or cache_dir())
+    return cache / _entry(cache, vocabulary, (task,) if tasks is None else tasks, task)["directory"]
+
+
+if __name__ == "__main__":
+    from xalign_jax.data.preparation import main
+
+    main(sys.argv[1])
