@@ -96,13 +96,20 @@ def create(stage: Stage, model: Model, seed: int, mesh: Mesh, previous: TrainSta
     optimiser starts afresh unless `stage.keep_optimizer`.
     """
     _, where = shardings(stage, model, seed, mesh)
-    fresh = jax.jit(lambda: _fresh(stage, model, seed), out_shardings=where)()
     if previous is None:
-        return fresh
-    heads = {name: previous.params["heads"].get(name, head) for name, head in fresh.params["heads"].items()}
+        return jax.jit(lambda: _fresh(stage, model, seed), out_shardings=where)()
+
+    def new() -> TrainState:  # without the model's parameters, whose initialisation is then never compiled
+        fresh = _fresh(stage, model, seed)
+        return fresh._replace(params=fresh.params["heads"])
+
+    made = jax.jit(new, out_shardings=where._replace(params=where.params["heads"]))()
     return TrainState(
         step=previous.step,
-        params={"model": previous.params["model"], "heads": heads},
-        opt_state=previous.opt_state if stage.keep_optimizer else fresh.opt_state,
-        memory={name: previous.memory.get(name, own) for name, own in fresh.memory.items()},
+        params={
+            "model": previous.params["model"],
+            "heads": {name: previous.params["heads"].get(name, head) for name, head in made.params.items()},
+        },
+        opt_state=previous.opt_state if stage.keep_optimizer else made.opt_state,
+        memory={name: previous.memory.get(name, own) for name, own in made.memory.items()},
     )

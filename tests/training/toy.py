@@ -1,0 +1,166 @@
+"""A run small enough for tests: the real loop, model and checkpoints over a feed of made-up tokens.
+
+`python toy.py MODEL_DIR [key=value ...]` trains it in a process of its own; keys: steps, bad_row, mesh (as 2,2,2),
+coordinator, processes, process_id, sleep (seconds per batch), checkpoint_every.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import gin
+import numpy as np
+
+from xalign_jax.models.llama import Llama
+from xalign_jax.objectives.causal_lm import CausalLM
+from xalign_jax.objectives.word_contrast import WordContrast
+from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
+from xalign_jax.runtime import distributed
+from xalign_jax.training import loop, plan
+from xalign_jax.training.optimizers import AdamW, Cosine
+
+VOCABULARY = 64
+SLEEP = 0.0
+
+
+def _hash(*numbers):
+    mixed = np.zeros(np.broadcast_shapes(*(np.shape(n) for n in numbers)), np.uint64)
+    for number in numbers:
+        mixed = (mixed ^ np.asarray(number, np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+@gin.configurable(module="toy")
+@dataclasses.dataclass(frozen=True)
+class ToyFeed:
+    """Rows of hashed tokens in two languages; row `bad_row` has a weight that makes the loss infinite."""
+
+    length: int = 16
+    bad_row: int = -1
+
+    def build(self, prepared, mixture, rows, seed):
+        return ToyRows(self.length, rows, seed, self.bad_row)
+
+
+@dataclasses.dataclass
+class ToyRows:
+    length: int
+    count: int
+    seed: int
+    bad_row: int
+    languages = ("a", "b")
+
+    def rows(self, first_row, row_slice):
+        time.sleep(SLEEP)
+        row = np.arange(first_row, first_row + self.count)[row_slice][:, None]
+        text = (_hash(self.seed, row, np.arange(self.length + 1)) % VOCABULARY).astype(np.int32)
+        shape = (len(row), self.length)
+        return {
+            "tokens": text[:, :-1],
+            "targets": text[:, 1:],
+            "weights": np.where(row == self.bad_row, np.inf, np.ones(shape)).astype(np.float32),
+            "positions": np.broadcast_to(np.arange(self.length, dtype=np.int32), shape),
+            "segment_ids": np.ones(shape, np.int32),
+            "language": (row[:, 0] % 2).astype(np.int32),
+        }
+
+
+@gin.configurable(module="toy")
+@dataclasses.dataclass(frozen=True)
+class ToyWords:
+    """Words of two tokens, eight to a row, in pairs of one concept that lie in different rows."""
+
+    length: int = 16
+
+    def build(self, prepared, mixture, rows, seed):
+        return ToyWordRows(self.length, rows, seed)
+
+
+@dataclasses.dataclass
+class ToyWordRows:
+    length: int
+    count: int
+    seed: int
+    languages = ("a", "b")
+
+    def rows(self, first_row, row_slice):
+        words = self.length // 2
+        row = np.arange(self.count)[row_slice][:, None]
+        concept = (row % (self.count // 2)) * words + np.arange(words)
+        language = row // (self.count // 2)
+        text = _hash(self.seed, first_row, concept[..., None], language[..., None], np.arange(2)) % VOCABULARY
+        shape = (len(row), self.length)
+        return {
+            "tokens": text.reshape(shape).astype(np.int32),
+            "positions": np.broadcast_to(np.arange(self.length, dtype=np.int32) % 2, shape),
+            "segment_ids": np.broadcast_to(1 + np.arange(self.length, dtype=np.int32) // 2, shape),
+            "concept": concept.astype(np.int32),
+            "text_hash": _hash(concept, language).astype(np.uint32),
+            "language": np.broadcast_to(language, concept.shape).astype(np.int32),
+        }
+
+
+@gin.configurable(module="toy")
+@dataclasses.dataclass(frozen=True)
+class ToyProbe:
+    """One row: the parameters' sum of absolute values."""
+
+    def rows(self, model, params, prepared, seed):
+        import jax
+
+        total = sum(float(abs(leaf).sum()) for leaf in jax.tree.leaves(params))
+        return [{"probe": "toy", "metric": "sum", "value": total, "n": 1}]
+
+
+def recipe(steps: int = 12, bad_row: int = -1, peak: float = 1e-2) -> Recipe:
+    """Stage `align` (contrast beside LM), then `pretrain`; two thirds of the steps are the second's."""
+    model = Llama(layers=2, width=32, heads=4, kv_heads=2, mlp_width=64, max_length=32)
+
+    def lm(name):
+        return Stream(name, ToyFeed(bad_row=bad_row), CausalLM(), 8)
+
+    words = Stream("align_words", ToyWords(), WordContrast(), 8)
+    shared = {"optimizer": AdamW(), "schedule": Cosine(peak), "probes": (ToyProbe(),)}
+    first, second = steps // 3, steps - steps // 3
+    stages = (
+        Stage("align", first, (words, lm("align_lm")), **shared),
+        Stage("pretrain", second, (lm("pretrain_lm"),), **shared),
+    )
+    return Recipe(model, "toy", stages)
+
+
+def use_toy_data() -> None:
+    """Let recipes read made-up data: no text, no vocabulary to prepare."""
+    tokenizer = SimpleNamespace(size=VOCABULARY, row_map=None, fingerprint="toy", save=lambda directory: None)
+    prepared = SimpleNamespace(tokenizer=tokenizer, stores={}, lexicon=None, facts=None)
+    plan.prepare_data = lambda recipe: None
+    plan.load_data = lambda recipe: prepared
+
+
+def main() -> None:
+    """Train in this process with options from the command line."""
+    global SLEEP
+    import jax
+
+    options = dict(argument.split("=") for argument in sys.argv[2:])
+    jax.config.update("jax_default_matmul_precision", "highest")
+    use_toy_data()
+    SLEEP = float(options.get("sleep", 0))
+    if "coordinator" in options:
+        distributed.initialize(options["coordinator"], int(options["processes"]), int(options["process_id"]))
+    mesh = tuple(int(size) for size in options.get("mesh", "1,-1,1").split(","))
+    runtime = Runtime(mesh=mesh, log_every=1, checkpoint_every=int(options.get("checkpoint_every", 4)))
+    made = recipe(int(options.get("steps", 12)), int(options.get("bad_row", -1)))
+    try:
+        loop.Run(made, runtime, Path(sys.argv[1]), "toy").train()
+    except loop.Interrupted:
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()
