@@ -1,0 +1,302 @@
+"""Dictionaries as token tables: which words mean the same, which of them training may use, which are held out."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gin
+import numpy as np
+
+from xalign_jax.data.dictionaries import cldr_dictionary, read_dictionary
+from xalign_jax.data.hashing import hash64
+from xalign_jax.data.vocabulary import Tokenizer, clone_index
+from xalign_jax.data.wordtypes import WordTypes, count_types
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import freeze
+
+if TYPE_CHECKING:
+    from xalign_jax.data.store import Store
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Lexicon:
+    """What a recipe says of its dictionary.
+
+    Attributes:
+      source: "clone" (identity on the corpus's most frequent words), "file" or "cldr" (names in Babel's locales).
+      paths: files for "file"; a file's words are in the base languages in order, or (path, languages) says otherwise.
+      languages: source language first; clones may be among them and take their base language's words.
+      size: at most this many concepts, the most frequent in the corpus first.
+      heldout: share of the concepts held out. Concepts whose source words differ in case only stay together.
+      coverage: share of the training concepts that is kept.
+      shuffle: the control: in the training table, each target language's words are permuted between concepts.
+      max_tokens: longer words are dropped and counted.
+    """
+
+    source: str = "clone"
+    paths: tuple = ()
+    languages: tuple = ("en", "en_clone")
+    size: int = 2000
+    heldout: float = 0.2
+    coverage: float = 1.0
+    shuffle: bool = False
+    max_tokens: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        if self.source not in ("clone", "file", "cldr"):
+            raise UserError(f'Lexicon.source = {self.source!r}: must be "clone", "file" or "cldr"')
+        if (self.source == "file") != bool(self.paths):
+            raise UserError('Lexicon.paths names the files of Lexicon.source = "file" and is empty otherwise')
+        if len(set(self.languages)) < max(2, len(self.languages)):
+            raise UserError(f"Lexicon.languages = {self.languages}: name two or more different languages")
+        if self.source == "clone" and len(self.bases) > 1:
+            raise UserError(
+                f'Lexicon.languages = {self.languages}: with Lexicon.source = "clone" all clone one language'
+            )
+        if not 0 <= self.heldout < 1 or not 0 < self.coverage <= 1:
+            raise UserError("Lexicon.heldout is in [0, 1) and Lexicon.coverage in (0, 1]")
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The base languages, in order of first mention."""
+        return tuple(dict.fromkeys(clone_index(language)[0] for language in self.languages))
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A word of a concept: `language` indexes Lexicon.languages, `ids` are final (the clone's)."""
+
+    concept: int
+    language: int
+    ids: tuple[int, ...]
+    text: str
+
+    @property
+    def spelling(self) -> tuple[int, str]:
+        """What makes two words the same word, whatever their case."""
+        return self.language, self.text.casefold()
+
+
+@dataclasses.dataclass(frozen=True)
+class Concepts:
+    """A flat table of words, sorted by concept, then language.
+
+    Attributes:
+      ids: (n,) int32; word w has ids[starts[w]:starts[w + 1]], its language's clone applied.  starts: (W + 1,) int64.
+      concept: (W,) int32, the same number in all tables of a lexicon.  language: (W,) int32 index into `languages`.
+      text_hash: (W,) uint32 of the ids.  words: their spellings.  languages: names, the source language first.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    concept: np.ndarray
+    language: np.ndarray
+    text_hash: np.ndarray
+    words: tuple[str, ...]
+    languages: tuple[str, ...]
+
+    def tokens(self, word: int) -> np.ndarray:
+        """(n,) int32 ids of a word."""
+        return self.ids[self.starts[word] : self.starts[word + 1]]
+
+
+def concept_table(words: Iterable[Word], languages: tuple[str, ...]) -> Concepts:
+    """The table of some words."""
+    rows = sorted(words, key=lambda word: (word.concept, word.language))
+    tokens = [np.array(word.ids, np.int32) for word in rows]
+    return Concepts(
+        ids=np.concatenate([*tokens, np.zeros(0, np.int32)]),
+        starts=np.cumsum([0, *map(len, tokens)], dtype=np.int64),
+        concept=np.array([word.concept for word in rows], np.int32),
+        language=np.array([word.language for word in rows], np.int32),
+        text_hash=np.array([zlib.crc32(ids.tobytes()) for ids in tokens], np.uint32),
+        words=tuple(word.text for word in rows),
+        languages=languages,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LexiconTable:
+    """A lexicon made for a vocabulary and a corpus.
+
+    Attributes:
+      train: what training reads (shuffled under the control).   dictionary: the true words of the same concepts.
+      heldout: true words of held-out concepts; none of them, in any case, is in training.
+      report: counts of what was kept and why words were dropped.
+    """
+
+    train: Concepts
+    dictionary: Concepts
+    heldout: Concepts
+    report: dict[str, int]
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Language names, the source language first."""
+        return self.dictionary.languages
+
+    def save(self, directory: str | Path) -> None:
+        """Writes `lexicon.tsv` (concept, split, language, word) and `report.tsv`."""
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        lines = ["concept\tsplit\tlanguage\tword"]
+        for split in ("train", "dictionary", "heldout"):
+            table = getattr(self, split)
+            for concept, language, word in zip(table.concept, table.language, table.words, strict=True):
+                lines.append(f"{concept}\t{split}\t{table.languages[language]}\t{word}")
+        (Path(directory) / "lexicon.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        report = "".join(f"{name}\t{count}\n" for name, count in self.report.items())
+        (Path(directory) / "report.tsv").write_text(report, encoding="utf-8")
+
+
+Stores = Mapping[str, Mapping[str, Mapping[str, "Store"]]]
+Entry = list[tuple[str, str]]  # words of one concept: (base language, word), the source word first
+
+
+def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> LexiconTable:
+    """The lexicon's tables over a vocabulary; frequencies are those of the training stores of the source language.
+
+    Args:
+      stores: task -> split -> base language -> Store.
+    Raises:
+      UserError: a clone that the vocabulary lacks, files that cannot be read, or no word that the corpus has.
+    """
+    most = max(clone_index(language)[1] for language in lexicon.languages)
+    if most > tokenizer.clones:
+        raise UserError(f"Lexicon.languages = {lexicon.languages} needs Vocabulary.clones >= {most}")
+    source = lexicon.bases[0]
+    texts = [splits["train"][source] for splits in stores.values() if source in splits.get("train", {})]
+    types = count_types(texts, tokenizer, lexicon.max_tokens)
+    report: Counter[str] = Counter()
+    if lexicon.source == "clone":
+        entries = _frequent_words(types, tokenizer, lexicon.size, source)
+    else:
+        entries = _most_frequent(_read_entries(lexicon, report), types, tokenizer, lexicon, report)
+    concepts = _concepts(entries, tokenizer, lexicon, report)
+    if not concepts:
+        raise UserError(
+            f"Lexicon (source {lexicon.source!r}): no word of it with a translation occurs in the training text of "
+            f"{source!r}; check Lexicon.paths, Lexicon.languages and Mixture.tasks"
+        )
+    return _split(concepts, lexicon, report)
+
+
+def _frequent_words(types: WordTypes, tokenizer: Tokenizer, size: int, language: str) -> list[Entry]:
+    """The most frequent alphabetic types of two letters or more that the tokenizer writes so after a space."""
+    entries: list[Entry] = []
+    for ids in types.tuples():
+        if len(entries) == size:
+            break
+        text = tokenizer.decode(np.array(ids, np.int32)).strip()
+        if len(text) > 1 and text.isalpha() and tuple(tokenizer.encode_words([text])[0].tolist()) == ids:
+            entries.append([(language, text)])
+    return entries
+
+
+def _read_entries(lexicon: Lexicon, report: Counter[str]) -> list[Entry]:
+    if lexicon.source == "cldr":
+        read = [(cldr_dictionary(lexicon.bases), lexicon.bases)]
+    else:
+        named = [(path, lexicon.bases) if isinstance(path, str) else path for path in lexicon.paths]
+        read = [(read_dictionary(path, languages), languages) for path, languages in named]
+    merged: dict[str, dict[tuple[str, str], None]] = {}
+    for dictionary, languages in read:
+        report.update(dictionary.report)
+        for entry in dictionary.entries:
+            words = {(languages[index], word): None for index, word in entry.words}
+            merged.setdefault(entry.concept, {}).update(words)
+    return [list(words) for words in merged.values()]
+
+
+def _most_frequent(
+    entries: list[Entry], types: WordTypes, tokenizer: Tokenizer, lexicon: Lexicon, report: Counter[str]
+) -> list[Entry]:
+    """The `size` entries whose source word, in any case, is most frequent; those the corpus lacks are dropped."""
+    counts = dict(zip(types.tuples(), types.counts.tolist(), strict=True))
+    casings = [sorted({w, w.casefold(), w.capitalize(), w.title(), w.upper()}) for w in (e[0][1] for e in entries)]
+    ids = iter(tokenizer.encode_words([casing for several in casings for casing in several]))
+    frequency = [sum(counts.get(key, 0) for key in {tuple(next(ids).tolist()) for _ in c}) for c in casings]
+    order = sorted((i for i, n in enumerate(frequency) if n), key=lambda i: -frequency[i])
+    report["not_in_corpus"] += len(entries) - len(order)
+    report["beyond_size"] += max(0, len(order) - lexicon.size)
+    return [entries[i] for i in order[: lexicon.size]]
+
+
+def _concepts(
+    entries: list[Entry], tokenizer: Tokenizer, lexicon: Lexicon, report: Counter[str]
+) -> dict[int, list[Word]]:
+    """Concept number -> its words in every lexicon language: tokenised, short enough, distinct; two languages at least."""
+    encoded = iter(tokenizer.encode_words([word for entry in entries for _, word in entry]))
+    found: dict[int, list[Word]] = {}
+    for number, entry in enumerate(entries):
+        words: dict[tuple[int, ...], Word] = {}
+        tokens = [(base, text, next(encoded)) for base, text in entry]
+        for language, (base, k) in enumerate(map(clone_index, lexicon.languages)):
+            for _, text, ids in (row for row in tokens if row[0] == base):
+                final = tuple(tokenizer.clone(ids, k).tolist())
+                problem = "empty" if not final else "too_long" if len(final) > lexicon.max_tokens else "duplicates"
+                if problem != "duplicates" or final in words:
+                    report[problem] += 1
+                else:
+                    words[final] = Word(number, language, final, text)
+        if _is_concept(words.values()):
+            found[number] = list(words.values())
+        else:
+            report["single"] += 1
+    return found
+
+
+def _is_concept(words: Iterable[Word]) -> bool:
+    """True if there is a source word and a translation."""
+    languages = {word.language for word in words}
+    return 0 in languages and len(languages) > 1
+
+
+def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[str]) -> LexiconTable:
+    groups: dict[str, list[int]] = {}
+    for number, words in concepts.items():
+        groups.setdefault(words[0].text.casefold(), []).append(number)
+    heldout, training = _share(list(groups), lexicon.heldout, lexicon.seed, "heldout")
+    kept, _ = _share(training, lexicon.coverage, lexicon.seed, "coverage")
+    if not kept:
+        raise UserError(f"Lexicon: no training concept is left of {len(groups)}; lower Lexicon.heldout")
+    seen = {word.spelling for group in training for number in groups[group] for word in concepts[number]}
+    true = [word for group in kept for number in groups[group] for word in concepts[number]]
+    unseen = []
+    for number in (number for group in heldout for number in groups[group]):
+        words = [word for word in concepts[number] if word.spelling not in seen]
+        report["heldout_in_training"] += len(concepts[number]) - len(words)
+        if _is_concept(words):
+            unseen += words
+    dictionary, held = concept_table(true, lexicon.languages), concept_table(unseen, lexicon.languages)
+    trained = concept_table(_shuffle(true, lexicon.seed), lexicon.languages) if lexicon.shuffle else dictionary
+    for name, table in (("dictionary", dictionary), ("heldout", held)):
+        report[f"{name}_concepts"], report[f"{name}_words"] = len(np.unique(table.concept)), len(table.words)
+    return LexiconTable(trained, dictionary, held, dict(report))
+
+
+def _share(names: Sequence[str], share: float, seed: int, purpose: str) -> tuple[list[str], list[str]]:
+    """The share of names with the smallest keyed hashes, and the rest: as stable as can be when names come and go."""
+    ranked = sorted(names, key=lambda name: (int(hash64(seed, purpose, name)), name))
+    count = round(share * len(names))
+    return ranked[:count], ranked[count:]
+
+
+def _shuffle(words: list[Word], seed: int) -> list[Word]:
+    """Every concept gets the target words of another one: along one random cycle for each target language."""
+    result = [word for word in words if word.language == 0]
+    for language in sorted({word.language for word in words} - {0}):
+        targets = [word for word in words if word.language == language]
+        order = np.random.default_rng([seed, language]).permutation(sorted({word.concept for word in targets}))
+        if len(order) < 2:
+            raise UserError("Lexicon.shuffle needs two or more training concepts")
+        other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+        result += [dataclasses.replace(word, concept=other[word.concept]) for word in targets]
+    return result

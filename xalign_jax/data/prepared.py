@@ -1,0 +1,95 @@
+"""Everything a run reads, opened: vocabulary, stores, lexicon, facts. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xalign_jax.data.facts import Facts, FactTable, build_facts
+from xalign_jax.data.lexicon import Lexicon, LexiconTable, build_lexicon
+from xalign_jax.data.store import Mixture, Store, open_stores, open_tokenizer
+from xalign_jax.data.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
+from xalign_jax.errors import UserError
+
+FACTS = "facts"
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A member of a mixture: a language (clone k of its base), or the facts. Equal `text` shares one cursor.
+
+    Attributes:
+      name: the member's name in `Mixture.rates`.   language: what its rows are written in.
+      text: the base language, or "facts".   tokens: token arrays, base ids, each document ending with eos.
+    """
+
+    name: str
+    language: str
+    k: int
+    text: str
+    tokens: tuple[np.ndarray, ...]
+
+    @property
+    def size(self) -> int:
+        """Tokens of text."""
+        return sum(map(len, self.tokens))
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run's data. `stores`: task -> split -> base language -> Store."""
+
+    tokenizer: Tokenizer
+    stores: dict[str, dict[str, dict[str, Store]]]
+    lexicon: LexiconTable | None
+    facts: FactTable | None
+
+    def members(self, mixture: Mixture, split: str = "train") -> list[Member]:
+        """A mixture's members: each language of its tasks (or those of `Mixture.languages`), its clones, the facts.
+
+        Facts are there in training only.
+        Raises:
+          UserError: `Mixture.languages` names a language that the tasks lack.
+        """
+        texts: dict[str, list[np.ndarray]] = {}
+        for task in mixture.tasks:
+            for language, store in self.stores[task].get(split, {}).items():
+                texts.setdefault(language, []).append(np.asarray(store.tokens))
+        lacking = [language for language in mixture.languages if language not in texts]
+        if lacking:
+            raise UserError(
+                f"Mixture.languages names {lacking[0]!r}; the {split} text is in {', '.join(texts) or 'none'}"
+            )
+        bases = sorted(mixture.languages or texts)
+        clones = range(self.tokenizer.clones + 1)
+        members = [Member(clone_name(b, k), clone_name(b, k), k, b, tuple(texts[b])) for b in bases for k in clones]
+        if self.facts is not None and self.lexicon is not None and split == "train":
+            language = self.lexicon.languages[0]
+            members.append(Member(FACTS, language, clone_index(language)[1], FACTS, (self.facts.tokens,)))
+        return members
+
+
+def load(
+    vocabulary: Vocabulary,
+    lexicon: Lexicon | None,
+    facts: Facts | None,
+    mixtures: Sequence[Mixture],
+    cache: str | Path | None = None,
+) -> Prepared:
+    """Opens what `store.prepare` wrote for the mixtures' tasks and builds the lexicon and the facts on it.
+
+    Raises:
+      UserError: facts without a lexicon, and whatever building them finds wrong.
+    """
+    tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
+    tokenizer = open_tokenizer(vocabulary, tasks, cache)
+    stores = {task: open_stores(vocabulary, task, cache) for task in tasks}
+    table = None if lexicon is None else build_lexicon(lexicon, tokenizer, stores)
+    if facts is None:
+        return Prepared(tokenizer, stores, table, None)
+    if table is None:
+        raise UserError("Recipe.facts needs Recipe.lexicon: facts are made of dictionary words")
+    return Prepared(tokenizer, stores, table, build_facts(facts, table, tokenizer))

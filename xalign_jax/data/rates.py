@@ -1,0 +1,98 @@
+"""Mixture arithmetic: which row belongs to which member, in closed form.
+
+Rows come in blocks of 1,000. Every block holds the same exact number of rows of each member (largest remainder),
+permuted by hash(seed, block). Members that share a cursor (a language and its clones share one store) take
+successive items of it, so no item goes to two of them within an epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from xalign_jax.data.hashing import hash64, permute
+from xalign_jax.errors import UserError
+
+BLOCK = 1000
+
+
+def member_rates(
+    tokens: Mapping[str, int],
+    explicit: Sequence[tuple[str, float]],
+    alpha: float,
+    only_explicit: Sequence[str] = (),
+) -> dict[str, float]:
+    """Rates of a mixture's members, summing to 1.
+
+    Args:
+      tokens: member -> tokens of text it has.
+      explicit: `Mixture.rates` as (member, rate) pairs; members left out have rate 0. Empty: p ~ tokens^alpha.
+      alpha: 1 proportional, 0 uniform (Conneau et al. 2020, section 3.1, use 0.3).
+      only_explicit: members that join only when `explicit` names them.
+    Raises:
+      UserError: an unknown member, a negative rate, rates that sum to 0, or a rate for a member without text.
+    """
+    known = ", ".join(tokens) or "none"
+    if explicit:
+        rates = {name: float(rate) for name, rate in explicit}
+        unknown = [name for name in rates if name not in tokens]
+        if unknown:
+            raise UserError(f"Mixture.rates names {unknown[0]!r}, which this mixture lacks; members: {known}")
+    else:
+        rates = {name: float(n) ** alpha for name, n in tokens.items() if n and name not in only_explicit}
+    bad = [name for name, rate in rates.items() if not (np.isfinite(rate) and rate >= 0)]
+    if bad:
+        raise UserError(f"Mixture.rates gives {bad[0]!r} the rate {rates[bad[0]]}; rates are numbers >= 0")
+    total = sum(rates.values())
+    if not total > 0:
+        raise UserError(f"Mixture.rates must sum to more than 0; members: {known}")
+    empty = [name for name, rate in rates.items() if rate and not tokens[name]]
+    if empty:
+        raise UserError(f"Mixture.rates gives {empty[0]!r} a rate, but it has no text; remove it or add text")
+    return {name: rates.get(name, 0.0) / total for name in tokens}
+
+
+def block_counts(rates: Mapping[str, float]) -> np.ndarray:
+    """Rows of each member in a block of 1,000, by largest remainder (ties: the earlier member). (M,) int64.
+
+    Raises:
+      UserError: a positive rate too small for one row in 1,000.
+    """
+    exact = np.array(list(rates.values()), np.float64) * BLOCK
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    order = np.argsort(-(exact - counts), kind="stable")
+    counts[order[: BLOCK - counts.sum()]] += 1
+    for name, rate, count in zip(rates, rates.values(), counts, strict=True):
+        if rate > 0 and count == 0:
+            raise UserError(
+                f"Mixture.rates (or alpha) gives {name!r} {rate:.2g}: less than one row in {BLOCK}; raise it"
+            )
+    return counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Row -> (member, index in the member's cursor).
+
+    Attributes:
+      counts: (M,) rows of each member in a block; they sum to BLOCK.
+      cursor: (M,) the cursor each member reads; members of one cursor must be adjacent.
+      seed: selects the permutations of the blocks.
+    """
+
+    counts: np.ndarray
+    cursor: np.ndarray
+    seed: int
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Args: rows (B,) int64 >= 0. Returns: member (B,) int64, index in that member's cursor (B,) int64."""
+        block, slot = np.divmod(rows, BLOCK)
+        slot = permute(slot, BLOCK, hash64(self.seed, "block", block))
+        ends = np.cumsum(self.counts)
+        member = np.searchsorted(ends, slot, side="right")
+        first = np.searchsorted(self.cursor, self.cursor, side="left")
+        starts = (ends - self.counts)[first]
+        width = np.bincount(self.cursor, weights=self.counts).astype(np.int64)[self.cursor]
+        return member, block * width[member] + slot - starts[member]

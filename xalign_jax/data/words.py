@@ -1,0 +1,137 @@
+"""The words feed: dictionary concepts, all their words packed by segment into rows of one shape."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import gin
+import numpy as np
+
+from xalign_jax.data.hashing import hash64, permute
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import freeze
+
+if TYPE_CHECKING:
+    from xalign_jax.data.lexicon import Concepts
+    from xalign_jax.data.prepared import Prepared
+    from xalign_jax.data.store import Mixture
+
+Batch = dict[str, np.ndarray]
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class WordFeed:
+    """Words for a contrast (PreAlign, stage 1): a step takes `concepts` concepts of the training lexicon.
+
+    Attributes:
+      length: T, tokens of a row.   words_per_row: S, words of a row at most.   concepts: concepts of a step.
+    """
+
+    length: int = gin.REQUIRED
+    words_per_row: int = gin.REQUIRED
+    concepts: int = gin.REQUIRED
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    def build(self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Words:
+        """The feed over the lexicon's training table; no mixture is read and no split but "train" exists.
+
+        Raises:
+          UserError: no lexicon, or fewer training concepts than a step takes.
+        """
+        if prepared.lexicon is None:
+            raise UserError("WordFeed needs Recipe.lexicon")
+        table = prepared.lexicon.train
+        count = len(np.unique(table.concept))
+        if not 1 <= self.concepts <= count:
+            raise UserError(f"WordFeed.concepts = {self.concepts}: the lexicon has {count} training concepts")
+        return Words(self, table, rows, seed, 0 if prepared.tokenizer.pad is None else prepared.tokenizer.pad)
+
+
+class Words:
+    """Epochs over permuted concepts; the few that do not fill an epoch's last step are left out of that epoch."""
+
+    def __init__(self, config: WordFeed, table: Concepts, rows: int, seed: int, pad: int) -> None:
+        self.length = config.length
+        self.languages = table.languages
+        self._config, self._table, self._rows, self._seed, self._pad = config, table, rows, seed, pad
+        self._bounds = np.append(np.unique(table.concept, return_index=True)[1], len(table.concept))
+
+    def rows(self, first_row: int, row_slice: slice) -> Batch:
+        """Rows `row_slice` of the step that begins at `first_row`.
+
+        Returns:
+          tokens, positions, segment_ids (R, T) int32: segment s is word slot s - 1, 0 nothing; concept (R, S) int32, -1
+          absent; text_hash (R, S) uint32; language (R, S) int32 index into `languages`; targets (R, T) int32, weights
+          (R, T) float32: the next token of the same word; count_words, count_dropped (R,) int32: packed, and what did
+          not fit (counted in row 0).
+        """
+        word = self._chosen(first_row // self._rows)
+        row, slot, place, missed = _first_fit(
+            np.diff(self._table.starts)[word], self._rows, self._config.length, self._config.words_per_row
+        )
+        batch = self._fill(word[~missed], row, slot, place)
+        batch["count_dropped"][0] = missed.sum()
+        return {key: array[row_slice] for key, array in batch.items()}
+
+    def _chosen(self, step: int) -> np.ndarray:
+        """The table's words of a step, concepts in permuted order."""
+        concepts = len(self._bounds) - 1
+        epoch, index = divmod(step, concepts // self._config.concepts)
+        order = index * self._config.concepts + np.arange(self._config.concepts)
+        chosen = permute(order, concepts, hash64(self._seed, "concepts", epoch))
+        return np.concatenate([np.arange(self._bounds[c], self._bounds[c + 1]) for c in chosen])
+
+    def _fill(self, word: np.ndarray, row: np.ndarray, slot: np.ndarray, place: np.ndarray) -> Batch:
+        table, (R, T, S) = self._table, (self._rows, self._config.length, self._config.words_per_row)
+        first = table.starts[word]
+        size = table.starts[word + 1] - first
+        before = np.cumsum(size) - size
+        inside = np.arange(size.sum()) - np.repeat(before, size)
+        at = np.repeat(row * T + place, size) + inside
+        ids = table.ids[np.repeat(first, size) + inside]
+        batch = {key: np.zeros((R, T), np.int32) for key in ("positions", "segment_ids")}
+        batch |= {key: np.full((R, T), self._pad, np.int32) for key in ("tokens", "targets")}
+        batch["weights"] = np.zeros((R, T), np.float32)
+        goes_on = inside + 1 < np.repeat(size, size)
+        for key, values in (
+            ("tokens", ids),
+            ("positions", inside),
+            ("segment_ids", np.repeat(slot + 1, size)),
+        ):
+            batch[key].ravel()[at] = values
+        batch["targets"].ravel()[at[goes_on]] = ids[np.flatnonzero(goes_on) + 1]
+        batch["weights"].ravel()[at[goes_on]] = 1.0
+        for key, absent in (("concept", -1), ("language", 0), ("text_hash", 0)):
+            values = getattr(table, key)
+            batch[key] = np.full((R, S), absent, values.dtype)
+            batch[key][row, slot] = values[word]
+        batch["count_words"] = np.bincount(row, minlength=R).astype(np.int32)
+        batch["count_dropped"] = np.zeros(R, np.int32)
+        return batch
+
+
+def _first_fit(
+    sizes: np.ndarray, rows: int, length: int, slots: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Packs items, in order, each into the first row that has room and a free slot.
+
+    Returns:
+      row, slot and first place of those packed, (P,) int64; missed (W,) bool.
+    """
+    used, taken = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    packed, missed = [], np.zeros(len(sizes), bool)
+    for item, size in enumerate(sizes.tolist()):
+        fits = (used + size <= length) & (taken < slots)
+        row = int(fits.argmax())
+        if not fits[row]:
+            missed[item] = True
+            continue
+        packed.append((row, taken[row], used[row]))
+        used[row] += size
+        taken[row] += 1
+    row, slot, place = np.array(packed, np.int64).reshape(-1, 3).T
+    return row, slot, place, missed
