@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from xalign_jax.models.layers import Initializer, parameter
+from xalign_jax.models.layers import Initializer, parameter, project
 
 
 class Context(NamedTuple):
@@ -46,12 +46,16 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) 
       mask: (B,T,T) bool, True where the query (second axis) may see the key (last axis).
     """
     B, T, heads, head_dim = query.shape
-    kv_heads = key.shape[2]
-    grouped = query.reshape(B, T, kv_heads, heads // kv_heads, head_dim) * head_dim**-0.5
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=jnp.float32)
+    kv_heads, group = key.shape[2], heads // key.shape[2]
+    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)  # (B,kv_heads,T,head_dim)
+    # Queries that share a key head are stacked along time: both products are then plain batched matrix products.
+    query = (query * head_dim**-0.5).swapaxes(1, 2).reshape(B, kv_heads, group * T, head_dim)
+    scores = jnp.matmul(query, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    scores = scores.reshape(B, kv_heads, group, T, T)
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, value).reshape(B, T, heads, head_dim)
+    mixed = weights.reshape(B, kv_heads, group * T, T) @ value
+    return mixed.reshape(B, heads, T, head_dim).swapaxes(1, 2)
 
 
 class SelfAttention(nnx.Module):
@@ -67,8 +71,11 @@ class SelfAttention(nnx.Module):
         self.output = parameter(rngs, (heads, head_dim, width), ("heads", "head_dim", "embed"), init)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        query, key, value = (
-            jnp.einsum("btd,dnh->btnh", x, w[...].astype(self.dtype)) for w in (self.query, self.key, self.value)
-        )
+        query, key, value = (self._heads(x, w) for w in (self.query, self.key, self.value))
         mixed = attend(rotate(query, context), rotate(key, context), value, context.mask)
-        return jnp.einsum("btnh,nhd->btd", mixed, self.output[...].astype(self.dtype))
+        output = self.output[...].astype(self.dtype)
+        return project(mixed.reshape(*x.shape[:2], -1), output.reshape(-1, output.shape[-1]))
+
+    def _heads(self, x: jax.Array, weight: nnx.Param) -> jax.Array:
+        w = weight[...].astype(self.dtype)
+        return project(x, w.reshape(w.shape[0], -1)).reshape(*x.shape[:2], *w.shape[1:])

@@ -17,6 +17,11 @@ def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], ini
     return nnx.Param(init(rngs.params(), shape, jnp.float32), axes=axes)
 
 
+def project(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x (..., n) times weight (n, m): one plain matrix product, whose gradients XLA also runs as plain products."""
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[-1])
+
+
 class RMSNorm(nnx.Module):
     """x / rms(x) * scale, computed in float32, returned in x's dtype."""
 
@@ -41,4 +46,4 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gate, up, down = (w[...].astype(self.dtype) for w in (self.gate, self.up, self.down))
-        return (jax.nn.silu(x @ gate) * (x @ up)) @ down
+        return project(jax.nn.silu(project(x, gate)) * project(x, up), down)

@@ -1,0 +1,55 @@
+"""Causal language modelling: cross-entropy of each weighted position's target."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from xalign_jax.objectives.primitives import token_cross_entropy
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class CausalLM:
+    """sum_i w_i ce_i over tokens, counted by sum_i w_i.
+
+    Batch: tokens, targets, positions, segment_ids (B,T) int32, weights (B,T) float32. Inputs and targets are separate
+    arrays, so input-only code-switching (PreAlign) is a matter of data.
+    """
+
+    def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """No heads, no memory."""
+        return {}, {}
+
+    def count(self, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:
+        """Sum of the weights."""
+        return jnp.sum(batch["weights"], dtype=jnp.float32)
+
+    def loss(
+        self,
+        model: Any,
+        params: Any,
+        memory: dict[str, Any],
+        batch: Mapping[str, jax.Array],
+        rng: jax.Array,
+        train: bool = True,
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+        """(summed cross-entropy, no metrics, memory)."""
+        own, top = params["model"], model.num_layers
+        states = model.hidden(
+            own, batch["tokens"], batch["positions"], batch["segment_ids"], train=train, levels=(top,)
+        )
+        h = model.head_input(own, states[top])
+        total = token_cross_entropy(
+            h.reshape(-1, h.shape[-1]),
+            model.head_weight(own),
+            model.head_bias(own),
+            batch["targets"].reshape(-1),
+            batch["weights"].reshape(-1),
+        )
+        return total, {}, memory

@@ -1,0 +1,132 @@
+"""Pieces that objectives share: token cross-entropy and pooling. Sums, never means; float32; global over the mesh."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Logits held at once by default: per device, in elements.
+CHUNK_ELEMENTS = {"cpu": 2**21}
+CHUNK_ELEMENTS_ACCELERATOR = 2**26
+
+
+def token_cross_entropy(
+    h: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    weights: jax.Array,
+    chunk: int | None = None,
+) -> jax.Array:
+    """sum_i weights_i * -log softmax(h_i weight^T + bias)[targets_i], float32 scalar.
+
+    Only (chunk, V) logits exist at a time, and the gradient is made beside them in the forward pass: three products,
+    where recomputing logits in the backward pass takes four. Products take inputs of h's dtype and accumulate in
+    float32; the softmax is float32. Right with the rows of `weight` sharded over devices.
+
+    Args:
+      h: (N,D) states. weight: (V,D) rows of the head. bias: (V,) or None.
+      targets: (N,) int32. weights: (N,) float32, 0 = ignored.
+      chunk: tokens at a time; None = a size that suits the backend.
+    """
+    if chunk is None:
+        elements = CHUNK_ELEMENTS.get(jax.default_backend(), CHUNK_ELEMENTS_ACCELERATOR)
+        chunk = max(1, elements * jax.device_count() // weight.shape[0])
+    pieces = -(-h.shape[0] // chunk)
+    return _cross_entropy(pieces, h, weight, bias, targets, weights.astype(jnp.float32))
+
+
+def split_rows(array: jax.Array, pieces: int, fill: Any = 0) -> jax.Array:
+    """(N,...) -> (pieces, ceil(N/pieces), ...), padded with `fill`; row i goes to piece i % pieces.
+
+    Strided, so that each piece spans all devices when rows are sharded.
+    """
+    rows = -(-array.shape[0] // pieces)
+    padding = [(0, rows * pieces - array.shape[0])] + [(0, 0)] * (array.ndim - 1)
+    padded = jnp.pad(array, padding, constant_values=fill)
+    return padded.reshape(rows, pieces, *array.shape[1:]).swapaxes(0, 1)
+
+
+def join_rows(array: jax.Array, count: int) -> jax.Array:
+    """The inverse of `split_rows`: (pieces, n, ...) -> (count, ...)."""
+    return array.swapaxes(0, 1).reshape(-1, *array.shape[2:])[:count]
+
+
+def matmul(a: jax.Array, b: jax.Array, precision: Any = None) -> jax.Array:
+    """a @ b accumulated and returned in float32."""
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32, precision=precision)
+
+
+def _logits(h: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
+    logits = matmul(h, weight.T)
+    return logits if bias is None else logits + bias
+
+
+def _target_logit(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(n,) logits at the targets and the one-hot (n,V) bool; by comparison, which sharded vocabularies allow."""
+    hit = jnp.arange(logits.shape[1], dtype=targets.dtype) == targets[:, None]
+    return jnp.sum(jnp.where(hit, logits, 0.0), axis=1), hit
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cross_entropy(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, weights: Any) -> jax.Array:
+    weight = weight.astype(h.dtype)
+
+    def piece(total: jax.Array, rows: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        x, target, w = rows
+        logits = _logits(x, weight, bias)
+        loss = jax.nn.logsumexp(logits, axis=1) - _target_logit(logits, target)[0]
+        return total + jnp.sum(w * loss), None
+
+    rows = tuple(split_rows(a, pieces) for a in (h, targets, weights))
+    return jax.lax.scan(piece, jnp.zeros((), jnp.float32), rows)[0]
+
+
+def _cross_entropy_forward(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, weights: Any) -> Any:
+    cast = weight.astype(h.dtype)
+
+    def piece(carry: Any, rows: tuple[jax.Array, ...]) -> Any:
+        total, d_weight, d_bias = carry
+        x, target, w = rows
+        logits = _logits(x, cast, bias)
+        high = jnp.max(logits, axis=1, keepdims=True)
+        unnormalised = jnp.exp(logits - high)
+        normaliser = jnp.sum(unnormalised, axis=1, keepdims=True)
+        at_target, hit = _target_logit(logits, target)
+        loss = (jnp.log(normaliser) + high)[:, 0] - at_target
+        d_logits = unnormalised * (w[:, None] / normaliser) - jnp.where(hit, w[:, None], 0.0)
+        if d_bias is not None:
+            d_bias = d_bias + jnp.sum(d_logits, axis=0)
+        d_logits = d_logits.astype(x.dtype)
+        d_weight = d_weight + matmul(d_logits.T, x)
+        return (total + jnp.sum(w * loss), d_weight, d_bias), (matmul(d_logits, cast).astype(x.dtype), loss)
+
+    rows = tuple(split_rows(a, pieces) for a in (h, targets, weights))
+    empty_bias = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
+    start = (jnp.zeros((), jnp.float32), jnp.zeros(weight.shape, jnp.float32), empty_bias)
+    (total, d_weight, d_bias), (d_h, losses) = jax.lax.scan(piece, start, rows)
+    gradients = (join_rows(d_h, h.shape[0]), d_weight.astype(weight.dtype), d_bias, join_rows(losses, h.shape[0]))
+    return total, gradients
+
+
+def _cross_entropy_backward(pieces: int, gradients: Any, g: jax.Array) -> Any:
+    d_h, d_weight, d_bias, losses = jax.tree.map(lambda a: (a * g).astype(a.dtype), gradients)
+    return d_h, d_weight, d_bias, None, losses
+
+
+_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
+
+
+def pool_segments(h: jax.Array, segment_ids: jax.Array, slots: int) -> jax.Array:
+    """Sums of h (R,T,D) over the tokens of segments 1..slots: (R,slots,D), in h's dtype; empty segments give 0."""
+    member = segment_ids[:, None, :] == jnp.arange(1, slots + 1, dtype=segment_ids.dtype)[:, None]
+    return jnp.einsum("rst,rtd->rsd", member.astype(h.dtype), h)
+
+
+def l2_normalize(x: jax.Array) -> jax.Array:
+    """x / |x| along the last axis, float32; zero vectors stay 0."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))

@@ -1,0 +1,111 @@
+"""PreAlign's word contrast (Li et al. 2024, arXiv 2407.16222): translations alike at every level and in the head.
+
+The released code multiplies masked logits by 0, which leaves the anchor itself among the candidates; here masked
+candidates are excluded. Anchors are words of all languages, and a word that a positive spells alike is no negative.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from xalign_jax.errors import UserError
+from xalign_jax.objectives.contrast import Contrast, Ids, infonce, positive_pairs
+from xalign_jax.objectives.primitives import l2_normalize, pool_segments
+from xalign_jax.recipe import freeze
+
+# Similarities held at once, in elements: queries at a time = this / number of words.
+CHUNK_ELEMENTS = 2**24
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class WordContrast:
+    """Mean over levels of the multi-positive contrast of pooled words, counted by positive pairs.
+
+    Batch: tokens, positions, segment_ids (R,T) int32, segment s in 1..S is word slot s - 1; concept (R,S) int32,
+    -1 = absent; text_hash (R,S). Every word of the global batch is a candidate.
+
+    Attributes:
+      temperature: of the cosines.
+      levels: hidden levels contrasted, 0 = embedding output; () = all.
+      head: also contrast the words' pooled rows of the output head, which must not be tied.
+    """
+
+    temperature: float = 0.1
+    levels: tuple = ()
+    head: bool = True
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """No heads, no memory.
+
+        Raises:
+          UserError: the model has no such level, or its head is tied and `head` is set.
+        """
+        self._levels(model)
+        return {}, {}
+
+    def count(self, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:
+        """Positive pairs (ordered) of the batch."""
+        return positive_pairs(batch["concept"].reshape(-1))
+
+    def loss(
+        self,
+        model: Any,
+        params: Any,
+        memory: dict[str, Any],
+        batch: Mapping[str, jax.Array],
+        rng: jax.Array,
+        train: bool = True,
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+        """(mean over levels of the summed loss, metrics of each level, memory)."""
+        levels = self._levels(model)
+        words = self._words(model, params["model"], batch, levels, train)
+        ids = Ids(batch["concept"].reshape(-1), batch["text_hash"].reshape(-1))
+        chunk = max(1, CHUNK_ELEMENTS // ids.group.shape[0])
+
+        def contrast(z: jax.Array) -> Contrast:
+            return infonce(z, z, ids, ids, self.temperature, exclude_self=True, chunk=chunk)
+
+        found = jax.lax.map(contrast, words)  # one level's similarities at a time
+        names = [*levels, "head"] if self.head else levels
+        metrics: dict[str, jax.Array] = {}
+        for i, name in enumerate(names):
+            metrics |= _metrics(f"level_{name}", jax.tree.map(lambda a, i=i: a[i], found))
+        return jnp.mean(found.loss), metrics, memory
+
+    def _levels(self, model: Any) -> tuple[int, ...]:
+        if self.head and model.tied:
+            raise UserError("WordContrast.head = True needs an untied head: set WordContrast.head = False")
+        levels = self.levels or tuple(range(model.num_layers + 1))
+        if not all(isinstance(level, int) and 0 <= level <= model.num_layers for level in levels):
+            raise UserError(f"WordContrast.levels = {levels}: the model has levels 0 to {model.num_layers}")
+        return levels
+
+    def _words(self, model: Any, params: Any, batch: Mapping[str, jax.Array], levels: Any, train: bool) -> jax.Array:
+        """(levels, words, width) unit vectors, float32: summed over a word's tokens, which is the mean once normalised."""
+        tokens, segment_ids = batch["tokens"], batch["segment_ids"]
+        slots = batch["concept"].shape[1]
+        states = model.hidden(params, tokens, batch["positions"], segment_ids, train=train, levels=levels)
+        pooled = [pool_segments(states[level], segment_ids, slots) for level in levels]
+        if self.head:
+            pooled.append(pool_segments(model.head_weight(params)[tokens], segment_ids, slots))
+        return jnp.stack([l2_normalize(words).reshape(-1, words.shape[-1]) for words in pooled])
+
+
+def _metrics(name: str, sums: Contrast) -> dict[str, jax.Array]:
+    positives = jnp.maximum(sums.positives, 1)
+    return {
+        f"{name}/loss": sums.loss / positives,
+        f"{name}/retrieval": sums.correct / jnp.maximum(sums.anchors, 1),
+        f"{name}/positive_cosine": sums.positive_similarity / positives,
+        f"{name}/mean_cosine": sums.similarity / jnp.maximum(sums.pairs, 1),
+    }
