@@ -152,9 +152,10 @@ def _data(options: argparse.Namespace, bindings: list[str]) -> int:
     if options.action == "preview":
         feeds = {n: f for stage in plan.plan(recipe, prepared) for n, f in stage.feeds.items()}
         for name, feed in feeds.items():
-            print(inspect.preview(name, feed.rows(feed.first_step, slice(0, feed.count)), prepared))
-    else:
-        print(inspect.stats(prepared, plan.mixtures(recipe)))
+            batch = feed.rows(feed.first_step, slice(0, feed.count))
+            print(inspect.preview(name, batch, feed.feed.languages, prepared))
+    elif options.action == "stats":
+        print(inspect.stats(prepared))
     return DONE
 
 

@@ -21,7 +21,7 @@ from xalign_jax.objectives.word_contrast import WordContrast
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
 from xalign_jax.runtime import distributed
 from xalign_jax.training import loop, plan
-from xalign_jax.training.optimizers import AdamW, Cosine
+from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
 VOCABULARY = 64
 SLEEP = 0.0
@@ -125,7 +125,7 @@ def recipe(steps: int = 12, bad_row: int = -1, peak: float = 1e-2) -> Recipe:
         return Stream(name, ToyFeed(bad_row=bad_row), CausalLM(), 8)
 
     words = Stream("align_words", ToyWords(), WordContrast(), 8)
-    shared = {"optimizer": AdamW(), "schedule": Cosine(peak), "probes": (ToyProbe(),)}
+    shared = {"optimizer": AdamW(), "schedule": WarmupCosine(peak), "probes": (ToyProbe(),)}
     first, second = steps // 3, steps - steps // 3
     stages = (
         Stage("align", first, (words, lm("align_lm")), **shared),

@@ -14,7 +14,7 @@ from xalign_jax.recipe import freeze
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Cosine:
+class WarmupCosine:
     """Linear warm-up over a share of the stage's steps, then a cosine from `peak` to `final` x `peak`."""
 
     peak: float = 1e-3
@@ -34,7 +34,7 @@ class Cosine:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Constant:
+class WarmupConstant:
     """Linear warm-up over a share of the stage's steps, then a constant learning rate."""
 
     peak: float = 1e-3
