@@ -1,0 +1,135 @@
+"""Perplexity, perplexity in a language and bits per byte against hand calculation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation import ForeignMass, Perplexity
+from xalign_jax.evaluation.windows import consecutive
+
+TEXT = [[*range(10, 30), 1], [*range(40, 45), 1], [*range(60, 90), 1]]
+
+
+def test_uniform_model_is_exact(toy, tokenizer):
+    model = toy.model(tokenizer.size, 4)
+    params = toy.params(np.zeros((tokenizer.size, 4)), np.zeros((tokenizer.size, 4)))
+    prepared = toy.prepared(tokenizer, [toy.store(TEXT)])
+    rows = Perplexity(length=8, windows=100, batch=4).rows(model, params, prepared, 0)
+    tokens, nbytes = 58, 55
+    for language, own in (("en", 261), ("en_clone", 261)):
+        assert toy.value(rows, "perplexity", language=language) == pytest.approx(tokenizer.size, rel=1e-5)
+        assert toy.value(rows, "perplexity_in_language", language=language) == pytest.approx(own, rel=1e-5)
+        bits = tokens * math.log2(tokenizer.size) / nbytes
+        assert toy.value(rows, "bits_per_byte", language=language) == pytest.approx(bits, rel=1e-5)
+    assert {row["n"] for row in rows} == {tokens}
+
+
+def test_known_bigram(toy, tokenizer):
+    """Logits are a table of the previous token: the loss is its softmax, by hand."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(tokenizer.size, tokenizer.size))
+    model = toy.model(tokenizer.size, tokenizer.size)
+    params = toy.params(np.eye(tokenizer.size), table.T)
+    prepared = toy.prepared(tokenizer, [toy.store(TEXT)])
+    rows = Perplexity(length=8, windows=100, batch=4).rows(model, params, prepared, 0)
+    for k, language in enumerate(("en", "en_clone")):
+        own = tokenizer.language_rows(k)
+        losses, inside = [], []
+        for document in TEXT:
+            ids = tokenizer.clone(np.asarray([3, *document]), k)
+            for before, after in zip(ids[:-1], ids[1:], strict=True):
+                logits = table[before]
+                losses.append(np.log(np.exp(logits).sum()) - logits[after])
+                inside.append(np.log(np.exp(logits[own]).sum()) - logits[after])
+        assert toy.value(rows, "perplexity", language=language) == pytest.approx(np.exp(np.mean(losses)), rel=1e-5)
+        expected = np.exp(np.mean(inside))
+        assert toy.value(rows, "perplexity_in_language", language=language) == pytest.approx(expected, rel=1e-5)
+
+
+def test_tied_clone_oracle(toy, tokenizer):
+    """Clone rows that equal the base rows: same perplexity in the language, twice that in all if nothing is shared."""
+    base = np.random.default_rng(1).normal(size=(tokenizer.base_size, 8))
+    table = np.concatenate([base, base])
+    head = np.concatenate([table, np.full((tokenizer.size - len(table), 8), 0.0)])
+    head = np.concatenate([head, np.full((len(head), 1), 0.0)], axis=1)
+    head[len(table) :, -1] = -1e4
+    embedding = np.concatenate([head[:, :-1], np.ones((len(head), 1))], axis=1)
+    model, params = toy.model(tokenizer.size, 9), toy.params(embedding, head)
+    prepared = toy.prepared(tokenizer, [toy.store([document[:-1] for document in TEXT])])
+    rows = Perplexity(length=8, batch=4).rows(model, params, prepared, 0)
+    one, two = (toy.value(rows, "perplexity", language=name) for name in ("en", "en_clone"))
+    assert two == pytest.approx(one, rel=1e-5)
+    inside, cloned = (toy.value(rows, "perplexity_in_language", language=name) for name in ("en", "en_clone"))
+    assert inside == pytest.approx(one / 2, rel=1e-5)
+    assert cloned == pytest.approx(inside, rel=1e-5)
+
+
+def test_windows_are_consecutive_and_count_bytes(toy, tokenizer):
+    store = toy.store(TEXT)
+    whole = consecutive(store, tokenizer, 8, 100)
+    real = whole["weights"] > 0
+    assert whole["targets"][real].tolist() == store.tokens.tolist()
+    assert whole["tokens"][0].tolist() == [3, *range(10, 17)]
+    assert whole["bytes"].sum() == pytest.approx(55)
+    assert whole["segment_ids"][2].tolist() == [1, 1, 1, 1, 1, 2, 2, 2]
+    assert whole["positions"][2].tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+    part = consecutive(store, tokenizer, 8, 2, first=1)
+    assert all((part[key] == whole[key][1:3]).all() for key in whole)
+    assert part["bytes"][0] == pytest.approx(8 * 20 / 21)
+
+
+def test_without_bos_a_document_starts_unscored(toy, tokenizer):
+    tokenizer.bos = None
+    whole = consecutive(toy.store(TEXT), tokenizer, 8, 100)
+    assert whole["weights"].sum() == 58 - 3
+    assert whole["weights"][0, 0] == 0
+
+
+def test_stores_of_a_language_share_the_windows(toy, tokenizer):
+    first = toy.store(TEXT)
+    other = toy.store([[7] * 40])
+    prepared = toy.prepared(tokenizer, [first])
+    prepared.stores["more"] = {"validation": {"en": other}}
+    model = toy.model(tokenizer.size, 2)
+    params = toy.params(np.zeros((tokenizer.size, 2)), np.zeros((tokenizer.size, 2)))
+    rows = Perplexity(length=8, windows=4, batch=4).rows(model, params, prepared, 0)
+    assert {row["n"] for row in rows} == {32}
+    alone = Perplexity(length=8, windows=100, tasks=("more",), batch=4).rows(model, params, prepared, 0)
+    assert {row["n"] for row in alone} == {40}
+    with pytest.raises(UserError, match="no task 'less'"):
+        Perplexity(length=8, tasks=("less",)).rows(model, params, prepared, 0)
+
+
+def test_bidirectional_models_are_refused(toy, tokenizer):
+    model = toy.model(tokenizer.size, 2)
+    model.causal = False
+    with pytest.raises(UserError, match="causal"):
+        Perplexity(length=8).rows(model, {}, toy.prepared(tokenizer, []), 0)
+
+
+def test_foreign_mass_of_a_clone(toy, tokenizer):
+    """Of equal logits, the clone's own rows hold their share of the vocabulary."""
+    model = toy.model(tokenizer.size, 2)
+    params = toy.params(np.zeros((tokenizer.size, 2)), np.zeros((tokenizer.size, 2)))
+    prepared = toy.prepared(tokenizer, [toy.store(TEXT), toy.store(TEXT, split="train")])
+    rows = ForeignMass(length=8, batch=4).rows(model, params, prepared, 0)
+    own = int((~tokenizer.shared).sum())
+    assert toy.value(rows, "mass", language="en_clone") == pytest.approx(own / tokenizer.size, rel=1e-5)
+
+
+def test_foreign_mass_by_counts(toy, tokenizer):
+    """Languages that share a vocabulary: tokens of which more than 99 % stand in language 2."""
+    tokenizer.clones = 0
+    model = toy.model(tokenizer.size, 1)
+    head = np.zeros((tokenizer.size, 1))
+    head[50] = np.log(3.0)
+    params = toy.params(np.ones((tokenizer.size, 1)), head)
+    german = [[50] * 200 + [51] * 98, [52] * 2]
+    stores = [toy.store([[20, 51] * 2, [52]], split="train"), toy.store(german, "de", "train"), toy.store(TEXT)]
+    prepared = toy.prepared(tokenizer, stores)
+    rows = ForeignMass(length=8, batch=4).rows(model, params, prepared, 0)
+    assert toy.value(rows, "mass", language="de") == pytest.approx(3 / (tokenizer.size + 2), rel=1e-5)

@@ -1,0 +1,171 @@
+"""Cosines of hidden states and of gradients; knowledge queries."""
+
+from __future__ import annotations
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation import Cosine, GradientCosine, Knowledge
+
+
+def _text(toy, count: int = 60):
+    rng = np.random.default_rng(5)
+    return toy.store([[*rng.integers(10, 200, 20).tolist(), 1] for _ in range(count)])
+
+
+def _tables(tokenizer, clone: str, width: int = 16):
+    """Embedding and head whose clone rows equal the base rows ("equal") or have nothing to do with them ("other")."""
+    rng = np.random.default_rng(0)
+    base, other = rng.normal(size=(2, tokenizer.base_size, width))
+    table = np.zeros((tokenizer.size, width))
+    table[: 2 * tokenizer.base_size] = np.concatenate([base, base if clone == "equal" else other])
+    return table
+
+
+@pytest.mark.parametrize(("clone", "parallel"), [("equal", 1.0), ("other", 0.0)])
+def test_centred_cosine(toy, tokenizer, clone, parallel):
+    table = _tables(tokenizer, clone) + 5.0
+    prepared = toy.prepared(tokenizer, [_text(toy)])
+    probe = Cosine(length=16, windows=32, batch=8)
+    rows = probe.rows(toy.model(tokenizer.size, 16), toy.params(table, table), prepared, 0)
+    for level in (0, 1):
+        about = {"language": "en_clone", "level": level}
+        assert toy.value(rows, "parallel", **about) == pytest.approx(parallel, abs=0.12)
+        assert toy.value(rows, "shuffled", **about) == pytest.approx(0.0, abs=0.12)
+        gap = toy.value(rows, "parallel", **about) - toy.value(rows, "shuffled", **about)
+        assert toy.value(rows, "gap", **about) == pytest.approx(gap)
+
+
+def test_cosine_of_sentence_pairs(toy, tokenizer, tmp_path):
+    rng = np.random.default_rng(1)
+    lines = ["".join(chr(c) for c in rng.integers(97, 122, 20)) for _ in range(30)]
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    table = _tables(tokenizer, "equal")
+    pairs = {("en", "en_clone"): (str(tmp_path / "a.txt"), str(tmp_path / "b.txt"))}
+    rows = Cosine(length=32, pairs=pairs, batch=8).rows(
+        toy.model(tokenizer.size, 16), toy.params(table, table), toy.prepared(tokenizer, [_text(toy)]), 0
+    )
+    assert toy.value(rows, "parallel", level=1) > 0.95
+    assert {row["n"] for row in rows} == {30}
+
+
+def test_gradients_of_the_same_text(toy, tokenizer):
+    """A tied clone has the same block gradients; another embedding has unrelated ones."""
+    prepared = toy.prepared(tokenizer, [_text(toy)])
+    probe = GradientCosine(length=16, batches=2, batch=8)
+    found = {}
+    for clone in ("equal", "other"):
+        table = _tables(tokenizer, clone)
+        params = toy.params(table, table, layers=2)
+        params["layers"] = params["layers"].at[1].multiply(0.5)
+        found[clone] = probe.rows(toy.model(tokenizer.size, 16, layers=2), params, prepared, 0)
+    same = toy.value(found["equal"], "cosine", language="en_clone")
+    assert same > 0.9
+    assert toy.value(found["equal"], "cosine", control="shuffled") < same
+    assert toy.value(found["other"], "cosine") < 0.9
+    assert {row["n"] for row in found["equal"]} == {2}
+
+
+def test_gradient_cosine_is_exact_on_one_tensor(toy, tokenizer):
+    """Against the gradient of a bigram's middle matrix worked out in numpy."""
+    rng = np.random.default_rng(2)
+    embedding, head = rng.normal(size=(2, tokenizer.size, 4))
+    params = toy.params(embedding, head)
+    store = _text(toy, 4)
+    rows = GradientCosine(length=16, batches=1, batch=4).rows(
+        toy.model(tokenizer.size, 4), params, toy.prepared(tokenizer, [store]), 0
+    )
+    gradients = []
+    for k in (0, 1):
+        ids = tokenizer.clone(store.tokens[:64].astype(np.int32), k)
+        starts = np.isin(np.arange(64), store.offsets)
+        inputs = np.where(starts, 3, np.roll(ids, 1))
+        x, probabilities = embedding[inputs], np.exp(embedding[inputs] @ head.T)
+        error = probabilities / probabilities.sum(1, keepdims=True) - np.eye(tokenizer.size)[ids]
+        gradients.append((x.T @ (error @ head)).ravel())
+    a, b = gradients
+    expected = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    assert toy.value(rows, "cosine") == pytest.approx(expected, rel=1e-4)
+
+
+def _facts(tokenizer, count: int = 12, choices: int = 4, ragged: bool = False):
+    """Fact q: tokens (10 + q, 40), answer 60 + q; other choices are answers of other facts."""
+    rng = np.random.default_rng(0)
+
+    def queries(language: int):
+        prompts = np.stack([np.arange(count) + 10, np.full(count, 40)], 1)
+        answer = rng.integers(0, choices, count).astype(np.int32)
+        first = 60 + (np.arange(count)[:, None] + (np.arange(choices) - answer[:, None])) % count
+        candidates = np.stack([first, np.full_like(first, 120)], 2)
+        lengths = np.full(first.shape, 1) + (np.arange(choices) % 2 if ragged else 0)
+        return types.SimpleNamespace(
+            prompts=tokenizer.clone(prompts, language),
+            prompt_lengths=np.full(count, 2),
+            candidates=tokenizer.clone(candidates, language),
+            candidate_lengths=lengths,
+            answer=answer,
+        )
+
+    return types.SimpleNamespace(queries=queries)
+
+
+class _Knowing:
+    """Answers fact q with token 60 + q of the languages it knows, by looking at the token two places back."""
+
+    causal, num_layers = True, 1
+
+    def __init__(self, size: int, known: int) -> None:
+        self.vocabulary_size, self.known = size, known
+
+    def init(self, rng):
+        return {"scale": jnp.zeros(())}
+
+    def hidden(self, params, tokens, positions, segment_ids, *, train=False, levels, stop_at_level=None):
+        subject = jnp.roll(tokens, 1, axis=1)
+        known = jnp.where(subject % 261 < 10 + 12, subject + 50, 0)
+        known = jnp.where(subject // 261 < self.known, known, 0)
+        return {1: params["scale"] * (jnp.arange(self.vocabulary_size) == known[..., None])}
+
+    def head_input(self, params, h):
+        return h
+
+    def head_weight(self, params):
+        return jnp.eye(self.vocabulary_size)
+
+    def head_bias(self, params):
+        return None
+
+
+@pytest.mark.parametrize("known", [1, 2])
+def test_knowledge_in_the_language_and_across(toy, tokenizer, known):
+    lexicon = types.SimpleNamespace(languages=("en", "en_clone"))
+    prepared = toy.prepared(tokenizer, [], lexicon, _facts(tokenizer))
+    model = _Knowing(tokenizer.size, known)
+    rows = Knowledge(batch=16).rows(model, {"scale": jnp.full((), 9.0)}, prepared, 0)
+    assert toy.value(rows, "in_language_accuracy", language="en") == 1.0
+    across = toy.value(rows, "accuracy", language="en_clone")
+    assert across == 1.0 if known == 2 else across < 0.8
+    assert toy.value(rows, "accuracy", control="untrained") < 0.8
+    assert toy.value(rows, "chance") == 0.25
+    assert not [row for row in rows if row["metric"].endswith("_mean")]
+
+
+def test_knowledge_scores_are_sums(toy, tokenizer):
+    """A second token of unequal candidates: the sum punishes it, the mean does not."""
+    lexicon = types.SimpleNamespace(languages=("en",))
+    prepared = toy.prepared(tokenizer, [], lexicon, _facts(tokenizer, ragged=True))
+    model = _Knowing(tokenizer.size, 2)
+    rows = Knowledge(batch=16).rows(model, {"scale": jnp.zeros(())}, prepared, 0)
+    answer = _facts(tokenizer).queries(0).answer
+    assert toy.value(rows, "in_language_accuracy") == pytest.approx((answer == 0).mean())
+    assert toy.value(rows, "in_language_accuracy_mean") >= 0.0
+
+
+def test_knowledge_without_facts(toy, tokenizer):
+    with pytest.raises(UserError, match=r"Recipe\.facts"):
+        Knowledge().rows(_Knowing(8, 1), {}, toy.prepared(tokenizer, []), 0)
