@@ -60,6 +60,12 @@ def is_punctuation(text: str) -> bool:
     return bool(text) and all(unicodedata.category(character)[0] in "PS" for character in text)
 
 
+def _byte_text(piece: str) -> str:
+    """The character of a byte-fallback piece ("<0x2C>" is ","); "" for bytes that are a part of one."""
+    byte = int(piece[1:-1], 16)
+    return chr(byte) if byte < 128 else ""
+
+
 def _id(value: int, size: int) -> int | None:
     return value if 0 <= value < size else None
 
@@ -91,8 +97,8 @@ class SentencePieces:
         for value in self.specials.values():
             if value is not None:
                 self.control[value] = True
-        self.standalone = self.control | np.array([is_punctuation(piece.lstrip(_SPACE)) for piece in pieces])
-        self.standalone &= ~np.array([processor.is_byte(i) for i in ids])
+        texts = [_byte_text(p) if processor.is_byte(i) else p.lstrip(_SPACE) for i, p in enumerate(pieces)]
+        self.standalone = self.control | np.array([is_punctuation(text) for text in texts])
         self.word_start = self.standalone | np.array([piece.startswith(_SPACE) for piece in pieces])
         self._prefix = "" if self.word_start[processor.encode("a")[0]] else " "
 

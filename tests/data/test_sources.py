@@ -1,0 +1,262 @@
+import gzip
+import importlib.util
+import struct
+
+import pytest
+
+from xalign_jax.data import catalogs, dictionaries, documentation, sources
+from xalign_jax.data.sources import AlignedLines, Document, JsonLines, MultiwayTsv, Split, TextFiles, parse_name
+from xalign_jax.errors import UserError
+
+
+def write(path, text):
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return str(path)
+
+
+def test_text_blocks_and_lines(tmp_path):
+    path = write(tmp_path / "a.txt.gz", "one\ntwo\n\n \nthree\r\n")
+    assert [d.text for d in TextFiles((("en", path),)).documents()] == ["one\ntwo", "three"]
+    assert [d.text for d in TextFiles((("en", path),), "line").documents()] == ["one", "two", "three"]
+
+
+def test_multiway_tsv_joins_on_id(tmp_path):
+    en = write(tmp_path / "en.tsv", "p#1\tHello\np#2\tBye\n")
+    de = write(tmp_path / "de.tsv", "p#2\tTschüss\np#3\t\n")
+    assert list(MultiwayTsv((("en", en), ("de", de))).documents()) == [
+        Document("Hello", "en", "p#1"),
+        Document("Bye", "en", "p#2"),
+        Document("Tschüss", "de", "p#2"),
+    ]
+
+
+def test_aligned_lines(tmp_path):
+    en, de = write(tmp_path / "a.en", "one\n\nthree\n"), write(tmp_path / "a.de", "eins\nzwei\ndrei\n")
+    documents = list(AlignedLines((("en", en), ("de", de))).documents())
+    assert [d.group for d in documents if d.language == "en"] == ["1", "3"]
+    assert len(documents) == 5
+
+
+def test_json_lines(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "b", "language": "de", "group_id": 7}\n')
+    assert list(JsonLines((("en", path),)).documents()) == [Document("a", "en"), Document("b", "de", "7")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "place"),
+    [
+        (TextFiles, b"", "bad: the file is empty"),
+        (TextFiles, b"fine\n\xff\xfe\n", "bad:2: not UTF-8"),
+        (MultiwayTsv, b"1\ta\nno tab\n", "bad:2: expected id<TAB>text"),
+        (MultiwayTsv, b"1\ta\n1\tb\n", "bad:2: id '1' stands on line 1"),
+        (JsonLines, b'{"text": "a"}\n{"text"\n', "bad:2: not JSON"),
+        (JsonLines, b"[1]\n", "bad:1: expected a JSON object"),
+        (JsonLines, b'{"txt": "a"}\n', "bad:1: no string under the key 'text'"),
+    ],
+)
+def test_malformed_files_name_file_and_line(tmp_path, kind, content, place):
+    (tmp_path / "bad").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        list(kind((("en", str(tmp_path / "bad")),)).documents())
+    assert place in str(error.value)
+
+
+def test_missing_damaged_and_misaligned_files(tmp_path):
+    with pytest.raises(UserError, match=r"none\.txt: no such file"):
+        list(TextFiles((("en", str(tmp_path / "none.txt")),)).documents())
+    whole = gzip.compress(b"line\n" * 1000)
+    (tmp_path / "cut.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cut\.gz: cannot be read"):
+        list(TextFiles((("en", str(tmp_path / "cut.gz")),)).documents())
+    en, de = write(tmp_path / "a.en", "1\n2\n"), write(tmp_path / "a.de", "1\n")
+    with pytest.raises(UserError, match=r"a\.de:2: the file ends here"):
+        list(AlignedLines((("en", en), ("de", de))).documents())
+
+
+def test_spelled_names_resolve_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    name, source = parse_name("lines:en=a.txt,pt-BR=~/b.txt.gz")
+    assert name == f"lines:en={tmp_path}/a.txt,pt-BR=/home/somebody/b.txt.gz"
+    assert source.document == "line"
+    assert parse_name("docs_en") is None
+    assert parse_name("tfds:wiki40b/en") is None
+    for wrong in ("text:a.txt", "tsv:en=", "text:en=a,en=b"):
+        with pytest.raises(UserError, match=r"Mixture\.tasks"):
+            parse_name(wrong)
+
+
+def test_fingerprints_and_stamps_follow_the_file(tmp_path):
+    source = TextFiles((("en", write(tmp_path / "a.txt", "one")),))
+    before, stamps = source.fingerprint(), source.stamps()
+    assert all(map(sources.is_current, stamps))
+    write(tmp_path / "a.txt", "two more")
+    assert source.fingerprint() != before
+    assert not all(map(sources.is_current, stamps))
+
+
+class Fixed:
+    def __init__(self, documents):
+        self._documents = documents
+
+    def documents(self):
+        return iter(self._documents)
+
+
+def test_split_is_by_group_and_no_text_is_in_both():
+    documents = [Document(f"text {i % 700}", lang, f"g{i}") for i in range(2000) for lang in ("en", "de")]
+    split = Split(Fixed(documents))
+    sides = [split.of(d) for d in documents]
+    texts = {side: {d.text for d, s in zip(documents, sides, strict=True) if s == side} for side in sides}
+    groups = {side: {d.group for d, s in zip(documents, sides, strict=True) if s == side} for side in sides}
+    assert not texts["train"] & texts["validation"]
+    assert not groups["train"] & groups["validation"]
+    assert 0.015 < len(groups["validation"]) / 2000 < 0.05
+    assert None in sides
+
+
+def test_split_by_text_ignores_case_and_space():
+    documents = [Document(f"Text {i}", "en") for i in range(300)] + [Document(f"text  {i}", "en") for i in range(300)]
+    split = Split(Fixed(documents))
+    assert [split.of(d) for d in documents[:300]] == [split.of(d) for d in documents[300:]]
+
+
+def test_every_language_has_validation():
+    documents = [Document(t, lang) for lang in ("en", "de") for t in (f"{lang} a", f"{lang} b")] + [Document("x", "fr")]
+    split = Split(Fixed(documents))
+    assert [split.of(d) for d in documents[:2]].count("validation") == 1
+    assert [split.of(d) for d in documents[2:4]].count("validation") == 1
+    assert split.of(documents[4]) == "train"
+
+
+def test_dictionary_forms(tmp_path):
+    tsv = write(tmp_path / "a.tsv.gz", "house\tHaus\nhouse\tHeim\nhouse\tHaus\n\ntree\t\ngo on with it\tweiter\n")
+    found = dictionaries.read_dictionary(tsv, max_words=3)
+    assert [e.words for e in found.entries] == [((0, "house"), (1, "Haus"), (1, "Heim"))]
+    assert found.report == {"lines": 5, "empty": 1, "too_long": 1, "single": 2, "duplicates": 1}
+    muse = write(tmp_path / "muse.txt", "house Haus\ntree Baum\n")
+    assert [e.words[1] for e in dictionaries.read_dictionary(muse).entries] == [(1, "Haus"), (1, "Baum")]
+    pair = write(tmp_path / "pair.json", '{"src_text": "house", "tgt_text": "Haus"}\n')
+    assert dictionaries.read_dictionary(pair).entries[0].words == ((0, "house"), (1, "Haus"))
+    rows = '{"words": "house $ Haus $ maison", "index": 3}\n{"words": "home $ Heim", "index": 3}\n'
+    multi = dictionaries.read_dictionary(write(tmp_path / "multi.json", rows), ("en", "de", "fr"))
+    assert multi.entries[0].words == ((0, "house"), (0, "home"), (1, "Haus"), (1, "Heim"), (2, "maison"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("one two three", "d:2: expected source<TAB>target"),
+        ('{"a": 1}', "d:2: expected the keys"),
+        ('{"words": "a $ b", "index": "x"}', "d:2: index must be"),
+        ('{"words": ', "d:2: not JSON"),
+    ],
+)
+def test_malformed_dictionaries(tmp_path, line, message):
+    path = write(tmp_path / "d", f"house\tHaus\n{line}\n")
+    with pytest.raises(UserError) as error:
+        dictionaries.read_dictionary(path)
+    assert message in str(error.value)
+
+
+def test_cldr():
+    pytest.importorskip("babel")
+    found = dictionaries.cldr_dictionary(("en", "de", "fr"))
+    words = {entry.words for entry in found.entries}
+    assert ((0, "Germany"), (1, "Deutschland"), (2, "Allemagne")) in words
+    assert ((0, "Monday"), (1, "Montag"), (2, "lundi")) in words
+    assert len(words) > 800
+    with pytest.raises(UserError, match=r"Lexicon\.languages.*'xx'"):
+        dictionaries.cldr_dictionary(("en", "xx"))
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"xalign_jax\[demo\]"):
+        catalogs._documents.__wrapped__("django")
+    with pytest.raises(UserError, match=r"pip install numpy"):
+        documentation._documents.__wrapped__(("numpy",))
+
+
+DOCSTRING = """Return the sum of all the elements in an array.
+
+    This function is like `numpy.sum`, but it is *much* slower. See
+    :func:`~jax.numpy.sum` for the faster one.
+
+    Parameters
+    ----------
+    axis : int, optional
+        The axis along which the elements of the array are summed.
+    out: An array into which the result of the call
+      is placed when it is given.
+
+    Notes
+    -----
+    The Riemann sum :math:`\\sum_i x_i` is not what you get here at all.
+
+    Use it like this in a program that you write::
+
+        x = Sum(array) and this is not prose at all.
+
+    >>> total = 1  # Nor is this a line that one would read.
+
+    === ===
+    a   b
+    """
+
+
+def test_prose_keeps_running_text():
+    assert documentation.prose(DOCSTRING) == [
+        "Return the sum of all the elements in an array.",
+        "This function is like numpy.sum, but it is much slower. See jax.numpy.sum for the faster one.",
+        "The axis along which the elements of the array are summed.",
+        "An array into which the result of the call is placed when it is given.",
+    ]
+
+
+def test_documentation_is_deduplicated():
+    documents = list(documentation.Documentation(("optax",)).documents())
+    paragraphs = [line.casefold() for d in documents for line in d.text.split("\n")]
+    assert len(documents) > 100
+    assert len(paragraphs) == len(set(paragraphs))
+
+
+def mo_file(path, messages):
+    """A compiled catalog as msgfmt writes it."""
+    pairs = [(source.encode(), text.encode()) for source, text in sorted(messages.items())]
+    tables, data, start = [[], []], b"", 28 + 16 * len(pairs)
+    for side in (0, 1):
+        for pair in pairs:
+            tables[side] += [len(pair[side]), start + len(data)]
+            data += pair[side] + b"\0"
+    head = struct.pack("<7I", 0x950412DE, 0, len(pairs), 28, 28 + 8 * len(pairs), 0, 0)
+    path.write_bytes(head + b"".join(struct.pack(f"<{len(t)}I", *t) for t in tables) + data)
+
+
+def test_catalog_messages(tmp_path):
+    messages = {
+        "": "Language: de",
+        "Yes": "Ja",
+        "verb\x04view": "ansehen",
+        "%(n)d day\0%(n)d days": "%(n)d Tag\0%(n)d Tage",
+    }
+    mo_file(tmp_path / "de.mo", messages)
+    assert sorted(catalogs.read_mo(tmp_path / "de.mo")) == [
+        ("", "%(n)d days", "%(n)d Tage"),
+        ("", "Yes", "Ja"),
+        ("verb", "view", "ansehen"),
+    ]
+    assert catalogs.clean("Hello <b>%(name)s</b> &amp; {other}\n") == "Hello # & #"
+    assert catalogs.normal_language("zh_Hans") == "zh"
+    (tmp_path / "bad.mo").write_bytes(b"x" * 40)
+    with pytest.raises(UserError, match=r"bad\.mo"):
+        list(catalogs.read_mo(tmp_path / "bad.mo"))
+
+
+def test_django_catalogs():
+    pytest.importorskip("django")
+    documents = list(catalogs.Catalogs().documents())
+    languages = {d.language for d in documents}
+    assert len(languages) > 80
+    assert {"en", "de", "pt-BR", "zh"} <= languages
+    assert len(set(documents)) == len(documents)

@@ -1,0 +1,247 @@
+import dataclasses
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from xalign_jax.data.pieces import Bytes, SentencePieces, load_pieces, train_sentencepiece
+from xalign_jax.data.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
+from xalign_jax.errors import UserError
+
+SENTENCE = "she walked home the tree stands alone near a quiet river and nobody said Don't stop"
+LINES = [" ".join(SENTENCE.split()[(i * j) % 16] for j in range(1, 9)) + "." for i in range(1, 60)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return train_sentencepiece(LINES, 290, "unigram", True)
+
+
+def tokenizer(model, **settings):
+    return Tokenizer(SentencePieces(model), Vocabulary(size=290, lowercase=True, **settings))
+
+
+def test_special_ids_and_size(model):
+    t = tokenizer(model, clones=1)
+    assert (t.pad, t.eos, t.unk, t.bos, t.mask) == (0, 1, 2, 3, 4)
+    assert t.base_size == 290
+    assert t.size == 640
+
+
+def test_training_is_deterministic(model):
+    assert train_sentencepiece(LINES, 290, "unigram", True) == model
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_round_trip_with_byte_fallback(kind):
+    t = Tokenizer(SentencePieces(train_sentencepiece(LINES, 290, kind, False)), Vocabulary())
+    for text in ("she walked home.", "日本 é <mask> </s>"):
+        ids = t.encode([text])[0]
+        assert t.decode(ids) == text
+        assert not np.isin(ids, [t.pad, t.eos, t.unk, t.bos, t.mask]).any()
+
+
+def test_too_small_text_is_a_user_error():
+    with pytest.raises(UserError, match=r"Vocabulary.size = 90000"):
+        train_sentencepiece(LINES, 90000, "unigram", False)
+
+
+def test_word_starts(model):
+    t = tokenizer(model)
+    text = "She walked home, alone."
+    ids = t.encode([text])[0]
+    pieces = [t.decode([i]) for i in ids]
+    words = np.split(ids, np.flatnonzero(t.word_start[ids])[1:])
+    assert ["".join(t.decode([i]) for i in w) for w in words] == ["she", "walked", "home", ",", "alone", "."]
+    assert [p for p, i in zip(pieces, ids, strict=True) if t.standalone[i]] == [",", "."]
+    assert t.standalone[:5].all()
+    assert t.word_start[t.standalone].all()
+
+
+def test_words_have_a_leading_space(model):
+    t = tokenizer(model)
+    sentence = t.encode(["near home"])[0]
+    assert np.concatenate(t.encode_words(["near", "home"])).tolist() == sentence.tolist()
+
+
+@pytest.mark.parametrize("clone_specials", [False, True])
+@pytest.mark.parametrize("anchors", [0.0, 0.25])
+def test_clones_invert(model, clone_specials, anchors):
+    t = tokenizer(model, clones=2, clone_specials=clone_specials, anchors=anchors)
+    ids = np.arange(t.base_size)
+    for k in range(3):
+        assert (t.unclone(t.clone(ids, k)) == ids).all()
+    assert (t.clone(ids, 0) == ids).all()
+    moved = t.clone(ids, 2) != ids
+    assert (t.clone(ids, 2)[moved] == ids[moved] + 2 * 290).all()
+    assert moved[0] == False  # noqa: E712
+    assert moved[1:5].all() if clone_specials else not moved[:5].any()
+    assert (~moved[5:]).sum() == round(anchors * 285)
+
+
+def test_clone_broadcasts(model):
+    t = tokenizer(model, clones=1)
+    ids = np.array([[1, 7, 9], [1, 7, 9]])
+    assert t.clone(ids, np.array([[0], [1]])).tolist() == [[1, 7, 9], [1, 297, 299]]
+
+
+def test_decode_reads_clones_as_base_text(model):
+    t = tokenizer(model, clones=1)
+    ids = t.encode(["she walked home."])[0]
+    assert t.decode(t.clone(np.append(ids, t.eos), 1)) == "she walked home."
+    assert t.decode([t.size - 1]) == ""
+
+
+def test_language_rows_cover_what_a_clone_emits(model):
+    t = tokenizer(model, clones=2)
+    base, second = t.language_rows(0), t.language_rows(2)
+    assert np.flatnonzero(base).tolist() == list(range(290))
+    assert np.flatnonzero(base & second).tolist() == [0, 1, 2, 3, 4]
+    assert second[t.clone(np.arange(290), 2)].all()
+    assert not second[870:].any()
+
+
+def test_row_map_ties_clones(model):
+    assert tokenizer(model, clones=1).row_map is None
+    t = tokenizer(model, clones=1, tie_clones=True)
+    ids = np.arange(290)
+    assert t.row_map.shape == (t.size,)
+    assert (t.row_map[t.clone(ids, 1)] == ids).all()
+    assert t.row_map[291] == 291  # the clone of eos, which nobody uses
+
+
+def test_fingerprint_follows_ids(model):
+    prints = [tokenizer(model, **s).fingerprint for s in ({}, {"clones": 1}, {"clones": 1, "clone_specials": True})]
+    assert len(set(prints)) == 3
+    assert tokenizer(model, clones=1, tie_clones=True).fingerprint == prints[1]
+
+
+def test_save_and_load(model, tmp_path):
+    t = tokenizer(model, clones=1)
+    t.save(tmp_path / "vocabulary")
+    again = Tokenizer.load(tmp_path / "vocabulary")
+    assert again.fingerprint == t.fingerprint
+    assert again.encode(["she walked"])[0].tolist() == t.encode(["she walked"])[0].tolist()
+    with pytest.raises(UserError, match=r"vocabulary\.json"):
+        Tokenizer.load(tmp_path)
+
+
+def test_foreign_model_keeps_its_ids(tmp_path):
+    import io
+
+    import sentencepiece
+
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES), model_writer=out, vocab_size=40, unk_id=0, bos_id=1, eos_id=2, pad_id=-1
+    )
+    (tmp_path / "theirs.model").write_bytes(out.getvalue())
+    pieces = load_pieces("sentencepiece", tmp_path / "theirs.model")
+    t = Tokenizer(pieces, Vocabulary(path=str(tmp_path / "theirs.model"), clones=1))
+    assert (t.pad, t.eos, t.unk, t.bos, t.mask) == (None, 2, 0, 1, None)
+    assert t.clone(np.arange(3), 1).tolist() == [0, 1, 2]
+
+
+def test_bytes():
+    t = Tokenizer(Bytes(), Vocabulary(kind="bytes", clones=1))
+    assert t.base_size == 261
+    assert t.size == 640
+    for text in ("héllo, world", " two  spaces ", ""):
+        assert t.decode(t.encode([text])[0]) == text
+    ids = t.encode(["ab, cd"])[0]
+    assert t.word_start[ids].tolist() == [True, False, False, True, True, False, False]
+    assert np.concatenate([*t.encode_words(["ab"]), ids[3:]]).tolist() == ids.tolist()
+
+
+def test_paths_that_are_no_models(tmp_path):
+    (tmp_path / "bad.model").write_bytes(b"not a model")
+    with pytest.raises(UserError, match=r"bad\.model"):
+        load_pieces("sentencepiece", tmp_path / "bad.model")
+    with pytest.raises(UserError, match=r"none\.model.*Vocabulary\.path"):
+        load_pieces("sentencepiece", tmp_path / "none.model")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"kind": "x"}, {"model_type": "char"}, {"kind": "huggingface"}, {"clones": -1}, {"anchors": 2.0}],
+)
+def test_bad_settings(settings):
+    with pytest.raises(UserError, match=r"Vocabulary\."):
+        Vocabulary(**settings)
+
+
+def test_clone_names():
+    for name in ("en", "en_clone", "en_clone2", "pt-BR_clone3"):
+        language, k = clone_index(name)
+        assert clone_name(language, k) == name
+    assert clone_index("en_clone2") == ("en", 2)
+
+
+BYTE_LEVEL = {
+    "model": {
+        "type": "BPE",
+        "vocab": {c: i for i, c in enumerate(["<|endoftext|>", "Ġ", "a", "b", "Ġa", "Ġb", ",", "âĢĶ", "ab", "Ġab"])},
+        "merges": ["Ġ a", "Ġ b", "a b", "Ġa b"],
+    },
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+}
+WORD_PIECE = {
+    "model": {
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+        "vocab": {c: i for i, c in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "b", ","])},
+    },
+    "pre_tokenizer": {"type": "BertPreTokenizer"},
+    "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+}
+
+
+def hugging_face(tmp_path, content, special):
+    added = [
+        {"id": content["model"]["vocab"][piece], "content": piece, "special": True}
+        | {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        for piece in special
+    ]
+    whole = {"version": "1.0", "added_tokens": added, "normalizer": None, "post_processor": None, **content}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    return Tokenizer(load_pieces("huggingface", tmp_path), Vocabulary(kind="huggingface", path=str(tmp_path)))
+
+
+needs_tokenizers = pytest.mark.skipif(
+    importlib.util.find_spec("tokenizers") is None, reason="tokenizers (the hf extra) is not installed"
+)
+
+
+@needs_tokenizers
+def test_byte_level_bpe(tmp_path):
+    t = hugging_face(tmp_path, BYTE_LEVEL, ["<|endoftext|>"])
+    assert (t.pad, t.eos, t.unk, t.bos, t.mask) == (None, 0, None, None, None)
+    assert np.flatnonzero(t.word_start).tolist() == [0, 1, 4, 5, 6, 7, 9]
+    assert np.flatnonzero(t.standalone).tolist() == [0, 6, 7]
+    assert t.encode_words(["ab"])[0].tolist() == [9]
+    assert t.decode(t.encode(["ab ab,a"])[0]) == "ab ab,a"
+
+
+@needs_tokenizers
+def test_word_piece(tmp_path):
+    t = hugging_face(tmp_path, WORD_PIECE, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    assert (t.pad, t.eos, t.unk, t.bos, t.mask) == (0, 3, 1, 2, 4)
+    assert np.flatnonzero(~t.word_start).tolist() == [6]
+    assert t.encode_words(["ab"])[0].tolist() == [5, 6]
+    t.save(tmp_path / "saved")
+    assert Tokenizer.load(tmp_path / "saved").fingerprint == t.fingerprint
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tokenizers") is not None, reason="tokenizers is installed")
+def test_missing_extra_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"xalign_jax\[hf\]"):
+        load_pieces("huggingface", tmp_path)
+
+
+def test_settings_are_plain_values():
+    assert dataclasses.asdict(Vocabulary(clones=1))["clones"] == 1
