@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_known_bigram(toy, tokenizer):
         losses, inside = [], []
         for document in TEXT:
             ids = tokenizer.clone(np.asarray([3, *document]), k)
-            for before, after in zip(ids[:-1], ids[1:], strict=True):
+            for before, after in itertools.pairwise(ids):
                 logits = table[before]
                 losses.append(np.log(np.exp(logits).sum()) - logits[after])
                 inside.append(np.log(np.exp(logits[own]).sum()) - logits[after])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation import Cosine, GradientCosine, Knowledge
+from xalign_jax.evaluation import GradientCosine, HiddenCosine, Knowledge
 
 
 def _text(toy, count: int = 60):
@@ -30,7 +30,7 @@ def _tables(tokenizer, clone: str, width: int = 16):
 def test_centred_cosine(toy, tokenizer, clone, parallel):
     table = _tables(tokenizer, clone) + 5.0
     prepared = toy.prepared(tokenizer, [_text(toy)])
-    probe = Cosine(length=16, windows=32, batch=8)
+    probe = HiddenCosine(length=16, windows=32, batch=8)
     rows = probe.rows(toy.model(tokenizer.size, 16), toy.params(table, table), prepared, 0)
     for level in (0, 1):
         about = {"language": "en_clone", "level": level}
@@ -47,7 +47,7 @@ def test_cosine_of_sentence_pairs(toy, tokenizer, tmp_path):
         (tmp_path / name).write_text("\n".join(lines) + "\n")
     table = _tables(tokenizer, "equal")
     pairs = {("en", "en_clone"): (str(tmp_path / "a.txt"), str(tmp_path / "b.txt"))}
-    rows = Cosine(length=32, pairs=pairs, batch=8).rows(
+    rows = HiddenCosine(length=32, pairs=pairs, batch=8).rows(
         toy.model(tokenizer.size, 16), toy.params(table, table), toy.prepared(tokenizer, [_text(toy)]), 0
     )
     assert toy.value(rows, "parallel", level=1) > 0.95

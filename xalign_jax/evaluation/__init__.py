@@ -1,6 +1,6 @@
 """Probes turn parameters into rows of `results.json`; reports turn rows into tables and plots."""
 
-from xalign_jax.evaluation.cosine import Cosine
+from xalign_jax.evaluation.cosine import HiddenCosine
 from xalign_jax.evaluation.foreign_mass import ForeignMass
 from xalign_jax.evaluation.gradient_cosine import GradientCosine
 from xalign_jax.evaluation.knowledge import Knowledge
@@ -9,9 +9,9 @@ from xalign_jax.evaluation.sentence_retrieval import SentenceRetrieval
 from xalign_jax.evaluation.word_retrieval import WordRetrieval
 
 __all__ = [
-    "Cosine",
     "ForeignMass",
     "GradientCosine",
+    "HiddenCosine",
     "Knowledge",
     "Perplexity",
     "SentenceRetrieval",

@@ -19,7 +19,7 @@ from xalign_jax.recipe import freeze
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Cosine:
+class HiddenCosine:
     """Metrics per level: `parallel`, `shuffled` and `gap` = parallel - shuffled, means of centred cosines.
 
     Clones are compared token by token on the same validation windows, shuffled = the window after. Pairs given as files
