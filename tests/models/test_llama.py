@@ -1,0 +1,233 @@
+"""The Llama decoder: levels, packing, padding, grouped heads, ties, remat, sizes of the shipped configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xalign_jax.errors import UserError
+from xalign_jax.models.functional import build
+from xalign_jax.models.llama import Llama
+
+V, LAYERS = 40, 3
+GIN = Path(__file__).parents[2] / "gin" / "models"
+
+
+def config(**changes):
+    shape = dict(layers=LAYERS, width=16, heads=4, kv_heads=2, mlp_width=24, max_length=32, init_std=0.2)
+    return Llama(**(shape | changes))
+
+
+def row(*lengths: int, total: int = 16, seed: int = 0):
+    """A row of segments of these lengths, then padding: tokens, positions, segment_ids (1,total)."""
+    tokens, positions, segments = (np.zeros((1, total), np.int32) for _ in range(3))
+    start = 0
+    for i, n in enumerate(lengths):
+        tokens[0, start : start + n] = np.random.default_rng([seed, i]).integers(1, V, n)
+        positions[0, start : start + n] = np.arange(n)
+        segments[0, start : start + n] = i + 1
+        start += n
+    return tokens, positions, segments
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build(config(), V)
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    return model.init(jax.random.key(0))
+
+
+def reference(params, tokens, c):
+    """Level L of one unpadded sequence (T,), head by head in numpy float64."""
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+
+    def norm(x, scale):
+        return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + c.norm_eps) * scale
+
+    def turn(x):
+        half = c.head_size // 2
+        angles = np.arange(len(x))[:, None] * c.rope_theta ** (-np.arange(half) / half)
+        first, second = x[:, :half], x[:, half:]
+        cos, sin = np.cos(angles), np.sin(angles)
+        return np.concatenate([first * cos - second * sin, second * cos + first * sin], 1)
+
+    x, levels = p["embedding"][tokens], []
+    for i in range(c.layers):
+        levels.append(x)
+        w = jax.tree.map(lambda a, i=i: a[i], p["layers"])
+        h = norm(x, w["attention_norm"]["scale"])
+        for head in range(c.heads):
+            k = head // (c.heads // c.kv_heads)
+            q = turn(h @ w["attention"]["query"][:, head])
+            scores = q @ turn(h @ w["attention"]["key"][:, k]).T / np.sqrt(c.head_size)
+            weights = np.exp(np.where(np.tri(len(x), dtype=bool), scores, -np.inf))
+            weights /= weights.sum(1, keepdims=True)
+            x = x + weights @ (h @ w["attention"]["value"][:, k]) @ w["attention"]["output"][head]
+        h = norm(x, w["mlp_norm"]["scale"])
+        gate = h @ w["mlp"]["gate"]
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ w["mlp"]["up"])) @ w["mlp"]["down"]
+    return [*levels, norm(x, p["final_norm"]["scale"])]
+
+
+def test_every_level_equals_a_reference_written_head_by_head(model, params):
+    tokens, positions, segments = row(12, total=12)
+    levels = tuple(range(LAYERS + 1))
+    found = model.hidden(params, tokens, positions, segments, levels=levels)
+    for level, expected in enumerate(reference(params, tokens[0], config())):
+        np.testing.assert_allclose(found[level][0], expected, atol=2e-5, err_msg=f"level {level}")
+
+
+@pytest.mark.parametrize("levels", [(0,), (1,), (3,), (0, 3), (1, 2), (1, 3), (0, 1, 3), (0, 1, 2, 3)])
+def test_any_choice_of_levels_gives_the_same_states(model, params, levels):
+    batch = row(5, 7)
+    everything = model.hidden(params, *batch, levels=(0, 1, 2, 3))
+    found = model.hidden(params, *batch, levels=levels)
+    assert tuple(found) == levels
+    for level in levels:
+        np.testing.assert_allclose(found[level], everything[level], atol=1e-6)
+
+
+def test_stopping_early_leaves_later_blocks_without_gradient(model, params):
+    batch = row(5, 7)
+    grads = jax.grad(lambda p: model.hidden(p, *batch, levels=(1,), stop_at_level=1)[1].sum())(params)
+    norms = jnp.sqrt(jnp.sum(grads["layers"]["mlp"]["down"] ** 2, axis=(1, 2)))
+    assert norms[0] > 0 and not norms[1:].any() and not grads["final_norm"]["scale"].any()
+    with pytest.raises(ValueError, match="stop_at_level 1"):
+        model.hidden(params, *batch, levels=(2,), stop_at_level=1)
+
+
+def test_packed_segments_have_the_states_of_separate_rows(model, params):
+    packed = row(5, 7, 3)
+    top = model.hidden(params, *packed, levels=(1, 3))
+    start = 0
+    for n in (5, 7, 3):
+        tokens = packed[0][:, start : start + n]
+        alone = model.hidden(params, tokens, np.arange(n)[None], np.ones((1, n), np.int32), levels=(1, 3))
+        for level in (1, 3):
+            np.testing.assert_allclose(top[level][:, start : start + n], alone[level], atol=1e-5)
+        start += n
+
+
+def test_padding_is_finite_and_harmless(model, params):
+    tokens, positions, segments = row(5, total=16)
+    states = model.hidden(params, tokens, positions, segments, levels=(3,))[3]
+    assert jnp.isfinite(states).all()
+    other = np.where(segments == 0, 9, tokens)
+    np.testing.assert_array_equal(model.hidden(params, other, positions, segments, levels=(3,))[3][:, :5], states[:, :5])
+    grads = jax.grad(lambda p: model.hidden(p, tokens, positions, 0 * segments, levels=(3,))[3].sum())(params)
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+def test_no_position_sees_a_later_one(model, params):
+    tokens, positions, segments = row(12, total=12)
+    later = tokens.copy()
+    later[0, 8:] = 3
+    before, after = (model.hidden(params, t, positions, segments, levels=(3,))[3] for t in (tokens, later))
+    np.testing.assert_array_equal(before[:, :8], after[:, :8])
+
+
+@pytest.mark.parametrize("layers", [3, 9])
+def test_remat_and_loops_change_nothing(layers):
+    """3 layers are unrolled on CPU, 9 run as a loop."""
+    batch = row(5, 7)
+    plain, remat = (build(config(layers=layers), V, remat=flag) for flag in (False, True))
+    params = plain.init(jax.random.key(1))
+
+    def gradient(model):
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(model.hidden(p, *batch, levels=(2, layers))[2] ** 2)))(params)
+
+    for a, b in zip(jax.tree.leaves(gradient(plain)), jax.tree.leaves(gradient(remat)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_states_from_float32_parameters(params):
+    model = build(config(), V, dtype=jnp.bfloat16)
+    states = model.hidden(params, *row(12, total=12), levels=(0, 3))
+    assert states[0].dtype == states[3].dtype == jnp.bfloat16
+    exact = build(config(), V).hidden(params, *row(12, total=12), levels=(3,))[3]
+    np.testing.assert_allclose(states[3].astype(np.float32), exact, atol=0.15)
+
+
+def test_row_map_ties_rows_of_input_and_head(params):
+    rows = np.arange(V, dtype=np.int32)
+    rows[V // 2 :] -= V // 2
+    model = build(config(), V, row_map=rows)
+    tokens, positions, segments = row(12, total=12)
+    base = tokens % (V // 2)
+    np.testing.assert_array_equal(
+        model.hidden(params, base + V // 2, positions, segments, levels=(3,))[3],
+        model.hidden(params, base, positions, segments, levels=(3,))[3],
+    )
+    weight = model.head_weight(params)
+    assert weight.shape == (V, 16)
+    np.testing.assert_array_equal(weight[: V // 2], weight[V // 2 :])
+
+
+def test_tied_head_is_the_embedding(model, params):
+    tied = build(config(tied=True), V)
+    own = tied.init(jax.random.key(0))
+    assert tied.tied and "head" not in own
+    assert tied.head_weight(own) is own["embedding"]
+    assert model.head_weight(params) is params["head"] and not model.tied
+
+
+def test_init_is_abstract_deterministic_and_annotated(model, params):
+    abstract = jax.eval_shape(model.init, jax.random.key(0))
+    axes = model.logical_axes()
+    is_names = lambda node: isinstance(node, tuple)  # noqa: E731
+    assert jax.tree.structure(abstract) == jax.tree.structure(axes, is_leaf=is_names)
+    names = jax.tree.leaves(axes, is_leaf=is_names)
+    assert [len(n) for n in names] == [a.ndim for a in jax.tree.leaves(abstract)]
+    assert axes["layers"]["attention"]["key"] == ("layers", "embed", "kv_heads", "head_dim")
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(jax.jit(model.init)(jax.random.key(0))), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    down = params["layers"]["mlp"]["down"]
+    assert not jnp.allclose(down[0], down[1]), "blocks must start from different draws"
+
+
+def test_flops_count_matrices_and_half_the_attention(model):
+    per_layer = 16 * 16 * 2 + 16 * 8 * 2 + 3 * 16 * 24
+    norms = LAYERS * 2 * 16 + 16
+    expected = 6 * (LAYERS * per_layer + norms + V * 16) + 6 * LAYERS * 16 * 10
+    assert model.flops_per_token(10) == expected
+
+
+def test_errors_name_the_binding(model, params):
+    with pytest.raises(UserError, match=r"Llama\.max_length = 32"):
+        model.hidden(params, *row(12, total=33), levels=(3,))
+    with pytest.raises(UserError, match=r"Llama\.kv_heads"):
+        config(kv_heads=3)
+    with pytest.raises(UserError, match=r"Llama\.heads"):
+        config(heads=5, kv_heads=5)
+
+
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("1m", 951_424),
+        ("4m", 4_016_896),
+        ("20m", 19_274_240),
+        ("150m", 149_447_680),
+        ("400m", 298_894_336),
+        ("1_3b", 1_214_351_360),
+    ],
+)
+def test_shipped_sizes(name, parameters):
+    lines = (GIN / f"llama_{name}.gin").read_text().splitlines()
+    bindings = [line for line in lines if line.startswith("Llama.")]
+    with gin.unlock_config():
+        gin.parse_config(bindings)
+    try:
+        shape = Llama()
+    finally:
+        gin.clear_config()
+    abstract = jax.eval_shape(build(shape, 128).init, jax.random.key(0))
+    assert sum(a.size for a in jax.tree.leaves(abstract)) - 2 * 128 * shape.width == parameters
