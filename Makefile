@@ -1,4 +1,5 @@
-# make demo | test | lint | arms | clean. Each works on a machine with nothing but Python: `.venv` is made first.
+# make demo | test | lint | arms | clean. Each works on a machine with nothing but Python: `.venv` is made first. `clean`
+# keeps runs/ and report/.
 #
 #   make demo                          joint against PreAlign in small; tables and plots in report/
 #   make arms SEEDS="1 2 3" JOBS=2     any set of recipes over seeds; table and plots in report/arms/
@@ -67,4 +68,4 @@ test: lint
 	$(BIN)/pytest -n 2 --timeout=300 --durations=10
 
 clean:
-	rm -rf .venv build report runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
