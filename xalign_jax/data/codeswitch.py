@@ -108,7 +108,8 @@ def hash_words(words: np.ndarray, language: np.ndarray, factors: np.ndarray) -> 
         return words.astype(np.uint64) @ factors[:-1] + language.astype(np.uint64) * factors[-1]
 
 
-Senses = dict[int, dict[int, list[int]]]  # key word -> target language -> words of the concept table
+Senses = dict[int, set[int]]  # target language -> words of the concept table
+Key = tuple[int, tuple[int, ...]]  # language, base ids
 
 
 def build_table(concepts: Concepts, tokenizer: Tokenizer, both_ways: bool = False) -> Table | None:
@@ -117,8 +118,8 @@ def build_table(concepts: Concepts, tokenizer: Tokenizer, both_ways: bool = Fals
     A word is looked up as its exact tokens; failing that, in the casings (lower, Capitalised, UPPER) of a word with
     the same case-folded spelling.
     """
-    entries: dict[tuple[int, tuple[int, ...]], dict[int, set[int]]] = {}
-    folded: dict[tuple[int, str], dict[int, set[int]]] = {}
+    entries: dict[Key, Senses] = {}
+    folded: dict[tuple[int, str], Senses] = {}
     bounds = np.searchsorted(concepts.concept, np.unique(concepts.concept))
     for group in np.split(np.arange(len(concepts.concept)), bounds[1:]):
         for source in group:
@@ -134,15 +135,22 @@ def build_table(concepts: Concepts, tokenizer: Tokenizer, both_ways: bool = Fals
             ):
                 for word in targets:
                     senses.setdefault(int(concepts.language[word]), set()).add(int(word))
+    shrink = _mean_loss(entries, np.diff(concepts.starts))
     for (language, spelling), senses in folded.items():
         casings = sorted({spelling, spelling.capitalize(), spelling.title(), spelling.upper()})
         for ids in tokenizer.encode_words(casings):
             entries.setdefault((language, tuple(ids.tolist())), senses)
-    entries.pop((0, ()), None)
-    return _pack_table(entries, concepts, word_flags(tokenizer)) if entries else None
+    entries = {key: senses for key, senses in entries.items() if key[1]}
+    return _pack_table(entries, concepts, word_flags(tokenizer), shrink) if entries else None
 
 
-def _pack_table(entries: dict, concepts: Concepts, flags: np.ndarray) -> Table:
+def _mean_loss(entries: dict[Key, Senses], size: np.ndarray) -> float:
+    """Mean over words of the tokens that switching takes away, where it takes some; `size` (W,) of the translations."""
+    loss = [len(ids) - size[list(words)].mean() for (_, ids), senses in entries.items() for words in senses.values()]
+    return float(np.maximum(loss, 0).mean()) if loss else 0.0
+
+
+def _pack_table(entries: dict[Key, Senses], concepts: Concepts, flags: np.ndarray, shrink: float) -> Table:
     items = sorted(entries.items())
     width = max(len(ids) for (_, ids), _ in items)
     keys = np.full((len(items), width), -1, np.int32)
@@ -156,19 +164,26 @@ def _pack_table(entries: dict, concepts: Concepts, flags: np.ndarray) -> Table:
         factors = hash64("table", salt, np.arange(width + 1)) | np.uint64(1)
         hashes = hash_words(keys, language, factors)
     order = np.argsort(hashes)
-    choices, translations, word, shrink = [0], [0], [], []
+    choices, translations, word = [0], [0], []
     for index in order:
-        (_, ids), senses = items[index]
+        senses = items[index][1]
         for target in sorted(senses):
-            word.extend(sorted(senses[target]))
+            word += sorted(senses[target])
             translations.append(len(word))
-            shrink.append(max(0.0, len(ids) - np.mean(np.diff(concepts.starts)[sorted(senses[target])])))
         choices.append(len(translations) - 1)
-    arrays = (np.array(a, np.int64) for a in (choices, translations, word))
     return Table(
-        flags, factors, hashes[order], keys[order], language[order], *arrays,
-        starts=concepts.starts, ids=concepts.ids, shrink=float(np.mean(shrink)),
-    )  # fmt: skip
+        flags=flags,
+        factors=factors,
+        hashes=hashes[order],
+        keys=keys[order],
+        key_language=language[order],
+        choices=np.array(choices, np.int64),
+        translations=np.array(translations, np.int64),
+        word=np.array(word, np.int64),
+        starts=concepts.starts,
+        ids=concepts.ids,
+        shrink=shrink,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,7 +68,8 @@ def draw32(keys: np.ndarray, count: int) -> np.ndarray:
 def permute(index: int | np.ndarray, size: int | np.ndarray, seed: int | np.ndarray) -> np.ndarray:
     """The image of `index` under a pseudo-random bijection of range(size) that `seed` selects; no table is built.
 
-    A Feistel network on a rectangle a*b that barely covers `size`; images outside are walked on (at most a few).
+    A rotation (so that every image is equally likely, however small the size), then a Feistel network on a rectangle
+    that barely covers `size`; images outside are walked on.
 
     Args:
       index: integers in [0, size).
@@ -79,6 +80,7 @@ def permute(index: int | np.ndarray, size: int | np.ndarray, seed: int | np.ndar
     value, bound, key = (np.ravel(a) for a in arrays)
     if np.any((value < 0) | (value >= bound)):
         raise ValueError("permute: index outside range(size)")
+    value = (value + (hash64(key, "rotate") >> np.uint64(33)).astype(np.int64)) % bound
     value = _feistel(value, bound, key)
     outside = np.flatnonzero(value >= bound)
     while outside.size:

@@ -241,8 +241,8 @@ def _concepts(
         for language, (base, k) in enumerate(map(clone_index, lexicon.languages)):
             for _, text, ids in (row for row in tokens if row[0] == base):
                 final = tuple(tokenizer.clone(ids, k).tolist())
-                problem = "empty" if not final else "too_long" if len(final) > lexicon.max_tokens else "duplicates"
-                if problem != "duplicates" or final in words:
+                problem = _problem(ids, lexicon.max_tokens, tokenizer.unk) or ("duplicates" if final in words else "")
+                if problem:
                     report[problem] += 1
                 else:
                     words[final] = Word(number, language, final, text)
@@ -251,6 +251,12 @@ def _concepts(
         else:
             report["single"] += 1
     return found
+
+
+def _problem(ids: np.ndarray, most: int, unknown: int | None) -> str:
+    if not len(ids):
+        return "empty"
+    return "too_long" if len(ids) > most else "unknown_piece" if unknown in ids.tolist() else ""
 
 
 def _is_concept(words: Iterable[Word]) -> bool:

@@ -86,7 +86,7 @@ def load(
     """
     tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
     tokenizer = open_tokenizer(vocabulary, tasks, cache)
-    stores = {task: open_stores(vocabulary, task, cache) for task in tasks}
+    stores = {task: open_stores(vocabulary, task, cache, tasks) for task in tasks}
     table = None if lexicon is None else build_lexicon(lexicon, tokenizer, stores)
     if facts is None:
         return Prepared(tokenizer, stores, table, None)

@@ -93,7 +93,7 @@ class Words:
         inside = np.arange(size.sum()) - np.repeat(before, size)
         at = np.repeat(row * T + place, size) + inside
         ids = table.ids[np.repeat(first, size) + inside]
-        batch = {key: np.zeros((R, T), np.int32) for key in ("positions", "segment_ids")}
+        batch: Batch = {key: np.zeros((R, T), np.int32) for key in ("positions", "segment_ids")}
         batch |= {key: np.full((R, T), self._pad, np.int32) for key in ("tokens", "targets")}
         batch["weights"] = np.zeros((R, T), np.float32)
         goes_on = inside + 1 < np.repeat(size, size)
@@ -126,12 +126,12 @@ def _first_fit(
     packed, missed = [], np.zeros(len(sizes), bool)
     for item, size in enumerate(sizes.tolist()):
         fits = (used + size <= length) & (taken < slots)
-        row = int(fits.argmax())
-        if not fits[row]:
+        found = int(fits.argmax())
+        if not fits[found]:
             missed[item] = True
             continue
-        packed.append((row, taken[row], used[row]))
-        used[row] += size
-        taken[row] += 1
+        packed.append((found, taken[found], used[found]))
+        used[found] += size
+        taken[found] += 1
     row, slot, place = np.array(packed, np.int64).reshape(-1, 3).T
     return row, slot, place, missed

@@ -1,0 +1,71 @@
+"""A tokenizer of listed pieces and stores of listed texts, for tests without SentencePiece."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xalign_jax.data.prepared import Prepared
+from xalign_jax.data.store import Store
+
+SPECIALS = ("<pad>", "</s>", "<unk>", "<s>", "<mask>")
+
+
+class FakeTokenizer:
+    """Greedy longest match over the pieces; a space becomes "▁"; specials shared by the clones."""
+
+    pad, eos, unk, bos, mask = range(5)
+
+    def __init__(self, pieces: list[str], clones: int = 0, punctuation: str = ".,()") -> None:
+        self.pieces = [*SPECIALS, *punctuation, *pieces]
+        self.base_size, self.clones = len(self.pieces), clones
+        self.size = -(-(clones + 1) * self.base_size // 128) * 128
+        self.standalone = np.arange(self.base_size) < len(SPECIALS) + len(punctuation)
+        self.word_start = self.standalone | np.array([piece.startswith("▁") for piece in self.pieces])
+        self._ids = {piece: i for i, piece in enumerate(self.pieces)}
+
+    def _encode(self, text: str) -> np.ndarray:
+        text, ids = "▁" + " ".join(text.split()).replace(" ", "▁"), []
+        while text and text != "▁":
+            sizes = [n for n in range(min(12, len(text)), 0, -1) if text[:n] in self._ids]
+            if not sizes and text[0] == "▁":
+                text = text[1:]
+                continue
+            ids.append(self._ids[text[: sizes[0]]] if sizes else self.unk)
+            text = text[sizes[0] if sizes else 1 :]
+        return np.array(ids, np.int32)
+
+    def encode(self, texts):
+        return [self._encode(text) for text in texts]
+
+    encode_words = encode
+
+    def decode(self, ids) -> str:
+        return "".join(self.pieces[i] for i in self.unclone(ids).tolist() if i >= 5).replace("▁", " ").strip()
+
+    def clone(self, ids, k):
+        ids = np.asarray(ids, np.int32)
+        return np.where(ids < len(SPECIALS), ids, ids + np.int32(self.base_size) * np.asarray(k, np.int32))
+
+    def unclone(self, ids):
+        return (np.asarray(ids) % self.base_size).astype(np.int32)
+
+
+def make_store(tokens: np.ndarray, language: str = "en", split: str = "train", eos: int = 1) -> Store:
+    ends = np.flatnonzero(tokens == eos) + 1
+    count = len(ends)
+    return Store(
+        tokens=tokens,
+        offsets=np.concatenate([[0], ends]),
+        group=np.full(count, -1, np.int32),
+        text_hash=np.zeros(count, np.uint32),
+        utf8_bytes=np.ones(count, np.int32),
+        language=language,
+        task="texts",
+        split=split,
+        fingerprint="",
+    )
+
+
+def prepare(tokenizer, texts: dict[str, np.ndarray], lexicon=None, facts=None) -> Prepared:
+    stores = {"texts": {"train": {language: make_store(tokens, language) for language, tokens in texts.items()}}}
+    return Prepared(tokenizer, stores, lexicon, facts)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from fakes import FakeTokenizer, make_store
+
+from xalign_jax.data.codeswitch import build_table
+from xalign_jax.data.lexicon import Lexicon, build_lexicon
+from xalign_jax.errors import UserError
+
+WORDS = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(8) for j in range(10)]
+TARGETS = [word.replace("w", "v") for word in WORDS]
+PIECES = [f"▁{word}" for word in [*WORDS, *TARGETS]] + ["▁The", "▁the", "▁THE", "▁x", "ab", "▁ab", "▁a1"]
+
+
+def corpus(tokenizer, text: str):
+    return {"texts": {"train": {"en": make_store(np.append(tokenizer.encode([text])[0], 1).astype(np.uint16))}}}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return FakeTokenizer(PIECES, clones=1)
+
+
+@pytest.fixture(scope="module")
+def stores(tokenizer):
+    """WORDS[i] occurs 80 - i times."""
+    return corpus(tokenizer, " ".join(word for n, word in enumerate(WORDS) for _ in range(80 - n)))
+
+
+def pairs(path, rows) -> str:
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def by_concept(table) -> dict[int, dict[str, list[str]]]:
+    found: dict[int, dict[str, list[str]]] = {}
+    for word, concept in enumerate(table.concept.tolist()):
+        language = table.languages[table.language[word]]
+        found.setdefault(concept, {}).setdefault(language, []).append(table.words[word])
+    return found
+
+
+def test_clone_lexicon_takes_the_most_frequent_words(tokenizer, stores):
+    table = build_lexicon(Lexicon(size=20, heldout=0.0), tokenizer, stores)
+    assert by_concept(table.train) == {n: {"en": [w], "en_clone": [w]} for n, w in enumerate(WORDS[:20])}
+    for word, language in enumerate(table.train.language.tolist()):
+        ids = table.train.tokens(word)
+        assert np.array_equal(tokenizer.unclone(ids), tokenizer.encode_words([table.train.words[word]])[0])
+        assert (ids >= tokenizer.base_size).all() == bool(language)
+
+
+def test_clone_lexicon_leaves_out_short_words_numbers_and_punctuation(tokenizer):
+    stores = corpus(tokenizer, "x x x a1 a1 a1 , , , ( waa waa .ab .ab")
+    table = build_lexicon(Lexicon(heldout=0.0), tokenizer, stores)
+    assert table.dictionary.words == ("waa", "waa")
+
+
+def test_held_out_concepts_are_a_fifth_and_disjoint(tokenizer, stores):
+    table = build_lexicon(Lexicon(), tokenizer, stores)
+    assert table.report["heldout_concepts"] == 16 and table.report["dictionary_concepts"] == 64
+    assert not set(table.heldout.words) & set(table.dictionary.words)
+    assert not set(table.heldout.concept.tolist()) & set(table.train.concept.tolist())
+    other = build_lexicon(Lexicon(seed=1), tokenizer, stores)
+    assert set(other.heldout.words) != set(table.heldout.words)
+
+
+def test_casings_of_a_word_stay_together_and_held_out_words_have_no_key(tokenizer):
+    stores = corpus(tokenizer, " ".join(["The the THE", *WORDS]))
+    for seed in range(8):
+        table = build_lexicon(Lexicon(heldout=0.5, seed=seed), tokenizer, stores)
+        assert len({"The", "the", "THE"} & set(table.heldout.words)) in (0, 3)
+        keys = build_table(table.train, tokenizer).keys
+        held = {int(ids[0]) for ids in tokenizer.encode_words(table.heldout.words)}
+        assert not held & set(keys.ravel().tolist())
+
+
+def test_coverage_keeps_a_nested_share_and_the_same_held_out_words(tokenizer, stores):
+    whole, most, half = (build_lexicon(Lexicon(coverage=c), tokenizer, stores) for c in (1.0, 0.75, 0.5))
+    assert [t.report["dictionary_concepts"] for t in (whole, most, half)] == [64, 48, 32]
+    assert set(half.train.words) < set(most.train.words) < set(whole.train.words)
+    assert half.heldout.words == whole.heldout.words
+
+
+def test_shuffle_permutes_training_targets_only(tokenizer, stores):
+    plain = build_lexicon(Lexicon(), tokenizer, stores)
+    table = build_lexicon(Lexicon(shuffle=True), tokenizer, stores)
+    assert table.dictionary.words == plain.dictionary.words and table.heldout.words == plain.heldout.words
+    shuffled = by_concept(table.train)
+    assert all(words["en"] != words["en_clone"] for words in shuffled.values())
+    assert sorted(w["en_clone"] for w in shuffled.values()) == sorted(w["en"] for w in shuffled.values())
+
+
+def test_file_entries_merge_senses_and_count_what_is_dropped(tokenizer, stores, tmp_path):
+    rows = [("waa", "vaa"), ("wab", "vab"), ("waa", "vac"), ("nowhere", "vad"), ("wac", ""), ("wac", "wac")]
+    rows += [("wad", "vaa vab vac"), ("wae", "z")]
+    path = pairs(tmp_path / "en-de.tsv", rows)
+    lexicon = Lexicon(source="file", paths=[path], languages=["en", "de"], heldout=0.0, max_tokens=2)
+    table = build_lexicon(lexicon, tokenizer, stores)
+    assert by_concept(table.train) == {0: {"en": ["waa"], "de": ["vaa", "vac"]}, 1: {"en": ["wab"], "de": ["vab"]}}
+    wanted = {"not_in_corpus": 1, "too_long": 1, "unknown_piece": 1, "duplicates": 1, "empty": 1}
+    assert {name: table.report[name] for name in wanted} == wanted
+
+
+def test_several_files_name_their_languages_and_clones_take_base_words(tokenizer, stores, tmp_path):
+    de = pairs(tmp_path / "de.tsv", [("waa", "vaa"), ("wab", "vab")])
+    fr = pairs(tmp_path / "fr.tsv", [("waa", "vba")])
+    paths = {de: ("en", "de"), fr: ("en", "fr")}
+    lexicon = Lexicon(source="file", paths=paths, languages=("en", "de", "fr", "de_clone"), heldout=0.0)
+    found = by_concept(build_lexicon(lexicon, tokenizer, stores).train)
+    assert found[0] == {"en": ["waa"], "de": ["vaa"], "fr": ["vba"], "de_clone": ["vaa"]}
+    assert found[1] == {"en": ["wab"], "de": ["vab"], "de_clone": ["vab"]}
+
+
+def test_most_frequent_source_words_come_first(tokenizer, stores, tmp_path):
+    path = pairs(tmp_path / "d.tsv", list(zip(WORDS[::-1], TARGETS[::-1], strict=True)))
+    lexicon = Lexicon(source="file", paths=(path,), languages=("en", "de"), size=10, heldout=0.0)
+    table = build_lexicon(lexicon, tokenizer, stores)
+    assert [words["en"] for words in by_concept(table.train).values()] == [[w] for w in WORDS[:10]]
+    assert table.report["beyond_size"] == 70
+
+
+def test_multi_rows_hold_out_words_that_training_does_not_have(tokenizer, stores, tmp_path):
+    """All source words share one target: it is in training, so nothing of the held-out concepts is left."""
+    path = tmp_path / "multi.jsonl"
+    path.write_text("".join(json.dumps({"words": f"{word} $ vaa"}) + "\n" for word in WORDS))
+    lexicon = Lexicon(source="file", paths=(str(path),), languages=("en", "de"))
+    table = build_lexicon(lexicon, tokenizer, stores)
+    assert table.report["heldout_in_training"] == 16 and len(table.heldout.words) == 0
+
+
+def test_equal_ids_have_equal_hashes(tokenizer, stores, tmp_path):
+    path = pairs(tmp_path / "d.tsv", [("waa", "vaa"), ("wab", "vaa")])
+    lexicon = Lexicon(source="file", paths=(path,), languages=("en", "de"), heldout=0.0)
+    table = build_lexicon(lexicon, tokenizer, stores).train
+    assert len(set(table.text_hash.tolist())) == 3 and table.text_hash[1] == table.text_hash[3]
+
+
+def test_errors_name_what_to_do(tokenizer, stores, tmp_path):
+    path = pairs(tmp_path / "d.tsv", [("nowhere", "vaa")])
+    with pytest.raises(UserError, match="no word of it"):
+        build_lexicon(Lexicon(source="file", paths=(path,), languages=("en", "de")), tokenizer, stores)
+    with pytest.raises(UserError, match=r"Vocabulary\.clones >= 2"):
+        build_lexicon(Lexicon(languages=("en", "en_clone2")), tokenizer, stores)
+    for wrong in ({"source": "web"}, {"source": "file"}, {"languages": ("en",)}, {"languages": ("en", "de")}):
+        with pytest.raises(UserError, match=r"Lexicon\."):
+            Lexicon(**wrong)
+
+
+def test_saved_tables_are_readable(tokenizer, stores, tmp_path):
+    build_lexicon(Lexicon(size=5), tokenizer, stores).save(tmp_path)
+    lines = [line.split("\t") for line in (tmp_path / "lexicon.tsv").read_text().splitlines()]
+    assert lines[0] == ["concept", "split", "language", "word"]
+    assert {line[1] for line in lines[1:]} == {"train", "dictionary", "heldout"}
+    assert "heldout_concepts\t1\n" in (tmp_path / "report.tsv").read_text()

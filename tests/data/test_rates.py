@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from xalign_jax.data.rates import BLOCK, Blocks, block_counts, member_rates
+from xalign_jax.errors import UserError
+
+TOKENS = {"en": 8000, "en_clone": 8000, "de": 1000, "facts": 50}
+
+
+def test_explicit_rates_are_normalised_and_the_rest_is_zero():
+    rates = member_rates(TOKENS, (("en", 8), ("de", 2)), alpha=1.0)
+    assert rates == {"en": 0.8, "en_clone": 0.0, "de": 0.2, "facts": 0.0}
+
+
+def test_proportional_temperature_and_uniform_rates():
+    sizes = {"en": 8000, "de": 1000, "facts": 50}
+    assert member_rates(sizes, (), 1.0, ("facts",)) == {"en": 8 / 9, "de": 1 / 9, "facts": 0.0}
+    assert member_rates(sizes, (), 1 / 3, ("facts",))["en"] == pytest.approx(2 / 3)
+    assert member_rates(sizes, (), 0.0, ("facts",))["en"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "explicit",
+    [(("fr", 1.0),), (("en", 0.0),), (("en", -1.0), ("de", 2.0)), (("en", float("nan")),), (("empty", 1.0),)],
+)
+def test_rates_that_do_not_fit_name_the_binding(explicit):
+    with pytest.raises(UserError, match=r"Mixture\.rates"):
+        member_rates(TOKENS | {"empty": 0}, explicit, 1.0)
+
+
+def test_a_mixture_without_members_is_an_error():
+    with pytest.raises(UserError, match=r"Mixture\.rates"):
+        member_rates({}, (), 1.0)
+
+
+def test_block_counts_are_exact_by_largest_remainder():
+    assert block_counts({"a": 0.88, "b": 0.10, "c": 0.02}).tolist() == [880, 100, 20]
+    assert block_counts({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}).tolist() == [334, 333, 333]
+    counts = block_counts({"a": 0.0, "b": 1.0})
+    assert counts.tolist() == [0, 1000]
+    with pytest.raises(UserError, match="less than one row"):
+        block_counts({"a": 0.9999, "b": 0.0001})
+
+
+def blocks(seed: int = 3) -> Blocks:
+    return Blocks(np.array([600, 150, 230, 20]), np.array([0, 0, 1, 2]), seed)
+
+
+def test_every_block_holds_exact_counts_in_another_order():
+    member, _ = blocks().locate(np.arange(5 * BLOCK))
+    for block in member.reshape(5, BLOCK):
+        assert np.bincount(block).tolist() == [600, 150, 230, 20]
+    assert len({block.tobytes() for block in member.reshape(5, BLOCK)}) == 5
+    assert not np.array_equal(member, blocks(4).locate(np.arange(5 * BLOCK))[0])
+
+
+def test_cursors_equal_brute_force_enumeration():
+    """Each cursor hands out 0, 1, 2, ... once, block after block, whatever member of it asks."""
+    member, cursor = blocks().locate(np.arange(4 * BLOCK))
+    owner = blocks().cursor[member]
+    for text, per_block in ((0, 750), (1, 230), (2, 20)):
+        for block in range(4):
+            mine = cursor[block * BLOCK : (block + 1) * BLOCK][owner[block * BLOCK : (block + 1) * BLOCK] == text]
+            assert np.array_equal(np.sort(mine), np.arange(block * per_block, (block + 1) * per_block))
+
+
+def test_order_and_slicing_do_not_matter():
+    rows = np.random.default_rng(0).permutation(3000)
+    member, cursor = blocks().locate(np.arange(3000))
+    other_member, other_cursor = blocks().locate(rows)
+    assert np.array_equal(member[rows], other_member) and np.array_equal(cursor[rows], other_cursor)
+
+
+def test_a_far_step_starts_as_fast_as_the_first():
+    start = time.perf_counter()
+    _, cursor = blocks().locate(np.arange(32) + 32 * 10**9)
+    assert time.perf_counter() - start < 0.1
+    assert cursor.min() >= 32 * 10**6 * 20
