@@ -106,7 +106,7 @@ def test_validation_documents_find_their_clones(toy, tokenizer):
     assert {row["n"] for row in rows} == {15}
 
 
-def test_sentence_pairs_from_files(toy, tokenizer, tmp_path):
+def test_parallel_sentences_from_files(toy, tokenizer, tmp_path):
     lines = [f"sentence number {word}" for word in ("one", "two", "three", "four")]
     (tmp_path / "a.txt").write_text("\n".join(lines) + "\n")
     (tmp_path / "b.txt").write_text("\n".join(lines) + "\n")
@@ -116,8 +116,8 @@ def test_sentence_pairs_from_files(toy, tokenizer, tmp_path):
     model, params = _aligned(toy, tokenizer)
     prepared = toy.prepared(tokenizer, [toy.store(_documents(5))])
     for kind, n in (("txt", 4), ("tsv", 3)):
-        pairs = {("en", "en_clone"): (str(tmp_path / f"a.{kind}"), str(tmp_path / f"b.{kind}"))}
-        rows = SentenceRetrieval(pairs=pairs, batch=4).rows(model, params, prepared, 0)
+        files = {"en": str(tmp_path / f"a.{kind}"), "en_clone": str(tmp_path / f"b.{kind}")}
+        rows = SentenceRetrieval(files=files, batch=4).rows(model, params, prepared, 0)
         assert toy.value(rows, "accuracy", language="en->en_clone", level=0) == 1.0
         assert {row["n"] for row in rows} == {n}
 
@@ -134,4 +134,4 @@ def test_bad_sentence_files(toy, tokenizer, tmp_path, name, text, message):
     model, params = _aligned(toy, tokenizer)
     prepared = toy.prepared(tokenizer, [toy.store(_documents(5))])
     with pytest.raises(UserError, match=message):
-        SentenceRetrieval(pairs={("en", "de"): (str(first), str(tmp_path / name))}).rows(model, params, prepared, 0)
+        SentenceRetrieval(files={"en": str(first), "de": str(tmp_path / name)}).rows(model, params, prepared, 0)

@@ -22,8 +22,8 @@ from xalign_jax.recipe import freeze
 class HiddenCosine:
     """Metrics per level: `parallel`, `shuffled` and `gap` = parallel - shuffled, means of centred cosines.
 
-    Clones are compared token by token on the same validation windows, shuffled = the window after. Pairs given as files
-    are compared by their mean-pooled sentences, shuffled = the sentence after. Each language's mean hidden state is taken
+    Clones are compared token by token on the same validation windows, shuffled = the window after. Languages given as
+    `files` (see `SentenceRetrieval`) are compared by their mean-pooled sentences, shuffled = the sentence after. Each language's mean hidden state is taken
     away, fitted on the last windows of its own validation text, which are not the scored ones unless the text is short
     (without text of its own a language is centred on the scored sentences). language = the target language;
     n = cosines averaged. prealign specification, section 7.5: raw cosine is not accepted.
@@ -31,7 +31,7 @@ class HiddenCosine:
 
     length: int = gin.REQUIRED
     windows: int = 64
-    pairs: Any = ()
+    files: Any = ()
     sentences: int = 1000
     batch: int = 32
 
@@ -45,7 +45,7 @@ class HiddenCosine:
         for text in texts:
             last = of_text(text, prepared.tokenizer, self.length, self.windows, end=True)
             means[text.language] = language_means(model, params, last, self.batch)
-        if self.pairs:
+        if self.files:
             return self._sentences(model, params, prepared, means)
         return self._clones(model, params, prepared.tokenizer, texts, means)
 
@@ -63,7 +63,7 @@ class HiddenCosine:
 
     def _sentences(self, model: Any, params: Any, prepared: Any, means: dict) -> list[dict[str, Any]]:
         found = []
-        for pair in sentences(prepared, self.pairs, self.sentences):
+        for pair in sentences(prepared, self.files, self.sentences):
             sides = []
             for language, side in zip(pair.languages, (pair.source, pair.target), strict=True):
                 states = pool(model, params, side, self.length, self.batch, "cosine")

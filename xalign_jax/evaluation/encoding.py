@@ -37,8 +37,14 @@ def require_causal(model: Any, probe: str) -> None:
 
 def untrained(model: Any, params: Any, seed: int) -> Any:
     """The parameters that a run with this seed starts from, laid out as `params` are: the control "untrained"."""
-    where = jax.tree.map(lambda leaf: leaf.sharding, params)
-    return jax.jit(model.init, out_shardings=where)(jax.random.key(seed))
+    leaves, structure = jax.tree.flatten(params)
+    return _initializer(model, structure, tuple(leaf.sharding for leaf in leaves))(jax.random.key(seed))
+
+
+@functools.lru_cache(maxsize=4)
+def _initializer(model: Any, structure: Any, where: tuple[Any, ...]) -> Any:
+    """`model.init`, compiled once for all probes."""
+    return jax.jit(model.init, out_shardings=jax.tree.unflatten(structure, where))
 
 
 def fetch(array: jax.Array) -> np.ndarray:

@@ -33,19 +33,17 @@ class Sentences:
     target_hash: np.ndarray
 
 
-def sentences(prepared: Any, pairs: Sequence[Any], count: int) -> list[Sentences]:
-    """The first `count` sentences of each pair.
+def sentences(prepared: Any, files: Sequence[tuple[str, str]], count: int) -> list[Sentences]:
+    """The first `count` sentences of each pair of languages.
 
     Args:
-      pairs: ((source, target), (path, path)) each; two TSV files (`key<TAB>text`) are joined on the key, other files are
-        aligned by line. Empty: the validation documents of every language that has clones.
+      files: (language, path) each, the first language paired with every other; two TSV files (`key<TAB>text`) are joined
+        on the key, other files are aligned by line. Empty: the validation documents of every language that has clones.
     """
-    if pairs:
-        return [_from_files(prepared.tokenizer, languages, paths, count) for languages, paths in pairs]
-    return [
-        _from_clone(prepared.tokenizer, base, clone, count)
-        for base, clone in clone_pairs(run_texts(prepared, "validation"))
-    ]
+    if files:
+        return [_from_files(prepared.tokenizer, files[0], other, count) for other in files[1:]]
+    pairs = clone_pairs(run_texts(prepared, "validation"))
+    return [_from_clone(prepared.tokenizer, base, clone, count) for base, clone in pairs]
 
 
 def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int) -> Sentences:
@@ -59,7 +57,8 @@ def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int) -> Sentences:
     return Sentences((base.language, clone.language), found, cloned, np.asarray(hashes), np.asarray(hashes))
 
 
-def _from_files(tokenizer: Any, languages: Sequence[str], paths: Sequence[str], count: int) -> Sentences:
+def _from_files(tokenizer: Any, first: tuple[str, str], second: tuple[str, str], count: int) -> Sentences:
+    languages, paths = zip(first, second, strict=True)
     texts = _joined(*paths) if all(_is_tsv(path) for path in paths) else _by_line(*paths)
     texts = [(a, b) for a, b in texts if a.strip() and b.strip()][:count]
     if not texts:
@@ -79,7 +78,7 @@ def _is_tsv(path: str) -> bool:
 
 def _lines(path: str) -> list[str]:
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such file of parallel text (bound as `pairs` of a probe)")
+        raise UserError(f"{path}: no such file of parallel text (bound as `files` of a probe)")
     opener = gzip.open if path.endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8") as file:
         return file.read().removesuffix("\n").split("\n")

@@ -24,11 +24,11 @@ class SentenceRetrieval:
     `accuracy` and `accuracy_centred` (each language's mean hidden state taken away, fitted on the last windows of its own
     validation text; languages without text have no such row); control `shuffled`. evaluation specification, section 3.
 
-    `pairs` is {(source, target): (path, path)}; without it a clone is compared with its original on the validation
-    documents.
+    `files` is {language: path}, parallel text aligned by line or (.tsv, key<TAB>text) by key; the first language is
+    compared with each other one. Without it a clone is compared with its original on the validation documents.
     """
 
-    pairs: Any = ()
+    files: Any = ()
     sentences: int = 1000
     length: int = 64
     batch: int = 64
@@ -43,7 +43,7 @@ class SentenceRetrieval:
             last = of_text(text, prepared.tokenizer, self.length, self.batch, end=True)
             means[text.language] = language_means(model, params, last, self.batch)
         found = []
-        for pair in sentences(prepared, self.pairs, self.sentences):
+        for pair in sentences(prepared, self.files, self.sentences):
             name = "sentence retrieval " + "-".join(pair.languages)
             sides = [pool(model, params, side, self.length, self.batch, name) for side in (pair.source, pair.target)]
             centre = [means.get(language) for language in pair.languages]
