@@ -1,0 +1,143 @@
+"""Tables and pictures of runs, from model directories written by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation.encoding import row
+from xalign_jax.evaluation.report import compare, report
+
+PPL = {"joint": (73.2, 112.6), "prealign": (75.9, 97.7), "kept": (76.3, 94.3)}
+WORDS = {"joint": 0.005, "prealign": 0.31, "kept": 1.0}
+
+
+def write_run(folder: Path, arm: str, seed: int, fingerprint: str = "v1", settings: str = "Stage.steps = 10") -> Path:
+    """A model directory of a finished run."""
+    folder.mkdir(parents=True)
+    wobble = 1 + 0.01 * seed
+    environment = {"recipe_name": arm, "seed": seed, "vocabulary_fingerprint": fingerprint, "identity": "x"}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    (folder / "config.gin").write_text(f"{settings}\nRecipe.seed = {seed}\nRuntime.log_every = {seed + 1}\n")
+    rows = []
+    for language, value in zip(("en", "en_clone"), PPL[arm], strict=True):
+        rows += [
+            row("perplexity", "perplexity", value * wobble, 1000, language=language),
+            row("perplexity", "perplexity_in_language", value * wobble / 2, 1000, language=language),
+            row("perplexity", "bits_per_byte", 2.5 * wobble, 1000, language=language),
+        ]
+    for split, n in (("dictionary", 1000), ("heldout", 400)):
+        for level in (0, 1, 2, 3, 4, "head"):
+            about = {"language": "en_clone", "split": split, "level": level}
+            rows.append(row("word_retrieval", "accuracy", WORDS[arm] / wobble, n, **about))
+            rows.append(row("word_retrieval", "accuracy", 0.01, n, control="untrained", **about))
+    rows += [
+        row("knowledge", "in_language_accuracy", 1.0, 200, language="en"),
+        row("knowledge", "accuracy", min(1.0, 0.25 + WORDS[arm]), 200, language="en_clone"),
+        row("knowledge", "chance", 0.25, 200),
+        row("foreign_mass", "mass", 0.02, 4096, language="en_clone"),
+    ]
+    early = [{"stage": "pretrain", "step": 50, "seed": seed, **rows[0], "value": 500.0}]
+    final = [{"stage": "pretrain", "step": 100, "seed": seed, **r} for r in rows]
+    (folder / "results.json").write_text(json.dumps(final + early))
+    streams = ("pretrain_lm", "align_words") if arm != "joint" else ("pretrain_lm",)
+    log = [
+        {
+            "stage": "s",
+            "step": s,
+            "loss": 8.0,
+            **{f"loss/{n}": 8 * wobble / (1 + s / 30) + s % 20 / 50 for n in streams},
+        }
+        for s in range(10, 101, 10)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log) + '{"stage": "s", "st')
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [write_run(tmp_path / f"{arm}-{seed}", arm, seed) for arm in PPL for seed in range(3)]
+
+
+def test_compare_means_and_spreads(runs, tmp_path):
+    text = compare(runs, tmp_path / "out")
+    assert (tmp_path / "out" / "table.md").read_text() == text
+    with (tmp_path / "out" / "table.csv").open() as file:
+        lines = {line["arm"]: line for line in csv.DictReader(file)}
+    assert list(lines) == list(PPL)
+    for arm, line in lines.items():
+        values = [PPL[arm][1] * (1 + 0.01 * seed) for seed in range(3)]
+        assert float(line["perplexity/perplexity/en_clone"]) == pytest.approx(statistics.mean(values))
+        assert float(line["perplexity/perplexity/en_clone std"]) == pytest.approx(statistics.stdev(values))
+        assert line["seeds"] == "0 1 2"
+        assert line["word_retrieval/accuracy/en_clone/heldout/head/untrained"] == "0.01"
+    assert "| joint " in text
+    assert "113.73 ± 1.13" in text
+    assert "control: untrained" in text
+    assert "different vocabularies" not in text
+    for name in ("learning_curves", "perplexity", "retrieval", "knowledge"):
+        assert (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
+
+
+def test_perplexity_across_vocabularies_is_refused(tmp_path):
+    runs = [write_run(tmp_path / "a", "joint", 0), write_run(tmp_path / "b", "kept", 0, fingerprint="v2")]
+    text = compare(runs, tmp_path / "out")
+    assert "**Perplexity is not compared: the runs use different vocabularies** (joint: v1; kept: v2)" in text
+    header = (tmp_path / "out" / "table.csv").read_text().splitlines()[0]
+    assert "perplexity/bits_per_byte/en" in header
+    assert "perplexity/perplexity/" not in header
+    assert (tmp_path / "out" / "bits_per_byte.png").exists()
+
+
+def test_one_run_and_the_same_run_twice(runs, tmp_path):
+    text = compare([runs[0], runs[0]], tmp_path / "out")
+    assert "112.60 |" in text
+    assert "112.60 ±" not in text
+
+
+def test_recipes_of_one_name_with_other_settings_stay_apart(tmp_path):
+    first = write_run(tmp_path / "a", "joint", 0)
+    other = write_run(tmp_path / "b", "joint", 0, settings="Stage.steps = 20")
+    text = compare([first, other], tmp_path / "out")
+    assert "joint (a)" in text
+    assert "joint (b)" in text
+
+
+def test_directories_without_results_are_named(runs, tmp_path):
+    (runs[1] / "results.json").unlink()
+    with pytest.raises(UserError, match=r"joint-1: no results"):
+        compare(runs, tmp_path / "out")
+    with pytest.raises(UserError, match=r"nowhere: no environment\.json"):
+        compare([tmp_path / "nowhere"], tmp_path / "out")
+    (runs[0] / "results.json").write_text("[{")
+    with pytest.raises(UserError, match=r"results\.json:1: not JSON"):
+        compare(runs[:1], tmp_path / "out")
+
+
+def test_report_of_a_run(runs):
+    text = report(runs[3])
+    assert text == (runs[3] / "report.md").read_text()
+    assert text.startswith("# prealign, seed 0\n")
+    assert "## Word retrieval, en_clone, held-out words" in text
+    assert "n = 400." in text
+    assert "97.70" in text
+    assert (runs[3] / "loss.png").exists()
+    assert (runs[3] / "retrieval.png").exists()
+
+
+def test_report_before_any_probe(runs):
+    (runs[0] / "results.json").unlink()
+    assert "No probe has run yet" in report(runs[0])
+
+
+def test_reports_import_matplotlib_only_to_draw():
+    import subprocess
+    import sys
+
+    code = "import sys, xalign_jax.evaluation.report; print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

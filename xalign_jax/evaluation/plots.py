@@ -1,0 +1,193 @@
+"""Pictures of a run and of a comparison. matplotlib is imported when a picture is drawn, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xalign_jax.evaluation.tables import Arm, Key, Run, mean_and_spread
+
+# Okabe and Ito's colours, told apart by every kind of colour vision, and line styles for more than eight.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+STYLES = ("-", "--", ":")
+MARKERS = "osD^vPX*"
+SMOOTHING = 40
+
+
+def draw_run(run: Run, folder: Path) -> list[Path]:
+    """loss.png (each stream's loss by step) and retrieval.png (words found by level), where there is something to show."""
+    return _drawn(folder, {"loss": _loss(run), "retrieval": _retrieval([Arm(run.arm, (run,))], list(run.values))})
+
+
+def draw_comparison(arms: Sequence[Arm], keys: Sequence[Key], folder: Path) -> list[Path]:
+    """Learning curves, perplexity (or bits per byte), words by level and knowledge of several arms."""
+    per_language = "perplexity" if any(key[:2] == ("perplexity", "perplexity") for key in keys) else "bits_per_byte"
+    figures = {
+        "learning_curves": _curves(arms),
+        per_language: _bars(arms, keys, "perplexity", (per_language,), per_language.replace("_", " ")),
+        "retrieval": _retrieval(arms, keys),
+        "knowledge": _bars(arms, keys, "knowledge", ("in_language_accuracy", "accuracy"), "accuracy"),
+    }
+    return _drawn(folder, figures)
+
+
+def _drawn(folder: Path, figures: dict[str, Any]) -> list[Path]:
+    paths = []
+    for name, figure in figures.items():
+        if figure is not None:
+            paths.append(folder / f"{name}.png")
+            figure.savefig(paths[-1], dpi=130)
+    return paths
+
+
+def _axes(count: int, width: float, height: float, sharey: bool = False) -> tuple[Any, list[Any]]:
+    """A figure of `count` panels side by side, at most three in a row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = min(count, 3)
+    down = -(-count // across)
+    figure = Figure(figsize=(width * across, height * down), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(down, across, squeeze=False, sharey=sharey).flat)
+    for panel in panels[count:]:
+        panel.remove()
+    for panel in panels[:count]:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", color="0.9")
+        panel.set_axisbelow(True)
+    return figure, panels[:count]
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number // len(COLOURS) % len(STYLES)]}
+
+
+def _legend(figure: Any, panel: Any, entries: int) -> None:
+    """One legend below all panels."""
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=min(entries, 4), frameon=False)
+
+
+def _streams(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row if name.startswith("loss/")))
+
+
+def _series(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    points = [(row["step"], row[name]) for row in rows if name in row]
+    steps, values = np.asarray(points, float).reshape(-1, 2).T
+    return steps, values
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A running mean over a fortieth of the curve, shorter at its ends."""
+    half = len(values) // (2 * SMOOTHING)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(index, len(values) - 1 - index))
+    return (total[index + reach + 1] - total[index - reach]) / (2 * reach + 1)
+
+
+def _loss(run: Run) -> Any:
+    """Loss by step, a panel for each stream (their scales differ)."""
+    streams = _streams(run.metrics)
+    if not streams:
+        return None
+    figure, panels = _axes(len(streams), 4.6, 3.2)
+    for number, (panel, stream) in enumerate(zip(panels, streams, strict=True)):
+        steps, values = _series(run.metrics, stream)
+        panel.plot(steps, values, color=COLOURS[number % len(COLOURS)], alpha=0.25, linewidth=0.8)
+        panel.plot(steps, _smooth(values), color=COLOURS[number % len(COLOURS)], linewidth=1.8)
+        panel.set(title=stream.removeprefix("loss/"), xlabel="step", ylabel="loss (nats)")
+    figure.suptitle(f"{run.arm}, seed {run.seed}: loss (thin: as logged, thick: running mean)", fontsize=10)
+    return figure
+
+
+def _curves(arms: Sequence[Arm]) -> Any:
+    """Loss by step of every stream that any arm has: mean over seeds, band = standard deviation."""
+    streams = list(dict.fromkeys(name for arm in arms for run in arm.runs for name in _streams(run.metrics)))
+    if not streams:
+        return None
+    figure, panels = _axes(len(streams), 4.8, 3.4)
+    for panel, stream in zip(panels, streams, strict=True):
+        for number, arm in enumerate(arms):
+            series = [s for s in (_series(run.metrics, stream) for run in arm.runs) if len(s[0])]
+            if not series:
+                continue
+            steps = max((s[0] for s in series), key=len)
+            curves = np.stack([np.interp(steps, s[0], _smooth(s[1]), right=np.nan) for s in series])
+            mean = np.nanmean(curves, axis=0)
+            panel.plot(steps, mean, label=arm.name, linewidth=1.6, **_style(number))
+            if len(series) > 1:
+                spread = np.nanstd(curves, axis=0, ddof=1)
+                panel.fill_between(steps, mean - spread, mean + spread, color=_style(number)["color"], alpha=0.2, lw=0)
+        panel.set(title=stream.removeprefix("loss/"), xlabel="step", ylabel="loss (nats, running mean)")
+    handles = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 4), frameon=False
+    )
+    return figure
+
+
+def _retrieval(arms: Sequence[Arm], keys: Sequence[Key]) -> Any:
+    """Word retrieval by level, a panel for each target language and split, the untrained control in grey."""
+    words = [key for key in keys if key[0] == "word_retrieval" and key[1] == "accuracy" and key[-1] is None]
+    panels_of = list(dict.fromkeys((key[2], key[4]) for key in words))
+    if not panels_of:
+        return None
+    figure, panels = _axes(len(panels_of), 5.0, 3.4, sharey=True)
+    everyone = Arm("untrained", tuple(run for arm in arms for run in arm.runs))
+    for panel, (language, split) in zip(panels, panels_of, strict=True):
+        levels = [key[3] for key in words if (key[2], key[4]) == (language, split)]
+        levels = [*sorted(level for level in levels if isinstance(level, int)), *(["head"] if "head" in levels else [])]
+        for number, arm in enumerate([*arms, everyone]):
+            control = "untrained" if arm is everyone else None
+            style = {"color": "0.6", "hatch": "//"} if control else {"color": COLOURS[number % len(COLOURS)]}
+            found = [arm.values(("word_retrieval", "accuracy", language, level, split, control)) for level in levels]
+            _bar_group(panel, number, len(arms) + 1, found, arm.name, style)
+        panel.set_xticks(range(len(levels)), [str(level) for level in levels])
+        kind = {"dictionary": "dictionary words", "heldout": "held-out words"}.get(str(split), str(split))
+        panel.set(title=f"{kind}, {language}", xlabel="level", ylabel="retrieval@1", ylim=(0, 1.05))
+    _legend(figure, panels[0], len(arms) + 1)
+    return figure
+
+
+def _bars(arms: Sequence[Arm], keys: Sequence[Key], probe: str, metrics: Sequence[str], label: str) -> Any:
+    """Bars by language of one probe, an arm a colour; a dashed line where a chance level is known."""
+    bars = [key for key in keys if key[0] == probe and key[1] in metrics and key[-1] is None]
+    if not bars:
+        return None
+    figure, (panel,) = _axes(1, max(5.0, 1.2 + 0.35 * len(bars) * (len(arms) + 1)), 3.6)
+    for number, arm in enumerate(arms):
+        style = {"color": COLOURS[number % len(COLOURS)]}
+        _bar_group(panel, number, len(arms), [arm.values(key) for key in bars], arm.name, style)
+    chance = [value for arm in arms for key in keys if key[:2] == (probe, "chance") for value in arm.values(key)]
+    if chance:
+        panel.axhline(chance[0], color="0.3", linestyle="--", linewidth=1, label="chance")
+        panel.set_ylim(0, 1.05)
+    names = [f"{key[2]}\n({'taught' if key[1].startswith('in_') else 'asked'})" if chance else key[2] for key in bars]
+    panel.set_xticks(range(len(bars)), names)
+    panel.set_ylabel(label)
+    panel.set_title(
+        f"{probe.replace('_', ' ')} by language (bar: mean, line: standard deviation, dots: seeds)", fontsize=10
+    )
+    _legend(figure, panel, len(arms) + 1)
+    return figure
+
+
+def _bar_group(
+    panel: Any, number: int, count: int, found: Sequence[Sequence[float]], label: str, style: dict[str, Any]
+) -> None:
+    """One arm's bars at x = 0, 1, ..: mean, standard deviation and, with several seeds, each seed as a dot."""
+    width = 0.84 / count
+    for x, values in enumerate(found):
+        if not values:
+            continue
+        at = x + (number - (count - 1) / 2) * width
+        mean, spread = mean_and_spread(values)
+        panel.bar(at, mean, width * 0.92, label=label if x == 0 else None, edgecolor="white", linewidth=0.5, **style)
+        if spread is not None:
+            panel.errorbar(at, mean, spread, color="0.15", linewidth=1, capsize=2)
+            panel.plot([at] * len(values), values, ".", color="0.15", markersize=3)

@@ -1,0 +1,145 @@
+"""Reports: one run's `report.md`, and one table over several runs; plots beside them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from xalign_jax.evaluation import plots
+from xalign_jax.evaluation.tables import (
+    LEVELLED,
+    Arm,
+    Key,
+    Run,
+    column_name,
+    group,
+    heading,
+    keys_of,
+    markdown,
+    mean_and_spread,
+    number,
+    per_token,
+    read_run,
+    section,
+)
+
+CONTROLS = {"untrained": "control: untrained", "shuffled": "control: shuffled", "ngram": "control: n-grams"}
+
+
+def report(model_dir: Path) -> str:
+    """Write `report.md` and its plots into a model directory; returns the text.
+
+    Raises:
+      UserError: it is not a model directory.
+    """
+    run = read_run(model_dir, needs_results=False)
+    title = f"# {run.arm}, seed {run.seed}\n\nStep {run.step}; vocabulary {run.fingerprint}."
+    body = _sections([Arm(f"seed {run.seed}", (run,))], keys_of([run])) or "No probe has run yet."
+    pictures = plots.draw_run(run, model_dir)
+    text = "\n\n".join([title, body, *_pictures(pictures)]) + "\n"
+    (model_dir / "report.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def compare(model_dirs: Sequence[Path], output: Path) -> str:
+    """Write `table.md`, `table.csv` and plots of several runs into `output`; returns the text of `table.md`.
+
+    Runs of one recipe are averaged over their seeds, the sample standard deviation beside the mean. Across different
+    vocabularies perplexity is left out; bits per byte stays.
+
+    Raises:
+      UserError: a directory is not a model directory or has no results.
+    """
+    runs = [read_run(directory) for directory in dict.fromkeys(path.resolve() for path in model_dirs)]
+    arms = group(runs)
+    keys, notes = keys_of(runs), _notes(arms, runs)
+    if len({run.fingerprint for run in runs}) > 1:
+        keys = [key for key in keys if not per_token(key)]
+    output.mkdir(parents=True, exist_ok=True)
+    pictures = plots.draw_comparison(arms, keys, output)
+    summary = "## Summary\n\n" + _table(arms, _summary(keys), heading_of=_summary_heading)
+    text = "\n\n".join(["# Comparison", *notes, summary, _sections(arms, keys), *_pictures(pictures)]) + "\n"
+    (output / "table.md").write_text(text, encoding="utf-8")
+    _write_csv(output / "table.csv", arms, keys)
+    return text
+
+
+def _notes(arms: Sequence[Arm], runs: Sequence[Run]) -> list[str]:
+    """What a reader must know of the table."""
+    notes = ["Means over seeds ± their standard deviation; a single run has no spread."]
+    if len({run.fingerprint for run in runs}) > 1:
+        used = "; ".join(f"{arm.name}: {', '.join(sorted({r.fingerprint for r in arm.runs}))}" for arm in arms)
+        notes.append(
+            f"**Perplexity is not compared: the runs use different vocabularies** ({used}). Compare bits per byte."
+        )
+    if len({run.step for run in runs}) > 1:
+        steps = "; ".join(
+            f"{arm.name}: {', '.join(str(s) for s in sorted({r.step for r in arm.runs}))}" for arm in arms
+        )
+        notes.append(f"**The runs were probed at different steps** ({steps}).")
+    return notes
+
+
+def _sections(arms: Sequence[Arm], keys: Sequence[Key]) -> str:
+    """A table for each thing measured: arms below each other, then controls."""
+    parts = []
+    for title, members in groupby(keys, key=section):
+        found = list(members)
+        counts = sorted({run.counts[key] for arm in arms for run in arm.runs for key in found if key in run.counts})
+        shown = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        parts.append(f"## {title}\n\n{_table(arms, found)}\n\nn = {shown}.")
+    return "\n\n".join(parts)
+
+
+def _table(arms: Sequence[Arm], keys: Sequence[Key], heading_of=heading) -> str:
+    plain = [key for key in keys if key[-1] is None]
+    rows = [[arm.name, str(len(arm.runs)), *(_cell(arm.values(key)) for key in plain)] for arm in arms]
+    everyone = Arm("", tuple(run for arm in arms for run in arm.runs))
+    for control, name in CONTROLS.items():
+        if any(key[-1] == control for key in keys):
+            cells = [_cell(everyone.values((*key[:-1], control))) for key in plain]
+            rows.append([name, str(len(everyone.runs)), *cells])
+    return markdown(["", "runs", *map(heading_of, plain)], rows)
+
+
+def _cell(values: Sequence[float]) -> str:
+    return number(*mean_and_spread(values)) if values else "-"
+
+
+def _summary(keys: Sequence[Key]) -> list[Key]:
+    """Language model, words at the middle level, knowledge, foreign mass; no controls."""
+    levels = [key[3] for key in keys if key[0] == "word_retrieval" and isinstance(key[3], int)]
+    middle = max(levels, default=0) // 2
+    wanted = []
+    for key in keys:
+        word = key[0] == "word_retrieval" and key[1] == "accuracy" and key[3] == middle
+        if key[-1] is None and (word or key[0] in ("perplexity", "knowledge", "foreign_mass")):
+            wanted.append(key)
+    return wanted
+
+
+def _summary_heading(key: Key) -> str:
+    if key[0] in LEVELLED:
+        return f"words {key[2]} {key[4]} level {key[3]}"
+    return heading(key) if key[0] == "perplexity" else f"{key[0].split('_')[0]} {heading(key)}"
+
+
+def _write_csv(path: Path, arms: Sequence[Arm], keys: Sequence[Key]) -> None:
+    """One line an arm; mean and standard deviation of every value, controls too."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        names = [column_name(key) for key in keys]
+        writer.writerow(["arm", "runs", "seeds", *(part for name in names for part in (name, f"{name} std"))])
+        for arm in arms:
+            cells: list[float | str | None] = []
+            for key in keys:
+                values = arm.values(key)
+                cells += mean_and_spread(values) if values else (None, None)
+            seeds = " ".join(str(run.seed) for run in arm.runs)
+            writer.writerow([arm.name, len(arm.runs), seeds, *("" if cell is None else cell for cell in cells)])
+
+
+def _pictures(paths: Sequence[Path]) -> list[str]:
+    return [f"![{path.stem}]({path.name})" for path in paths]

@@ -1,0 +1,222 @@
+"""Rows of `results.json` as a table: runs grouped by recipe, one column for each thing measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xalign_jax.errors import UserError
+
+Key = tuple[str, str, str | None, Any, str | None, str | None]  # probe, metric, language, level, split, control
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a model directory says: its newest value of every measured thing, and its training metrics.
+
+    Attributes:
+      arm: the recipe's name.   fingerprint: of its vocabulary.   step: of the newest rows.
+      settings: `config.gin` without the seed; runs of one arm share it.
+      values: by (probe, metric, language, level, split, control).   counts: n of each.
+      metrics: the rows of `metrics.jsonl`.
+    """
+
+    directory: Path
+    arm: str
+    seed: int
+    fingerprint: str
+    step: int
+    settings: str
+    values: dict[Key, float]
+    counts: dict[Key, int]
+    metrics: list[dict[str, Any]]
+
+
+def read_run(directory: Path, needs_results: bool = True) -> Run:
+    """Read a model directory.
+
+    Raises:
+      UserError: it is not a model directory, or holds no results where they are needed.
+    """
+    if not (directory / "environment.json").is_file():
+        raise UserError(f"{directory}: no environment.json there; is it a model directory?")
+    environment = _json(directory / "environment.json")
+    path = directory / "results.json"
+    rows = _json(path) if path.is_file() else []
+    if needs_results and not rows:
+        raise UserError(
+            f"{directory}: no results in results.json; finish `xalign train`, or run `xalign evaluate` there"
+        )
+    values: dict[Key, float] = {}
+    counts: dict[Key, int] = {}
+    for row in sorted(rows, key=lambda row: row["step"]):
+        key = (row["probe"], row["metric"], row["language"], row["level"], row["split"], row["control"])
+        values[key], counts[key] = row["value"], row["n"]
+    config = directory / "config.gin"
+    settings = config.read_text(encoding="utf-8") if config.is_file() else ""
+    return Run(
+        directory=directory,
+        arm=environment["recipe_name"],
+        seed=environment["seed"],
+        fingerprint=environment["vocabulary_fingerprint"],
+        step=max((row["step"] for row in rows), default=0),
+        settings=_recipe_settings(settings),
+        values=values,
+        counts=counts,
+        metrics=_metrics(directory / "metrics.jsonl"),
+    )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of `metrics.jsonl`; a run that is still writing may have half a last one."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def _recipe_settings(config: str) -> str:
+    """The lines of `config.gin` that two seeds of one recipe share: neither its seed nor the runtime."""
+    return "\n".join(line for line in config.splitlines() if not re.match(r"Recipe\.seed\b|Runtime\.|\s*$", line))
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """The runs of one recipe, apart from the seed."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    def values(self, key: Key) -> list[float]:
+        """One value a run that has it."""
+        return [run.values[key] for run in self.runs if key in run.values]
+
+
+def group(runs: Sequence[Run]) -> list[Arm]:
+    """Runs by recipe, in the order given; recipes of one name that differ in settings are told apart by directory."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.arm, run.settings), []).append(run)
+    names = [name for name, _ in found]
+    return [
+        Arm(name if names.count(name) == 1 else f"{name} ({members[0].directory.name})", tuple(members))
+        for (name, _), members in found.items()
+    ]
+
+
+def keys_of(runs: Sequence[Run]) -> list[Key]:
+    """Everything that any of the runs measured, in the order of the tables."""
+    return sorted({key for run in runs for key in run.values}, key=_order)
+
+
+_PROBES = (
+    "perplexity",
+    "word_retrieval",
+    "knowledge",
+    "foreign_mass",
+    "cosine",
+    "gradient_cosine",
+    "sentence_retrieval",
+)
+_METRICS = {
+    "perplexity": "perplexity",
+    "perplexity_in_language": "in-language perplexity",
+    "bits_per_byte": "bits/byte",
+    "accuracy": "accuracy",
+    "accuracy_mean": "accuracy by mean score",
+    "in_language_accuracy": "in-language accuracy",
+    "in_language_accuracy_mean": "in-language accuracy by mean score",
+    "chance": "chance",
+    "mass": "mass",
+    "accuracy_centred": "centred",
+    "parallel": "parallel",
+    "shuffled": "shuffled",
+    "gap": "parallel minus shuffled",
+    "cosine": "cosine",
+}
+_WORDS = {"dictionary": "dictionary words", "heldout": "held-out words"}
+
+
+def _order(key: Key) -> tuple:
+    probe, metric, language, level, split, control = key
+    depth = level if isinstance(level, int) else math.inf if level == "head" else -1
+    by_metric = _rank(list(_METRICS), metric)
+    inner = (language or "", by_metric) if probe in LEVELLED else (by_metric, language or "")
+    return (_rank(_PROBES, probe), probe, split or "", *inner, depth, control or "")
+
+
+def _rank(known: Sequence[str], name: str) -> int:
+    """Place in a list; names that others gave come last."""
+    return known.index(name) if name in known else len(known)
+
+
+LEVELLED = ("word_retrieval", "cosine", "sentence_retrieval")
+
+
+def section(key: Key) -> str:
+    """The heading of the table a value stands in."""
+    probe, metric, language, _, split, _ = key
+    title = {"perplexity": "Language model", "cosine": "Hidden cosine"}.get(probe, probe.replace("_", " ").capitalize())
+    if probe not in LEVELLED:
+        return title
+    parts = [title, language, _WORDS.get(split or ""), None if metric == "accuracy" else _METRICS.get(metric, metric)]
+    return ", ".join(part for part in parts if part)
+
+
+def heading(key: Key) -> str:
+    """The heading of the column a value stands in."""
+    probe, metric, language, level, _, _ = key
+    if probe in LEVELLED:
+        return f"level {level}" if isinstance(level, int) else str(level)
+    return " ".join(part for part in (_METRICS.get(metric, metric), language) if part)
+
+
+def column_name(key: Key) -> str:
+    """The name of a column of the CSV: probe/metric/language/split/level/control, what is absent left out."""
+    probe, metric, language, level, split, control = key
+    return "/".join(str(part) for part in (probe, metric, language, split, level, control) if part is not None)
+
+
+def per_token(key: Key) -> bool:
+    """Whether a value says nothing beside that of another vocabulary."""
+    return key[0] == "perplexity" and key[1] != "bits_per_byte"
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, first column left, the others right, padded to be read as plain text too."""
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def number(mean: float, spread: float | None = None) -> str:
+    """Four significant digits at most three decimals, the spread with as many decimals: 1234, 97.71 ± 0.82, 0.745."""
+    if not math.isfinite(mean):
+        return str(mean)
+    decimals = 0 if abs(mean) >= 1000 else 2 if abs(mean) >= 10 else 3
+    return f"{mean:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
