@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,26 +70,32 @@ class TaskReader:
     def read(self, split: str) -> Iterator[Example]:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
         for task in self.tasks:
+            _download(task)
             if "validation" in task.splits:
                 yield from _read(task, split)
             else:
-                splits = Split(_TrainSplit(task))
+                splits = Split(functools.partial(_train_documents, task))
                 yield from (e for e in _read(task, "train") if splits.of(e.document) == split)
 
 
-@dataclasses.dataclass(frozen=True)
-class _TrainSplit:
-    """A task's train split as something to divide."""
-
-    task: seqio.Task
-
-    def documents(self) -> Iterator[Document]:
-        return (example.document for example in _read(self.task, "train"))
+def _train_documents(task: seqio.Task) -> Iterator[Document]:
+    return (example.document for example in _read(task, "train"))
 
 
 def open_task(name: str) -> TaskReader:
     """The reader of a task named in a recipe. Raises UserError if there is none."""
     return TaskReader(registered(name))
+
+
+def _download(task: seqio.Task) -> None:
+    """Have TFDS make its files if it has not; only then it knows the splits."""
+    if isinstance(task.source, seqio.TfdsDataSource):
+        builder = task.source.tfds_dataset.builder
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # TFDS raises many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"Mixture.tasks: TFDS cannot prepare {builder.info.full_name}: {reason}") from None
 
 
 def _outside(task: seqio.Task) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import seqio
 import tensorflow as tf
@@ -25,23 +26,27 @@ from xalign_jax.errors import UserError
 
 SOURCES: dict[str, Source] = {}  # what the tasks registered here read, by task name
 _STRING = seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.string, rank=0)
+_BATCH = 1024
 FEATURES = {"text": _STRING, "language": _STRING, "group_id": _STRING}
 
 
 def register_source(name: str, source: Source) -> None:
     """Register a source as a task with splits train and validation (see `sources.Split`)."""
 
+    @functools.cache
+    def splits() -> Split:
+        return Split(source.documents)
+
     def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
-        splits = _split(source)
+        split_of = splits().of
 
-        def examples():
-            for document in source.documents():
-                if splits.of(document) == split:
-                    yield {"text": document.text, "language": document.language, "group_id": document.group}
+        def batches() -> Iterator[dict[str, tuple[str, ...]]]:
+            found = (document for document in source.documents() if split_of(document) == split)
+            while batch := list(itertools.islice(found, _BATCH)):
+                yield dict(zip(FEATURES, zip(*batch, strict=True), strict=True))
 
-        return tf.data.Dataset.from_generator(
-            examples, output_signature={key: tf.TensorSpec((), tf.string) for key in FEATURES}
-        )
+        columns = {key: tf.TensorSpec((None,), tf.string) for key in FEATURES}
+        return tf.data.Dataset.from_generator(batches, output_signature=columns).unbatch()
 
     seqio.TaskRegistry.add(
         name,
@@ -51,11 +56,6 @@ def register_source(name: str, source: Source) -> None:
         metric_fns=[],
     )
     SOURCES[name] = source
-
-
-@functools.cache
-def _split(source: Source) -> Split:
-    return Split(source)
 
 
 def _files(files: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -89,20 +89,27 @@ def register_tfds(name: str, datasets: Mapping[str, str], text: str = "text", da
 
     A data set without a validation split is divided as files are. Raises UserError if TFDS does not know it.
     """
-    parts = [f"{name}_{language.replace('-', '_')}" for language in datasets]
-    for part, (language, dataset) in zip(parts, datasets.items(), strict=True):
-        try:
-            version = tfds.builder(dataset, data_dir=data_dir).info.full_name.removeprefix(dataset.split(":")[0] + "/")
-        except Exception as error:  # TFDS raises many kinds
-            raise UserError(f"tfds:{dataset}: TFDS cannot open it: {' '.join(str(error).split())[:200]}") from None
+    parts = []
+    for language, dataset in datasets.items():
+        if ":" not in dataset:
+            dataset = f"{dataset}:{_newest_version(dataset, data_dir)}"
+        parts.append(f"{name}_{language.replace('-', '_')}")
         seqio.TaskRegistry.add(
-            part,
-            source=seqio.TfdsDataSource(f"{dataset.split(':')[0]}:{version}", tfds_data_dir=data_dir),
+            parts[-1],
+            source=seqio.TfdsDataSource(dataset, tfds_data_dir=data_dir),
             preprocessors=[functools.partial(_as_text, key=text, language=language)],
             output_features=FEATURES,
             metric_fns=[],
         )
     seqio.MixtureRegistry.add(name, parts, default_rate=1.0)
+
+
+def _newest_version(dataset: str, data_dir: str | None) -> str:
+    try:
+        return str(tfds.builder(dataset, data_dir=data_dir).version)
+    except Exception as error:  # TFDS raises many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"Mixture.tasks: TFDS cannot open {dataset!r}: {reason}") from None
 
 
 def _as_text(dataset: tf.data.Dataset, key: str, language: str) -> tf.data.Dataset:

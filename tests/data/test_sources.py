@@ -95,17 +95,9 @@ def test_fingerprints_and_stamps_follow_the_file(tmp_path):
     assert not all(map(sources.is_current, stamps))
 
 
-class Fixed:
-    def __init__(self, documents):
-        self._documents = documents
-
-    def documents(self):
-        return iter(self._documents)
-
-
 def test_split_is_by_group_and_no_text_is_in_both():
     documents = [Document(f"text {i % 700}", lang, f"g{i}") for i in range(2000) for lang in ("en", "de")]
-    split = Split(Fixed(documents))
+    split = Split(lambda: documents)
     sides = [split.of(d) for d in documents]
     texts = {side: {d.text for d, s in zip(documents, sides, strict=True) if s == side} for side in sides}
     groups = {side: {d.group for d, s in zip(documents, sides, strict=True) if s == side} for side in sides}
@@ -117,13 +109,13 @@ def test_split_is_by_group_and_no_text_is_in_both():
 
 def test_split_by_text_ignores_case_and_space():
     documents = [Document(f"Text {i}", "en") for i in range(300)] + [Document(f"text  {i}", "en") for i in range(300)]
-    split = Split(Fixed(documents))
+    split = Split(lambda: documents)
     assert [split.of(d) for d in documents[:300]] == [split.of(d) for d in documents[300:]]
 
 
 def test_every_language_has_validation():
     documents = [Document(t, lang) for lang in ("en", "de") for t in (f"{lang} a", f"{lang} b")] + [Document("x", "fr")]
-    split = Split(Fixed(documents))
+    split = Split(lambda: documents)
     assert [split.of(d) for d in documents[:2]].count("validation") == 1
     assert [split.of(d) for d in documents[2:4]].count("validation") == 1
     assert split.of(documents[4]) == "train"

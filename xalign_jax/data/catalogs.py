@@ -54,7 +54,7 @@ def _documents(package: str) -> tuple[Document, ...]:
         language = normal_language(file.parts[-3])
         for context, source, translation in read_mo(file):
             english, text = clean(source), clean(translation)
-            if not (_is_text(english) and _is_text(text)):
+            if not (_is_text(english) and any(map(str.isalpha, text))):
                 continue
             group = hashlib.sha256(f"{context}\x04{english}".encode()).hexdigest()[:16]
             for document in (Document(english, "en", group), Document(text, language, group)):
@@ -98,8 +98,7 @@ def clean(message: str) -> str:
     return " ".join(_PLACEHOLDER.sub("#", text).split())
 
 
-def _is_text(text: str) -> bool:
+def _is_text(english: str) -> bool:
     """At least two letters, and more letters than other visible signs."""
-    letters = sum(character.isalpha() for character in text)
-    marks = sum(not (character.isalpha() or character.isspace()) for character in text)
-    return letters >= 2 and letters > marks
+    letters = sum(map(str.isalpha, english))
+    return letters >= 2 and 2 * letters + english.count(" ") > len(english)

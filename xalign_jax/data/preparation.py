@@ -156,8 +156,8 @@ def _sample(readers: Sequence[Any]) -> list[str]:
         if sizes[language] > 2 * SAMPLE_BYTES:
             kept[language] = _smallest(texts, SAMPLE_BYTES)
             sizes[language] = sum(map(len, kept[language].values()))
-    texts = [t for of in kept.values() for t in _smallest(of, SAMPLE_BYTES // len(kept)).values()]
-    return sorted(piece for text in texts for line in text.splitlines() for piece in _cut(line.strip()) if piece)
+    chosen = [t for texts in kept.values() for t in _smallest(texts, SAMPLE_BYTES // len(kept)).values()]
+    return sorted(piece for text in chosen for line in text.splitlines() for piece in _cut(line.strip()) if piece)
 
 
 def _smallest(texts: dict[int, str], budget: int) -> dict[int, str]:

@@ -16,7 +16,7 @@ import itertools
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -253,23 +253,23 @@ def keyed_hash(value: str) -> int:
 
 
 class Split:
-    """Which documents are for validation: about 3 % by keyed hash of the group if there is one, else of the text.
+    """Which of the documents that `read` gives (each time the same) are for validation: about 3 % by keyed hash of the group if there is one, else of the text.
 
     A language without any gets its one document (or group) of smallest hash, if it has two. The same text never
     stands in both splits: training drops those that validation has.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, read: Callable[[], Iterable[Document]]) -> None:
         self._extra: set[int] = set()
         smallest: dict[str, int] = {}
         several: set[str] = set()
-        for document in source.documents():
+        for document in read():
             key = self._key(document)
             if smallest.setdefault(document.language, key) != key:
                 several.add(document.language)
                 smallest[document.language] = min(smallest[document.language], key)
         self._extra = {key for language, key in smallest.items() if language in several and not self._drawn(key)}
-        self._texts = {keyed_hash(normal_text(d.text)) for d in source.documents() if self._is_validation(d)}
+        self._texts = {keyed_hash(normal_text(d.text)) for d in read() if self._is_validation(d)}
 
     @staticmethod
     def _key(document: Document) -> int:

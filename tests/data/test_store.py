@@ -1,0 +1,145 @@
+"""Stores through the preparing process, as a run uses it; tests/test_tasks.py covers what needs no process."""
+
+import concurrent.futures
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from xalign_jax.data import store
+from xalign_jax.data.store import Mixture, Vocabulary, open_stores, open_tokenizer, prepare, store_info
+from xalign_jax.errors import UserError
+
+BYTES = Vocabulary(kind="bytes")
+
+
+@pytest.fixture(scope="module")
+def tsv(tmp_path_factory):
+    """A multi-way task of 200 groups in two languages, every tenth without German."""
+    folder = tmp_path_factory.mktemp("texts")
+    english = [f"p{i}\tThe page number {i} is here." for i in range(200)]
+    german = [f"p{i}\tDie Seite Nummer {i} ist hier." for i in range(200) if i % 10]
+    (folder / "en.tsv").write_text("\n".join(english))
+    (folder / "de.tsv").write_text("\n".join(german))
+    return f"tsv:en={folder}/en.tsv,de={folder}/de.tsv"
+
+
+@pytest.fixture(scope="module")
+def cache(tsv, tmp_path_factory):
+    """A cache in which two processes prepared the same stores at once."""
+    folder = tmp_path_factory.mktemp("cache")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: prepare(BYTES, [tsv], cache=folder), range(2)))
+    return folder
+
+
+def test_documents_survive(cache, tsv):
+    stores = open_stores(BYTES, tsv, cache)
+    tokenizer = open_tokenizer(BYTES, [tsv], cache)
+    assert {split: sorted(of) for split, of in stores.items()} == {"train": ["de", "en"], "validation": ["de", "en"]}
+    texts = []
+    for split in stores.values():
+        s = split["en"]
+        assert s.tokens.dtype == np.uint16
+        assert (s.tokens[s.offsets[1:] - 1] == tokenizer.eos).all()
+        here = [tokenizer.decode(s.tokens[a:b]) for a, b in zip(s.offsets[:-1], s.offsets[1:], strict=True)]
+        assert s.utf8_bytes.tolist() == [len(text.encode()) for text in here]
+        texts += here
+    assert sorted(texts) == sorted(f"The page number {i} is here." for i in range(200))
+    assert texts != sorted(texts)
+
+
+def test_groups_are_dense_per_task_and_splits_disjoint(cache, tsv):
+    stores = open_stores(BYTES, tsv, cache)
+    groups = {split: set(of["en"].group) | set(of["de"].group) for split, of in stores.items()}
+    assert sorted(groups["train"] | groups["validation"]) == list(range(200))
+    assert not groups["train"] & groups["validation"]
+    hashes = {split: set(of["en"].text_hash) for split, of in stores.items()}
+    assert not hashes["train"] & hashes["validation"]
+
+
+def test_counts(cache, tsv):
+    counts = store_info(BYTES, tsv, cache)["counts"]
+    stores = open_stores(BYTES, tsv, cache)
+    for split, languages in counts.items():
+        for language, count in languages.items():
+            s = stores[split][language]
+            assert count["documents"] == len(s.group)
+            assert count["tokens"] == len(s.tokens)
+            assert count["words"] == 6 * count["documents"]
+
+
+def test_nothing_is_left_behind(cache):
+    names = {path.name for path in cache.iterdir()}
+    assert names == {"index", "lock", "stores", "vocabularies"}
+    assert not [path for path in cache.rglob("*") if path.name.startswith(".") or path.name == "raw"]
+
+
+def test_prepared_stores_need_no_process(cache, tsv, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a process was started"))
+    prepare(BYTES, [tsv], cache=cache)
+    prepare(Vocabulary(kind="bytes", clones=3, clone_specials=True), [tsv], cache=cache)
+    with pytest.raises(pytest.fail.Exception):
+        prepare(BYTES, [tsv], modules=["somebody"], cache=cache)
+
+
+def test_clones_share_the_store(cache, tsv):
+    cloned = Vocabulary(kind="bytes", clones=1)
+    assert open_tokenizer(cloned, [tsv], cache).clones == 1
+    assert open_stores(cloned, tsv, cache)["train"]["en"].fingerprint == (
+        open_stores(BYTES, tsv, cache)["train"]["en"].fingerprint
+    )
+
+
+def test_a_changed_file_is_seen(cache, tsv, tmp_path):
+    assert store._is_prepared(cache, BYTES, [tsv], [])
+    (tmp_path / "cache").mkdir()
+    path = tmp_path / "a.txt"
+    path.write_text("text")
+    entry = {"directory": ".", "stamps": [store_stamp(path)], "modules": []}
+    for task in (None, f"text:en={path}"):
+        file = store.index_file(tmp_path, BYTES, [], task)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(entry))
+    assert store._is_prepared(tmp_path, BYTES, [f"text:en={path}"], [])
+    path.write_text("other text")
+    assert not store._is_prepared(tmp_path, BYTES, [f"text:en={path}"], [])
+
+
+def store_stamp(path):
+    from xalign_jax.data.sources import stamp_file
+
+    return stamp_file(str(path))
+
+
+def test_errors_come_through_the_process(tmp_path):
+    (tmp_path / "bad.tsv").write_text("1\ta\nno tab\n")
+    with pytest.raises(UserError, match=r"bad\.tsv:2: expected id<TAB>text"):
+        prepare(BYTES, [f"tsv:en={tmp_path}/bad.tsv"], cache=tmp_path / "cache")
+
+
+def test_without_tasks(tmp_path):
+    prepare(BYTES, [], cache=tmp_path)
+    assert open_tokenizer(BYTES, [], tmp_path).base_size == 261
+    with pytest.raises(UserError, match=r"Vocabulary\.path"):
+        prepare(Vocabulary(), [], cache=tmp_path)
+
+
+def test_unprepared_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match=r"xalign data prepare"):
+        open_stores(BYTES, "docs_en", tmp_path)
+
+
+def test_mixture_takes_lists():
+    assert Mixture(tasks=["docs_en"], rates={"en": 1.0}).rates == (("en", 1.0),)
+    with pytest.raises(UserError, match=r"Mixture\.tasks"):
+        Mixture(tasks="docs_en")
+
+
+def test_reading_loads_no_tensorflow():
+    code = (
+        "import sys, xalign_jax.data.store; sys.exit(any(m in sys.modules for m in ('tensorflow', 'seqio', 'torch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

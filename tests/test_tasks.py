@@ -1,0 +1,193 @@
+"""Tasks as seqio sees them, and preparation inside this process (seqio takes ten seconds to import, once)."""
+
+import filecmp
+
+import numpy as np
+import pytest
+
+from xalign_jax.data.preparation import _cut, run
+from xalign_jax.data.store import Vocabulary, open_stores, open_tokenizer, store_info
+from xalign_jax.errors import UserError
+
+seqio = pytest.importorskip("seqio")
+tf = pytest.importorskip("tensorflow")
+tasks = pytest.importorskip("xalign_jax.tasks")
+
+SMALL = Vocabulary(size=300, lowercase=True)
+
+
+@pytest.fixture(scope="module")
+def text_task(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    for language, verb in (("en", "walks"), ("de", "geht")):
+        lines = (f"{language} person {i} {verb} to the {'river' if i % 3 else 'town'} {i * i}." for i in range(300))
+        (folder / f"{language}.txt").write_text("\n".join(lines))
+    tasks.register_text(
+        "text_of_tests", {language: str(folder / f"{language}.txt") for language in ("en", "de")}, "line"
+    )
+    return "text_of_tests"
+
+
+@pytest.fixture(scope="module")
+def cache(text_task, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    run(SMALL, [text_task], [], folder)
+    return folder
+
+
+def documents(task):
+    reader = tasks.open_task(task)
+    return {split: [example.document for example in reader.read(split)] for split in ("train", "validation")}
+
+
+def test_tasks_yield_text_language_group(text_task):
+    dataset = seqio.get_mixture_or_task(text_task).get_dataset(sequence_length=None, split="train", shuffle=False)
+    row = next(dataset.as_numpy_iterator())
+    assert set(row) == {"text", "language", "group_id"}
+    assert row["text"].decode().startswith("en person")
+    assert (row["language"], row["group_id"]) == (b"en", b"")
+
+
+def test_two_preparations_are_bit_equal(text_task, cache, tmp_path):
+    run(SMALL, [text_task], [], tmp_path)
+    files = sorted(p.relative_to(cache) for kind in ("stores", "vocabularies") for p in (cache / kind).rglob("*.*"))
+    assert len(files) > 20
+    _, mismatch, errors = filecmp.cmpfiles(cache, tmp_path, [str(f) for f in files], shallow=False)
+    assert (mismatch, errors) == ([], [])
+
+
+def test_live_task_gives_the_ids_of_the_store(text_task, cache):
+    for vocabulary in (SMALL, Vocabulary(kind="bytes")):
+        run(vocabulary, [text_task], [], cache)
+        live = tasks.seqio_task(text_task, vocabulary, cache=cache)
+        dataset = live.get_dataset(sequence_length=None, split="validation", shuffle=False)
+        rows = [(r["language"].decode(), tuple(r["targets"].tolist())) for r in dataset.as_numpy_iterator()]
+        stored = []
+        for language, s in open_stores(vocabulary, text_task, cache)["validation"].items():
+            stored += [
+                (language, tuple(s.tokens[a:b].tolist())) for a, b in zip(s.offsets, s.offsets[1:], strict=False)
+            ]
+        assert len(rows) > 8
+        assert sorted(rows) == sorted(stored)
+
+
+def test_registered_sources(tmp_path):
+    (tmp_path / "en").write_text("1\tone day\n2\ttwo days\n3\tthree\n")
+    (tmp_path / "de").write_text("1\tein Tag\n2\tzwei Tage\n3\tdrei\n")
+    files = {"en": tmp_path / "en", "de": tmp_path / "de"}
+    tasks.register_tsv("tsv_of_tests", files)
+    tasks.register_pairs("pairs_of_tests", files)
+    (tmp_path / "rows").write_text('{"body": "a text", "lang": "fr"}\n{"body": "b text"}\n')
+    tasks.register_jsonl("jsonl_of_tests", {"en": tmp_path / "rows"}, text="body", language="lang")
+    for name in ("tsv_of_tests", "pairs_of_tests"):
+        found = documents(name)
+        groups = {split: {d.group for d in of} for split, of in found.items()}
+        assert len(groups["validation"]) >= 1
+        assert not groups["train"] & groups["validation"]
+    assert {d.language for of in documents("jsonl_of_tests").values() for d in of} == {"en", "fr"}
+    with pytest.raises(UserError, match=r"block"):
+        tasks.register_text("x", files, document="page")
+
+
+@pytest.mark.parametrize("task", ["catalogs", pytest.param("docs_en", marks=pytest.mark.slow)])
+def test_embedded_tasks_split_by_group_and_text(task):
+    languages, share = {"docs_en": (1, (0.015, 0.05)), "catalogs": (80, (0.01, 0.06))}[task]
+    found = documents(task)
+    texts = {split: {" ".join(d.text.split()).casefold() for d in of} for split, of in found.items()}
+    groups = {split: {d.group for d in of} - {""} for split, of in found.items()}
+    assert not texts["train"] & texts["validation"]
+    assert not groups["train"] & groups["validation"]
+    assert len({d.language for d in found["train"]}) >= languages
+    assert share[0] < len(found["validation"]) / sum(map(len, found.values())) < share[1]
+
+
+def test_names_nobody_registered(tmp_path):
+    with pytest.raises(UserError, match=r"no seqio task 'docs_fr'.*docs_en.*Recipe\.modules"):
+        tasks.open_task("docs_fr")
+    with pytest.raises(UserError, match=r"Recipe\.modules: cannot import 'no_such_module'"):
+        run(SMALL, ["docs_en"], ["no_such_module"], tmp_path)
+    with pytest.raises(UserError, match=r"tfds:LANGUAGE=c4"):
+        tasks.open_task("tfds:c4")
+    with pytest.raises(UserError, match=r"TFDS cannot open 'no_such/en'"):
+        tasks.open_task("tfds:no_such/en")
+
+
+def test_tfds(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def examples(self, split, *args, **kwargs):
+        rows = [f"_START_ARTICLE_\nTitle {split} {i}\n_START_PARAGRAPH_\nText {i}._NEWLINE_More." for i in range(40)]
+        return tf.data.Dataset.from_tensor_slices({"text": rows, "wikidata_id": rows, "version_id": rows})
+
+    sizes = {"shard_lengths": [40], "num_bytes": 100}
+    splits = {name: tfds.core.SplitInfo(name=name, **sizes) for name in ("train", "validation", "test")}
+    monkeypatch.setattr(tfds.core.DatasetInfo, "splits", splits)
+    with tfds.testing.mock_data(num_examples=40, as_dataset_fn=examples):
+        run(Vocabulary(kind="bytes"), ["tfds:wiki40b/en"], [], tmp_path)
+    tokenizer = open_tokenizer(Vocabulary(kind="bytes"), ["tfds:wiki40b/en"], tmp_path)
+    stores = open_stores(Vocabulary(kind="bytes"), "tfds:wiki40b/en", tmp_path)
+    s = stores["validation"]["en"]
+    assert tokenizer.decode(s.tokens[: s.offsets[1]]).startswith("Title ")
+    assert "_START_" not in tokenizer.decode(s.tokens)
+
+
+def tokenised_task(name, model_file):
+    def dataset(split, shuffle_files=False, seed=None):
+        n = {"train": 30, "validation": 4}[split]
+        offset = 0 if split == "train" else 28
+        texts = tf.data.Dataset.range(n).map(lambda i: tf.strings.join(["person ", tf.strings.as_string(i + offset)]))
+        return texts.map(lambda text: {"targets": text})
+
+    feature = seqio.Feature(seqio.SentencePieceVocabulary(str(model_file)))
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
+        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        output_features={"targets": feature},
+        metric_fns=[],
+    )
+
+
+def test_tokenised_tasks(cache, text_task, tmp_path):
+    model = next((cache / "vocabularies").rglob("spm.model"))
+    tokenised_task("tokenised_of_tests", model)
+    same = Vocabulary(path=str(model))
+    run(same, ["tokenised_of_tests"], [], tmp_path)
+    s = open_stores(same, "tokenised_of_tests", tmp_path)["train"]["und"]
+    tokenizer = open_tokenizer(same, ["tokenised_of_tests"], tmp_path)
+    assert (s.tokens[s.offsets[1:] - 1] == tokenizer.eos).all()
+    assert not (s.tokens[s.offsets[1:] - 2] == tokenizer.eos).any()
+    assert len(s.group) == 28  # two of thirty stand in validation too
+    assert store_info(same, "tokenised_of_tests", tmp_path)["dropped_as_validation_text"] == 2
+    with pytest.raises(UserError, match=r"another vocabulary"):
+        run(Vocabulary(kind="bytes"), ["tokenised_of_tests"], [], tmp_path)
+
+
+def test_vocabulary_needs_an_end(tmp_path, cache, text_task):
+    import io
+
+    import sentencepiece
+
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c d"] * 5), model_writer=out, vocab_size=8, model_type="char", eos_id=-1
+    )
+    (tmp_path / "m.model").write_bytes(out.getvalue())
+    with pytest.raises(UserError, match=r"no end-of-sequence piece"):
+        run(Vocabulary(path=str(tmp_path / "m.model")), [text_task], [], tmp_path)
+
+
+def test_long_lines_are_cut_for_training():
+    line = " ".join(["word"] * 5000)
+    parts = _cut(line)
+    assert " ".join(parts) == line
+    assert max(map(len, parts)) <= 4000
+    assert "".join(_cut("日" * 5000)) == "日" * 5000
+
+
+def test_store_keeps_groups_of_catalogs(tmp_path):
+    run(Vocabulary(kind="bytes"), ["catalogs"], [], tmp_path)
+    stores = open_stores(Vocabulary(kind="bytes"), "catalogs", tmp_path)["train"]
+    shared = np.intersect1d(stores["en"].group, stores["de"].group)
+    assert len(shared) > 500
+    assert min(stores["en"].group) >= 0
