@@ -44,6 +44,8 @@ def write_run(folder: Path, arm: str, seed: int, fingerprint: str = "v1", settin
     ]
     early = [{"stage": "pretrain", "step": 50, "seed": seed, **rows[0], "value": 500.0}]
     final = [{"stage": "pretrain", "step": 100, "seed": seed, **r} for r in rows]
+    if arm == "prealign":
+        final.append({"stage": "align", "step": 20, "seed": seed, **rows[6], "value": 0.95})
     (folder / "results.json").write_text(json.dumps(final + early))
     streams = ("pretrain_lm", "align_words") if arm != "joint" else ("pretrain_lm",)
     log = [
@@ -69,8 +71,10 @@ def test_compare_means_and_spreads(runs, tmp_path):
     assert (tmp_path / "out" / "table.md").read_text() == text
     with (tmp_path / "out" / "table.csv").open() as file:
         lines = {line["arm"]: line for line in csv.DictReader(file)}
-    assert list(lines) == list(PPL)
-    for arm, line in lines.items():
+    assert list(lines) == ["joint", "prealign", "prealign, after align", "kept"]
+    assert lines["prealign, after align"]["word_retrieval/accuracy/en_clone/dictionary/0"] == "0.95"
+    for arm in PPL:
+        line = lines[arm]
         values = [PPL[arm][1] * (1 + 0.01 * seed) for seed in range(3)]
         assert float(line["perplexity/perplexity/en_clone"]) == pytest.approx(statistics.mean(values))
         assert float(line["perplexity/perplexity/en_clone std"]) == pytest.approx(statistics.stdev(values))
@@ -126,6 +130,7 @@ def test_report_of_a_run(runs):
     assert "## Word retrieval, en_clone, held-out words" in text
     assert "n = 400." in text
     assert "97.70" in text
+    assert "| align, step 20 " in text
     assert (runs[3] / "loss.png").exists()
     assert (runs[3] / "retrieval.png").exists()
 

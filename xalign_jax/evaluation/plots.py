@@ -66,9 +66,17 @@ def _style(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number // len(COLOURS) % len(STYLES)]}
 
 
-def _legend(figure: Any, panel: Any, entries: int) -> None:
-    """One legend below all panels."""
-    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=min(entries, 4), frameon=False)
+def _legend(figure: Any, panels: Sequence[Any]) -> None:
+    """One legend of everything that any panel shows, below them all."""
+    entries = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
+    columns = min(len(entries), 2 + int(figure.get_figwidth() // 4))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _explain(figure: Any, arms: Sequence[Arm]) -> None:
+    """Say what the marks on the bars are, if there are any."""
+    if any(len(arm.runs) > 1 for arm in arms):
+        figure.suptitle("bar: mean over seeds, line: standard deviation, dots: seeds", fontsize=8, color="0.35")
 
 
 def _streams(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -124,10 +132,7 @@ def _curves(arms: Sequence[Arm]) -> Any:
                 spread = np.nanstd(curves, axis=0, ddof=1)
                 panel.fill_between(steps, mean - spread, mean + spread, color=_style(number)["color"], alpha=0.2, lw=0)
         panel.set(title=stream.removeprefix("loss/"), xlabel="step", ylabel="loss (nats, running mean)")
-    handles = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 4), frameon=False
-    )
+    _legend(figure, panels)
     return figure
 
 
@@ -137,7 +142,7 @@ def _retrieval(arms: Sequence[Arm], keys: Sequence[Key]) -> Any:
     panels_of = list(dict.fromkeys((key[2], key[4]) for key in words))
     if not panels_of:
         return None
-    figure, panels = _axes(len(panels_of), 5.0, 3.4, sharey=True)
+    figure, panels = _axes(len(panels_of), max(5.0, 2.2 + 0.75 * len(arms)), 3.4, sharey=True)
     everyone = Arm("untrained", tuple(run for arm in arms for run in arm.runs))
     for panel, (language, split) in zip(panels, panels_of, strict=True):
         levels = [key[3] for key in words if (key[2], key[4]) == (language, split)]
@@ -149,14 +154,16 @@ def _retrieval(arms: Sequence[Arm], keys: Sequence[Key]) -> Any:
             _bar_group(panel, number, len(arms) + 1, found, arm.name, style)
         panel.set_xticks(range(len(levels)), [str(level) for level in levels])
         kind = {"dictionary": "dictionary words", "heldout": "held-out words"}.get(str(split), str(split))
-        panel.set(title=f"{kind}, {language}", xlabel="level", ylabel="retrieval@1", ylim=(0, 1.05))
-    _legend(figure, panels[0], len(arms) + 1)
+        panel.set(title=f"{kind}, {language}", xlabel="level", ylim=(0, 1.05))
+    panels[0].set_ylabel("retrieval@1")
+    _explain(figure, arms)
+    _legend(figure, panels)
     return figure
 
 
 def _bars(arms: Sequence[Arm], keys: Sequence[Key], probe: str, metrics: Sequence[str], label: str) -> Any:
     """Bars by language of one probe, an arm a colour; a dashed line where a chance level is known."""
-    bars = [key for key in keys if key[0] == probe and key[1] in metrics and key[-1] is None]
+    bars = [key for metric in metrics for key in keys if key[:2] == (probe, metric) and key[-1] is None]
     if not bars:
         return None
     figure, (panel,) = _axes(1, max(5.0, 1.2 + 0.35 * len(bars) * (len(arms) + 1)), 3.6)
@@ -167,13 +174,12 @@ def _bars(arms: Sequence[Arm], keys: Sequence[Key], probe: str, metrics: Sequenc
     if chance:
         panel.axhline(chance[0], color="0.3", linestyle="--", linewidth=1, label="chance")
         panel.set_ylim(0, 1.05)
-    names = [f"{key[2]}\n({'taught' if key[1].startswith('in_') else 'asked'})" if chance else key[2] for key in bars]
+    names = [f"{key[2]} (taught)" if key[1] == "in_language_accuracy" else key[2] for key in bars]
     panel.set_xticks(range(len(bars)), names)
     panel.set_ylabel(label)
-    panel.set_title(
-        f"{probe.replace('_', ' ')} by language (bar: mean, line: standard deviation, dots: seeds)", fontsize=10
-    )
-    _legend(figure, panel, len(arms) + 1)
+    panel.set_title(f"{probe} by language")
+    _explain(figure, arms)
+    _legend(figure, [panel])
     return figure
 
 

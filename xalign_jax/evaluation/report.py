@@ -21,7 +21,7 @@ from xalign_jax.evaluation.tables import (
     mean_and_spread,
     number,
     per_token,
-    read_run,
+    read_runs,
     section,
 )
 
@@ -34,9 +34,11 @@ def report(model_dir: Path) -> str:
     Raises:
       UserError: it is not a model directory.
     """
-    run = read_run(model_dir, needs_results=False)
-    title = f"# {run.arm}, seed {run.seed}\n\nStep {run.step}; vocabulary {run.fingerprint}."
-    body = _sections([Arm(f"seed {run.seed}", (run,))], keys_of([run])) or "No probe has run yet."
+    stages = read_runs(model_dir, needs_results=False)
+    run = stages[-1]
+    title = f"# {run.arm}, seed {run.seed}\n\nVocabulary {run.fingerprint}."
+    arms = [Arm(f"{stage.stage}, step {stage.step}", (stage,)) for stage in stages]
+    body = _sections(arms, keys_of(stages)) or "No probe has run yet."
     pictures = plots.draw_run(run, model_dir)
     text = "\n\n".join([title, body, *_pictures(pictures)]) + "\n"
     (model_dir / "report.md").write_text(text, encoding="utf-8")
@@ -52,13 +54,14 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
     Raises:
       UserError: a directory is not a model directory or has no results.
     """
-    runs = [read_run(directory) for directory in dict.fromkeys(path.resolve() for path in model_dirs)]
+    directories = dict.fromkeys(path.resolve() for path in model_dirs)
+    runs = [run for directory in directories for run in read_runs(directory)]
     arms = group(runs)
     keys, notes = keys_of(runs), _notes(arms, runs)
     if len({run.fingerprint for run in runs}) > 1:
         keys = [key for key in keys if not per_token(key)]
     output.mkdir(parents=True, exist_ok=True)
-    pictures = plots.draw_comparison(arms, keys, output)
+    pictures = plots.draw_comparison([arm for arm in arms if not arm.early], keys, output)
     summary = "## Summary\n\n" + _table(arms, _summary(keys), heading_of=_summary_heading)
     text = "\n\n".join(["# Comparison", *notes, summary, _sections(arms, keys), *_pictures(pictures)]) + "\n"
     (output / "table.md").write_text(text, encoding="utf-8")
@@ -74,10 +77,9 @@ def _notes(arms: Sequence[Arm], runs: Sequence[Run]) -> list[str]:
         notes.append(
             f"**Perplexity is not compared: the runs use different vocabularies** ({used}). Compare bits per byte."
         )
-    if len({run.step for run in runs}) > 1:
-        steps = "; ".join(
-            f"{arm.name}: {', '.join(str(s) for s in sorted({r.step for r in arm.runs}))}" for arm in arms
-        )
+    ends = {arm.name: sorted({run.step for run in arm.runs}) for arm in arms if not arm.early}
+    if len({step for found in ends.values() for step in found}) > 1:
+        steps = "; ".join(f"{name}: {', '.join(map(str, found))}" for name, found in ends.items())
         notes.append(f"**The runs were probed at different steps** ({steps}).")
     return notes
 
@@ -133,12 +135,14 @@ def _write_csv(path: Path, arms: Sequence[Arm], keys: Sequence[Key]) -> None:
         names = [column_name(key) for key in keys]
         writer.writerow(["arm", "runs", "seeds", *(part for name in names for part in (name, f"{name} std"))])
         for arm in arms:
-            cells: list[float | str | None] = []
+            cells: list[float | None] = []
             for key in keys:
                 values = arm.values(key)
                 cells += mean_and_spread(values) if values else (None, None)
             seeds = " ".join(str(run.seed) for run in arm.runs)
-            writer.writerow([arm.name, len(arm.runs), seeds, *("" if cell is None else cell for cell in cells)])
+            writer.writerow(
+                [arm.name, len(arm.runs), seeds, *("" if cell is None else f"{cell:.10g}" for cell in cells)]
+            )
 
 
 def _pictures(paths: Sequence[Path]) -> list[str]:

@@ -18,10 +18,11 @@ Key = tuple[str, str, str | None, Any, str | None, str | None]  # probe, metric,
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a model directory says: its newest value of every measured thing, and its training metrics.
+    """What a model directory says at the end of a stage: the newest value of every measured thing, and the training log.
 
     Attributes:
-      arm: the recipe's name.   fingerprint: of its vocabulary.   step: of the newest rows.
+      arm: the recipe's name.   fingerprint: of its vocabulary.   stage, step: of the newest rows.
+      last: no later stage has been probed.
       settings: `config.gin` without the seed; runs of one arm share it.
       values: by (probe, metric, language, level, split, control).   counts: n of each.
       metrics: the rows of `metrics.jsonl`.
@@ -31,15 +32,17 @@ class Run:
     arm: str
     seed: int
     fingerprint: str
-    step: int
     settings: str
-    values: dict[Key, float]
-    counts: dict[Key, int]
     metrics: list[dict[str, Any]]
+    stage: str = ""
+    step: int = 0
+    last: bool = True
+    values: dict[Key, float] = dataclasses.field(default_factory=dict)
+    counts: dict[Key, int] = dataclasses.field(default_factory=dict)
 
 
-def read_run(directory: Path, needs_results: bool = True) -> Run:
-    """Read a model directory.
+def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
+    """Read a model directory: a `Run` for each probed stage in order, at least one.
 
     Raises:
       UserError: it is not a model directory, or holds no results where they are needed.
@@ -47,30 +50,33 @@ def read_run(directory: Path, needs_results: bool = True) -> Run:
     if not (directory / "environment.json").is_file():
         raise UserError(f"{directory}: no environment.json there; is it a model directory?")
     environment = _json(directory / "environment.json")
-    path = directory / "results.json"
+    path, config = directory / "results.json", directory / "config.gin"
     rows = _json(path) if path.is_file() else []
     if needs_results and not rows:
         raise UserError(
             f"{directory}: no results in results.json; finish `xalign train`, or run `xalign evaluate` there"
         )
-    values: dict[Key, float] = {}
-    counts: dict[Key, int] = {}
-    for row in sorted(rows, key=lambda row: row["step"]):
-        key = (row["probe"], row["metric"], row["language"], row["level"], row["split"], row["control"])
-        values[key], counts[key] = row["value"], row["n"]
-    config = directory / "config.gin"
-    settings = config.read_text(encoding="utf-8") if config.is_file() else ""
-    return Run(
+    empty = Run(
         directory=directory,
         arm=environment["recipe_name"],
         seed=environment["seed"],
         fingerprint=environment["vocabulary_fingerprint"],
-        step=max((row["step"] for row in rows), default=0),
-        settings=_recipe_settings(settings),
-        values=values,
-        counts=counts,
+        settings=_recipe_settings(config.read_text(encoding="utf-8") if config.is_file() else ""),
         metrics=_metrics(directory / "metrics.jsonl"),
     )
+    rows = sorted(rows, key=lambda row: row["step"])
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    return [_at(empty, [row for row in rows if row["stage"] == name], name == stages[-1]) for name in stages] or [empty]
+
+
+def _at(run: Run, rows: Sequence[dict[str, Any]], last: bool) -> Run:
+    """The run with the rows of one stage, in order of their steps."""
+    names = ("probe", "metric", "language", "level", "split", "control")
+    keys: list[Key] = [tuple(row[name] for name in names) for row in rows]  # type: ignore[misc]
+    values = {key: row["value"] for key, row in zip(keys, rows, strict=True)}
+    counts = {key: row["n"] for key, row in zip(keys, rows, strict=True)}
+    end = rows[-1]
+    return dataclasses.replace(run, stage=end["stage"], step=end["step"], last=last, values=values, counts=counts)
 
 
 def _json(path: Path) -> Any:
@@ -95,10 +101,11 @@ def _recipe_settings(config: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """The runs of one recipe, apart from the seed."""
+    """The runs of one recipe, apart from the seed; `early`: as they were before their last stage."""
 
     name: str
     runs: tuple[Run, ...]
+    early: bool = False
 
     def values(self, key: Key) -> list[float]:
         """One value a run that has it."""
@@ -106,15 +113,22 @@ class Arm:
 
 
 def group(runs: Sequence[Run]) -> list[Arm]:
-    """Runs by recipe, in the order given; recipes of one name that differ in settings are told apart by directory."""
+    """Runs by recipe, in the order given; recipes of one name that differ in settings are told apart by directory.
+
+    What a run was at the end of an earlier stage stands apart, after its end.
+    """
     found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         found.setdefault((run.arm, run.settings), []).append(run)
     names = [name for name, _ in found]
-    return [
-        Arm(name if names.count(name) == 1 else f"{name} ({members[0].directory.name})", tuple(members))
-        for (name, _), members in found.items()
-    ]
+    arms = []
+    for (name, _), members in found.items():
+        label = name if names.count(name) == 1 else f"{name} ({members[0].directory.name})"
+        arms.append(Arm(label, tuple(run for run in members if run.last)))
+        for stage in dict.fromkeys(run.stage for run in members if not run.last):
+            early = tuple(run for run in members if run.stage == stage and not run.last)
+            arms.append(Arm(f"{label}, after {stage}", early, early=True))
+    return arms
 
 
 def keys_of(runs: Sequence[Run]) -> list[Key]:
