@@ -48,7 +48,7 @@ def test_documents_are_the_facts_in_copies_of_different_order(lexicon, tokenizer
     )
     first, second = documents[:60], documents[60:120]
     assert first != second and sorted(first) == sorted(second)
-    told = {tuple(np.concatenate([table.words[0][w] for w in t]).tolist()) + (tokenizer.eos,) for t in table.triples}
+    told = {(*np.concatenate([table.words[0][w] for w in t]).tolist(), tokenizer.eos) for t in table.triples}
     assert told == set(first)
 
 

@@ -117,7 +117,8 @@ class Windows:
         self._member_k = np.array([member.k for member in members])
         self._text_key = np.concatenate([hash64(seed, "text", text)[None] for text in texts])
         self._tokens = [tokens for member in texts.values() for tokens in member.tokens]
-        self._room, starts = _window_table(self._tokens, length)
+        self._sizes = np.array([len(tokens) for tokens in self._tokens])
+        self._room, starts = _window_table(self._sizes, length)
         parts = np.cumsum([0, *(len(member.tokens) for member in texts.values())])
         self._store_windows, self._text_windows = starts, starts[parts]
         for member, windows in zip(texts.values(), np.diff(self._text_windows), strict=True):
@@ -127,7 +128,7 @@ class Windows:
                     f"WindowFeed.length = {length} tokens; give it rate 0, more text or a shorter window"
                 )
         ids = np.arange(tokenizer.base_size)
-        self._written = {k: tokenizer.clone(ids, k).astype(np.int32) for k in np.unique(self._member_k).tolist()}
+        self._written = np.stack([tokenizer.clone(ids, k) for k in range(tokenizer.clones + 1)]).astype(np.int32)
         self._eos, self._bos = tokenizer.eos, tokenizer.bos
         self._pad = 0 if tokenizer.pad is None else tokenizer.pad
 
@@ -140,8 +141,10 @@ class Windows:
           documents, from 1 (0: filled). A document's first target is predicted from bos; without bos it weighs 0.
         """
         number = first_row + np.arange(*row_slice.indices(self._rows), dtype=np.int64)
+        windows = (number, *self.windows(number))
         step = max(1, _CHUNK // self.length)
-        parts = [self._some_rows(number[i : i + step]) for i in range(0, max(1, len(number)), step)]
+        cuts = range(0, max(1, len(number)), step)
+        parts = [self._some_rows(*(column[at : at + step] for column in windows)) for at in cuts]
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts[1:] else parts[0]
 
     def windows(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -161,8 +164,9 @@ class Windows:
             (window - self._store_windows[store]) * self.length + offset.astype(np.int64),
         )
 
-    def _some_rows(self, number: np.ndarray) -> Batch:
-        member, epoch, store, start = self.windows(number)
+    def _some_rows(
+        self, number: np.ndarray, member: np.ndarray, epoch: np.ndarray, store: np.ndarray, start: np.ndarray
+    ) -> Batch:
         slack = self._switching.slack if self._switching else 0
         base, valid = self._read(store, start, self.length + 1 + slack)
         k = self._member_k[member]
@@ -185,7 +189,7 @@ class Windows:
     def _read(self, store: np.ndarray, start: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Base ids (B, size), and how many of them are there (B,); past a store's end stands eos."""
         base = np.full((len(start), size), self._eos, self._tokens[0].dtype)
-        valid = np.minimum([len(self._tokens[s]) for s in store] - start, size)
+        valid = np.minimum(self._sizes[store] - start, size)
         for number in np.unique(store):
             tokens = self._tokens[number]
             whole = np.flatnonzero((store == number) & (valid == size))
@@ -197,7 +201,7 @@ class Windows:
 
     def _shift(self, found: Switched, k: np.ndarray) -> Batch:
         """Decoder arrays: position t sees inputs up to t and predicts token t + 1; documents are segments."""
-        eos = np.array([self._written[clone][self._eos] for clone in k.tolist()], np.int32)[:, None]
+        eos = self._written[k, self._eos][:, None]
         inputs, targets, weights = (
             found.tokens[:, :-1],
             found.labels[:, 1:].copy(),
@@ -208,25 +212,32 @@ class Windows:
             inputs = inputs.copy()
             weights[border] = 0.0
         else:
-            bos = np.array([self._written[clone][self._bos] for clone in k.tolist()], np.int32)[:, None]
-            inputs = np.where(border, bos, inputs)
-        column = np.arange(self.length, dtype=np.int32)
-        segments = np.cumsum(border, axis=1, dtype=np.int32) + (1 - border[:, :1])
-        positions = column - np.maximum.accumulate(np.where(border, column, 0), axis=1)
-        batch = {"tokens": inputs, "targets": targets, "weights": weights, "positions": positions}
-        batch["segment_ids"] = segments.astype(np.int32)
+            inputs = np.where(border, self._written[k, self._bos][:, None], inputs)
+        batch = {"tokens": inputs, "targets": targets, "weights": weights}
+        batch["positions"], batch["segment_ids"] = _segments(border)
         for row in np.flatnonzero(found.length <= self.length):
             for key, array in batch.items():
                 array[row, found.length[row] - 1 :] = self._pad if key in ("tokens", "targets") else 0
         return batch
 
 
-def _window_table(tokens: list[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+def _segments(border: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and segment numbers from 1, (B, T) int32, of rows in which a segment begins at each border (B, T)."""
+    begins = border.copy()
+    begins[:, 0] = True
+    start = np.flatnonzero(begins).astype(np.int32)
+    size = np.diff(start, append=np.int32(border.size))
+    row, column = np.divmod(start, np.int32(border.shape[1]))
+    number = np.arange(1, len(start) + 1, dtype=np.int32) - np.flatnonzero(column == 0).astype(np.int32)[row]
+    positions = np.arange(border.size, dtype=np.int32) - np.repeat(start, size)
+    return positions.reshape(border.shape), np.repeat(number, size).reshape(border.shape)
+
+
+def _window_table(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Room for the offset (S,), and the first window number of each store (S + 1,).
 
     A store of N tokens has (N - 1) // T windows; one is given up (if there are two) for offsets of up to T - 1.
     """
-    sizes = np.array([len(array) for array in tokens])
     fit = np.maximum(sizes - 1, 0) // length
     windows = np.where(fit > 1, fit - 1, fit)
     room = np.clip(sizes - 1 - windows * length, 0, length - 1)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from xalign_jax.data.hashing import hash64, permute
+from xalign_jax.data.hashing import hash64
 from xalign_jax.errors import UserError
 
 BLOCK = 1000
@@ -78,7 +78,7 @@ class Blocks:
 
     Attributes:
       counts: (M,) rows of each member in a block; they sum to BLOCK.
-      cursor: (M,) the cursor each member reads; members of one cursor must be adjacent.
+      cursor: (M,) the number of the cursor each member reads, from 0.
       seed: selects the permutations of the blocks.
     """
 
@@ -87,12 +87,19 @@ class Blocks:
     seed: int
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Args: rows (B,) int64 >= 0. Returns: member (B,) int64, index in that member's cursor (B,) int64."""
-        block, slot = np.divmod(rows, BLOCK)
-        slot = permute(slot, BLOCK, hash64(self.seed, "block", block))
-        ends = np.cumsum(self.counts)
-        member = np.searchsorted(ends, slot, side="right")
-        first = np.searchsorted(self.cursor, self.cursor, side="left")
-        starts = (ends - self.counts)[first]
-        width = np.bincount(self.cursor, weights=self.counts).astype(np.int64)[self.cursor]
-        return member, block * width[member] + slot - starts[member]
+        """Args: rows (B,) int64 >= 0. Returns: member (B,) int64, index in that member's cursor (B,) int64.
+
+        Within a block a cursor's indices rise with the row: an item comes again only when all others have come.
+        """
+        blocks, which = np.unique(rows // BLOCK, return_inverse=True)
+        slot = np.argsort(hash64(self.seed, "block", blocks[:, None], np.arange(BLOCK)), axis=1)
+        member = np.repeat(np.arange(len(self.counts)), self.counts)[slot]
+        owner = self.cursor[member]
+        width = np.bincount(self.cursor, weights=self.counts).astype(np.int64)
+        first = np.cumsum(width) - width
+        order = np.argsort(owner, axis=1, kind="stable")
+        rank = np.empty_like(order)
+        np.put_along_axis(rank, order, np.arange(BLOCK)[None], axis=1)
+        index = blocks[:, None] * width[owner] + rank - first[owner]
+        at = which, rows % BLOCK
+        return member[at], index[at]

@@ -1,0 +1,81 @@
+"""Vectorised code-switching against the published rule as a Python loop over tokens, with equal draws and equal output.
+
+    python benchmarks/codeswitch.py
+
+The peer is `tests/data/switch_reference.py`, which re-implements the rule of PreAlign's input-only module as that does
+it: row by row, splitting words token by token and looking id tuples up in a dict. Its draws are made beforehand and its
+rows are lists already, which favours it. Time is process time of one thread, the median of several runs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from synthetic import synthetic
+
+from xalign_jax.data.codeswitch import Switch, build_table, switch
+from xalign_jax.data.hashing import hash64
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data"))
+from switch_reference import dictionary, draws_of, switch_loop
+
+TOKENS, REPEATS = 1 << 16, 5
+
+
+def timed(call) -> tuple[float, object]:
+    """Median seconds of process time, and the last result."""
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        result = call()
+        seconds.append(time.process_time() - start)
+    return statistics.median(seconds), result
+
+
+def compare(prepared, table, config: Switch, length: int) -> float:
+    """Prints one line; the ratio of the loop's time to the vectorised time. Asserts equal arrays and counts."""
+    size, rows = length + table.slack(length, config.rate), TOKENS // length
+    text = np.asarray(prepared.stores["text"]["train"]["en"].tokens)
+    base = np.stack([text[row * length : row * length + size] for row in range(rows)])
+    keys, language, whole = hash64("rows", np.arange(rows)), np.zeros(rows, np.int64), np.full(rows, size)
+
+    def vectorised():
+        return switch(
+            base, base.astype(np.int32), whole, keys, language, table=table, config=config, length=length, pad=0
+        )
+
+    (draws, picks), keyed, flags, lists = draws_of(keys, size), dictionary(table), table.flags.tolist(), base.tolist()
+
+    def loop():
+        return [switch_loop(lists[r], draws[r], picks[r], 0, keyed, flags, config, length) for r in range(rows)]
+
+    (fast, found), (slow, wanted) = timed(vectorised), timed(loop)
+    for row, (tokens, labels, weights, counts) in enumerate(wanted):
+        there = len(tokens)
+        assert found.length[row] == there
+        for array, expected in ((found.tokens, tokens), (found.labels, labels), (found.weights, weights)):
+            assert np.array_equal(array[row, :there], expected) and not array[row, there:].any()
+        assert {name: getattr(found, name)[row] for name in counts} == counts
+    print(
+        f"T {length:>5}  rate {config.rate:.2f}  loop {TOKENS / slow / 1e6:6.2f}  vectorised {TOKENS / fast / 1e6:6.2f} "
+        f"million tokens a core-second  ratio {slow / fast:.1f}"
+    )
+    return slow / fast
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = synthetic(200_000, Path(folder))
+        table = build_table(prepared.lexicon.train, prepared.tokenizer)
+        for length in (64, 512, 2048):
+            for rate in (0.05, 0.3):
+                compare(prepared, table, Switch(rate=rate), length)
+
+
+if __name__ == "__main__":
+    main()

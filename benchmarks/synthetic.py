@@ -1,0 +1,75 @@
+"""A synthetic text, vocabulary and dictionary of the shapes of real ones, without any file but the store itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from xalign_jax.data.lexicon import LexiconTable, Word, concept_table
+from xalign_jax.data.prepared import Prepared
+from xalign_jax.data.store import Store
+
+PIECES, STARTS, SPECIALS, PUNCTUATION = 8192, 4000, 5, 40
+TYPES = 20_000
+
+
+class SyntheticTokenizer:
+    """Ids only: specials, punctuation, word starts, then pieces that go on with a word. Texts are ids as digits."""
+
+    pad, eos, unk, bos, mask = range(SPECIALS)
+    base_size, clones, size = PIECES, 1, 2 * PIECES
+    standalone = np.arange(PIECES) < SPECIALS + PUNCTUATION
+    word_start = np.arange(PIECES) < SPECIALS + PUNCTUATION + STARTS
+
+    def decode(self, ids) -> str:
+        return " ".join(map(str, ids))
+
+    def encode_words(self, words) -> list[np.ndarray]:
+        return [np.array(word.split(), np.int32) for word in words]
+
+    def clone(self, ids, k):
+        ids = np.asarray(ids, np.int32)
+        return np.where(ids < SPECIALS, ids, ids + np.int32(PIECES) * np.asarray(k, np.int32))
+
+    def unclone(self, ids):
+        return (np.asarray(ids) % PIECES).astype(np.int32)
+
+
+def word_types(rng: np.random.Generator) -> np.ndarray:
+    """(TYPES, 4) ids padded with -1: 60 % of the types have 1 token, the others 2 to 4."""
+    first = rng.integers(SPECIALS + PUNCTUATION, SPECIALS + PUNCTUATION + STARTS, TYPES)
+    rest = rng.integers(SPECIALS + PUNCTUATION + STARTS, PIECES, (TYPES, 3))
+    size = rng.choice(4, TYPES, p=(0.6, 0.2, 0.1, 0.1))
+    types = np.concatenate([first[:, None], np.where(np.arange(3) < size[:, None], rest, -1)], axis=1)
+    return np.unique(types, axis=0)
+
+
+def text_of(types: np.ndarray, tokens: int, rng: np.random.Generator) -> np.ndarray:
+    """About Zipfian words, punctuation after one in eight, a document's end after one in 300; `tokens` uint16 ids."""
+    weights = 1 / (np.arange(len(types)) + 10)
+    words = rng.choice(len(types), tokens // 2, p=weights / weights.sum())
+    rows = np.concatenate([types[words], np.full((len(words), 1), -1)], axis=1)
+    chance = rng.random(len(words))
+    rows[chance < 0.125, -1] = SPECIALS + 1
+    rows[chance < 1 / 300, -1] = SyntheticTokenizer.eos
+    text = rows.ravel()
+    return np.append(text[text >= 0][: tokens - 1], SyntheticTokenizer.eos).astype(np.uint16)
+
+
+def synthetic(tokens: int, folder: Path) -> Prepared:
+    """Data of one language, "en", whose text is memory-mapped from `folder`; every type's translation is another type."""
+    rng, tokenizer = np.random.default_rng(0), SyntheticTokenizer()
+    types = rng.permutation(word_types(rng))
+    np.save(folder / "tokens.npy", text_of(types, tokens, rng))
+    text = np.load(folder / "tokens.npy", mmap_mode="r")
+    words = []
+    for concept, target in enumerate(rng.permutation(len(types)).tolist()):
+        for language, ids in ((0, types[concept]), (1, tokenizer.clone(types[target][types[target] >= 0], 1))):
+            plain = tuple(ids[ids >= 0].tolist())
+            words.append(Word(concept, language, plain, " ".join(map(str, plain))))
+    table = concept_table(words, ("en", "en_clone"))
+    none = np.zeros(0, np.int64)
+    store = Store(text, none, none, none, none, language="en", task="text", split="train", fingerprint="")
+    lexicon = LexiconTable(table, table, concept_table([], table.languages), {})
+    return Prepared(tokenizer, {"text": {"train": {"en": store}}}, lexicon, None)

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+from fakes import FakeTokenizer, prepare
+
+from xalign_jax.data.facts import Facts, build_facts
+from xalign_jax.data.feeds import Switch, WindowFeed, WordFeed
+from xalign_jax.data.lexicon import Lexicon, build_lexicon
+from xalign_jax.data.store import Mixture
+from xalign_jax.errors import UserError
+
+WORDS = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(10) for j in range(10)]
+EOS, BOS = 1, 3
+T = 16
+
+
+def make_tokenizer():
+    """WORDS[:50] are one piece each, the others two."""
+    heads = sorted({f"▁{word[:2]}" for word in WORDS[50:]})
+    return FakeTokenizer([*(f"▁{word}" for word in WORDS[:50]), *heads, *"abcdefghij"], clones=1)
+
+
+def make_tokens(tokenizer, documents: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    encoded = tokenizer.encode_words(WORDS)
+    texts = [
+        np.concatenate([encoded[i] for i in rng.integers(100, size=rng.integers(3, 40))]) for _ in range(documents)
+    ]
+    return np.concatenate([np.append(text, EOS) for text in texts]).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    tokenizer = make_tokenizer()
+    data = prepare(tokenizer, {"en": make_tokens(tokenizer, 150), "de": make_tokens(tokenizer, 60, 1)})
+    lexicon = build_lexicon(Lexicon(), tokenizer, data.stores)
+    facts = build_facts(Facts(count=20, relations=3, objects=8), lexicon, tokenizer)
+    return dataclasses.replace(data, lexicon=lexicon, facts=facts)
+
+
+def mixture(**rates) -> Mixture:
+    return Mixture(tasks=("texts",), rates=rates)
+
+
+MIXED = mixture(en=0.5, en_clone=0.3, de=0.15, facts=0.05)
+
+
+def equal(first, second) -> bool:
+    return first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize("switch", [None, Switch(rate=0.5), Switch(rate=0.5, vanilla=True, both_ways=True)])
+def test_any_slice_equals_the_rows_of_the_whole_batch(prepared, switch):
+    feed = WindowFeed(T, switch).build(prepared, MIXED, 64, 7)
+    whole = feed.rows(6400, slice(0, 64))
+    assert equal(whole, feed.rows(6400, slice(None)))
+    for part in (slice(0, 1), slice(17, 40), slice(63, 64)):
+        assert equal(feed.rows(6400, part), {key: array[part] for key, array in whole.items()})
+    other = WindowFeed(T, switch).build(prepared, MIXED, 32, 7)
+    assert equal(other.rows(6432, slice(0, 32)), {key: array[32:] for key, array in whole.items()})
+    assert not equal(whole, WindowFeed(T, switch).build(prepared, MIXED, 64, 8).rows(6400, slice(0, 64)))
+
+
+def test_long_batches_are_cut_in_pieces_without_a_seam(prepared):
+    feed = WindowFeed(T).build(prepared, MIXED, 5000, 7)
+    whole = feed.rows(0, slice(0, 5000))
+    assert equal(feed.rows(0, slice(2040, 2060)), {key: array[2040:2060] for key, array in whole.items()})
+
+
+def test_shapes_and_types(prepared):
+    batch = WindowFeed(T, Switch()).build(prepared, MIXED, 8, 0).rows(0, slice(0, 8))
+    for key in ("tokens", "targets", "positions", "segment_ids"):
+        assert batch[key].shape == (8, T) and batch[key].dtype == np.int32, key
+    assert batch["weights"].shape == (8, T) and batch["weights"].dtype == np.float32
+    for key in ("language", *(k for k in batch if k.startswith("count_"))):
+        assert batch[key].shape == (8,) and batch[key].dtype == np.int32, key
+    assert len([k for k in batch if k.startswith("count_")]) == 5
+
+
+def test_windows_are_stored_tokens_and_documents_are_segments(prepared):
+    feed = WindowFeed(T).build(prepared, mixture(de=1.0), 50, 3)
+    stored = prepared.stores["texts"]["train"]["de"].tokens.astype(np.int32)
+    _, _, _, start = feed.windows(np.arange(50))
+    batch = feed.rows(0, slice(0, 50))
+    for row in range(50):
+        window = stored[start[row] : start[row] + T + 1]
+        assert np.array_equal(batch["targets"][row], window[1:])
+        first = window[:-1] == EOS
+        assert np.array_equal(batch["tokens"][row], np.where(first, BOS, window[:-1]))
+        segment, position = 1, 0
+        for t in range(T):
+            if first[t]:
+                segment, position = segment + (t > 0), 0
+            assert (batch["segment_ids"][row, t], batch["positions"][row, t]) == (segment, position)
+            position += 1
+    assert (batch["weights"] == 1).all() and (batch["segment_ids"] > 1).any()
+
+
+def test_without_bos_a_documents_first_target_weighs_nothing(prepared, monkeypatch):
+    with_bos = WindowFeed(T).build(prepared, mixture(de=1.0), 50, 3).rows(0, slice(0, 50))
+    monkeypatch.setattr(prepared.tokenizer, "bos", None)
+    batch = WindowFeed(T).build(prepared, mixture(de=1.0), 50, 3).rows(0, slice(0, 50))
+    first = with_bos["tokens"] == BOS
+    assert first.any() and np.array_equal(batch["weights"], np.where(first, 0, 1))
+    assert (batch["tokens"][first] == EOS).all() and np.array_equal(batch["segment_ids"], with_bos["segment_ids"])
+
+
+def test_every_window_once_in_an_epoch_never_in_two_languages(prepared):
+    """Row by row over two epochs: windows of a text are disjoint, whichever of its languages they are written in."""
+    feed = WindowFeed(T).build(prepared, MIXED, 1, 5)
+    member, epoch, _, start = feed.windows(np.arange(3000))
+    english = (member == 1) | (member == 2)
+    size = len(prepared.stores["texts"]["train"]["en"].tokens)
+    for number in range(2):
+        mine = np.sort(start[english & (epoch == number)])
+        assert len(np.unique(member[english & (epoch == number)])) == 2
+        assert (np.diff(mine) == T).all() and len(mine) == (size - 1) // T - 1
+        assert 0 <= mine[0] < T and mine[-1] + T + 1 <= size
+    starts = [np.sort(start[english & (epoch == number)])[0] for number in range(4)]
+    assert len(set(starts)) > 1
+    assert not np.array_equal(start[english & (epoch == 0)], start[english & (epoch == 1)])
+
+
+def test_languages_have_exact_shares_and_their_own_ids(prepared):
+    feed = WindowFeed(T).build(prepared, MIXED, 1000, 5)
+    batch = feed.rows(3000, slice(0, 1000))
+    assert feed.languages == ("de", "en", "en_clone")
+    assert np.bincount(batch["language"]).tolist() == [150, 500 + 50, 300]
+    clone = batch["language"] == 2
+    base = prepared.tokenizer.base_size
+    ordinary = batch["targets"] % base > 4
+    assert ((batch["targets"] >= base) == (clone[:, None] & ordinary)).all()
+
+
+def test_switching_off_is_bit_identical(prepared):
+    plain = WindowFeed(T).build(prepared, MIXED, 64, 7).rows(128, slice(0, 64))
+    assert equal(plain, WindowFeed(T, Switch(rate=0.0)).build(prepared, MIXED, 64, 7).rows(128, slice(0, 64)))
+    nothing = dataclasses.replace(prepared, lexicon=build_lexicon(Lexicon(), prepared.tokenizer, prepared.stores))
+    empty = nothing.lexicon.train
+    for name in ("concept", "language", "text_hash"):
+        object.__setattr__(empty, name, getattr(empty, name)[:0])
+    assert equal(plain, WindowFeed(T, Switch()).build(nothing, MIXED, 64, 7).rows(128, slice(0, 64)))
+
+
+def test_switched_rows_keep_targets_in_their_own_language(prepared):
+    feed = WindowFeed(T, Switch(rate=0.5)).build(prepared, MIXED, 1000, 5)
+    batch = feed.rows(0, slice(0, 1000))
+    plain = WindowFeed(T).build(prepared, MIXED, 1000, 5).rows(0, slice(0, 1000))
+    base = prepared.tokenizer.base_size
+    english = batch["language"] == 1
+    assert (batch["targets"][english & True] < base).all()
+    changed = (batch["tokens"] != plain["tokens"]).any(axis=1)
+    assert np.array_equal(changed, ((batch["tokens"] >= base) & english[:, None]).any(axis=1))
+    kept = batch["weights"] > 0
+    assert np.array_equal(batch["targets"][kept], plain["targets"][kept])  # a clone's words keep their length
+    switched = batch["count_switched"][english].sum()
+    assert 0.3 * 0.8 < switched / batch["count_words"][english].sum() < 0.5
+    assert not batch["count_words"][~english].any()
+
+
+def test_facts_and_held_out_words_are_never_switched(prepared):
+    facts = WindowFeed(T, Switch(rate=1.0)).build(prepared, mixture(facts=1.0), 200, 5).rows(0, slice(0, 200))
+    assert facts["tokens"].max() < prepared.tokenizer.base_size and not facts["count_switched"].any()
+    batch = WindowFeed(T, Switch(rate=1.0)).build(prepared, mixture(en=1.0), 500, 5).rows(0, slice(0, 500))
+    foreign = {i for i in batch["tokens"].ravel().tolist() if i >= prepared.tokenizer.base_size}
+    table = prepared.lexicon
+    held = [table.heldout.tokens(w) for w in np.flatnonzero(table.heldout.language == 1)]
+    trained = np.concatenate([table.train.tokens(w) for w in np.flatnonzero(table.train.language == 1)])
+    assert foreign == set(trained.tolist())
+    assert not foreign & {int(ids[0]) for ids in held if len(ids) == 1}
+
+
+def test_the_end_of_a_store_is_filled_and_weighs_nothing(prepared, tmp_path):
+    """n -> m translations that shorten rows: the last window has no slack to read."""
+    path = tmp_path / "d.tsv"
+    path.write_text("".join(f"{source}\t{target}\n" for source, target in zip(WORDS[50:], WORDS[:50], strict=True)))
+    tokens = prepared.stores["texts"]["train"]["en"].tokens
+    tokens = np.append(tokens[: (len(tokens) - 1) // T * T], EOS).astype(np.uint16)  # no more than the windows need
+    data = prepare(prepared.tokenizer, {"en": tokens})
+    lexicon = Lexicon(source="file", paths=(str(path),), languages=("en", "de"), heldout=0.0)
+    data = dataclasses.replace(data, lexicon=build_lexicon(lexicon, data.tokenizer, data.stores))
+    feed = WindowFeed(T, Switch(rate=1.0)).build(data, mixture(en=1.0), 3000, 5)
+    batch = feed.rows(0, slice(0, 3000))
+    filled = batch["count_filled"]
+    assert filled.any() and np.mean(filled > 0) < 0.05
+    for row in np.flatnonzero(filled):
+        rest = slice(T - filled[row], None)
+        assert not any(
+            batch[key][row, rest].any() for key in ("tokens", "targets", "weights", "positions", "segment_ids")
+        )
+        assert batch["segment_ids"][row, : T - filled[row]].all()
+
+
+def test_a_far_step_is_as_fast_as_the_first(prepared):
+    feed = WindowFeed(T, Switch()).build(prepared, MIXED, 32, 7)
+    feed.rows(0, slice(0, 32))
+    start = time.perf_counter()
+    feed.rows(32 * 10**9, slice(0, 32))
+    assert time.perf_counter() - start < 0.2
+
+
+def test_errors_name_the_binding(prepared):
+    for wrong in (mixture(fr=1.0), mixture(en=0.0), Mixture(("texts",), languages=("fr",))):
+        with pytest.raises(UserError, match=r"Mixture\."):
+            WindowFeed(T).build(prepared, wrong, 8, 0)
+    with pytest.raises(UserError, match=r"Mixture\.rates: 'de'"):
+        WindowFeed(10**5).build(prepared, mixture(de=1.0), 8, 0)
+    bare = dataclasses.replace(prepared, lexicon=None, facts=None)
+    with pytest.raises(UserError, match=r"Recipe\.lexicon"):
+        WindowFeed(T, Switch()).build(bare, mixture(en=1.0), 8, 0)
+    with pytest.raises(UserError, match=r"Recipe\.lexicon"):
+        WordFeed(T, 4, 4).build(bare, None, 8, 0)
+    with pytest.raises(UserError, match=r"Stream\.mixture"):
+        WindowFeed(T).build(prepared, None, 8, 0)
+
+
+def test_word_rows_hold_each_word_in_a_segment(prepared):
+    feed = WordFeed(length=T, words_per_row=6, concepts=10).build(prepared, None, 8, 3)
+    batch = feed.rows(16, slice(0, 8))
+    table = prepared.lexicon.train
+    words = {
+        (int(c), int(lang)): table.tokens(w).tolist()
+        for w, (c, lang) in enumerate(zip(table.concept, table.language, strict=True))
+    }
+    found = []
+    for row, slot in zip(*np.nonzero(batch["concept"] >= 0), strict=True):
+        mine = batch["segment_ids"][row] == slot + 1
+        key = int(batch["concept"][row, slot]), int(batch["language"][row, slot])
+        ids = batch["tokens"][row][mine].tolist()
+        assert ids == words[key] and batch["positions"][row][mine].tolist() == list(range(len(ids)))
+        assert batch["targets"][row][mine].tolist() == [*ids[1:], 0]
+        assert batch["weights"][row][mine].tolist() == [1.0] * (len(ids) - 1) + [0.0]
+        found.append(key)
+    assert len(set(found)) == len(found) == 20 == batch["count_words"].sum()
+    assert len({concept for concept, _ in found}) == 10 and not batch["count_dropped"].any()
+    assert (batch["segment_ids"].max(axis=1) <= 6).all() and feed.languages == ("en", "en_clone")
+
+
+def test_word_steps_are_epochs_over_concepts(prepared):
+    concepts = len(np.unique(prepared.lexicon.train.concept))
+    feed = WordFeed(length=T, words_per_row=8, concepts=9).build(prepared, None, 8, 3)
+    steps = concepts // 9
+    epochs = [[np.unique(feed.rows(8 * (e * steps + s), slice(0, 8))["concept"]) for s in range(steps)] for e in (0, 1)]
+    for epoch in epochs:
+        seen = np.concatenate(epoch)
+        seen = seen[seen >= 0]
+        assert len(np.unique(seen)) == len(seen) == 9 * steps
+    assert not np.array_equal(epochs[0][0], epochs[1][0])
+
+
+def test_word_rows_are_slices_of_the_packing_and_count_what_does_not_fit(prepared):
+    feed = WordFeed(length=T, words_per_row=3, concepts=20).build(prepared, None, 8, 3)
+    whole = feed.rows(8 * 10**9, slice(None))
+    for part in (slice(0, 2), slice(3, 8)):
+        assert equal(feed.rows(8 * 10**9, part), {key: array[part] for key, array in whole.items()})
+    assert whole["count_words"].sum() + whole["count_dropped"].sum() == 40 and whole["count_words"].max() == 3
+    assert whole["count_dropped"][0] == 16
+    with pytest.raises(UserError, match=r"WordFeed\.concepts"):
+        WordFeed(T, 4, 10**4).build(prepared, None, 8, 0)
