@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type]) -
     """
     gin.clear_config()
     gin.config._OPERATIVE_CONFIG.clear()
+    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]  # not packages: `models/x.gin` is no module `models`
     gin.add_config_file_search_path(str(gin_root()))
-    logging.disable(logging.ERROR)  # gin logs an error for each folder in which it looks in vain
     try:
         for file in files:
             _existing(file)
@@ -48,8 +48,6 @@ def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type]) -
     except Exception as error:
         cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
         raise cause or UserError(_one_line(error)) from error
-    finally:
-        logging.disable(logging.NOTSET)
     _refuse_unused_bindings()
     return built
 

@@ -36,7 +36,11 @@ def toy_data(monkeypatch):
 
 def _spawn(model_dir, devices=1, **options):
     arguments = [f"{key}={value}" for key, value in options.items()]
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["XALIGN_CACHE"]) / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     command = [sys.executable, toy.__file__, str(model_dir), f"steps={STEPS}", *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from xalign_jax.models.functional import Model
 from xalign_jax.recipe import Stage
 from xalign_jax.runtime import sharding
+from xalign_jax.runtime.compilation import jit_once
 
 
 class TrainState(NamedTuple):
@@ -97,13 +98,13 @@ def create(stage: Stage, model: Model, seed: int, mesh: Mesh, previous: TrainSta
     """
     _, where = shardings(stage, model, seed, mesh)
     if previous is None:
-        return jax.jit(lambda: _fresh(stage, model, seed), out_shardings=where)()
+        return jit_once(lambda: _fresh(stage, model, seed), out_shardings=where)()
 
     def new() -> TrainState:  # without the model's parameters, whose initialisation is then never compiled
         fresh = _fresh(stage, model, seed)
         return fresh._replace(params=fresh.params["heads"])
 
-    made = jax.jit(new, out_shardings=where._replace(params=where.params["heads"]))()
+    made = jit_once(new, out_shardings=where._replace(params=where.params["heads"]))()
     return TrainState(
         step=previous.step,
         params={
