@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from xalign_jax.errors import UserError
+from xalign_jax.runtime.compilation import jit_once
 
 Batch = dict[str, np.ndarray]
 LOGITS_AT_ONCE = 2**22
@@ -44,7 +45,7 @@ def untrained(model: Any, params: Any, seed: int) -> Any:
 @functools.lru_cache(maxsize=4)
 def _initializer(model: Any, structure: Any, where: tuple[Any, ...]) -> Any:
     """`model.init`, compiled once for all probes."""
-    return jax.jit(model.init, out_shardings=jax.tree.unflatten(structure, where))
+    return jit_once(model.init, out_shardings=jax.tree.unflatten(structure, where))
 
 
 def fetch(array: jax.Array) -> np.ndarray:
