@@ -12,7 +12,7 @@ from xalign_jax.evaluation.tables import Arm, Key, Run, mean_and_spread
 
 # Okabe and Ito's colours, told apart by every kind of colour vision, and line styles for more than eight.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-STYLES = ("-", "--", ":")
+STYLES, HATCHES = ("-", "--", ":"), ("", "..", "xx")
 MARKERS = "osD^vPX*"
 SMOOTHING = 40
 
@@ -44,11 +44,11 @@ def _drawn(folder: Path, figures: dict[str, Any]) -> list[Path]:
 
 
 def _axes(count: int, width: float, height: float, sharey: bool = False) -> tuple[Any, list[Any]]:
-    """A figure of `count` panels side by side, at most three in a row."""
+    """A figure of `count` panels of a size in inches, as many in a row as 15 inches hold."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    across = min(count, 3)
+    across = min(count, max(1, int(15 // width)))
     down = -(-count // across)
     figure = Figure(figsize=(width * across, height * down), layout="constrained")
     FigureCanvasAgg(figure)
@@ -64,6 +64,10 @@ def _axes(count: int, width: float, height: float, sharey: bool = False) -> tupl
 
 def _style(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number // len(COLOURS) % len(STYLES)]}
+
+
+def _fill(number: int) -> dict[str, Any]:
+    return {"color": COLOURS[number % len(COLOURS)], "hatch": HATCHES[number // len(COLOURS) % len(HATCHES)]}
 
 
 def _legend(figure: Any, panels: Sequence[Any]) -> None:
@@ -149,13 +153,13 @@ def _retrieval(arms: Sequence[Arm], keys: Sequence[Key]) -> Any:
         levels = [*sorted(level for level in levels if isinstance(level, int)), *(["head"] if "head" in levels else [])]
         for number, arm in enumerate([*arms, everyone]):
             control = "untrained" if arm is everyone else None
-            style = {"color": "0.6", "hatch": "//"} if control else {"color": COLOURS[number % len(COLOURS)]}
+            style = {"color": "0.6", "hatch": "//"} if control else _fill(number)
             found = [arm.values(("word_retrieval", "accuracy", language, level, split, control)) for level in levels]
             _bar_group(panel, number, len(arms) + 1, found, arm.name, style)
         panel.set_xticks(range(len(levels)), [str(level) for level in levels])
         kind = {"dictionary": "dictionary words", "heldout": "held-out words"}.get(str(split), str(split))
         panel.set(title=f"{kind}, {language}", xlabel="level", ylim=(0, 1.05))
-    panels[0].set_ylabel("retrieval@1")
+        panel.set_ylabel("retrieval@1")
     _explain(figure, arms)
     _legend(figure, panels)
     return figure
@@ -168,8 +172,7 @@ def _bars(arms: Sequence[Arm], keys: Sequence[Key], probe: str, metrics: Sequenc
         return None
     figure, (panel,) = _axes(1, max(5.0, 1.2 + 0.35 * len(bars) * (len(arms) + 1)), 3.6)
     for number, arm in enumerate(arms):
-        style = {"color": COLOURS[number % len(COLOURS)]}
-        _bar_group(panel, number, len(arms), [arm.values(key) for key in bars], arm.name, style)
+        _bar_group(panel, number, len(arms), [arm.values(key) for key in bars], arm.name, _fill(number))
     chance = [value for arm in arms for key in keys if key[:2] == (probe, "chance") for value in arm.values(key)]
     if chance:
         panel.axhline(chance[0], color="0.3", linestyle="--", linewidth=1, label="chance")

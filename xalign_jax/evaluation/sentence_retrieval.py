@@ -31,7 +31,7 @@ class SentenceRetrieval:
     files: Any = ()
     sentences: int = 1000
     length: int = 64
-    batch: int = 64
+    batch: int = 32
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -40,7 +40,7 @@ class SentenceRetrieval:
         """Rows by pair, direction, level and control."""
         means: dict[str, np.ndarray] = {}
         for text in run_texts(prepared, "validation"):
-            last = of_text(text, prepared.tokenizer, self.length, self.batch, end=True)
+            last = of_text(text, prepared.tokenizer, self.length, 2 * self.batch, end=True)
             means[text.language] = language_means(model, params, last, self.batch)
         found = []
         for pair in sentences(prepared, self.files, self.sentences):
