@@ -1,4 +1,4 @@
-"""Input-only code-switching on token arrays (PreAlign, Li et al. 2024, stage 2; `docs` of the rule: see `switch`).
+"""Input-only code-switching on token arrays (PreAlign, Li et al. 2024, stage 2).
 
 Words of a row are drawn with probability `rate`; a drawn word that the table knows is replaced, in the input, by one
 of its translations. Targets stay original: the span's first target is the original word's first token, the rest of
@@ -237,7 +237,7 @@ def switch(
 
     Args:
       base: (B, L) base ids; past `valid` (B,) they must be standalone.   tokens: (B, L) int32 the row language's ids.
-      keys: (B,) uint64 keys of the draws.   language: (B,) index of the row's language in the table, -1 = not switched.
+      keys: (B,) uint64 keys of the draws.  config: with a rate above 0.   language: (B,) index of the row's language in the table, -1 = not switched.
     """
     begins, ordinary = split_words(table.flags.take(base))
     ordinary &= (language >= 0)[:, None]

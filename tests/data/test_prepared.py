@@ -1,0 +1,102 @@
+"""Everything together on a real vocabulary and stores: prepared in a process of its own, then read with numpy only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xalign_jax.data import prepared as data
+from xalign_jax.data import store
+from xalign_jax.data.facts import Facts
+from xalign_jax.data.feeds import Switch, WindowFeed, WordFeed
+from xalign_jax.data.lexicon import Lexicon
+from xalign_jax.data.store import Mixture
+from xalign_jax.data.vocabulary import Vocabulary
+from xalign_jax.errors import UserError
+
+NOUNS = [
+    "river",
+    "tree",
+    "house",
+    "street",
+    "garden",
+    "window",
+    "table",
+    "letter",
+    "morning",
+    "evening",
+    "winter",
+    "summer",
+    "friend",
+    "mother",
+    "father",
+]
+VERBS = ["sees", "walks", "writes", "reads", "finds", "carries", "follows", "remembers", "opens", "closes"]
+VOCABULARY = Vocabulary(size=300, clones=1, lowercase=True)
+LEXICON = Lexicon(size=24, heldout=0.25)
+FACTS = Facts(count=10, relations=2, objects=5)
+T = 16
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    lines = [
+        f"The {rng.choice(NOUNS)} {rng.choice(VERBS)} the {rng.choice(NOUNS)}, and a {rng.choice(NOUNS)} {rng.choice(VERBS)}."
+        for _ in range(400)
+    ]
+    (folder / "en.txt").write_text("\n\n".join(lines))
+    mixture = Mixture((f"text:en={folder / 'en.txt'}",), {"en": 0.7, "en_clone": 0.2, "facts": 0.1})
+    store.prepare(VOCABULARY, mixture.tasks, cache=folder / "cache")
+    return data.load(VOCABULARY, LEXICON, FACTS, [mixture, mixture], cache=folder / "cache"), mixture
+
+
+def test_members_are_languages_clones_and_facts(prepared):
+    loaded, mixture = prepared
+    names = [(member.name, member.language, member.k, member.text) for member in loaded.members(mixture)]
+    assert names == [("en", "en", 0, "en"), ("en_clone", "en_clone", 1, "en"), ("facts", "en", 0, "facts")]
+    assert [member.name for member in loaded.members(mixture, "validation")] == ["en", "en_clone"]
+
+
+def test_switched_windows_read_as_the_same_text(prepared):
+    """A clone's words decode to the base text: inputs without switching and with it are the same sentences."""
+    loaded, mixture = prepared
+    plain = WindowFeed(T).build(loaded, mixture, 200, 0).rows(0, slice(0, 200))
+    batch = WindowFeed(T, Switch(rate=0.5)).build(loaded, mixture, 200, 0).rows(0, slice(0, 200))
+    base = loaded.tokenizer.base_size
+    assert batch["count_switched"].sum() > 200 and np.array_equal(batch["tokens"] % base, plain["tokens"] % base)
+    for before, after in zip(plain["tokens"], batch["tokens"], strict=True):
+        assert loaded.tokenizer.decode(before) == loaded.tokenizer.decode(after)
+    assert np.array_equal(batch["targets"][batch["weights"] > 0], plain["targets"][batch["weights"] > 0])
+
+
+def test_words_decode_to_the_dictionary(prepared):
+    loaded, _ = prepared
+    batch = WordFeed(32, 8, 6).build(loaded, None, 4, 0).rows(0, slice(0, 4))
+    words = set(loaded.lexicon.train.words)
+    for row, slot in zip(*np.nonzero(batch["concept"] >= 0), strict=True):
+        mine = batch["segment_ids"][row] == slot + 1
+        assert loaded.tokenizer.decode(batch["tokens"][row][mine]).strip() in words
+    assert batch["count_words"].sum() == 12
+
+
+def test_facts_are_asked_in_words_of_the_dictionary(prepared):
+    loaded, _ = prepared
+    for language, k in ((0, 0), (1, 1)):
+        queries = loaded.facts.queries(language)
+        rows = loaded.tokenizer.language_rows(k)
+        assert (
+            rows[queries.candidates[queries.candidates > 0]].all() and rows[queries.prompts[queries.prompts > 0]].all()
+        )
+        text = loaded.tokenizer.decode(queries.prompts[0][: queries.prompt_lengths[0]]).split()
+        assert set(text) <= set(loaded.lexicon.dictionary.words)
+
+
+def test_facts_need_a_lexicon(prepared):
+    _, mixture = prepared
+    cache = Path(mixture.tasks[0].partition("=")[2]).parent / "cache"
+    with pytest.raises(UserError, match=r"Recipe\.facts needs Recipe\.lexicon"):
+        data.load(VOCABULARY, None, FACTS, [mixture], cache=cache)
