@@ -35,6 +35,10 @@ def row(*lengths: int, total: int = 16, seed: int = 0):
     return tokens, positions, segments
 
 
+def hidden(model, params, *batch, **options):
+    return jax.jit(lambda p, *b: model.hidden(p, *b, **options))(params, *batch)
+
+
 @pytest.fixture(scope="module")
 def model():
     return build(config(), V)
@@ -42,7 +46,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def params(model):
-    return model.init(jax.random.key(0))
+    return jax.jit(model.init)(jax.random.key(0))
 
 
 def reference(params, tokens, c):
@@ -80,16 +84,16 @@ def reference(params, tokens, c):
 def test_every_level_equals_a_reference_written_head_by_head(model, params):
     tokens, positions, segments = row(12, total=12)
     levels = tuple(range(LAYERS + 1))
-    found = model.hidden(params, tokens, positions, segments, levels=levels)
+    found = hidden(model, params, tokens, positions, segments, levels=levels)
     for level, expected in enumerate(reference(params, tokens[0], config())):
         np.testing.assert_allclose(found[level][0], expected, atol=2e-5, err_msg=f"level {level}")
 
 
-@pytest.mark.parametrize("levels", [(0,), (1,), (3,), (0, 3), (1, 2), (1, 3), (0, 1, 3), (0, 1, 2, 3)])
+@pytest.mark.parametrize("levels", [(0,), (1, 2), (1, 3), (0, 1, 3)])
 def test_any_choice_of_levels_gives_the_same_states(model, params, levels):
     batch = row(5, 7)
-    everything = model.hidden(params, *batch, levels=(0, 1, 2, 3))
-    found = model.hidden(params, *batch, levels=levels)
+    everything = hidden(model, params, *batch, levels=(0, 1, 2, 3))
+    found = hidden(model, params, *batch, levels=levels)
     assert tuple(found) == levels
     for level in levels:
         np.testing.assert_allclose(found[level], everything[level], atol=1e-6)
@@ -97,7 +101,7 @@ def test_any_choice_of_levels_gives_the_same_states(model, params, levels):
 
 def test_stopping_early_leaves_later_blocks_without_gradient(model, params):
     batch = row(5, 7)
-    grads = jax.grad(lambda p: model.hidden(p, *batch, levels=(1,), stop_at_level=1)[1].sum())(params)
+    grads = jax.jit(jax.grad(lambda p: model.hidden(p, *batch, levels=(1,), stop_at_level=1)[1].sum()))(params)
     norms = jnp.sqrt(jnp.sum(grads["layers"]["mlp"]["down"] ** 2, axis=(1, 2)))
     assert norms[0] > 0 and not norms[1:].any() and not grads["final_norm"]["scale"].any()
     with pytest.raises(ValueError, match="stop_at_level 1"):
@@ -106,11 +110,11 @@ def test_stopping_early_leaves_later_blocks_without_gradient(model, params):
 
 def test_packed_segments_have_the_states_of_separate_rows(model, params):
     packed = row(5, 7, 3)
-    top = model.hidden(params, *packed, levels=(1, 3))
+    top = hidden(model, params, *packed, levels=(1, 3))
     start = 0
     for n in (5, 7, 3):
         tokens = packed[0][:, start : start + n]
-        alone = model.hidden(params, tokens, np.arange(n)[None], np.ones((1, n), np.int32), levels=(1, 3))
+        alone = hidden(model, params, tokens, np.arange(n)[None], np.ones((1, n), np.int32), levels=(1, 3))
         for level in (1, 3):
             np.testing.assert_allclose(top[level][:, start : start + n], alone[level], atol=1e-5)
         start += n
@@ -118,11 +122,13 @@ def test_packed_segments_have_the_states_of_separate_rows(model, params):
 
 def test_padding_is_finite_and_harmless(model, params):
     tokens, positions, segments = row(5, total=16)
-    states = model.hidden(params, tokens, positions, segments, levels=(3,))[3]
+    states = hidden(model, params, tokens, positions, segments, levels=(3,))[3]
     assert jnp.isfinite(states).all()
     other = np.where(segments == 0, 9, tokens)
-    np.testing.assert_array_equal(model.hidden(params, other, positions, segments, levels=(3,))[3][:, :5], states[:, :5])
-    grads = jax.grad(lambda p: model.hidden(p, tokens, positions, 0 * segments, levels=(3,))[3].sum())(params)
+    np.testing.assert_array_equal(
+        hidden(model, params, other, positions, segments, levels=(3,))[3][:, :5], states[:, :5]
+    )
+    grads = jax.jit(jax.grad(lambda p: model.hidden(p, tokens, positions, 0 * segments, levels=(3,))[3].sum()))(params)
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
@@ -130,7 +136,7 @@ def test_no_position_sees_a_later_one(model, params):
     tokens, positions, segments = row(12, total=12)
     later = tokens.copy()
     later[0, 8:] = 3
-    before, after = (model.hidden(params, t, positions, segments, levels=(3,))[3] for t in (tokens, later))
+    before, after = (hidden(model, params, t, positions, segments, levels=(3,))[3] for t in (tokens, later))
     np.testing.assert_array_equal(before[:, :8], after[:, :8])
 
 
@@ -139,10 +145,12 @@ def test_remat_and_loops_change_nothing(layers):
     """3 layers are unrolled on CPU, 9 run as a loop."""
     batch = row(5, 7)
     plain, remat = (build(config(layers=layers), V, remat=flag) for flag in (False, True))
-    params = plain.init(jax.random.key(1))
+    params = jax.jit(plain.init)(jax.random.key(1))
 
     def gradient(model):
-        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(model.hidden(p, *batch, levels=(2, layers))[2] ** 2)))(params)
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(model.hidden(p, *batch, levels=(2, layers))[2] ** 2)))(
+            params
+        )
 
     for a, b in zip(jax.tree.leaves(gradient(plain)), jax.tree.leaves(gradient(remat)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -150,9 +158,9 @@ def test_remat_and_loops_change_nothing(layers):
 
 def test_bfloat16_states_from_float32_parameters(params):
     model = build(config(), V, dtype=jnp.bfloat16)
-    states = model.hidden(params, *row(12, total=12), levels=(0, 3))
+    states = hidden(model, params, *row(12, total=12), levels=(0, 3))
     assert states[0].dtype == states[3].dtype == jnp.bfloat16
-    exact = build(config(), V).hidden(params, *row(12, total=12), levels=(3,))[3]
+    exact = hidden(build(config(), V), params, *row(12, total=12), levels=(3,))[3]
     np.testing.assert_allclose(states[3].astype(np.float32), exact, atol=0.15)
 
 
@@ -163,8 +171,8 @@ def test_row_map_ties_rows_of_input_and_head(params):
     tokens, positions, segments = row(12, total=12)
     base = tokens % (V // 2)
     np.testing.assert_array_equal(
-        model.hidden(params, base + V // 2, positions, segments, levels=(3,))[3],
-        model.hidden(params, base, positions, segments, levels=(3,))[3],
+        hidden(model, params, base + V // 2, positions, segments, levels=(3,))[3],
+        hidden(model, params, base, positions, segments, levels=(3,))[3],
     )
     weight = model.head_weight(params)
     assert weight.shape == (V, 16)
@@ -173,13 +181,13 @@ def test_row_map_ties_rows_of_input_and_head(params):
 
 def test_tied_head_is_the_embedding(model, params):
     tied = build(config(tied=True), V)
-    own = tied.init(jax.random.key(0))
+    own = jax.jit(tied.init)(jax.random.key(0))
     assert tied.tied and "head" not in own
     assert tied.head_weight(own) is own["embedding"]
     assert model.head_weight(params) is params["head"] and not model.tied
 
 
-def test_init_is_abstract_deterministic_and_annotated(model, params):
+def test_init_is_abstract_and_annotated(model, params):
     abstract = jax.eval_shape(model.init, jax.random.key(0))
     axes = model.logical_axes()
     is_names = lambda node: isinstance(node, tuple)  # noqa: E731
@@ -187,8 +195,6 @@ def test_init_is_abstract_deterministic_and_annotated(model, params):
     names = jax.tree.leaves(axes, is_leaf=is_names)
     assert [len(n) for n in names] == [a.ndim for a in jax.tree.leaves(abstract)]
     assert axes["layers"]["attention"]["key"] == ("layers", "embed", "kv_heads", "head_dim")
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(jax.jit(model.init)(jax.random.key(0))), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)
     down = params["layers"]["mlp"]["down"]
     assert not jnp.allclose(down[0], down[1]), "blocks must start from different draws"
 

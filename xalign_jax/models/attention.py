@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from xalign_jax.models.layers import Initializer, parameter, project
+from xalign_jax.models.layers import Maker, project
 
 
 class Context(NamedTuple):
@@ -61,14 +61,12 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) 
 class SelfAttention(nnx.Module):
     """Attention without biases: (B,T,width) -> (B,T,width)."""
 
-    def __init__(
-        self, width: int, heads: int, kv_heads: int, head_dim: int, init: Initializer, dtype: Any, rngs: nnx.Rngs
-    ):
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, dtype: Any, make: Maker):
         self.dtype = dtype
-        self.query = parameter(rngs, (width, heads, head_dim), ("embed", "heads", "head_dim"), init)
-        self.key = parameter(rngs, (width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"), init)
-        self.value = parameter(rngs, (width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"), init)
-        self.output = parameter(rngs, (heads, head_dim, width), ("heads", "head_dim", "embed"), init)
+        self.query = make.normal((width, heads, head_dim), ("embed", "heads", "head_dim"))
+        self.key = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
+        self.value = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
+        self.output = make.normal((heads, head_dim, width), ("heads", "head_dim", "embed"))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         query, key, value = (self._heads(x, w) for w in (self.query, self.key, self.value))

@@ -58,12 +58,8 @@ class Model:
 
     def logical_axes(self) -> Params:
         """The parameters' tree with a tuple of logical axis names in place of each array."""
-
-        def names(path: tuple[Any, ...], variable: nnx.Variable) -> tuple[str, ...]:
-            return ("layers", *variable.axes) if path[0] == "layers" else variable.axes
-
-        named = nnx.map_state(names, nnx.filter_state(self._variables, nnx.Param))
-        return nnx.to_pure_dict(named)
+        parameters = nnx.filter_state(self._variables, nnx.Param)
+        return nnx.to_pure_dict(nnx.map_state(lambda path, variable: variable.axes, parameters))
 
     def hidden(
         self,
@@ -113,7 +109,7 @@ class Model:
         unroll = jax.default_backend() == "cpu" and self.num_layers <= UNROLLED_LAYERS
         if self._remat:
             apply = jax.checkpoint(apply, prevent_cse=unroll)
-        collected = {}
+        collected: dict[int, jax.Array] = {}
         for first, last, collect in _slices(levels, stop):
             weights = jax.tree.map(lambda w, a=first, b=last: w[a:b], stacked)
             step = functools.partial(_step, apply, collect)

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-Initializer = Callable[..., jax.Array]
 
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """Makes float32 parameters annotated with their logical axes.
 
-def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], init: Initializer) -> nnx.Param:
-    """A float32 parameter drawn from `init(key, shape, dtype)`, annotated with its logical axes."""
-    return nnx.Param(init(rngs.params(), shape, jnp.float32), axes=axes)
+    Attributes:
+      std: standard deviation of the normal initialisation.
+      stack: make that many of each along a leading axis "layers", for modules that a scan applies one after another.
+    """
+
+    rngs: nnx.Rngs
+    std: float
+    stack: int | None = None
+
+    def normal(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+        """A parameter drawn from N(0, std^2)."""
+        shape, axes = self._stacked(shape, axes)
+        # Drawn flat: the same numbers as drawn in shape, in a sixth of XLA's compile time on CPU.
+        drawn = jax.random.normal(self.rngs.params(), (math.prod(shape),), jnp.float32)
+        return nnx.Param(self.std * drawn.reshape(shape), axes=axes)
+
+    def ones(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+        """A parameter that starts at 1."""
+        shape, axes = self._stacked(shape, axes)
+        return nnx.Param(jnp.ones(shape, jnp.float32), axes=axes)
+
+    def _stacked(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        return (shape, axes) if self.stack is None else ((self.stack, *shape), ("layers", *axes))
 
 
 def project(x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -25,9 +48,9 @@ def project(x: jax.Array, weight: jax.Array) -> jax.Array:
 class RMSNorm(nnx.Module):
     """x / rms(x) * scale, computed in float32, returned in x's dtype."""
 
-    def __init__(self, width: int, eps: float, rngs: nnx.Rngs):
+    def __init__(self, width: int, eps: float, make: Maker):
         self.eps = eps
-        self.scale = parameter(rngs, (width,), ("norm",), nnx.initializers.ones)
+        self.scale = make.ones((width,), ("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
@@ -38,11 +61,11 @@ class RMSNorm(nnx.Module):
 class SwiGLU(nnx.Module):
     """(silu(x gate) * (x up)) down, without biases: (..., width) -> (..., width)."""
 
-    def __init__(self, width: int, hidden: int, init: Initializer, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, dtype: Any, make: Maker):
         self.dtype = dtype
-        self.gate = parameter(rngs, (width, hidden), ("embed", "mlp"), init)
-        self.up = parameter(rngs, (width, hidden), ("embed", "mlp"), init)
-        self.down = parameter(rngs, (hidden, width), ("mlp", "embed"), init)
+        self.gate = make.normal((width, hidden), ("embed", "mlp"))
+        self.up = make.normal((width, hidden), ("embed", "mlp"))
+        self.down = make.normal((hidden, width), ("mlp", "embed"))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gate, up, down = (w[...].astype(self.dtype) for w in (self.gate, self.up, self.down))

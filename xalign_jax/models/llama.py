@@ -11,7 +11,7 @@ from flax import nnx
 
 from xalign_jax.errors import UserError
 from xalign_jax.models.attention import Context, SelfAttention, causal_context
-from xalign_jax.models.layers import RMSNorm, SwiGLU, parameter
+from xalign_jax.models.layers import Maker, RMSNorm, SwiGLU
 
 
 @gin.configurable
@@ -65,12 +65,12 @@ class Llama:
 class LlamaBlock(nnx.Module):
     """x + attention(norm(x)), then x + SwiGLU(norm(x))."""
 
-    def __init__(self, config: Llama, dtype: Any, rngs: nnx.Rngs):
-        c, init = config, nnx.initializers.normal(config.init_std)
-        self.attention_norm = RMSNorm(c.width, c.norm_eps, rngs)
-        self.attention = SelfAttention(c.width, c.heads, c.kv_heads, c.head_size, init, dtype, rngs)
-        self.mlp_norm = RMSNorm(c.width, c.norm_eps, rngs)
-        self.mlp = SwiGLU(c.width, c.mlp_width, init, dtype, rngs)
+    def __init__(self, config: Llama, dtype: Any, make: Maker):
+        c = config
+        self.attention_norm = RMSNorm(c.width, c.norm_eps, make)
+        self.attention = SelfAttention(c.width, c.heads, c.kv_heads, c.head_size, dtype, make)
+        self.mlp_norm = RMSNorm(c.width, c.norm_eps, make)
+        self.mlp = SwiGLU(c.width, c.mlp_width, dtype, make)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         x = x + self.attention(self.attention_norm(x), context)
@@ -81,15 +81,15 @@ class LlamaNetwork(nnx.Module):
     """Embedding, stacked blocks, final norm and head; `models.functional` runs them."""
 
     def __init__(self, config: Llama, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(config.init_std)
-        table = ((vocabulary_size, config.width), ("vocab", "embed"), init)
+        make = Maker(rngs, config.init_std)
+        table = ((vocabulary_size, config.width), ("vocab", "embed"))
         self.config = config
         self.dtype = dtype
-        self.embedding = parameter(rngs, *table)
-        self.layers = nnx.vmap(lambda key: LlamaBlock(config, dtype, key))(rngs.split(config.layers))
-        self.final_norm = RMSNorm(config.width, config.norm_eps, rngs)
+        self.embedding = make.normal(*table)
+        self.layers = LlamaBlock(config, dtype, dataclasses.replace(make, stack=config.layers))
+        self.final_norm = RMSNorm(config.width, config.norm_eps, make)
         if not config.tied:
-            self.head = parameter(rngs, *table)
+            self.head = make.normal(*table)
 
     def embed(self, rows: jax.Array) -> jax.Array:
         """Level 0: (B,T) table rows -> (B,T,width)."""

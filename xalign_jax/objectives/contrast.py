@@ -79,7 +79,7 @@ def positive_pairs(group: jax.Array) -> jax.Array:
 
 class _Queries(NamedTuple):
     ids: Ids
-    index: jax.Array
+    row: jax.Array
 
 
 class _TextGroups(NamedTuple):
@@ -122,7 +122,7 @@ def _masks(queries: _Queries, keys: Ids, groups: _TextGroups, exclude_self: bool
     ids = queries.ids
     both = (ids.group >= 0)[:, None] & (keys.group >= 0)
     if exclude_self:
-        both &= queries.index[:, None] != jnp.arange(keys.group.shape[0])
+        both &= queries.row[:, None] != jnp.arange(keys.group.shape[0])
     positive = both & (ids.group[:, None] == keys.group)
     shared = _shares_text_with_group(groups, ids.group) | (ids.text[:, None] == keys.text)
     return both, positive, both & (positive | ~shared)
@@ -200,4 +200,4 @@ def _split(query: jax.Array, queries: _Queries, pieces: int) -> Any:
     """Chunks of queries; what fills the last chunk is absent."""
     group, text = queries.ids
     ids = Ids(split_rows(group, pieces, fill=-1), split_rows(text, pieces))
-    return split_rows(query, pieces), _Queries(ids, split_rows(queries.index, pieces, fill=-1))
+    return split_rows(query, pieces), _Queries(ids, split_rows(queries.row, pieces, fill=-1))
