@@ -237,7 +237,8 @@ def switch(
 
     Args:
       base: (B, L) base ids; past `valid` (B,) they must be standalone.   tokens: (B, L) int32 the row language's ids.
-      keys: (B,) uint64 keys of the draws.  config: with a rate above 0.   language: (B,) index of the row's language in the table, -1 = not switched.
+      keys: (B,) uint64 keys of the draws.   language: (B,) index of the row's language in the table, -1 = not switched.
+      config: with a rate above 0.
     """
     begins, ordinary = split_words(table.flags.take(base))
     ordinary &= (language >= 0)[:, None]

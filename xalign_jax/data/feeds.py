@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Switch", "WindowFeed", "WordFeed"]
 
-_CHUNK = 1 << 15  # tokens worked on at a time: arrays stay in the cache
+_CHUNK = 1 << 17  # tokens worked on at a time, so that large batches need little memory
 
 Batch = dict[str, np.ndarray]
 
