@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xalign_jax import config
+from xalign_jax import evaluation as probes
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation import GradientCosine, HiddenCosine, Knowledge
+from xalign_jax.recipe import Evaluation
 
 
 def _text(toy, count: int = 60):
@@ -95,9 +98,9 @@ def test_gradient_cosine_is_exact_on_one_tensor(toy, tokenizer):
 
 def _facts(tokenizer, count: int = 12, choices: int = 4, ragged: bool = False):
     """Fact q: tokens (10 + q, 40), answer 60 + q; other choices are answers of other facts."""
-    rng = np.random.default_rng(0)
 
     def queries(language: int):
+        rng = np.random.default_rng(0)
         prompts = np.stack([np.arange(count) + 10, np.full(count, 40)], 1)
         answer = rng.integers(0, choices, count).astype(np.int32)
         first = 60 + (np.arange(count)[:, None] + (np.arange(choices) - answer[:, None])) % count
@@ -169,3 +172,12 @@ def test_knowledge_scores_are_sums(toy, tokenizer):
 def test_knowledge_without_facts(toy, tokenizer):
     with pytest.raises(UserError, match=r"Recipe\.facts"):
         Knowledge().rows(_Knowing(8, 1), {}, toy.prepared(tokenizer, []), 0)
+
+
+def test_probe_files_build():
+    """Every probe of the packaged files, and parallel text given on the command line."""
+    (evaluation,) = config.load(["probes/clone.gin"], [], (Evaluation,))
+    assert {type(probe).__name__ for probe in evaluation.probes} == set(probes.__all__)
+    binding = 'SENTENCES = {"en": "a.tsv", "de": "b.tsv"}'
+    (evaluation,) = config.load(["probes/alignment.gin"], [binding], (Evaluation,))
+    assert evaluation.probes[-1].files == (("en", "a.tsv"), ("de", "b.tsv"))
