@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +80,7 @@ def test_splitting_rows_into_pieces_is_undone_by_joining():
 
 def test_pooling_sums_each_segment():
     h = draw(2, 6, 3)
-    segments = np.array([[1, 1, 2, 0, 0, 0], [1, 3, 3, 3, 0, 0]])
+    segments = np.array([[1, 1, 2, 0, 0, 0], [1, 3, 3, 3, 0, 0]], np.int32)
     pooled = pool_segments(h, segments, 4)
     assert pooled.shape == (2, 4, 3)
     np.testing.assert_allclose(pooled[0], [h[0, :2].sum(0), h[0, 2], np.zeros(3), np.zeros(3)], rtol=1e-6)
@@ -98,6 +100,7 @@ def words_of(concepts: int, k: int) -> Ids:
     return Ids(np.repeat(np.arange(concepts, dtype=np.int32), k), np.arange(concepts * k, dtype=np.uint32))
 
 
+@functools.partial(jax.jit, static_argnames="chunk")
 def self_contrast(z, ids, chunk=None):
     return infonce(z, z, ids, ids, TAU, exclude_self=True, chunk=chunk)
 
@@ -108,7 +111,7 @@ def test_golden_loss_of_perfectly_aligned_orthogonal_concepts(k, expected):
     found = self_contrast(np.repeat(np.eye(N, dtype=np.float32), k, axis=0), words_of(N, k))
     loss = found.loss / found.positives
     assert abs(loss - expected) < 1e-5
-    assert abs(loss - np.log(k - 1 + k * (N - 1) * np.exp(-10))) < 1e-6
+    assert abs(loss - np.log(k - 1 + k * (N - 1) * np.exp(-10))) < 3e-6
     assert found.positives == N * k * (k - 1) and found.correct == found.anchors == N * k
 
 

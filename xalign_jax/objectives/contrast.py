@@ -66,6 +66,7 @@ def infonce(
       chunk: queries at a time, so that only (chunk, M) similarities exist; None = all.
     """
     pieces = 1 if chunk is None else -(-query.shape[0] // chunk)
+    query_ids, key_ids = jax.tree.map(jnp.asarray, (query_ids, key_ids))
     ids = (_Queries(query_ids, jnp.arange(query.shape[0], dtype=jnp.int32)), key_ids)
     return _infonce(pieces, float(temperature), exclude_self, query, key, ids)
 
