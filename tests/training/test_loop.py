@@ -72,7 +72,9 @@ def undisturbed(tmp_path_factory):
 
 def _assert_identical(model_dir, undisturbed):
     assert _metrics(model_dir) == _metrics(undisturbed)
-    assert json.loads((model_dir / "results.json").read_text()) == json.loads((undisturbed / "results.json").read_text())
+    assert json.loads((model_dir / "results.json").read_text()) == json.loads(
+        (undisturbed / "results.json").read_text()
+    )
     jax.tree.map(np.testing.assert_array_equal, _params(model_dir), _params(undisturbed))
 
 
@@ -84,7 +86,9 @@ def _assert_equal_up_to_rounding(model_dir, undisturbed):
     np.testing.assert_allclose(*norms, rtol=1e-5)
     first = toy.recipe(STEPS)
     start = loop.build(first.model, toy.VOCABULARY).init(jax.random.key(first.seed))
-    start, ours, theirs = (jax.tree.leaves(t) for t in (start, _params(model_dir)["model"], _params(undisturbed)["model"]))
+    start, ours, theirs = (
+        jax.tree.leaves(t) for t in (start, _params(model_dir)["model"], _params(undisturbed)["model"])
+    )
 
     def norm(differences):
         return np.sqrt(sum(float((d.astype(np.float64) ** 2).sum()) for d in differences))
@@ -210,6 +214,8 @@ def test_parameters_of_another_run_are_a_start(tmp_path):
     loop.Run(toy.recipe(3), runtime, tmp_path / "a", "toy").train()
     start = dataclasses.replace(toy.recipe(3), init_from=str(tmp_path / "a"), seed=5)
     fresh = loop.Run(start, runtime, tmp_path / "b", "toy")._first_state()
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(fresh.params["model"]), _params(tmp_path / "a", 3)["model"])
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.device_get(fresh.params["model"]), _params(tmp_path / "a", 3)["model"]
+    )
     with pytest.raises(UserError, match="no checkpoints there"):
         loop.Run(dataclasses.replace(start, init_from=str(tmp_path / "c")), runtime, tmp_path / "d", "toy").train()

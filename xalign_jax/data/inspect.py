@@ -41,7 +41,7 @@ def _window(batch: dict[str, np.ndarray], row: int, prepared: Prepared) -> str:
         pieces.append(tokenizer.decode(tokens[start : at + 1]))
         target = tokenizer.decode(targets[at : at + 1]) if weights[at] else "-"
         pieces.append(f"<{tokenizer.decode(tokens[at + 1 : at + 2])}→{target}>")
-        start = at + 2
+        start = int(at) + 2
     return " ".join([*pieces, tokenizer.decode(tokens[start:])])
 
 

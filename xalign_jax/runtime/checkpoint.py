@@ -45,6 +45,10 @@ class Checkpoints:
         found = self._restored(step, ocp.args.Composite(**items))
         return found["params"], {name: value for name, value in found["rest"].items() if name != "step"}
 
+    def about(self, step: int) -> dict[str, Any]:
+        """What was saved about a step."""
+        return self._restored(step, ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+
     def restore_params(self, step: int, params: Any) -> Any:
         """Restore the parameters alone."""
         return self._restored(step, ocp.args.Composite(params=ocp.args.StandardRestore(params)))["params"]

@@ -81,24 +81,22 @@ def global_batch(rows: Rows, count: int, mesh: Mesh) -> dict[str, jax.Array]:
     Every array has the row as its leading dimension, sharded over (data, fsdp).
     """
     sharding = NamedSharding(mesh, BATCH)
-    slices = {_bounds(index[0], count) for index in sharding.addressable_devices_indices_map((count,)).values()}
+    indices = sharding.addressable_devices_indices_map((count,)).values()
+    slices = {_bounds(index[0], count) for index in indices if index is not None}
     low, high = min(a for a, _ in slices), max(b for _, b in slices)
     if high - low == sum(b - a for a, b in slices):  # the usual case: this host's rows are contiguous
         slices = {(low, high)}
     parts = {(a, b): rows(slice(a, b)) for a, b in slices}
 
-    def piece(name: str, index: tuple[slice, ...]) -> np.ndarray:
-        a, b = _bounds(index[0], count)
-        start, part = next((s, p) for (s, e), p in parts.items() if s <= a and b <= e)
-        return part[name][a - start : b - start]
+    def assemble(name: str, shape: tuple[int, ...]) -> jax.Array:
+        def piece(index: tuple[slice, ...] | None) -> np.ndarray:
+            a, b = _bounds(index[0] if index else slice(None), count)
+            start, part = next((s, p) for (s, e), p in parts.items() if s <= a and b <= e)
+            return part[name][a - start : b - start]
 
-    some = next(iter(parts.values()))
-    return {
-        name: jax.make_array_from_callback(
-            (count, *array.shape[1:]), sharding, lambda index, name=name: piece(name, index)
-        )
-        for name, array in some.items()
-    }
+        return jax.make_array_from_callback((count, *shape), sharding, piece)
+
+    return {name: assemble(name, array.shape[1:]) for name, array in next(iter(parts.values())).items()}
 
 
 def _bounds(index: slice, count: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import jax
 from xalign_jax import config
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, Runtime, as_json, identity
+from xalign_jax.runtime.checkpoint import Checkpoints
 from xalign_jax.runtime.logging import read_results, write_atomically, write_results
 
 PACKAGES = (
@@ -30,29 +31,32 @@ PACKAGES = (
 )
 
 
-def claim(directory: Path, recipe: Recipe, extend: bool) -> None:
-    """Refuse a directory that holds another recipe's run.
+def claim(model_dir: Path, recipe: Recipe, extend: bool) -> None:
+    """Refuse a directory that holds another recipe's run, judged by its newest checkpoint, else `environment.json`.
 
     Raises:
       UserError: showing the difference; with `extend`, more steps of the last stage are allowed.
     """
-    known = read_environment(directory).get("recipe")
+    known = _known_recipe(model_dir)
     if known is None:
         return
-    wanted = as_json(recipe)
-    differences = list(_differences(known, json.loads(json.dumps(wanted)), "Recipe"))
+    differences = list(_differences(known, json.loads(json.dumps(as_json(recipe))), "Recipe"))
     last = f"Recipe.stages[{len(recipe.stages) - 1}].steps"
-    if extend and [path for path, _, _ in differences] == [last] and differences[0][1] < differences[0][2]:
+    only_steps = [path for path, _, _ in differences] == [last]
+    if not differences or (extend and only_steps and differences[0][1] < differences[0][2]):
         return
-    if differences:
-        shown = "; ".join(f"{path} is {old!r} there, {new!r} here" for path, old, new in differences[:5])
-        raise UserError(
-            f"{directory} holds another recipe's run: {shown}. Choose another --model_dir" + _hint(differences, last)
-        )
+    shown = "; ".join(f"{path} is {old!r} there, {new!r} here" for path, old, new in differences[:5])
+    hint = " (or --extend, to add steps to the last stage)" if only_steps else ""
+    raise UserError(f"{model_dir} holds another recipe's run: {shown}. Choose another --model_dir{hint}")
 
 
-def _hint(differences: list, last: str) -> str:
-    return " (or --extend, to add steps to the last stage)" if [d[0] for d in differences] == [last] else ""
+def _known_recipe(model_dir: Path) -> Any:
+    if (model_dir / "checkpoints").is_dir():
+        checkpoints = Checkpoints(model_dir / "checkpoints")
+        newest = checkpoints.latest()
+        if newest is not None:
+            return checkpoints.about(newest)["recipe"]
+    return read_environment(model_dir).get("recipe")
 
 
 def _differences(old: Any, new: Any, path: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from pathlib import Path
@@ -65,8 +66,8 @@ class Run:
           Interrupted: SIGTERM or SIGINT came; the state is saved.
           RunError: a loss or gradient was not finite; `failure.json` says where.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+        for told in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(told, self._stop)
         current, first = self._start()
         at = int(current.step)
         if distributed.is_main():
@@ -163,7 +164,7 @@ class Run:
 
         def batches(at: int) -> dict[str, dict[str, jax.Array]]:
             return {
-                name: sharding.global_batch(lambda rows, feed=feed: feed.rows(at, rows), feed.count, self.mesh)
+                name: sharding.global_batch(functools.partial(feed.rows, at), feed.count, self.mesh)
                 for name, feed in planned.feeds.items()
             }
 

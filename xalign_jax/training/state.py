@@ -74,7 +74,7 @@ def _fresh(stage: Stage, model: Model, seed: int) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, memory)
 
 
-def shardings(stage: Stage, model: Model, seed: int, mesh: Mesh) -> tuple[TrainState, TrainState]:
+def shardings(stage: Stage, model: Model, seed: int, mesh: Mesh) -> tuple[TrainState, Any]:
     """(abstract state, shardings) of a stage; optimiser moments lie like the parameters they belong to."""
     abstract = jax.eval_shape(lambda: _fresh(stage, model, seed))
     params = sharding.parameter_shardings(_axes(model, abstract.params), abstract.params, mesh)
@@ -87,7 +87,7 @@ def shardings(stage: Stage, model: Model, seed: int, mesh: Mesh) -> tuple[TrainS
         transform_non_params=lambda _: whole,
     )
     memory = jax.tree.map(lambda _: whole, abstract.memory)
-    return abstract, TrainState(whole, params, opt_state, memory)
+    return abstract, abstract._replace(step=whole, params=params, opt_state=opt_state, memory=memory)
 
 
 def create(stage: Stage, model: Model, seed: int, mesh: Mesh, previous: TrainState | None = None) -> TrainState:

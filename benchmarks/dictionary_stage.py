@@ -1,0 +1,235 @@
+"""The word contrast (PreAlign, stage 1) on packed words against Hugging Face's LlamaModel on right-padded words.
+
+    python benchmarks/dictionary_stage.py [--model=1m] [--concepts=128] [--rounds=12] [--dictionary=FILE.tsv.gz]
+
+Both sides do the same step: the same words, Llama weights, levels 0..L and head, masks, AdamW; float32 on 2 threads. The
+first losses are checked to be equal. Ours makes its batch within the time (packing, transfer), the other side's arrays,
+masks included, are made beforehand. Padding is measured twice: to 30 tokens, as PreAlign's released loader does, and to
+the batch's longest word. Rounds of the three alternate; a ratio is the median over rounds of (theirs / ours).
+
+Words are those of a dictionary file (a<TAB>b; both sides one word of at most 8 pieces of a SentencePiece model of 8192
+trained on them); without a file, lengths are drawn from those of FreeDict English-German.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import gin
+import jax
+import numpy as np
+import optax
+import sentencepiece
+import torch
+from transformers import LlamaConfig, LlamaModel
+
+from xalign_jax.config import gin_root
+from xalign_jax.data.lexicon import Concepts, Word, concept_table
+from xalign_jax.data.words import WordFeed, Words
+from xalign_jax.models.functional import Model, build
+from xalign_jax.models.llama import Llama
+from xalign_jax.objectives.word_contrast import WordContrast
+
+ROOT = Path(__file__).resolve().parents[1]
+DICTIONARY = ROOT.parent / "shared" / "data" / "dict" / "freedict" / "en-de.tsv.gz"
+VOCABULARY, LONGEST, PUBLISHED_PADDING, LENGTH, SLOTS, STEPS = 8192, 8, 30, 64, 32, 4
+LENGTHS = (
+    0.127,
+    0.241,
+    0.267,
+    0.184,
+    0.098,
+    0.049,
+    0.024,
+    0.010,
+)  # of 1 to 8 pieces, FreeDict en-de, for want of the file
+RATE, DECAY = 1e-3, 0.1
+Step = Callable[[], float]
+
+
+def real_words(path: Path) -> list[tuple[tuple[int, ...], ...]]:
+    """Pairs of words as pieces, the first translation of each English word."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = [line.rstrip("\n").split("\t")[:2] for line in file]
+    first = {a: b for a, b in reversed([r for r in rows if len(r) == 2]) if " " not in a and " " not in b}
+    pairs = list(first.items())
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([word for pair in pairs for word in pair]),
+        model_writer=model,
+        vocab_size=VOCABULARY,
+        minloglevel=2,
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    encoded = [tuple(tuple(pieces.encode(word)) for word in pair) for pair in pairs]
+    return [pair for pair in encoded if all(1 <= len(ids) <= LONGEST for ids in pair)]
+
+
+def drawn_words(count: int = 20_000) -> list[tuple[tuple[int, ...], ...]]:
+    """Pairs of random pieces with the lengths of real ones."""
+    rng = np.random.default_rng(0)
+    size = rng.choice(len(LENGTHS), (count, 2), p=np.array(LENGTHS) / sum(LENGTHS)) + 1
+    return [tuple(tuple(rng.integers(5, VOCABULARY, n).tolist()) for n in pair) for pair in size]
+
+
+def as_concepts(pairs: list[tuple[tuple[int, ...], ...]]) -> Concepts:
+    words = [Word(c, k, ids, f"{c}_{k}") for c, pair in enumerate(pairs) for k, ids in enumerate(pair)]
+    return concept_table(words, ("en", "de"))
+
+
+def shipped(name: str) -> Llama:
+    """The shape in gin/models/llama_NAME.gin."""
+    lines = (gin_root() / "models" / f"llama_{name}.gin").read_text().splitlines()
+    gin.parse_config([line for line in lines if line.startswith("Llama.")])
+    return Llama()
+
+
+def ours(model: Model, start: dict, feed: Words, rows: int) -> Step:
+    """Our step: batch, loss, gradient, AdamW."""
+    objective, optimizer, key = WordContrast(), optax.adamw(RATE, weight_decay=DECAY), jax.random.key(0)
+
+    def update(params, state, batch):
+        def loss(p):
+            total, metrics, _ = objective.loss(model, {"model": p, "heads": {}}, {}, batch, key)
+            return total / objective.count(batch, key), metrics
+
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        changes, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, changes), state, value, metrics
+
+    compiled = jax.jit(update, donate_argnums=(0, 1))
+    state = [jax.tree.map(jax.numpy.array, start), jax.jit(optimizer.init)(start)]
+    taken = iter(range(10**9))
+
+    def step() -> float:
+        batch = feed.rows(next(taken) * rows, slice(0, rows))
+        assert not batch["count_dropped"].any(), "rows too few for the words of a step"
+        state[0], state[1], value, _ = compiled(*state, batch)
+        return float(value)
+
+    return step
+
+
+def theirs(shape: Llama, start: dict, batches: list[dict[str, torch.Tensor]]) -> Step:
+    """LlamaModel with all hidden states, sums over each word, the contrast by a dense softmax a level, AdamW."""
+    network, head = hugging_face(shape, start)
+    optimizer = torch.optim.AdamW([*network.parameters(), head], lr=RATE, weight_decay=DECAY)
+    taken = iter(range(10**9))
+
+    def step() -> float:
+        batch = batches[next(taken) % len(batches)]
+        optimizer.zero_grad(set_to_none=True)
+        mask = batch["attention_mask"]
+        states = network(batch["input_ids"], attention_mask=mask, output_hidden_states=True, use_cache=False)
+        losses = []
+        for h in (*states.hidden_states, head[batch["input_ids"]]):
+            z = torch.nn.functional.normalize((h * mask[..., None]).sum(1), dim=-1)
+            logits = (z @ z.T / 0.1).masked_fill(~batch["candidate"], torch.finfo(torch.float32).min)
+            losses.append(-logits.log_softmax(-1)[batch["positive"]].mean())
+        loss = torch.stack(losses).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def hugging_face(shape: Llama, start: dict) -> tuple[LlamaModel, torch.nn.Parameter]:
+    """The same weights in a LlamaModel, and the head's rows."""
+    network = LlamaModel(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=shape.width,
+            intermediate_size=shape.mlp_width,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            rms_norm_eps=shape.norm_eps,
+        )
+    ).float()
+    weights = {"embed_tokens.weight": start["embedding"], "norm.weight": start["final_norm"]["scale"]}
+    for i in range(shape.layers):
+        block = jax.tree.map(lambda a, i=i: np.asarray(a[i]), start["layers"])
+        for name in ("query", "key", "value"):
+            weights[f"layers.{i}.self_attn.{name[0]}_proj.weight"] = block["attention"][name].reshape(shape.width, -1).T
+        weights[f"layers.{i}.self_attn.o_proj.weight"] = block["attention"]["output"].reshape(-1, shape.width).T
+        weights |= {f"layers.{i}.mlp.{name}_proj.weight": block["mlp"][name].T for name in ("gate", "up", "down")}
+        weights[f"layers.{i}.input_layernorm.weight"] = block["attention_norm"]["scale"]
+        weights[f"layers.{i}.post_attention_layernorm.weight"] = block["mlp_norm"]["scale"]
+    network.load_state_dict({name: torch.tensor(np.asarray(array)) for name, array in weights.items()})
+    return network, torch.nn.Parameter(torch.tensor(np.asarray(start["head"])))
+
+
+def padded(batch: dict[str, np.ndarray], width: int | None) -> dict[str, torch.Tensor]:
+    """The words of one of our batches, one a row, right-padded to `width` (None = the longest), with ready masks."""
+    words, group, text = [], [], []
+    for row, slot in zip(*np.nonzero(batch["concept"] >= 0), strict=True):
+        words.append(batch["tokens"][row][batch["segment_ids"][row] == slot + 1])
+        group.append(batch["concept"][row, slot])
+        text.append(batch["text_hash"][row, slot])
+    group_, text_ = np.array(group), np.array(text)
+    ids = np.zeros((len(words), width or max(map(len, words))), np.int64)
+    mask = np.zeros_like(ids)
+    for i, word in enumerate(words):
+        ids[i, : len(word)], mask[i, : len(word)] = word, 1
+    other = ~np.eye(len(words), dtype=bool)
+    positive = other & (group_[:, None] == group_)
+    same_text = text_[:, None] == text_
+    candidate = other & (positive | ~(same_text | (positive.astype(int) @ same_text > 0)))
+    arrays = {"input_ids": ids, "attention_mask": mask, "positive": positive, "candidate": candidate}
+    return {name: torch.tensor(array) for name, array in arrays.items()}
+
+
+def seconds(step: Step) -> float:
+    """Seconds a step."""
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        step()
+    return (time.perf_counter() - start) / STEPS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="1m", help="gin/models/llama_MODEL.gin")
+    parser.add_argument("--concepts", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--dictionary", type=Path, default=DICTIONARY)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+
+    pairs = real_words(options.dictionary) if options.dictionary.exists() else drawn_words()
+    table = as_concepts(pairs)
+    sizes = np.diff(table.starts)
+    rows = int(np.ceil(options.concepts * 2 * sizes.mean() / LENGTH * 1.15))
+    feed = Words(WordFeed(LENGTH, SLOTS, options.concepts), table, rows, 0, 0)
+    shape = shipped(options.model)
+    model = build(shape, VOCABULARY)
+    start = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
+
+    batches = [feed.rows(i * rows, slice(0, rows)) for i in range(8)]
+    steps = {"packed, ours": ours(model, start, feed, rows)}
+    for name, width in (("padded to 30", PUBLISHED_PADDING), ("padded to the longest", None)):
+        steps[name] = theirs(shape, start, [padded(batch, width) for batch in batches])
+    first = {name: step() for name, step in steps.items()}
+    np.testing.assert_allclose(list(first.values()), first["packed, ours"], rtol=1e-4)
+    rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(options.rounds)]
+    print(
+        f"{options.dictionary.name if options.dictionary.exists() else 'drawn lengths'}: {len(pairs)} pairs, ", end=""
+    )
+    print(f"mean {sizes.mean():.2f} pieces a word; {options.concepts * 2} words a step in {rows} x {LENGTH}; {shape}")
+    for name in steps:
+        ratio = statistics.median(r[name] / r["packed, ours"] for r in rounds)
+        print(f"{name:24} {statistics.median(r[name] for r in rounds) * 1e3:8.1f} ms a step   ratio {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

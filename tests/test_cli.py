@@ -1,0 +1,172 @@
+"""The command as a user meets it: the whole way on a small text of one's own, and one-line errors with exit codes."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+RECIPE = """
+include 'recipes/prealign_clone_tiny.gin'
+Vocabulary.size = 400
+Mixture.tasks = ("lines:en={text}",)
+Lexicon.size = 150
+Facts.count = 20
+Facts.objects = 10
+Facts.relations = 4
+Llama.layers = 1
+Llama.width = 32
+Llama.heads = 2
+Llama.kv_heads = 1
+Llama.mlp_width = 64
+ALIGN_STEPS = 4
+PRETRAIN_STEPS = 6
+PROBES = [@Perplexity(), @Knowledge()]
+Perplexity.windows = 16
+Runtime.log_every = 2
+"""
+
+
+def _run(*arguments, cwd=None):
+    command = [sys.executable, "-m", "xalign_jax.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=280)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a text of 3,000 lines, a recipe for it, and the model directory of a finished run."""
+    folder = tmp_path_factory.mktemp("cli")
+    chance = random.Random(0)
+    words = ["".join(chance.choices(LETTERS, k=chance.randint(2, 7))) for _ in range(300)]
+    lines = [" ".join(chance.choices(words, weights=range(300, 0, -1), k=12)) + "." for _ in range(3000)]
+    (folder / "text.txt").write_text("\n".join(lines))
+    (folder / "small.gin").write_text(RECIPE.format(text=folder / "text.txt"))
+    done = _run("train", "--gin_file=small.gin", "--model_dir=run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def _results(place):
+    return json.loads((place / "run" / "results.json").read_text())
+
+
+def test_a_run_on_own_text_leaves_results_and_a_report(place):
+    rows = _results(place)
+    assert {(row["stage"], row["step"]) for row in rows} == {("align", 4), ("pretrain", 10)}
+    assert {(r["probe"], r["metric"]) for r in rows} >= {
+        ("perplexity", "perplexity"),
+        ("perplexity", "perplexity_in_language"),
+        ("perplexity", "bits_per_byte"),
+        ("knowledge", "accuracy"),
+        ("knowledge", "in_language_accuracy"),
+        ("knowledge", "chance"),
+    }
+    assert {row["language"] for row in rows if row["probe"] == "perplexity"} == {"en", "en_clone"}
+    assert all(row["seed"] == 0 for row in rows)
+    names = {path.name for path in (place / "run").iterdir()}
+    assert {"config.gin", "environment.json", "vocabulary", "lexicon", "metrics.jsonl", "report.md"} <= names
+    last = json.loads((place / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["tokens/en"] > last["tokens/en_clone"] > 0
+    assert 0 < last["pretrain_lm/switch_coverage"] <= 1
+
+
+def test_the_same_command_again_is_done_at_once(place):
+    before = _results(place)
+    again = _run("train", "--gin_file=small.gin", "--model_dir=run", cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert _results(place) == before
+
+
+def test_training_on_a_prepared_store_loads_neither_tensorflow_nor_torch(place):
+    code = (
+        "import sys; from xalign_jax import cli\n"
+        "try: cli.main(['train', '--gin_file=small.gin', '--model_dir=again'])\n"
+        "except SystemExit as done: assert done.code == 0\n"
+        "assert not {'tensorflow', 'torch', 'seqio'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=place, timeout=280)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((place / "again" / "results.json").read_text())
+    assert again == _results(place)  # the same recipe, the same numbers
+
+
+def test_evaluate_adds_its_rows(place):
+    (place / "probes.gin").write_text(
+        "Evaluation.probes = [@Perplexity()]\nPerplexity.length = 32\nPerplexity.windows = 8\n"
+    )
+    done = _run("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=4", cwd=place)
+    assert done.returncode == 0, done.stderr
+    mine = [row for row in _results(place) if row["step"] == 4 and row["probe"] == "perplexity"]
+    assert {row["n"] for row in mine} <= {8 * 32} and mine
+    missing = _run("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=5", cwd=place)
+    assert missing.returncode == 2 and "no checkpoint of step 5" in missing.stderr
+
+
+def test_compare_prints_and_writes_one_table(place):
+    done = _run("compare", "run", "--output=report", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "small" in done.stdout
+    names = {path.suffix for path in (place / "report").iterdir()}
+    assert {".md", ".csv", ".png"} <= names
+
+
+def test_preview_and_stats_show_the_data(place):
+    shown = _run("data", "preview", "--gin_file=small.gin", cwd=place)
+    assert shown.returncode == 0, shown.stderr
+    assert "stream align_words" in shown.stdout and "concept" in shown.stdout
+    counted = _run("data", "stats", "--gin_file=small.gin", cwd=place)
+    assert counted.returncode == 0 and "coverage of running words" in counted.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["train", "--gin_file=nowhere.gin", "--model_dir=x"], 2, "nowhere.gin"),
+        (["train", "--gin_file=small.gin"], 2, "--model_dir"),
+        (["train", "--gin_file=small.gin", "--model_dir=x", "--gin.Recipe.sead=1"], 2, "sead"),
+        (["train", "--gin_file=small.gin", "--model_dir=x", "--gin.alin/Stage.steps=1"], 2, "align"),
+        (
+            ["train", "--gin_file=small.gin", "--model_dir=run", "--gin.Recipe.seed=7"],
+            2,
+            "Recipe.seed is 0 there, 7 here",
+        ),
+        (["train", "--gin_file=small.gin", "--model_dir=x", "--gin.Runtime.mesh=(3,1,1)"], 2, "Runtime.mesh"),
+        (["train", "--gin_file=small.gin", "--model_dir=x", "--gin.Llama.max_length=8"], 2, "max_length = 8"),
+        (
+            ["train", "--gin_file=small.gin", "--model_dir=x", "--gin.Mixture.rates={'en': 1, 'de': 1}"],
+            2,
+            "Mixture.rates",
+        ),
+        (
+            ["train", "--gin_file=small.gin", "--model_dir=x", "--gin.Mixture.tasks=('lines:en=gone.txt',)"],
+            2,
+            "gone.txt",
+        ),
+        (["train", "--gin_file=small.gin", "--model_dir=x", "--gin.WarmupCosine.peak=1e30"], 1, "not finite"),
+        (["evaluate", "--gin_file=small.gin", "--model_dir=x"], 2, "--model_dir=x"),
+        (["compare", "nothing", "--output=y"], 2, "nothing"),
+    ],
+)
+def test_bad_input_is_one_line_and_an_exit_code(place, arguments, code, said):
+    done = _run(*arguments, cwd=place)
+    assert done.returncode == code, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert said in last and "Traceback" not in done.stderr
+    assert last.startswith("xalign")
+
+
+def test_a_malformed_dictionary_names_file_and_line(place):
+    (place / "bad.tsv").write_text("one\teins\ntwo\n")
+    (place / "pair.gin").write_text(
+        RECIPE.format(text=place / "text.txt")
+        + "Lexicon.source = 'file'\nLexicon.paths = ('bad.tsv',)\nLexicon.languages = ('en', 'de')\nVocabulary.clones = 0\n"
+        "Mixture.rates = {'en': 1}\n"
+    )
+    done = _run("train", "--gin_file=pair.gin", "--model_dir=z", cwd=place)
+    assert done.returncode == 2
+    assert "bad.tsv:2" in done.stderr
