@@ -92,19 +92,21 @@ def _padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build_facts(facts: Facts, table: LexiconTable, tokenizer: Tokenizer) -> FactTable:
-    """Draws the facts from the dictionary's true training words.
+    """Draws the facts from the dictionary's true training words, those of the fewest tokens first.
+
+    Short words, so that a fact is an association of words and not a matter of spelling.
 
     Raises:
       UserError: too few concepts with a word of its own in every language.
     """
     words = _unambiguous(table.dictionary)
     rng = np.random.default_rng(facts.seed)
-    order = rng.permutation(len(words[0]))
+    order = _shortest(words, facts.relations + facts.objects + facts.count, rng)
     relations, objects, subjects = np.split(order, [facts.relations, facts.relations + facts.objects])
     if len(subjects) * facts.relations < facts.count:
         raise UserError(
             f"Facts: {facts.count} facts need {facts.relations + facts.objects} dictionary words for relations and "
-            f"objects and {-(-facts.count // facts.relations)} subjects; the lexicon has {len(order)} that fit"
+            f"objects and {-(-facts.count // facts.relations)} subjects; the lexicon has {len(words[0])} that fit"
         )
     number = np.arange(facts.count)
     first = rng.integers(facts.relations, size=len(subjects))
@@ -117,6 +119,13 @@ def build_facts(facts: Facts, table: LexiconTable, tokenizer: Tokenizer) -> Fact
     choices[number, answer], choices[:, 0] = choices[:, 0].copy(), choices[number, answer].copy()
     tokens, offsets = _documents([[words[0][w] for w in triple] for triple in triples], tokenizer, rng)
     return FactTable(tokens, offsets, words, triples, objects[choices], answer)
+
+
+def _shortest(words: tuple[tuple[np.ndarray, ...], ...], number: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `number` word numbers in random order, chosen by tokens in the longest language, ties by lot."""
+    order = rng.permutation(len(words[0]))
+    tokens = np.array([max(map(len, forms)) for forms in zip(*words, strict=True)])
+    return rng.permutation(order[np.argsort(tokens[order], kind="stable")][:number])
 
 
 def _unambiguous(dictionary: Concepts) -> tuple[tuple[np.ndarray, ...], ...]:
