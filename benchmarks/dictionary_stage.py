@@ -2,11 +2,12 @@
 
     python benchmarks/dictionary_stage.py [--model=1m] [--concepts=128] [--rounds=12] [--dictionary=FILE.tsv.gz]
 
-Both sides do the same step: the same words, Llama weights, levels 0..L and head, masks, AdamW; float32, --threads each. The
-first losses are checked to be equal. Ours makes its batch within the time (packing, transfer), the other side's arrays,
-masks included, are made beforehand. Padding is measured twice: to 30 tokens, as PreAlign's released loader does, and to
-the batch's longest word. Rounds of the three alternate; a ratio is the median over rounds of (theirs / ours), of wall and of process time.
-On a busy machine OpenMP threads that wait actively made the other side 17 times slower, so they wait passively.
+Both sides do the same step: the same words, Llama weights, levels 0..L and head, masks, AdamW; float32, --threads each.
+The first losses are checked to be equal. Ours makes its batch within the time (packing, transfer), the other side's
+arrays, masks included, are made beforehand. Padding is measured twice: to 30 tokens, as PreAlign's released loader
+does, and to the batch's longest word. Rounds of the three alternate; a ratio is the median over rounds of (theirs /
+ours), of wall and of process time. OpenMP threads wait passively: waiting actively on a busy machine made the other
+side up to 17 times slower, which would have been counted in our favour.
 
 Words are those of a dictionary file (a<TAB>b; both sides one word of at most 8 pieces of a SentencePiece model of 8192
 trained on them); without a file, lengths are drawn from those of FreeDict English-German.
