@@ -5,6 +5,8 @@ other and "" where nothing is known) in the splits train and validation. To add 
 sisters in a module that `Recipe.modules` names, or name files in gin ("text:en=a.txt", see `sources.parse_name`).
 """
 
+from xalign_jax.data.catalogs import Catalogs
+from xalign_jax.data.documentation import Documentation
 from xalign_jax.tasks.reading import Example, TaskReader, open_task, seqio_task
 from xalign_jax.tasks.registration import (
     register_jsonl,
@@ -14,9 +16,6 @@ from xalign_jax.tasks.registration import (
     register_tfds,
     register_tsv,
 )
-
-from xalign_jax.data.catalogs import Catalogs
-from xalign_jax.data.documentation import Documentation
 
 __all__ = [
     "Example",

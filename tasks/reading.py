@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import seqio
 import tensorflow as tf
-from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
 
 from xalign_jax.data.preparation import prepare_vocabulary
 from xalign_jax.data.sources import Document, Split
 from xalign_jax.data.store import cache_dir
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
+from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
 
 _UNKNOWN_LANGUAGE = "und"
 _BATCH = 1024

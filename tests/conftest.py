@@ -7,8 +7,17 @@ import os
 import shutil
 import tempfile
 
+import gin
+import pytest
+
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 if "XALIGN_CACHE" not in os.environ:
     os.environ["XALIGN_CACHE"] = tempfile.mkdtemp(prefix="xalign-tests-")
     atexit.register(shutil.rmtree, os.environ["XALIGN_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_gin_bindings():
+    """Each test starts without what another test's gin files bound."""
+    gin.clear_config()

@@ -164,9 +164,13 @@ def test_switched_rows_keep_targets_in_their_own_language(prepared):
     assert not batch["count_words"][~english].any()
 
 
-def test_facts_and_held_out_words_are_never_switched(prepared):
+def test_facts_are_switched_in_the_input_as_all_text_is_and_their_targets_never(prepared):
     facts = WindowFeed(T, Switch(rate=1.0)).build(prepared, mixture(facts=1.0), 200, 5).rows(0, slice(0, 200))
-    assert facts["tokens"].max() < prepared.tokenizer.base_size and not facts["count_switched"].any()
+    assert (facts["count_switched"] == facts["count_words"]).all() and facts["count_switched"].any()
+    assert facts["tokens"].max() >= prepared.tokenizer.base_size > facts["targets"].max()
+
+
+def test_held_out_words_are_never_switched(prepared):
     batch = WindowFeed(T, Switch(rate=1.0)).build(prepared, mixture(en=1.0), 500, 5).rows(0, slice(0, 500))
     foreign = {i for i in batch["tokens"].ravel().tolist() if i >= prepared.tokenizer.base_size}
     table = prepared.lexicon

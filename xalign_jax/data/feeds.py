@@ -78,7 +78,7 @@ class _Switching:
 
 
 def _switching(config: Switch | None, length: int, prepared: Prepared, members: list[Member]) -> _Switching | None:
-    """None where nothing would be switched. Facts are never switched: they are told in one language only."""
+    """None where nothing would be switched. Facts are text of the source language, switched as all of it is."""
     if config is None:
         return None
     if prepared.lexicon is None:
@@ -87,7 +87,7 @@ def _switching(config: Switch | None, length: int, prepared: Prepared, members: 
     if table is None or config.rate == 0:
         return None
     keyed = {name: i for i, name in enumerate(prepared.lexicon.languages) if i == 0 or config.both_ways}
-    language = np.array([-1 if m.text == FACTS else keyed.get(m.language, -1) for m in members])
+    language = np.array([keyed.get(m.language, -1) for m in members])
     return _Switching(config, table, language, table.slack(length, config.rate))
 
 
