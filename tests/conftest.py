@@ -19,5 +19,6 @@ if "XALIGN_CACHE" not in os.environ:
 
 @pytest.fixture(autouse=True)
 def no_gin_bindings():
-    """Each test starts without what another test's gin files bound."""
+    """No test leaves what its gin files bound to others."""
+    yield
     gin.clear_config()
