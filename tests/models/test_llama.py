@@ -218,7 +218,7 @@ def test_errors_name_the_binding(model, params):
 @pytest.mark.parametrize(
     "name, parameters",
     [
-        ("1m", 951_424),
+        ("1m", 656_512),
         ("4m", 4_016_896),
         ("20m", 19_274_240),
         ("150m", 149_447_680),
