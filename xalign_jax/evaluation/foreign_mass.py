@@ -42,7 +42,7 @@ class ForeignMass:
         first, *others = run_texts(prepared, "train", self.tasks)
         held_out = run_texts(prepared, self.split, self.tasks)[0]
         text = of_text(held_out, prepared.tokenizer, self.length, self.windows)
-        real = text["weights"] > 0
+        real = (text["weights"] > 0) & (text["positions"] > 0)  # after bos alone there is no context yet
         found = []
         for other in others:
             foreign = self._only(prepared.tokenizer, first, other)
