@@ -16,6 +16,7 @@ from xalign_jax.data.codeswitch import COUNTS, Switch, Switched, Table, build_ta
 from xalign_jax.data.hashing import hash64, permute
 from xalign_jax.data.prepared import FACTS, Member
 from xalign_jax.data.rates import Blocks, block_counts, member_rates
+from xalign_jax.data.sentences import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.words import WordFeed
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from xalign_jax.data.store import Mixture
     from xalign_jax.data.vocabulary import Tokenizer
 
-__all__ = ["Switch", "WindowFeed", "WordFeed"]
+__all__ = ["ContrastFeed", "Switch", "TextFeed", "TranslationFeed", "WindowFeed", "WordFeed"]
 
 _CHUNK = 1 << 17  # tokens worked on at a time, so that large batches need little memory
 

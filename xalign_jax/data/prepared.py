@@ -24,6 +24,7 @@ class Member:
     Attributes:
       name: the member's name in `Mixture.rates`.   language: what its rows are written in.
       text: the base language, or "facts".   tokens: token arrays, base ids, each document ending with eos.
+      offsets: of each token array: document d is tokens[offsets[d]:offsets[d + 1]].
     """
 
     name: str
@@ -31,6 +32,7 @@ class Member:
     k: int
     text: str
     tokens: tuple[np.ndarray, ...]
+    offsets: tuple[np.ndarray, ...]
 
     @property
     def size(self) -> int:
@@ -54,21 +56,25 @@ class Prepared:
         Raises:
           UserError: `Mixture.languages` names a language that the tasks lack.
         """
-        texts: dict[str, list[np.ndarray]] = {}
+        texts: dict[str, list[Store]] = {}
         for task in mixture.tasks:
             for language, store in self.stores[task].get(split, {}).items():
-                texts.setdefault(language, []).append(np.asarray(store.tokens))
+                texts.setdefault(language, []).append(store)
         lacking = [language for language in mixture.languages if language not in texts]
         if lacking:
             raise UserError(
                 f"Mixture.languages names {lacking[0]!r}; the {split} text is in {', '.join(texts) or 'none'}"
             )
-        bases = sorted(mixture.languages or texts)
-        clones = range(self.tokenizer.clones + 1)
-        members = [Member(clone_name(b, k), clone_name(b, k), k, b, tuple(texts[b])) for b in bases for k in clones]
+        members = []
+        for base in sorted(mixture.languages or texts):
+            tokens = tuple(np.asarray(store.tokens) for store in texts[base])
+            offsets = tuple(np.asarray(store.offsets) for store in texts[base])
+            names = [clone_name(base, k) for k in range(self.tokenizer.clones + 1)]
+            members += [Member(name, name, k, base, tokens, offsets) for k, name in enumerate(names)]
         if self.facts is not None and self.lexicon is not None and split == "train":
             language = self.lexicon.languages[0]
-            members.append(Member(FACTS, language, clone_index(language)[1], FACTS, (self.facts.tokens,)))
+            facts = (self.facts.tokens,), (self.facts.offsets,)
+            members.append(Member(FACTS, language, clone_index(language)[1], FACTS, *facts))
         return members
 
 
