@@ -1,0 +1,32 @@
+"""Linear maps between spaces of vectors, in numpy float64 on the host. Row i of X maps to row i of Y: X W ~ Y.
+
+objectives specification, section 10. Centre or normalise the rows before, where a recipe says so.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def procrustes(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The orthogonal W (D,D) float64 that minimises ||X W - Y||_F, for X and Y (N,D).
+
+    Unique where X^T Y has full rank: signs and order of singular vectors cancel in W.
+    """
+    left, _, right = np.linalg.svd(np.asarray(source, np.float64).T @ np.asarray(target, np.float64))
+    return left @ right
+
+
+def least_squares(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The W (D,E) float64 that minimises ||X W - Y||_F, for X (N,D) and Y (N,E); no bias, no ridge.
+
+    Of several (D > N, or dependent columns) the one of least norm. Singular values below max(N,D) * 2.2e-16 of the
+    largest count as 0.
+    """
+    cutoff = np.finfo(np.float64).eps * max(np.shape(source))
+    return np.linalg.lstsq(np.asarray(source, np.float64), np.asarray(target, np.float64), rcond=cutoff)[0]
+
+
+def residual(source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
+    """||X W - Y||_F."""
+    return float(np.linalg.norm(np.asarray(source, np.float64) @ weight - np.asarray(target, np.float64)))

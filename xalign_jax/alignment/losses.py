@@ -1,0 +1,73 @@
+"""Training terms of word alignment as sums and counts: XLM-Align's pointer, awesome-align's SO and CO.
+
+objectives specification, sections 3 and 9. Sums are at least float32 and carry the gradient; counts are int32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Pointer(NamedTuple):
+    """loss: sum over terms; terms: their number; correct: those whose best position in the window is the partner."""
+
+    loss: jax.Array
+    terms: jax.Array
+    correct: jax.Array
+
+
+def pointer_loss(query: jax.Array, key: jax.Array, partner: jax.Array, window: jax.Array, valid: jax.Array) -> Pointer:
+    """-log softmax_i(q_j.k_i / sqrt(D))[a(j)] over the positions i of a window, summed over the masked positions j.
+
+    Args:
+      query: (B,P,D) projected states of P masked positions a row. key: (B,T,D) projected states of all positions.
+      partner: (B,P) integers, a(j). A partner outside the window is no term.
+      window: (B,T) bool, the positions of the other sentence.
+      valid: (B,P) bool, False at padding and where there is no partner.
+    """
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("bpd,btd->bpt", query, key, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
+    scores = jnp.where(window[:, None, :], scores / jnp.sqrt(jnp.asarray(key.shape[-1], dtype)), jnp.finfo(dtype).min)
+    hit = (jnp.arange(key.shape[1]) == partner[..., None]) & window[:, None, :]
+    term = valid & jnp.any(hit, axis=-1)
+    loss = jax.nn.logsumexp(scores, axis=-1) - jnp.sum(jnp.where(hit, scores, 0.0), axis=-1)
+    correct = term & (jnp.argmax(scores, axis=-1) == partner)
+    return Pointer(
+        jnp.sum(jnp.where(term, loss, 0.0)), jnp.sum(term, dtype=jnp.int32), jnp.sum(correct, dtype=jnp.int32)
+    )
+
+
+def project(states: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
+    """states (...,D) @ weight (D,E) + bias (E,) at full precision: the heads of the pointer."""
+    return jnp.matmul(states, weight, precision=jax.lax.Precision.HIGHEST) + bias
+
+
+def self_training_loss(
+    by_source: jax.Array, by_target: jax.Array, guide: jax.Array, source_mask: jax.Array, target_mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """awesome-align's SO, -[sum(P_s G) / len_s + sum(P_t G) / len_t], as (sum over rows, rows).
+
+    Probabilities as they are, no logarithms.
+
+    Args:
+      by_source, by_target: (B,M,N) of `alignment_probabilities`. guide: (B,M,N) 0/1, or bool.
+      source_mask, target_mask: (B,M), (B,N) bool; a length counts what they hold, at least 1.
+    """
+    source = jnp.sum(by_source * guide, (-2, -1)) / _length(source_mask)
+    target = jnp.sum(by_target * guide, (-2, -1)) / _length(target_mask)
+    return -jnp.sum(source + target), jnp.asarray(len(guide), jnp.int32)
+
+
+def consistency_loss(
+    by_source: jax.Array, by_target: jax.Array, source_mask: jax.Array, target_mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """awesome-align's CO, -sum(P_s P_t) / min(len_s, len_t), as (sum over rows, rows); arguments as above."""
+    shorter = jnp.minimum(_length(source_mask), _length(target_mask))
+    return -jnp.sum(jnp.sum(by_source * by_target, (-2, -1)) / shorter), jnp.asarray(len(by_source), jnp.int32)
+
+
+def _length(mask: jax.Array) -> jax.Array:
+    return jnp.maximum(jnp.sum(mask, axis=-1), 1)
