@@ -58,10 +58,10 @@ class Pieces:
         before = (piece - self._first[document]) * self._most
         size = np.minimum(self._sizes[document] - before, self._most)
         store = np.searchsorted(self._store_documents, document, side="right") - 1
-        spans = (store, self._starts[document] + before, size, self._language[member], self._k[member])
-        cut = (self._sizes[document] > self._most).astype(np.int64)
+        start, language, k = self._starts[document] + before, self._language[member], self._k[member]
+        store, start, size, language, k = (column[:, None, None] for column in (store, start, size, language, k))
         none = np.zeros((len(number), 0))
-        return Items(*(column[:, None, None] for column in spans), cut, none, none)
+        return Items(store, start, size, language, k, (self._sizes[document] > self._most).astype(np.int64), none, none)
 
 
 def _cuts(offsets: np.ndarray, most: int) -> np.ndarray:

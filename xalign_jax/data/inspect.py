@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import numpy as np
 
 from xalign_jax.data.codeswitch import build_table, read_words, split_words
 from xalign_jax.data.lexicon import Concepts
+from xalign_jax.data.packing import PackedRows
 from xalign_jax.data.prepared import Prepared
 
 PREVIEW_ROWS = 4
@@ -18,6 +23,8 @@ def preview(stream: str, batch: dict[str, np.ndarray], languages: tuple[str, ...
     for row in range(min(PREVIEW_ROWS, len(batch["tokens"]))):
         if "concept" in batch:
             lines.append(f"  {row}: {_words(batch, row, languages, prepared)}")
+        elif "token_language" in batch:
+            lines += [f"  {row}.{slot}: {text}" for slot, text in _packed(batch, row, languages, prepared)]
         else:
             lines.append(f"  {row} [{languages[batch['language'][row]]}] {_window(batch, row, prepared)}")
     return "\n".join(lines)
@@ -30,6 +37,24 @@ def _words(batch: dict[str, np.ndarray], row: int, languages: tuple[str, ...], p
             text = prepared.tokenizer.decode(batch["tokens"][row][batch["segment_ids"][row] == slot + 1])
             shown.append(f"{text} ({languages[batch['language'][row][slot]]}, concept {concept})")
     return "; ".join(shown)
+
+
+def _packed(
+    batch: dict[str, np.ndarray], row: int, languages: tuple[str, ...], prepared: Prepared
+) -> list[tuple[int, str]]:
+    """The slots of a row: its texts with their languages; a key after its query."""
+    shown = []
+    for slot in range(int(batch["segment_ids"][row].max(initial=0))):
+        views = []
+        for view in ("", "key_") if "group" in batch else ("",):
+            mine = batch[f"{view}segment_ids"][row] == slot + 1
+            tokens, language = batch[f"{view}tokens"][row][mine], batch[f"{view}token_language"][row][mine]
+            ends = np.flatnonzero(prepared.tokenizer.unclone(tokens) == prepared.tokenizer.eos) + 1
+            parts = zip(np.split(tokens, ends)[:-1], language[ends - 1], strict=True)
+            views.append(" / ".join(f"[{languages[k]}] {prepared.tokenizer.decode(ids)}" for ids, k in parts))
+        group = f" (group {', '.join(map(str, batch['group'][row][slot]))})" if "group" in batch else ""
+        shown.append((slot, "  ||  ".join(views) + group))
+    return shown
 
 
 def _window(batch: dict[str, np.ndarray], row: int, prepared: Prepared) -> str:
@@ -45,8 +70,11 @@ def _window(batch: dict[str, np.ndarray], row: int, prepared: Prepared) -> str:
     return " ".join([*pieces, tokenizer.decode(tokens[start:])])
 
 
-def stats(prepared: Prepared) -> str:
-    """Documents and tokens of every text, what became of the dictionary, and how many running words it covers."""
+def stats(prepared: Prepared, feeds: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Documents and tokens of every text, what became of the dictionary, and how many running words it covers.
+
+    feeds: by stream; of those that pack texts, what became of the documents and how full the rows are.
+    """
     lines = [f"vocabulary: {prepared.tokenizer.base_size} pieces, {prepared.tokenizer.size} rows"]
     lines.append(f"{'task':<24} {'split':<11} {'language':<9} {'documents':>10} {'tokens':>12} {'bytes/token':>11}")
     for task, splits in prepared.stores.items():
@@ -61,6 +89,9 @@ def stats(prepared: Prepared) -> str:
         lines.append(f"coverage of running words (training text): {coverage(prepared.lexicon.train, prepared):.1%}")
     if prepared.facts is not None:
         lines.append(f"facts: {len(prepared.facts.triples):,}, {len(prepared.facts.tokens):,} tokens with repetitions")
+    for name, feed in feeds.items():
+        if isinstance(feed, PackedRows):
+            lines.append(f"stream {name}: " + ", ".join(f"{what} {count:,}" for what, count in feed.report.items()))
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from xalign_jax.data.vocabulary import Tokenizer
 ITEMS = 4096  # items of a block
 LEFT_OVER = 0.003  # of all items at most, over the sampled blocks, do not fit into a block's rows
 _SAMPLE = 8  # blocks packed at build to find the rows of a block
-_KEPT = 16  # blocks kept in memory
+_KEPT = 4  # blocks kept in memory; at T = 512 one may take 70 MB
 
 Batch = dict[str, np.ndarray]
 
@@ -80,26 +80,26 @@ def pack(sizes: np.ndarray, length: int, slots: int) -> tuple[np.ndarray, np.nda
       row (I,), slot (I,), first place in the row of each view (I, V); int64.
     """
     count, views = sizes.shape
-    room = np.full((views, count), length, np.int64)
-    taken = [0] * count
-    row = np.zeros(count, np.int64)
-    slot = np.zeros(count, np.int64)
+    room = [np.full(count, length, np.int32) for _ in range(views)]  # -1: no slot is free
+    left = [[length] * count for _ in range(views)]  # as room; single entries of a list are read faster
+    taken, row, slot = [0] * count, [0] * count, [0] * count
     place = np.zeros((count, views), np.int64)
     opened = 1
+    listed = sizes.tolist()
     for item in np.argsort(-sizes.sum(1), kind="stable").tolist():
-        size = sizes[item]
-        fits = room[0, :opened] >= size[0]
+        fits = room[0][:opened] >= listed[item][0]
         if views == 2:
-            fits &= room[1, :opened] >= size[1]
+            fits &= room[1][:opened] >= listed[item][1]
         found = int(fits.argmax())
         if not fits[found]:
             found, opened = opened, opened + 1
-        row[item], slot[item], place[item] = found, taken[found], length - room[:, found]
+        row[item], slot[item] = found, taken[found]
         taken[found] += 1
-        room[:, found] -= size
-        if taken[found] == slots:
-            room[:, found] = -1
-    return row, slot, place
+        for view, size in enumerate(listed[item]):
+            place[item, view] = length - left[view][found]
+            left[view][found] -= size
+            room[view][found] = left[view][found] if taken[found] < slots else -1
+    return np.array(row), np.array(slot), place
 
 
 class PackedRows:
@@ -122,7 +122,7 @@ class PackedRows:
         Returns:
           tokens, positions, segment_ids (R, T) int32: segment s is slot s - 1, 0 padding; token_language (R, T) int32
           index into `languages`, -1 at padding; types (R, T) int32 (with language types): token_language, 0 at padding;
-          for items of two views the same of the second view under key_..., and group (R, S, P) int32 (-1 absent), text
+          for items of two views the same of the second view under key_..., and group (R, S, P) int32 (-1 absent; in the order of the query's texts), text
           and key_text (R, S, P) uint32; count_texts or count_pairs packed, count_cut texts cut, count_dropped texts or
           pairs of the block that did not fit (in its first row); (R,) int32.
         """

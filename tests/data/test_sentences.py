@@ -1,0 +1,292 @@
+"""The feeds of packed texts. Every stored text is unique, so that what stands in a row says which document it is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from fakes import FakeTokenizer, make_store
+
+from xalign_jax.data import inspect, packing
+from xalign_jax.data.examples import Pieces
+from xalign_jax.data.prepared import Prepared
+from xalign_jax.data.sentences import ContrastFeed, TextFeed, TranslationFeed
+from xalign_jax.data.store import Mixture
+from xalign_jax.errors import UserError
+
+EOS, BOS = 1, 3
+T, S = 64, 8
+LANGUAGES = ("de", "en", "fr")
+
+
+def parallel(language: str, task: str, groups: np.ndarray, seed: int):
+    """Random texts of 2 to 25 tokens, empty in group 0, one for each of `groups` (-1: none)."""
+    rng = np.random.default_rng(seed)
+    texts = [rng.integers(10, 200, 0 if g == 0 else rng.integers(2, 26)) for g in groups]
+    tokens = np.concatenate([np.append(text, EOS) for text in texts]).astype(np.uint16)
+    store = make_store(tokens, language)
+    hashes = rng.integers(1, 2**32, len(groups), dtype=np.uint32)
+    return dataclasses.replace(store, group=groups.astype(np.int32), text_hash=hashes, task=task)
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    """Task a: 299 groups in de and en, 100 of them twice in fr; alone in de: an empty text and 40 others. Task b: 49."""
+    tokenizer = FakeTokenizer([f"▁w{i}" for i in range(240)], clones=1)
+    groups = np.arange(1, 300)
+    alone = np.concatenate([np.arange(300), np.full(20, -1), np.arange(400, 420)])
+    a = {"de": parallel("de", "a", alone, 0), "en": parallel("en", "a", groups, 1)}
+    a["fr"] = parallel("fr", "a", np.repeat(groups, 2)[:200], 2)
+    b = {language: parallel(language, "b", np.arange(1, 50), 3 + i) for i, language in enumerate(("en", "fr"))}
+    return Prepared(tokenizer, {"a": {"train": a}, "b": {"train": b}}, None, None)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """An eighth of the usual work."""
+    monkeypatch.setattr(packing, "ITEMS", 512)
+
+
+MIXTURE = Mixture(("a", "b"), alpha=0.5)
+FEEDS = [
+    TextFeed(T, S),
+    TranslationFeed(T, S, 30),
+    TranslationFeed(T, S, 10, "en", reset_positions=True, language_types=True),
+    ContrastFeed(T, S, 30),
+    ContrastFeed(T, S, 30, "en", mixup=True),
+]
+
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+
+def documents(prepared: Prepared) -> dict[tuple[int, ...], tuple[str, str, int, int]]:
+    """Content -> language, task, group, text hash."""
+    found = {}
+    for task, splits in prepared.stores.items():
+        for language, store in splits["train"].items():
+            for d in range(len(store.offsets) - 1):
+                content = tuple(store.tokens[store.offsets[d] : store.offsets[d + 1] - 1].tolist())
+                found[content] = language, task, int(store.group[d]), int(store.text_hash[d])
+    return found
+
+
+def segments(batch: dict, view: str = ""):
+    """(row, slot, tokens, positions, languages) of every segment; checks that segments stand one after another."""
+    for row, ids in enumerate(batch[f"{view}segment_ids"]):
+        real = ids > 0
+        assert not real[np.count_nonzero(real) :].any()
+        assert (batch[f"{view}tokens"][row][~real] == 0).all() and (batch[f"{view}positions"][row][~real] == 0).all()
+        assert (batch[f"{view}token_language"][row][~real] == -1).all()
+        assert np.isin(np.diff(ids[real]), (0, 1)).all()
+        for slot in range(ids.max()):
+            mine = ids == slot + 1
+            names = ("tokens", "positions", "token_language")
+            yield row, slot, *(batch[f"{view}{name}"][row][mine] for name in names)
+
+
+def texts_of(tokens: np.ndarray) -> list[tuple[int, ...]]:
+    """The texts of bos a eos b eos."""
+    assert tokens[0] == BOS and tokens[-1] == EOS and np.count_nonzero(tokens == BOS) == 1
+    return [tuple(part[:-1].tolist()) for part in np.split(tokens[1:], np.flatnonzero(tokens[1:] == EOS) + 1)[:-1]]
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize("config", FEEDS)
+def test_any_slice_of_any_step_equals_the_rows_of_the_whole_batch(prepared, config):
+    feed = config.build(prepared, MIXTURE, 96, 7)
+    first = (feed.block_rows // 96) * 96  # a batch of two blocks
+    whole = feed.rows(first, slice(0, 96))
+    assert same(whole, feed.rows(first, slice(None)))
+    for part in (slice(0, 1), slice(17, 60), slice(95, 96), slice(0, 0)):
+        cold = config.build(prepared, MIXTURE, 96, 7)
+        assert same(cold.rows(first, part), {key: array[part] for key, array in whole.items()})
+    other = config.build(prepared, MIXTURE, 48, 7)
+    assert same(other.rows(first + 48, slice(0, 48)), {key: array[48:] for key, array in whole.items()})
+    assert not same(whole, config.build(prepared, MIXTURE, 96, 8).rows(first, slice(0, 96)))
+    assert feed.rows(10**12, slice(0, 4))["tokens"].shape == (4, T)
+
+
+@pytest.mark.parametrize("config", FEEDS)
+def test_shapes_types_and_counts(prepared, config):
+    feed = config.build(prepared, MIXTURE, 0, 0)
+    block = config.build(prepared, MIXTURE, feed.block_rows, 0).rows(0, slice(None))
+    views = ("", "key_") if isinstance(config, ContrastFeed) else ("",)
+    for view in views:
+        for name in ("tokens", "positions", "segment_ids", "token_language"):
+            assert block[view + name].shape == (feed.block_rows, T) and block[view + name].dtype == np.int32
+        assert block[f"{view}segment_ids"].max() <= S
+    for name in (key for key in block if key.startswith("count_")):
+        assert block[name].shape == (feed.block_rows,) and block[name].dtype == np.int32
+    unit = "count_texts" if isinstance(config, TextFeed) else "count_pairs"
+    units = 2 if getattr(config, "mixup", False) else 1
+    assert block[unit].sum() == units * sum(1 for _ in segments(block))
+    assert block[unit].sum() + block["count_dropped"].sum() == units * packing.ITEMS
+    assert block["count_dropped"].sum() < 0.05 * units * packing.ITEMS and not block["count_dropped"][1:].any()
+    assert ("types" in block) == getattr(config, "language_types", False)
+
+
+def test_texts_are_documents_in_their_language_and_clones(prepared):
+    mixture = Mixture(("a", "b"), {"en": 0.3, "en_clone": 0.2, "fr": 0.5})
+    feed = TextFeed(T, S).build(prepared, mixture, 400, 3)
+    assert feed.languages == ("en", "en_clone", "fr")
+    known, base, shares = documents(prepared), prepared.tokenizer.base_size, np.zeros(3)
+    for _, _, tokens, positions, language in segments(feed.rows(0, slice(None))):
+        assert np.array_equal(positions, np.arange(len(tokens))) and len(set(language)) == 1
+        (content,) = texts_of(tokens)
+        k = feed.languages[language[0]] == "en_clone"
+        assert known[tuple(t - base * k for t in content)][0] == feed.languages[language[0]].removesuffix("_clone")
+        shares[language[0]] += 1
+    assert np.allclose(shares / shares.sum(), (0.3, 0.2, 0.5), atol=0.03)
+
+
+def test_every_piece_comes_once_in_an_epoch(prepared):
+    mixture = Mixture(("a", "b"), {"en": 0.5, "en_clone": 0.5})
+    pieces = Pieces(prepared.members(mixture), mixture, 7, 0)
+    sizes = np.concatenate([np.diff(prepared.stores[t]["train"]["en"].offsets) - 1 for t in "ab"])
+    count = int((-(-sizes // 7)).sum())
+    assert pieces.report == {"documents": len(sizes), "pieces": count, "empty": 0}
+    for epoch in range(2):
+        items = pieces.items(epoch * count + np.arange(count))
+        spans = set(zip(items.store.ravel().tolist(), items.start.ravel().tolist(), strict=True))
+        assert len(spans) == count and items.size.max() == 7 and items.size.sum() == sizes.sum()
+
+
+@pytest.mark.parametrize("pivot", [None, "en"])
+def test_translations_are_of_one_group_and_two_languages(prepared, pivot):
+    feed = TranslationFeed(T, S, 30, pivot).build(prepared, MIXTURE, 500, 0)
+    known, seen = documents(prepared), set()
+    for _, _, tokens, positions, language in segments(feed.rows(0, slice(None))):
+        (first, second), half = texts_of(tokens), int(np.flatnonzero(tokens == EOS)[0]) + 1
+        assert known[first][1:3] == known[second][1:3] and known[first][0] != known[second][0]
+        assert {feed.languages[k] for k in language[:half]} == {known[first][0]}
+        assert {feed.languages[k] for k in language[half:]} == {known[second][0]}
+        assert np.array_equal(positions, np.arange(len(tokens)))
+        seen.add((known[first][0], known[second][0]))
+    pairs = {(a, b) for a in LANGUAGES for b in LANGUAGES if a != b and (pivot is None or pivot in (a, b))}
+    assert seen == pairs
+
+
+def test_xlm_form_restarts_positions_and_has_types_and_cuts_sides(prepared):
+    feed = TranslationFeed(T, S, 10, reset_positions=True, language_types=True).build(prepared, MIXTURE, 200, 0)
+    batch = feed.rows(0, slice(None))
+    assert np.array_equal(batch["types"], np.maximum(batch["token_language"], 0))
+    cut = 0
+    for _, _, tokens, positions, _ in segments(batch):
+        first, second = texts_of(tokens)
+        expected = [*range(len(first) + 2), *range(len(second) + 1)]
+        assert positions.tolist() == expected and max(len(first), len(second)) <= 10
+        cut += (len(first) == 10) + (len(second) == 10)
+    assert 0 < batch["count_cut"].sum() <= cut
+
+
+@pytest.mark.parametrize("mixup", [False, True])
+def test_slots_of_queries_and_keys_are_one_item(prepared, mixup):
+    feed = ContrastFeed(T, S, 25, mixup=mixup).build(prepared, MIXTURE, 300, 0)
+    batch, known = feed.rows(0, slice(None)), documents(prepared)
+    keys = {(row, slot): (tokens, language) for row, slot, tokens, _, language in segments(batch, "key_")}
+    numbers, orders, roles = {}, set(), set()
+    for row, slot, tokens, _, language in segments(batch):
+        key_tokens, _ = keys.pop((row, slot))
+        query, key = ([known[text] for text in texts_of(view)] for view in (tokens, key_tokens))
+        assert feed.languages[language[0]] == query[0][0] and len(query) == len(key) == 1 + mixup
+        groups = batch["group"][row, slot].tolist()
+        for side, texts in ((query, "text"), (key, "key_text")):
+            assert [text[3] for text in side] == batch[texts][row, slot].tolist()
+            assert sorted(text[1:3] for text in side) == sorted(text[1:3] for text in query)
+        for number, name in zip(groups, query, strict=True):
+            assert numbers.setdefault(number, name[1:3]) == name[1:3]
+        orders.add(query[0][1:3] == key[0][1:3])
+        roles.add(query[0][0])
+    assert not keys and orders == ({True, False} if mixup else {True}) and roles == set(LANGUAGES)
+    absent = batch["group"][..., 0] < 0
+    assert absent.any() and (batch["text"][absent] == 0).all() and (batch["group"][absent] == -1).all()
+    assert batch["text"].dtype == batch["key_text"].dtype == np.uint32 and batch["group"].dtype == np.int32
+
+
+def test_groups_are_dense_over_the_tasks(prepared):
+    batch = ContrastFeed(T, S, 30).build(prepared, MIXTURE, 3000, 0).rows(0, slice(None))
+    known, names = documents(prepared), {}
+    for row, slot, tokens, *_ in segments(batch):
+        (text,) = texts_of(tokens)
+        assert names.setdefault(int(batch["group"][row, slot, 0]), known[text][1:3]) == known[text][1:3]
+    assert len(set(names.values())) == len(names) and max(names) == 299 + 49 - 1 and len(names) > 300
+
+
+def test_what_has_no_translation_is_left_out_and_reported(prepared):
+    feed = TranslationFeed(T, S, 30).build(prepared, Mixture(("a",)), 4, 0)
+    used = {name: feed.report[name] for name in ("documents", "empty", "without translation")}
+    assert used == {"documents": 299 + 299 + 200, "empty": 1, "without translation": 40}
+    english = TranslationFeed(T, S, 30).build(prepared, Mixture(("a",), languages=("de", "fr")), 4, 0)
+    assert english.report["documents"] == 100 + 200 and english.languages == ("de", "fr")
+    shown = inspect.stats(prepared, {"tlm": feed})
+    assert "stream tlm: documents 798, empty 1, without translation 40, rows a block" in shown
+
+
+def test_without_a_bos_there_is_none(prepared, monkeypatch):
+    monkeypatch.setattr(prepared.tokenizer, "bos", None)
+    batch = TranslationFeed(52, S, 25).build(prepared, MIXTURE, 20, 0).rows(0, slice(None))
+    known = documents(prepared)
+    for _, _, tokens, *_ in segments(batch):
+        first, second = (tuple(part[:-1].tolist()) for part in np.split(tokens, np.flatnonzero(tokens == EOS) + 1)[:2])
+        assert known[first][2] == known[second][2] and tokens[-1] == EOS
+
+
+@pytest.mark.parametrize("config", FEEDS)
+def test_previews_name_the_languages(prepared, config):
+    feed = config.build(prepared, MIXTURE, 4, 0)
+    text = inspect.preview("s", feed.rows(0, slice(None)), feed.languages, prepared)
+    assert "  0.0: [" in text and ("||" in text) == isinstance(config, ContrastFeed)
+
+
+@pytest.mark.parametrize(
+    ("config", "mixture", "message"),
+    [
+        (
+            TranslationFeed(T, S, 31),
+            MIXTURE,
+            r"TranslationFeed\.side = 31.* take 65 tokens.*TranslationFeed\.length = 64",
+        ),
+        (ContrastFeed(T, S, 63), MIXTURE, r"ContrastFeed\.side = 63"),
+        (ContrastFeed(T, S, 0), MIXTURE, r"ContrastFeed\.side = 0"),
+        (ContrastFeed(T, S, 31, mixup=True), MIXTURE, r"ContrastFeed\.side = 31: 2 of them"),
+        (TextFeed(2, S), MIXTURE, r"TextFeed\.length = 2"),
+        (TextFeed(T, S), None, r"Stream\.mixture: a TextFeed"),
+        (ContrastFeed(T, S, 9), None, r"Stream\.mixture: a ContrastFeed"),
+        (ContrastFeed(T, S, 9, "xx"), MIXTURE, r"ContrastFeed\.pivot = 'xx'.* de, en, fr"),
+        (ContrastFeed(T, S, 9), Mixture(("a",), languages=("en",)), r"no train text has a translation"),
+        (ContrastFeed(T, S, 9, "de"), Mixture(("b",)), r"ContrastFeed\.pivot = 'de'"),
+        (ContrastFeed(T, S, 9), Mixture(("a",), {"en": 1, "xx": 1}), r"Mixture\.rates names 'xx'"),
+        (ContrastFeed(T, S, 9), Mixture(("a",), {"en_clone": 1}), r"Mixture\.rates names 'en_clone'"),
+    ],
+)
+def test_bad_settings_are_named(prepared, config, mixture, message):
+    with pytest.raises(UserError, match=message):
+        config.build(prepared, mixture, 4, 0)
+
+
+def test_a_language_without_a_pair_is_named(prepared):
+    stores = prepared.stores["a"]["train"] | {"sv": parallel("sv", "a", np.arange(900, 950), 9)}
+    data = dataclasses.replace(prepared, stores={"a": {"train": stores}})
+    with pytest.raises(UserError, match=r"Mixture\.rates gives 'sv' a rate, but no text in it has a translation"):
+        TranslationFeed(T, S, 9).build(data, Mixture(("a",), {"en": 0.5, "sv": 0.5}), 4, 0)
+    assert TranslationFeed(T, S, 9).build(data, Mixture(("a",)), 4, 0).languages == ("de", "en", "fr", "sv")
+
+
+@pytest.mark.parametrize("slots", [0, -1])
+def test_slots_must_be_positive(slots):
+    with pytest.raises(UserError, match=r"TextFeed\.slots"):
+        TextFeed(T, slots)
+
+
+@pytest.mark.parametrize("config", [TextFeed(T, S), ContrastFeed(T, S, 25)])
+def test_rows_are_full_and_little_is_left_over(prepared, config, monkeypatch):
+    monkeypatch.setattr(packing, "ITEMS", 4096)
+    feed = config.build(prepared, MIXTURE, 5000, 0)
+    batch = feed.rows(30 * feed.block_rows, slice(None))
+    packed = batch.get("count_texts", batch.get("count_pairs")).sum()
+    assert (batch["segment_ids"] > 0).mean() > 0.9 and batch["count_dropped"].sum() < 0.015 * packed
