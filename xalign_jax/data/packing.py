@@ -15,7 +15,7 @@ from xalign_jax.data.hashing import hash64
 from xalign_jax.data.vocabulary import Tokenizer
 
 ITEMS = 4096  # items of a block
-LEFT_OVER = 0.003  # of all items at most, over the sampled blocks, do not fit into a block's rows
+LEFT_OVER = 0.003  # of the items of each sampled block at most, do not fit into its rows
 _SAMPLE = 8  # blocks packed at build to find the rows of a block
 _KEPT = 4  # blocks kept in memory; at T = 512 one may take 70 MB
 
@@ -140,16 +140,16 @@ class PackedRows:
         return items.size.sum(2) + items.size.shape[2] + (self._bos is not None)
 
     def _measure(self) -> tuple[int, float]:
-        """Rows of a block, such that few of the sampled items are left over; the share of them that is filled."""
-        row, sizes = [], []
+        """Rows of a block, such that of no sampled block more than a few items are left over; how full they are."""
+        count, rows, sizes = 0, [], []
         for block in range(_SAMPLE):
             items = self._source.items(block * ITEMS + np.arange(ITEMS))
             sizes.append(self._sizes(items))
-            row.append(pack(sizes[-1], self._form.length, self._form.slots)[0])
-        rows, size = np.concatenate(row), np.concatenate(sizes)
-        beyond = _SAMPLE * ITEMS - np.cumsum(np.bincount(rows))
-        count = int(np.argmax(beyond <= LEFT_OVER * _SAMPLE * ITEMS)) + 1
-        return count, size[rows < count].sum() / (size.shape[1] * _SAMPLE * count * self._form.length)
+            rows.append(pack(sizes[-1], self._form.length, self._form.slots)[0])
+            beyond = ITEMS - np.cumsum(np.bincount(rows[-1]))
+            count = max(count, int(np.argmax(beyond <= LEFT_OVER * ITEMS)) + 1)
+        size = np.concatenate(sizes)[np.concatenate(rows) < count]
+        return count, size.sum() / (size.shape[1] * _SAMPLE * count * self._form.length)
 
     def _make(self, block: int) -> Batch:
         """All rows of a block."""
