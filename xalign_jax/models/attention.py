@@ -1,4 +1,4 @@
-"""Causal self-attention within segments, with rotary positions and grouped key/value heads."""
+"""Self-attention within segments: causal with rotary positions, or in both directions; grouped key/value heads."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from xalign_jax.models.layers import Maker, project
 
 
 class Context(NamedTuple):
-    """What every layer of a forward pass shares: rotary tables (B,T,1,head_dim/2) float32 and who sees whom (B,T,T)."""
+    """What every layer of a forward pass shares.
 
-    cos: jax.Array
-    sin: jax.Array
+    Attributes:
+      mask: (B,T,T) bool, True where the query (second axis) sees the key (last axis).
+      cos, sin: rotary tables (B,T,1,head_dim/2) float32; None = queries and keys are not rotated.
+    """
+
     mask: jax.Array
+    cos: jax.Array | None = None
+    sin: jax.Array | None = None
 
 
 def causal_context(positions: jax.Array, segment_ids: jax.Array, head_dim: int, theta: float) -> Context:
@@ -28,13 +33,21 @@ def causal_context(positions: jax.Array, segment_ids: jax.Array, head_dim: int, 
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     order = jnp.arange(segment_ids.shape[1])
     mask = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (order[:, None] >= order[None, :])
-    return Context(jnp.cos(angles), jnp.sin(angles), mask)
+    return Context(mask, jnp.cos(angles), jnp.sin(angles))
+
+
+def mutual_context(segment_ids: jax.Array) -> Context:
+    """All tokens of a segment see each other; from segment ids (B,T). Padding (segment 0) sees padding."""
+    return Context(segment_ids[:, :, None] == segment_ids[:, None, :])
 
 
 def rotate(x: jax.Array, context: Context) -> jax.Array:
-    """Rotary embedding of x (B,T,heads,head_dim); the pairs are (i, i + head_dim/2), as in the Hugging Face code."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    """Rotary embedding of x (B,T,heads,head_dim), if the context has tables; the pairs are (i, i + head_dim/2), as in
+    the Hugging Face code."""
     cos, sin = context.cos, context.sin
+    if cos is None or sin is None:
+        return x
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
@@ -59,21 +72,33 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) 
 
 
 class SelfAttention(nnx.Module):
-    """Attention without biases: (B,T,width) -> (B,T,width)."""
+    """Attention, with or without biases: (B,T,width) -> (B,T,width)."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, dtype: Any, make: Maker):
+    def __init__(
+        self, width: int, heads: int, kv_heads: int, head_dim: int, dtype: Any, make: Maker, biases: bool = False
+    ):
         self.dtype = dtype
+        self.biases = biases
         self.query = make.normal((width, heads, head_dim), ("embed", "heads", "head_dim"))
         self.key = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
         self.value = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
         self.output = make.normal((heads, head_dim, width), ("heads", "head_dim", "embed"))
+        if biases:  # one axis each, since what has two is a matrix to the optimiser's decay
+            self.query_bias = make.zeros((heads * head_dim,), ("heads",))
+            self.key_bias = make.zeros((kv_heads * head_dim,), ("kv_heads",))
+            self.value_bias = make.zeros((kv_heads * head_dim,), ("kv_heads",))
+            self.output_bias = make.zeros((width,), ("embed",))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        query, key, value = (self._heads(x, w) for w in (self.query, self.key, self.value))
+        query, key, value = (self._heads(x, name) for name in ("query", "key", "value"))
         mixed = attend(rotate(query, context), rotate(key, context), value, context.mask)
-        output = self.output[...].astype(self.dtype)
-        return project(mixed.reshape(*x.shape[:2], -1), output.reshape(-1, output.shape[-1]))
+        output = self.output[...]
+        return self._project(mixed.reshape(*x.shape[:2], -1), output.reshape(-1, output.shape[-1]), "output")
 
-    def _heads(self, x: jax.Array, weight: nnx.Param) -> jax.Array:
-        w = weight[...].astype(self.dtype)
-        return project(x, w.reshape(w.shape[0], -1)).reshape(*x.shape[:2], *w.shape[1:])
+    def _heads(self, x: jax.Array, name: str) -> jax.Array:
+        w = getattr(self, name)[...]
+        return self._project(x, w.reshape(w.shape[0], -1), name).reshape(*x.shape[:2], *w.shape[1:])
+
+    def _project(self, x: jax.Array, weight: jax.Array, name: str) -> jax.Array:
+        y = project(x, weight.astype(self.dtype))
+        return y + getattr(self, f"{name}_bias")[...].astype(self.dtype) if self.biases else y

@@ -21,22 +21,47 @@ UNROLLED_LAYERS = 8
 
 
 def build(
-    config: Any, vocabulary_size: int, *, row_map: Any = None, dtype: Any = jnp.float32, remat: bool = False
+    config: Any,
+    vocabulary_size: int,
+    *,
+    row_map: Any = None,
+    special: Any = None,
+    mask_id: int | None = None,
+    dtype: Any = jnp.float32,
+    remat: bool = False,
+    chunks: int = 1,
 ) -> Model:
-    """The model that `config` (such as `Llama`) describes.
+    """The model that `config` (such as `Llama` or `XLMRoberta`) describes.
 
     Args:
       row_map: (vocabulary_size,) int32, the table row that each token id reads and is predicted by; None = its own.
+      special: (vocabulary_size,) bool, ids that masking neither chooses nor draws (control pieces, unused rows).
+      mask_id: the id that stands for a masked token; None = the vocabulary has none.
       dtype: of matmuls and hidden states; parameters, norms and softmax stay float32.
       remat: recompute each block's activations in the backward pass.
+      chunks: run the rows of a batch in so many parts, one after another, each computed again in the backward pass:
+        the same values and gradients from the memory of one part.
     """
-    return Model(config, vocabulary_size, row_map, dtype, remat)
+    special = np.zeros(vocabulary_size, bool) if special is None else np.asarray(special, bool)
+    if special.shape != (vocabulary_size,):
+        raise ValueError(f"special of shape {special.shape} for a vocabulary of {vocabulary_size}")
+    return Model(config, vocabulary_size, row_map, special, mask_id, dtype, remat, chunks)
 
 
 class Model:
     """Functions of a parameter tree (nested dict of float32 arrays; blocks stacked along axis 0)."""
 
-    def __init__(self, config: Any, vocabulary_size: int, row_map: Any, dtype: Any, remat: bool):
+    def __init__(
+        self,
+        config: Any,
+        vocabulary_size: int,
+        row_map: Any,
+        special: np.ndarray,
+        mask_id: int | None,
+        dtype: Any,
+        remat: bool,
+        chunks: int,
+    ):
         self.config = config
         self.vocabulary_size = vocabulary_size
         self.num_layers: int = config.layers
@@ -44,9 +69,12 @@ class Model:
         self.tied: bool = config.tied
         self.max_length: int = config.max_length
         self.causal: bool = config.causal
+        self.special = special
+        self.mask_id = mask_id
         self._row_map = None if row_map is None else np.asarray(row_map, np.int32)
         self._dtype = dtype
         self._remat = remat
+        self._chunks = chunks
         self._graph, self._variables = nnx.split(nnx.eval_shape(lambda: self._network(jax.random.key(0))))
 
     def _network(self, rng: jax.Array) -> Any:
@@ -68,6 +96,7 @@ class Model:
         positions: jax.Array,
         segment_ids: jax.Array,
         *,
+        types: jax.Array | None = None,
         train: bool = False,
         levels: Sequence[int],
         stop_at_level: int | None = None,
@@ -76,21 +105,44 @@ class Model:
 
         Args:
           tokens, positions, segment_ids: (B,T) int32; segment 0 is padding.
+          types: (B,T) int32 token types; None = all 0. A type that the model lacks gives NaN.
           train: unused (no dropout).
           stop_at_level: compute no further than this level; None = the highest of `levels`.
 
         Raises:
-          UserError: T is longer than the configured max_length.
+          UserError: T is longer than the configured max_length; `types` for a model that has none.
         """
         del train
+        name = type(self.config).__name__
         if tokens.shape[1] > self.max_length:
-            name = type(self.config).__name__
             raise UserError(f"rows of {tokens.shape[1]} tokens: longer than {name}.max_length = {self.max_length}")
+        if types is not None and self.config.types == 1:
+            raise UserError(f"{name}.types = 1: set the feed's language_types = False, or as many types as languages")
         stop = max(levels) if stop_at_level is None else stop_at_level
         if not 0 <= min(levels) <= max(levels) <= stop <= self.num_layers:
             raise ValueError(f"levels {tuple(levels)} with stop_at_level {stop} of a model of {self.num_layers} layers")
+        run = functools.partial(self._levels, levels=tuple(levels), stop=stop)
+        if self._chunks == 1:
+            return run(params, tokens, positions, segment_ids, types)
+        parts = _split((tokens, positions, segment_ids, types), self._chunks)
+        # Nothing outside a loop's body could share work with it, so there is no common subexpression to prevent.
+        part = jax.checkpoint(lambda rows: run(params, *rows), prevent_cse=False)
+        return _join(jax.lax.map(part, parts), tokens.shape[0])
+
+    def _levels(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        types: jax.Array | None,
+        levels: Sequence[int],
+        stop: int,
+    ) -> dict[int, jax.Array]:
+        """`hidden` of all rows at once."""
         network = nnx.merge(self._graph, params)
-        x = network.embed(tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens])
+        rows = tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens]
+        x = network.embed(rows, positions, types)
         collected = {0: x}
         if stop > 0:
             collected |= self._blocks(network, x, network.context(positions, segment_ids), levels, stop)
@@ -123,18 +175,17 @@ class Model:
 
     def head_input(self, params: Params, h: jax.Array) -> jax.Array:
         """What is multiplied with the head's rows, from the hidden states of level L (..., width)."""
-        del params
-        return h
+        return nnx.merge(self._graph, params).head_input(h)
 
     def head_weight(self, params: Params) -> jax.Array:
         """The head's rows (V,width) float32."""
-        table = nnx.merge(self._graph, params).head_table()
+        table = nnx.merge(self._graph, params).head_table()[0]
         return table if self._row_map is None else table[jnp.asarray(self._row_map)]
 
     def head_bias(self, params: Params) -> jax.Array | None:
         """The head's bias (V,) or None."""
-        del params
-        return None
+        bias = nnx.merge(self._graph, params).head_table()[1]
+        return bias if bias is None or self._row_map is None else bias[jnp.asarray(self._row_map)]
 
     def flops_per_token(self, length: int) -> float:
         """Model FLOPs of a forward and a backward pass per token of a row of `length` tokens.
@@ -142,10 +193,30 @@ class Model:
         6 per weight of a matrix (lookups are free) and the attention products, of which a causal mask needs half.
         """
         c = self.config
-        shapes = jax.tree.leaves(jax.eval_shape(self.init, jax.random.key(0)))
-        weights = sum(a.size for a in shapes) - (0 if self.tied else self.vocabulary_size * c.width)
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        lookups = ("positions", "types") if self.tied else ("positions", "types", "embedding")
+        weights = sum(a.size for a in jax.tree.leaves({k: v for k, v in shapes.items() if k not in lookups}))
         attention = 12 * self.num_layers * c.heads * c.head_size * length * (0.5 if self.causal else 1.0)
         return 6.0 * weights + attention
+
+
+def _split(rows: Any, parts: int) -> Any:
+    """Arrays (B,T) -> (parts, ceil(B/parts), T), padded with zeros: row i goes to part i % parts.
+
+    Strided, so that every part spans all devices when rows are sharded.
+    """
+
+    def split(array: jax.Array) -> jax.Array:
+        size = -(-array.shape[0] // parts)
+        padded = jnp.pad(array, ((0, size * parts - array.shape[0]), (0, 0)))
+        return padded.reshape(size, parts, -1).swapaxes(0, 1)
+
+    return jax.tree.map(split, rows)
+
+
+def _join(states: Any, count: int) -> Any:
+    """The inverse of `_split` for arrays (parts, rows, T, width)."""
+    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:])[:count], states)
 
 
 def _step(apply: Callable[..., jax.Array], collect: bool, x: jax.Array, weights: Any) -> tuple[jax.Array, Any]:

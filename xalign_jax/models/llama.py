@@ -57,6 +57,11 @@ class Llama:
         """Positions see earlier positions only."""
         return True
 
+    @property
+    def types(self) -> int:
+        """Token types are not told apart."""
+        return 1
+
     def network(self, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs) -> LlamaNetwork:
         """The parameters and the pieces of the forward pass."""
         return LlamaNetwork(self, vocabulary_size, dtype, rngs)
@@ -91,7 +96,7 @@ class LlamaNetwork(nnx.Module):
         if not config.tied:
             self.head = make.normal(*table)
 
-    def embed(self, rows: jax.Array) -> jax.Array:
+    def embed(self, rows: jax.Array, positions: jax.Array, types: jax.Array | None) -> jax.Array:
         """Level 0: (B,T) table rows -> (B,T,width)."""
         return self.embedding[...][rows].astype(self.dtype)
 
@@ -99,6 +104,10 @@ class LlamaNetwork(nnx.Module):
         """What all blocks share."""
         return causal_context(positions, segment_ids, self.config.head_size, self.config.rope_theta)
 
-    def head_table(self) -> jax.Array:
-        """(V,width) float32 rows of the output head."""
-        return (self.embedding if self.config.tied else self.head)[...]
+    def head_input(self, h: jax.Array) -> jax.Array:
+        """The states of level L themselves."""
+        return h
+
+    def head_table(self) -> tuple[jax.Array, jax.Array | None]:
+        """(V,width) float32 rows of the output head; no bias."""
+        return (self.embedding if self.config.tied else self.head)[...], None
