@@ -97,7 +97,7 @@ def _documents(count: int) -> list[list[int]]:
 
 def test_validation_documents_find_their_clones(toy, tokenizer):
     model, params = _aligned(toy, tokenizer)
-    prepared = toy.prepared(tokenizer, [toy.store(_documents(20))])
+    prepared = toy.prepared(tokenizer, [toy.store(_documents(20)), toy.store(_documents(30), split="train")])
     rows = SentenceRetrieval(sentences=15, length=8, batch=4).rows(model, params, prepared, 0)
     for language in ("en->en_clone", "en_clone->en"):
         for metric in ("accuracy", "accuracy_centred"):

@@ -143,6 +143,42 @@ def _pooled(model: Any, params: Any, batch: Batch) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def _sentence_vectors(model: Any, params: Any, batch: Batch) -> jax.Array:
+    states = hidden_levels(model, params, batch)
+    own = batch["own"][None, :, :, None]
+    mean = jnp.where(own, states, 0.0).sum(2) / jnp.maximum(own.sum(2), 1)
+    return jnp.stack([mean, states[:, :, 0]])
+
+
+def sentence_vectors(
+    model: Any, params: Any, tokenizer: Any, sentences: Sequence[np.ndarray], length: int, batch: int, name: str
+) -> dict[str, np.ndarray]:
+    """Hidden states of sentences by pooling, (L+1, N, D) float32 each; every sentence stands alone.
+
+    A bidirectional model reads bos x eos, x cut to what `length` leaves (no bos or eos where the vocabulary has none);
+    a causal one reads the tokens as they are. "mean" is the mean over x, "first" the first token read.
+    """
+    if model.causal:
+        arrays = padded(sentences, length)
+        arrays["own"] = arrays["segment_ids"] > 0
+    else:
+        arrays = _framed(tokenizer, sentences, length)
+    cuts = batches(arrays, batch, name)
+    found = np.concatenate([fetch(_sentence_vectors(model, params, cut))[:, :, :real] for cut, real in cuts], axis=2)
+    return {"mean": found[0], "first": found[1]}
+
+
+def _framed(tokenizer: Any, sentences: Sequence[np.ndarray], length: int) -> Batch:
+    """Rows bos x eos as `padded`, and `own` (N, length) bool: the tokens of x."""
+    start, end = ([] if special is None else [special] for special in (tokenizer.bos, tokenizer.eos))
+    room = length - len(start) - len(end)
+    own = [s[: len(s) - bool(len(s) and s[-1] == tokenizer.eos)][:room] for s in sentences]
+    arrays = padded([np.concatenate([start, s, end]).astype(np.int32) for s in own], length)
+    since = arrays["positions"] - len(start)
+    return arrays | {"own": (since >= 0) & (since < np.asarray([len(s) for s in own])[:, None])}
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _pooled_head(model: Any, params: Any, batch: Batch) -> jax.Array:
     real = (batch["segment_ids"] > 0)[..., None]
     rows = jnp.where(real, model.head_weight(params)[batch["tokens"]].astype(jnp.float32), 0.0)
@@ -178,6 +214,17 @@ def language_means(model: Any, params: Any, windows: Batch, batch: int) -> np.nd
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors of length 1 along the last axis; zero vectors stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def ratio_margin(cosines: np.ndarray, neighbours: int = 4) -> np.ndarray:
+    """Cosines (Q, C) over the mean of both sides' mean cosine to their nearest neighbours on the other side.
+
+    Only the nearest candidates of a query stay, others are -inf (xsim). evaluation specification, section 4.
+    """
+    candidates, queries = min(neighbours, cosines.shape[1]), min(neighbours, cosines.shape[0])
+    ordered = np.sort(cosines, axis=1)[:, -candidates:]
+    around = ordered.mean(1)[:, None] + np.sort(cosines, axis=0)[-queries:].mean(0)
+    return np.where(cosines >= ordered[:, :1], cosines / np.maximum(around / 2, 1e-6), -np.inf)
 
 
 def nearest(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Parallel sentences for the probes: from files, or a clone's validation documents beside the originals."""
+"""Parallel sentences for the probes: from files, from groups of the run's validation text, or a clone's documents."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Sentences:
       languages: (source, target).
       source, target: token sequences, each in its language.
       source_hash, target_hash: (N,) of the texts, to know equal ones.
+      texts: (source, target) as written; None where only tokens are known.
     """
 
     languages: tuple[str, str]
@@ -31,30 +32,68 @@ class Sentences:
     target: list[np.ndarray]
     source_hash: np.ndarray
     target_hash: np.ndarray
+    texts: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
 
-def sentences(prepared: Any, files: Sequence[tuple[str, str]], count: int) -> list[Sentences]:
+def sentences(
+    prepared: Any, files: Sequence[tuple[str, str]], count: int, pivot: str | None = None, least: int = 1
+) -> list[Sentences]:
     """The first `count` sentences of each pair of languages.
 
     Args:
       files: (language, path) each, the first language paired with every other; two TSV files (`key<TAB>text`) are joined
-        on the key, other files are aligned by line. Empty: the validation documents of every language that has clones.
+        on the key, other files are aligned by line.
+      pivot: without files, this language with each other one that shares at least `least` groups of the validation
+        texts with it, one text of each language a group. None: every language that has clones with its clones.
+
+    Raises:
+      UserError: a file is missing or not parallel; no language shares enough with the pivot.
     """
     if files:
         return [_from_files(prepared.tokenizer, files[0], other, count) for other in files[1:]]
+    if pivot is not None:
+        return _from_groups(prepared, pivot, count, least)
     pairs = clone_pairs(run_texts(prepared, "validation"))
     return [_from_clone(prepared.tokenizer, base, clone, count) for base, clone in pairs]
 
 
 def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int) -> Sentences:
-    found: list[np.ndarray] = []
-    hashes: list[int] = []
-    for store in base.stores:
-        for d in range(min(len(store.offsets) - 1, count - len(found))):
-            found.append(np.asarray(store.tokens[store.offsets[d] : store.offsets[d + 1]], np.int32))
-            hashes.append(int(store.text_hash[d]))
+    chosen = [(store, d) for store in base.stores for d in range(len(store.offsets) - 1)][:count]
+    found, hashes = _documents(chosen)
     cloned = [tokenizer.clone(tokens, clone.clone) for tokens in found]
-    return Sentences((base.language, clone.language), found, cloned, np.asarray(hashes), np.asarray(hashes))
+    return Sentences((base.language, clone.language), found, cloned, hashes, hashes)
+
+
+def _from_groups(prepared: Any, pivot: str, count: int, least: int) -> list[Sentences]:
+    tasks = [splits.get("validation", {}) for splits in prepared.stores.values()]
+    others = sorted({language for stores in tasks for language in stores if language != pivot})
+    found = []
+    for language in others:
+        both = [(stores[pivot], stores[language]) for stores in tasks if pivot in stores and language in stores]
+        shared = [_shared_documents(*stores) for stores in both]
+        if sum(map(len, shared)) < max(least, 1):
+            continue
+        chosen = [(stores, index) for stores, pairs in zip(both, shared, strict=True) for index in pairs][:count]
+        sides = [[(stores[k], index[k]) for stores, index in chosen] for k in (0, 1)]
+        tokens, hashes = zip(*map(_documents, sides), strict=True)
+        found.append(Sentences((pivot, language), *tokens, *hashes))
+    if not found:
+        raise UserError(
+            f"SentenceRetrieval.pivot = {pivot!r}: no other language shares {least} groups of validation text with it;"
+            " lower SentenceRetrieval.least, or bind .files"
+        )
+    return found
+
+
+def _shared_documents(first: Any, second: Any) -> np.ndarray:
+    """(G,2) documents of two stores of a task: the first text of each group that both have, ordered by group."""
+    shared, a, b = np.intersect1d(first.group, second.group, return_indices=True)
+    return np.stack([a, b], axis=1)[shared >= 0]
+
+
+def _documents(chosen: list[tuple[Any, int]]) -> tuple[list[np.ndarray], np.ndarray]:
+    tokens = [np.asarray(store.tokens[store.offsets[d] : store.offsets[d + 1]], np.int32) for store, d in chosen]
+    return tokens, np.asarray([int(store.text_hash[d]) for store, d in chosen])
 
 
 def _from_files(tokenizer: Any, first: tuple[str, str], second: tuple[str, str], count: int) -> Sentences:
@@ -69,7 +108,8 @@ def _from_files(tokenizer: Any, first: tuple[str, str], second: tuple[str, str],
         hashes = np.asarray([zlib.crc32(text.strip().encode()) for text in side])
         sides.append(([tokenizer.clone(tokens, clone) for tokens in tokenizer.encode(side)], hashes))
     (source, source_hash), (target, target_hash) = sides
-    return Sentences((languages[0], languages[1]), source, target, source_hash, target_hash)
+    written = tuple(zip(*texts, strict=True))
+    return Sentences((languages[0], languages[1]), source, target, source_hash, target_hash, (written[0], written[1]))
 
 
 def _is_tsv(path: str) -> bool:

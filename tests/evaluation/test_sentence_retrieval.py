@@ -1,0 +1,116 @@
+"""Sentence retrieval from groups: who is paired with whom, what is read, margin, n-grams and means, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation import SentenceRetrieval
+from xalign_jax.evaluation.encoding import ratio_margin, sentence_vectors
+from xalign_jax.evaluation.ngrams import ngram_cosines
+from xalign_jax.evaluation.parallel import sentences
+
+WIDTH = 16
+
+
+def _model(toy, tokenizer, causal: bool):
+    table = np.random.default_rng(0).normal(size=(tokenizer.size, WIDTH))
+    model = toy.model(tokenizer.size, WIDTH)
+    model.causal = causal
+    return model, toy.params(table, table)
+
+
+def _grouped(toy, tokenizer):
+    """en: groups 0..5, group 2 twice; de: 0, 2, 3, 4 with the texts of en; fr: 5 and no group; and training text."""
+    rng = np.random.default_rng(1)
+    texts = [[*rng.integers(10, 200, 6).tolist(), 1] for _ in range(7)]
+    en = toy.store(texts, group=np.asarray([0, 1, 2, 2, 3, 4, 5]), text_hash=np.arange(7))
+    de = toy.store([texts[d] for d in (5, 0, 2, 4)], "de", group=np.asarray([4, 0, 2, 3]), text_hash=np.arange(10, 14))
+    fr = toy.store([texts[6], texts[1]], "fr", group=np.asarray([5, -1]), text_hash=np.arange(20, 22))
+    train = [toy.store(texts, language, split="train") for language in ("en", "de")]
+    return toy.prepared(tokenizer, [en, de, fr, *train])
+
+
+def test_groups_pair_the_pivot_with_languages_that_share_enough(toy, tokenizer):
+    prepared = _grouped(toy, tokenizer)
+    (pair,) = sentences(prepared, (), 1000, "en", least=2)
+    assert pair.languages == ("en", "de")
+    np.testing.assert_array_equal(pair.source_hash, [0, 2, 4, 5])
+    np.testing.assert_array_equal(pair.target_hash, [11, 12, 13, 10])
+    for a, b in zip(pair.source, pair.target, strict=True):
+        np.testing.assert_array_equal(a, b)
+    both = sentences(prepared, (), 3, "en", least=1)
+    assert [(pair.languages[1], len(pair.source)) for pair in both] == [("de", 3), ("fr", 1)]
+    with pytest.raises(UserError, match=r"SentenceRetrieval\.pivot = 'en'.*\.least"):
+        sentences(prepared, (), 1000, "en", least=5)
+    with pytest.raises(UserError, match=r"SentenceRetrieval\.pivot = 'xx'"):
+        sentences(prepared, (), 1000, "xx")
+
+
+def test_rows_of_every_variant_and_control(toy, tokenizer):
+    model, params = _model(toy, tokenizer, causal=False)
+    names = ("accuracy", "accuracy_first", "accuracy_margin", "accuracy_centred", "accuracy_margin_centred")
+    probe = SentenceRetrieval(pivot="en", least=1, metrics=names, untrained=True, length=9, batch=4)
+    rows = probe.rows(model, params, _grouped(toy, tokenizer), 0)
+    for language in ("en->de", "de->en"):
+        for control in (None, "untrained"):
+            for metric in ("accuracy", "accuracy_margin", "accuracy_centred", "accuracy_margin_centred"):
+                assert toy.value(rows, metric, language=language, level=1, control=control) == 1.0
+        # Every sentence starts with bos: all first states are equal, and the first candidate wins.
+        assert toy.value(rows, "accuracy_first", language=language, level=1) == 0.25
+        assert toy.value(rows, "accuracy", language=language, level=1, control="shuffled") == 0.0
+        assert toy.value(rows, "accuracy", language=language, level=None, control="ngram") == 1.0
+    for language, n in (("en->*", 5), ("*->en", 5), ("en->fr", 1)):
+        assert toy.value(rows, "accuracy", language=language, level=0) == 1.0
+        assert {row["n"] for row in rows if row["language"] == language} == {n}
+    assert not [row for row in rows if row["language"] == "en->*" and row["metric"] == "accuracy_centred"]
+    assert {row["level"] for row in rows if row["control"] == "ngram"} == {None}
+
+
+def test_what_is_read(toy, tokenizer):
+    """Bidirectional: bos x eos with x cut to what is left, x pooled; causal: the tokens as they are."""
+    texts = [np.asarray(ids, np.int32) for ids in ([10, 20, 1], [30, 31, 32, 33, 34, 1], [40])]
+    model, params = _model(toy, tokenizer, causal=False)
+    table = np.asarray(params["embedding"])
+    # The toy vocabulary may have no bos: then x stands first.
+    room = 4 if tokenizer.bos is None else 3
+    found = sentence_vectors(model, params, tokenizer, texts, 5, 2, "test")
+    for d, own in enumerate(([10, 20], [30, 31, 32, 33][:room], [40])):
+        np.testing.assert_allclose(found["mean"][0, d], table[own].mean(0), rtol=1e-5, atol=1e-6)
+        first = own[0] if tokenizer.bos is None else tokenizer.bos
+        np.testing.assert_allclose(found["first"][0, d], table[first], rtol=1e-6)
+    model, params = _model(toy, tokenizer, causal=True)
+    found = sentence_vectors(model, params, tokenizer, texts, 5, 2, "test")
+    for d, own in enumerate(([10, 20, 1], [30, 31, 32, 33, 34], [40])):
+        np.testing.assert_allclose(found["mean"][1, d], table[own].mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found["first"][1, d], table[own[0]], rtol=1e-6)
+
+
+def test_ratio_margin_by_hand():
+    cosines = np.random.default_rng(4).uniform(0.1, 0.9, size=(7, 6))
+    found = ratio_margin(cosines)
+    for q in range(7):
+        near = np.argsort(cosines[q])[-4:]
+        for c in range(6):
+            around = (cosines[q, near].mean() + np.sort(cosines[:, c])[-4:].mean()) / 2
+            assert found[q, c] == (pytest.approx(cosines[q, c] / around) if c in near else -np.inf)
+    np.testing.assert_allclose(ratio_margin(np.asarray([[0.5, 0.25]])), [[0.5 / 0.4375, 0.25 / 0.3125]])
+
+
+def test_ngrams_know_case_and_space_and_nothing_else():
+    cosines = ngram_cosines(["Open  the file", "ab", ""], ["open the FILE", "xyz", "cab"])
+    assert cosines[0, 0] == pytest.approx(1.0)
+    assert cosines[0, 1] == cosines[1, 1] == 0
+    # " ab " has ' a','ab','b ',' ab','ab ',' ab '; " cab " shares 'ab', 'b ', 'ab ' of its 9.
+    assert cosines[1, 2] == pytest.approx(3 / np.sqrt(6 * 9))
+    np.testing.assert_array_equal(cosines[2], 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"metrics": ["accuracy_centred_margin"]}, r"SentenceRetrieval\.metrics"), ({"length": 2}, r"\.length = 2")],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(UserError, match=message):
+        SentenceRetrieval(**settings)
