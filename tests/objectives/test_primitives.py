@@ -96,8 +96,14 @@ def test_normalising_keeps_zeros_and_their_gradient_finite():
 # The contrast
 
 
+def ids_of(own, text) -> Ids:
+    """Items with one text each and no groups."""
+    own, text = np.asarray(own, np.int32), np.asarray(text, np.uint32)
+    return Ids(own, np.zeros((len(own), 0), np.int32), text[:, None])
+
+
 def words_of(concepts: int, k: int) -> Ids:
-    return Ids(np.repeat(np.arange(concepts, dtype=np.int32), k), np.arange(concepts * k, dtype=np.uint32))
+    return ids_of(np.repeat(np.arange(concepts), k), np.arange(concepts * k))
 
 
 @functools.partial(jax.jit, static_argnames="chunk")
@@ -156,8 +162,8 @@ def dense_contrast(z, group, text):
 def messy_ids(n=40, seed=0):
     """Concepts of 1 to 5 words, absent words, and texts that occur in several concepts."""
     rng = np.random.default_rng(seed)
-    group = rng.integers(-1, 14, n).astype(np.int32)
-    return Ids(group, rng.integers(0, 25, n).astype(np.uint32))
+    own = rng.integers(-1, 14, n)
+    return ids_of(own, rng.integers(0, 25, n))
 
 
 @pytest.mark.parametrize("seed, chunk", [(0, None), (1, 7), (2, 16), (3, 40)])
@@ -166,11 +172,11 @@ def test_contrast_and_gradient_equal_a_dense_float64_reference(seed, chunk):
     z = np.asarray(l2_normalize(draw(40, 6, seed=seed)))
     value, grad = jax.jit(jax.value_and_grad(lambda z: self_contrast(z, ids, chunk).loss))(z)
     with jax.enable_x64(True):
-        dense = lambda z: dense_contrast(z, ids.group, ids.text)  # noqa: E731
+        dense = lambda z: dense_contrast(z, ids.own, ids.text[:, 0])  # noqa: E731
         (expected, pairs), expected_grad = jax.value_and_grad(dense, has_aux=True)(jnp.asarray(z, jnp.float64))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(grad, expected_grad, rtol=1e-4, atol=1e-4)
-    assert positive_pairs(ids.group) == pairs == self_contrast(z, ids, chunk).positives
+    assert positive_pairs(ids.own) == pairs == self_contrast(z, ids, chunk).positives
 
 
 def test_words_spelt_like_an_anchor_or_its_positive_are_no_negatives():
@@ -181,15 +187,15 @@ def test_words_spelt_like_an_anchor_or_its_positive_are_no_negatives():
     rows = np.exp(z @ z.T / TAU)
     candidates = {0: [1, 3, 4, 5], 1: [0, 3, 4, 5], 2: [1, 3, 4], 3: [1, 2, 4], 4: [0, 1, 2, 5], 5: [0, 1, 2, 4]}
     expected = -sum(np.log(rows[a, a ^ 1] / rows[a, c].sum()) for a, c in candidates.items())
-    np.testing.assert_allclose(self_contrast(z, Ids(group, text)).loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(self_contrast(z, ids_of(group, text)).loss, expected, rtol=1e-5)
 
 
 def test_order_and_absent_rows_change_nothing():
     ids, z = messy_ids(), np.asarray(l2_normalize(draw(40, 6)))
     base = self_contrast(z, ids, 16)
     order = np.random.default_rng(0).permutation(40)
-    moved = self_contrast(z[order], Ids(ids.group[order], ids.text[order]), 16)
-    absent = Ids(np.append(ids.group, [-1] * 5).astype(np.int32), np.append(ids.text, [3] * 5).astype(np.uint32))
+    moved = self_contrast(z[order], Ids(*(a[order] for a in ids)), 16)
+    absent = ids_of(np.append(ids.own, [-1] * 5), np.append(ids.text, [3] * 5))
     padded = self_contrast(np.concatenate([z, draw(5, 6)]), absent, 16)
     for other in (moved, padded):
         for a, b in zip(base, other, strict=True):
@@ -197,9 +203,9 @@ def test_order_and_absent_rows_change_nothing():
 
 
 def test_nothing_present_gives_zero_and_finite_gradients():
-    ids = Ids(np.full(8, -1, np.int32), np.zeros(8, np.uint32))
+    ids = ids_of([-1] * 8, [0] * 8)
     value, grad = jax.value_and_grad(lambda z: self_contrast(z, ids).loss)(jnp.zeros((8, 4)))
-    assert value == 0 and not grad.any() and positive_pairs(ids.group) == 0
+    assert value == 0 and not grad.any() and positive_pairs(ids.own) == 0
 
 
 def test_retrieval_counts_strict_winners_only():
@@ -216,8 +222,8 @@ def test_separate_queries_and_keys():
     found = infonce(
         query,
         key,
-        Ids(np.array([0, 1], np.int32), np.array([7, 8], np.uint32)),
-        Ids(np.array([0, 1, 2, 3], np.int32), np.array([4, 5, 5, 7], np.uint32)),
+        ids_of([0, 1], [7, 8]),
+        ids_of([0, 1, 2, 3], [4, 5, 5, 7]),
         TAU,
         exclude_self=False,
     )

@@ -56,8 +56,8 @@ def join_rows(array: jax.Array, count: int) -> jax.Array:
 
 
 def matmul(a: jax.Array, b: jax.Array, precision: Any = None) -> jax.Array:
-    """a @ b accumulated and returned in float32."""
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32, precision=precision)
+    """a @ b accumulated and returned in float32, of float64 arrays in float64."""
+    return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32), precision=precision)
 
 
 def _logits(h: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:

@@ -19,9 +19,6 @@ from xalign_jax.objectives.contrast import Contrast, Ids, infonce, positive_pair
 from xalign_jax.objectives.primitives import l2_normalize, pool_segments
 from xalign_jax.recipe import freeze
 
-# Similarities held at once, in elements: queries at a time = this / number of words.
-CHUNK_ELEMENTS = 2**24
-
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +66,11 @@ class WordContrast:
         """(mean over levels of the summed loss, metrics of each level, memory)."""
         levels = self._levels(model)
         words = self._words(model, params["model"], batch, levels, train)
-        ids = Ids(batch["concept"].reshape(-1), batch["text_hash"].reshape(-1))
-        chunk = max(1, CHUNK_ELEMENTS // ids.group.shape[0])
+        concept = batch["concept"].reshape(-1)
+        ids = Ids(concept, jnp.zeros((concept.shape[0], 0), jnp.int32), batch["text_hash"].reshape(-1, 1))
 
         def contrast(z: jax.Array) -> Contrast:
-            return infonce(z, z, ids, ids, self.temperature, exclude_self=True, chunk=chunk)
+            return infonce(z, z, ids, ids, self.temperature, exclude_self=True)
 
         found = jax.lax.map(contrast, words)  # one level's similarities at a time
         names = [*levels, "head"] if self.head else levels
