@@ -216,7 +216,7 @@ def _past(query: jax.Array, ids: Ids, queue: jax.Array, queue_ids: Ids, gradient
 
 def _blocks(array: jax.Array, pieces: int, fill: int = 0) -> jax.Array:
     """(K,...) -> (pieces, ceil(K/pieces), ...), contiguous."""
-    return _fill(array, pieces, fill).reshape(pieces, -1, *array.shape[1:])
+    return _fill(array, pieces, fill).reshape(pieces, -(-array.shape[0] // pieces), *array.shape[1:])
 
 
 def _fill(array: jax.Array, multiple: int, fill: int = 0) -> jax.Array:
