@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,27 @@ def token_cross_entropy(
     weights: jax.Array,
     chunk: int | None = None,
 ) -> jax.Array:
-    """sum_i weights_i * -log softmax(h_i weight^T + bias)[targets_i], float32 scalar.
+    """sum_i weights_i * -log softmax(h_i weight^T + bias)[targets_i], float32 scalar: the loss of `predict_tokens`."""
+    return predict_tokens(h, weight, bias, targets, weights, chunk).loss
+
+
+class Prediction(NamedTuple):
+    """Sums over tokens, float32 scalars: weighted cross-entropy, and weights of the targets that no logit exceeds."""
+
+    loss: jax.Array
+    correct: jax.Array
+
+
+def predict_tokens(
+    h: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    weights: jax.Array,
+    chunk: int | None = None,
+) -> Prediction:
+    """Cross-entropy of the targets under softmax(h_i weight^T + bias), and how many are predicted; only the first has
+    a gradient.
 
     Only (chunk, V) logits exist at a time, and the gradient is made beside them in the forward pass: three products,
     where recomputing logits in the backward pass takes four. Products take inputs of h's dtype and accumulate in
@@ -36,7 +56,7 @@ def token_cross_entropy(
         elements = CHUNK_ELEMENTS.get(jax.default_backend(), CHUNK_ELEMENTS_ACCELERATOR)
         chunk = max(1, elements * jax.device_count() // weight.shape[0])
     pieces = -(-h.shape[0] // chunk)
-    return _cross_entropy(pieces, h, weight, bias, targets, weights.astype(jnp.float32))
+    return Prediction(*_cross_entropy(pieces, h, weight, bias, targets, weights.astype(jnp.float32)))
 
 
 def split_rows(array: jax.Array, pieces: int, fill: Any = 0) -> jax.Array:
@@ -72,24 +92,26 @@ def _target_logit(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, weights: Any) -> jax.Array:
+def _cross_entropy(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, weights: Any) -> Any:
     weight = weight.astype(h.dtype)
 
-    def piece(total: jax.Array, rows: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+    def piece(totals: Any, rows: tuple[jax.Array, ...]) -> tuple[Any, None]:
         x, target, w = rows
         logits = _logits(x, weight, bias)
-        loss = jax.nn.logsumexp(logits, axis=1) - _target_logit(logits, target)[0]
-        return total + jnp.sum(w * loss), None
+        at_target = _target_logit(logits, target)[0]
+        loss = jax.nn.logsumexp(logits, axis=1) - at_target
+        hits = at_target >= jnp.max(logits, axis=1)
+        return (totals[0] + jnp.sum(w * loss), totals[1] + jnp.sum(w * hits)), None
 
     rows = tuple(split_rows(a, pieces) for a in (h, targets, weights))
-    return jax.lax.scan(piece, jnp.zeros((), jnp.float32), rows)[0]
+    return jax.lax.scan(piece, (jnp.zeros((), jnp.float32),) * 2, rows)[0]
 
 
 def _cross_entropy_forward(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, weights: Any) -> Any:
     cast = weight.astype(h.dtype)
 
     def piece(carry: Any, rows: tuple[jax.Array, ...]) -> Any:
-        total, d_weight, d_bias = carry
+        total, correct, d_weight, d_bias = carry
         x, target, w = rows
         logits = _logits(x, cast, bias)
         high = jnp.max(logits, axis=1, keepdims=True)
@@ -102,18 +124,20 @@ def _cross_entropy_forward(pieces: int, h: Any, weight: Any, bias: Any, targets:
             d_bias = d_bias + jnp.sum(d_logits, axis=0)
         d_logits = d_logits.astype(x.dtype)
         d_weight = d_weight + matmul(d_logits.T, x)
-        return (total + jnp.sum(w * loss), d_weight, d_bias), (matmul(d_logits, cast).astype(x.dtype), loss)
+        carry = (total + jnp.sum(w * loss), correct + jnp.sum(w * (at_target >= high[:, 0])), d_weight, d_bias)
+        return carry, (matmul(d_logits, cast).astype(x.dtype), loss)
 
     rows = tuple(split_rows(a, pieces) for a in (h, targets, weights))
     empty_bias = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
-    start = (jnp.zeros((), jnp.float32), jnp.zeros(weight.shape, jnp.float32), empty_bias)
-    (total, d_weight, d_bias), (d_h, losses) = jax.lax.scan(piece, start, rows)
+    zero = jnp.zeros((), jnp.float32)
+    start = (zero, zero, jnp.zeros(weight.shape, jnp.float32), empty_bias)
+    (total, correct, d_weight, d_bias), (d_h, losses) = jax.lax.scan(piece, start, rows)
     gradients = (join_rows(d_h, h.shape[0]), d_weight.astype(weight.dtype), d_bias, join_rows(losses, h.shape[0]))
-    return total, gradients
+    return (total, correct), gradients
 
 
-def _cross_entropy_backward(pieces: int, gradients: Any, g: jax.Array) -> Any:
-    d_h, d_weight, d_bias, losses = jax.tree.map(lambda a: (a * g).astype(a.dtype), gradients)
+def _cross_entropy_backward(pieces: int, gradients: Any, g: tuple[jax.Array, jax.Array]) -> Any:
+    d_h, d_weight, d_bias, losses = jax.tree.map(lambda a: (a * g[0]).astype(a.dtype), gradients)
     return d_h, d_weight, d_bias, None, losses
 
 
@@ -127,6 +151,6 @@ def pool_segments(h: jax.Array, segment_ids: jax.Array, slots: int) -> jax.Array
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
-    """x / |x| along the last axis, float32; zero vectors stay 0."""
-    x = x.astype(jnp.float32)
+    """x / |x| along the last axis, at least float32; zero vectors stay 0."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))

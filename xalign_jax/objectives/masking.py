@@ -1,0 +1,90 @@
+"""Corruption of tokens for masked language modelling (Devlin et al. 2019), as a function of a random key."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xalign_jax.errors import UserError
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Corruption:
+    """How many tokens are chosen and what becomes of them; the rest of the chosen stay as they are.
+
+    Attributes:
+      rate: share of ordinary tokens chosen.
+      exact: choose floor(rate n + u) of a segment's n ordinary tokens, u uniform in [0,1) (fairseq, InfoXLM, which
+        also count special tokens); False = each token by itself (XLM, Hugging Face).
+      mask: share of the chosen replaced by the mask piece.
+      random: share of the chosen replaced by an ordinary piece drawn uniformly.
+    """
+
+    rate: float = 0.15
+    exact: bool = False
+    mask: float = 0.8
+    random: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise UserError(f"Corruption.rate = {self.rate}: must lie in (0, 1]")
+        if self.mask < 0 or self.random < 0 or self.mask + self.random > 1:
+            raise UserError(f"Corruption.mask = {self.mask}, Corruption.random = {self.random}: shares of at most 1")
+
+
+class Corrupted(NamedTuple):
+    """Tokens after corruption (B,T) int32, and which positions were chosen (B,T) bool."""
+
+    tokens: jax.Array
+    chosen: jax.Array
+
+
+def corrupt(
+    rng: jax.Array, tokens: jax.Array, segment_ids: jax.Array, corruption: Corruption, special: Any, mask_id: int
+) -> Corrupted:
+    """Choose tokens and replace most of them.
+
+    Args:
+      tokens, segment_ids: (B,T) int32; segment 0 is padding, others are at most T.
+      special: (V,) bool numpy array, ids that are neither chosen nor drawn.
+
+    Raises:
+      UserError: every id is special.
+    """
+    ordinary = np.flatnonzero(~special)
+    if not ordinary.size:
+        raise UserError("Corruption: the vocabulary has no ordinary pieces")
+    choice_rng, fate_rng, draw_rng = jax.random.split(rng, 3)
+    eligible = (segment_ids > 0) & ~jnp.asarray(special)[tokens]
+    if corruption.exact:
+        chosen = _choose_exactly(choice_rng, eligible, segment_ids, corruption.rate)
+    else:
+        chosen = eligible & (jax.random.uniform(choice_rng, tokens.shape) < corruption.rate)
+    fate = jax.random.uniform(fate_rng, tokens.shape)
+    drawn = jnp.asarray(ordinary, tokens.dtype)[jax.random.randint(draw_rng, tokens.shape, 0, ordinary.size)]
+    replaced = jnp.where(fate < corruption.mask + corruption.random, drawn, tokens)
+    replaced = jnp.where(fate < corruption.mask, jnp.asarray(mask_id, tokens.dtype), replaced)
+    return Corrupted(jnp.where(chosen, replaced, tokens), chosen)
+
+
+def _choose_exactly(rng: jax.Array, eligible: jax.Array, segment_ids: jax.Array, rate: float) -> jax.Array:
+    """(B,T) bool: floor(rate n + u) of the n eligible positions of every segment, without replacement."""
+    order_rng, count_rng = jax.random.split(rng)
+    scores = jnp.where(eligible, jax.random.uniform(order_rng, eligible.shape), 2.0)  # others come last
+    offsets = jax.random.uniform(count_rng, (eligible.shape[0], eligible.shape[1] + 1))  # one u for each segment id
+
+    def row(eligible: jax.Array, segments: jax.Array, scores: jax.Array, offsets: jax.Array) -> jax.Array:
+        sizes = jnp.zeros(offsets.shape, jnp.int32).at[segments].add(1)
+        counts = jnp.zeros(offsets.shape, jnp.int32).at[segments].add(eligible)
+        place = jnp.argsort(jnp.lexsort((scores, segments)))  # of each token, once sorted by segment, then score
+        rank = place - (jnp.cumsum(sizes) - sizes)[segments]
+        wanted = jnp.floor(rate * counts + offsets).astype(jnp.int32)
+        return eligible & (rank < wanted[segments])
+
+    return jax.vmap(row)(eligible, segment_ids, scores, offsets)
