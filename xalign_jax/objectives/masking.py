@@ -65,9 +65,9 @@ def corrupt(
     if corruption.exact:
         chosen = _choose_exactly(choice_rng, eligible, segment_ids, corruption.rate)
     else:
-        chosen = eligible & (jax.random.uniform(choice_rng, tokens.shape) < corruption.rate)
-    fate = jax.random.uniform(fate_rng, tokens.shape)
-    drawn = jnp.asarray(ordinary, tokens.dtype)[jax.random.randint(draw_rng, tokens.shape, 0, ordinary.size)]
+        chosen = eligible & (jax.random.uniform(choice_rng, tokens.shape, jnp.float32) < corruption.rate)
+    fate = jax.random.uniform(fate_rng, tokens.shape, jnp.float32)
+    drawn = jnp.asarray(ordinary, tokens.dtype)[jax.random.randint(draw_rng, tokens.shape, 0, ordinary.size, jnp.int32)]
     replaced = jnp.where(fate < corruption.mask + corruption.random, drawn, tokens)
     replaced = jnp.where(fate < corruption.mask, jnp.asarray(mask_id, tokens.dtype), replaced)
     return Corrupted(jnp.where(chosen, replaced, tokens), chosen)
@@ -76,8 +76,9 @@ def corrupt(
 def _choose_exactly(rng: jax.Array, eligible: jax.Array, segment_ids: jax.Array, rate: float) -> jax.Array:
     """(B,T) bool: floor(rate n + u) of the n eligible positions of every segment, without replacement."""
     order_rng, count_rng = jax.random.split(rng)
-    scores = jnp.where(eligible, jax.random.uniform(order_rng, eligible.shape), 2.0)  # others come last
-    offsets = jax.random.uniform(count_rng, (eligible.shape[0], eligible.shape[1] + 1))  # one u for each segment id
+    scores = jnp.where(eligible, jax.random.uniform(order_rng, eligible.shape, jnp.float32), 2.0)  # others come last
+    rows, length = eligible.shape
+    offsets = jax.random.uniform(count_rng, (rows, length + 1), jnp.float32)  # one u for each segment id
 
     def row(eligible: jax.Array, segments: jax.Array, scores: jax.Array, offsets: jax.Array) -> jax.Array:
         sizes = jnp.zeros(offsets.shape, jnp.int32).at[segments].add(1)
