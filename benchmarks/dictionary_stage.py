@@ -102,7 +102,7 @@ def ours(model: Model, start: dict, feed: Words, rows: int) -> Step:
     def update(params, state, batch):
         def loss(p):
             total, metrics, _ = objective.loss(model, {"model": p, "heads": {}}, {}, batch, key)
-            return total / objective.count(batch, key), metrics
+            return total / objective.count(model, batch, key), metrics
 
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
         changes, state = optimizer.update(grads, state, params)

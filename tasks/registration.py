@@ -17,6 +17,7 @@ from xalign_jax.data.sources import (
     JsonLines,
     MultiwayTsv,
     Source,
+    VALIDATION_SHARE,
     Split,
     TextFiles,
     parse_name,
@@ -35,7 +36,7 @@ def register_source(name: str, source: Source) -> None:
 
     @functools.cache
     def splits() -> Split:
-        return Split(source.documents)
+        return Split(source.documents, getattr(source, "validation_share", VALIDATION_SHARE))
 
     def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
         split_of = splits().of

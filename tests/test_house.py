@@ -19,15 +19,18 @@ from xalign_jax.recipe import Recipe
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "xalign_jax"
 GIN_FILES = sorted((ROOT / "gin").rglob("*.gin"))
-# A recipe is made by including; under recipes/, a file that includes nothing and tiny.gin are parts of recipes.
-PARTS = ("tiny",)
-# Recipes for a pair of languages leave these to the user.
+# A recipe is made by including; under recipes/, a file that includes nothing and these are parts of recipes.
+PARTS = ("tiny", "catalogs_tiny", "prealign_published", "infoxlm_published")
+# Some recipes leave text to the user.
 PAIR = [
     'TEXT = "lines:en=en.txt,de=de.txt"',
     'LANGUAGES = ("en", "de")',
     'RATES = {"en": 0.88, "de": 0.10, "facts": 0.02}',
     'DICTIONARY = ("en-de.tsv",)',
 ]
+TEXTS = ['TASKS = ("tsv:en=en.tsv,de=de.tsv",)', 'VOCABULARY = "xlmr/"']
+FROM_USERS = {f"prealign_{size}": PAIR for size in ("pair_tiny", "150m", "400m", "1_3b")}
+FROM_USERS |= {"joint_pair_tiny": PAIR, "infoxlm_base": TEXTS, "infoxlm_large": TEXTS}
 RECIPES = [
     path
     for path in sorted((ROOT / "gin" / "recipes").glob("*.gin"))
@@ -176,9 +179,8 @@ def test_gin_holds_no_python():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_parse(path: Path):
     cli._register()
-    bindings = PAIR if "_pair_" in path.name else []
-    (recipe,) = config.load([str(path.relative_to(ROOT / "gin"))], bindings, (Recipe,))
-    assert recipe.steps > 0
+    (recipe,) = config.load([str(path.relative_to(ROOT / "gin"))], FROM_USERS.get(path.stem, []), (Recipe,))
+    assert all(stage.steps > 0 for stage in recipe.stages)
 
 
 def test_wheel_holds_gin_files_and_tasks(tmp_path: Path):

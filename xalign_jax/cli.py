@@ -81,8 +81,12 @@ def _register() -> None:
     import xalign_jax.data.vocabulary
     import xalign_jax.evaluation
     import xalign_jax.models.llama
+    import xalign_jax.models.xlm_roberta
     import xalign_jax.objectives.causal_lm
+    import xalign_jax.objectives.masked_lm
+    import xalign_jax.objectives.translation_ranking
     import xalign_jax.objectives.word_contrast
+    import xalign_jax.objectives.xlco
     import xalign_jax.training.optimizers  # noqa: F401
 
 
@@ -149,13 +153,15 @@ def _data(options: argparse.Namespace, bindings: list[str]) -> int:
     plan.check(recipe)
     plan.prepare_data(recipe)
     prepared = plan.load_data(recipe)
+    if options.action == "prepare":
+        return DONE
+    feeds = {n: f for stage in plan.plan(recipe, prepared) for n, f in stage.feeds.items()}
     if options.action == "preview":
-        feeds = {n: f for stage in plan.plan(recipe, prepared) for n, f in stage.feeds.items()}
         for name, feed in feeds.items():
             batch = feed.rows(feed.first_step, slice(0, feed.count))
             print(inspect.preview(name, batch, feed.feed.languages, prepared))
-    elif options.action == "stats":
-        print(inspect.stats(prepared))
+    else:
+        print(inspect.stats(prepared, {name: feed.feed for name, feed in feeds.items()}))
     return DONE
 
 

@@ -96,11 +96,6 @@ class Recipe:
     def __post_init__(self) -> None:
         freeze(self)
 
-    @property
-    def steps(self) -> int:
-        """Updates over all stages."""
-        return sum(stage.steps for stage in self.stages)
-
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +106,8 @@ class Runtime:
       mesh: devices along (data, fsdp, tensor); one entry may be -1 = all that remain.
       dtype: matmul dtype, "float32" or "bfloat16"; "auto" is float32 on CPU and bfloat16 on accelerators.
       remat: recompute activations of each layer in the backward pass.
+      accumulate: rows of a step go through the encoder in this many parts, one after another; losses still see all of
+        them at once, so that contrasts keep their candidates.
       prefetch: batches made ahead by background threads.
       keep_checkpoints: newest checkpoints kept.
       probe_every: steps between runs of the stage's probes besides its end; 0 = only at the end.
@@ -120,6 +117,7 @@ class Runtime:
     dtype: str = "auto"
     matmul_precision: str = "default"
     remat: bool = False
+    accumulate: int = 1
     prefetch: int = 2
     log_every: int = 10
     checkpoint_every: int = 500

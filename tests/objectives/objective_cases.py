@@ -45,9 +45,9 @@ def assert_same_on_eight_devices(objective, model, params, batch):
         rows = len(next(iter(batch.values())))
         sharded = global_batch(lambda s: {k: v[s] for k, v in batch.items()}, rows, mesh)
         other, other_grads = value_and_grad({"model": spread, "heads": {}}, sharded)
-        count = objective.count(sharded, jax.random.key(0))
+        count = objective.count(model, sharded, jax.random.key(0))
     np.testing.assert_allclose(other, value, rtol=1e-5)
-    assert count == objective.count(batch, jax.random.key(0))
+    assert count == objective.count(model, batch, jax.random.key(0))
     pairs = list(zip(jax.tree.leaves(grads), jax.tree.leaves(other_grads), strict=True))
     norm = np.sqrt(sum(np.sum(np.square(a)) for a, _ in pairs))
     assert norm > 0

@@ -34,7 +34,7 @@ def test_loss_is_the_weighted_sum_over_targets(model, params):
     log_p = jax.nn.log_softmax(h @ own["head"].T)
     expected = -np.sum(batch["weights"] * np.take_along_axis(np.asarray(log_p), batch["targets"][..., None], 2)[..., 0])
     np.testing.assert_allclose(loss_of(model, params, batch), expected, rtol=1e-5)
-    assert CausalLM().count(batch, jax.random.key(0)) == batch["weights"].sum()
+    assert CausalLM().count(None, batch, jax.random.key(0)) == batch["weights"].sum()
     assert CausalLM().init(jax.random.key(0), model) == ({}, {})
 
 

@@ -88,7 +88,7 @@ def test_every_level_is_the_contrast_of_words_fed_alone(model, params):
 def test_loss_over_count_is_the_mean_over_levels(model, params):
     batch = pack(range(WORDS))
     total, metrics = run(model, params, batch)
-    count = WordContrast().count(batch, KEY)
+    count = WordContrast().count(None, batch, KEY)
     assert count == WORDS
     losses = [value for name, value in metrics.items() if name.endswith("/loss")]
     assert len(losses) == LAYERS + 2

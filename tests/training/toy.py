@@ -1,6 +1,6 @@
 """A run small enough for tests: the real loop, model and checkpoints over a feed of made-up tokens.
 
-`python toy.py MODEL_DIR [key=value ...]` trains it in a process of its own; keys: steps, bad_row, mesh (as 2,2,2),
+`python toy.py MODEL_DIR [key=value ...]` trains it in a process of its own; keys: recipe ("infoxlm"), steps, bad_row, accumulate, mesh (as 2,2,2),
 coordinator, processes, process_id, sleep (seconds per batch), checkpoint_every.
 """
 
@@ -16,8 +16,13 @@ import gin
 import numpy as np
 
 from xalign_jax.models.llama import Llama
+from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.causal_lm import CausalLM
+from xalign_jax.objectives.masked_lm import MaskedLM
+from xalign_jax.objectives.masking import Corruption
+from xalign_jax.objectives.momentum import ConstantMomentum
 from xalign_jax.objectives.word_contrast import WordContrast
+from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
 from xalign_jax.runtime import distributed
 from xalign_jax.training import loop, plan
@@ -107,6 +112,47 @@ class ToyWordRows:
 
 @gin.configurable(module="toy")
 @dataclasses.dataclass(frozen=True)
+class ToySentences:
+    """Rows of four sentences of four tokens, as a contrast feed gives them, the last slot of odd rows empty; the views
+    of an item are two hashes of its number. Masked language modelling reads the queries."""
+
+    length: int = 16
+    slots: int = 4
+
+    def build(self, prepared, mixture, rows, seed):
+        return ToySentenceRows(self.length, rows, seed)
+
+
+@dataclasses.dataclass
+class ToySentenceRows:
+    length: int
+    count: int
+    seed: int
+    languages = ("a", "b")
+
+    def rows(self, first_row, row_slice):
+        row = np.arange(first_row, first_row + self.count)[row_slice][:, None]
+        place = np.arange(self.length, dtype=np.int32)
+        shape = (len(row), self.length)
+        empty = (row % 2 == 1) & (place >= 12)
+        segment_ids = np.where(empty, 0, place // 4 + 1).astype(np.int32)
+        batch = {}
+        for view, which in enumerate(("", "key_")):
+            text = 4 + _hash(self.seed, row, place // 4, view, place % 4) % (VOCABULARY - 4)
+            batch |= {
+                f"{which}tokens": np.where(empty, 0, text).astype(np.int32),
+                f"{which}positions": np.broadcast_to(place % 4, shape),
+                f"{which}segment_ids": segment_ids,
+                f"{which}token_language": np.where(empty, -1, row % 2).astype(np.int32),
+            }
+        slot = np.arange(4)
+        group = np.where((row % 2 == 1) & (slot == 3), -1, (row * 4 + slot) % 97)[..., None]
+        text = _hash(row, slot)[..., None].astype(np.uint32)
+        return batch | {"group": group.astype(np.int32), "text": text, "key_text": text + np.uint32(1)}
+
+
+@gin.configurable(module="toy")
+@dataclasses.dataclass(frozen=True)
 class ToyProbe:
     """One row: the parameters' sum of absolute values."""
 
@@ -134,9 +180,25 @@ def recipe(steps: int = 12, bad_row: int = -1, peak: float = 1e-2) -> Recipe:
     return Recipe(model, "toy", stages)
 
 
+def infoxlm(steps: int = 12) -> Recipe:
+    """Three streams in one step: masked and translation language modelling, XlCo with a momentum encoder and a queue."""
+    model = XLMRoberta(layers=2, width=32, heads=4, mlp_width=64, max_length=32)
+    contrast = XlCo(level=1, queue=128, momentum=ConstantMomentum(0.5))
+    streams = (
+        Stream("mlm", ToySentences(), MaskedLM(), 8),
+        Stream("tlm", ToySentences(), MaskedLM(Corruption(exact=True)), 8),
+        Stream("xlco", ToySentences(), contrast, 8),
+    )
+    stage = Stage("pretrain", steps, streams, AdamW(), WarmupCosine(1e-3), probes=(ToyProbe(),))
+    return Recipe(model, "toy", (stage,))
+
+
 def use_toy_data() -> None:
     """Let recipes read made-up data: no text, no vocabulary to prepare."""
-    tokenizer = SimpleNamespace(size=VOCABULARY, row_map=None, fingerprint="toy", save=lambda directory: None)
+    special = np.arange(VOCABULARY) < 4
+    tokenizer = SimpleNamespace(
+        size=VOCABULARY, row_map=None, special=special, mask=3, fingerprint="toy", save=lambda directory: None
+    )
     prepared = SimpleNamespace(tokenizer=tokenizer, stores={}, lexicon=None, facts=None)
     plan.prepare_data = lambda recipe: None
     plan.load_data = lambda recipe: prepared
@@ -154,8 +216,10 @@ def main() -> None:
     if "coordinator" in options:
         distributed.initialize(options["coordinator"], int(options["processes"]), int(options["process_id"]))
     mesh = tuple(int(size) for size in options.get("mesh", "1,-1,1").split(","))
-    runtime = Runtime(mesh=mesh, log_every=1, checkpoint_every=int(options.get("checkpoint_every", 4)))
-    made = recipe(int(options.get("steps", 12)), int(options.get("bad_row", -1)))
+    every, parts = int(options.get("checkpoint_every", 4)), int(options.get("accumulate", 1))
+    runtime = Runtime(mesh=mesh, log_every=1, checkpoint_every=every, accumulate=parts)
+    steps = int(options.get("steps", 12))
+    made = infoxlm(steps) if options.get("recipe") == "infoxlm" else recipe(steps, int(options.get("bad_row", -1)))
     try:
         loop.Run(made, runtime, Path(sys.argv[1]), "toy").train()
     except loop.Interrupted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,7 @@ def _window(batch: dict[str, np.ndarray], row: int, prepared: Prepared) -> str:
     return " ".join([*pieces, tokenizer.decode(tokens[start:])])
 
 
-def stats(prepared: Prepared, feeds: Mapping[str, Any] = MappingProxyType({})) -> str:
+def stats(prepared: Prepared, feeds: Mapping[str, Any]) -> str:
     """Documents and tokens of every text, what became of the dictionary, and how many running words it covers.
 
     feeds: by stream; of those that pack texts, what became of the documents and how full the rows are.

@@ -106,7 +106,7 @@ class PackedRows:
     """Rows of packed items: bos x eos for one text, bos a eos b eos for two (without a bos in the vocabulary, no bos)."""
 
     def __init__(self, source: Source, form: Form, tokenizer: Tokenizer, rows: int, seed: int) -> None:
-        self.length, self.slots, self.languages = form.length, form.slots, source.languages
+        self.length, self.languages = form.length, source.languages
         self._source, self._form, self._rows, self._seed = source, form, rows, seed
         ids = np.arange(tokenizer.base_size)
         self._written = np.stack([tokenizer.clone(ids, k) for k in range(tokenizer.clones + 1)]).astype(np.int32)

@@ -253,13 +253,14 @@ def keyed_hash(value: str) -> int:
 
 
 class Split:
-    """Which of the documents that `read` gives (each time the same) are for validation: about 3 % by keyed hash of the group if there is one, else of the text.
+    """Which of the documents that `read` gives (each time the same) are for validation: a share by keyed hash of the group if there is one, else of the text.
 
     A language without any gets its one document (or group) of smallest hash, if it has two. The same text never
     stands in both splits: training drops those that validation has.
     """
 
-    def __init__(self, read: Callable[[], Iterable[Document]]) -> None:
+    def __init__(self, read: Callable[[], Iterable[Document]], share: float = VALIDATION_SHARE) -> None:
+        self._share = share
         self._extra: set[int] = set()
         smallest: dict[str, int] = {}
         several: set[str] = set()
@@ -275,9 +276,8 @@ class Split:
     def _key(document: Document) -> int:
         return keyed_hash(f"group:{document.group}" if document.group else normal_text(document.text))
 
-    @staticmethod
-    def _drawn(key: int) -> bool:
-        return key < VALIDATION_SHARE * 2**64
+    def _drawn(self, key: int) -> bool:
+        return key < self._share * 2**64
 
     def _is_validation(self, document: Document) -> bool:
         key = self._key(document)

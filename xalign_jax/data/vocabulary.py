@@ -96,6 +96,7 @@ class Tokenizer:
       word_start: (V,) bool, the piece begins a word; true for specials and punctuation too.
       standalone: (V,) bool, specials and punctuation: words of their own, never switched; what follows starts a word.
       shared: (V,) bool, ids that all clones share.
+      special: (size,) bool, rows that text never contains: specials, other control pieces, what fills the table up.
       base_fingerprint: hash of what decides base ids; fingerprint: that and the clones.
     """
 
@@ -111,6 +112,9 @@ class Tokenizer:
         self.word_start = pieces.word_start
         self.standalone = pieces.standalone
         self.shared = self._shared()
+        self.special = np.ones(self.size, bool)
+        for k in range(self.clones + 1):
+            self.special[self.clone(np.flatnonzero(~pieces.control), k)] = False
         self.base_fingerprint = fingerprint(pieces)
         clones = [self.clones, vocabulary.clone_specials, vocabulary.anchors] if self.clones else []
         self.fingerprint = hashlib.sha256(json.dumps([self.base_fingerprint, clones]).encode()).hexdigest()[:16]

@@ -26,7 +26,7 @@ class CausalLM:
         """No heads, no memory."""
         return {}, {}
 
-    def count(self, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:
+    def count(self, model: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:
         """Sum of the weights."""
         return jnp.sum(batch["weights"], dtype=jnp.float32)
 

@@ -50,7 +50,7 @@ class WordContrast:
         self._levels(model)
         return {}, {}
 
-    def count(self, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:
+    def count(self, model: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:
         """Positive pairs (ordered) of the batch."""
         return positive_pairs(batch["concept"].reshape(-1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,8 @@ from xalign_jax.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 
-# Logical axis of a parameter -> mesh axis. An axis whose size the mesh axis does not divide stays whole.
-RULES: dict[str | None, str | None] = {
+# Logical axis of an array -> mesh axes. An axis whose size they do not divide stays whole.
+RULES: dict[str | None, str | tuple[str, ...] | None] = {
     "vocab": "tensor",
     "embed": "fsdp",
     "mlp": "tensor",
@@ -24,6 +25,7 @@ RULES: dict[str | None, str | None] = {
     "head_dim": None,
     "norm": None,
     "layers": None,
+    "queue": ("data", "fsdp"),
     None: None,
 }
 
@@ -49,11 +51,11 @@ def batch_ways(mesh: Mesh) -> int:
 
 def parameter_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
     """PartitionSpec of one array from its logical axes; each mesh axis is used at most once."""
-    spec: list[str | None] = []
+    spec: list[Any] = []
     for name, size in zip(axes, shape, strict=True):
-        axis = RULES[name]
-        fits = axis is not None and axis not in spec and size % mesh.shape[axis] == 0
-        spec.append(axis if fits else None)
+        rule = RULES[name]
+        ways = math.prod(mesh.shape[axis] for axis in ([rule] if isinstance(rule, str) else rule or ()))
+        spec.append(rule if rule not in spec and size % ways == 0 else None)
     return PartitionSpec(*spec)
 
 

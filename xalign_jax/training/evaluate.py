@@ -9,7 +9,6 @@ import jax
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import sharding
-from xalign_jax.runtime.checkpoint import Checkpoints
 from xalign_jax.training import directory, plan
 from xalign_jax.training.loop import build_model, restore_model, run_probes
 
@@ -29,12 +28,8 @@ def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, s
         )
     mesh = sharding.make_mesh(runtime.mesh)
     model = build_model(recipe, runtime, prepared)
-    if step is None:
-        checkpoints = Checkpoints(model_dir / "checkpoints")
-        step = checkpoints.latest()
-        checkpoints.close()
-    params = restore_model(model_dir, step, model, mesh)
+    step, params = restore_model(model_dir, step, model, mesh)
     with jax.set_mesh(mesh):
         rows = run_probes(probes, model, params, prepared, recipe.seed)
-    ends = [planned for planned in plan.plan(recipe, prepared) if step is not None and step <= planned.last_step]
-    directory.add_results(model_dir, rows, ends[0].stage.name, step or 0, recipe.seed)
+    ends = [planned for planned in plan.plan(recipe, prepared) if step <= planned.last_step]
+    directory.add_results(model_dir, rows, ends[0].stage.name, step, recipe.seed)

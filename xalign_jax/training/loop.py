@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from xalign_jax.runtime.logging import MetricsLog
 from xalign_jax.training import directory, plan, state
 from xalign_jax.training.meter import Meter, NotFinite
 from xalign_jax.training.state import TrainState
-from xalign_jax.training.step import make_step
+from xalign_jax.training.step import make_step, stream_key
 
 STOP_CHECK_STEPS = 10  # how often several processes agree on whether to stop
 
@@ -45,14 +46,14 @@ class Run:
         directory.claim(model_dir, recipe, extend)
         self.recipe, self.runtime, self.model_dir = recipe, runtime, model_dir
         self.mesh = sharding.make_mesh(runtime.mesh)
-        plan.check_rows(recipe, sharding.batch_ways(self.mesh))
+        plan.check_rows(recipe, sharding.batch_ways(self.mesh), runtime.accumulate)
         if distributed.is_main():
             plan.prepare_data(recipe)
         distributed.wait_for_all("data")
         self.prepared = plan.load_data(recipe)
         self.model = build_model(recipe, runtime, self.prepared)
         self.stages = plan.plan(recipe, self.prepared)
-        plan.check_lengths(self.stages, self.model)
+        plan.check_streams(self.stages, self.model)
         if distributed.is_main():
             directory.describe(model_dir, recipe, runtime, name, self.mesh, self.prepared)
         distributed.wait_for_all("model directory")
@@ -76,7 +77,9 @@ class Run:
         try:
             for number, planned in enumerate(self.stages[first:], first):
                 if number > first:
+                    known = set(current.memory)
                     current = state.create(planned.stage, self.model, self.recipe.seed, self.mesh, current)
+                    current = self._prefill(planned, current, known)
                 current = self._run_stage(planned, current, log)
         finally:
             self.checkpoints.close()
@@ -92,7 +95,7 @@ class Run:
         number = 0 if newest is None else next(i for i, p in enumerate(self.stages) if newest <= p.last_step)
         stage = self.stages[number].stage
         if newest is None:
-            return self._first_state(), 0
+            return self._prefill(self.stages[0], self._first_state(), set()), 0
         shapes, where = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
         rest = abstract(
             {"opt_state": shapes.opt_state, "memory": shapes.memory},
@@ -106,8 +109,24 @@ class Run:
         fresh = state.create(self.stages[0].stage, self.model, self.recipe.seed, self.mesh)
         if self.recipe.init_from is None:
             return fresh
-        params = restore_model(Path(self.recipe.init_from), None, self.model, self.mesh)
+        _, params = restore_model(Path(self.recipe.init_from), None, self.model, self.mesh)
         return fresh._replace(params=fresh.params | {"model": params})
+
+    def _prefill(self, planned: plan.PlannedStage, current: TrainState, known: set[str]) -> TrainState:
+        """The state with new memories (not those `known`) filled from the parameters and the streams' first batches."""
+        memory = dict(current.memory)
+        for stream in planned.stage.streams:
+            if stream.name in memory and stream.name not in known and hasattr(stream.objective, "prefill"):
+                batches = (
+                    batch[stream.name]
+                    for batch in self._batches(planned, planned.first_step, sys.maxsize, (stream.name,))
+                )
+                key = stream_key(self.recipe.seed, current.step, f"{stream.name} prefill")
+                with jax.set_mesh(self.mesh):
+                    filled = stream.objective.prefill(self.model, current.params, memory[stream.name], batches, key)
+                _, where = state.shardings(planned.stage, self.model, self.recipe.seed, self.mesh)
+                memory[stream.name] = jax.device_put(filled, where.memory[stream.name])
+        return current._replace(memory=memory)
 
     def _run_stage(self, planned: plan.PlannedStage, current: TrainState, log: MetricsLog | None) -> TrainState:
         """The stage's remaining steps, then its probes unless they have already run."""
@@ -132,7 +151,10 @@ class Run:
         step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages)
         update = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
         with self._bar(planned, first) as bar, jax.set_mesh(self.mesh):
-            for at, batch in zip(range(first + 1, planned.last_step + 1), self._batches(planned, first), strict=True):
+            last = planned.last_step
+            for at, batch in zip(
+                range(first + 1, last + 1), self._batches(planned, first, last, planned.feeds), strict=True
+            ):
                 current, metrics = update(current, batch)
                 meter.add(at, metrics)
                 bar.update()
@@ -159,16 +181,17 @@ class Run:
             mininterval=0.5 if sys.stderr.isatty() else 15,
         )
 
-    def _batches(self, planned: plan.PlannedStage, first: int) -> Any:
-        """Global batches from update number `first` (counted from 0) on, made ahead by Grain's threads."""
+    def _batches(self, planned: plan.PlannedStage, first: int, last: int, names: Iterable[str]) -> Any:
+        """Global batches of updates [first, last) (counted from 0) by stream name, made ahead by Grain's threads."""
+        feeds = {name: planned.feeds[name] for name in names}
 
         def batches(at: int) -> dict[str, dict[str, jax.Array]]:
             return {
                 name: sharding.global_batch(functools.partial(feed.rows, at), feed.count, self.mesh)
-                for name, feed in planned.feeds.items()
+                for name, feed in feeds.items()
             }
 
-        steps = grain.MapDataset.range(first, planned.last_step).map(batches)
+        steps = grain.MapDataset.range(first, last).map(batches)
         return iter(steps.to_iter_dataset(grain.ReadOptions(1, self.runtime.prefetch)))
 
     def _must_stop(self, at: int) -> bool:
@@ -199,12 +222,21 @@ def build_model(recipe: Recipe, runtime: Runtime, prepared: data.Prepared) -> Mo
     dtype = runtime.dtype
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    rows = prepared.tokenizer.row_map
-    return build(recipe.model, prepared.tokenizer.size, row_map=rows, dtype=jax.numpy.dtype(dtype), remat=runtime.remat)
+    tokenizer = prepared.tokenizer
+    return build(
+        recipe.model,
+        tokenizer.size,
+        row_map=tokenizer.row_map,
+        special=tokenizer.special,
+        mask_id=tokenizer.mask,
+        dtype=jax.numpy.dtype(dtype),
+        remat=runtime.remat,
+        chunks=runtime.accumulate,
+    )
 
 
-def restore_model(model_dir: Path, at: int | None, model: Model, mesh: Mesh) -> Any:
-    """The model's parameters of a run at a step (None: its newest), sharded over the mesh.
+def restore_model(model_dir: Path, at: int | None, model: Model, mesh: Mesh) -> tuple[int, Any]:
+    """A step of a run (None: its newest) and the model's parameters there, sharded over the mesh.
 
     Raises:
       UserError: there is no checkpoint, or it holds another model.
@@ -219,4 +251,4 @@ def restore_model(model_dir: Path, at: int | None, model: Model, mesh: Mesh) -> 
     where = sharding.parameter_shardings(model.logical_axes(), shapes, mesh)
     params = checkpoints.restore_params(at, {"model": abstract(shapes, where), "heads": {}})["model"]
     checkpoints.close()
-    return params
+    return at, params

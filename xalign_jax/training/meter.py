@@ -85,6 +85,8 @@ class Meter:
             if key == "tokens":
                 for language, count in zip(self._planned.feeds[stream].feed.languages, values.sum(0), strict=True):
                     row[f"tokens/{language}"] = row.get(f"tokens/{language}", 0) + int(count)
+            elif key == "key_tokens":
+                row[name] = int(values.sum())
             elif key.startswith("count_"):
                 row[f"{stream}/{key.removeprefix('count_')}"] = int(values.sum())
             elif name != "finite":

@@ -51,6 +51,23 @@ class WarmupConstant:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
+class WarmupLinear:
+    """Linear warm-up over a share of the stage's steps, then a line from `peak` to 0 (polynomial decay of power 1)."""
+
+    peak: float = 1e-3
+    warmup: float = 0.05
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    def schedule(self, steps: int) -> optax.Schedule:
+        """Learning rate as a function of the step within the stage."""
+        warm = max(1, round(self.warmup * steps))
+        return lambda step: self.peak * jnp.minimum((step + 1) / warm, (steps - step) / max(steps - warm, 1))
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
 class AdamW:
     """AdamW with decoupled weight decay on matrices only and clipping by global norm (0 = no clipping)."""
 

@@ -67,17 +67,18 @@ def check(recipe: Recipe) -> None:
             raise UserError(f"{stage.name}/Stage.streams is empty")
 
 
-def check_rows(recipe: Recipe, ways: int) -> None:
-    """Every stream's rows must split evenly over the mesh's (data, fsdp) devices."""
+def check_rows(recipe: Recipe, ways: int, parts: int) -> None:
+    """Every stream's rows must split evenly over the mesh's (data, fsdp) devices and the parts of an accumulation."""
+    if parts < 1:
+        raise UserError(f"Runtime.accumulate = {parts}: must be at least 1")
     for stream in _streams(recipe):
-        if stream.rows % ways:
-            raise UserError(
-                f"{stream.name}/Stream.rows = {stream.rows} does not divide over {ways} devices (Runtime.mesh)"
-            )
+        if stream.rows % (ways * parts):
+            among = f"{ways} devices (Runtime.mesh)" + (f" x {parts} parts (Runtime.accumulate)" if parts > 1 else "")
+            raise UserError(f"{stream.name}/Stream.rows = {stream.rows} does not divide over {among}")
 
 
-def check_lengths(stages: list[PlannedStage], model: Model) -> None:
-    """No stream may be longer than the model's positions."""
+def check_streams(stages: list[PlannedStage], model: Model) -> None:
+    """No stream may be longer than the model's positions, nor have more items than its objective can take."""
     for planned in stages:
         for stream in planned.stage.streams:
             if stream.feed.length > model.max_length:
@@ -85,6 +86,8 @@ def check_lengths(stages: list[PlannedStage], model: Model) -> None:
                     f"{stream.name}: sequences of {stream.feed.length} tokens are longer than the model's "
                     f"max_length = {model.max_length}"
                 )
+            if hasattr(stream.objective, "check"):
+                stream.objective.check(stream.rows * stream.feed.slots)
 
 
 def _streams(recipe: Recipe) -> list[Stream]:

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from xalign_jax.models.functional import Model
-from xalign_jax.recipe import Stage
+from xalign_jax.recipe import Stage, Stream
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.compilation import jit_once
 
@@ -59,6 +59,13 @@ def _axes(model: Model, params: Any) -> Any:
     return {"model": model.logical_axes(), "heads": heads}
 
 
+def _memory_axes(stream: Stream, model: Model, memory: Any) -> Any:
+    """Logical axes of what an objective remembers; whole on every device unless it says otherwise."""
+    if hasattr(stream.objective, "memory_axes"):
+        return stream.objective.memory_axes(model, memory)
+    return jax.tree.map(lambda x: (None,) * x.ndim, memory)
+
+
 def _fresh(stage: Stage, model: Model, seed: int) -> TrainState:
     """A state for the first step of `stage`, everything at its initial value."""
     key = jax.random.key(seed)
@@ -86,7 +93,11 @@ def shardings(stage: Stage, model: Model, seed: int, mesh: Mesh) -> tuple[TrainS
         params,
         transform_non_params=lambda _: whole,
     )
-    memory = jax.tree.map(lambda _: whole, abstract.memory)
+    memory = {
+        stream.name: sharding.parameter_shardings(_memory_axes(stream, model, own), own, mesh)
+        for stream in stage.streams
+        if (own := abstract.memory.get(stream.name))
+    }
     return abstract, abstract._replace(step=whole, params=params, opt_state=opt_state, memory=memory)
 
 

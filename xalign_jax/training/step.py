@@ -38,7 +38,7 @@ def make_step(
 
     def step(state: TrainState, batches: Batches) -> tuple[TrainState, dict[str, jax.Array]]:
         keys = {stream.name: stream_key(seed, state.step, stream.name) for stream in stage.streams}
-        counts = {s.name: s.objective.count(batches[s.name], keys[s.name]) for s in stage.streams}
+        counts = {s.name: s.objective.count(model, batches[s.name], keys[s.name]) for s in stage.streams}
 
         def total_loss(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, Any]]]:
             sums, metrics, memory = {}, {}, dict(state.memory)
@@ -80,18 +80,25 @@ def _ratio(total: Any, count: Any) -> jax.Array:
 
 def _after_update(stage: Stage, params: Any, memory: dict[str, Any]) -> dict[str, Any]:
     for s in stage.streams:
-        if hasattr(s.objective, "after_update"):
+        if s.name in memory and hasattr(s.objective, "after_update"):
             memory = memory | {s.name: s.objective.after_update(params, memory[s.name])}
     return memory
 
 
 def count_rows(batches: Batches, languages: Mapping[str, tuple[str, ...]]) -> dict[str, jax.Array]:
-    """Sums of the feeds' own counters (`<stream>/count_...`) and loss-bearing tokens by language number."""
+    """Sums of the feeds' own counters (`<stream>/count_...`) and tokens by language number.
+
+    Those are the loss-bearing ones of windows, all tokens of packed texts and of contrasts' queries; `key_tokens` are
+    those of their keys.
+    """
     found = {}
     for name, batch in batches.items():
         found.update({f"{name}/{key}": jnp.sum(value) for key, value in batch.items() if key.startswith("count_")})
-    for name, batch in batches.items():
+        tokens = jnp.zeros(len(languages[name]), jnp.int32)
         if "weights" in batch and batch["language"].ndim == 1:
-            tokens = jnp.sum(batch["weights"] > 0, axis=1)
-            found[f"{name}/tokens"] = jnp.zeros(len(languages[name]), jnp.int32).at[batch["language"]].add(tokens)
+            found[f"{name}/tokens"] = tokens.at[batch["language"]].add(jnp.sum(batch["weights"] > 0, axis=1))
+        for which in ("", "key_"):
+            if (own := batch.get(f"{which}token_language")) is not None:
+                own = jnp.where(own < 0, len(languages[name]), own)
+                found[f"{name}/{which}tokens"] = tokens.at[own.reshape(-1)].add(1, mode="drop")
     return found

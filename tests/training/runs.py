@@ -1,0 +1,78 @@
+"""Runs of `toy.py` in processes of their own, and what it means that two of them are equal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from training import toy
+
+from xalign_jax.models.functional import build
+
+STEPS = 24
+
+
+def spawn(model_dir, steps=STEPS, devices=1, **options):
+    """`toy.py` in a process of its own with so many simulated devices."""
+    arguments = [f"{key}={value}" for key, value in options.items()]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["XALIGN_CACHE"]) / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = [sys.executable, toy.__file__, str(model_dir), f"steps={steps}", *arguments]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*processes):
+    """Wait for processes, all of which must succeed."""
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+
+def metrics(model_dir, timing=False):
+    """Rows of metrics.jsonl, without speeds unless asked for."""
+    rows = [json.loads(line) for line in (Path(model_dir) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if timing or not k.startswith("perf/")} for row in rows]
+
+
+def saved_params(model_dir, step=STEPS):
+    """The parameters in a checkpoint."""
+    manager = ocp.CheckpointManager(Path(model_dir).absolute() / "checkpoints")
+    found = manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore()))["params"]
+    return jax.tree.map(np.asarray, found)
+
+
+def assert_identical(model_dir, undisturbed):
+    """Metrics, results and the last parameters are the same bits."""
+    assert metrics(model_dir) == metrics(undisturbed)
+    assert json.loads((model_dir / "results.json").read_text()) == json.loads(
+        (undisturbed / "results.json").read_text()
+    )
+    jax.tree.map(np.testing.assert_array_equal, saved_params(model_dir), saved_params(undisturbed))
+
+
+def assert_equal_up_to_rounding(model_dir, undisturbed, recipe):
+    """DESIGN section 6: 20 losses within 1e-5 relative, parameters within 1e-3 of the update's norm."""
+    losses, expected = ([row["loss"] for row in metrics(d)[:20]] for d in (model_dir, undisturbed))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    norms = [metrics(d)[0]["gradient_norm"] for d in (model_dir, undisturbed)]
+    np.testing.assert_allclose(*norms, rtol=1e-5)
+    start = build(recipe.model, toy.VOCABULARY).init(jax.random.key(recipe.seed))
+    start, ours, theirs = (
+        jax.tree.leaves(t) for t in (start, saved_params(model_dir)["model"], saved_params(undisturbed)["model"])
+    )
+
+    def norm(differences):
+        return np.sqrt(sum(float((d.astype(np.float64) ** 2).sum()) for d in differences))
+
+    moved = norm([np.asarray(a) - b for a, b in zip(start, theirs, strict=True)])
+    assert moved > 0.1
+    assert norm([a - b for a, b in zip(ours, theirs, strict=True)]) < 1e-3 * moved

@@ -1,0 +1,98 @@
+"""The three-stream step with momentum encoder and queue: resumed, sharded, accumulated, it stays what DESIGN calls equal.
+
+Momentum is 0.5, so that a key encoder that moved wrongly shows within 24 steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from training import toy
+from training.runs import STEPS, assert_equal_up_to_rounding, assert_identical, finish, metrics, spawn
+
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import Runtime
+from xalign_jax.training import loop, state
+from xalign_jax.training.step import make_step
+
+
+@pytest.fixture(autouse=True)
+def toy_data(monkeypatch):
+    monkeypatch.setattr(loop.plan, "prepare_data", loop.plan.prepare_data)
+    monkeypatch.setattr(loop.plan, "load_data", loop.plan.load_data)
+    toy.use_toy_data()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    model_dir = tmp_path_factory.mktemp("infoxlm") / "run"
+    finish(spawn(model_dir, recipe="infoxlm"))
+    return model_dir
+
+
+def test_all_three_losses_fall_and_are_counted(undisturbed):
+    rows = metrics(undisturbed)
+    for stream in ("mlm", "tlm", "xlco"):
+        assert np.mean([row[f"loss/{stream}"] for row in rows[-4:]]) < rows[0][f"loss/{stream}"]
+    assert rows[0]["xlco/key_tokens"] == 8 * 16 - 4 * 4
+    assert rows[0]["tokens/a"] + rows[0]["tokens/b"] == 3 * rows[0]["xlco/key_tokens"]
+    assert rows[0]["xlco/queue_norm"] > 0  # filled before the first step
+
+
+def test_sigterm_and_restart_are_bit_identical(undisturbed, tmp_path):
+    model_dir = tmp_path / "run"
+    process = spawn(model_dir, recipe="infoxlm", sleep=0.3)
+    while not (model_dir / "metrics.jsonl").exists() or len(metrics(model_dir)) < 3:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+    finish(spawn(model_dir, recipe="infoxlm"))
+    assert_identical(model_dir, undisturbed)
+
+
+@pytest.mark.parametrize("options", [{"mesh": "8,1,1"}, {"mesh": "2,2,2"}, {"mesh": "1,2,1", "accumulate": 4}])
+def test_meshes_and_accumulation_equal_one_device(undisturbed, tmp_path, options):
+    devices = int(np.prod([int(size) for size in options["mesh"].split(",")]))
+    finish(spawn(tmp_path / "run", recipe="infoxlm", devices=devices, **options))
+    assert_equal_up_to_rounding(tmp_path / "run", undisturbed, toy.infoxlm(STEPS))
+
+
+def test_the_compiled_step_gathers_neither_the_queue_nor_logits_against_it(tmp_path):
+    keys, width = 16_384, 32
+    recipe = toy.infoxlm(3)
+    mlm, tlm, xlco = recipe.stages[0].streams
+    xlco = dataclasses.replace(xlco, objective=dataclasses.replace(xlco.objective, queue=keys))
+    stage = dataclasses.replace(recipe.stages[0], streams=(mlm, tlm, xlco))
+    recipe = dataclasses.replace(recipe, stages=(stage,))
+    run = loop.Run(recipe, Runtime(mesh=(4, 2, 1)), tmp_path, "toy")
+    shapes, where = state.shardings(stage, run.model, 0, run.mesh)
+    state_in = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
+    (planned,) = run.stages
+    with jax.set_mesh(run.mesh):
+        batch = next(run._batches(planned, 0, 1, planned.feeds))
+        languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
+        step = jax.jit(make_step(stage, run.model, 0, 0, languages), donate_argnums=0, out_shardings=(where, None))
+        compiled = step.lower(state_in, batch).compile().as_text()
+    sizes = [
+        np.prod([int(n) for n in shape.split(",")])
+        for shape in re.findall(r"(?:f32|f64|bf16|pred|s32)\[([\d,]+)\]", compiled)
+    ]
+    assert max(sizes) < keys * width  # a device holds its eighth of the queue; 8 x 4 x 16384 logits would be as large
+    gathered = [line for line in compiled.splitlines() if "all-gather(" in line]
+    assert gathered and not any(str(keys) in line for line in gathered)
+
+
+def test_a_queue_smaller_than_a_step_is_refused(tmp_path):
+    recipe = toy.infoxlm(3)
+    mlm, tlm, xlco = recipe.stages[0].streams
+    xlco = dataclasses.replace(xlco, objective=dataclasses.replace(xlco.objective, queue=16))
+    stage = dataclasses.replace(recipe.stages[0], streams=(mlm, tlm, xlco))
+    with pytest.raises(UserError, match=r"XlCo.queue = 16: smaller than the 32 keys"):
+        loop.Run(dataclasses.replace(recipe, stages=(stage,)), Runtime(), tmp_path, "toy")

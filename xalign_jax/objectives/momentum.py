@@ -1,0 +1,74 @@
+"""Momentum encoders: exponential moving averages of parameters, and how much of the old one is kept at which update."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import freeze
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ConstantMomentum:
+    """The same share at every update (InfoXLM's README: 0.9999)."""
+
+    value: float = 0.9999
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        if not 0 <= self.value <= 1:
+            raise UserError(f"ConstantMomentum.value = {self.value}: must lie between 0 and 1")
+
+    def at(self, updates: jax.Array) -> jax.Array:
+        """Share of the old average kept at update number `updates` (int32, from 0); float32 scalar."""
+        return jnp.full(jnp.shape(updates), self.value, jnp.float32)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class LinearMomentum:
+    """From `first` to `last` over `steps` updates, then `last`."""
+
+    first: float = 0.99
+    last: float = 0.9999
+    steps: int = 10_000
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        if not (0 <= self.first <= 1 and 0 <= self.last <= 1 and self.steps >= 1):
+            raise UserError(
+                f"LinearMomentum.first = {self.first}, .last = {self.last}, .steps = {self.steps}: shares lie between "
+                "0 and 1, steps are at least 1"
+            )
+
+    def at(self, updates: jax.Array) -> jax.Array:
+        """Share of the old average kept at update number `updates` (int32, from 0); float32 scalar."""
+        return self.first + (self.last - self.first) * jnp.minimum(updates / self.steps, 1.0)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class PowerMomentum:
+    """1 - t^-exponent at the t-th update: the average follows at once, then ever more slowly (InfoXLM's code)."""
+
+    exponent: float = 1.0
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        if self.exponent <= 0:
+            raise UserError(f"PowerMomentum.exponent = {self.exponent}: must be greater than 0")
+
+    def at(self, updates: jax.Array) -> jax.Array:
+        """Share of the old average kept at update number `updates` (int32, from 0); float32 scalar."""
+        return 1.0 - (updates + 1.0) ** -self.exponent
+
+
+def moved(average: Any, params: Any, share: jax.Array) -> Any:
+    """share * average + (1 - share) * params, in float32: 1 - 0.9999 is lost in bfloat16."""
+    return jax.tree.map(lambda old, new: share * old + (1.0 - share) * new.astype(jnp.float32), average, params)

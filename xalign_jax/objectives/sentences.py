@@ -1,0 +1,71 @@
+"""Sentence vectors of packed rows, and who they are in a contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from xalign_jax.errors import UserError
+from xalign_jax.objectives.contrast import Ids
+from xalign_jax.objectives.primitives import pool_segments
+
+POOLINGS = ("first", "mean")
+QUERY, KEY = "", "key_"
+
+
+def check_encoder(name: str, model: Any, level: int, pooling: str) -> None:
+    """Raise UserError for a level that the model lacks or an unknown pooling; `name` is the gin class."""
+    if not 0 <= level <= model.num_layers:
+        raise UserError(f"{name}.level = {level}: the model has levels 0 to {model.num_layers}")
+    if pooling not in POOLINGS:
+        raise UserError(f"{name}.pooling = {pooling!r}: one of {', '.join(POOLINGS)}")
+
+
+def side(batch: Mapping[str, jax.Array], which: str) -> dict[str, jax.Array]:
+    """tokens, positions, segment_ids (R,T) of the query side ("") or the key side ("key_")."""
+    return {name: batch[which + name] for name in ("tokens", "positions", "segment_ids")}
+
+
+def sentence_vectors(
+    model: Any, params: Any, rows: Mapping[str, jax.Array], slots: int, level: int, pooling: str, train: bool
+) -> jax.Array:
+    """(R * slots, width) float32 vectors of the segments of rows (R,T); 0 where a slot is empty.
+
+    "first" is a segment's first token, "mean" the mean over its tokens that are not special. Where rows have
+    `corrupted` tokens the model reads those.
+    """
+    segment_ids = rows["segment_ids"]
+    tokens = rows.get("corrupted", rows["tokens"])
+    states = model.hidden(params, tokens, rows["positions"], segment_ids, train=train, levels=(level,))[level]
+    if pooling == "first":
+        segment_ids = jnp.where(rows["positions"] == 0, segment_ids, 0)
+    elif model.special is not None:
+        segment_ids = jnp.where(jnp.asarray(model.special)[rows["tokens"]], 0, segment_ids)
+    sums = pool_segments(states.astype(jnp.float32), segment_ids, slots)
+    sizes = jnp.sum(segment_ids[:, None, :] == jnp.arange(1, slots + 1)[:, None], axis=2)
+    return (sums / jnp.maximum(sizes, 1)[..., None]).reshape(-1, states.shape[-1])
+
+
+def contrast_ids(batch: Mapping[str, jax.Array]) -> tuple[Ids, Ids]:
+    """Ids of the queries and the keys of a contrast feed's batch, (R * S,) each: item i is positive with item i.
+
+    A query carries its key's texts too: what equals its positive is no negative.
+    """
+    group = batch["group"].reshape(-1, batch["group"].shape[-1])
+    text, key_text = (batch[name].reshape(group.shape) for name in ("text", "key_text"))
+    own = jnp.where(group[:, 0] >= 0, jnp.arange(group.shape[0], dtype=jnp.int32), -1)
+    return Ids(own, group, jnp.concatenate([text, key_text], axis=1)), Ids(own, group, key_text)
+
+
+def swapped(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The batch with queries and keys exchanged."""
+    names = ("tokens", "positions", "segment_ids", "text")
+    return dict(batch) | {KEY + name: batch[name] for name in names} | {name: batch[KEY + name] for name in names}
+
+
+def items(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """How many items a contrast feed's batch holds; float32 scalar."""
+    return jnp.sum(batch["group"][..., 0] >= 0, dtype=jnp.float32)

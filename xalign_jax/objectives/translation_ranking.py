@@ -1,0 +1,109 @@
+"""Translation ranking with an additive margin: LaBSE (Feng et al. 2022, arXiv 2007.01852) and DAP's form of it.
+
+    l(x->y) = - sum_i log e^{s(i,i)} / sum_n e^{s(i,n)},   s(i,n) = (cos(x_i, y_n) - margin [i = n]) / temperature
+
+LaBSE's loss is l(x->y) + l(y->x), the margin inside the scaled cosine; DAP's code subtracts it after the temperature.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from xalign_jax.errors import UserError
+from xalign_jax.objectives.contrast import infonce
+from xalign_jax.objectives.primitives import l2_normalize
+from xalign_jax.objectives.sentences import (
+    KEY,
+    QUERY,
+    check_encoder,
+    contrast_ids,
+    items,
+    sentence_vectors,
+    side,
+    swapped,
+)
+from xalign_jax.recipe import freeze
+
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class TranslationRanking:
+    """Both sides of a ContrastFeed's items through one encoder, every other item of the global batch a negative.
+
+    Summed over items and directions, counted by items. Candidates that share a group or a text are masked.
+
+    Attributes:
+      level: whose states are compared; None = the last.
+      pooling: "first" token or "mean" over ordinary tokens.
+      temperature: 1 / scale of the cosines.
+      margin: subtracted from the positives' cosine, or with `margin_after_temperature` from their scaled cosine.
+      both_directions: rank the queries for each key too.
+    """
+
+    level: int | None = None
+    pooling: str = "first"
+    temperature: float = 0.05
+    margin: float = 0.3
+    margin_after_temperature: bool = False
+    both_directions: bool = True
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        if self.temperature <= 0:
+            raise UserError(f"TranslationRanking.temperature = {self.temperature}: must be greater than 0")
+
+    def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """No heads, no memory. Raises UserError for a level or pooling that there is not."""
+        check_encoder("TranslationRanking", model, self._level(model), self.pooling)
+        return {}, {}
+
+    def count(self, model: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:
+        """Items of the batch."""
+        return items(batch)
+
+    def loss(
+        self,
+        model: Any,
+        params: Any,
+        memory: dict[str, Any],
+        batch: Mapping[str, jax.Array],
+        rng: jax.Array,
+        train: bool = True,
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+        """(summed loss, metrics, memory)."""
+        slots, level = batch["group"].shape[1], self._level(model)
+        query, key = (
+            l2_normalize(
+                sentence_vectors(model, params["model"], side(batch, which), slots, level, self.pooling, train)
+            )
+            for which in (QUERY, KEY)
+        )
+        directions = [(query, key, *contrast_ids(batch))]
+        if self.both_directions:
+            directions.append((key, query, *contrast_ids(swapped(batch))))
+        found = [
+            infonce(
+                *direction,
+                self.temperature,
+                margin=self.margin,
+                margin_after_temperature=self.margin_after_temperature,
+            )
+            for direction in directions
+        ]
+        sums = jax.tree.map(lambda *parts: sum(parts), *found)
+        metrics = {
+            "accuracy": sums.correct / jnp.maximum(sums.anchors, 1),
+            "positive_cosine": sums.positive_similarity / jnp.maximum(sums.positives, 1),
+            "mean_cosine": sums.similarity / jnp.maximum(sums.pairs, 1),
+        }
+        return sums.loss, metrics, memory
+
+    def _level(self, model: Any) -> int:
+        return model.num_layers if self.level is None else self.level
