@@ -13,11 +13,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from xalign_jax.data.sources import (
+    VALIDATION_SHARE,
     AlignedLines,
     JsonLines,
     MultiwayTsv,
     Source,
-    VALIDATION_SHARE,
     Split,
     TextFiles,
     parse_name,

@@ -31,7 +31,6 @@ from xalign_jax.objectives.sentences import (
 from xalign_jax.recipe import freeze
 
 
-
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class TranslationRanking:

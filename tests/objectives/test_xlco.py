@@ -1,0 +1,221 @@
+"""XlCo, its queue and momentum encoder; translation ranking."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xalign_jax.errors import UserError
+from xalign_jax.models.functional import build
+from xalign_jax.models.xlm_roberta import XLMRoberta
+from xalign_jax.objectives import queue as ring
+from xalign_jax.objectives.momentum import ConstantMomentum, LinearMomentum, PowerMomentum
+from xalign_jax.objectives.sentences import sentence_vectors, side, swapped
+from xalign_jax.objectives.translation_ranking import TranslationRanking
+from xalign_jax.objectives.xlco import XlCo
+
+V, R, T, S = 50, 4, 12, 3
+KEY = jax.random.key(7)
+SPECIAL = np.arange(V) < 5
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = XLMRoberta(layers=2, width=16, heads=2, mlp_width=32, max_length=T, init_std=0.2)
+    return build(config, V, special=SPECIAL, mask_id=4)
+
+
+def _batch(seed=0, parts=1, absent=((3, 2),)):
+    """Rows of three items of four tokens: bos x x eos; the last item is absent."""
+    random = np.random.default_rng(seed)
+    batch = {}
+    segment_ids = np.repeat(np.arange(1, S + 1), T // S)[None].repeat(R, 0).astype(np.int32)
+    for which in ("", "key_"):
+        tokens = random.integers(5, V, (R, T)).astype(np.int32)
+        tokens[:, ::4], tokens[:, 3::4] = 3, 1
+        batch |= {f"{which}tokens": tokens, f"{which}segment_ids": segment_ids.copy()}
+        batch[f"{which}positions"] = np.broadcast_to(np.arange(T, dtype=np.int32) % 4, (R, T))
+    group = np.arange(R * S * parts).reshape(R, S, parts).astype(np.int32)
+    for row, slot in absent:
+        group[row, slot] = -1
+        for which in ("", "key_"):
+            batch[f"{which}segment_ids"][row, 4 * slot : 4 * slot + 4] = 0
+    texts = random.integers(0, 2**32, (2, R, S, parts), dtype=np.uint32)
+    return jax.tree.map(jnp.asarray, batch | {"group": group, "text": texts[0], "key_text": texts[1]})
+
+
+def _start(objective, model, seed=0):
+    params = {"model": model.init(jax.random.key(seed))}
+    heads, memory = objective.init(KEY, model)
+    params["heads"] = heads
+    if "encoder" in memory:
+        memory = memory | {"encoder": jax.tree.map(lambda x: 0.9 * x, params)}
+    return params, memory
+
+
+PLAIN = XlCo(level=1, queue=16, corruption=None)
+
+
+def test_the_published_form_is_the_formula_over_own_key_and_queue(model):
+    batch = _batch()
+    params, memory = _start(PLAIN, model)
+    past = jax.random.normal(KEY, (16, 16))
+    group = jnp.arange(100, 116)[:, None].repeat(2, 1)
+    memory["queue"] |= {"keys": past, "group": group, "text": group.astype(jnp.uint32)}
+    loss, metrics, after = PLAIN.loss(model, params, memory, batch, KEY)
+    weights = params["heads"]["xlco"]["projection"], memory["encoder"]["heads"]["xlco"]["projection"]
+    q = sentence_vectors(model, params["model"], side(batch, ""), S, 1, "first", True) @ weights[0]
+    k = sentence_vectors(model, memory["encoder"]["model"], side(batch, "key_"), S, 1, "first", True) @ weights[1]
+    q, k = q[:-1], k[:-1]
+    own = jnp.sum(q * k, 1, keepdims=True) / 0.25
+    expected = jnp.sum(jax.nn.logsumexp(jnp.concatenate([own, q @ past.T / 0.25], 1), 1) - own[:, 0])
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert PLAIN.count(model, batch, KEY) == R * S - 1
+    np.testing.assert_allclose(after["queue"]["keys"][: R * S - 1], k, rtol=1e-5)
+    np.testing.assert_array_equal(after["queue"]["keys"][R * S - 1 :], past[R * S - 1 :])
+    assert metrics["queue_norm"] > 0
+
+
+def test_no_gradient_reaches_the_key_encoder_or_the_queue_and_true_ones_the_rest(model):
+    batch = _batch()
+    for momentum, own_keys in ((None, True), (ConstantMomentum(), False)):
+        objective = dataclasses.replace(PLAIN, negatives="both", momentum=momentum)
+        params, memory = _start(objective, model)
+        floats = {name: value for name, value in memory.items() if name in ("encoder",)}
+
+        def loss(p, floats, objective=objective, memory=memory):
+            return objective.loss(model, p, memory | floats, batch, KEY)[0]
+
+        grads, into_memory = jax.grad(loss, argnums=(0, 1))(params, floats)
+        assert jnp.abs(grads["heads"]["xlco"]["projection"]).max() > 0
+        assert all(jnp.all(leaf == 0) for leaf in jax.tree.leaves(into_memory))
+        key_only = jnp.setdiff1d(batch["key_tokens"], batch["tokens"])
+        assert bool(jnp.any(grads["model"]["embedding"][key_only] != 0)) == own_keys
+
+
+def test_group_and_text_take_a_key_out_of_batch_and_queue(model):
+    batch = _batch()
+    objective = dataclasses.replace(PLAIN, negatives="both", queue=16)
+    params, memory = _start(objective, model)
+    alone = dataclasses.replace(PLAIN, negatives="queue")
+    same = batch | {"group": jnp.where(batch["group"] >= 0, 5, -1)}
+    assert float(objective.loss(model, params, memory, same, KEY)[0]) == pytest.approx(0.0, abs=1e-4)
+    _, _, after = alone.loss(model, params, memory, batch, KEY)  # now the queue holds this batch's own keys
+    assert float(alone.loss(model, params, after, batch, KEY)[0]) > 1.0
+    assert float(alone.loss(model, params, after, same | {"key_text": batch["key_text"]}, KEY)[0]) > 0.0
+    one_text = batch | {"key_text": jnp.ones_like(batch["key_text"])}
+    _, _, after = alone.loss(model, params, memory, one_text, KEY)
+    assert float(alone.loss(model, params, after, one_text, KEY)[0]) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_mixup_rows_carry_two_groups(model):
+    batch = _batch(parts=2)
+    params, memory = _start(PLAIN, model)
+    _, _, after = PLAIN.loss(model, params, memory, batch, KEY)
+    np.testing.assert_array_equal(after["queue"]["group"][: R * S - 1], batch["group"].reshape(-1, 2)[:-1])
+    second = batch | {"group": jnp.where(batch["group"] >= 0, batch["group"].at[..., 0].set(999), -1)}
+    only_second = dataclasses.replace(PLAIN).loss(model, params, after, second, KEY)[0]
+    assert np.isfinite(only_second) and only_second < PLAIN.loss(model, params, after, batch | {"group": batch["group"] + 500}, KEY)[0]  # fmt: skip
+
+
+def test_both_directions_sum_and_push_both_sides(model):
+    batch = _batch()
+    both = dataclasses.replace(PLAIN, both_directions=True, queue=32)
+    params, memory = _start(both, model)
+    loss, _, after = both.loss(model, params, memory, batch, KEY)
+    single = dataclasses.replace(both, both_directions=False)
+    parts = [single.loss(model, params, memory, b, KEY)[0] for b in (batch, swapped(batch))]
+    np.testing.assert_allclose(loss, sum(parts), rtol=1e-5)
+    assert ring.filled(after["queue"]) == 2 * (R * S - 1) == both.count(model, batch, KEY)
+
+
+def test_the_queue_is_a_ring_of_present_keys():
+    queue = ring.empty(5, 2)
+    for start in (0, 3):
+        keys = jnp.arange(start, start + 4.0)[:, None].repeat(2, 1)
+        group = jnp.array([start, -1, start + 2, start + 3])[:, None]
+        queue = ring.push(queue, keys, group, group.astype(jnp.uint32))
+    assert queue["keys"][:, 0].tolist() == [6, 2, 3, 3, 5]
+    assert queue["group"][:, 0].tolist() == [6, 2, 3, 3, 5]
+    assert queue["group"][:, 1].tolist() == [-1] * 5  # no second part
+    assert int(queue["next"]) == 1 and ring.filled(queue) == 5
+
+
+def test_prefill_copies_the_parameters_and_fills_from_the_first_batches(model):
+    objective = dataclasses.replace(PLAIN, queue=30)
+    params, memory = _start(objective, model)
+    memory = objective.prefill(model, params, memory, (_batch(seed) for seed in range(100)), KEY)
+    jax.tree.map(np.testing.assert_array_equal, memory["encoder"], params)
+    assert ring.filled(memory["queue"]) == 30
+    k = sentence_vectors(model, params["model"], side(_batch(1), "key_"), S, 1, "first", False)
+    found = memory["queue"]["keys"][11:22]
+    np.testing.assert_allclose(found, (k @ params["heads"]["xlco"]["projection"])[:-1], rtol=1e-4, atol=1e-6)
+    empty = _batch(absent=[(r, s) for r in range(R) for s in range(S)])
+    with pytest.raises(UserError, match="holds no pair"):
+        objective.prefill(model, params, _start(objective, model)[1], iter([empty]), KEY)
+    loss = objective.loss(model, params, memory, empty, KEY)[0]
+    assert loss == 0 and objective.count(model, empty, KEY) == 0
+
+
+def test_the_key_encoder_follows_the_optimised_parameters(model):
+    objective = dataclasses.replace(PLAIN, momentum=LinearMomentum(0.5, 1.0, 2))
+    params, memory = _start(objective, model)
+    old = memory["encoder"]["model"]["embedding"]
+    moved = objective.after_update(params, memory)
+    np.testing.assert_allclose(
+        moved["encoder"]["model"]["embedding"], 0.5 * old + 0.5 * params["model"]["embedding"], rtol=1e-6
+    )
+    again = objective.after_update(params, objective.after_update(params, moved))
+    assert int(again["updates"]) == 3
+    third = objective.after_update(params, moved)  # 0.75 of the old, then 1: it stays
+    jax.tree.map(np.testing.assert_array_equal, again["encoder"], third["encoder"])
+    assert [float(PowerMomentum(1.0).at(jnp.int32(t))) for t in (0, 1, 3)] == [0.0, 0.5, 0.75]
+    assert float(ConstantMomentum(0.25).at(jnp.int32(9))) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"level": 3}, "levels 0 to 2"),
+        ({"pooling": "last"}, "first, mean"),
+    ],
+)
+def test_what_the_model_lacks_is_refused(model, change, said):
+    with pytest.raises(UserError, match=said):
+        dataclasses.replace(PLAIN, **change).init(KEY, model)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"negatives": "all"}, "XlCo.negatives"),
+        ({"negatives": "batch"}, "XlCo.queue = 131072"),
+        ({"temperature": 0.0}, "XlCo.temperature"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(values, said):
+    with pytest.raises(UserError, match=said):
+        XlCo(level=1, **values)
+
+
+def test_translation_ranking_is_labse_s_formula(model):
+    batch = _batch()
+    objective = TranslationRanking(temperature=0.1, margin=0.3)
+    params = {"model": model.init(KEY), "heads": {}}
+    x, y = (
+        np.asarray(sentence_vectors(model, params["model"], side(batch, w), S, 2, "first", True))[:-1]
+        for w in ("", "key_")
+    )
+    cosine = (x / np.linalg.norm(x, axis=1)[:, None]) @ (y / np.linalg.norm(y, axis=1)[:, None]).T
+    logits = (cosine - 0.3 * np.eye(len(x))) / 0.1
+    expected = sum(np.sum(np.log(np.exp(s).sum(1)) - np.diag(s)) for s in (logits, logits.T))
+    loss, metrics, _ = objective.loss(model, params, {}, batch, KEY)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["positive_cosine"], np.diag(cosine).mean(), rtol=1e-4)
+    assert objective.count(model, batch, KEY) == R * S - 1
+    one_way = dataclasses.replace(objective, both_directions=False).loss(model, params, {}, batch, KEY)[0]
+    np.testing.assert_allclose(one_way, np.sum(np.log(np.exp(logits).sum(1)) - np.diag(logits)), rtol=1e-5)
