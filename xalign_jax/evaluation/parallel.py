@@ -36,7 +36,12 @@ class Sentences:
 
 
 def sentences(
-    prepared: Any, files: Sequence[tuple[str, str]], count: int, pivot: str | None = None, least: int = 1
+    prepared: Any,
+    files: Sequence[tuple[str, str]],
+    count: int,
+    pivot: str | None = None,
+    least: int = 1,
+    others: Sequence[str] = (),
 ) -> list[Sentences]:
     """The first `count` sentences of each pair of languages.
 
@@ -44,7 +49,7 @@ def sentences(
       files: (language, path) each, the first language paired with every other; two TSV files (`key<TAB>text`) are joined
         on the key, other files are aligned by line.
       pivot: without files, this language with each other one that shares at least `least` groups of the validation
-        texts with it, one text of each language a group. None: every language that has clones with its clones.
+        texts with it (of `others`, if they are named), one text of each language a group. None: every language that has clones with its clones.
 
     Raises:
       UserError: a file is missing or not parallel; no language shares enough with the pivot.
@@ -52,7 +57,7 @@ def sentences(
     if files:
         return [_from_files(prepared.tokenizer, files[0], other, count) for other in files[1:]]
     if pivot is not None:
-        return _from_groups(prepared, pivot, count, least)
+        return _from_groups(prepared, pivot, count, least, others)
     pairs = clone_pairs(run_texts(prepared, "validation"))
     return [_from_clone(prepared.tokenizer, base, clone, count) for base, clone in pairs]
 
@@ -64,11 +69,14 @@ def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int) -> Sentences:
     return Sentences((base.language, clone.language), found, cloned, hashes, hashes)
 
 
-def _from_groups(prepared: Any, pivot: str, count: int, least: int) -> list[Sentences]:
+def _from_groups(prepared: Any, pivot: str, count: int, least: int, others: Sequence[str]) -> list[Sentences]:
     tasks = [splits.get("validation", {}) for splits in prepared.stores.values()]
-    others = sorted({language for stores in tasks for language in stores if language != pivot})
+    known = {language for stores in tasks for language in stores if language != pivot}
+    if missing := [language for language in others if language not in known | {pivot}]:
+        raise UserError(f"SentenceRetrieval.others names {missing[0]!r}: no validation text is in it")
+    named = sorted(known & set(others)) if others else sorted(known)
     found = []
-    for language in others:
+    for language in named:
         both = [(stores[pivot], stores[language]) for stores in tasks if pivot in stores and language in stores]
         shared = [_shared_documents(*stores) for stores in both]
         if sum(map(len, shared)) < max(least, 1):

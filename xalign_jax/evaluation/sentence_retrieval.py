@@ -46,6 +46,7 @@ class SentenceRetrieval:
     documents.
 
     Attributes:
+      others: the only languages that the pivot is compared with; () = all.
       sentences: at most so many of each pair of languages.
       length: tokens read of a sentence, with specials where the model reads them (bidirectional models: bos x eos).
       batch: sentences at a time.
@@ -53,6 +54,7 @@ class SentenceRetrieval:
 
     files: Any = ()
     pivot: str | None = None
+    others: tuple[str, ...] = ()
     least: int = 10
     metrics: tuple[str, ...] = ("accuracy", "accuracy_centred")
     untrained: bool = False
@@ -70,7 +72,7 @@ class SentenceRetrieval:
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Rows by pair, direction, level and control."""
-        pairs = sentences(prepared, self.files, self.sentences, self.pivot, self.least)
+        pairs = sentences(prepared, self.files, self.sentences, self.pivot, self.least, self.others)
         found = []
         weights = [(None, params)] + ([("untrained", untrained(model, params, seed))] if self.untrained else [])
         for control, values in weights:
