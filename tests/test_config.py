@@ -70,7 +70,7 @@ def test_lists_and_dicts_become_tuples_and_scopes_reach_their_objects(tmp_path):
     assert stage.schedule == stage.optimizer == Toy(11)  # an unscoped reference inherits its owner's scope
     assert stage.streams[0].feed == Toy(rates=(1, 2))
     assert stage.streams[1].feed.inner == Toy(99)
-    assert recipe.steps == 7 and runtime == Runtime()
+    assert sum(stage.steps for stage in recipe.stages) == 7 and runtime == Runtime()
 
 
 def test_written_config_rebuilds_an_equal_recipe(tmp_path):

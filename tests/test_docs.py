@@ -13,7 +13,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent.parent / "docs"
 # Less of everything, over a text of the reader's own.
 SMALL = """
-Vocabulary.size = 120
+Vocabulary.size = 400
 Mixture.tasks = ("tsv:{files}",)
 Mixture.languages = ()
 XLMRoberta.layers = 3
@@ -25,6 +25,7 @@ MLM_ROWS = 8
 distance/Stream.rows = 8
 Runtime.log_every = 1
 SentenceRetrieval.untrained = False
+SentenceRetrieval.others = ("de",)
 """
 
 
