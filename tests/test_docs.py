@@ -15,7 +15,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 SMALL = """
 Vocabulary.size = 400
 Mixture.tasks = ("tsv:{files}",)
-Mixture.languages = ()
+LANGUAGES = ("en", "de")
 XLMRoberta.layers = 3
 XLMRoberta.width = 32
 XLMRoberta.heads = 2
@@ -25,7 +25,6 @@ MLM_ROWS = 8
 distance/Stream.rows = 8
 Runtime.log_every = 1
 SentenceRetrieval.untrained = False
-SentenceRetrieval.others = ("de",)
 """
 
 
