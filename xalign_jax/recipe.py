@@ -82,6 +82,8 @@ class Recipe:
     Attributes:
       modules: Python modules of the user's own that register seqio tasks, imported before data is prepared.
       init_from: a model directory whose newest parameters this run starts from.
+      new_rows: how the rows of tokens start that its vocabulary lacks: "mean", "copy" or "aligned"
+        (`data.extension.row_sources`).
     """
 
     model: Any = gin.REQUIRED
@@ -91,6 +93,7 @@ class Recipe:
     facts: Any = None
     modules: tuple = ()
     init_from: str | None = None
+    new_rows: str = "mean"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -163,5 +163,26 @@ def test_parameters_of_another_run_are_a_start(tmp_path):
     jax.tree.map(
         np.testing.assert_array_equal, jax.device_get(fresh.params["model"]), saved_params(tmp_path / "a", 3)["model"]
     )
-    with pytest.raises(UserError, match="no checkpoints there"):
+    with pytest.raises(UserError, match=r"Recipe.init_from = .*: no vocabulary there"):
         loop.Run(dataclasses.replace(start, init_from=str(tmp_path / "c")), runtime, tmp_path / "d", "toy").train()
+
+
+def test_a_clone_starts_from_another_run_as_its_original(tmp_path, request):
+    runtime = Runtime(mesh=(2, 2, 2))
+    loop.Run(toy.recipe(3), runtime, tmp_path / "a", "toy").train()
+    request.addfinalizer(toy.use_toy_data)
+    toy.use_toy_data(toy.ids(clones=1, rows=None))
+    start = dataclasses.replace(toy.recipe(3), init_from=str(tmp_path / "a"))
+    copied, mean = (
+        loop.Run(dataclasses.replace(start, new_rows=how), runtime, tmp_path / how, "toy")
+        ._first_state()
+        .params["model"]
+        for how in ("copy", "mean")
+    )
+    old, size = saved_params(tmp_path / "a", 3)["model"], toy.VOCABULARY
+    for table in ("embedding", "head"):
+        assert copied[table].shape == (2 * size, old[table].shape[1])
+        np.testing.assert_array_equal(copied[table][:size], old[table])
+        np.testing.assert_array_equal(copied[table][size + 4 :], old[table][4:])
+        np.testing.assert_allclose(mean[table][size + 4 :], np.tile(old[table][4:].mean(0), (size - 4, 1)), atol=1e-6)
+    np.testing.assert_array_equal(copied["final_norm"]["scale"], old["final_norm"]["scale"])

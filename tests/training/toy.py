@@ -7,6 +7,7 @@ coordinator, processes, process_id, sleep (seconds per batch), checkpoint_every.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ from types import SimpleNamespace
 import gin
 import numpy as np
 
+from xalign_jax.data.pieces import Ids
+from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.models.llama import Llama
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.causal_lm import CausalLM
@@ -193,13 +196,17 @@ def infoxlm(steps: int = 12) -> Recipe:
     return Recipe(model, "toy", (stage,))
 
 
-def use_toy_data() -> None:
-    """Let recipes read made-up data: no text, no vocabulary to prepare."""
-    special = np.arange(VOCABULARY) < 4
-    tokenizer = SimpleNamespace(
-        size=VOCABULARY, row_map=None, special=special, mask=3, fingerprint="toy", save=lambda directory: None
+def ids(**settings) -> Tokenizer:
+    """Bare ids, four of them special."""
+    described = {"size": VOCABULARY, "specials": {"pad": 0, "eos": 1, "unk": 2, "mask": 3}}
+    return Tokenizer(
+        Ids(json.dumps(described).encode()), Vocabulary("ids", "ids.json", **{"rows": VOCABULARY} | settings)
     )
-    prepared = SimpleNamespace(tokenizer=tokenizer, stores={}, lexicon=None, facts=None)
+
+
+def use_toy_data(tokenizer: Tokenizer | None = None) -> None:
+    """Let recipes read made-up data: no text, no vocabulary to prepare."""
+    prepared = SimpleNamespace(tokenizer=tokenizer or ids(), stores={}, lexicon=None, facts=None)
     plan.prepare_data = lambda recipe: None
     plan.load_data = lambda recipe: prepared
 

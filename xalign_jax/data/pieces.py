@@ -1,4 +1,4 @@
-"""How text becomes base ids: SentencePiece, bytes, Hugging Face tokenizers behind one small interface.
+"""How text becomes base ids: SentencePiece, bytes, Hugging Face tokenizers, bare ids behind one small interface.
 
 A `Pieces` object knows nothing of clones. Every kind gives word starts by the marker its pieces carry: "▁"
 (SentencePiece), "Ġ" (byte-level BPE), the absence of "##" (WordPiece), a space (bytes).
@@ -30,6 +30,7 @@ class Pieces(Protocol):
       specials: id or None for each of `SPECIALS`.
       control: (V,) bool, pieces that text never contains (the specials and other control pieces).
       word_start, standalone: (V,) bool, see `Tokenizer`.
+      texts: what each piece spells, without its marker; "" where that is a part of a character.
       files: what reproduces it, by file name.
     """
 
@@ -38,6 +39,7 @@ class Pieces(Protocol):
     control: np.ndarray
     word_start: np.ndarray
     standalone: np.ndarray
+    texts: list[str]
     files: dict[str, bytes]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
@@ -97,8 +99,8 @@ class SentencePieces:
         for value in self.specials.values():
             if value is not None:
                 self.control[value] = True
-        texts = [_byte_text(p) if processor.is_byte(i) else p.lstrip(_SPACE) for i, p in enumerate(pieces)]
-        self.standalone = self.control | np.array([is_punctuation(text) for text in texts])
+        self.texts = [_byte_text(p) if processor.is_byte(i) else p.lstrip(_SPACE) for i, p in enumerate(pieces)]
+        self.standalone = self.control | np.array([is_punctuation(text) for text in self.texts])
         self.word_start = self.standalone | np.array([piece.startswith(_SPACE) for piece in pieces])
         self._prefix = "" if self.word_start[processor.encode("a")[0]] else " "
 
@@ -154,10 +156,10 @@ class Bytes:
         self.files = {"bytes.json": b'{"first_byte": 5}'}
         self.size = len(SPECIALS) + 256
         self.specials: dict[str, int | None] = {name: i for i, name in enumerate(SPECIALS)}
-        characters = [""] * len(SPECIALS) + [chr(i) for i in range(128)] + [""] * 128
+        self.texts = [""] * len(SPECIALS) + [chr(i) for i in range(128)] + [""] * 128
         self.control = np.arange(self.size) < len(SPECIALS)
-        self.standalone = self.control | np.array([is_punctuation(character) for character in characters])
-        self.word_start = self.standalone | np.array([character.isspace() for character in characters])
+        self.standalone = self.control | np.array([is_punctuation(text) for text in self.texts])
+        self.word_start = self.standalone | np.array([text.isspace() for text in self.texts])
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         offset = len(SPECIALS)
@@ -200,8 +202,8 @@ class HuggingFacePieces:
         self.control = np.zeros(self.size, bool)
         self.control[[table[name] for name in added if name in table]] = True
         self.control[[value for value in self.specials.values() if value is not None]] = True
-        starts, texts = _hf_pieces(table, json.loads(content), self.size)
-        self.standalone = self.control | np.array([is_punctuation(text) for text in texts])
+        starts, self.texts = _hf_pieces(table, json.loads(content), self.size)
+        self.standalone = self.control | np.array([is_punctuation(text) for text in self.texts])
         self.word_start = self.standalone | starts
         self._prefix = "" if self.word_start[self.encode(["a"])[0][0]] else " "
 
@@ -255,6 +257,31 @@ def _byte_of_character() -> dict[str, int]:
 _BYTE_OF = _byte_of_character()
 
 
+class Ids:
+    """Token ids without text: of a model that came without its tokenizer. `ids.json` holds {"size": V, "specials": {}}."""
+
+    def __init__(self, content: bytes) -> None:
+        described = json.loads(content)
+        self.files = {"ids.json": content}
+        self.size: int = described["size"]
+        self.specials: dict[str, int | None] = {name: described["specials"].get(name) for name in SPECIALS}
+        self.control = np.isin(np.arange(self.size), [i for i in self.specials.values() if i is not None])
+        self.standalone = self.control
+        self.word_start = np.ones(self.size, bool)
+        self.texts = [""] * self.size
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if texts:
+            raise UserError("this vocabulary has token ids only (its model was imported without a tokenizer): no text")
+        return []
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        return self.encode(words)
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(f"<{i}>" for i in ids)
+
+
 def load_pieces(kind: str, path: str | Path) -> Pieces:
     """The pieces of a file or directory. Raises UserError naming it where it is missing or not of that kind."""
     path = Path(path).expanduser()
@@ -266,6 +293,8 @@ def load_pieces(kind: str, path: str | Path) -> Pieces:
         if (folder / "tokenizer_config.json").exists():
             files["tokenizer_config.json"] = _read(folder / "tokenizer_config.json")
         return HuggingFacePieces(files)
+    if kind == "ids":
+        return Ids(_read(path / "ids.json" if path.is_dir() else path))
     file = path / "spm.model" if path.is_dir() else path
     try:
         return SentencePieces(_read(file))

@@ -18,12 +18,12 @@ from pathlib import Path
 import gin
 import numpy as np
 
-from xalign_jax.data.pieces import Pieces, fingerprint, load_pieces
+from xalign_jax.data.pieces import SPECIALS, Ids, Pieces, fingerprint, load_pieces
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze
 
 _ROUND = 128
-_KINDS = ("sentencepiece", "bytes", "huggingface")
+_KINDS = ("sentencepiece", "bytes", "huggingface", "ids")
 _MODEL_TYPES = ("unigram", "bpe", "word")
 _CLONE = re.compile(r"(.+)_clone(\d*)")
 
@@ -34,7 +34,8 @@ class Vocabulary:
     """What a recipe says of its vocabulary.
 
     Attributes:
-      kind: "sentencepiece", "bytes" (5 specials + 256) or "huggingface" (a tokenizer.json or its directory).
+      kind: "sentencepiece", "bytes" (5 specials + 256), "huggingface" (a tokenizer.json or its directory) or "ids" (an
+        imported model's token ids, without text).
       path: load this; None trains on the recipe's own training texts (sentencepiece only). A loaded vocabulary keeps
         its own ids; a special it lacks is None.
       size: pieces to train (V).
@@ -44,6 +45,7 @@ class Vocabulary:
       clone_specials: False shares all specials, True clones all but pad.
       anchors: share of the ordinary pieces that all clones share.
       tie_clones: clone rows use the base row's parameters (the oracle).
+      rows: rows of the model's table; None = one for each id, rounded up to 128.
     """
 
     kind: str = "sentencepiece"
@@ -55,6 +57,7 @@ class Vocabulary:
     clone_specials: bool = False
     anchors: float = 0.0
     tie_clones: bool = False
+    rows: int | None = None
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -62,8 +65,9 @@ class Vocabulary:
             raise UserError(f"Vocabulary.kind = {self.kind!r}: one of {', '.join(_KINDS)}")
         if self.model_type not in _MODEL_TYPES:
             raise UserError(f"Vocabulary.model_type = {self.model_type!r}: one of {', '.join(_MODEL_TYPES)}")
-        if self.kind == "huggingface" and self.path is None:
-            raise UserError('Vocabulary.path: name the tokenizer.json of Vocabulary.kind = "huggingface"')
+        if self.kind in ("huggingface", "ids") and self.path is None:
+            file = {"huggingface": "tokenizer.json", "ids": "ids.json"}[self.kind]
+            raise UserError(f'Vocabulary.path: name the {file} of Vocabulary.kind = "{self.kind}"')
         if self.clones < 0 or not 0 <= self.anchors <= 1:
             raise UserError(
                 f"Vocabulary.clones = {self.clones}, .anchors = {self.anchors}: clones >= 0 and 0 <= anchors <= 1"
@@ -90,7 +94,7 @@ class Tokenizer:
     """Text to base ids, base ids to the ids of a clone, and back.
 
     Attributes:
-      size: rows of the model's table: (clones + 1) * base_size rounded up to 128.
+      size: rows of the model's table: `Vocabulary.rows`, or (clones + 1) * base_size rounded up to 128.
       base_size: pieces of the base vocabulary, V.
       pad, eos, unk, bos, mask: base ids, None where the vocabulary has none.
       word_start: (V,) bool, the piece begins a word; true for specials and punctuation too.
@@ -105,7 +109,7 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self.base_size = pieces.size
         self.clones = vocabulary.clones
-        self.size = -(-(self.clones + 1) * self.base_size // _ROUND) * _ROUND
+        self.size = self._rows()
         self.pad, self.eos, self.unk, self.bos, self.mask = (
             pieces.specials[name] for name in ("pad", "eos", "unk", "bos", "mask")
         )
@@ -118,6 +122,12 @@ class Tokenizer:
         self.base_fingerprint = fingerprint(pieces)
         clones = [self.clones, vocabulary.clone_specials, vocabulary.anchors] if self.clones else []
         self.fingerprint = hashlib.sha256(json.dumps([self.base_fingerprint, clones]).encode()).hexdigest()[:16]
+
+    def _rows(self) -> int:
+        ids, rows = (self.clones + 1) * self.base_size, self.vocabulary.rows
+        if rows is not None and rows < ids:
+            raise UserError(f"Vocabulary.rows = {rows}: the vocabulary and its clones have {ids} ids")
+        return -(-ids // _ROUND) * _ROUND if rows is None else rows
 
     def _shared(self) -> np.ndarray:
         control = self._pieces.control
@@ -171,6 +181,11 @@ class Tokenizer:
         return np.where(used, self.unclone(rows), rows)
 
     @property
+    def texts(self) -> list[str]:
+        """What each base piece spells, without a space before it; "" for parts of characters."""
+        return self._pieces.texts
+
+    @property
     def files(self) -> dict[str, bytes]:
         """The files that reproduce the pieces, by name."""
         return self._pieces.files
@@ -202,3 +217,18 @@ class Tokenizer:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: no saved vocabulary ({error})") from None
         return Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
+
+
+def blank_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """The tokenizer that `vocabulary` describes, as far as sizes and specials go: one yet to be trained has bare ids.
+
+    Raises:
+      UserError: the vocabulary's file is missing and `Vocabulary.rows` is not given.
+    """
+    if vocabulary.kind == "bytes" or (vocabulary.path is not None and Path(vocabulary.path).expanduser().exists()):
+        return Tokenizer(load_pieces(vocabulary.kind, vocabulary.path or ""), vocabulary)
+    if not vocabulary.trained and vocabulary.rows is None:
+        raise UserError(f"Vocabulary.path = {vocabulary.path}: no such file; or bind Vocabulary.rows to its size")
+    size = vocabulary.size if vocabulary.rows is None else vocabulary.rows // (vocabulary.clones + 1)
+    specials = {name: i for i, name in enumerate(SPECIALS)}
+    return Tokenizer(Ids(json.dumps({"size": size, "specials": specials}).encode()), vocabulary)

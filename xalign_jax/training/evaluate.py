@@ -10,7 +10,8 @@ from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import sharding
 from xalign_jax.training import directory, plan
-from xalign_jax.training.loop import build_model, restore_model, run_probes
+from xalign_jax.training.initial import restore_model
+from xalign_jax.training.loop import build_model, run_probes
 
 
 def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, step: int | None) -> None:

@@ -12,17 +12,17 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 from xalign_jax.data import prepared as data
-from xalign_jax.errors import RunError, UserError
+from xalign_jax.errors import RunError
 from xalign_jax.models.functional import Model, build
 from xalign_jax.recipe import Recipe, Runtime, as_json
 from xalign_jax.runtime import distributed, sharding
 from xalign_jax.runtime.checkpoint import Checkpoints, abstract
 from xalign_jax.runtime.logging import MetricsLog
 from xalign_jax.training import directory, plan, state
+from xalign_jax.training.initial import initial_params
 from xalign_jax.training.meter import Meter, NotFinite
 from xalign_jax.training.state import TrainState
 from xalign_jax.training.step import make_step, stream_key
@@ -109,7 +109,7 @@ class Run:
         fresh = state.create(self.stages[0].stage, self.model, self.recipe.seed, self.mesh)
         if self.recipe.init_from is None:
             return fresh
-        _, params = restore_model(Path(self.recipe.init_from), None, self.model, self.mesh)
+        params = initial_params(self.recipe, self.model, self.prepared, self.mesh)
         return fresh._replace(params=fresh.params | {"model": params})
 
     def _prefill(self, planned: plan.PlannedStage, current: TrainState, known: set[str]) -> TrainState:
@@ -233,22 +233,3 @@ def build_model(recipe: Recipe, runtime: Runtime, prepared: data.Prepared) -> Mo
         remat=runtime.remat,
         chunks=runtime.accumulate,
     )
-
-
-def restore_model(model_dir: Path, at: int | None, model: Model, mesh: Mesh) -> tuple[int, Any]:
-    """A step of a run (None: its newest) and the model's parameters there, sharded over the mesh.
-
-    Raises:
-      UserError: there is no checkpoint, or it holds another model.
-    """
-    if not (model_dir / "checkpoints").is_dir():
-        raise UserError(f"{model_dir}: no checkpoints there; train it first")
-    checkpoints = Checkpoints(model_dir / "checkpoints")
-    at = checkpoints.latest() if at is None else at
-    if at is None:
-        raise UserError(f"{model_dir}/checkpoints holds no whole checkpoint yet")
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    where = sharding.parameter_shardings(model.logical_axes(), shapes, mesh)
-    params = checkpoints.restore_params(at, {"model": abstract(shapes, where), "heads": {}})["model"]
-    checkpoints.close()
-    return at, params

@@ -10,6 +10,7 @@ import numpy as np
 
 from xalign_jax.data import prepared as data
 from xalign_jax.data import store
+from xalign_jax.data.vocabulary import blank_tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.models.functional import Model
 from xalign_jax.recipe import Recipe, Stage, Stream
@@ -108,6 +109,20 @@ def prepare_data(recipe: Recipe) -> None:
 def load_data(recipe: Recipe) -> data.Prepared:
     """Open the prepared texts, vocabulary, lexicon and facts."""
     return data.load(recipe.vocabulary, recipe.lexicon, recipe.facts, mixtures(recipe))
+
+
+def blank_data(recipe: Recipe) -> data.Prepared:
+    """The recipe's vocabulary and no text, for whoever needs shapes only. Nothing is read but a vocabulary's own file.
+
+    Raises:
+      UserError: that file is missing, and the recipe does not say how many rows it needs.
+    """
+    return data.Prepared(blank_tokenizer(recipe.vocabulary), {}, None, None)
+
+
+def blank_batches(stage: Stage) -> dict[str, dict[str, np.ndarray]]:
+    """A step's batches, by stream, of the shapes and dtypes that its feeds give, without text or memory."""
+    return {stream.name: stream.feed.blank(stream.rows) for stream in stage.streams}
 
 
 def plan(recipe: Recipe, prepared: data.Prepared) -> list[PlannedStage]:

@@ -66,6 +66,11 @@ def make_step(
     return step
 
 
+def jit_step(step: Callable[..., Any], where: TrainState) -> Callable[..., Any]:
+    """The update as the loop runs it: the new state, sharded as `where` says, takes the old one's memory."""
+    return jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+
+
 def combine(stage: Stage, sums: Mapping[str, jax.Array], counts: Mapping[str, jax.Array]) -> jax.Array:
     """`means`: sum_t w_t sum_t / count_t. `pooled`: sum_t w_t sum_t / sum_t count_t (InfoXLM's code)."""
     if stage.combine == "pooled":

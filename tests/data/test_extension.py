@@ -1,0 +1,95 @@
+"""Rows for new tokens: what is known stays, clones copy their originals, pieces are spelt, words follow translations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from xalign_jax.data.extension import row_sources
+from xalign_jax.data.lexicon import LexiconTable, Word, concept_table
+from xalign_jax.data.pieces import SentencePieces, train_sentencepiece
+from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.errors import UserError
+
+ENGLISH = ["the cat sees the dog", "the dog sees a house", "a cat and a dog in the house"] * 5
+GERMAN = ["die Katze sieht den Hund", "der Hund sieht ein Haus", "eine Katze und ein Hund im Haus"] * 5
+
+
+def tokenizer(texts, size=275, **settings):
+    return Tokenizer(SentencePieces(train_sentencepiece(texts, size, "unigram", False)), Vocabulary(**settings))
+
+
+@pytest.fixture(scope="module")
+def english():
+    return tokenizer(ENGLISH)
+
+
+@pytest.fixture(scope="module")
+def both():
+    return tokenizer(ENGLISH + GERMAN, 295)
+
+
+def rows(sources):
+    return [sources.ids[a:b].tolist() for a, b in zip(sources.starts, sources.starts[1:], strict=False)]
+
+
+def test_the_same_vocabulary_needs_nothing(english):
+    assert row_sources(english, english, "mean") is None
+
+
+def test_a_clone_starts_as_the_mean_or_as_its_original(english):
+    cloned = english.with_clones(Vocabulary(clones=1, anchors=0.2))
+    base = np.arange(english.base_size)
+    mean, copy = (row_sources(english, cloned, how) for how in ("mean", "copy"))
+    for sources in (mean, copy):
+        assert len(sources.starts) == cloned.size + 1
+        assert rows(sources)[: english.base_size] == [[i] for i in base]
+    of_clone = [i for i in cloned.clone(base, 1) if i >= english.base_size]
+    assert of_clone and all(rows(mean)[i] == [] for i in of_clone)
+    assert all(rows(copy)[i] == [i - english.base_size] for i in of_clone)
+    assert (copy.kept, copy.made) == (np.sum(~english.special), len(of_clone))
+    back = row_sources(cloned, english, "mean")
+    assert rows(back)[: english.base_size] == [[i] for i in base] and back.made == 0
+
+
+def test_pieces_are_found_by_spelling_and_new_ones_spelt(english, both):
+    sources = row_sources(english, both, "copy")
+    of, found = rows(sources), 0
+    for i in range(both.base_size):
+        if both.special[i] or not both.texts[i]:
+            continue
+        twin = [j for j in of[i] if (english.texts[j], english.word_start[j]) == (both.texts[i], both.word_start[i])]
+        if len(of[i]) == 1 and twin:
+            found += 1
+        elif of[i]:
+            assert "".join(english.texts[j] for j in of[i]) == both.texts[i]
+        assert not english.special[of[i]].any()
+    assert found > 15 and sources.kept == found + sum(
+        bool(of[i]) for i in range(both.base_size) if not both.texts[i] and not both.special[i]
+    )
+    for name in ("pad", "eos", "unk", "bos", "mask"):
+        assert of[getattr(both, name)] == [getattr(english, name)]
+
+
+def test_words_of_a_dictionary_start_as_their_translations(english, both):
+    def word(language, text):
+        return Word(0, language, tuple(both.encode_words([text])[0].tolist()), text)
+
+    table = concept_table([word(0, "cat"), word(1, "Katze")], ("en", "de"))
+    lexicon = LexiconTable(table, table, table, {})
+    known, aligned = (rows(row_sources(english, both, how, lexicon)) for how in ("mean", "aligned"))
+    expected = english.encode_words(["cat"])[0].tolist()
+    new = [i for i in both.encode_words(["Katze"])[0] if not known[i]]
+    assert new and expected and all(aligned[i] == expected for i in new)
+    changed = {i for i in range(both.size) if aligned[i] != known[i]}
+    assert changed == set(new)
+
+
+def test_ways_that_cannot_be(english, both):
+    with pytest.raises(UserError, match=r"Recipe.new_rows = 'copied': one of mean, copy, aligned"):
+        row_sources(english, both, "copied")
+    with pytest.raises(UserError, match=r"Recipe.lexicon"):
+        row_sources(english, both, "aligned")
+    with pytest.raises(UserError, match=r"Vocabulary.rows = 10"):
+        english.with_clones(Vocabulary(rows=10))
+    assert english.with_clones(Vocabulary(rows=301)).size == 301
