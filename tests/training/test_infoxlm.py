@@ -57,7 +57,14 @@ def test_sigterm_and_restart_are_bit_identical(undisturbed, tmp_path):
     assert_identical(model_dir, undisturbed)
 
 
-@pytest.mark.parametrize("options", [{"mesh": "8,1,1"}, {"mesh": "2,2,2"}, {"mesh": "1,2,1", "accumulate": 4}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mesh": "2,2,2", "accumulate": 2},
+        pytest.param({"mesh": "8,1,1"}, marks=pytest.mark.slow),
+        pytest.param({"mesh": "1,2,1", "accumulate": 4}, marks=pytest.mark.slow),
+    ],
+)
 def test_meshes_and_accumulation_equal_one_device(undisturbed, tmp_path, options):
     devices = int(np.prod([int(size) for size in options["mesh"].split(",")]))
     finish(spawn(tmp_path / "run", recipe="infoxlm", devices=devices, **options))
