@@ -146,3 +146,23 @@ def test_reports_import_matplotlib_only_to_draw():
 
     code = "import sys, xalign_jax.evaluation.report; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_control_without_levels_stands_beside_each_level_and_means_in_the_summary(tmp_path):
+    runs = [write_run(tmp_path / f"{seed}", "joint", seed) for seed in (0, 1)]
+    for directory in runs:
+        about = {"stage": "pretrain", "step": 100, "seed": 0}
+        found = json.loads((directory / "results.json").read_text())
+        for level in (0, 1, 2, 3, 4):
+            found.append(
+                {**about, **row("sentence_retrieval", "accuracy", level / 10, 9, language="*->en", level=level)}
+            )
+        found.append({**about, **row("sentence_retrieval", "accuracy", 0.7, 9, language="*->en", control="ngram")})
+        (directory / "results.json").write_text(json.dumps(found))
+    text = compare(runs, tmp_path / "report")
+    table = text.split("## Sentence retrieval, *->en")[1]
+    control = next(line for line in table.splitlines() if line.startswith("| control: n-grams"))
+    assert control.count("0.700 ± 0.000") == 5
+    summary = text.split("## Summary")[1].split("##")[0].splitlines()
+    place = summary[2].split("|").index(next(c for c in summary[2].split("|") if "sentences *->en level 2" in c))
+    assert summary[4].split("|")[place].strip() == "0.200 ± 0.000"

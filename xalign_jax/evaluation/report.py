@@ -101,9 +101,15 @@ def _table(arms: Sequence[Arm], keys: Sequence[Key], heading_of=heading) -> str:
     everyone = Arm("", tuple(run for arm in arms for run in arm.runs))
     for control, name in CONTROLS.items():
         if any(key[-1] == control for key in keys):
-            cells = [_cell(everyone.values((*key[:-1], control))) for key in plain]
+            cells = [_cell(_of_control(everyone, key, control)) for key in plain]
             rows.append([name, str(len(everyone.runs)), *cells])
     return markdown(["", "runs", *map(heading_of, plain)], rows)
+
+
+def _of_control(everyone: Arm, key: Key, control: str) -> list[float]:
+    """A control's values beside a key; one that has no levels stands at each of them."""
+    probe, metric, language, _, split, _ = key
+    return everyone.values((*key[:-1], control)) or everyone.values((probe, metric, language, None, split, control))
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -111,20 +117,22 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _summary(keys: Sequence[Key]) -> list[Key]:
-    """Language model, words at the middle level, knowledge, foreign mass; no controls."""
-    levels = [key[3] for key in keys if key[0] == "word_retrieval" and isinstance(key[3], int)]
+    """Language model, words and means of sentence retrieval at the middle level, knowledge, foreign mass; no controls."""
+    levels = [key[3] for key in keys if key[0] in LEVELLED and isinstance(key[3], int)]
     middle = max(levels, default=0) // 2
     wanted = []
     for key in keys:
-        word = key[0] == "word_retrieval" and key[1] == "accuracy" and key[3] == middle
-        if key[-1] is None and (word or key[0] in ("perplexity", "knowledge", "foreign_mass")):
+        found = key[0] == "word_retrieval" or (key[0] == "sentence_retrieval" and "*" in (key[2] or ""))
+        found = found and key[1] == "accuracy" and key[3] == middle
+        if key[-1] is None and (found or key[0] in ("perplexity", "knowledge", "foreign_mass")):
             wanted.append(key)
     return wanted
 
 
 def _summary_heading(key: Key) -> str:
     if key[0] in LEVELLED:
-        return f"words {key[2]} {key[4]} level {key[3]}"
+        what = f"words {key[2]} {key[4]}" if key[0] == "word_retrieval" else f"sentences {key[2]}"
+        return f"{what} level {key[3]}"
     return heading(key) if key[0] == "perplexity" else f"{key[0].split('_')[0]} {heading(key)}"
 
 

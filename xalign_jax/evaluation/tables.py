@@ -155,6 +155,8 @@ _METRICS = {
     "in_language_accuracy_mean": "in-language accuracy by mean score",
     "chance": "chance",
     "mass": "mass",
+    "accuracy_first": "first token",
+    "accuracy_margin": "margin",
     "accuracy_centred": "centred",
     "parallel": "parallel",
     "shuffled": "shuffled",
