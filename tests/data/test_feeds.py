@@ -81,6 +81,13 @@ def test_shapes_and_types(prepared):
     for key in ("language", *(k for k in batch if k.startswith("count_"))):
         assert batch[key].shape == (8,) and batch[key].dtype == np.int32, key
     assert len([k for k in batch if k.startswith("count_")]) == 5
+    assert same_form(batch, WindowFeed(T, Switch()).blank(8))
+
+
+def same_form(batch: dict, blank: dict) -> bool:
+    """Equal names, shapes and dtypes."""
+    form, expected = ({k: (a.shape, a.dtype) for k, a in one.items()} for one in (batch, blank))
+    return form == expected
 
 
 def test_windows_are_stored_tokens_and_documents_are_segments(prepared):
@@ -244,6 +251,7 @@ def test_word_rows_hold_each_word_in_a_segment(prepared):
     assert len(set(found)) == len(found) == 20 == batch["count_words"].sum()
     assert len({concept for concept, _ in found}) == 10 and not batch["count_dropped"].any()
     assert (batch["segment_ids"].max(axis=1) <= 6).all() and feed.languages == ("en", "en_clone")
+    assert same_form(batch, WordFeed(length=T, words_per_row=6, concepts=10).blank(8))
 
 
 def test_word_steps_are_epochs_over_concepts(prepared):

@@ -128,6 +128,8 @@ def test_shapes_types_and_counts(prepared, config):
     assert block[unit].sum() + block["count_dropped"].sum() == units * packing.ITEMS
     assert block["count_dropped"].sum() < 0.05 * units * packing.ITEMS and not block["count_dropped"][1:].any()
     assert ("types" in block) == getattr(config, "language_types", False)
+    blank = config.blank(feed.block_rows)
+    assert {k: (a.shape, a.dtype) for k, a in block.items()} == {k: (a.shape, a.dtype) for k, a in blank.items()}
 
 
 def test_texts_are_documents_in_their_language_and_clones(prepared):

@@ -14,6 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from xalign_jax.data.codeswitch import COUNTS, Switch, Switched, Table, build_table, switch, unswitched
 from xalign_jax.data.hashing import hash64, permute
+from xalign_jax.data.packing import Batch, blank
 from xalign_jax.data.prepared import FACTS, Member
 from xalign_jax.data.rates import Blocks, block_counts, member_rates
 from xalign_jax.data.sentences import ContrastFeed, TextFeed, TranslationFeed
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["ContrastFeed", "Switch", "TextFeed", "TranslationFeed", "WindowFeed", "WordFeed"]
 
 _CHUNK = 1 << 17  # tokens worked on at a time, so that large batches need little memory
-
-Batch = dict[str, np.ndarray]
 
 
 @gin.configurable
@@ -66,6 +65,13 @@ class WindowFeed:
         counts = block_counts({member.name: rates[member.name] for member in used})
         switching = _switching(self.switch, self.length, prepared, used)
         return Windows(self.length, rows, prepared.tokenizer, used, counts, seed, switching)
+
+    def blank(self, rows: int) -> Batch:
+        """`rows` rows without text, for whoever needs shapes only."""
+        shape = (rows, self.length)
+        batch = {name: blank(shape, np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
+        batch |= {"weights": blank(shape, np.float32), "language": blank((rows,), np.int32)}
+        return batch | {f"count_{name}": blank((rows,), np.int32) for name in COUNTS}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -222,6 +222,26 @@ class PackedRows:
         return self._written[np.repeat(k, size), found] if k.any() else found
 
 
+def blank_rows(rows: int, form: Form, unit: str, views: int = 1, texts: int = 0) -> Batch:
+    """What `PackedRows.rows` returns, with zeros in place of text; the arrays take no memory.
+
+    Args:
+      unit: "texts" or "pairs".   views, texts: V and P of the items.
+    """
+    names = ["tokens", "positions", "segment_ids", "token_language", *(["types"] if form.language_types else [])]
+    names += [f"key_{name}" for name in names] if views == 2 else []
+    batch = {name: blank((rows, form.length), np.int32) for name in names}
+    if views == 2:
+        kinds = {"group": np.int32, "text": np.uint32, "key_text": np.uint32}
+        batch |= {name: blank((rows, form.slots, texts), dtype) for name, dtype in kinds.items()}
+    return batch | {f"count_{name}": blank((rows,), np.int32) for name in (unit, "cut", "dropped")}
+
+
+def blank(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Zeros of that shape that take no memory; they cannot be written to."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
 def _ranges(start: np.ndarray, size: np.ndarray) -> np.ndarray:
     """[start_0, start_0 + 1, ..., start_0 + size_0 - 1, start_1, ...], (sum of sizes,) int64."""
     return np.repeat(start - (np.cumsum(size) - size), size) + np.arange(size.sum())

@@ -9,7 +9,7 @@ import gin
 
 from xalign_jax.data.examples import PairExamples, PairItems, Pairs, Pieces
 from xalign_jax.data.hashing import hash64
-from xalign_jax.data.packing import Form, PackedRows
+from xalign_jax.data.packing import Batch, Form, PackedRows, blank_rows
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze
 
@@ -52,6 +52,10 @@ class TextFeed:
         pieces = Pieces(prepared.members(mixture, split), mixture, most, own)
         return PackedRows(pieces, Form(self.length, self.slots), prepared.tokenizer, rows, own)
 
+    def blank(self, rows: int) -> Batch:
+        """`rows` rows without text, for whoever needs shapes only."""
+        return blank_rows(rows, Form(self.length, self.slots), "texts")
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +94,14 @@ class TranslationFeed:
         _check_side(self, 2, prepared)
         own = int(hash64(seed, "TranslationFeed"))
         items = PairItems(_examples(self, prepared, mixture, own, split), 1, False, self.side, own)
-        form = Form(self.length, self.slots, self.reset_positions, self.language_types)
-        return PackedRows(items, form, prepared.tokenizer, rows, own)
+        return PackedRows(items, self._form(), prepared.tokenizer, rows, own)
+
+    def blank(self, rows: int) -> Batch:
+        """`rows` rows without text, for whoever needs shapes only."""
+        return blank_rows(rows, self._form(), "pairs")
+
+    def _form(self) -> Form:
+        return Form(self.length, self.slots, self.reset_positions, self.language_types)
 
 
 @gin.configurable
@@ -131,6 +141,10 @@ class ContrastFeed:
         own = int(hash64(seed, "ContrastFeed"))
         items = PairItems(_examples(self, prepared, mixture, own, split), 2, self.mixup, self.side, own)
         return PackedRows(items, Form(self.length, self.slots), prepared.tokenizer, rows, own)
+
+    def blank(self, rows: int) -> Batch:
+        """`rows` rows without text, for whoever needs shapes only."""
+        return blank_rows(rows, Form(self.length, self.slots), "pairs", views=2, texts=2 if self.mixup else 1)
 
 
 def _specials(prepared: Prepared, texts: int) -> int:

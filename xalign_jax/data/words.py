@@ -9,6 +9,7 @@ import gin
 import numpy as np
 
 from xalign_jax.data.hashing import hash64, permute
+from xalign_jax.data.packing import Batch, blank
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from xalign_jax.data.lexicon import Concepts
     from xalign_jax.data.prepared import Prepared
     from xalign_jax.data.store import Mixture
-
-Batch = dict[str, np.ndarray]
 
 
 @gin.configurable
@@ -49,6 +48,14 @@ class WordFeed:
         if not 1 <= self.concepts <= count:
             raise UserError(f"WordFeed.concepts = {self.concepts}: the lexicon has {count} training concepts")
         return Words(self, table, rows, seed, 0 if prepared.tokenizer.pad is None else prepared.tokenizer.pad)
+
+    def blank(self, rows: int) -> Batch:
+        """`rows` rows without words, for whoever needs shapes only."""
+        batch = {n: blank((rows, self.length), np.int32) for n in ("tokens", "targets", "positions", "segment_ids")}
+        batch["weights"] = blank((rows, self.length), np.float32)
+        kinds = {"concept": np.int32, "language": np.int32, "text_hash": np.uint32}
+        batch |= {name: blank((rows, self.words_per_row), dtype) for name, dtype in kinds.items()}
+        return batch | {name: blank((rows,), np.int32) for name in ("count_words", "count_dropped")}
 
 
 class Words:

@@ -1,24 +1,87 @@
-"""Published peak rates, for model-FLOPs utilisation."""
+"""Published figures of chips: for model-FLOPs utilisation and for rooflines."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 
-# Dense bfloat16 FLOP/s of one device, by a part of `device_kind`; from the vendors' data sheets.
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "TPU v6": 918e12,
-    "TPU v5p": 459e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v4": 275e12,
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Figures of one chip (of a GPU: one card).
+
+    Attributes:
+      flops: dense bfloat16 FLOP/s.
+      hbm: bytes of memory.   hbm_rate: bytes/s read from it.
+      link_rate: bytes/s that it sends to its neighbours over all its links (half of a "bidirectional" figure).
+      network_rate: bytes/s that it sends over the data-centre network: its share of its host's.
+      source: where all of these are published.
+    """
+
+    flops: float
+    hbm: float
+    hbm_rate: float
+    link_rate: float
+    network_rate: float
+    source: str
+
+
+GB = 1e9
+GIB = 2.0**30
+
+# By a part of `device_kind`; the first that matches counts. Vendors write 16 GB of memory where they mean 16 GiB.
+CHIPS = {
+    "H200": Chip(
+        989e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB, "NVIDIA H200 SXM data sheet; DGX H200: 400 Gbit/s a card"
+    ),
+    "H100": Chip(
+        989e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, "NVIDIA H100 SXM data sheet; DGX H100: 400 Gbit/s a card"
+    ),
+    "A100": Chip(
+        312e12, 80 * GB, 2039 * GB, 300 * GB, 25 * GB, "NVIDIA A100 80GB SXM data sheet; DGX A100: 200 Gbit/s a card"
+    ),
+    "TPU v6": Chip(
+        918e12,
+        32 * GIB,
+        1638 * GB,
+        400 * GB,
+        12.5 * GB,
+        "cloud.google.com/tpu/docs/v6e: 25.6 Tbit/s a pod of 256 to the network",
+    ),
+    "TPU v5 lite": Chip(
+        197e12,
+        16 * GIB,
+        819 * GB,
+        200 * GB,
+        3.125 * GB,
+        "cloud.google.com/tpu/docs/v5e: 6.4 Tbit/s a pod of 256 to the network",
+    ),
+    "TPU v5": Chip(
+        459e12,
+        95 * GIB,
+        2765 * GB,
+        600 * GB,
+        6.25 * GB,
+        "cloud.google.com/tpu/docs/v5p: 50 Gbit/s a chip to the network",
+    ),
+    "TPU v4": Chip(
+        275e12,
+        32 * GIB,
+        1200 * GB,
+        300 * GB,
+        6.25 * GB,
+        "cloud.google.com/tpu/docs/v4; links: Jouppi et al. 2023 (arXiv 2304.01433), 6 x 50 GB/s; network taken as v5p's",
+    ),
 }
+
+
+def chip(device_kind: str) -> Chip | None:
+    """The figures of that kind of device, None where there are no published ones (CPUs)."""
+    return next((found for name, found in CHIPS.items() if name in device_kind), None)
 
 
 def peak_flops() -> float | None:
     """Peak FLOP/s over all devices of the run, or None where no published figure applies (CPUs)."""
-    kind = jax.devices()[0].device_kind
-    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in kind), None)
-    return None if peak is None else peak * jax.device_count()
+    found = chip(jax.devices()[0].device_kind)
+    return None if found is None else found.flops * jax.device_count()

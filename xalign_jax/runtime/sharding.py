@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from xalign_jax.errors import UserError
@@ -30,18 +31,42 @@ RULES: dict[str | None, str | tuple[str, ...] | None] = {
 }
 
 
-def make_mesh(shape: Sequence[int]) -> Mesh:
+def make_mesh(shape: Sequence[int], slices: Sequence[Sequence[jax.Device]] | None = None) -> Mesh:
     """A mesh over all devices with axes (data, fsdp, tensor); one -1 takes what remains.
 
+    Of several slices, the data axis spans them: only sums of gradients cross the data-centre network.
+
+    Args:
+      slices: the devices, by slice; None = those present.
+
     Raises:
-      UserError: the shape does not multiply to the number of devices.
+      UserError: the shape does not multiply to the number of devices, or its data axis is no multiple of the slices.
     """
-    devices = jax.device_count()
+    slices = present_slices() if slices is None else slices
+    devices = sum(map(len, slices))
     known = int(np.prod([size for size in shape if size != -1]))
     sizes = [devices // max(known, 1) if size == -1 else size for size in shape]
     if len(sizes) != len(AXES) or sum(size == -1 for size in shape) > 1 or int(np.prod(sizes)) != devices:
         raise UserError(f"Runtime.mesh = {tuple(shape)}: axes {AXES} must multiply to the {devices} devices present")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    data, *others = sizes
+    if data % len(slices):
+        raise UserError(
+            f"Runtime.mesh = {tuple(shape)}: the first, {AXES[0]}, spans the slices and must be a multiple of {len(slices)}"
+        )
+    parts = [
+        mesh_utils.create_device_mesh((data // len(slices), *others), list(one), allow_split_physical_axes=True)
+        for one in slices
+    ]
+    return Mesh(np.concatenate(parts), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def present_slices() -> list[list[jax.Device]]:
+    """The devices of this run by TPU slice; of other machines all in one."""
+    slices: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        number = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
+        slices.setdefault(number, []).append(device)
+    return [slices[number] for number in sorted(slices)]
 
 
 def batch_ways(mesh: Mesh) -> int:
