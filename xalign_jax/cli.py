@@ -80,6 +80,8 @@ def _register() -> None:
     import xalign_jax.data.store
     import xalign_jax.data.vocabulary
     import xalign_jax.evaluation
+    import xalign_jax.models.bert
+    import xalign_jax.models.gpt_neox
     import xalign_jax.models.llama
     import xalign_jax.models.xlm_roberta
     import xalign_jax.objectives.causal_lm

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from xalign_jax.models.layers import Maker, project
+from xalign_jax.models.layers import Maker, RMSNorm, add_bias, project
+from xalign_jax.models.rotary import rotate
 
 
 class Context(NamedTuple):
@@ -16,39 +18,51 @@ class Context(NamedTuple):
 
     Attributes:
       mask: (B,T,T) bool, True where the query (second axis) sees the key (last axis).
-      cos, sin: rotary tables (B,T,1,head_dim/2) float32; None = queries and keys are not rotated.
+      cos, sin: rotary tables (B,T,1,dims/2) float32; None = queries and keys are not rotated.
+      full_mask: (B,T,T) bool, the mask of some layers; None = all have the same.
+      full_layers: (L,) bool, which layers those are.
     """
 
     mask: jax.Array
     cos: jax.Array | None = None
     sin: jax.Array | None = None
+    full_mask: jax.Array | None = None
+    full_layers: np.ndarray | None = None
+
+    def of_layer(self, full: jax.Array | None) -> Context:
+        """The context with the mask of one layer, whose entry of `full_layers` is `full`."""
+        if full is None or self.full_mask is None:
+            return self
+        return self._replace(mask=jnp.where(full, self.full_mask, self.mask), full_mask=None)
 
 
-def causal_context(positions: jax.Array, segment_ids: jax.Array, head_dim: int, theta: float) -> Context:
-    """Rotary tables and the causal mask within segments, from positions and segment ids (B,T).
+def causal_context(
+    segment_ids: jax.Array,
+    cos: jax.Array,
+    sin: jax.Array,
+    window: int | None = None,
+    full_layers: np.ndarray | None = None,
+) -> Context:
+    """The causal mask within segments (B,T), with rotary tables.
 
     Padding (segment 0) sees earlier padding and itself: harmless to others, and no row of the softmax is empty.
+
+    Args:
+      window: a query sees itself and the window - 1 tokens before it; None = all before it.
+      full_layers: (L,) bool, layers that ignore the window.
     """
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
     order = jnp.arange(segment_ids.shape[1])
-    mask = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (order[:, None] >= order[None, :])
-    return Context(mask, jnp.cos(angles), jnp.sin(angles))
+    distance = order[:, None] - order[None, :]
+    mask = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (distance >= 0)
+    if window is None or window >= segment_ids.shape[1]:
+        return Context(mask, cos, sin)
+    near = mask & (distance < window)
+    return Context(near, cos, sin) if full_layers is None else Context(near, cos, sin, mask, full_layers)
 
 
 def mutual_context(segment_ids: jax.Array) -> Context:
     """All tokens of a segment see each other; from segment ids (B,T). Padding (segment 0) sees padding."""
     return Context(segment_ids[:, :, None] == segment_ids[:, None, :])
-
-
-def rotate(x: jax.Array, context: Context) -> jax.Array:
-    """Rotary embedding of x (B,T,heads,head_dim), if the context has tables; the pairs are (i, i + head_dim/2), as in
-    the Hugging Face code."""
-    cos, sin = context.cos, context.sin
-    if cos is None or sin is None:
-        return x
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
@@ -72,26 +86,49 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) 
 
 
 class SelfAttention(nnx.Module):
-    """Attention, with or without biases: (B,T,width) -> (B,T,width)."""
+    """Attention: (B,T,width) -> (B,T,width).
+
+    Args:
+      qkv_bias, output_bias: whether these products have biases.
+      qk_norm_eps: normalise each head's queries and keys before they are rotated, by an RMSNorm with this epsilon
+        (Dehghani et al. 2023; Qwen3); None = do not.
+    """
 
     def __init__(
-        self, width: int, heads: int, kv_heads: int, head_dim: int, dtype: Any, make: Maker, biases: bool = False
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: Any,
+        make: Maker,
+        *,
+        qkv_bias: bool = False,
+        output_bias: bool = False,
+        qk_norm_eps: float | None = None,
     ):
         self.dtype = dtype
-        self.biases = biases
         self.query = make.normal((width, heads, head_dim), ("embed", "heads", "head_dim"))
         self.key = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
         self.value = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
         self.output = make.normal((heads, head_dim, width), ("heads", "head_dim", "embed"))
-        if biases:  # one axis each, since what has two is a matrix to the optimiser's decay
+        if qkv_bias:  # one axis each, since what has two is a matrix to the optimiser's decay
             self.query_bias = make.zeros((heads * head_dim,), ("heads",))
             self.key_bias = make.zeros((kv_heads * head_dim,), ("kv_heads",))
             self.value_bias = make.zeros((kv_heads * head_dim,), ("kv_heads",))
+        if output_bias:
             self.output_bias = make.zeros((width,), ("embed",))
+        if qk_norm_eps is not None:
+            self.query_norm = RMSNorm(head_dim, qk_norm_eps, make)
+            self.key_norm = RMSNorm(head_dim, qk_norm_eps, make)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         query, key, value = (self._heads(x, name) for name in ("query", "key", "value"))
-        mixed = attend(rotate(query, context), rotate(key, context), value, context.mask)
+        if hasattr(self, "query_norm"):
+            query, key = self.query_norm(query), self.key_norm(key)
+        if context.cos is not None and context.sin is not None:
+            query, key = (rotate(each, context.cos, context.sin) for each in (query, key))
+        mixed = attend(query, key, value, context.mask)
         output = self.output[...]
         return self._project(mixed.reshape(*x.shape[:2], -1), output.reshape(-1, output.shape[-1]), "output")
 
@@ -100,5 +137,4 @@ class SelfAttention(nnx.Module):
         return self._project(x, w.reshape(w.shape[0], -1), name).reshape(*x.shape[:2], *w.shape[1:])
 
     def _project(self, x: jax.Array, weight: jax.Array, name: str) -> jax.Array:
-        y = project(x, weight.astype(self.dtype))
-        return y + getattr(self, f"{name}_bias")[...].astype(self.dtype) if self.biases else y
+        return add_bias(project(x, weight.astype(self.dtype)), self, f"{name}_bias")

@@ -154,8 +154,9 @@ class Model:
         """Outputs of blocks 1..stop at the levels asked for, by scans over slices of the stacked parameters."""
         block, stacked = nnx.split(network.layers)
 
-        def apply(x: jax.Array, weights: Any) -> jax.Array:
-            return nnx.merge(block, weights)(x, context)
+        def apply(x: jax.Array, layer: Any) -> jax.Array:
+            weights, full = layer
+            return nnx.merge(block, weights)(x, context.of_layer(full))
 
         # Loops cost a small model a quarter of its speed on CPU; a deep model's compile time matters more.
         unroll = jax.default_backend() == "cpu" and self.num_layers <= UNROLLED_LAYERS
@@ -163,9 +164,9 @@ class Model:
             apply = jax.checkpoint(apply, prevent_cse=unroll)
         collected: dict[int, jax.Array] = {}
         for first, last, collect in _slices(levels, stop):
-            weights = jax.tree.map(lambda w, a=first, b=last: w[a:b], stacked)
+            layers = jax.tree.map(lambda w, a=first, b=last: w[a:b], (stacked, context.full_layers))
             step = functools.partial(_step, apply, collect)
-            x, outputs = jax.lax.scan(step, x, weights, unroll=unroll)
+            x, outputs = jax.lax.scan(step, x, layers, unroll=unroll)
             if collect:
                 collected |= {first + 1 + i: outputs[i] for i in range(last - first)}
             collected[last] = x
@@ -187,17 +188,26 @@ class Model:
         bias = nnx.merge(self._graph, params).head_table()[1]
         return bias if bias is None or self._row_map is None else bias[jnp.asarray(self._row_map)]
 
+    def pooled(self, params: Params, h: jax.Array) -> jax.Array:
+        """Sentence embeddings tanh(h W + b) from first tokens' states of level L: (..., width) -> (..., width).
+
+        Raises:
+          UserError: the model has no pooler.
+        """
+        if "pooler" not in params:
+            raise UserError(f"{type(self.config).__name__} without a pooler; use the mean or the first token's states")
+        return nnx.merge(self._graph, params).pooled(h)
+
     def flops_per_token(self, length: int) -> float:
         """Model FLOPs of a forward and a backward pass per token of a row of `length` tokens.
 
-        6 per weight of a matrix (lookups are free) and the attention products, of which a causal mask needs half.
+        6 per weight of a matrix (lookups and a pooler are free) and the attention products with the keys that are seen.
         """
         c = self.config
         shapes = jax.eval_shape(self.init, jax.random.key(0))
-        lookups = ("positions", "types") if self.tied else ("positions", "types", "embedding")
-        weights = sum(a.size for a in jax.tree.leaves({k: v for k, v in shapes.items() if k not in lookups}))
-        attention = 12 * self.num_layers * c.heads * c.head_size * length * (0.5 if self.causal else 1.0)
-        return 6.0 * weights + attention
+        free = {"positions", "types", "pooler"} | (set() if self.tied else {"embedding"})
+        weights = sum(a.size for a in jax.tree.leaves({k: v for k, v in shapes.items() if k not in free}))
+        return 6.0 * weights + 12 * c.heads * c.head_size * c.keys_seen(length)
 
 
 def _split(rows: Any, parts: int) -> Any:
@@ -219,8 +229,8 @@ def _join(states: Any, count: int) -> Any:
     return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:])[:count], states)
 
 
-def _step(apply: Callable[..., jax.Array], collect: bool, x: jax.Array, weights: Any) -> tuple[jax.Array, Any]:
-    x = apply(x, weights)
+def _step(apply: Callable[..., jax.Array], collect: bool, x: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+    x = apply(x, layer)
     return x, x if collect else None
 
 

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from xalign_jax.errors import UserError
+
 Axes = tuple[str | None, ...]
+
+# By the names in Hugging Face configurations, several of which mean the same.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    **dict.fromkeys(("gelu", "gelu_python"), functools.partial(jax.nn.gelu, approximate=False)),
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), functools.partial(jax.nn.gelu, approximate=True)),
+    **dict.fromkeys(("silu", "swish"), jax.nn.silu),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "tanh": jnp.tanh,
+}
+
+
+def check_activation(config: Any) -> None:
+    """Raises UserError if `config.activation` is not in the table."""
+    if config.activation not in ACTIVATIONS:
+        raise UserError(f"{type(config).__name__}.activation = {config.activation!r}: one of {', '.join(ACTIVATIONS)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +71,11 @@ class Maker:
 def project(x: jax.Array, weight: jax.Array) -> jax.Array:
     """x (..., n) times weight (n, m): one plain matrix product, whose gradients XLA also runs as plain products."""
     return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[-1])
+
+
+def add_bias(x: jax.Array, module: nnx.Module, name: str) -> jax.Array:
+    """x (..., n) plus the module's bias (n,) of that name, if it has one."""
+    return x + getattr(module, name)[...].astype(x.dtype) if hasattr(module, name) else x
 
 
 class RMSNorm(nnx.Module):
@@ -93,14 +119,20 @@ class Dense(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """(silu(x gate) * (x up)) down, without biases: (..., width) -> (..., width)."""
+    """(silu(x gate) * (x up)) down, with or without biases: (..., width) -> (..., width)."""
 
-    def __init__(self, width: int, hidden: int, dtype: Any, make: Maker):
+    def __init__(self, width: int, hidden: int, dtype: Any, make: Maker, biases: bool = False):
         self.dtype = dtype
         self.gate = make.normal((width, hidden), ("embed", "mlp"))
         self.up = make.normal((width, hidden), ("embed", "mlp"))
         self.down = make.normal((hidden, width), ("mlp", "embed"))
+        if biases:
+            self.gate_bias = make.zeros((hidden,), ("mlp",))
+            self.up_bias = make.zeros((hidden,), ("mlp",))
+            self.down_bias = make.zeros((width,), ("embed",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        gate, up, down = (w[...].astype(self.dtype) for w in (self.gate, self.up, self.down))
-        return project(jax.nn.silu(project(x, gate)) * project(x, up), down)
+        return self._project(jax.nn.silu(self._project(x, "gate")) * self._project(x, "up"), "down")
+
+    def _project(self, x: jax.Array, name: str) -> jax.Array:
+        return add_bias(project(x, getattr(self, name)[...].astype(self.dtype)), self, f"{name}_bias")

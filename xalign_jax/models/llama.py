@@ -1,8 +1,12 @@
-"""Llama: a decoder with RMSNorm, rotary positions, SwiGLU and grouped key/value heads (Touvron et al. 2023)."""
+"""Llama: a decoder with RMSNorm, rotary positions, SwiGLU and grouped key/value heads (Touvron et al. 2023).
+
+With its options also Mistral (a window), Qwen2 (biases of queries, keys and values) and Qwen3 (their norms).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import gin
@@ -10,7 +14,8 @@ import jax
 from flax import nnx
 
 from xalign_jax.errors import UserError
-from xalign_jax.models.attention import Context, SelfAttention, causal_context
+from xalign_jax.models.attention import Context, SelfAttention
+from xalign_jax.models.decoder import Decoder
 from xalign_jax.models.layers import Maker, RMSNorm, SwiGLU
 
 
@@ -25,6 +30,11 @@ class Llama:
       tied: the output head is the embedding table.
       max_length: longest sequence accepted.
       init_std: standard deviation of the normal initialisation of every matrix.
+      qkv_bias, output_bias, mlp_bias: whether these matrices have biases.
+      qk_norm: normalise each head's queries and keys.
+      rope_scaling: a RopeScaling, for texts longer than those of a first training; None = no such texts.
+      window: a token sees itself and the window - 1 tokens before it; None = all before it.
+      full_attention_layers: layers, counted from 0, that ignore the window.
     """
 
     layers: int = gin.REQUIRED
@@ -38,6 +48,13 @@ class Llama:
     tied: bool = False
     max_length: int = 2048
     init_std: float = 0.02
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    rope_scaling: Any = None
+    window: int | None = None
+    full_attention_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -46,6 +63,12 @@ class Llama:
             raise UserError(f"Llama.heads = {self.heads} must divide Llama.width = {self.width}, or set Llama.head_dim")
         if self.head_size % 2:
             raise UserError(f"Llama.head_dim = {self.head_size} must be even for rotary positions")
+        if self.window is not None and self.window < 1:
+            raise UserError(f"Llama.window = {self.window}: at least 1, or None")
+        if not {*self.full_attention_layers} <= {*range(self.layers)}:
+            raise UserError(
+                f"Llama.full_attention_layers = {self.full_attention_layers}: layers 0 to {self.layers - 1} exist"
+            )
 
     @property
     def head_size(self) -> int:
@@ -62,9 +85,26 @@ class Llama:
         """Token types are not told apart."""
         return 1
 
-    def network(self, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs) -> LlamaNetwork:
+    def keys_seen(self, length: int) -> float:
+        """Keys that a token of a row of `length` tokens sees, on average, in all layers together."""
+        full, reach = self.layers, min(self.window or length, length)
+        if self.window is not None:
+            full = len({*self.full_attention_layers})
+        return full * length / 2 + (self.layers - full) * reach * (1 - reach / length / 2)
+
+    def network(self, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs) -> Decoder:
         """The parameters and the pieces of the forward pass."""
-        return LlamaNetwork(self, vocabulary_size, dtype, rngs)
+        return Decoder(
+            self,
+            vocabulary_size,
+            dtype,
+            rngs,
+            block=functools.partial(LlamaBlock, self, dtype),
+            norm=functools.partial(RMSNorm, self.width, self.norm_eps),
+            dims=self.head_size,
+            window=self.window,
+            full_layers=self.full_attention_layers,
+        )
 
 
 class LlamaBlock(nnx.Module):
@@ -73,41 +113,20 @@ class LlamaBlock(nnx.Module):
     def __init__(self, config: Llama, dtype: Any, make: Maker):
         c = config
         self.attention_norm = RMSNorm(c.width, c.norm_eps, make)
-        self.attention = SelfAttention(c.width, c.heads, c.kv_heads, c.head_size, dtype, make)
+        self.attention = SelfAttention(
+            c.width,
+            c.heads,
+            c.kv_heads,
+            c.head_size,
+            dtype,
+            make,
+            qkv_bias=c.qkv_bias,
+            output_bias=c.output_bias,
+            qk_norm_eps=c.norm_eps if c.qk_norm else None,
+        )
         self.mlp_norm = RMSNorm(c.width, c.norm_eps, make)
-        self.mlp = SwiGLU(c.width, c.mlp_width, dtype, make)
+        self.mlp = SwiGLU(c.width, c.mlp_width, dtype, make, c.mlp_bias)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         x = x + self.attention(self.attention_norm(x), context)
         return x + self.mlp(self.mlp_norm(x))
-
-
-class LlamaNetwork(nnx.Module):
-    """Embedding, stacked blocks, final norm and head; `models.functional` runs them."""
-
-    def __init__(self, config: Llama, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs):
-        make = Maker(rngs, config.init_std)
-        table = ((vocabulary_size, config.width), ("vocab", "embed"))
-        self.config = config
-        self.dtype = dtype
-        self.embedding = make.normal(*table)
-        self.layers = LlamaBlock(config, dtype, dataclasses.replace(make, stack=config.layers))
-        self.final_norm = RMSNorm(config.width, config.norm_eps, make)
-        if not config.tied:
-            self.head = make.normal(*table)
-
-    def embed(self, rows: jax.Array, positions: jax.Array, types: jax.Array | None) -> jax.Array:
-        """Level 0: (B,T) table rows -> (B,T,width)."""
-        return self.embedding[...][rows].astype(self.dtype)
-
-    def context(self, positions: jax.Array, segment_ids: jax.Array) -> Context:
-        """What all blocks share."""
-        return causal_context(positions, segment_ids, self.config.head_size, self.config.rope_theta)
-
-    def head_input(self, h: jax.Array) -> jax.Array:
-        """The states of level L themselves."""
-        return h
-
-    def head_table(self) -> tuple[jax.Array, jax.Array | None]:
-        """(V,width) float32 rows of the output head; no bias."""
-        return (self.embedding if self.config.tied else self.head)[...], None

@@ -1,0 +1,43 @@
+"""BERT: a post-norm encoder with learned positions and a tied masked-LM head (Devlin et al. 2019); mBERT, LaBSE."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import gin
+
+from xalign_jax.models.encoder import EncoderShape
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Bert(EncoderShape):
+    """Shape of a BERT encoder. Its head is the embedding table, with a bias, after a dense layer and a norm.
+
+    Attributes:
+      mlp_width: hidden width of the MLP.
+      max_length: longest sequence accepted, and rows of the position table.
+      types: token types: the sentences of a pair; 1 = none are told apart.
+      activation: of the MLP and the head: a name in `layers.ACTIVATIONS`.
+      pooler: a dense layer with tanh over the first token's states: LaBSE's sentence embedding.
+      init_std: standard deviation of the normal initialisation of every matrix and table.
+    """
+
+    layers: int = gin.REQUIRED
+    width: int = gin.REQUIRED
+    heads: int = gin.REQUIRED
+    mlp_width: int = gin.REQUIRED
+    max_length: int = 512
+    types: int = 2
+    norm_eps: float = 1e-12
+    activation: str = "gelu"
+    pooler: bool = False
+    init_std: float = 0.02
+
+    first_position: ClassVar[int] = 0
+
+    @property
+    def head_activation(self) -> str:
+        """Between the head's dense layer and its norm."""
+        return self.activation

@@ -1,0 +1,71 @@
+"""What the decoders share: embedding, stacked blocks, final norm and head."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from xalign_jax.models.attention import Context, causal_context
+from xalign_jax.models.layers import Maker
+from xalign_jax.models.rotary import tables
+
+
+class Decoder(nnx.Module):
+    """Embedding, stacked blocks, final norm and head of `config`; `models.functional` runs them.
+
+    Args:
+      block, norm: make the modules of a block and of the final norm.
+      dims: rotated dimensions of each head.
+      window: a query sees itself and the window - 1 tokens before it; None = all before it.
+      full_layers: layers, counted from 0, that ignore the window.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        vocabulary_size: int,
+        dtype: Any,
+        rngs: nnx.Rngs,
+        *,
+        block: Callable[[Maker], nnx.Module],
+        norm: Callable[[Maker], nnx.Module],
+        dims: int,
+        window: int | None = None,
+        full_layers: tuple[int, ...] = (),
+    ):
+        make = Maker(rngs, config.init_std)
+        table = ((vocabulary_size, config.width), ("vocab", "embed"))
+        self.config = config
+        self.dtype = dtype
+        self.dims = dims
+        self.window = window
+        self.full_layers = full_layers
+        self.embedding = make.normal(*table)
+        self.layers = block(dataclasses.replace(make, stack=config.layers))
+        self.final_norm = norm(make)
+        if not config.tied:
+            self.head = make.normal(*table)
+
+    def embed(self, rows: jax.Array, positions: jax.Array, types: jax.Array | None) -> jax.Array:
+        """Level 0: (B,T) table rows -> (B,T,width)."""
+        return self.embedding[...][rows].astype(self.dtype)
+
+    def context(self, positions: jax.Array, segment_ids: jax.Array) -> Context:
+        """What all blocks share."""
+        c = self.config
+        cos, sin = tables(positions, segment_ids, self.dims, c.rope_theta, c.rope_scaling)
+        full = np.isin(np.arange(c.layers), self.full_layers) if self.full_layers else None
+        return causal_context(segment_ids, cos, sin, self.window, full)
+
+    def head_input(self, h: jax.Array) -> jax.Array:
+        """The states of level L themselves."""
+        return h
+
+    def head_table(self) -> tuple[jax.Array, jax.Array | None]:
+        """(V,width) float32 rows of the output head; no bias."""
+        return (self.embedding if self.config.tied else self.head)[...], None

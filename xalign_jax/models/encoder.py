@@ -1,0 +1,133 @@
+"""What the encoders share: BERT's network, with learned positions, post-norm blocks and a tied masked-LM head."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from xalign_jax.errors import UserError
+from xalign_jax.models.attention import Context, SelfAttention, mutual_context
+from xalign_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Maker, check_activation
+
+
+class EncoderShape:
+    """What follows from the fields of an encoder's dataclass."""
+
+    layers: int
+    width: int
+    heads: int
+    mlp_width: int
+    max_length: int
+    types: int
+    norm_eps: float
+    activation: str
+    init_std: float
+    first_position: ClassVar[int]  # the row of the position table that position 0 reads
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.width % self.heads:
+            raise UserError(f"{name}.heads = {self.heads} must divide {name}.width = {self.width}")
+        if self.types < 1:
+            raise UserError(f"{name}.types = {self.types}: at least 1, which is none told apart")
+        check_activation(self)
+
+    @property
+    def head_size(self) -> int:
+        """Width of one head."""
+        return self.width // self.heads
+
+    @property
+    def causal(self) -> bool:
+        """Positions see those before and after them."""
+        return False
+
+    @property
+    def tied(self) -> bool:
+        """The output head is the embedding table."""
+        return True
+
+    @property
+    def head_activation(self) -> str:
+        """Between the head's dense layer and its norm."""
+        return "gelu"
+
+    @property
+    def pooler(self) -> bool:
+        """Whether there is a dense layer with tanh over the first token's states."""
+        return False
+
+    def keys_seen(self, length: int) -> float:
+        """Keys that a token of a row of `length` tokens sees, in all layers together."""
+        return self.layers * length
+
+    def network(self, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs) -> Encoder:
+        """The parameters and the pieces of the forward pass."""
+        return Encoder(self, vocabulary_size, dtype, rngs)
+
+
+class EncoderBlock(nnx.Module):
+    """norm(x + attention(x)), then norm(x + MLP(x))."""
+
+    def __init__(self, config: EncoderShape, dtype: Any, make: Maker):
+        c = config
+        self.activation = c.activation
+        biases = {"qkv_bias": True, "output_bias": True}
+        self.attention = SelfAttention(c.width, c.heads, c.heads, c.head_size, dtype, make, **biases)
+        self.attention_norm = LayerNorm(c.width, c.norm_eps, dtype, make)
+        self.up = Dense((c.width, c.mlp_width), ("embed", "mlp"), dtype, make)
+        self.down = Dense((c.mlp_width, c.width), ("mlp", "embed"), dtype, make)
+        self.mlp_norm = LayerNorm(c.width, c.norm_eps, dtype, make)
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        x = self.attention_norm(x + self.attention(x, context))
+        return self.mlp_norm(x + self.down(ACTIVATIONS[self.activation](self.up(x))))
+
+
+class Encoder(nnx.Module):
+    """Embeddings, stacked blocks, masked-LM head and pooler; `models.functional` runs them."""
+
+    def __init__(self, config: EncoderShape, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs):
+        make, width = Maker(rngs, config.init_std), config.width
+        self.config = config
+        self.embedding = make.normal((vocabulary_size, width), ("vocab", "embed"))
+        self.positions = make.normal((config.max_length + config.first_position, width), (None, "embed"))
+        self.types = make.normal((config.types, width), (None, "embed"))
+        self.embedding_norm = LayerNorm(width, config.norm_eps, dtype, make)
+        self.layers = EncoderBlock(config, dtype, dataclasses.replace(make, stack=config.layers))
+        self.head = Dense((width, width), ("embed", None), dtype, make)
+        self.head_norm = LayerNorm(width, config.norm_eps, dtype, make)
+        self.head_bias = make.zeros((vocabulary_size,), ("vocab",))
+        if config.pooler:
+            self.pooler = Dense((width, width), ("embed", None), dtype, make)
+
+    def embed(self, rows: jax.Array, positions: jax.Array, types: jax.Array | None) -> jax.Array:
+        """Level 0: (B,T) table rows, positions and types -> (B,T,width). A type that the table lacks gives NaN."""
+        table = self.types[...]
+        of_type = table[0] if types is None else table.at[types].get(mode="fill", fill_value=jnp.nan)
+        of_position = self.positions[...][positions + self.config.first_position]
+        return self.embedding_norm(self.embedding[...][rows] + of_position + of_type)
+
+    def context(self, positions: jax.Array, segment_ids: jax.Array) -> Context:
+        """What all blocks share."""
+        return mutual_context(segment_ids)
+
+    def final_norm(self, x: jax.Array) -> jax.Array:
+        """Nothing: blocks end in a norm."""
+        return x
+
+    def head_input(self, h: jax.Array) -> jax.Array:
+        """(..., width) states of level L -> (..., width)."""
+        return self.head_norm(ACTIVATIONS[self.config.head_activation](self.head(h)))
+
+    def head_table(self) -> tuple[jax.Array, jax.Array | None]:
+        """(V,width) float32 rows of the output head and its bias (V,)."""
+        return self.embedding[...], self.head_bias[...]
+
+    def pooled(self, h: jax.Array) -> jax.Array:
+        """(..., width) first states of level L -> (..., width)."""
+        return jnp.tanh(self.pooler(h))

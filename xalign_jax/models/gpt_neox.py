@@ -1,0 +1,113 @@
+"""GPT-NeoX: a decoder with LayerNorms, biases and partly rotated heads (Black et al. 2022); Pythia's architecture."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import gin
+import jax
+from flax import nnx
+
+from xalign_jax.errors import UserError
+from xalign_jax.models.attention import Context, SelfAttention
+from xalign_jax.models.decoder import Decoder
+from xalign_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Maker, check_activation
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class GPTNeoX:
+    """Shape of a GPT-NeoX decoder.
+
+    Attributes:
+      mlp_width: hidden width of the MLP.
+      rotary_fraction: share of each head's dimensions, the first ones, that positions rotate.
+      rope_scaling: a RopeScaling, for texts longer than those of a first training; None = no such texts.
+      parallel_residual: attention and MLP of a block read the same states; False = the MLP reads attention's sum.
+      attention_bias: whether the products of attention have biases.
+      activation: of the MLP: a name in `layers.ACTIVATIONS`.
+      tied: the output head is the embedding table.
+      max_length: longest sequence accepted.
+      init_std: standard deviation of the normal initialisation of every matrix.
+    """
+
+    layers: int = gin.REQUIRED
+    width: int = gin.REQUIRED
+    heads: int = gin.REQUIRED
+    mlp_width: int = gin.REQUIRED
+    rotary_fraction: float = 0.25
+    rope_theta: float = 1e4
+    rope_scaling: Any = None
+    parallel_residual: bool = True
+    attention_bias: bool = True
+    activation: str = "gelu"
+    norm_eps: float = 1e-5
+    tied: bool = False
+    max_length: int = 2048
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"GPTNeoX.heads = {self.heads} must divide GPTNeoX.width = {self.width}")
+        if self.rotary_dims % 2 or not 0 <= self.rotary_dims <= self.head_size:
+            raise UserError(
+                f"GPTNeoX.rotary_fraction = {self.rotary_fraction} of heads of {self.head_size}: "
+                f"{self.rotary_dims} dimensions; must be an even number of them"
+            )
+        check_activation(self)
+
+    @property
+    def head_size(self) -> int:
+        """Width of one head."""
+        return self.width // self.heads
+
+    @property
+    def rotary_dims(self) -> int:
+        """Rotated dimensions of one head."""
+        return int(self.head_size * self.rotary_fraction)
+
+    @property
+    def causal(self) -> bool:
+        """Positions see earlier positions only."""
+        return True
+
+    @property
+    def types(self) -> int:
+        """Token types are not told apart."""
+        return 1
+
+    def keys_seen(self, length: int) -> float:
+        """Keys that a token of a row of `length` tokens sees, on average, in all layers together."""
+        return self.layers * length / 2
+
+    def network(self, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs) -> Decoder:
+        """The parameters and the pieces of the forward pass."""
+        return Decoder(
+            self,
+            vocabulary_size,
+            dtype,
+            rngs,
+            block=functools.partial(GPTNeoXBlock, self, dtype),
+            norm=functools.partial(LayerNorm, self.width, self.norm_eps, dtype),
+            dims=self.rotary_dims,
+        )
+
+
+class GPTNeoXBlock(nnx.Module):
+    """x + attention(norm(x)) + MLP(norm(x)), or one after the other."""
+
+    def __init__(self, config: GPTNeoX, dtype: Any, make: Maker):
+        c = self.config = config
+        biases = {"qkv_bias": c.attention_bias, "output_bias": c.attention_bias}
+        self.attention_norm = LayerNorm(c.width, c.norm_eps, dtype, make)
+        self.attention = SelfAttention(c.width, c.heads, c.heads, c.head_size, dtype, make, **biases)
+        self.mlp_norm = LayerNorm(c.width, c.norm_eps, dtype, make)
+        self.up = Dense((c.width, c.mlp_width), ("embed", "mlp"), dtype, make)
+        self.down = Dense((c.mlp_width, c.width), ("mlp", "embed"), dtype, make)
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        attended = x + self.attention(self.attention_norm(x), context)
+        read = x if self.config.parallel_residual else attended
+        return attended + self.down(ACTIVATIONS[self.config.activation](self.up(self.mlp_norm(read))))
