@@ -52,11 +52,10 @@ def causal_context(
       full_layers: (L,) bool, layers that ignore the window.
     """
     order = jnp.arange(segment_ids.shape[1])
-    distance = order[:, None] - order[None, :]
-    mask = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (distance >= 0)
+    mask = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (order[:, None] >= order[None, :])
     if window is None or window >= segment_ids.shape[1]:
         return Context(mask, cos, sin)
-    near = mask & (distance < window)
+    near = mask & (order[:, None] < order[None, :] + window)
     return Context(near, cos, sin) if full_layers is None else Context(near, cos, sin, mask, full_layers)
 
 
