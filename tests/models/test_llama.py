@@ -206,6 +206,49 @@ def test_flops_count_matrices_and_half_the_attention(model):
     assert model.flops_per_token(10) == expected
 
 
+def test_flops_count_the_keys_that_windows_show():
+    per_layer = 16 * 16 * 2 + 16 * 8 * 2 + 3 * 16 * 24
+    matrices = 6 * (LAYERS * per_layer + LAYERS * 2 * 16 + 16 + V * 16)
+
+    def keys(**changes):
+        return (build(config(**changes), V).flops_per_token(10) - matrices) / (12 * 16)
+
+    assert keys() == keys(window=10) == keys(window=99) == LAYERS * 5
+    assert keys(window=4) == pytest.approx(LAYERS * (4 - 4 * 4 / 20))
+    assert keys(window=4, full_attention_layers=(0, 2)) == pytest.approx(2 * 5 + 3.2)
+
+
+def test_a_window_limits_what_a_block_sees(params):
+    """One block with a window of 3 shows two tokens before; a full one shows all."""
+    tokens, positions, segments = row(12, total=12)
+    earlier = tokens.copy()
+    earlier[0, 4] = tokens[0, 4] % (V - 1) + 1
+
+    def changed(**options):
+        model = build(config(**options), V)
+        states = [hidden(model, params, t, positions, segments, levels=(1,))[1] for t in (tokens, earlier)]
+        return np.flatnonzero(np.abs(states[0] - states[1])[0].max(-1))
+
+    assert changed(window=3).tolist() == [4, 5, 6]
+    assert changed(window=3, full_attention_layers=(1,)).tolist() == [4, 5, 6]
+    assert changed(window=3, full_attention_layers=(0,)).tolist() == changed().tolist() == [*range(4, 12)]
+
+
+def test_mixed_windows_under_remat_and_chunks():
+    """9 layers, which run as a loop."""
+    shape = config(layers=9, window=3, full_attention_layers=(0, 4, 5))
+    batch = [np.concatenate([a, a[:, ::-1]]) if i == 0 else np.tile(a, (2, 1)) for i, a in enumerate(row(5, 7))]
+    plain = build(shape, V)
+    params = jax.jit(plain.init)(jax.random.key(1))
+
+    def gradient(model):
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(model.hidden(p, *batch, levels=(9,))[9] ** 2)))(params)
+
+    other = build(shape, V, remat=True, chunks=2)
+    for a, b in zip(*(jax.tree.leaves(gradient(model)) for model in (plain, other)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_errors_name_the_binding(model, params):
     with pytest.raises(UserError, match=r"Llama\.max_length = 32"):
         model.hidden(params, *row(12, total=33), levels=(3,))
@@ -213,6 +256,10 @@ def test_errors_name_the_binding(model, params):
         config(kv_heads=3)
     with pytest.raises(UserError, match=r"Llama\.heads"):
         config(heads=5, kv_heads=5)
+    with pytest.raises(UserError, match=r"Llama\.window = 0"):
+        config(window=0)
+    with pytest.raises(UserError, match=r"Llama\.full_attention_layers = \(3,\): layers 0 to 2"):
+        config(window=2, full_attention_layers=(3,))
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,7 @@ class Llama:
 
     def keys_seen(self, length: int) -> float:
         """Keys that a token of a row of `length` tokens sees, on average, in all layers together."""
-        full, reach = self.layers, min(self.window or length, length)
-        if self.window is not None:
-            full = len({*self.full_attention_layers})
+        full, reach = len({*self.full_attention_layers}), min(self.window or length, length)
         return full * length / 2 + (self.layers - full) * reach * (1 - reach / length / 2)
 
     def network(self, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs) -> Decoder:
