@@ -46,13 +46,14 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--gin_file", action="append", required=True, metavar="FILE", help="repeatable")
             sub.add_argument("--gin.NAME=VALUE", dest="_", help="a gin binding or macro; repeatable")
         if model_dir:
-            sub.add_argument("--model_dir", type=Path, required=True, metavar="DIR")
+            kind = str if name == "train" else Path  # `train` also writes to gs:// and s3://
+            sub.add_argument("--model_dir", type=kind, required=True, metavar="DIR")
         return sub
 
     train = command("train", _train, "Train a recipe, or continue it.", gin=True, model_dir=True)
     train.add_argument("--extend", action="store_true", help="allow more steps of the last stage")
-    train.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, for several processes")
-    train.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
+    train.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where nothing else says it")
+    train.add_argument("--processes", type=int, metavar="N", help="how many processes there are; 1 = run alone")
     train.add_argument("--process_id", type=int, metavar="I", help="this process's number")
     evaluate = command("evaluate", _evaluate, "Run probes on a checkpoint.", gin=True, model_dir=True)
     evaluate.add_argument("--step", type=int, help="the checkpoint's step; default: the newest")
@@ -106,20 +107,23 @@ def _start_jax(precision: str) -> None:
 
 def _train(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.evaluation import report
-    from xalign_jax.runtime import distributed
+    from xalign_jax.runtime import distributed, failures, storage
     from xalign_jax.training.loop import Interrupted, Run
 
-    recipe, runtime = _recipe(options, bindings)
-    _start_jax(runtime.matmul_precision)
     distributed.initialize(options.coordinator, options.processes, options.process_id)
-    run = Run(recipe, runtime, options.model_dir, Path(options.gin_file[-1]).stem, options.extend)
-    try:
-        run.train()
-    except Interrupted:
-        print("xalign: interrupted; the same command continues from here", file=sys.stderr)
-        return INTERRUPTED
-    if distributed.is_main():
-        print(report.report(options.model_dir))
+    with failures.together():
+        recipe, runtime = _recipe(options, bindings)
+        _start_jax(runtime.matmul_precision)
+        model_dir = storage.model_directory(options.model_dir)
+        run = Run(recipe, runtime, model_dir, Path(options.gin_file[-1]).stem, options.extend)
+        try:
+            run.train()
+        except Interrupted:
+            print("xalign: interrupted; the same command continues from here", file=sys.stderr)
+            return INTERRUPTED
+        if distributed.is_main():
+            with storage.as_local(model_dir) as folder:
+                print(report.report(folder))
     return DONE
 
 

@@ -114,6 +114,8 @@ class Runtime:
       prefetch: batches made ahead by background threads.
       keep_checkpoints: newest checkpoints kept.
       probe_every: steps between runs of the stage's probes besides its end; 0 = only at the end.
+      watchdog_seconds: a run in which no step finishes for so long ends with the stacks of its threads; 0 = never. The
+        first step of a stage may take an hour more.
     """
 
     mesh: tuple = (1, -1, 1)
@@ -126,6 +128,7 @@ class Runtime:
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     probe_every: int = 0
+    watchdog_seconds: float = 1800.0
 
     def __post_init__(self) -> None:
         freeze(self)

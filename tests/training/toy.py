@@ -27,7 +27,7 @@ from xalign_jax.objectives.momentum import ConstantMomentum
 from xalign_jax.objectives.word_contrast import WordContrast
 from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
-from xalign_jax.runtime import distributed
+from xalign_jax.runtime import distributed, failures
 from xalign_jax.training import loop, plan
 from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
@@ -222,6 +222,12 @@ def main() -> None:
     SLEEP = float(options.get("sleep", 0))
     if "coordinator" in options:
         distributed.initialize(options["coordinator"], int(options["processes"]), int(options["process_id"]))
+    with failures.together():
+        train(options)
+
+
+def train(options: dict[str, str]) -> None:
+    """As `xalign train` does, with the toy's recipe."""
     mesh = tuple(int(size) for size in options.get("mesh", "1,-1,1").split(","))
     every, parts = int(options.get("checkpoint_every", 4)), int(options.get("accumulate", 1))
     runtime = Runtime(mesh=mesh, log_every=1, checkpoint_every=every, accumulate=parts)

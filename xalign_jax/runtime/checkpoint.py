@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import RunError, UserError
+from xalign_jax.runtime.storage import is_remote
+
+COMMIT_FILE = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)  # objects cannot be renamed
 
 
 class Checkpoints:
@@ -18,22 +24,32 @@ class Checkpoints:
     and `about` (JSON). A step becomes visible only when it is whole.
     """
 
-    def __init__(self, directory: str | Path, keep: int | None = None) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=keep is not None)
-        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+    def __init__(self, directory: str | Path | epath.Path, keep: int | None = None) -> None:
+        directory = epath.Path(directory)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=keep is not None,
+            atomicity_options=COMMIT_FILE if is_remote(directory) else None,
+        )
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def latest(self) -> int | None:
         """The newest whole step, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, params: Any, rest: Any, about: dict[str, Any]) -> None:
-        """Start saving a step; arrays may be donated afterwards."""
+        """Start saving a step; arrays may be donated afterwards.
+
+        Raises:
+          RunError: this step, or the one before, could not be written. So do `wait` and `close`.
+        """
         items = {
             "params": ocp.args.StandardSave(params),
             "rest": ocp.args.StandardSave({"step": step, **rest}),
             "about": ocp.args.JsonSave(about),
         }
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        with self._writing():
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, step: int, params: Any, rest: Any) -> tuple[Any, Any]:
         """Restore into trees of ShapeDtypeStruct with shardings, whatever mesh the step was saved on.
@@ -70,11 +86,23 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return once what was being saved is whole on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish and let go."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # each object store and file system has exceptions of its own
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(
+                f"{self._manager.directory}: a checkpoint could not be written, and the newest whole one stays: {reason}"
+            ) from error
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

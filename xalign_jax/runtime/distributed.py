@@ -1,15 +1,117 @@
-"""Several processes of one run: starting, agreeing, waiting."""
+"""Several processes of one run: joining, agreeing, waiting.
+
+They talk over the key-value store of JAX's coordination service, which needs no devices.
+"""
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import jax
-from jax.experimental import multihost_utils
+
+from xalign_jax.errors import RunError, UserError
+
+# Launcher -> the variables that say how many processes there are, which this one is, how many share this host.
+LAUNCHERS = {
+    "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_TASKS_PER_NODE"),
+    "OpenMPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+}
+JOIN_SECONDS = 300
+HEARTBEAT_SECONDS = 30  # a process that was not heard of for so long is taken for dead, and the others end
+WAIT_SECONDS = 24 * 3600  # for what another process prepares; one that fails is noticed otherwise
+
+_exchanges = itertools.count()
 
 
 def initialize(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
-    """Join the other processes of this run when a coordinator ("host:port") is given; else run alone."""
+    """Join the other processes of this run, if there are any.
+
+    With a coordinator ("host:port" of process 0), what is not given comes from SLURM or OpenMPI. Without one, JAX finds
+    the others where the environment says that there are some (`expects_others`). `processes` = 1 always runs alone.
+
+    Raises:
+      UserError: the options do not say enough, or nothing finds the coordinator.
+      RunError: the others did not come.
+    """
+    if processes == 1 or (coordinator is None and processes is None and process_id is None and not expects_others()):
+        return
+    if coordinator is None and (processes, process_id) != (None, None):
+        raise UserError("--processes and --process_id need --coordinator=HOST:PORT, the address of process 0")
+    counted = _counted()
+    if counted is not None:
+        processes, process_id = (b if a is None else a for a, b in zip((processes, process_id), counted, strict=True))
     if coordinator is not None:
-        jax.distributed.initialize(coordinator, processes, process_id)
+        _check(coordinator, processes, process_id)
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process_id,
+            local_device_ids=_all_gpus(),
+            cluster_detection_method="deactivate" if coordinator is not None and counted is None else None,
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"the environment speaks of several processes, but not of their coordinator ({_one_line(error)}); give "
+            "--coordinator=HOST:PORT --processes=N --process_id=I, or --processes=1 to run alone"
+        ) from error
+    except RuntimeError as error:
+        raise RunError(f"the processes of this run did not find each other: {_one_line(error)}") from error
+
+
+def _check(coordinator: str, processes: int | None, process_id: int | None) -> None:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--coordinator={coordinator}: expected HOST:PORT")
+    if processes is None or process_id is None:
+        name = "--processes" if processes is None else "--process_id"
+        raise UserError(f"{name} is missing, and neither SLURM nor OpenMPI says it")
+    if not 0 <= process_id < processes:
+        raise UserError(f"--process_id={process_id}: the processes are 0 to {processes - 1} (--processes={processes})")
+
+
+def expects_others() -> bool:
+    """Whether the environment says that this process is one of several.
+
+    SLURM and OpenMPI count the processes of the step (a batch script or a shell is none of them); GKE names the hosts of
+    a slice; an indexed Kubernetes job has a completion index; on a TPU virtual machine JAX asks the metadata server.
+    """
+    if counted := _counted():
+        return counted[0] > 1
+    if hosts := os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES"):
+        return len(hosts.split(",")) * int(os.environ.get("MEGASCALE_NUM_SLICES", "1")) > 1
+    if "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ:
+        return True
+    chips = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
+    return bool(chips) and "TPU_SKIP_MDS_QUERY" not in os.environ and importlib.util.find_spec("libtpu") is not None
+
+
+def _counted() -> tuple[int, int] | None:
+    """(processes, this one's number) as SLURM or OpenMPI count them."""
+    for count, own, _ in LAUNCHERS.values():
+        if count in os.environ and own in os.environ:
+            return int(os.environ[count]), int(os.environ[own])
+    return None
+
+
+def _all_gpus() -> list[int] | None:
+    """Every GPU of a host where the launcher started one process; None leaves the choice to JAX (one GPU each)."""
+    for _, _, local in LAUNCHERS.values():
+        if re.fullmatch(r"1(\(x\d+\))?", os.environ.get(local, "")):  # SLURM writes "1(x4)": one on each of four nodes
+            seen = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+            return list(range(len(seen) or len(glob.glob("/dev/nvidia[0-9]*")))) or None
+    return None
 
 
 def is_main() -> bool:
@@ -17,14 +119,66 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def client() -> Any:
+    """JAX's client of the coordination service, None if this process runs alone."""
+    from jax._src.distributed import global_state  # there is no public name; Orbax uses this one
+
+    return global_state.client
+
+
 def wait_for_all(name: str) -> None:
     """Return once every process has reached this point."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    exchange(name, "")
 
 
-def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process; every process must call it."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(flag).any())
+def exchange(name: str, value: str) -> list[str]:
+    """What every process says under a name, in the order of processes; every process must call it."""
+    talk = client()
+    if talk is None:
+        return [value]
+    key = f"xalign/{next(_exchanges)}/{name}"
+    talk.key_value_set(f"{key}/{jax.process_index():06d}", value)
+    talk.wait_at_barrier(key, WAIT_SECONDS * 1000)
+    return [said for _, said in sorted(talk.key_value_dir_get(f"{key}/"))]
+
+
+def agree(values: Mapping[str, Any]) -> None:
+    """Return if every process has the same values (plain JSON); every process must call it.
+
+    Raises:
+      UserError: on every process, what differs and where.
+    """
+    mine = dict(_leaves(values, ""))
+    if len(set(exchange("digest", hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()))) == 1:
+        return
+    everyone = [json.loads(said) for said in exchange("values", json.dumps([socket.gethostname(), mine]))]
+    differing = []
+    for path in sorted({path for _, said in everyone for path in said}):
+        found: dict[str, list[str]] = {}
+        for number, (host, said) in enumerate(everyone):
+            found.setdefault(said.get(path, "absent"), []).append(f"{number} ({host})")
+        if len(found) > 1:
+            differing.append(f"{path} is " + ", ".join(f"{value} on {_some(who)}" for value, who in found.items()))
+    raise UserError("the processes of this run do not agree: " + "; ".join(differing[:5]))
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """(path, value as JSON) of everything in nested dicts and lists."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{number}]")
+    else:
+        yield path, json.dumps(value)
+
+
+def _some(names: list[str]) -> str:
+    """The first four names, and how many more there are."""
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"process {', '.join(names[:4])}{more}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

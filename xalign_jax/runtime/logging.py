@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from etils import epath
+
+from xalign_jax.runtime.storage import is_remote, upload, write_atomically
 
 
 class MetricsLog:
     """Appends rows to `metrics.jsonl` and to TensorBoard event files of one model directory.
 
-    Opening it at a restored step drops the rows past that step, so that no step is ever logged twice.
+    Opening it at a restored step drops the rows past that step, so that no step is ever logged twice. Objects cannot be
+    appended to: for a directory in an object store both are kept in a local folder and copied there by `sync`.
     TensorBoard is written by tensorboardX: clu's writer would load TensorFlow.
     """
 
-    def __init__(self, directory: Path, restored_step: int) -> None:
+    def __init__(self, directory: epath.Path, restored_step: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self._path = directory / "metrics.jsonl"
-        keep_rows(self._path, lambda row: row["step"] <= restored_step)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(directory), purge_step=restored_step + 1)
+        self._directory = directory
+        self._remote = is_remote(directory)
+        self._folder = Path(tempfile.mkdtemp(prefix="xalign-logs-")) if self._remote else Path(directory)
+        path = self._folder / "metrics.jsonl"
+        if self._remote and (directory / path.name).exists():
+            path.write_bytes((directory / path.name).read_bytes())
+        keep_rows(path, lambda row: row["step"] <= restored_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(self._folder), purge_step=restored_step + 1)
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One row of plain numbers."""
@@ -31,10 +42,19 @@ class MetricsLog:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
+    def sync(self) -> None:
+        """Make what was written visible in the object store; before a checkpoint, lest a restart miss rows."""
+        if self._remote:
+            self._board.flush()
+            upload(self._folder, self._directory)
+
     def close(self) -> None:
-        """Flush everything to disk."""
+        """Flush everything to its place."""
         self._file.close()
         self._board.close()
+        self.sync()
+        if self._remote:
+            shutil.rmtree(self._folder)
 
 
 def keep_rows(path: Path, wanted: Callable[[dict], bool]) -> None:
@@ -52,13 +72,6 @@ def keep_rows(path: Path, wanted: Callable[[dict], bool]) -> None:
     write_atomically(path, "".join(line + "\n" for line in rows))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 RESULT_KEYS = (
     "stage",
     "step",
@@ -74,13 +87,13 @@ RESULT_KEYS = (
 )
 
 
-def read_results(directory: Path) -> list[dict[str, Any]]:
+def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
     """The rows of `results.json`, none if there is no such file."""
     path = directory / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return json.loads(path.read_text()) if path.exists() else []
 
 
-def write_results(directory: Path, rows: list[dict[str, Any]]) -> None:
+def write_results(directory: Path | epath.Path, rows: list[dict[str, Any]]) -> None:
     """Write `results.json`: every row has every key, unused ones null."""
     full = [{key: row.get(key) for key in RESULT_KEYS} for row in rows]
     write_atomically(directory / "results.json", "[\n" + ",\n".join(json.dumps(row) for row in full) + "\n]\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from xalign_jax import config
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, Runtime, as_json, identity
 from xalign_jax.runtime.checkpoint import Checkpoints
-from xalign_jax.runtime.logging import read_results, write_atomically, write_results
+from xalign_jax.runtime.logging import read_results, write_results
+from xalign_jax.runtime.storage import as_local, write_atomically
 
 PACKAGES = (
     "xalign_jax",
@@ -31,7 +34,7 @@ PACKAGES = (
 )
 
 
-def claim(model_dir: Path, recipe: Recipe, extend: bool) -> None:
+def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
     """Refuse a directory that holds another recipe's run, judged by its newest checkpoint, else `environment.json`.
 
     Raises:
@@ -50,7 +53,7 @@ def claim(model_dir: Path, recipe: Recipe, extend: bool) -> None:
     raise UserError(f"{model_dir} holds another recipe's run: {shown}. Choose another --model_dir{hint}")
 
 
-def _known_recipe(model_dir: Path) -> Any:
+def _known_recipe(model_dir: Path | epath.Path) -> Any:
     if (model_dir / "checkpoints").is_dir():
         checkpoints = Checkpoints(model_dir / "checkpoints")
         newest = checkpoints.latest()
@@ -70,13 +73,15 @@ def _differences(old: Any, new: Any, path: str) -> Any:
         yield path, old, new
 
 
-def read_environment(directory: Path) -> dict[str, Any]:
+def read_environment(directory: Path | epath.Path) -> dict[str, Any]:
     """The contents of `environment.json`, {} if there is none."""
     path = directory / "environment.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
-def describe(directory: Path, recipe: Recipe, runtime: Runtime, name: str, mesh: Any, prepared: Any) -> None:
+def describe(
+    directory: Path | epath.Path, recipe: Recipe, runtime: Runtime, name: str, mesh: Any, prepared: Any
+) -> None:
     """Write `config.gin`, `environment.json`, `vocabulary/` and the lexicon's splits."""
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "config.gin", config.dump(recipe, runtime))
@@ -85,22 +90,40 @@ def describe(directory: Path, recipe: Recipe, runtime: Runtime, name: str, mesh:
         "seed": recipe.seed,
         "identity": identity(recipe),
         "vocabulary_fingerprint": prepared.tokenizer.fingerprint,
-        "versions": {package: _version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        "versions": versions(),
         "devices": [str(device) for device in jax.devices()],
         "device_kind": jax.devices()[0].device_kind,
         "processes": jax.process_count(),
         "mesh": dict(mesh.shape),
-        "git": _git(),
-        "texts": {
-            task: {split: {lang: s.fingerprint for lang, s in found.items()} for split, found in splits.items()}
-            for task, splits in prepared.stores.items()
-        },
+        "git": git(),
+        "texts": texts(prepared),
         "recipe": as_json(recipe),
     }
     write_atomically(directory / "environment.json", json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
-    prepared.tokenizer.save(directory / "vocabulary")
+    with as_local(directory / "vocabulary") as folder:
+        prepared.tokenizer.save(folder)
     if prepared.lexicon is not None:
-        prepared.lexicon.save(directory / "lexicon")
+        with as_local(directory / "lexicon") as folder:
+            prepared.lexicon.save(folder)
+
+
+def texts(prepared: Any) -> dict[str, Any]:
+    """Fingerprints of the prepared text: task -> split -> language."""
+    return {
+        task: {split: {lang: s.fingerprint for lang, s in found.items()} for split, found in splits.items()}
+        for task, splits in prepared.stores.items()
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that compute."""
+    return {package: _version(package) for package in PACKAGES} | {"python": platform.python_version()}
+
+
+def source() -> str:
+    """A hash of this package's source files."""
+    files = sorted(Path(config.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def _version(package: str) -> str | None:
@@ -110,7 +133,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git() -> str | None:
+def git() -> str | None:
     """The source's commit, with "+" if files differ from it; None outside a checkout."""
     root = Path(__file__).parent
     try:
@@ -120,14 +143,16 @@ def _git() -> str | None:
         return None
 
 
-def record_failure(directory: Path, stage: str, step: int, stream: str | None, reason: str, batch: Any) -> None:
+def record_failure(
+    directory: Path | epath.Path, stage: str, step: int, stream: str | None, reason: str, batch: Any
+) -> None:
     """Write `failure.json`: where a run failed, and the batch (shapes, first rows) it failed on."""
     shown = {name: {key: value.tolist() for key, value in arrays.items()} for name, arrays in batch.items()}
     failure = {"stage": stage, "step": step, "stream": stream, "reason": reason, "batch": shown}
     write_atomically(directory / "failure.json", json.dumps(failure) + "\n")
 
 
-def add_results(model_dir: Path, rows: list[dict[str, Any]], stage: str, step: int, seed: int) -> None:
+def add_results(model_dir: Path | epath.Path, rows: list[dict[str, Any]], stage: str, step: int, seed: int) -> None:
     """Add a stage's probe rows at a step to `results.json`; rows of the same probes there are replaced."""
     probes = {row["probe"] for row in rows}
     kept = [
@@ -138,13 +163,13 @@ def add_results(model_dir: Path, rows: list[dict[str, Any]], stage: str, step: i
     write_results(model_dir, kept + [{"stage": stage, "step": step, "seed": seed, **row} for row in rows])
 
 
-def drop_results_past(model_dir: Path, step: int) -> None:
+def drop_results_past(model_dir: Path | epath.Path, step: int) -> None:
     """Drop results of steps that a restart will make again."""
     rows = read_results(model_dir)
     if any(row["step"] > step for row in rows):
         write_results(model_dir, [row for row in rows if row["step"] <= step])
 
 
-def has_results(model_dir: Path, stage: str, step: int) -> bool:
+def has_results(model_dir: Path | epath.Path, stage: str, step: int) -> bool:
     """Whether the stage's probes have already run at this step."""
     return any((row["stage"], row["step"]) == (stage, step) for row in read_results(model_dir))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import signal
+import hashlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,22 +12,27 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from xalign_jax.data import prepared as data
 from xalign_jax.errors import RunError
 from xalign_jax.models.functional import Model, build
 from xalign_jax.recipe import Recipe, Runtime, as_json
-from xalign_jax.runtime import distributed, sharding
+from xalign_jax.runtime import distributed, failures, lock, sharding
 from xalign_jax.runtime.checkpoint import Checkpoints, abstract
 from xalign_jax.runtime.logging import MetricsLog
+from xalign_jax.runtime.preemption import StopNotice
+from xalign_jax.runtime.watchdog import Watchdog
 from xalign_jax.training import directory, plan, state
 from xalign_jax.training.initial import initial_params
 from xalign_jax.training.meter import Meter, NotFinite
 from xalign_jax.training.state import TrainState
 from xalign_jax.training.step import make_step, stream_key
 
-STOP_CHECK_STEPS = 10  # how often several processes agree on whether to stop
+MEMORY_ADVICE = (
+    "bind Runtime.accumulate = 2 or more, Runtime.remat = True, a Runtime.mesh with more fsdp, or fewer Stream.rows"
+)
 
 
 class Interrupted(Exception):
@@ -38,56 +43,67 @@ class Run:
     """One recipe on one mesh writing one model directory.
 
     Raises:
-      UserError: before anything is trained, for whatever the recipe, the data or the directory has wrong.
+      UserError: before anything is trained or written, for whatever the recipe, the data or the directory has wrong, and
+        for whatever the processes of the run do not agree on.
     """
 
-    def __init__(self, recipe: Recipe, runtime: Runtime, model_dir: Path, name: str, extend: bool = False) -> None:
+    def __init__(
+        self, recipe: Recipe, runtime: Runtime, model_dir: Path | epath.Path, name: str, extend: bool = False
+    ) -> None:
         plan.check(recipe)
-        directory.claim(model_dir, recipe, extend)
-        self.recipe, self.runtime, self.model_dir = recipe, runtime, model_dir
+        self.recipe, self.runtime, self.model_dir, self.name = recipe, runtime, epath.Path(model_dir), name
+        distributed.agree(
+            {"Recipe": as_json(recipe), "Runtime": as_json(runtime), "--model_dir": str(model_dir), "--extend": extend}
+            | {"versions": directory.versions(), "source": directory.source(), "git": directory.git()}
+        )
+        directory.claim(self.model_dir, recipe, extend)
         self.mesh = sharding.make_mesh(runtime.mesh)
         plan.check_rows(recipe, sharding.batch_ways(self.mesh), runtime.accumulate)
         if distributed.is_main():
             plan.prepare_data(recipe)
         distributed.wait_for_all("data")
+        if not distributed.is_main():  # a host with a cache of its own
+            plan.prepare_data(recipe)
         self.prepared = plan.load_data(recipe)
         self.model = build_model(recipe, runtime, self.prepared)
         self.stages = plan.plan(recipe, self.prepared)
         plan.check_streams(self.stages, self.model)
-        if distributed.is_main():
-            directory.describe(model_dir, recipe, runtime, name, self.mesh, self.prepared)
-        distributed.wait_for_all("model directory")
-        self.checkpoints = Checkpoints(model_dir / "checkpoints", keep=runtime.keep_checkpoints)
-        self._told_to_stop = False
+        if jax.process_count() > 1:
+            distributed.agree({"texts": directory.texts(self.prepared), "first rows": first_rows(self.stages)})
 
     def train(self) -> None:
         """Train to the recipe's end, from the newest checkpoint if there is one.
 
         Raises:
-          Interrupted: SIGTERM or SIGINT came; the state is saved.
-          RunError: a loss or gradient was not finite; `failure.json` says where.
+          Interrupted: SIGTERM, SIGINT or a maintenance event came; the state is saved.
+          UserError: another run is writing the model directory, or not every process sees it.
+          RunError: a loss or gradient was not finite (`failure.json` says where), memory ran out, or storage failed.
         """
-        for told in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(told, self._stop)
-        current, first = self._start()
-        at = int(current.step)
-        if distributed.is_main():
-            directory.drop_results_past(self.model_dir, at)
-        log = MetricsLog(self.model_dir, at) if distributed.is_main() else None
-        try:
-            for number, planned in enumerate(self.stages[first:], first):
-                if number > first:
-                    known = set(current.memory)
-                    current = state.create(planned.stage, self.model, self.recipe.seed, self.mesh, current)
-                    current = self._prefill(planned, current, known)
-                current = self._run_stage(planned, current, log)
-        finally:
+        self.notice = StopNotice()
+        with lock.hold(self.model_dir, lambda cause: failures.fail(cause, 1)), failures.advise(MEMORY_ADVICE):
+            if distributed.is_main():
+                directory.describe(self.model_dir, self.recipe, self.runtime, self.name, self.mesh, self.prepared)
+            distributed.wait_for_all("model directory")
+            self.checkpoints = Checkpoints(self.model_dir / "checkpoints", keep=self.runtime.keep_checkpoints)
+            current, first = self._start()
+            at = int(current.step)
+            if distributed.is_main():
+                directory.drop_results_past(self.model_dir, at)
+            log = MetricsLog(self.model_dir, at) if distributed.is_main() else None
+            try:
+                self._run_stages(current, first, log)
+            finally:
+                if log is not None:
+                    log.close()
             self.checkpoints.close()
-            if log is not None:
-                log.close()
 
-    def _stop(self, *_: Any) -> None:
-        self._told_to_stop = True
+    def _run_stages(self, current: TrainState, first: int, log: MetricsLog | None) -> None:
+        for number, planned in enumerate(self.stages[first:], first):
+            if number > first:
+                known = set(current.memory)
+                current = state.create(planned.stage, self.model, self.recipe.seed, self.mesh, current)
+                current = self._prefill(planned, current, known)
+            current = self._run_stage(planned, current, log)
 
     def _start(self) -> tuple[TrainState, int]:
         """The state to continue from and the number of the stage it belongs to."""
@@ -132,8 +148,9 @@ class Run:
         """The stage's remaining steps, then its probes unless they have already run."""
         meter = Meter(planned, self.model, log)
         try:
-            current = self._steps(planned, current, meter)
+            current = self._steps(planned, current, meter, log)
         except NotFinite as found:
+            self.checkpoints.wait()
             batch = {name: feed.rows(found.step - 1, slice(0, feed.count)) for name, feed in planned.feeds.items()}
             reason = f"stage {planned.stage.name}, step {found.step}: {found.what} is not finite"
             if distributed.is_main():
@@ -144,13 +161,16 @@ class Run:
             self._probe(current, planned.last_step, planned)
         return current
 
-    def _steps(self, planned: plan.PlannedStage, current: TrainState, meter: Meter) -> TrainState:
+    def _steps(
+        self, planned: plan.PlannedStage, current: TrainState, meter: Meter, log: MetricsLog | None
+    ) -> TrainState:
         stage, first, every = planned.stage, int(current.step), self.runtime
         _, where = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
         languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
         step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages)
         update = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
-        with self._bar(planned, first) as bar, jax.set_mesh(self.mesh):
+        watchdog = Watchdog(every.watchdog_seconds)
+        with self._bar(planned, first) as bar, watchdog, jax.set_mesh(self.mesh):
             last = planned.last_step
             for at, batch in zip(
                 range(first + 1, last + 1), self._batches(planned, first, last, planned.feeds), strict=True
@@ -158,16 +178,20 @@ class Run:
                 current, metrics = update(current, batch)
                 meter.add(at, metrics)
                 bar.update()
-                stop = self._must_stop(at)
+                watchdog.beat()
+                stop = self.notice.reached()
                 save = stop or at % every.checkpoint_every == 0 or at == planned.last_step
                 if save or at % every.log_every == 0:
                     bar.set_postfix(meter.flush(), refresh=False)
                 if save:
+                    if log is not None:
+                        log.sync()
                     self._save(current, at, stage.name)
                 if stop:
-                    self.checkpoints.wait()
+                    self.checkpoints.close()
                     raise Interrupted
                 if every.probe_every and at % every.probe_every == 0 and at < planned.last_step:
+                    watchdog.pause()
                     self._probe(current, at, planned)
         return current
 
@@ -194,11 +218,6 @@ class Run:
         steps = grain.MapDataset.range(first, last).map(batches)
         return iter(steps.to_iter_dataset(grain.ReadOptions(1, self.runtime.prefetch)))
 
-    def _must_stop(self, at: int) -> bool:
-        if jax.process_count() == 1:
-            return self._told_to_stop
-        return at % STOP_CHECK_STEPS == 0 and distributed.any_process(self._told_to_stop)
-
     def _save(self, current: TrainState, at: int, stage: str) -> None:
         rest = {"opt_state": current.opt_state, "memory": current.memory}
         self.checkpoints.save(at, current.params, rest, {"stage": stage, "recipe": as_json(self.recipe)})
@@ -215,6 +234,17 @@ def run_probes(probes: tuple, model: Model, params: Any, prepared: data.Prepared
     for probe in tqdm(probes, desc="probes", unit="probe", disable=not (probes and distributed.is_main())):
         rows += probe.rows(model, params, prepared, seed)
     return rows
+
+
+def first_rows(stages: list[plan.PlannedStage]) -> dict[str, str]:
+    """A hash of each stream's first two rows: what the recipe's texts, lexicon and modules come to on this host."""
+    return {
+        name: hashlib.sha256(
+            b"".join(rows[key].tobytes() for rows in (feed.rows(feed.first_step, slice(0, 2)),) for key in sorted(rows))
+        ).hexdigest()[:16]
+        for planned in stages
+        for name, feed in planned.feeds.items()
+    }
 
 
 def build_model(recipe: Recipe, runtime: Runtime, prepared: data.Prepared) -> Model:

@@ -1,0 +1,114 @@
+"""What one process of a run dies of, all die of, within seconds, and say so: the first cause counts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import NoReturn
+
+import jax
+
+from xalign_jax.errors import RunError, UserError
+from xalign_jax.runtime import distributed
+
+CAUSE, SEEN = "xalign/failure", "xalign/failure_seen"
+POLL_SECONDS = 1.0
+LINGER_SECONDS = 6.0  # how long a failed process waits for the others to read why
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Within, an exception in any process ends all of them; a process that runs alone just raises it.
+
+    Exit codes are the command line's: 2 for a UserError, else 1, the same in every process.
+    """
+    if distributed.client() is None:
+        yield
+        return
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(over,), daemon=True, name="failures of other processes")
+    watcher.start()
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, UserError | RunError):
+            traceback.print_exc()
+        fail(one_line(error), 2 if isinstance(error, UserError) else 1)
+    finally:
+        over.set()
+        watcher.join()
+
+
+@contextlib.contextmanager
+def advise(advice: str) -> Iterator[None]:
+    """Turn running out of a device's memory into a RunError with advice."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(f"out of device memory ({' '.join(str(error).split())[:200]}): {advice}") from error
+
+
+def one_line(error: Exception) -> str:
+    """A failure as one line; of what nobody foresaw, its type and beginning."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {text[:300]}"
+
+
+def fail(cause: str, code: int) -> NoReturn:
+    """End this process, and all others of the run with it; returns to nobody, so that no barrier can hold it up."""
+    print(f"xalign: {cause}", file=sys.stderr, flush=True)
+    if distributed.client() is not None:
+        own = {"process": jax.process_index(), "host": socket.gethostname(), "code": code, "cause": cause}
+        with contextlib.suppress(RuntimeError):  # another process was first
+            distributed.client().key_value_set(CAUSE, json.dumps(own))
+        with contextlib.suppress(RuntimeError):  # the coordinator is gone
+            first = json.loads(distributed.client().key_value_try_get(CAUSE))
+            if first["process"] != own["process"] and first["cause"] != cause:
+                _say(first)
+            code = first["code"]
+            _linger()
+    _exit(code)
+
+
+def _watch(over: threading.Event) -> None:
+    """End this process when another one has failed, wherever it waits."""
+    while not over.wait(POLL_SECONDS):
+        try:
+            first = json.loads(distributed.client().key_value_try_get(CAUSE))
+        except (RuntimeError, ValueError):
+            continue
+        if first["process"] != jax.process_index() and not over.is_set():
+            _say(first)
+            _linger()
+            _exit(first["code"])
+
+
+def _say(first: dict) -> None:
+    print(f"xalign: process {first['process']} ({first['host']}) failed: {first['cause']}", file=sys.stderr, flush=True)
+
+
+def _linger() -> None:
+    """Wait until every process has seen the failure; process 0, which holds the store, leaves last."""
+    client, own = distributed.client(), jax.process_index()
+    with contextlib.suppress(RuntimeError):
+        client.key_value_set(f"{SEEN}/{own}", "", allow_overwrite=True)
+        until = time.monotonic() + LINGER_SECONDS
+        while time.monotonic() < until and len(client.key_value_dir_get(f"{SEEN}/")) < jax.process_count():
+            time.sleep(0.1)
+    if own == 0:
+        time.sleep(1)
+
+
+def _exit(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

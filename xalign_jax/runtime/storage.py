@@ -1,0 +1,80 @@
+"""Model directories on local disks and in object stores (gs://, s3://)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from etils import epath
+
+from xalign_jax.errors import UserError
+
+os.environ.setdefault("EPATH_USE_TF", "false")  # else etils would load TensorFlow to reach a bucket
+
+EXTRAS = {"gs": "gcsfs", "s3": "s3fs"}
+
+
+def model_directory(text: str) -> epath.Path:
+    """The path of a model directory.
+
+    Raises:
+      UserError: an object store of another kind, one whose package is not installed, or one that cannot be reached.
+    """
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return epath.Path(text)
+    if scheme not in EXTRAS:
+        raise UserError(f"--model_dir={text}: expected a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER")
+    try:
+        path = epath.Path(text)
+        path.exists()
+    except ImportError:
+        raise UserError(f"--model_dir={text}: pip install {EXTRAS[scheme]}") from None
+    except Exception as error:  # each object store has exceptions of its own
+        raise UserError(f"--model_dir={text} cannot be reached: {' '.join(str(error).split())[:300]}") from error
+    return path
+
+
+def is_remote(path: os.PathLike) -> bool:
+    """Whether a path lies in an object store."""
+    return "://" in os.fspath(path)
+
+
+def write_atomically(path: Path | epath.Path, text: str) -> None:
+    """Replace a file whole or not at all; an object store never shows half an object."""
+    if is_remote(path):
+        path.write_text(text)
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def upload(folder: Path, directory: epath.Path) -> None:
+    """Copy the files of a local folder into a directory of an object store."""
+    for file in folder.iterdir():
+        if file.is_file():
+            (directory / file.name).write_bytes(file.read_bytes())
+
+
+@contextlib.contextmanager
+def as_local(directory: epath.Path) -> Iterator[Path]:
+    """The directory itself, made if need be; of one in an object store a copy of its files, copied back afterwards."""
+    if not is_remote(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        yield Path(directory)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if directory.exists():
+            for file in directory.iterdir():
+                if not file.is_dir():
+                    (folder / file.name).write_bytes(file.read_bytes())
+        before = {file.name: file.read_bytes() for file in folder.iterdir()}
+        yield folder
+        for file in folder.iterdir():
+            if before.get(file.name) != (content := file.read_bytes()):
+                (directory / file.name).write_bytes(content)
