@@ -13,6 +13,7 @@ import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ LAUNCHERS = {
     "OpenMPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 }
 JOIN_SECONDS = 300
-HEARTBEAT_SECONDS = 30  # a process that was not heard of for so long is taken for dead, and the others end
+HEARTBEAT_SECONDS = 60  # after which JAX itself ends a run that lost a process; `failures` is sooner, and says which
 WAIT_SECONDS = 24 * 3600  # for what another process prepares; one that fails is noticed otherwise
 
 _exchanges = itertools.count()
@@ -40,7 +41,7 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
 
     Raises:
       UserError: the options do not say enough, or nothing finds the coordinator.
-      RunError: the others did not come.
+      RunError: JAX cannot join. (When the others do not come in time, JAX itself ends the process.)
     """
     if processes == 1 or (coordinator is None and processes is None and process_id is None and not expects_others()):
         return
@@ -51,6 +52,11 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
         processes, process_id = (b if a is None else a for a, b in zip((processes, process_id), counted, strict=True))
     if coordinator is not None:
         _check(coordinator, processes, process_id)
+    who = "this process" if process_id is None else f"process {process_id} of {processes}"
+    where = "" if coordinator is None else f" at {coordinator}"
+    print(
+        f"xalign: {who} joins the others{where}; waits for them {JOIN_SECONDS} s at most", file=sys.stderr, flush=True
+    )
     try:
         jax.distributed.initialize(
             coordinator,
@@ -67,7 +73,7 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
             "--coordinator=HOST:PORT --processes=N --process_id=I, or --processes=1 to run alone"
         ) from error
     except RuntimeError as error:
-        raise RunError(f"the processes of this run did not find each other: {_one_line(error)}") from error
+        raise RunError(f"the processes of this run cannot join: {_one_line(error)}") from error
 
 
 def _check(coordinator: str, processes: int | None, process_id: int | None) -> None:

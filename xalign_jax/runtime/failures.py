@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -18,9 +19,13 @@ import jax
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.runtime import distributed
 
-CAUSE, SEEN = "xalign/failure", "xalign/failure_seen"
+CAUSE, SEEN, ALIVE = "xalign/failure", "xalign/failure_seen", "xalign/alive"
 POLL_SECONDS = 1.0
+OVER = "over"  # the last beat of a process that ended well
+LOST_SECONDS = 15.0  # a process that was not heard of for so long is taken for dead
 LINGER_SECONDS = 6.0  # how long a failed process waits for the others to read why
+
+_ending = threading.Lock()  # whoever takes it ends this process
 
 
 @contextlib.contextmanager
@@ -32,6 +37,7 @@ def together() -> Iterator[None]:
     if distributed.client() is None:
         yield
         return
+    _beat("")
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(over,), daemon=True, name="failures of other processes")
     watcher.start()
@@ -40,10 +46,13 @@ def together() -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, UserError | RunError):
             traceback.print_exc()
+        if isinstance(error, jax.errors.JaxRuntimeError):  # a collective, say: then another process's end is the cause
+            time.sleep(LOST_SECONDS + 3 * POLL_SECONDS)
         fail(one_line(error), 2 if isinstance(error, UserError) else 1)
     finally:
         over.set()
         watcher.join()
+        _beat(OVER)
 
 
 @contextlib.contextmanager
@@ -65,6 +74,7 @@ def one_line(error: Exception) -> str:
 
 def fail(cause: str, code: int) -> NoReturn:
     """End this process, and all others of the run with it; returns to nobody, so that no barrier can hold it up."""
+    _ending.acquire()
     print(f"xalign: {cause}", file=sys.stderr, flush=True)
     if distributed.client() is not None:
         own = {"process": jax.process_index(), "host": socket.gethostname(), "code": code, "cause": cause}
@@ -79,21 +89,47 @@ def fail(cause: str, code: int) -> NoReturn:
     _exit(code)
 
 
+def _beat(beat: str) -> None:
+    with contextlib.suppress(RuntimeError):  # the coordinator is gone, and JAX ends this process for it
+        distributed.client().key_value_set(f"{ALIVE}/{jax.process_index():06d}", beat, allow_overwrite=True)
+
+
 def _watch(over: threading.Event) -> None:
-    """End this process when another one has failed, wherever it waits."""
+    """Say that this process lives, and end it when another one has failed, wherever it waits."""
+    client, own, beats = distributed.client(), jax.process_index(), itertools.count()
+    heard = dict.fromkeys(range(jax.process_count()), ("", time.monotonic()))
     while not over.wait(POLL_SECONDS):
+        _beat(str(next(beats)))
         try:
-            first = json.loads(distributed.client().key_value_try_get(CAUSE))
+            if own == 0:
+                _find_the_dead(client.key_value_dir_get(f"{ALIVE}/"), heard)
+            first = json.loads(client.key_value_try_get(CAUSE))
         except (RuntimeError, ValueError):
             continue
-        if first["process"] != jax.process_index() and not over.is_set():
+        if first["process"] != own and not over.is_set() and _ending.acquire(blocking=False):
             _say(first)
             _linger()
             _exit(first["code"])
 
 
+def _find_the_dead(beats: list[tuple[str, str]], heard: dict[int, tuple[str, float]]) -> None:
+    """Fail for a process whose beat has not changed; `heard` has each one's last beat and when it was new."""
+    now = time.monotonic()
+    said = {int(key.rpartition("/")[2]): beat for key, beat in beats}
+    for number, (last, since) in heard.items():
+        beat = said.get(number, "")
+        if beat != last:
+            heard[number] = (beat, now)
+        elif beat != OVER and now - since > LOST_SECONDS:
+            fail(f"process {number} died or lost its network: silent for {LOST_SECONDS:g} s", 1)
+
+
 def _say(first: dict) -> None:
-    print(f"xalign: process {first['process']} ({first['host']}) failed: {first['cause']}", file=sys.stderr, flush=True)
+    print(
+        f"xalign: process {first['process']} ({first['host']}) ended the run: {first['cause']}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _linger() -> None:
