@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "cli": {"training", "evaluation", "data", "models", "objectives", "alignment", "interop", "runtime", "scale"}
     | {"config"},
     "config": set(),
-    "scale": {"training"},
+    "scale": {"training", "models", "runtime"},
     "training": {"objectives", "data", "runtime", "models", "config"},
     "evaluation": {"models", "data", "alignment", "runtime"},
     "interop": {"models", "data", "alignment", "runtime"},

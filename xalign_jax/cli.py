@@ -60,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     compare = command("compare", _compare, "One table and plots from several runs.", gin=False, model_dir=False)
     compare.add_argument("model_dirs", type=Path, nargs="+", metavar="DIR")
     compare.add_argument("--output", type=Path, required=True, metavar="DIR")
+    compiled = command("compile", _compile, "What a recipe's steps need on a machine, here or not.", True, False)
+    compiled.add_argument("--topology", required=True, metavar="NAME", help='"v5e:16x16", "cpu:8" (simulated) or "gpu"')
+    compiled.add_argument("--num_slices", type=int, default=1, metavar="K", help="slices of that topology; default 1")
+    compiled.add_argument("--output", type=Path, metavar="FILE", help="also write what is found as JSON")
     data = command("data", _data, "Prepare, preview or count a recipe's text.", gin=True, model_dir=False)
     data.add_argument("action", choices=("prepare", "preview", "stats"))
     return parser
@@ -148,6 +152,28 @@ def _compare(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.evaluation import report
 
     print(report.compare(options.model_dirs, options.output))
+    return DONE
+
+
+def _compile(options: argparse.Namespace, bindings: list[str]) -> int:
+    import json
+
+    import jax
+
+    from xalign_jax.scale import compile, report, topology
+
+    recipe, runtime = _recipe(options, bindings)
+    jax.config.update("jax_default_matmul_precision", runtime.matmul_precision)
+    machine = topology.find(options.topology, options.num_slices)
+    found = []
+    for program in compile.programs(recipe, runtime, machine):
+        found.append(report.report(program, machine, runtime))
+        print(report.table(found[-1]), flush=True)
+    if options.output is not None:
+        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    too_large = [report.advice(one) for one in found if one["memory"]["fits"] is False]
+    if too_large:
+        raise RunError("; ".join(too_large))
     return DONE
 
 

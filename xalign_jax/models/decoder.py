@@ -12,6 +12,7 @@ from flax import nnx
 
 from xalign_jax.models.attention import Context, causal_context
 from xalign_jax.models.layers import Maker
+from xalign_jax.models.placement import lookup
 from xalign_jax.models.rotary import tables
 
 
@@ -53,7 +54,7 @@ class Decoder(nnx.Module):
 
     def embed(self, rows: jax.Array, positions: jax.Array, types: jax.Array | None) -> jax.Array:
         """Level 0: (B,T) table rows -> (B,T,width)."""
-        return self.embedding[...][rows].astype(self.dtype)
+        return lookup(self.embedding[...], rows).astype(self.dtype)
 
     def context(self, positions: jax.Array, segment_ids: jax.Array) -> Context:
         """What all blocks share."""

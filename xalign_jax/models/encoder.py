@@ -12,6 +12,7 @@ from flax import nnx
 from xalign_jax.errors import UserError
 from xalign_jax.models.attention import Context, SelfAttention, mutual_context
 from xalign_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Maker, check_activation
+from xalign_jax.models.placement import lookup
 
 
 class EncoderShape:
@@ -95,8 +96,8 @@ class Encoder(nnx.Module):
         make, width = Maker(rngs, config.init_std), config.width
         self.config = config
         self.embedding = make.normal((vocabulary_size, width), ("vocab", "embed"))
-        self.positions = make.normal((config.max_length + config.first_position, width), (None, "embed"))
-        self.types = make.normal((config.types, width), (None, "embed"))
+        self.positions = make.normal((config.max_length + config.first_position, width), (None, None))
+        self.types = make.normal((config.types, width), (None, None))
         self.embedding_norm = LayerNorm(width, config.norm_eps, dtype, make)
         self.layers = EncoderBlock(config, dtype, dataclasses.replace(make, stack=config.layers))
         self.head = Dense((width, width), ("embed", None), dtype, make)
@@ -110,7 +111,7 @@ class Encoder(nnx.Module):
         table = self.types[...]
         of_type = table[0] if types is None else table.at[types].get(mode="fill", fill_value=jnp.nan)
         of_position = self.positions[...][positions + self.config.first_position]
-        return self.embedding_norm(self.embedding[...][rows] + of_position + of_type)
+        return self.embedding_norm(lookup(self.embedding[...], rows) + of_position + of_type)
 
     def context(self, positions: jax.Array, segment_ids: jax.Array) -> Context:
         """What all blocks share."""

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from xalign_jax.errors import UserError
+from xalign_jax.models.placement import lookup, spread
 
 Params = Any
 UNROLLED_LAYERS = 8
@@ -142,7 +143,7 @@ class Model:
         """`hidden` of all rows at once."""
         network = nnx.merge(self._graph, params)
         rows = tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens]
-        x = network.embed(rows, positions, types)
+        x = spread(network.embed(rows, positions, types))
         collected = {0: x}
         if stop > 0:
             collected |= self._blocks(network, x, network.context(positions, segment_ids), levels, stop)
@@ -156,7 +157,7 @@ class Model:
 
         def apply(x: jax.Array, layer: Any) -> jax.Array:
             weights, full = layer
-            return nnx.merge(block, weights)(x, context.of_layer(full))
+            return spread(nnx.merge(block, weights)(x, context.of_layer(full)))
 
         # Loops cost a small model a quarter of its speed on CPU; a deep model's compile time matters more.
         unroll = jax.default_backend() == "cpu" and self.num_layers <= UNROLLED_LAYERS
@@ -166,7 +167,8 @@ class Model:
         for first, last, collect in _slices(levels, stop):
             layers = jax.tree.map(lambda w, a=first, b=last: w[a:b], (stacked, context.full_layers))
             step = functools.partial(_step, apply, collect)
-            x, outputs = jax.lax.scan(step, x, layers, unroll=unroll)
+            with jax.named_scope("layers"):  # by which `scale.collectives` knows the loop
+                x, outputs = jax.lax.scan(step, x, layers, unroll=unroll)
             if collect:
                 collected |= {first + 1 + i: outputs[i] for i in range(last - first)}
             collected[last] = x
@@ -182,6 +184,11 @@ class Model:
         """The head's rows (V,width) float32."""
         table = nnx.merge(self._graph, params).head_table()[0]
         return table if self._row_map is None else table[jnp.asarray(self._row_map)]
+
+    def head_rows(self, params: Params, tokens: jax.Array) -> jax.Array:
+        """The head's rows of tokens: (B,T) int32 -> (B,T,width) float32."""
+        rows = tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens]
+        return lookup(nnx.merge(self._graph, params).head_table()[0], rows)
 
     def head_bias(self, params: Params) -> jax.Array | None:
         """The head's bias (V,) or None."""

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+# Mesh axes over which rows are spread; a head lies along "fsdp" (width) and "tensor" (vocabulary).
+ROW_AXES = ("data", "fsdp")
+WIDTH_AXIS, VOCABULARY_AXIS = "fsdp", "tensor"
 
 # Logits held at once by default: per device, in elements.
 CHUNK_ELEMENTS = {"cpu": 2**21}
@@ -108,16 +114,56 @@ def _cross_entropy(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, we
 
 
 def _cross_entropy_forward(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, weights: Any) -> Any:
+    """On a mesh each device sums over its own rows and adds up what all found once, whatever the pieces."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in ROW_AXES if axis in mesh.axis_names)
+    own = _Axes(
+        rows=axes,
+        width=WIDTH_AXIS if mesh.shape.get(WIDTH_AXIS, 1) > 1 else None,
+        vocabulary=VOCABULARY_AXIS if mesh.shape.get(VOCABULARY_AXIS, 1) > 1 else None,
+    )
+    ways = [math.prod(mesh.shape[axis] for axis in axes)]
+    ways += [mesh.shape.get(axis, 1) if axis else 1 for axis in (own.vocabulary, own.width)]
+    if math.prod(ways) == 1 or any(n % way for n, way in zip((h.shape[0], *weight.shape), ways, strict=True)):
+        return _local_cross_entropy(pieces, _Axes(), h, weight, bias, targets, weights)
+    rows, table, column = PartitionSpec(axes), PartitionSpec(own.vocabulary, own.width), PartitionSpec(own.vocabulary)
+    return jax.shard_map(
+        functools.partial(_local_cross_entropy, pieces, own),
+        in_specs=(rows, table, column, rows, rows),
+        out_specs=((PartitionSpec(), PartitionSpec()), (rows, table, column, rows)),
+        check_vma=False,  # sums are equal on all devices by psum
+    )(h, weight, bias, targets, weights)
+
+
+class _Axes(NamedTuple):
+    """Mesh axes over which rows, the width and the vocabulary of a head are spread."""
+
+    rows: tuple[str, ...] = ()
+    width: str | None = None
+    vocabulary: str | None = None
+
+
+def _local_cross_entropy(
+    pieces: int, axes: _Axes, h: jax.Array, weight: jax.Array, bias: Any, targets: jax.Array, weights: jax.Array
+) -> Any:
+    """Sums of all devices; of this device's rows and part of the head the gradients, and each row's loss."""
     cast = weight.astype(h.dtype)
+    if axes.width:
+        cast = jax.lax.all_gather(cast, axes.width, axis=1, tiled=True)
+    if axes.vocabulary:
+        targets = targets - jax.lax.axis_index(axes.vocabulary).astype(targets.dtype) * weight.shape[0]
+    add, most = (functools.partial(all_of, axis_name=axes.vocabulary) if axes.vocabulary else _same
+                 for all_of in (jax.lax.psum, jax.lax.pmax))  # fmt: skip
 
     def piece(carry: Any, rows: tuple[jax.Array, ...]) -> Any:
         total, correct, d_weight, d_bias = carry
         x, target, w = rows
         logits = _logits(x, cast, bias)
-        high = jnp.max(logits, axis=1, keepdims=True)
+        high = most(jnp.max(logits, axis=1, keepdims=True))
         unnormalised = jnp.exp(logits - high)
-        normaliser = jnp.sum(unnormalised, axis=1, keepdims=True)
+        normaliser = add(jnp.sum(unnormalised, axis=1, keepdims=True))
         at_target, hit = _target_logit(logits, target)
+        at_target = add(at_target)
         loss = (jnp.log(normaliser) + high)[:, 0] - at_target
         d_logits = unnormalised * (w[:, None] / normaliser) - jnp.where(hit, w[:, None], 0.0)
         if d_bias is not None:
@@ -125,15 +171,25 @@ def _cross_entropy_forward(pieces: int, h: Any, weight: Any, bias: Any, targets:
         d_logits = d_logits.astype(x.dtype)
         d_weight = d_weight + matmul(d_logits.T, x)
         carry = (total + jnp.sum(w * loss), correct + jnp.sum(w * (at_target >= high[:, 0])), d_weight, d_bias)
-        return carry, (matmul(d_logits, cast).astype(x.dtype), loss)
+        return carry, (add(matmul(d_logits, cast)).astype(x.dtype), loss)
 
     rows = tuple(split_rows(a, pieces) for a in (h, targets, weights))
     empty_bias = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
     zero = jnp.zeros((), jnp.float32)
-    start = (zero, zero, jnp.zeros(weight.shape, jnp.float32), empty_bias)
+    start = (zero, zero, jnp.zeros(cast.shape, jnp.float32), empty_bias)
     (total, correct, d_weight, d_bias), (d_h, losses) = jax.lax.scan(piece, start, rows)
+    others = axes.rows
+    if axes.width:
+        d_weight = jax.lax.psum_scatter(d_weight, axes.width, scatter_dimension=1, tiled=True)
+        others = tuple(axis for axis in axes.rows if axis != axes.width)
+    d_weight = jax.lax.psum(d_weight, others)
+    total, correct, d_bias = jax.lax.psum((total, correct, d_bias), axes.rows)
     gradients = (join_rows(d_h, h.shape[0]), d_weight.astype(weight.dtype), d_bias, join_rows(losses, h.shape[0]))
     return (total, correct), gradients
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
 
 
 def _cross_entropy_backward(pieces: int, gradients: Any, g: tuple[jax.Array, jax.Array]) -> Any:

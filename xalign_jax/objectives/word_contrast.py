@@ -94,7 +94,7 @@ class WordContrast:
         states = model.hidden(params, tokens, batch["positions"], segment_ids, train=train, levels=levels)
         pooled = [pool_segments(states[level], segment_ids, slots) for level in levels]
         if self.head:
-            pooled.append(pool_segments(model.head_weight(params)[tokens], segment_ids, slots))
+            pooled.append(pool_segments(model.head_rows(params, tokens), segment_ids, slots))
         return jnp.stack([l2_normalize(words).reshape(-1, words.shape[-1]) for words in pooled])
 
 

@@ -28,7 +28,7 @@ from xalign_jax.training import directory, plan, state
 from xalign_jax.training.initial import initial_params
 from xalign_jax.training.meter import Meter, NotFinite
 from xalign_jax.training.state import TrainState
-from xalign_jax.training.step import make_step, stream_key
+from xalign_jax.training.step import jit_step, make_step, stream_key
 
 MEMORY_ADVICE = (
     "bind Runtime.accumulate = 2 or more, Runtime.remat = True, a Runtime.mesh with more fsdp, or fewer Stream.rows"
@@ -168,7 +168,7 @@ class Run:
         _, where = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
         languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
         step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages)
-        update = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+        update = jit_step(step, where)
         watchdog = Watchdog(every.watchdog_seconds)
         with self._bar(planned, first) as bar, watchdog, jax.set_mesh(self.mesh):
             last = planned.last_step

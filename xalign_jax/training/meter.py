@@ -11,6 +11,7 @@ import numpy as np
 from xalign_jax.models.functional import Model
 from xalign_jax.runtime import hardware
 from xalign_jax.runtime.logging import MetricsLog
+from xalign_jax.training.flops import step_flops
 from xalign_jax.training.plan import PlannedStage
 
 
@@ -30,9 +31,7 @@ class Meter:
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
         self._since = time.monotonic()
         self._tokens = sum(feed.count * feed.feed.length for feed in planned.feeds.values())
-        self._flops = sum(
-            feed.count * feed.feed.length * model.flops_per_token(feed.feed.length) for feed in planned.feeds.values()
-        )
+        self._flops = step_flops(planned.stage, model)
         self._peak = hardware.peak_flops()
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:

@@ -66,7 +66,7 @@ def make_step(
     return step
 
 
-def jit_step(step: Callable[..., Any], where: TrainState) -> Callable[..., Any]:
+def jit_step(step: Callable[..., Any], where: TrainState) -> Any:
     """The update as the loop runs it: the new state, sharded as `where` says, takes the old one's memory."""
     return jax.jit(step, donate_argnums=0, out_shardings=(where, None))
 

@@ -1,0 +1,67 @@
+"""Where rows and weights meet on a mesh: rows of a batch stay where they are, weights and parts of tables come to them.
+
+Both functions do nothing without a mesh in context, and where sizes do not divide.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+# Mesh axes over which the rows of a batch are spread; tables lie along the second (width) and the last (vocabulary).
+ROW_AXES = ("data", "fsdp")
+WIDTH_AXIS, VOCABULARY_AXIS = "fsdp", "tensor"
+
+
+def spread(x: jax.Array) -> jax.Array:
+    """x with its rows (axis 0) spread over the mesh and every other axis whole.
+
+    Left alone, XLA lets all rows meet on each device that has a part of a matrix.
+    """
+    mesh, ways = _mesh()
+    whole = ways == 1 or x.shape[0] % ways
+    return x if whole else jax.lax.with_sharding_constraint(x, PartitionSpec(_axes(mesh)))
+
+
+def lookup(table: jax.Array, rows: jax.Array) -> jax.Array:
+    """table[rows]: (V,D) rows of a table, (B,T) their numbers -> (B,T,D).
+
+    Each device looks its part of the width up for the rows of its neighbours along "fsdp"; an all-to-all, and in the
+    backward pass another, brings the parts together. No device ever holds the table whole.
+    """
+    mesh, ways = _mesh()
+    width, vocabulary = (mesh.shape.get(axis) for axis in (WIDTH_AXIS, VOCABULARY_AXIS))
+    if ways == 1 or rows.shape[0] % ways or table.shape[0] % (vocabulary or 1) or table.shape[1] % (width or 1):
+        return table[rows]
+    axes = PartitionSpec(_axes(mesh))
+    place = PartitionSpec(VOCABULARY_AXIS if vocabulary else None, WIDTH_AXIS if width else None)
+    find = functools.partial(_find, width=width, vocabulary=vocabulary)
+    return jax.shard_map(find, in_specs=(place, axes), out_specs=axes)(table, rows)
+
+
+def _find(table: jax.Array, rows: jax.Array, width: int | None, vocabulary: int | None) -> jax.Array:
+    """A device's part of `lookup`; width and vocabulary are sizes of mesh axes, None where there is none."""
+    if width:
+        rows = jax.lax.all_gather(rows, WIDTH_AXIS, tiled=True)
+    if vocabulary:
+        rows = rows - jax.lax.axis_index(VOCABULARY_AXIS) * table.shape[0]
+        here = (rows >= 0) & (rows < table.shape[0])
+        found = jnp.where(here[..., None], table[jnp.where(here, rows, 0)], 0)
+        found = jax.lax.psum(found, VOCABULARY_AXIS)
+    else:
+        found = table[rows]
+    return jax.lax.all_to_all(found, WIDTH_AXIS, 0, 2, tiled=True) if width else found
+
+
+def _mesh() -> tuple[jax.sharding.AbstractMesh, int]:
+    """The mesh in context, and over how many devices it spreads rows."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh, math.prod(mesh.shape[axis] for axis in _axes(mesh))
+
+
+def _axes(mesh: jax.sharding.AbstractMesh) -> tuple[str, ...]:
+    return tuple(axis for axis in ROW_AXES if axis in mesh.axis_names)

@@ -1,0 +1,1 @@
+"""Ahead of time: what a recipe's compiled programs need on a machine that is not there."""

@@ -1,0 +1,176 @@
+"""What chips send to each other in a compiled step: which collectives, how often, how many bytes, in which loop."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from typing import NamedTuple
+
+from xalign_jax.scale.hlo import Computation, Instruction, Module, Visit
+
+KINDS = (
+    "all-gather",
+    "reduce-scatter",
+    "all-reduce",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+LAYERS = re.compile(r"\blayers\b")  # the scope of the scan over layers, models/functional.py
+_WINDOWED = {"_ag": "all-gather", "_rs": "reduce-scatter"}
+
+
+class Collective(NamedTuple):
+    """A collective of the program.
+
+    Attributes:
+      kind: one of KINDS.
+      windowed: XLA has cut it into permutes between the parts of a matrix product; each is one entry.
+      bytes: of the larger of its operand and its result on one chip.
+      sent: bytes that each chip sends, were chips in a ring: the fewest that the collective allows.
+      chips: that take part together.
+      crosses: some of these lie in different slices.
+      times: a step runs it.
+      layers: it runs inside the loop over layers.
+      name: what JAX calls the operation.
+    """
+
+    kind: str
+    windowed: bool
+    bytes: int
+    sent: float
+    chips: int
+    crosses: bool
+    times: int
+    layers: bool
+    name: str
+
+
+def collectives(module: Module, devices: int, slices: int = 1) -> list[Collective]:
+    """All of them, an asynchronous pair or group once.
+
+    Args:
+      devices: of the program; those of a slice are numbered one after another.
+    """
+    found = []
+    for visit in module.visits():
+        for one, _ in module.inside(visit):
+            kind = one.opcode.removesuffix("-start")
+            if kind in KINDS:
+                found.append(_collective(module, visit, one, kind, devices, slices))
+    unique: dict[tuple, Collective] = {}
+    for key, each in found:
+        if key not in unique or each.times < unique[key].times:  # its parts may be spread into loops that run meanwhile
+            unique[key] = each
+    return list(unique.values())
+
+
+def _collective(
+    module: Module, visit: Visit, one: Instruction, kind: str, devices: int, slices: int
+) -> tuple[tuple, Collective]:
+    """The collective and what identifies it: parts of an asynchronous one have its channel."""
+    if kind == "all-reduce" and "all-reduce-scatter" in visit.instruction.rest:
+        kind = "reduce-scatter"  # a TPU's form of it: a fusion of an all-reduce and a slice
+    groups = _groups(one.rest, devices)
+    chips = len(groups[0])
+    size = max(shape.size for shape in one.shapes) if one.opcode.endswith("-start") else _size(one)
+    if one.opcode == "reduce-scatter":
+        size *= chips
+    windowed = _windowed(module, visit) if kind == "collective-permute" else None
+    share = (chips - 1) / max(chips, 1)
+    ring = {"all-reduce": 2 * share, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(kind, share)
+    per_slice = devices // slices
+    crosses = slices > 1 and any(len({device // per_slice for device in group}) > 1 for group in groups)
+    layers = any(LAYERS.search(loop.op_name) for loop in visit.loops)
+    channel = re.search(r"channel_id=(\d+)", one.rest) if visit.instruction is not one else None
+    key = (kind, channel[1]) if channel else (visit.computation, one.name)
+    found = Collective(
+        windowed or kind, windowed is not None, size, ring * size, chips, crosses, visit.times, layers, one.op_name
+    )
+    return key, found
+
+
+def _size(one: Instruction) -> int:
+    return sum(shape.size for shape in one.shapes)
+
+
+def _windowed(module: Module, visit: Visit) -> str | None:
+    """The collective that a permute is a part of, if its loop, or the loop that it feeds or reads, is a cut product's."""
+    if visit.loops and (kind := _window_of(visit.loops[-1])):
+        return kind
+    computation = module.computations[visit.computation]
+    for loop in computation.values():
+        if (kind := _window_of(loop)) and (
+            _reaches(computation, loop.name, visit.instruction.name)
+            or _reaches(computation, visit.instruction.name, loop.name)
+        ):
+            return kind
+    return None
+
+
+def _window_of(loop: Instruction) -> str | None:
+    found = re.search(r"windowed_dot_general_body(_ag|_rs)", loop.called.get("body", ""))
+    return _WINDOWED[found[1]] if found else None
+
+
+_CHEAP = (
+    "get-tuple-element",
+    "tuple",
+    "copy",
+    "bitcast",
+    "collective-permute-start",
+    "collective-permute-done",
+    "fusion",
+)
+
+
+def _reaches(computation: Computation, name: str, source: str) -> bool:
+    """Whether `name` reads `source` through instructions that only pass on."""
+    seen, open_names = set(), list(computation[name].operands)
+    while open_names:
+        at = open_names.pop()
+        if at == source:
+            return True
+        one = computation.get(at)
+        if one is not None and at not in seen and one.opcode in _CHEAP:
+            seen.add(at)
+            open_names += one.operands
+    return False
+
+
+def _groups(text: str, devices: int) -> list[list[int]]:
+    """Devices that take part together, in each of the ways in which HLO writes them."""
+    if pairs := re.search(r"source_target_pairs=\{(\{.*?\})\}", text):
+        return [[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", pairs[1])]
+    if listed := re.search(r"replica_groups=\{(\{.*?\})\}", text):
+        return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])]
+    if iota := re.search(rf"replica_groups=\[(\d+),(\d+)\]<={_IOTA}", text):
+        return _rows(_iota(iota[3], iota[4]), int(iota[2]))
+    if mesh := re.search(rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_IOTA}\))? ?\{{([^}}]*)\}}", text):
+        axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+        together = re.findall(r"'([^']+)'", mesh[4])
+        names = [name for name in axes if name not in together] + together
+        sizes, order = ",".join(map(str, axes.values())), ",".join(str(list(axes).index(name)) for name in names)
+        ids = _iota(mesh[2], mesh[3]) if mesh[2] else list(range(devices))
+        return _rows([ids[i] for i in _iota(sizes, order)], math.prod(axes[name] for name in together))
+    return [list(range(devices))]
+
+
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"  # 0, 1, ... in an array of the sizes in brackets, transposed
+
+
+def _iota(sizes: str, order: str | None) -> list[int]:
+    """The numbers that `_IOTA` stands for, flat."""
+    lengths = [int(n) for n in sizes.split(",")]
+    axes = [int(n) for n in order.split(",")] if order else list(range(len(lengths)))
+    strides = [math.prod(lengths[i + 1 :]) for i in range(len(lengths))]
+    return [
+        sum(index * strides[axis] for index, axis in zip(indices, axes, strict=True))
+        for indices in itertools.product(*(range(lengths[axis]) for axis in axes))
+    ]
+
+
+def _rows(flat: list[int], length: int) -> list[list[int]]:
+    return [flat[i : i + length] for i in range(0, len(flat), length)]

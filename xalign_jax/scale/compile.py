@@ -1,0 +1,73 @@
+"""A recipe's train steps, compiled for a machine from shapes alone: the loop's own functions, no text, no arrays."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from xalign_jax.models.functional import Model
+from xalign_jax.recipe import Recipe, Runtime, Stage
+from xalign_jax.runtime import sharding
+from xalign_jax.runtime.checkpoint import abstract
+from xalign_jax.scale.topology import Machine
+from xalign_jax.training import plan, state
+from xalign_jax.training.loop import build_model
+from xalign_jax.training.step import jit_step, make_step
+
+
+class Program(NamedTuple):
+    """A stage's train step, lowered for a machine.
+
+    Attributes:
+      lowered: what `.compile()` makes the program of.
+      parameters: how many the model and its heads have.
+    """
+
+    stage: Stage
+    model: Model
+    mesh: Mesh
+    lowered: Any
+    parameters: int
+
+
+def programs(recipe: Recipe, runtime: Runtime, machine: Machine) -> Iterator[Program]:
+    """The train step of each stage, lowered one after another.
+
+    Raises:
+      UserError: a mesh that does not multiply to the machine's devices, rows that do not divide over it, and whatever
+        else `xalign train` would refuse before it reads text.
+    """
+    plan.check(recipe)
+    mesh = sharding.make_mesh(runtime.mesh, machine.slices)
+    plan.check_rows(recipe, sharding.batch_ways(mesh), runtime.accumulate)
+    with _as_if_on(machine):
+        model = build_model(recipe, runtime, plan.blank_data(recipe))
+        plan.check_streams([plan.PlannedStage(stage, 0, stage.steps, {}) for stage in recipe.stages], model)
+        for stage in recipe.stages:
+            yield _lower(stage, model, mesh, recipe.seed)
+
+
+def _lower(stage: Stage, model: Model, mesh: Mesh, seed: int) -> Program:
+    shapes, where = state.shardings(stage, model, seed, mesh)
+    rows = NamedSharding(mesh, sharding.BATCH)
+    batches = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows), plan.blank_batches(stage)
+    )
+    languages = {stream.name: ("",) for stream in stage.streams}  # only text knows; the step counts tokens by them
+    step = jit_step(make_step(stage, model, 0, seed, languages), where)
+    with jax.set_mesh(mesh):
+        lowered = step.lower(abstract(shapes, where), batches)
+    parameters = sum(array.size for array in jax.tree.leaves(shapes.params))
+    return Program(stage, model, mesh, lowered, parameters)
+
+
+@contextlib.contextmanager
+def _as_if_on(machine: Machine) -> Iterator[None]:
+    """What the library asks of JAX while it is traced, answered for the machine: it chooses sizes by it."""
+    with mock.patch.multiple(jax, default_backend=lambda: machine.platform, device_count=lambda *_: machine.devices):
+        yield

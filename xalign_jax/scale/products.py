@@ -1,0 +1,53 @@
+"""FLOPs of the matrix products that a compiled step runs, what is computed again included."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from xalign_jax.scale.hlo import Computation, Instruction, Module
+
+
+def product_flops(module: Module) -> float:
+    """FLOPs a step on one device."""
+    return float(
+        sum(
+            visit.times * _flops(one, computation)
+            for visit in module.visits()
+            for one, computation in module.inside(visit)
+            if one.opcode in ("dot", "convolution")
+        )
+    )
+
+
+def _flops(one: Instruction, computation: Computation) -> int:
+    left, right, out = (shape.dimensions for shape in _shapes(one, computation))
+    if one.opcode == "dot":
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
+        summed = [left[int(axis)] for axis in (contracted[1] if contracted else "").split(",") if axis]
+        return 2 * math.prod(out) * math.prod(summed)
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.rest)
+    if labels is None:
+        raise ValueError(f"a convolution without dim_labels: {one.rest[:200]}")
+    window = dict(re.findall(r"(\w+)=([\w\-]+)", (re.search(r"window=\{([^}]*)\}", one.rest) or ["", ""])[1]))
+    spatial = [label for label in labels[3] if label.isdigit()]
+    pairs = 1
+    for number, axis in enumerate(spatial):
+        sizes = left[labels[1].index(axis)], out[labels[3].index(axis)]
+        pairs *= _pairs(*sizes, {name: value.split("x")[number] for name, value in window.items()})
+    features = math.prod(out[labels[3].index(label)] for label in "bf") * right[labels[2].index("i")]
+    return 2 * features * pairs
+
+
+def _shapes(one: Instruction, computation: Computation) -> tuple:
+    left, right = (computation[name].shapes[0] for name in one.operands[:2])
+    return left, right, one.shapes[0]
+
+
+def _pairs(inputs: int, outputs: int, window: dict[str, str]) -> int:
+    """Places of the output and the window, along one axis, where an input lies: TPU products are written as
+    convolutions, a batch as a diagonal of them."""
+    size, stride, left, right = (int(window.get(n, 1)) for n in ("size", "stride", "lhs_dilate", "rhs_dilate"))
+    before = int(window.get("pad", "0_0").split("_")[0])
+    places = (o * stride + k * right - before for o in range(outputs) for k in range(size))
+    return sum(at % left == 0 and 0 <= at // left < inputs for at in places)

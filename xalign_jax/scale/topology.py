@@ -1,0 +1,104 @@
+"""Machines by name: their devices, without owning them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from typing import Any, NamedTuple
+
+import jax
+
+from xalign_jax.errors import UserError
+from xalign_jax.runtime import hardware
+
+# Shapes of slices by chip, as the clouds rent them. A v4 chip shows as two devices.
+_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
+TPUS = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}
+
+
+class Machine(NamedTuple):
+    """What a program is compiled for.
+
+    Attributes:
+      name: as asked for.   platform: "tpu", "gpu" or "cpu".
+      slices: devices, by slice; slices are joined by the data-centre network.
+      chip: published figures of a chip, None where there are none.
+      chips: how many; devices may be fewer than that or more.
+    """
+
+    name: str
+    platform: str
+    slices: list[list[jax.Device]]
+    chip: hardware.Chip | None
+    chips: int
+
+    @property
+    def devices(self) -> int:
+        """How many devices there are in all."""
+        return sum(map(len, self.slices))
+
+
+def find(name: str, num_slices: int = 1) -> Machine:
+    """The machine of that name: "v5e:16x16" (of `num_slices` slices), "cpu:8" (simulated devices), "gpu" (those here).
+
+    To be called before JAX has started: a machine that is not here is looked at from the CPU.
+
+    Raises:
+      UserError: an unknown name, libtpu is missing, there is no GPU, or JAX has started with fewer CPU devices.
+    """
+    if num_slices < 1:
+        raise UserError(f"--num_slices={num_slices}: must be at least 1")
+    family, _, shape = name.partition(":")
+    if shape in TPUS.get(family, ()):
+        return _tpu(name, num_slices)
+    if family == "cpu" and re.fullmatch(r"[1-9]\d*", shape):
+        return _cpu(name, int(shape), num_slices)
+    if name == "gpu":
+        return _gpu(num_slices)
+    known = "; ".join(f"{family}:{', '.join(shapes)}" for family, shapes in TPUS.items())
+    raise UserError(f"--topology={name}: unknown. Known are cpu:N; gpu (if one is here); {known}")
+
+
+def _tpu(name: str, num_slices: int) -> Machine:
+    from jax.experimental import topologies
+
+    # libtpu asks a metadata server for what these say.
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        there = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=num_slices)
+    except RuntimeError as error:
+        cause = " ".join(str(error).split())[:200]
+        raise UserError(f"--topology={name}: the TPU compiler says {cause}; pip install xalign_jax[tpu]") from None
+    found: list[Any] = [*there.devices]
+    slices: dict[int, list[Any]] = {}
+    for device in found:
+        slices.setdefault(getattr(device, "slice_index", 0) or 0, []).append(device)
+    chips = len({(getattr(device, "slice_index", 0), *device.coords) for device in found})
+    return Machine(name, "tpu", list(slices.values()), hardware.chip(found[0].device_kind), chips)
+
+
+def _cpu(name: str, size: int, num_slices: int) -> Machine:
+    jax.config.update("jax_platforms", "cpu")
+    with contextlib.suppress(RuntimeError):  # JAX has started already
+        jax.config.update("jax_num_cpu_devices", size * num_slices)
+    devices = jax.devices()[: size * num_slices]
+    if len(devices) < size * num_slices:
+        raise UserError(f"--topology={name}: JAX has started with {len(devices)} CPU devices")
+    slices = [devices[i * size : (i + 1) * size] for i in range(num_slices)]
+    return Machine(name, "cpu", slices, None, len(devices))
+
+
+def _gpu(num_slices: int) -> Machine:
+    try:
+        devices = jax.devices("gpu")
+    except RuntimeError:
+        raise UserError("--topology=gpu: there is no GPU here, or JAX is installed without CUDA") from None
+    if num_slices > 1:
+        raise UserError(f"--num_slices={num_slices}: of TPUs and simulated devices only")
+    return Machine("gpu", "gpu", [devices], hardware.chip(devices[0].device_kind), len(devices))
