@@ -51,7 +51,10 @@ create() {
   local now
   now=$(state)
   case $now in
-    FAILED | SUSPENDED | SUSPENDING) remove && request ;; # a preempted spot slice is suspended, and stays so
+    FAILED | SUSPENDED | SUSPENDING) # a preempted spot slice is suspended, and stays so
+      remove
+      request
+      ;;
     "") request ;;
     *) echo "$NAME: $now" ;;
   esac
@@ -59,7 +62,7 @@ create() {
     sleep 30
     now=$(state)
     echo "$NAME: $now"
-    [[ $now != FAILED ]] || fail "$NAME: the request failed; see gcloud compute tpus queued-resources describe $NAME"
+    [[ $now != FAILED && $now != SUSPENDED ]] || fail "$NAME: $now; see gcloud compute tpus queued-resources describe $NAME"
   done
   # The images' own Python is older than 3.11.
   everywhere "pip3 install --user --quiet uv && ~/.local/bin/uv venv --quiet --allow-existing --python 3.11 ~/xalign \
@@ -78,6 +81,9 @@ $(train_command "\$HOME/xalign/bin/xalign")"
 case $ACTION in
   create) create ;;
   run) start ;;
-  resume) create && start ;;
+  resume)
+    create
+    start
+    ;;
   teardown) if $DRY_RUN || [[ -n $(state) ]]; then remove; fi ;;
 esac

@@ -79,6 +79,9 @@ remove() {
 case $ACTION in
   create) run "${KUBECTL[@]}" get crd jobsets.jobset.x-k8s.io ;;
   run) start ;;
-  resume) remove && start ;;
+  resume)
+    remove
+    start
+    ;;
   teardown) remove ;;
 esac

@@ -1,0 +1,81 @@
+"""Model directories in object stores: what is written there, when, and what happens when it cannot be."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from etils import epath
+from etils.epath import backend
+from runtime.buckets import Bucket, use_buckets
+
+from xalign_jax.errors import UserError
+from xalign_jax.runtime import lock, logging, storage
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    use_buckets(monkeypatch, tmp_path)
+    yield tmp_path / "bucket"
+    backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+@pytest.mark.parametrize("where", ["gs://bucket/run", "s3://bucket/run"])
+def test_metrics_are_appended_across_restarts(bucket, where):
+    directory = storage.model_directory(where)
+    log = logging.MetricsLog(directory, 0)
+    for step in (1, 2, 3):
+        log.write("align", step, {"loss": 1 / step})
+    assert not (bucket / "run" / "metrics.jsonl").exists()
+    log.sync()
+    log.close()
+    again = logging.MetricsLog(storage.model_directory(where), 2)
+    again.write("align", 3, {"loss": 9.0})
+    again.close()
+    rows = [json.loads(line) for line in (bucket / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 0.5), (3, 9.0)]
+    assert len(list((bucket / "run").glob("events.*"))) >= 1
+    assert "tensorflow" not in sys.modules
+
+
+def test_results_lock_and_folders_lie_in_the_bucket(bucket):
+    directory = storage.model_directory("gs://bucket/run")
+    logging.write_results(directory, [{"stage": "align", "step": 3, "value": 1.5}])
+    assert logging.read_results(directory)[0]["value"] == 1.5
+    with lock.hold(directory, print):
+        assert (bucket / "run" / "lock.json").is_file()
+    with storage.as_local(directory) as folder:
+        assert (folder / "results.json").is_file() and not (folder / "lock.json").exists()
+        (folder / "report.md").write_text("# Report")
+    assert (bucket / "run" / "report.md").read_text() == "# Report"
+
+
+def test_a_failing_store_leaves_what_was_there(bucket):
+    directory = storage.model_directory("gs://bucket/run")
+    logging.write_results(directory, [{"value": 1}])
+    Bucket.writes_left = 0
+    with pytest.raises(OSError, match="503"):
+        logging.write_results(directory, [{"value": 2}])
+    assert logging.read_results(directory)[0]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [("ftp://host/run", "expected a folder, gs://BUCKET/FOLDER"), ("gs://bucket/run", "pip install gcsfs")],
+)
+def test_stores_that_cannot_be_had(monkeypatch, where, said):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    with pytest.raises(UserError, match=said):
+        storage.model_directory(where)
+
+
+def test_a_local_directory_is_a_path(tmp_path):
+    path = storage.model_directory(str(tmp_path / "run"))
+    assert not storage.is_remote(path)
+    with storage.as_local(path) as folder:
+        assert folder == tmp_path / "run" and folder.is_dir()
+    storage.write_atomically(path / "file", "text")
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["file"]
+    assert isinstance(path, epath.Path)

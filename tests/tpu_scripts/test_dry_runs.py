@@ -1,0 +1,130 @@
+"""What the launch scripts would do; that they say what is missing; that shellcheck has nothing to say."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent.parent / "tpu_scripts"
+NAMES = ["cloud_tpu", "xpk", "jobset", "slurm", "gpu_box"]
+TRAIN = ["--", "--gin_file=recipes/infoxlm_base.gin", "--model_dir=gs://bucket/run", "--gin.TASKS=('tsv:en=a b.tsv',)"]
+FLAGS = {
+    "cloud_tpu": "--name=n --project=p --zone=z --accelerator=v5litepod-256 --runtime=v2 --package=xalign_jax[tpu] --spot=true",
+    "xpk": "--cluster=c --project=p --zone=z --tpu_type=v5litepod-256 --slices=2 --name=n --image=i",
+    "jobset": "--context=k --name=n --image=i --hosts=4 --gpus=8",
+    "slurm": "--env=/shared/env --package=xalign_jax[cuda] --name=n --hosts=4 --gpus=8 --hours=24 --partition=gpu",
+    "gpu_box": "--host=me@box --env=env --package=xalign_jax[cuda] --name=n",
+}
+
+
+def call(name, *arguments, tools=None):
+    """Standard output, standard error and exit code of a script; only `tools` (a folder) beside the basic commands."""
+    path = f"{tools}:/usr/bin:/bin" if tools else "/usr/bin:/bin"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("XALIGN_")}
+    done = subprocess.run(
+        [str(SCRIPTS / f"{name}.sh"), *arguments], capture_output=True, text=True, env=kept | {"PATH": path}, timeout=60
+    )
+    return done.stdout, done.stderr, done.returncode
+
+
+def dry(name, action):
+    out, err, code = call(name, action, "--dry_run", *FLAGS[name].split(), *TRAIN)
+    assert (code, err) == (0, ""), err
+    return out
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("action", ["create", "run", "resume", "teardown"])
+def test_every_action_prints_its_commands_and_runs_none(name, action):
+    out = dry(name, action)
+    tool = {"cloud_tpu": "gcloud", "xpk": "xpk", "jobset": "kubectl", "slurm": "", "gpu_box": "ssh"}[name]
+    assert f"'{tool}'" in out or (name == "slurm" and out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_that_trains_survives_the_shells_it_goes_through(name):
+    out = dry(name, "run")
+    if name in ("slurm", "jobset"):  # a script of its own
+        line = next(line for line in out.splitlines() if " train " in line)
+        words = shlex.split(line)
+    else:
+        remote = next(word for word in shlex.split(out) if " train " in word)
+        words = shlex.split(remote.removeprefix("--command="))
+    start = words.index("train") + 1
+    assert words[start : start + 3] == TRAIN[1:]
+
+
+def test_what_each_cluster_is_asked_for():
+    created = dry("cloud_tpu", "create")
+    assert "'queued-resources' 'create' 'n'" in created and "'--node-id=n' '--spot'" in created
+    assert "RestartForceExitStatus=3" in dry("cloud_tpu", "run")
+    assert "'--restart-on-exit-codes=3'" in dry("xpk", "run") and "'--num-slices=2'" in dry("xpk", "run")
+    manifest = dry("jobset", "run")
+    assert "--coordinator=n-host-0-0.n:8476" in manifest and "--process_id=$JOB_COMPLETION_INDEX" in manifest
+    job = dry("slurm", "run")
+    assert "#SBATCH --signal=TERM@120" in job and "#SBATCH --partition=gpu" in job and "account" not in job
+    assert "scontrol requeue" in job
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_that_is_missing_is_named_in_one_line(name):
+    out, err, code = call(name, "run")
+    assert code == 2 and err.startswith(f"{name}.sh: missing: --") and err.count("\n") == 1 and not out
+    first = FLAGS[name].split()[0].partition("=")[0]
+    if name not in ("slurm", "gpu_box"):
+        assert f"{first} (or XALIGN_{first[2:].upper()})" in err
+    _, err, code = call(name, "run", *FLAGS[name].split())
+    assert code == 2 and "missing: the arguments of xalign train" in err
+    assert "expected one of: create run resume teardown" in call(name, "fly")[1]
+    assert "unknown flag --colour" in call(name, "run", "--colour=red")[1]
+
+
+def test_a_model_directory_that_hosts_cannot_share_is_refused():
+    for name in ("cloud_tpu", "xpk", "jobset"):
+        _, err, code = call(name, "run", "--dry_run", *FLAGS[name].split(), "--", "--gin_file=f", "--model_dir=runs/a")
+        assert code == 2 and "--model_dir must be a bucket" in err
+
+
+def fake(folder, name, text):
+    (folder / name).write_text(f'#!/bin/bash\necho "{name} $*" >>{folder}/called\n{text}\ntrue\n')
+    (folder / name).chmod(0o755)
+
+
+def test_what_is_there_already_stays(tmp_path):
+    """Against tools that answer as if the thing were there."""
+    fake(tmp_path, "squeue", "echo 77 n RUNNING")
+    fake(tmp_path, "sbatch", "")
+    fake(tmp_path, "xpk", "echo n Running")
+    out, _, code = call("slurm", "run", *FLAGS["slurm"].split(), *TRAIN, tools=tmp_path)
+    assert code == 0 and "queued or running already" in out
+    out, _, code = call("xpk", "run", *FLAGS["xpk"].split(), *TRAIN, tools=tmp_path)
+    assert code == 0 and "is there already" in out
+    called = (tmp_path / "called").read_text()
+    assert "sbatch" not in called and "workload create" not in called
+
+
+def test_a_preempted_slice_is_deleted_and_asked_for_again(tmp_path):
+    state = 'if [[ "$*" == *describe* ]]; then [[ -f {0}/again ]] && echo ACTIVE || echo SUSPENDED; fi\n'
+    fake(
+        tmp_path,
+        "gcloud",
+        state.format(tmp_path) + f'[[ "$*" == *"queued-resources create"* ]] && touch {tmp_path}/again',
+    )
+    fake(tmp_path, "sleep", "")
+    _, err, code = call("cloud_tpu", "resume", *FLAGS["cloud_tpu"].split(), *TRAIN, tools=tmp_path)
+    assert code == 0, err
+    called = [line.split()[4] for line in (tmp_path / "called").read_text().splitlines() if "queued-resources" in line]
+    assert called[:3] == ["describe", "delete", "create"]
+
+
+def test_shellcheck_has_nothing_to_say():
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    scripts = sorted(path.name for path in SCRIPTS.glob("*.sh"))
+    done = subprocess.run(["shellcheck", *scripts], cwd=SCRIPTS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
