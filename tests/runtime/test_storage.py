@@ -10,7 +10,7 @@ from etils import epath
 from etils.epath import backend
 from runtime.buckets import Bucket, use_buckets
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import RunError, UserError
 from xalign_jax.runtime import lock, logging, storage
 
 
@@ -55,9 +55,13 @@ def test_a_failing_store_leaves_what_was_there(bucket):
     directory = storage.model_directory("gs://bucket/run")
     logging.write_results(directory, [{"value": 1}])
     Bucket.writes_left = 0
-    with pytest.raises(OSError, match="503"):
+    with pytest.raises(RunError, match=r"gs://bucket/run/results.json could not be written: 503 Service Unavailable"):
         logging.write_results(directory, [{"value": 2}])
     assert logging.read_results(directory)[0]["value"] == 1
+    log = logging.MetricsLog(directory, 0)
+    log.write("align", 1, {"loss": 1.0})
+    with pytest.raises(RunError, match="could not be written: 503"):
+        log.sync()
 
 
 @pytest.mark.parametrize(

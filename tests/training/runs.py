@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,15 @@ def spawn(model_dir, steps=STEPS, devices=1, **options):
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def pair(model_dir, of_second=None, **options):
+    """Two processes of four devices each; `of_second` changes options of the second."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    shared = {"devices": 4, "mesh": "2,2,2", "coordinator": coordinator, "processes": 2, **options}
+    return [spawn(model_dir, **shared | own, process_id=i) for i, own in enumerate(({}, of_second or {}))]
+
+
 def finish(*processes):
     """Wait for processes, all of which must succeed."""
     for process in processes:
@@ -46,8 +56,13 @@ def metrics(model_dir, timing=False):
 def saved_params(model_dir, step=STEPS):
     """The parameters in a checkpoint."""
     manager = ocp.CheckpointManager(Path(model_dir).absolute() / "checkpoints")
-    found = manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore()))["params"]
+    found = manager.restore(step, args=ocp.args.Composite(params=whole()))["params"]
     return jax.tree.map(np.asarray, found)
+
+
+def whole():
+    """Restore everything of an item onto one device, wherever it was saved."""
+    return ocp.args.StandardRestore(fallback_sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
 def assert_identical(model_dir, undisturbed):
@@ -59,7 +74,7 @@ def assert_identical(model_dir, undisturbed):
     jax.tree.map(np.testing.assert_array_equal, saved_params(model_dir), saved_params(undisturbed))
 
 
-def assert_equal_up_to_rounding(model_dir, undisturbed, recipe):
+def assert_equal_up_to_rounding(model_dir, undisturbed, recipe, step=STEPS):
     """DESIGN section 6: 20 losses within 1e-5 relative, parameters within 1e-3 of the update's norm."""
     losses, expected = ([row["loss"] for row in metrics(d)[:20]] for d in (model_dir, undisturbed))
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
@@ -67,7 +82,8 @@ def assert_equal_up_to_rounding(model_dir, undisturbed, recipe):
     np.testing.assert_allclose(*norms, rtol=1e-5)
     start = build(recipe.model, toy.VOCABULARY).init(jax.random.key(recipe.seed))
     start, ours, theirs = (
-        jax.tree.leaves(t) for t in (start, saved_params(model_dir)["model"], saved_params(undisturbed)["model"])
+        jax.tree.leaves(t)
+        for t in (start, saved_params(model_dir, step)["model"], saved_params(undisturbed, step)["model"])
     )
 
     def norm(differences):

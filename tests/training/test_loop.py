@@ -6,7 +6,6 @@ import dataclasses
 import json
 import random
 import signal
-import socket
 import time
 
 import jax
@@ -19,6 +18,7 @@ from training.runs import (
     assert_identical,
     finish,
     metrics,
+    pair,
     saved_params,
     spawn,
 )
@@ -94,14 +94,7 @@ def test_any_mesh_of_eight_devices_equals_one_device(undisturbed, tmp_path, mesh
 def test_two_processes_of_four_devices_equal_one_device_and_can_be_resumed_by_one(undisturbed, tmp_path):
     model_dir = tmp_path / "run"
 
-    def pair(**options):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-        shared = {"devices": 4, "mesh": "2,2,2", "coordinator": coordinator, "processes": 2, **options}
-        return [spawn(model_dir, process_id=number, **shared) for number in range(2)]
-
-    both = pair(sleep=0.3)
+    both = pair(model_dir, sleep=0.3)
     while not (model_dir / "checkpoints" / "8").exists():
         time.sleep(0.1)
         assert all(process.poll() is None for process in both), [p.communicate()[1] for p in both]

@@ -1,7 +1,7 @@
 """A run small enough for tests: the real loop, model and checkpoints over a feed of made-up tokens.
 
-`python toy.py MODEL_DIR [key=value ...]` trains it in a process of its own; keys: recipe ("infoxlm"), steps, bad_row, accumulate, mesh (as 2,2,2),
-coordinator, processes, process_id, sleep (seconds per batch), checkpoint_every.
+`python toy.py MODEL_DIR [key=value ...]` trains it in a process of its own; keys: recipe ("infoxlm"), steps, bad_row, accumulate, mesh (as 2,2,2), text,
+coordinator, processes, process_id, lost_seconds, sleep (seconds per batch), checkpoint_every.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from xalign_jax.data.pieces import Ids
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.errors import RunError, UserError
 from xalign_jax.models.llama import Llama
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.causal_lm import CausalLM
@@ -33,6 +34,7 @@ from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
 VOCABULARY = 64
 SLEEP = 0.0
+TEXT = 0  # another number stands for another file
 
 
 def _hash(*numbers):
@@ -66,7 +68,7 @@ class ToyRows:
     def rows(self, first_row, row_slice):
         time.sleep(SLEEP)
         row = np.arange(first_row, first_row + self.count)[row_slice][:, None]
-        text = (_hash(self.seed, row, np.arange(self.length + 1)) % VOCABULARY).astype(np.int32)
+        text = (_hash(self.seed + TEXT, row, np.arange(self.length + 1)) % VOCABULARY).astype(np.int32)
         shape = (len(row), self.length)
         return {
             "tokens": text[:, :-1],
@@ -84,6 +86,7 @@ class ToyWords:
     """Words of two tokens, eight to a row, in pairs of one concept that lie in different rows."""
 
     length: int = 16
+    words_per_row: int = 8
 
     def build(self, prepared, mixture, rows, seed):
         return ToyWordRows(self.length, rows, seed)
@@ -213,17 +216,21 @@ def use_toy_data(tokenizer: Tokenizer | None = None) -> None:
 
 def main() -> None:
     """Train in this process with options from the command line."""
-    global SLEEP
+    global SLEEP, TEXT
     import jax
 
     options = dict(argument.split("=") for argument in sys.argv[2:])
     jax.config.update("jax_default_matmul_precision", "highest")
     use_toy_data()
-    SLEEP = float(options.get("sleep", 0))
+    SLEEP, TEXT = float(options.get("sleep", 0)), int(options.get("text", 0))
+    failures.LOST_SECONDS = float(options.get("lost_seconds", failures.LOST_SECONDS))
     if "coordinator" in options:
         distributed.initialize(options["coordinator"], int(options["processes"]), int(options["process_id"]))
-    with failures.together():
-        train(options)
+    try:
+        with failures.together():
+            train(options)
+    except (UserError, RunError) as error:
+        sys.exit(f"xalign: {error}")
 
 
 def train(options: dict[str, str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,8 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from xalign_jax.errors import RunError, UserError
-from xalign_jax.runtime.storage import is_remote
+from xalign_jax.errors import UserError
+from xalign_jax.runtime.storage import is_remote, writing
 
 COMMIT_FILE = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)  # objects cannot be renamed
 
@@ -26,6 +24,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path | epath.Path, keep: int | None = None) -> None:
         directory = epath.Path(directory)
+        self._what = f"{directory}: a checkpoint (the newest whole one stays)"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             enable_async_checkpointing=keep is not None,
@@ -48,7 +47,7 @@ class Checkpoints:
             "rest": ocp.args.StandardSave({"step": step, **rest}),
             "about": ocp.args.JsonSave(about),
         }
-        with self._writing():
+        with writing(self._what):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, step: int, params: Any, rest: Any) -> tuple[Any, Any]:
@@ -86,23 +85,13 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return once what was being saved is whole on disk."""
-        with self._writing():
+        with writing(self._what):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish and let go."""
-        with self._writing():
+        with writing(self._what):
             self._manager.close()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # each object store and file system has exceptions of its own
-            reason = " ".join(str(error).split())[:300]
-            raise RunError(
-                f"{self._manager.directory}: a checkpoint could not be written, and the newest whole one stays: {reason}"
-            ) from error
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

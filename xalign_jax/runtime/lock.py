@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import RunError, UserError
 from xalign_jax.runtime import distributed
 from xalign_jax.runtime.storage import write_atomically
 
@@ -102,7 +102,7 @@ class DirectoryLock:
                     self._lost(f"{self._directory}: another run has taken the lock; two runs may not share a directory")
                     return
                 self._write(renewed)
-            except OSError:  # storage that fails for a moment; checkpoints say so if it lasts
+            except (OSError, RunError):  # storage that fails for a moment; checkpoints say so if it lasts
                 continue
 
 

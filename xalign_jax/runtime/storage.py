@@ -10,7 +10,7 @@ from pathlib import Path
 
 from etils import epath
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import RunError, UserError
 
 os.environ.setdefault("EPATH_USE_TF", "false")  # else etils would load TensorFlow to reach a bucket
 
@@ -43,20 +43,38 @@ def is_remote(path: os.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turn whatever goes wrong within (each store and file system has errors of its own) into one RunError."""
+    try:
+        yield
+    except Exception as error:
+        raise RunError(f"{what} could not be written: {' '.join(str(error).split())[:300]}") from error
+
+
 def write_atomically(path: Path | epath.Path, text: str) -> None:
-    """Replace a file whole or not at all; an object store never shows half an object."""
-    if is_remote(path):
-        path.write_text(text)
-        return
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Replace a file whole or not at all; an object store never shows half an object.
+
+    Raises:
+      RunError: it could not be written; what was there stays.
+    """
+    with writing(str(path)):
+        if is_remote(path):
+            path.write_text(text)
+            return
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
 
 
 def upload(folder: Path, directory: epath.Path) -> None:
-    """Copy the files of a local folder into a directory of an object store."""
+    """Copy the files of a local folder into a directory of an object store.
+
+    Raises:
+      RunError: one of them could not be written.
+    """
     for file in folder.iterdir():
-        if file.is_file():
+        with writing(str(directory / file.name)):
             (directory / file.name).write_bytes(file.read_bytes())
 
 
@@ -69,12 +87,8 @@ def as_local(directory: epath.Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if directory.exists():
-            for file in directory.iterdir():
-                if not file.is_dir():
-                    (folder / file.name).write_bytes(file.read_bytes())
-        before = {file.name: file.read_bytes() for file in folder.iterdir()}
+        for file in directory.iterdir() if directory.exists() else ():
+            if not file.is_dir():
+                (folder / file.name).write_bytes(file.read_bytes())
         yield folder
-        for file in folder.iterdir():
-            if before.get(file.name) != (content := file.read_bytes()):
-                (directory / file.name).write_bytes(content)
+        upload(folder, directory)

@@ -1,0 +1,108 @@
+"""Processes are killed and told to stop at random moments, and restarted in other numbers; the run comes out the same."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import socket
+import subprocess
+import time
+
+import orbax.checkpoint as ocp
+import pytest
+from training import toy
+from training.runs import assert_equal_up_to_rounding, finish, saved_params, spawn, whole
+
+STEPS = 40
+DEVICES = 4
+MESH = "2,2,1"
+SECONDS = 180  # for all processes to end once one has
+
+
+def start(model_dir, processes, **options):
+    """The run in so many processes that share DEVICES simulated devices."""
+    shared = {"steps": STEPS, "mesh": MESH, "devices": DEVICES // processes, "checkpoint_every": 2, **options}
+    if processes == 1:
+        return [spawn(model_dir, **shared)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    together = {"coordinator": coordinator, "processes": processes, "lost_seconds": 5}
+    return [spawn(model_dir, process_id=number, **shared, **together) for number in range(processes)]
+
+
+def lock_of(model_dir):
+    path = model_dir / "lock.json"
+    return json.loads(path.read_text())["token"] if path.exists() else ""
+
+
+def wait_until(ready, running):
+    """Return once it is so, or a process has ended."""
+    begun = time.monotonic()
+    while not ready() and all(process.poll() is None for process in running):
+        assert time.monotonic() - begun < SECONDS
+        time.sleep(0.05)
+
+
+def steps_logged(model_dir):
+    path = model_dir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def disturb(running, model_dir, before, chance):
+    """Kill or tell to stop one or all at a random moment after they have met, when the lock is no longer `before`."""
+    wait_until(lambda: lock_of(model_dir) not in ("", before), running)
+    if chance.random() < 0.75:  # amid the steps; else before the first one, while it is compiled
+        target = steps_logged(model_dir) + chance.randint(1, 6)
+        wait_until(lambda: steps_logged(model_dir) >= target, running)
+    time.sleep(chance.uniform(0, 0.7))
+    saving = [path.name for path in (model_dir / "checkpoints").glob("*tmp*")]
+    told = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+    victims = running if chance.random() < 0.5 else [chance.choice(running)]
+    for process in victims:
+        process.send_signal(told)
+    try:
+        errors = [process.communicate(timeout=SECONDS)[1] for process in running]
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"{told.name} to {len(victims)} of {len(running)} processes: some still run")
+    finally:
+        for process in running:
+            process.kill()
+    codes = [process.returncode for process in running]
+    if told == signal.SIGTERM:
+        assert set(codes) <= {0, 3} and len(set(codes)) == 1, errors
+    elif set(codes) != {0}:
+        assert all(process.returncode != 0 for process in running), errors
+    return told.name, len(victims), codes, saving
+
+
+def readable(model_dir):
+    """The steps of all checkpoints, every one of which is read whole."""
+    folder = model_dir / "checkpoints"
+    manager = ocp.CheckpointManager(folder.absolute()) if folder.exists() else None
+    steps = manager.all_steps() if manager else []
+    for step in steps:
+        found = manager.restore(step, args=ocp.args.Composite(params=whole(), rest=whole()))
+        assert int(found["rest"]["step"]) == step
+    return sorted(steps)
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_the_state_at_the_end_is_that_of_an_undisturbed_run(tmp_path, rounds):
+    chance = random.Random(rounds)
+    undisturbed, model_dir = tmp_path / "undisturbed", tmp_path / "run"
+    finish(*start(undisturbed, 1))
+    newest = -1
+    for number in range(rounds):
+        processes = chance.choice([2, 4, 1, 2])
+        before = lock_of(model_dir)
+        happened = disturb(start(model_dir, processes, sleep=0.3), model_dir, before, chance)
+        steps = readable(model_dir)
+        print(f"round {number}: {processes} processes, {happened}, checkpoints {steps}")
+        assert not steps or steps[-1] >= newest, "a newer checkpoint was there before"
+        newest = steps[-1] if steps else newest
+    finish(*start(model_dir, 2))
+    assert readable(model_dir)[-1] == STEPS
+    assert saved_params(model_dir, STEPS).keys() == saved_params(undisturbed, STEPS).keys()
+    assert_equal_up_to_rounding(model_dir, undisturbed, toy.recipe(STEPS), STEPS)

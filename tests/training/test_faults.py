@@ -1,0 +1,69 @@
+"""Storage that fails, hosts that do not agree, a second run in the same place: one line, and every process ends."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+
+import pytest
+from training.runs import pair, saved_params, spawn
+
+LINE = "xalign: "
+
+
+def ends(running, seconds=150):
+    """Exit codes and standard errors."""
+    try:
+        errors = [process.communicate(timeout=seconds)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [process.returncode for process in running], errors
+
+
+def wait_for(path, running):
+    while not path.exists():
+        assert all(process.poll() is None for process in running), [process.communicate()[1] for process in running]
+        time.sleep(0.05)
+
+
+def test_storage_that_fails_in_the_middle_of_a_save(tmp_path):
+    model_dir = tmp_path / "run"
+    both = pair(model_dir, sleep=0.5)
+    wait_for(model_dir / "checkpoints" / "4", both)
+    resource.prlimit(both[0].pid, resource.RLIMIT_FSIZE, (24_000, 24_000))  # larger files are cut short, with an error
+    codes, errors = ends(both)
+    assert codes == [1, 1]
+    for said in errors:
+        (line,) = [line for line in said.splitlines() if line.startswith(LINE) and "could not be written" in line]
+        assert "/checkpoints: a checkpoint (the newest whole one stays) could not be written" in line
+        assert "Traceback" not in said
+    steps = sorted(int(path.name) for path in (model_dir / "checkpoints").iterdir() if path.name.isdigit())
+    assert steps and steps[-1] < 24
+    for step in steps:
+        assert saved_params(model_dir, step)["model"]["embedding"].shape == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [({"steps": 27}, "Recipe.stages[0].steps is 8 on process 0"), ({"text": 5}, "first rows.align_lm is")],
+)
+def test_hosts_that_do_not_agree(tmp_path, other, said):
+    codes, errors = ends(pair(tmp_path / "run", of_second=other))
+    assert codes == [2, 2]
+    assert all(f"xalign: the processes of this run do not agree: {said}" in error for error in errors)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_second_run_in_the_same_directory_is_refused_and_the_first_goes_on(tmp_path):
+    model_dir = tmp_path / "run"
+    first = spawn(model_dir, sleep=0.5)
+    wait_for(model_dir / "lock.json", [first])
+    codes, (said,) = ends([spawn(model_dir)])
+    assert codes != [0] and f"process {first.pid} on " in said and "is training there" in said
+    assert said.splitlines()[-1].startswith(LINE) and "Traceback" not in said
+    first.send_signal(signal.SIGTERM)
+    codes, _ = ends([first])
+    assert codes == [3]
+    assert not (model_dir / "lock.json").exists()
