@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from xalign_jax.errors import RunError, UserError
 
+FLOATS = ("float32", "bfloat16", "float16")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 3
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 interrupted and resumable."
@@ -60,6 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     compare = command("compare", _compare, "One table and plots from several runs.", gin=False, model_dir=False)
     compare.add_argument("model_dirs", type=Path, nargs="+", metavar="DIR")
     compare.add_argument("--output", type=Path, required=True, metavar="DIR")
+    imported = command("import", _import, "Make a model directory of a Hugging Face model.", gin=False, model_dir=True)
+    imported.add_argument("--source", type=Path, required=True, metavar="DIR", help="config.json and safetensors")
+    imported.add_argument("--dtype", default="float32", choices=FLOATS, help="of the parameters")
+    imported.add_argument("--overwrite", action="store_true", help="replace an imported model")
+    export = command("export", _export, "Write a model for transformers, and check it.", gin=False, model_dir=True)
+    export.add_argument("--output", type=Path, required=True, metavar="DIR")
+    export.add_argument("--step", type=int, help="the checkpoint's step; default: the newest")
+    export.add_argument("--dtype", default="float32", choices=FLOATS, help="of the files")
+    export.add_argument("--overwrite", action="store_true", help="replace an exported model")
+    export.add_argument("--params", default="model", help='"model", or "momentum:<stream>" for a momentum encoder')
+    export.add_argument("--sentence_encoder", choices=("mean", "first", "pooler"), help="for sentence-transformers")
+    export.add_argument("--level", type=int, help="of the sentence encoder; default: the last")
+    export.add_argument("--normalize", action="store_true", help="sentence vectors of unit length")
     compiled = command("compile", _compile, "What a recipe's steps need on a machine, here or not.", True, False)
     compiled.add_argument("--topology", required=True, metavar="NAME", help='"v5e:16x16", "cpu:8" (simulated) or "gpu"')
     compiled.add_argument("--num_slices", type=int, default=1, metavar="K", help="slices of that topology; default 1")
@@ -146,6 +162,59 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     evaluate.evaluate(recipe, runtime, options.model_dir, evaluation.probes, options.step)
     print(report.report(options.model_dir))
     return DONE
+
+
+def _import(options: argparse.Namespace, bindings: list[str]) -> int:
+    from xalign_jax.interop.importing import import_model
+    from xalign_jax.runtime.sharding import make_mesh
+
+    import_model(options.source, options.model_dir, make_mesh((1, -1, 1)), options.dtype, options.overwrite)
+    print(f"{options.model_dir}: a recipe that includes {options.model_dir}/model.gin continues from it")
+    return DONE
+
+
+def _export(options: argparse.Namespace, bindings: list[str]) -> int:
+    from xalign_jax.interop.exporting import export_model
+    from xalign_jax.interop.sentence_encoder import SentenceEncoder
+    from xalign_jax.interop.verify import verify
+    from xalign_jax.runtime.sharding import make_mesh
+
+    _start_jax("highest")
+    mesh = make_mesh((1, -1, 1))
+    encoder = None
+    if options.sentence_encoder:
+        encoder = SentenceEncoder(options.sentence_encoder, options.level, options.normalize)
+    exported = export_model(
+        options.model_dir, options.output, mesh, options.step, options.dtype, options.overwrite, options.params, encoder
+    )
+    print(f"{options.output}: written")
+    print(verify(options.output, exported, _sample_texts(options.model_dir, exported.tokenizer), options.dtype))
+    return DONE
+
+
+def _sample_texts(model_dir: Path, tokenizer: Any) -> list[Any]:
+    """Token ids of some validation texts of the run in each of its languages; of an imported model's, a text of ours."""
+    import numpy as np
+
+    if tokenizer.vocabulary.kind == "ids":
+        return [np.flatnonzero(~tokenizer.special)[:64]]
+    if not (model_dir / "config.gin").is_file():
+        return tokenizer.encode([" ".join((sys.modules["xalign_jax"].__doc__ or "xalign").split()), EPILOG])
+    from xalign_jax import config
+    from xalign_jax.recipe import Recipe
+    from xalign_jax.training import plan
+
+    _register()
+    (recipe,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
+    plan.prepare_data(recipe)
+    prepared = plan.load_data(recipe)
+    found = []
+    for mixture in plan.mixtures(recipe):
+        for member in prepared.members(mixture, "validation"):
+            tokens, offsets = member.tokens[0], member.offsets[0]
+            texts = [tokens[a:b] for a, b in itertools.pairwise(offsets[:4])]
+            found += [tokenizer.clone(text, member.k) for text in texts]
+    return found
 
 
 def _compare(options: argparse.Namespace, bindings: list[str]) -> int:

@@ -78,7 +78,9 @@ def _known(old: Tokenizer, new: Tokenizer) -> dict[int, int]:
         places = {key: i for i, key in enumerate(_keys(old)) if key[1]}
         pairs += [(i, places[key]) for i, key in enumerate(_keys(new)) if key in places]
     return {
-        int(new.clone(b, k)): int(old.clone(a, k)) for k in range(min(old.clones, new.clones), -1, -1) for b, a in pairs
+        int(new.clone(np.int32(b), k)): int(old.clone(np.int32(a), k))
+        for k in range(min(old.clones, new.clones), -1, -1)
+        for b, a in pairs
     }
 
 
@@ -99,7 +101,7 @@ def _copied(old: Tokenizer, new: Tokenizer, known: dict[int, int]) -> dict[int, 
         made[i] = [int(j) for j in ids if not old.special[j]]
     for k in range(1, new.clones + 1):
         for i in range(new.base_size):
-            row = int(new.clone(i, k))
+            row = int(new.clone(np.int32(i), k))
             if row not in known:
                 made.setdefault(row, [known[i]] if i in known else made.get(i, []))
     return made
@@ -107,12 +109,12 @@ def _copied(old: Tokenizer, new: Tokenizer, known: dict[int, int]) -> dict[int, 
 
 def _aligned(lexicon: LexiconTable, old: Tokenizer, known: dict[int, int]) -> dict[int, list[int]]:
     table = lexicon.train
-    firsts = np.flatnonzero(table.language == 0)
+    firsts = np.flatnonzero(table.language == 0).tolist()
     sources: dict[int, list[int]] = defaultdict(list)
     for word, ids in zip(firsts, old.encode_words([table.words[word] for word in firsts]), strict=True):
         sources[int(table.concept[word])] += [int(i) for i in ids if not old.special[i]]
     made: dict[int, list[int]] = defaultdict(list)
-    for word in np.flatnonzero(table.language > 0):
+    for word in np.flatnonzero(table.language > 0).tolist():
         for i in table.tokens(word).tolist():
             if i not in known:
                 made[i] += sources[int(table.concept[word])]

@@ -76,13 +76,23 @@ def _some_id(values: Iterable[int | None]) -> int | None:
     return next((value for value in values if value is not None), None)
 
 
+def composes(normalization: str) -> bool:
+    """Whether a SentencePiece normalisation of this name includes NFKC, which text then gets in full beforehand.
+
+    SentencePiece's own tables neither reorder marks nor compose across them. Ordinary text comes out the same.
+    """
+    return "nfkc" in normalization
+
+
 class SentencePieces:
     """A SentencePiece model; the space marker is the leading "▁"."""
 
     def __init__(self, model: bytes) -> None:
         import sentencepiece
+        from sentencepiece import sentencepiece_model_pb2
 
         self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._composes = composes(sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec.name)
         self.files = {"spm.model": model}
         self.size = processor.get_piece_size()
         ids = list(range(self.size))
@@ -105,10 +115,12 @@ class SentencePieces:
         self._prefix = "" if self.word_start[processor.encode("a")[0]] else " "
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if self._composes:
+            texts = [unicodedata.normalize("NFKC", text) for text in texts]
         return self._processor.encode(list(texts))
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        return self._processor.encode([self._prefix + word for word in words])
+        return self.encode([self._prefix + word for word in words])
 
     def decode(self, ids: list[int]) -> str:
         return self._processor.decode(ids)
@@ -150,7 +162,7 @@ def train_sentencepiece(sentences: Sequence[str], size: int, model_type: str, lo
 
 
 class Bytes:
-    """5 specials + the 256 bytes of UTF-8. A text reads as if a space stood before it; a space belongs to its word."""
+    """5 specials + the 256 bytes of UTF-8. A text, unless empty, reads as if a space stood before it; a space belongs to its word."""
 
     def __init__(self) -> None:
         self.files = {"bytes.json": b'{"first_byte": 5}'}
@@ -163,7 +175,7 @@ class Bytes:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         offset = len(SPECIALS)
-        return [[byte + offset for byte in b" " + text.encode()] for text in texts]
+        return [[byte + offset for byte in b" " + text.encode()] if text else [] for text in texts]
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode(words)

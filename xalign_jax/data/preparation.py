@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from xalign_jax.data.pieces import SentencePieces, load_pieces, train_sentencepiece
+from xalign_jax.data.pieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.sources import keyed_hash, normal_text, resolve, stamp_file
 from xalign_jax.data.store import canonical_task, index_file
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
@@ -126,7 +126,7 @@ def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Pa
     base = Vocabulary(vocabulary.kind, vocabulary.path, vocabulary.size, vocabulary.model_type, vocabulary.lowercase)
     folder = cache / "vocabularies"
     if not vocabulary.trained:
-        tokenizer = Tokenizer(load_pieces(base.kind, base.path or ""), base)
+        tokenizer = Tokenizer.of(base)
         directory = folder / _hash(tokenizer.base_fingerprint)
     else:
         if not readers:

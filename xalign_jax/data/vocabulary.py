@@ -152,7 +152,7 @@ class Tokenizer:
         base = self.unclone(rows[rows < (self.clones + 1) * self.base_size])
         return self._pieces.decode(base[~self._pieces.control[base]].tolist())
 
-    def clone(self, ids: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+    def clone(self, ids: np.ndarray | np.int32, k: int | np.ndarray) -> np.ndarray:
         """Base ids as clone k writes them (k = 0: unchanged); shared ids stay. k broadcasts against ids; int32."""
         ids = np.asarray(ids, np.int32)
         shift = np.asarray(k, np.int32) * np.int32(self.base_size)
@@ -207,6 +207,11 @@ class Tokenizer:
             "fingerprint": self.fingerprint,
         }
         (directory / "vocabulary.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    @staticmethod
+    def of(vocabulary: Vocabulary) -> Tokenizer:
+        """The tokenizer at `vocabulary.path`. Raises UserError where there is none of that kind."""
+        return Tokenizer(load_pieces(vocabulary.kind, vocabulary.path or ""), vocabulary)
 
     @staticmethod
     def load(directory: str | Path) -> Tokenizer:

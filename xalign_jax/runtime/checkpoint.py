@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from xalign_jax.errors import UserError
+from xalign_jax.runtime import distributed
 from xalign_jax.runtime.storage import is_remote, writing
 
 COMMIT_FILE = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)  # objects cannot be renamed
@@ -28,9 +30,11 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             enable_async_checkpointing=keep is not None,
+            async_options=ocp.options.AsyncOptions(barrier_sync_fn=_barrier),
             atomicity_options=COMMIT_FILE if is_remote(directory) else None,
         )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        place = directory if is_remote(directory) else directory.absolute()
+        self._manager = ocp.CheckpointManager(place, options=options)
 
     def latest(self) -> int | None:
         """The newest whole step, or None."""
@@ -68,6 +72,12 @@ class Checkpoints:
         """Restore the parameters alone."""
         return self._restored(step, ocp.args.Composite(params=ocp.args.StandardRestore(params)))["params"]
 
+    def restore_part(self, step: int, rest: Any) -> Any:
+        """Restore a part of the state besides the parameters: a tree with some of its branches."""
+        restore_args = ocp.checkpoint_utils.construct_restore_args(rest)
+        part = ocp.args.PyTreeRestore(item=rest, restore_args=restore_args, partial_restore=True)
+        return self._restored(step, ocp.args.Composite(rest=part))["rest"]
+
     def _restored(self, step: int, args: ocp.args.Composite) -> Any:
         if step not in self._manager.all_steps():
             raise UserError(f"{self._manager.directory}: no checkpoint of step {step}; there are {self.steps()}")
@@ -92,6 +102,18 @@ class Checkpoints:
         """Finish and let go."""
         with writing(self._what):
             self._manager.close()
+
+
+def _barrier(key: str, timeout_ms: int) -> None:
+    """Wait for every process at a point of a save in the background.
+
+    A process whose save has failed passes here while its exception is on the way, and must not wait: the others wait for
+    it elsewhere.
+    """
+    if (failed := sys.exception()) is not None:
+        raise failed
+    if (client := distributed.client()) is not None:
+        client.wait_at_barrier(key, timeout_ms)
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

@@ -9,8 +9,8 @@ import jax
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import sharding
+from xalign_jax.runtime.restore import restore_model
 from xalign_jax.training import directory, plan
-from xalign_jax.training.initial import restore_model
 from xalign_jax.training.loop import build_model, run_probes
 
 

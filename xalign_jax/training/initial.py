@@ -18,26 +18,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.models.functional import Model, Params, build
 from xalign_jax.recipe import Recipe
 from xalign_jax.runtime import sharding
-from xalign_jax.runtime.checkpoint import Checkpoints, abstract
-
-
-def restore_model(model_dir: Path, at: int | None, model: Model, mesh: Mesh) -> tuple[int, Params]:
-    """A step of a run (None: its newest) and the model's parameters there, sharded over the mesh.
-
-    Raises:
-      UserError: there is no checkpoint, or it holds another model.
-    """
-    if not (model_dir / "checkpoints").is_dir():
-        raise UserError(f"{model_dir}: no checkpoints there; train it first")
-    checkpoints = Checkpoints(model_dir / "checkpoints")
-    at = checkpoints.latest() if at is None else at
-    if at is None:
-        raise UserError(f"{model_dir}/checkpoints holds no whole checkpoint yet")
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    where = sharding.parameter_shardings(model.logical_axes(), shapes, mesh)
-    params = checkpoints.restore_params(at, {"model": abstract(shapes, where), "heads": {}})["model"]
-    checkpoints.close()
-    return at, params
+from xalign_jax.runtime.restore import restore_model
 
 
 def initial_params(recipe: Recipe, model: Model, prepared: Prepared, mesh: Mesh) -> Params:

@@ -1,0 +1,304 @@
+"""Random models of transformers come in, compute the same, and go out again the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from xalign_jax.errors import RunError, UserError
+from xalign_jax.interop import architectures, exporting
+from xalign_jax.interop.exporting import export_model
+from xalign_jax.interop.importing import flat, import_model
+from xalign_jax.interop.verify import verify
+from xalign_jax.models.functional import build
+from xalign_jax.runtime.restore import restore_model
+from xalign_jax.runtime.sharding import make_mesh
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+V, LENGTH, ORIGINAL = 43, 24, 16
+LLAMA = dict(
+    vocab_size=V,
+    hidden_size=20,
+    num_hidden_layers=3,
+    num_attention_heads=5,
+    num_key_value_heads=1,
+    intermediate_size=12,
+    head_dim=8,
+    max_position_embeddings=LENGTH,
+    pad_token_id=0,
+    bos_token_id=3,
+    eos_token_id=1,
+)
+NEOX = dict(
+    vocab_size=V,
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=20,
+    max_position_embeddings=LENGTH,
+    pad_token_id=0,
+)
+ENCODER = dict(
+    vocab_size=V,
+    hidden_size=18,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=20,
+    max_position_embeddings=LENGTH + 2,
+)
+
+
+def rope(kind, **options):
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 500.0, **options}}
+
+
+ROPES = {
+    "linear": rope("linear", factor=3.0),
+    "dynamic": rope("dynamic", factor=3.0) | {"max_position_embeddings": ORIGINAL},
+    "llama3": rope(
+        "llama3", factor=4.0, low_freq_factor=0.1, high_freq_factor=0.9, original_max_position_embeddings=ORIGINAL
+    ),
+    "yarn": rope("yarn", factor=4.0, beta_fast=2.0, beta_slow=0.05, original_max_position_embeddings=ORIGINAL),
+}
+MODELS = {
+    "llama": ("LlamaForCausalLM", LLAMA),
+    "llama tied, biases": (
+        "LlamaForCausalLM",
+        LLAMA | dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True, num_key_value_heads=5),
+    ),
+    **{f"llama {kind}": ("LlamaForCausalLM", LLAMA | options) for kind, options in ROPES.items()},
+    "mistral, window": ("MistralForCausalLM", LLAMA | dict(sliding_window=4)),
+    "qwen2": ("Qwen2ForCausalLM", LLAMA | dict(tie_word_embeddings=True)),
+    "qwen2, some windows": (
+        "Qwen2ForCausalLM",
+        LLAMA | dict(use_sliding_window=True, sliding_window=4, max_window_layers=1),
+    ),
+    "qwen3": ("Qwen3ForCausalLM", LLAMA | dict(attention_bias=True)),
+    "neox": ("GPTNeoXForCausalLM", NEOX | dict(rotary_pct=0.5)),
+    "neox sequential, yarn": (
+        "GPTNeoXForCausalLM",
+        NEOX
+        | dict(use_parallel_residual=False, attention_bias=False, hidden_act="gelu_new", tie_word_embeddings=True)
+        | rope("yarn", factor=2.0, original_max_position_embeddings=8, partial_rotary_factor=0.25),
+    ),
+    "bert": ("BertForMaskedLM", ENCODER | dict(hidden_act="relu")),
+    "xlm-r": ("XLMRobertaForMaskedLM", ENCODER | dict(type_vocab_size=1, layer_norm_eps=1e-5)),
+    "xlm-r, pad 0": ("XLMRobertaForMaskedLM", ENCODER | dict(type_vocab_size=2, pad_token_id=0)),
+}
+
+
+def save(name: str, folder, **changes):
+    """A random model of transformers with no parameter at its initial value, saved."""
+    kind, settings = MODELS[name]
+    cls = getattr(transformers, kind)
+    torch.manual_seed(0)
+    model = cls(cls.config_class(**(settings | changes))).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return model
+
+
+def ours(model_dir, mesh=(1, -1, 1)):
+    about = json.loads((model_dir / "environment.json").read_text())["recipe"]["model"]
+    model = build(architectures.config_from_json(about), V)
+    return model, restore_model(model_dir, None, model, make_mesh(mesh))[1]
+
+
+def tokens():
+    return [np.random.default_rng(n).integers(4, V, n).astype(np.int32) for n in (3, 11, 20)]
+
+
+def assert_same_outputs(theirs, model, params):
+    last = model.num_layers
+    for ids in tokens():
+        rows = np.zeros((3, 1, 20), np.int32)
+        rows[0, 0, : len(ids)], rows[1, 0, : len(ids)], rows[2, 0, : len(ids)] = ids, np.arange(len(ids)), 1
+        h = model.hidden(params, *rows, levels=tuple(range(last + 1)))
+        logits = model.head_input(params, h[last]) @ model.head_weight(params).T
+        bias = model.head_bias(params)
+        with torch.no_grad():
+            found = theirs(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
+        for level, expected in enumerate(found.hidden_states):
+            np.testing.assert_allclose(
+                h[level][0, : len(ids)], expected[0].numpy(), atol=1e-4, err_msg=f"level {level}"
+            )
+        np.testing.assert_allclose(
+            (logits if bias is None else logits + bias)[0, : len(ids)], found.logits[0].numpy(), atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_import_computes_the_same_and_export_gives_the_same_model_back(name, tmp_path):
+    theirs = save(name, tmp_path / "hf")
+    import_model(tmp_path / "hf", tmp_path / "in", make_mesh((1, -1, 1)))
+    model, params = ours(tmp_path / "in")
+    assert_same_outputs(theirs, model, params)
+
+    exported = export_model(tmp_path / "in", tmp_path / "out", make_mesh((1, -1, 1)))
+    assert "verified on 3 texts" in verify(tmp_path / "out", exported, tokens(), "float32")
+    import_model(tmp_path / "out", tmp_path / "again", make_mesh((2, 2, 2)))
+    again, other = ours(tmp_path / "again")
+    assert again.config == model.config
+    for path, array in flat(params).items():
+        expected = np.asarray(array)
+        if path == "positions" and name == "xlm-r, pad 0":
+            expected = np.concatenate([0 * expected[:1], expected[1:]])  # nothing reads its first row
+        np.testing.assert_array_equal(flat(other)[path], expected, err_msg=path)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_floats_round_once(dtype, tmp_path):
+    save("llama", tmp_path / "hf")
+    mesh = make_mesh((1, -1, 1))
+    import_model(tmp_path / "hf", tmp_path / "in", mesh)
+    exported = export_model(tmp_path / "in", tmp_path / "out", mesh, dtype=dtype)
+    assert "verified" in verify(tmp_path / "out", exported, tokens(), dtype)
+    import_model(tmp_path / "out", tmp_path / "again", mesh)
+    export_model(tmp_path / "again", tmp_path / "twice", mesh, dtype=dtype)
+    for path, array in flat(ours(tmp_path / "again")[1]).items():
+        rounded = torch.tensor(np.asarray(flat(ours(tmp_path / "in")[1])[path])).to(getattr(torch, dtype)).float()
+        np.testing.assert_array_equal(array, rounded.numpy())
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "twice/model.safetensors").read_bytes()
+
+
+def test_shards_are_read_and_written(tmp_path, monkeypatch):
+    theirs = save("qwen2", tmp_path / "hf")
+    theirs.save_pretrained(tmp_path / "hf", max_shard_size="4KB")
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    mesh = make_mesh((2, 2, 2))
+    import_model(tmp_path / "hf", tmp_path / "in", mesh)
+    assert_same_outputs(theirs, *ours(tmp_path / "in"))
+    write = exporting.write
+    monkeypatch.setattr(exporting, "write", lambda *args: write(*args, shard_bytes=4096))
+    exported = export_model(tmp_path / "in", tmp_path / "out", mesh)
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 3
+    assert "verified" in verify(tmp_path / "out", exported, tokens(), "float32")
+
+
+def test_a_sentence_encoder_without_its_head_comes_in_with_a_fresh_one(tmp_path, capsys):
+    theirs = save("bert", tmp_path / "mlm").bert
+    body = transformers.BertModel(theirs.config).eval()
+    body.save_pretrained(tmp_path / "hf")
+    import_model(tmp_path / "hf", tmp_path / "in", make_mesh((1, -1, 1)))
+    assert "no masked-LM head there; fresh: head/bias" in capsys.readouterr().out
+    model, params = ours(tmp_path / "in")
+    assert model.config.pooler
+    ids = tokens()[1]
+    rows = np.stack([ids, np.arange(11, dtype=np.int32), np.ones(11, np.int32)])[:, None]
+    with torch.no_grad():
+        expected = body(torch.tensor(ids[None].astype(np.int64))).pooler_output.numpy()
+    h = model.hidden(params, *rows, levels=(2,))[2]
+    np.testing.assert_allclose(model.pooled(params, h[:, 0]), expected, atol=1e-5)
+    assert np.std(params["head"]["weight"]) == pytest.approx(model.config.init_std, rel=0.2)
+
+
+def _edit(file, **changes):
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in (values | changes).items() if v != "DELETE"}))
+
+
+def _rewrite(file, change):
+    from safetensors.numpy import load_file, save_file
+
+    arrays = load_file(file)
+    change(arrays)
+    save_file(arrays, file, metadata={"format": "pt"})
+
+
+BAD = {
+    "truncated": (lambda d: (d / SINGLE).write_bytes((d / SINGLE).read_bytes()[:-50]), r"model.safetensors: cut short"),
+    "no weights": (lambda d: (d / SINGLE).unlink(), r"no model.safetensors and no"),
+    "pickles": (lambda d: (d / SINGLE).rename(d / "pytorch_model.bin"), r"pytorch_model.bin is not read"),
+    "missing shard": (
+        lambda d: (d / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {"x": "model-2.safetensors"}})
+        ),
+        r"model-2.safetensors: missing",
+    ),
+    "missing tensor": (
+        lambda d: _rewrite(d / SINGLE, lambda a: a.pop("model.layers.1.mlp.up_proj.weight")),
+        r"1 tensors are missing, such as model.layers.1.mlp.up_proj.weight",
+    ),
+    "extra tensor": (
+        lambda d: _rewrite(d / SINGLE, lambda a: a.update(extra=np.zeros(2, np.float32))),
+        r"1 tensors belong to no Llama, such as extra",
+    ),
+    "wrong shape": (
+        lambda d: _rewrite(d / SINGLE, lambda a: a.update({"model.norm.weight": np.zeros(21, np.float32)})),
+        r"model.norm.weight has shape \(21,\), config.json wants \(20,\)",
+    ),
+    "integers": (
+        lambda d: _rewrite(d / SINGLE, lambda a: a.update({"model.norm.weight": np.zeros(20, np.int8)})),
+        r"model.norm.weight is I8; only F32, F16, BF16",
+    ),
+    "unknown architecture": (lambda d: _edit(d / "config.json", model_type="mamba"), r"model_type = 'mamba'"),
+    "unknown option": (lambda d: _edit(d / "config.json", logit_softcapping=30.0), r"logit_softcapping = 30.0"),
+    "unknown activation": (lambda d: _edit(d / "config.json", hidden_act="xielu"), r"hidden_act = 'xielu'"),
+    "unknown rope": (
+        lambda d: _edit(d / "config.json", rope_parameters={"rope_type": "longrope", "rope_theta": 1e4}),
+        r"rope_type = 'longrope'",
+    ),
+    "no width": (lambda d: _edit(d / "config.json", hidden_size="DELETE"), r"config.json: no 'hidden_size'"),
+    "no config": (lambda d: (d / "config.json").unlink(), r"config.json: cannot be read"),
+}
+SINGLE = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good") / "hf"
+    save("llama", folder)
+    return folder
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_be_imported_is_named_and_nothing_is_written(what, good, tmp_path):
+    shutil.copytree(good, tmp_path / "hf")
+    change, said = BAD[what]
+    change(tmp_path / "hf")
+    with pytest.raises(UserError, match=said):
+        import_model(tmp_path / "hf", tmp_path / "in", make_mesh((1, -1, 1)))
+    assert not (tmp_path / "in").exists()
+
+
+def test_nothing_is_overwritten_without_being_told(good, tmp_path):
+    mesh = make_mesh((1, -1, 1))
+    import_model(good, tmp_path / "in", mesh)
+    with pytest.raises(UserError, match="is not empty; choose another --model_dir or add --overwrite"):
+        import_model(good, tmp_path / "in", mesh)
+    import_model(good, tmp_path / "in", mesh, overwrite=True)
+    export_model(tmp_path / "in", tmp_path / "out", mesh)
+    with pytest.raises(UserError, match="holds a model already"):
+        export_model(tmp_path / "in", tmp_path / "out", mesh)
+    export_model(tmp_path / "in", tmp_path / "out", mesh, dtype="bfloat16", overwrite=True)
+    with pytest.raises(UserError, match="--dtype=int4"):
+        export_model(tmp_path / "in", tmp_path / "other", mesh, dtype="int4")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="--overwrite does not remove it"):
+        export_model(tmp_path / "in", tmp_path / "home", mesh, overwrite=True)
+    with pytest.raises(UserError, match="--overwrite does not remove it"):
+        import_model(good, tmp_path / "home", mesh, overwrite=True)
+
+
+def test_a_difference_is_found_and_named(good, tmp_path):
+    mesh = make_mesh((1, -1, 1))
+    import_model(good, tmp_path / "in", mesh)
+    exported = export_model(tmp_path / "in", tmp_path / "out", mesh)
+    _rewrite(tmp_path / "out" / SINGLE, lambda a: a["model.layers.1.mlp.up_proj.weight"].__imul__(1.5))
+    with pytest.raises(RunError, match="differs first at level 2"):
+        verify(tmp_path / "out", exported, tokens(), "float32")
+    assert (tmp_path / "out" / SINGLE).exists()
+
+
+def test_a_decoder_that_transformers_lacks_is_refused():
+    odd = architectures.llama.Llama(layers=2, width=8, heads=2, kv_heads=1, mlp_width=8, output_bias=True)
+    with pytest.raises(UserError, match="transformers has no model with"):
+        architectures.of_config(odd).write(odd, V, {})

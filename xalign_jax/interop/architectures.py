@@ -1,0 +1,43 @@
+"""All architectures, and how one is found."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from xalign_jax.errors import UserError
+from xalign_jax.interop import encoders, gpt_neox, llama
+from xalign_jax.interop.mapping import Architecture
+from xalign_jax.models.rotary import RopeScaling
+
+ALL = (llama.ARCHITECTURE, gpt_neox.ARCHITECTURE, encoders.XLM_ROBERTA, encoders.BERT)
+
+
+def of_model_type(name: Any, file: Path) -> Architecture:
+    """By config.json's model_type. Raises UserError for an unknown one."""
+    known = {kind: architecture for architecture in ALL for kind in architecture.model_types}
+    if name not in known:
+        raise UserError(f"{file}: model_type = {name!r} is not implemented; only {', '.join(known)}")
+    return known[name]
+
+
+def of_config(config: Any) -> Architecture:
+    """By the class of one of our model configurations."""
+    return next(architecture for architecture in ALL if isinstance(config, architecture.config))
+
+
+def config_from_json(values: dict[str, Any]) -> Any:
+    """A model's configuration from what `recipe.as_json` made of it. Raises UserError for a class of no architecture."""
+    classes = {cls.__name__: cls for cls in [*(a.config for a in ALL), RopeScaling]}
+    if values["class"] not in classes:
+        raise UserError(f"{values['class']}: no architecture of Hugging Face is known for this model")
+    cls = classes[values["class"]]
+    names = {field.name for field in dataclasses.fields(cls)}
+    return cls(**{name: _value(value) for name, value in values.items() if name in names})
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return config_from_json(value)
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,138 @@
+"""BERT (mBERT, LaBSE) and XLM-R: one network under two sets of names."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from xalign_jax.errors import UserError
+from xalign_jax.interop.mapping import Architecture, Entry, Settings, Shifted, Transposed
+from xalign_jax.models.bert import Bert
+from xalign_jax.models.encoder import EncoderShape
+from xalign_jax.models.xlm_roberta import XLMRoberta
+
+_POOLER = "pooler.dense.weight"
+
+
+def _shape(settings: Settings) -> dict[str, Any]:
+    settings.only("position_embedding_type", "absolute")
+    settings.only("is_decoder", False)
+    settings.only("add_cross_attention", False)
+    settings.only("tie_word_embeddings", True)
+    return {
+        "layers": settings.get("num_hidden_layers"),
+        "width": settings.get("hidden_size"),
+        "heads": settings.get("num_attention_heads"),
+        "mlp_width": settings.get("intermediate_size"),
+        "types": settings.get("type_vocab_size", 2),
+        "norm_eps": settings.get("layer_norm_eps", 1e-12),
+        "activation": settings.get("hidden_act", "gelu"),
+    }
+
+
+def _read_bert(settings: Settings, names: frozenset[str]) -> Bert:
+    pooler = any(name.endswith(_POOLER) for name in names)
+    return Bert(**_shape(settings), max_length=settings.get("max_position_embeddings", 512), pooler=pooler)
+
+
+def _read_xlm_roberta(settings: Settings, names: frozenset[str]) -> XLMRoberta:
+    first = _first_position(settings.get("pad_token_id", 1))
+    return XLMRoberta(**_shape(settings), max_length=settings.get("max_position_embeddings", 512) - first)
+
+
+def _first_position(pad: int | None) -> int:
+    """The row of their position table that position 0 reads: it comes after that of the padding's id."""
+    if pad is None:
+        raise UserError("XLM-R counts positions from the id of padding: the vocabulary needs a pad token")
+    return pad + 1
+
+
+def _write(kind: str, c: EncoderShape, rows: int, specials: dict[str, int | None]) -> dict[str, Any]:
+    first = _first_position(specials["pad"]) if kind == "xlm-roberta" else 0
+    return {
+        "architectures": [{"bert": "Bert", "xlm-roberta": "XLMRoberta"}[kind] + "ForMaskedLM"],
+        "model_type": kind,
+        "vocab_size": rows,
+        "hidden_size": c.width,
+        "intermediate_size": c.mlp_width,
+        "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads,
+        "hidden_act": c.activation,
+        "max_position_embeddings": c.max_length + first,
+        "type_vocab_size": c.types,
+        "layer_norm_eps": c.norm_eps,
+        "tie_word_embeddings": True,
+    }
+
+
+def _norm(ours: str, theirs: str, head: bool = False) -> list[Entry]:
+    return [Entry(f"{ours}/scale", f"{theirs}.weight", head=head), Entry(f"{ours}/bias", f"{theirs}.bias", head=head)]
+
+
+def _dense(ours: str, theirs: str, head: bool = False) -> list[Entry]:
+    return [
+        Entry(f"{ours}/weight", f"{theirs}.weight", Transposed(), head),
+        Entry(f"{ours}/bias", f"{theirs}.bias", head=head),
+    ]
+
+
+def _body(prefix: str, shift: int) -> list[Entry]:
+    embeddings, layer = f"{prefix}embeddings.", prefix + "encoder.layer.{}."
+    entries = [
+        Entry("embedding", embeddings + "word_embeddings.weight"),
+        Entry("positions", embeddings + "position_embeddings.weight", Shifted(shift)),
+        Entry("types", embeddings + "token_type_embeddings.weight"),
+        *_norm("embedding_norm", embeddings + "LayerNorm"),
+        *_norm("layers/attention_norm", layer + "attention.output.LayerNorm"),
+        *_norm("layers/mlp_norm", layer + "output.LayerNorm"),
+        *_dense("layers/up", layer + "intermediate.dense"),
+        *_dense("layers/down", layer + "output.dense"),
+        Entry("layers/attention/output", layer + "attention.output.dense.weight", Transposed(inputs=2)),
+        Entry("layers/attention/output_bias", layer + "attention.output.dense.bias"),
+    ]
+    for name in ("query", "key", "value"):
+        entries.append(Entry(f"layers/attention/{name}", f"{layer}attention.self.{name}.weight", Transposed()))
+        entries.append(Entry(f"layers/attention/{name}_bias", f"{layer}attention.self.{name}.bias"))
+    return entries
+
+
+def _bert_table(c: Bert, pad: int | None) -> list[Entry]:
+    return [
+        *_body("bert.", 0),
+        *(_dense("pooler", "bert.pooler.dense") if c.pooler else []),
+        *_dense("head", "cls.predictions.transform.dense", head=True),
+        *_norm("head_norm", "cls.predictions.transform.LayerNorm", head=True),
+        Entry("head_bias", "cls.predictions.bias", head=True),
+    ]
+
+
+def _xlm_roberta_table(c: XLMRoberta, pad: int | None) -> list[Entry]:
+    return [
+        *_body("roberta.", _first_position(pad) - c.first_position),
+        *_dense("head", "lm_head.dense", head=True),
+        *_norm("head_norm", "lm_head.layer_norm", head=True),
+        Entry("head_bias", "lm_head.bias", head=True),
+    ]
+
+
+BERT = Architecture(
+    config=Bert,
+    model_types=("bert",),
+    read=_read_bert,
+    write=functools.partial(_write, "bert"),
+    table=_bert_table,
+    prefix="bert.",
+    auto="AutoModelForMaskedLM",
+    ignored=(r"position_ids$", r"^cls\.predictions\.decoder\.", r"^cls\.seq_relationship\."),
+    renamed=((".gamma", ".weight"), (".beta", ".bias")),
+)
+XLM_ROBERTA = Architecture(
+    config=XLMRoberta,
+    model_types=("xlm-roberta",),
+    read=_read_xlm_roberta,
+    write=functools.partial(_write, "xlm-roberta"),
+    table=_xlm_roberta_table,
+    prefix="roberta.",
+    auto="AutoModelForMaskedLM",
+    ignored=(r"position_ids$", r"^lm_head\.decoder\.", r"pooler\.dense\."),
+)

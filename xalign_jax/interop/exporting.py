@@ -1,0 +1,161 @@
+"""A model directory becomes a folder that transformers loads with no code of ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from xalign_jax.data.vocabulary import Tokenizer, clone_name
+from xalign_jax.errors import UserError
+from xalign_jax.interop import architectures
+from xalign_jax.interop.importing import flat
+from xalign_jax.interop.mapping import Entry
+from xalign_jax.interop.model_card import model_card
+from xalign_jax.interop.sentence_encoder import SentenceEncoder, write_sentence_encoder
+from xalign_jax.interop.tokenizers import write_tokenizers
+from xalign_jax.interop.weights import DTYPES, Tensor, write
+from xalign_jax.models.functional import Model, build
+from xalign_jax.runtime.logging import read_results
+from xalign_jax.runtime.restore import restore_memory, restore_model
+
+
+class Exported(NamedTuple):
+    """What was written, for `verify`."""
+
+    model: Model
+    params: Any
+    tokenizer: Tokenizer
+    auto: str
+
+
+def export_model(
+    model_dir: Path,
+    output: Path,
+    mesh: Mesh,
+    step: int | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    params: str = "model",
+    encoder: SentenceEncoder | None = None,
+) -> Exported:
+    """Write config.json, safetensors shards, tokenizers and a model card.
+
+    The root tokenizer is that of language 1; every clone has `tokenizer_<language>/`. Rows of tied clones are written
+    out. Files appear under `output` only when all are whole.
+
+    Args:
+      step: the checkpoint; None = the newest.
+      dtype: "float32", "bfloat16" or "float16".
+      params: "model", or "momentum:<stream>": the momentum encoder of a contrast.
+      encoder: make it a folder of sentence-transformers as well.
+
+    Raises:
+      UserError: no such checkpoint, `output` holds an export, or transformers has no such model.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype={dtype}: one of {', '.join(DTYPES)}")
+    if _holds_export(output) and not overwrite:
+        raise UserError(f"{output} holds a model already; choose another --output or add --overwrite")
+    environment = _environment(model_dir)
+    config = architectures.config_from_json(environment["recipe"]["model"])
+    architecture = architectures.of_config(config)
+    tokenizer = Tokenizer.load(model_dir / "vocabulary")
+    specials = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "mask")}
+    model = build(config, tokenizer.size, row_map=tokenizer.row_map)
+    values = _parameters(model_dir, step, model, mesh, params)
+    if encoder is not None:
+        config, values = encoder.shortened(config, values)
+        model = build(config, tokenizer.size, row_map=tokenizer.row_map)
+    settings = architecture.write(config, tokenizer.size, specials)
+    building = output.parent / f".{output.name}.unfinished"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    ids = {f"{name}_token_id": specials[name] for name in ("pad", "bos", "eos")}
+    _json(building / "config.json", {**settings, **ids, "dtype": dtype, "torch_dtype": dtype})
+    if config.causal:
+        _json(building / "generation_config.json", {name: i for name, i in ids.items() if i is not None})
+    entries = architecture.table(config, specials["pad"])
+    write(building, _tensors(entries, values, tokenizer.row_map), dtype)
+    base = environment.get("languages", ["en"])[0]
+    languages = [clone_name(base, k) for k in range(tokenizer.clones + 1)]
+    write_tokenizers(tokenizer, building, causal=config.causal, max_length=config.max_length, languages=languages)
+    card = model_card(
+        name=environment["recipe_name"],
+        config_text=_text(model_dir / "config.gin"),
+        results_rows=read_results(model_dir),
+        languages=languages,
+        architecture=settings["architectures"][0],
+        clones=tokenizer.clones > 0,
+    )
+    (building / "README.md").write_text(card, encoding="utf-8")
+    if encoder is not None:
+        write_sentence_encoder(building, encoder, config.width, config.max_length, tokenizer.special, values)
+    if overwrite and output.exists():
+        if not _holds_export(output) and any(output.iterdir()):
+            raise UserError(f"{output} holds no exported model: --overwrite does not remove it")
+        shutil.rmtree(output)
+    building.rename(output)
+    return Exported(model, values, tokenizer, architecture.auto)
+
+
+def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, params: str) -> Any:
+    if params == "model":
+        return restore_model(model_dir, step, model, mesh)[1]
+    kind, _, stream = params.partition(":")
+    if kind != "momentum" or not stream:
+        raise UserError(f'--params={params}: "model" or "momentum:<stream>"')
+    return restore_memory(model_dir, step, model, mesh, stream, "encoder")[1]
+
+
+def _holds_export(output: Path) -> bool:
+    return (output / "config.json").exists() or any(output.glob("*.safetensors"))
+
+
+def _environment(model_dir: Path) -> dict[str, Any]:
+    try:
+        return json.loads((model_dir / "environment.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"--model_dir={model_dir}: no environment.json there; is it a model directory?") from None
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def _json(file: Path, values: dict[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _tensors(entries: list[Entry], params: Any, row_map: np.ndarray | None) -> list[Tensor]:
+    """Their tensors in the table's order, made when they are written."""
+    found = flat(params)
+    by_name: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_name.setdefault(entry.theirs, []).append(entry)
+    layers = max((found[e.ours].shape[0] for e in entries if "{}" in e.theirs), default=0)
+    tensors = []
+    for name, members in by_name.items():
+        for layer in range(layers) if "{}" in name else [None]:
+            shape = found[members[0].ours].shape[0 if layer is None else 1 :]
+            tensors.append(
+                Tensor(name.format(layer), members[0].view.theirs(shape), _maker(members, found, layer, row_map))
+            )
+    return tensors
+
+
+def _maker(
+    members: list[Entry], found: dict[str, jax.Array], layer: int | None, row_map: np.ndarray | None
+) -> Callable[[], np.ndarray]:
+    def one(path: str) -> np.ndarray:
+        array = np.asarray(found[path] if layer is None else found[path][layer])
+        by_token = row_map is not None and path in ("embedding", "head", "head_bias")
+        return array[row_map] if by_token else array
+
+    return lambda: members[0].view.write([one(member.ours) for member in members])

@@ -1,0 +1,254 @@
+"""A Hugging Face checkpoint becomes a model directory that a recipe continues from."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from xalign_jax.data.pieces import SPECIALS
+from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.errors import UserError
+from xalign_jax.interop import architectures
+from xalign_jax.interop.mapping import Architecture, Entry, Settings
+from xalign_jax.interop.weights import DTYPES, Tensors, matches
+from xalign_jax.models.functional import Model, build
+from xalign_jax.recipe import as_json
+from xalign_jax.runtime import sharding
+from xalign_jax.runtime.checkpoint import Checkpoints
+from xalign_jax.runtime.compilation import jit_once
+from xalign_jax.runtime.logging import write_atomically
+
+_ALIGNMENT = 64  # bytes: what lets a CPU device take a host buffer as it is
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_SLOW = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json")
+
+
+def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float32", overwrite: bool = False) -> None:
+    """Write `model_dir` from a directory with config.json and safetensors.
+
+    It gets step 0 of `checkpoints/`, `vocabulary/`, `environment.json`, and `model.gin`, which binds Recipe.model,
+    Recipe.vocabulary and Recipe.init_from for a recipe to include. Tensors go into the sharded parameters one by one:
+    beside them the host holds one tensor.
+
+    Args:
+      dtype: of the parameters; training wants float32.
+
+    Raises:
+      UserError: whatever of the source is missing, unknown, cut short or not implemented, by name.
+    """
+    if model_dir.exists() and any(model_dir.iterdir()):
+        if not overwrite:
+            raise UserError(f"{model_dir} is not empty; choose another --model_dir or add --overwrite")
+        if not (model_dir / "model.gin").is_file():
+            raise UserError(f"{model_dir} holds no imported model: --overwrite does not remove it")
+    settings = _settings(source / "config.json")
+    architecture = architectures.of_model_type(settings.get("model_type"), settings.file)
+    tensors = Tensors(source, architecture.renamed)
+    config = architecture.read(settings, frozenset(tensors.shapes))
+    settings.finish()
+    rows = settings.get("vocab_size")
+    model = build(config, rows)
+    plan = _plan(architecture, config, settings.get("pad_token_id", None), model, tensors)
+    shutil.rmtree(model_dir, ignore_errors=True)
+    model_dir.mkdir(parents=True)
+    tokenizer = _tokenizer(source, model_dir, settings, rows)
+    params = _read(plan, model, tensors, mesh, DTYPES[dtype])
+    about = {"stage": "import", "recipe": {"model": as_json(config)}}
+    checkpoints = Checkpoints(model_dir / "checkpoints")
+    checkpoints.save(0, {"model": params, "heads": {}}, {}, about)
+    checkpoints.close()
+    _describe(model_dir, source, config, tokenizer, dtype)
+
+
+def _settings(file: Path) -> Settings:
+    try:
+        return Settings(file, json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({error})") from None
+
+
+Plan = dict[str, list[tuple[Entry, str]]]  # our path -> (entry, their name) of each layer, one where it has no layers
+
+
+def _plan(architecture: Architecture, config: Any, pad: int | None, model: Model, tensors: Tensors) -> Plan:
+    """Which tensors make which parameter; every tensor used or known to carry nothing, every shape right."""
+    entries = architecture.table(config, pad)
+    shapes = flat(jax.eval_shape(model.init, jax.random.key(0)))
+    plan: Plan = {}
+    missing, used = [], set()
+    for entry in entries:
+        names = [entry.theirs.format(i) for i in range(config.layers)] if "{}" in entry.theirs else [entry.theirs]
+        found = [_present(name, architecture.prefix, tensors) for name in names]
+        if entry.head and not any(found):
+            continue
+        missing += [name for name, there in zip(names, found, strict=True) if there is None]
+        plan[entry.ours] = [(entry, there) for there in found if there is not None]
+        used |= {there for there in found if there is not None}
+        ours = shapes[entry.ours].shape[1 if "{}" in entry.theirs else 0 :]
+        for _, name in plan[entry.ours]:
+            if tensors.shapes[name] != entry.view.theirs(ours):
+                raise UserError(
+                    f"{tensors.source}: {name} has shape {tensors.shapes[name]}, config.json wants {entry.view.theirs(ours)}"
+                )
+    if missing:
+        raise UserError(f"{tensors.source}: {len(missing)} tensors are missing, such as {missing[0]}")
+    left = [name for name in sorted(tensors.shapes.keys() - used) if not _carries_nothing(name, architecture, config)]
+    if left:
+        raise UserError(
+            f"{tensors.source}: {len(left)} tensors belong to no {type(config).__name__}, such as {left[0]}"
+        )
+    tensors.check_dtypes(sorted(used))
+    return plan
+
+
+def _present(name: str, prefix: str, tensors: Tensors) -> str | None:
+    candidates = (name, name.removeprefix(prefix))
+    return next((candidate for candidate in candidates if candidate in tensors.shapes), None)
+
+
+def _carries_nothing(name: str, architecture: Architecture, config: Any) -> bool:
+    tied_copy = config.tied and name in ("lm_head.weight", "embed_out.weight")
+    return tied_copy or matches(name, architecture.ignored)
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """Leaves of nested dicts by path, "layers/attention/query"."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: np.dtype) -> Any:
+    """The parameters, sharded over the mesh."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    where = flat(sharding.parameter_shardings(model.logical_axes(), shapes, mesh))
+    fresh = [path for path in flat(shapes) if path not in plan]
+    if fresh:
+        print(f"{tensors.source}: no masked-LM head there; fresh: {', '.join(fresh)}")
+    leaves: dict[str, jax.Array] = {}
+    for path, shape in tqdm(flat(shapes).items(), desc="import", unit="parameter"):
+        if path in plan:
+            leaves[path] = _parameter(plan[path], shape.shape, where[path], tensors, dtype)
+        else:
+            leaves[path] = jit_once(
+                lambda path=path: flat(model.init(jax.random.key(0)))[path].astype(dtype), out_shardings=where[path]
+            )()
+    return jax.tree.unflatten(jax.tree.structure(shapes), [leaves[path] for path in flat(shapes)])
+
+
+def _parameter(
+    parts: list[tuple[Entry, str]], shape: tuple[int, ...], where: Any, tensors: Tensors, dtype: np.dtype
+) -> jax.Array:
+    """One parameter: its layers are read once each and copied into the buffers of this host's devices."""
+    stacked = "{}" in parts[0][0].theirs
+    indices = where.addressable_devices_indices_map(shape)
+    buffers: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+    for index in indices.values():
+        key = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        buffers.setdefault(key, _aligned([stop - start for start, stop in key], dtype))
+    for layer, (entry, name) in enumerate(parts):
+        array = entry.view.read(tensors.read(name), shape[1:] if stacked else shape)
+        for key, buffer in buffers.items():
+            if not stacked:
+                buffer[...] = array[tuple(slice(*part) for part in key)]
+            elif key[0][0] <= layer < key[0][1]:
+                buffer[layer - key[0][0]] = array[tuple(slice(*part) for part in key[1:])]
+    arrays = [
+        jax.device_put(
+            buffers[tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))],
+            device,
+            may_alias=True,
+        )
+        for device, index in indices.items()
+    ]
+    return jax.make_array_from_single_device_arrays(shape, where, arrays)
+
+
+def _aligned(shape: list[int], dtype: np.dtype) -> np.ndarray:
+    """An empty array whose memory starts at a multiple of _ALIGNMENT bytes."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _tokenizer(source: Path, model_dir: Path, settings: Settings, rows: int) -> Tokenizer:
+    """The source's tokenizer in `model_dir/vocabulary`, or bare ids where it has none."""
+    folder = model_dir / "vocabulary"
+    folder.mkdir()
+    if (source / _TOKENIZER[0]).is_file():
+        for name in _TOKENIZER:
+            if (source / name).is_file():
+                shutil.copy(source / name, folder / name)
+        vocabulary = Vocabulary("huggingface", str(folder), rows=rows)
+    elif slow := [name for name in _SLOW if (source / name).is_file()]:
+        _convert(source, folder, slow[0])
+        vocabulary = Vocabulary("huggingface", str(folder), rows=rows)
+    else:
+        print(f"{source}: no tokenizer there; token ids only")
+        specials = {name: settings.get(f"{name}_token_id", None) for name in SPECIALS}
+        (folder / "ids.json").write_text(json.dumps({"size": rows, "specials": specials}) + "\n")
+        vocabulary = Vocabulary("ids", str(folder), rows=rows)
+    tokenizer = Tokenizer.of(vocabulary)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def _convert(source: Path, folder: Path, file: str) -> None:
+    """A tokenizer without tokenizer.json, converted by transformers."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise UserError(
+            f'{source}: {file} without tokenizer.json; transformers converts it: pip install "xalign_jax[hf]"'
+        ) from None
+    AutoTokenizer.from_pretrained(source, use_fast=True).save_pretrained(folder)
+    if not (folder / _TOKENIZER[0]).is_file():
+        raise UserError(f"{source}: transformers has no fast tokenizer for {file}")
+
+
+def _describe(model_dir: Path, source: Path, config: Any, tokenizer: Tokenizer, dtype: str) -> None:
+    """Write environment.json and model.gin."""
+    environment = {
+        "recipe_name": f"import of {source.name}",
+        "source": str(source.absolute()),
+        "dtype": dtype,
+        "vocabulary_fingerprint": tokenizer.fingerprint,
+        "versions": {"xalign_jax": importlib.metadata.version("xalign_jax"), "jax": jax.__version__},
+        "recipe": {"model": as_json(config)},
+    }
+    write_atomically(model_dir / "environment.json", json.dumps(environment, indent=1) + "\n")
+    folder = model_dir.absolute()
+    lines = [
+        f"# The model of {source.name}. `include` this in a recipe to continue from it.",
+        *_bindings("Recipe.model", config),
+        "Recipe.vocabulary = @Vocabulary()",
+        f'Vocabulary.kind = "{tokenizer.vocabulary.kind}"',
+        f'Vocabulary.path = "{folder / "vocabulary"}"',
+        f"Vocabulary.rows = {tokenizer.vocabulary.rows}",
+        f'Recipe.init_from = "{folder}"',
+    ]
+    write_atomically(model_dir / "model.gin", "\n".join(lines) + "\n")
+
+
+def _bindings(name: str, config: Any) -> list[str]:
+    """gin lines that bind a dataclass and the dataclasses in it."""
+    cls = type(config).__name__
+    lines = [f"{name} = @{cls}()"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            lines += _bindings(f"{cls}.{field.name}", value)
+        else:
+            lines.append(f"{cls}.{field.name} = {value!r}")
+    return lines

@@ -1,0 +1,53 @@
+"""Parameters of a model out of a model directory, onto any mesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from xalign_jax.errors import UserError
+from xalign_jax.runtime import sharding
+from xalign_jax.runtime.checkpoint import Checkpoints, abstract
+
+
+def restore_model(model_dir: Path, at: int | None, model: Any, mesh: Mesh) -> tuple[int, Any]:
+    """A step of a run (None: its newest) and the model's parameters there, sharded over the mesh.
+
+    Args:
+      model: what was saved there: its `init` and `logical_axes` say shapes and places.
+
+    Raises:
+      UserError: there is no checkpoint, or it holds another model.
+    """
+    if not (model_dir / "checkpoints").is_dir():
+        raise UserError(f"{model_dir}: no checkpoints there; train it first")
+    checkpoints = Checkpoints(model_dir / "checkpoints")
+    at = checkpoints.latest() if at is None else at
+    if at is None:
+        raise UserError(f"{model_dir}/checkpoints holds no whole checkpoint yet")
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    where = sharding.parameter_shardings(model.logical_axes(), shapes, mesh)
+    params = checkpoints.restore_params(at, {"model": abstract(shapes, where), "heads": {}})["model"]
+    checkpoints.close()
+    return at, params
+
+
+def restore_memory(model_dir: Path, at: int | None, model: Any, mesh: Mesh, stream: str, name: str) -> tuple[int, Any]:
+    """A step and the parameters that a stream's objective keeps as memory[`name`]["model"], such as a momentum encoder.
+
+    Raises:
+      UserError: there is no checkpoint, or the stream remembers no such thing.
+    """
+    checkpoints = Checkpoints(model_dir / "checkpoints")
+    at = checkpoints.latest() if at is None else at
+    if at is None:
+        raise UserError(f"{model_dir}/checkpoints holds no whole checkpoint yet")
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    where = sharding.parameter_shardings(model.logical_axes(), shapes, mesh)
+    tree = {"memory": {stream: {name: {"model": abstract(shapes, where)}}}}
+    found = checkpoints.restore_part(at, tree)["memory"][stream][name]["model"]
+    checkpoints.close()
+    return at, found
