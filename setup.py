@@ -46,9 +46,11 @@ setup(
         "tpu": ["jax[tpu]==0.10.2"],
         "cuda": ["jax[cuda13]==0.10.2"],
         "hf": HF,
+        "gcs": ["gcsfs"],
+        "s3": ["s3fs"],
         "demo": DEMO,
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
-        "test": [*DEMO, "pytest", "pytest-xdist", "pytest-timeout", "ruff", "mypy", "setuptools>=77"],
+        "test": [*DEMO, *HF, "pytest", "pytest-xdist", "pytest-timeout", "ruff", "mypy", "setuptools>=77"],
     },
     entry_points={"console_scripts": ["xalign = xalign_jax.cli:main"]},
 )

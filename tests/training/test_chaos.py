@@ -14,7 +14,7 @@ import pytest
 from training import toy
 from training.runs import assert_equal_up_to_rounding, finish, saved_params, spawn, whole
 
-STEPS = 40
+STEPS = 24
 DEVICES = 4
 MESH = "2,2,1"
 SECONDS = 180  # for all processes to end once one has
@@ -97,7 +97,7 @@ def test_the_state_at_the_end_is_that_of_an_undisturbed_run(tmp_path, rounds):
     for number in range(rounds):
         processes = chance.choice([2, 4, 1, 2])
         before = lock_of(model_dir)
-        happened = disturb(start(model_dir, processes, sleep=0.3), model_dir, before, chance)
+        happened = disturb(start(model_dir, processes, sleep=0.2), model_dir, before, chance)
         steps = readable(model_dir)
         print(f"round {number}: {processes} processes, {happened}, checkpoints {steps}")
         assert not steps or steps[-1] >= newest, "a newer checkpoint was there before"

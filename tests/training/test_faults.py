@@ -38,7 +38,6 @@ def test_storage_that_fails_in_the_middle_of_a_save(tmp_path):
     for said in errors:
         (line,) = [line for line in said.splitlines() if line.startswith(LINE) and "could not be written" in line]
         assert "/checkpoints: a checkpoint (the newest whole one stays) could not be written" in line
-        assert "Traceback" not in said
     steps = sorted(int(path.name) for path in (model_dir / "checkpoints").iterdir() if path.name.isdigit())
     assert steps and steps[-1] < 24
     for step in steps:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import gin
@@ -28,7 +28,7 @@ from xalign_jax.objectives.momentum import ConstantMomentum
 from xalign_jax.objectives.word_contrast import WordContrast
 from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
-from xalign_jax.runtime import distributed, failures
+from xalign_jax.runtime import distributed, failures, storage
 from xalign_jax.training import loop, plan
 from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
@@ -220,6 +220,7 @@ def main() -> None:
     import jax
 
     options = dict(argument.split("=") for argument in sys.argv[2:])
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     jax.config.update("jax_default_matmul_precision", "highest")
     use_toy_data()
     SLEEP, TEXT = float(options.get("sleep", 0)), int(options.get("text", 0))
@@ -241,7 +242,7 @@ def train(options: dict[str, str]) -> None:
     steps = int(options.get("steps", 12))
     made = infoxlm(steps) if options.get("recipe") == "infoxlm" else recipe(steps, int(options.get("bad_row", -1)))
     try:
-        loop.Run(made, runtime, Path(sys.argv[1]), "toy").train()
+        loop.Run(made, runtime, storage.model_directory(sys.argv[1]), "toy").train()
     except loop.Interrupted:
         sys.exit(3)
 

@@ -1,0 +1,48 @@
+"""A run whose model directory is a bucket: checkpoints, logs, a restart, and a store that refuses in the middle."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from runtime import gcs
+from training.runs import spawn
+
+pytest.importorskip("gcsfs")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A bucket server that processes started from here find."""
+    server = gcs.serve()
+    for name, value in gcs.environment(server).items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.shutdown()
+
+
+def train(**options):
+    process = spawn("gs://bucket/run", steps=12, **options)
+    _, errors = process.communicate(timeout=280)
+    return process.returncode, errors
+
+
+def whole_steps(server):
+    return {int(name.split("/")[2]) for name in server.objects if name.count("/") == 3 and "commit_success" in name}
+
+
+def test_a_refusal_in_the_middle_of_a_save_is_one_line_and_the_run_goes_on_from_the_last_whole_step(server):
+    server.refuses = lambda name: "/8/params/" in name and "ocdbt" in name
+    code, errors = train()
+    assert code == 1
+    assert errors.splitlines()[-1].startswith("xalign: gs://bucket/run/checkpoints: a checkpoint (the newest whole one")
+    assert whole_steps(server) == {4}
+    assert "run/lock.json" not in server.objects
+    server.refuses = lambda name: False
+    code, errors = train()
+    assert code == 0, errors
+    assert whole_steps(server) == {8, 12}
+    rows = [json.loads(line) for line in server.objects["run/metrics.jsonl"][0].splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert {"run/config.gin", "run/results.json", "run/vocabulary/vocabulary.json"} <= server.objects.keys()
+    assert sum("tfevents" in name for name in server.objects) == 2
