@@ -120,7 +120,7 @@ def _start_jax(precision: str) -> None:
 
     from xalign_jax.data.store import cache_dir
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_default_matmul_precision", precision)
 
