@@ -92,7 +92,7 @@ class SentencePieces:
         from sentencepiece import sentencepiece_model_pb2
 
         self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self._composes = composes(sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec.name)
+        self._composes = composes(sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec.name)  # type: ignore[attr-defined]
         self.files = {"spm.model": model}
         self.size = processor.get_piece_size()
         ids = list(range(self.size))

@@ -21,7 +21,7 @@ def convert(model: bytes) -> dict[str, Any]:
     """
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
     byte_fallback = any(piece.type == _BYTE for piece in proto.pieces)
     make = {1: _unigram, 2: _bpe}.get(proto.trainer_spec.model_type)
     if make is None:
