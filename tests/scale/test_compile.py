@@ -136,9 +136,7 @@ def test_a_tpu_slice_that_is_not_here(tmp_path: Path):
     """In its loop over layers a sharded step gathers weights and scatters gradients, and moves no rows."""
     output = tmp_path / "report.json"
     bindings = ("--gin.Llama.width=512", "--gin.Llama.heads=8", "--gin.Llama.kv_heads=8")
-    done = xalign(
-        "--gin_file=recipes/tiny.gin", "--gin.PROBES=()", "--topology=v5e:4x4", *bindings, f"--output={output}"
-    )
+    done = xalign("--gin_file=recipes/joint_clone_tiny.gin", "--topology=v5e:4x4", *bindings, f"--output={output}")
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(output.read_text())
     assert found["chips"] == 16 and found["memory"]["fits"] and found["bound"] in found["seconds"]

@@ -142,10 +142,10 @@ def table(found: dict[str, Any]) -> str:
     ]
     if "collectives" not in found:
         return "\n".join(lines)
-    lines.append(f"  {'collectives':<16}{'where':<11}{'over':<9}{'times':>8}{'MB sent by a chip':>19}")
+    lines.append(f"  {'collectives':<21}{'where':<11}{'over':<9}{'times':>8}{'MB sent by a chip':>19}")
     for one in found["collectives"]:
         kind = one["kind"] + ("*" if one["windowed"] else "")
-        lines.append(f"  {kind:<16}{one['where']:<11}{one['over']:<9}{one['count']:>8,}{one['sent'] / 1e6:>19,.1f}")
+        lines.append(f"  {kind:<21}{one['where']:<11}{one['over']:<9}{one['count']:>8,}{one['sent'] / 1e6:>19,.1f}")
     if any(one["windowed"] for one in found["collectives"]):
         lines.append("  * cut into permutes between the parts of a matrix product, which hide it; each permute counts")
     times = [f"{name} {1000 * value:,.2f} ms" for name, value in found["seconds"].items() if value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 from typing import Any, NamedTuple
@@ -69,12 +70,15 @@ def _tpu(name: str, num_slices: int) -> Machine:
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is touched that two processes could fight over
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(f"--topology={name}: needs the TPU compiler: pip install 'xalign_jax[tpu]'")
     jax.config.update("jax_platforms", "cpu")
     try:
         there = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=num_slices)
     except RuntimeError as error:
         cause = " ".join(str(error).split())[:200]
-        raise UserError(f"--topology={name}: the TPU compiler says {cause}; pip install xalign_jax[tpu]") from None
+        raise UserError(f"--topology={name}: the TPU compiler says: {cause}") from None
     found: list[Any] = [*there.devices]
     slices: dict[int, list[Any]] = {}
     for device in found:
