@@ -12,17 +12,16 @@ import time
 import orbax.checkpoint as ocp
 import pytest
 from training import toy
-from training.runs import assert_equal_up_to_rounding, finish, saved_params, spawn, whole
+from training.runs import assert_equal_up_to_rounding, finish, spawn, whole
 
-STEPS = 24
 DEVICES = 4
 MESH = "2,2,1"
 SECONDS = 180  # for all processes to end once one has
 
 
-def start(model_dir, processes, **options):
+def start(model_dir, steps, processes, **options):
     """The run in so many processes that share DEVICES simulated devices."""
-    shared = {"steps": STEPS, "mesh": MESH, "devices": DEVICES // processes, "checkpoint_every": 2, **options}
+    shared = {"steps": steps, "mesh": MESH, "devices": DEVICES // processes, "checkpoint_every": 2, **options}
     if processes == 1:
         return [spawn(model_dir, **shared)]
     with socket.socket() as free:
@@ -50,7 +49,7 @@ def steps_logged(model_dir):
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def disturb(running, model_dir, before, chance):
+def disturb(running, model_dir, steps, before, chance):
     """Kill or tell to stop one or all at a random moment after they have met, when the lock is no longer `before`."""
     wait_until(lambda: lock_of(model_dir) not in ("", before), running)
     if chance.random() < 0.75:  # amid the steps; else before the first one, while it is compiled
@@ -72,8 +71,8 @@ def disturb(running, model_dir, before, chance):
     codes = [process.returncode for process in running]
     if told == signal.SIGTERM:
         assert set(codes) <= {0, 3} and len(set(codes)) == 1, errors
-    elif set(codes) != {0}:
-        assert all(process.returncode != 0 for process in running), errors
+    elif 0 in codes:  # the run was at its end
+        assert (model_dir / "checkpoints" / str(steps)).is_dir(), errors
     return told.name, len(victims), codes, saving
 
 
@@ -88,21 +87,19 @@ def readable(model_dir):
     return sorted(steps)
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_the_state_at_the_end_is_that_of_an_undisturbed_run(tmp_path, rounds):
+@pytest.mark.parametrize(("rounds", "steps"), [(3, 24), pytest.param(20, 120, marks=pytest.mark.slow)])
+def test_the_state_at_the_end_is_that_of_an_undisturbed_run(tmp_path, rounds, steps):
     chance = random.Random(rounds)
     undisturbed, model_dir = tmp_path / "undisturbed", tmp_path / "run"
-    finish(*start(undisturbed, 1))
+    finish(*start(undisturbed, steps, 1))
     newest = -1
     for number in range(rounds):
-        processes = chance.choice([2, 4, 1, 2])
-        before = lock_of(model_dir)
-        happened = disturb(start(model_dir, processes, sleep=0.2), model_dir, before, chance)
-        steps = readable(model_dir)
-        print(f"round {number}: {processes} processes, {happened}, checkpoints {steps}")
-        assert not steps or steps[-1] >= newest, "a newer checkpoint was there before"
-        newest = steps[-1] if steps else newest
-    finish(*start(model_dir, 2))
-    assert readable(model_dir)[-1] == STEPS
-    assert saved_params(model_dir, STEPS).keys() == saved_params(undisturbed, STEPS).keys()
-    assert_equal_up_to_rounding(model_dir, undisturbed, toy.recipe(STEPS), STEPS)
+        processes, before = chance.choice([2, 4, 1, 2]), lock_of(model_dir)
+        happened = disturb(start(model_dir, steps, processes, sleep=0.2), model_dir, steps, before, chance)
+        whole_steps = readable(model_dir)
+        print(f"round {number}: {processes} processes, {happened}, checkpoints {whole_steps}")
+        assert max(whole_steps, default=-1) >= newest, "a newer checkpoint was there before"
+        newest = max(whole_steps, default=-1)
+    finish(*start(model_dir, steps, 2))
+    assert readable(model_dir)[-1] == steps
+    assert_equal_up_to_rounding(model_dir, undisturbed, toy.recipe(steps), steps)
