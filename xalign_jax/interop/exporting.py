@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from xalign_jax.data.vocabulary import Tokenizer, clone_name
+from xalign_jax.data.vocabulary import Tokenizer, clone_index, clone_name
 from xalign_jax.errors import UserError
 from xalign_jax.interop import architectures
 from xalign_jax.interop.importing import flat
@@ -67,42 +67,54 @@ def export_model(
     config = architectures.config_from_json(environment["recipe"]["model"])
     architecture = architectures.of_config(config)
     tokenizer = Tokenizer.load(model_dir / "vocabulary")
-    specials = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "mask")}
     model = build(config, tokenizer.size, row_map=tokenizer.row_map)
     values = _parameters(model_dir, step, model, mesh, params)
     if encoder is not None:
         config, values = encoder.shortened(config, values)
         model = build(config, tokenizer.size, row_map=tokenizer.row_map)
-    settings = architecture.write(config, tokenizer.size, specials)
     building = output.parent / f".{output.name}.unfinished"
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    ids = {f"{name}_token_id": specials[name] for name in ("pad", "bos", "eos")}
-    _json(building / "config.json", {**settings, **ids, "dtype": dtype, "torch_dtype": dtype})
-    if config.causal:
-        _json(building / "generation_config.json", {name: i for name, i in ids.items() if i is not None})
-    entries = architecture.table(config, specials["pad"])
-    write(building, _tensors(entries, values, tokenizer.row_map), dtype)
-    base = environment.get("languages", ["en"])[0]
-    languages = [clone_name(base, k) for k in range(tokenizer.clones + 1)]
+    languages = [clone_name(_base_language(environment), k) for k in range(tokenizer.clones + 1)]
+    name = _write_model(building, config, values, tokenizer, dtype)
     write_tokenizers(tokenizer, building, causal=config.causal, max_length=config.max_length, languages=languages)
+    if encoder is not None:
+        write_sentence_encoder(building, encoder, config.width, config.max_length, tokenizer.special, values)
     card = model_card(
         name=environment["recipe_name"],
         config_text=_text(model_dir / "config.gin"),
         results_rows=read_results(model_dir),
         languages=languages,
-        architecture=settings["architectures"][0],
+        architecture=name,
         clones=tokenizer.clones > 0,
     )
     (building / "README.md").write_text(card, encoding="utf-8")
-    if encoder is not None:
-        write_sentence_encoder(building, encoder, config.width, config.max_length, tokenizer.special, values)
     if overwrite and output.exists():
         if not _holds_export(output) and any(output.iterdir()):
             raise UserError(f"{output} holds no exported model: --overwrite does not remove it")
         shutil.rmtree(output)
     building.rename(output)
     return Exported(model, values, tokenizer, architecture.auto)
+
+
+def _base_language(environment: dict[str, Any]) -> str:
+    """Language 1: the lexicon's first, else the first of the texts; an imported model's is not known."""
+    lexicon = environment["recipe"].get("lexicon")
+    texts = [language for splits in environment.get("texts", {}).values() for language in splits.get("train", {})]
+    return clone_index(lexicon["languages"][0])[0] if lexicon else sorted(texts or ["en"])[0]
+
+
+def _write_model(folder: Path, config: Any, params: Any, tokenizer: Tokenizer, dtype: str) -> str:
+    """Write configuration and weights; returns the class of transformers."""
+    architecture = architectures.of_config(config)
+    specials = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "mask")}
+    settings = architecture.write(config, tokenizer.size, specials)
+    ids = {f"{name}_token_id": specials[name] for name in ("pad", "bos", "eos")}
+    _json(folder / "config.json", {**settings, **ids, "dtype": dtype, "torch_dtype": dtype})
+    if config.causal:
+        _json(folder / "generation_config.json", {name: i for name, i in ids.items() if i is not None})
+    write(folder, _tensors(architecture.table(config, specials["pad"]), params, tokenizer.row_map), dtype)
+    return settings["architectures"][0]
 
 
 def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, params: str) -> Any:
