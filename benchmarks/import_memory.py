@@ -68,10 +68,10 @@ def _make(folder: Path, scale: float, dtype: str) -> int:
     llama = architectures.config_from_json(config)
     architecture = architectures.of_config(llama)
     shapes: dict[str, tuple[int, ...]] = {}
+    import jax
+
     from xalign_jax.interop.importing import flat
     from xalign_jax.models.functional import build
-
-    import jax
 
     model = flat(jax.eval_shape(build(llama, rows).init, jax.random.key(0)))
     for entry in architecture.table(llama, None):
@@ -80,7 +80,8 @@ def _make(folder: Path, scale: float, dtype: str) -> int:
         shapes |= {entry.theirs.format(layer): shape for layer in layers}
     rng = np.random.default_rng(SEED)
     tensors = [
-        Tensor(name, shape, lambda shape=shape: rng.standard_normal(shape, np.float32)) for name, shape in shapes.items()
+        Tensor(name, shape, lambda shape=shape: rng.standard_normal(shape, np.float32))
+        for name, shape in shapes.items()
     ]
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(architecture.write(llama, rows, {})))
@@ -103,7 +104,7 @@ def _child(way: str, folder: Path, dtype: str) -> dict[str, float]:
 
         with _sampled() as found:
             kept = transformers.AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=getattr(torch, dtype))
-            sum(float(parameter.sum()) for parameter in kept.parameters())  # pages are read, not only mapped
+            sum(float(parameter.detach().sum()) for parameter in kept.parameters())  # pages are read, not only mapped
         return found
     import jax
 

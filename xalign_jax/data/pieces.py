@@ -21,6 +21,7 @@ from xalign_jax.errors import UserError
 SPECIALS = ("pad", "eos", "unk", "bos", "mask")
 _SPACE = "▁"
 _TRAINING_THREADS = 4  # a constant of the result, whatever the machine: sums of floats are split over threads
+_SCORE_UNIT = 1 / 256  # scores of trained pieces are multiples of it, so that float32 sums them exactly, in any order
 
 
 class Pieces(Protocol):
@@ -84,6 +85,11 @@ def composes(normalization: str) -> bool:
     return "nfkc" in normalization
 
 
+def lowers(normalization: str) -> bool:
+    """Whether a SentencePiece normalisation of this name folds case, which text is then spared by lowering it before."""
+    return normalization.endswith("_cf")
+
+
 class SentencePieces:
     """A SentencePiece model; the space marker is the leading "▁"."""
 
@@ -92,7 +98,7 @@ class SentencePieces:
         from sentencepiece import sentencepiece_model_pb2
 
         self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self._composes = composes(sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec.name)  # type: ignore[attr-defined]
+        self._normalization = sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec.name  # type: ignore[attr-defined]
         self.files = {"spm.model": model}
         self.size = processor.get_piece_size()
         ids = list(range(self.size))
@@ -115,8 +121,10 @@ class SentencePieces:
         self._prefix = "" if self.word_start[processor.encode("a")[0]] else " "
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        if self._composes:
+        if composes(self._normalization):
             texts = [unicodedata.normalize("NFKC", text) for text in texts]
+        if lowers(self._normalization):
+            texts = [text.lower() for text in texts]
         return self._processor.encode(list(texts))
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
@@ -134,6 +142,7 @@ def train_sentencepiece(sentences: Sequence[str], size: int, model_type: str, lo
     Raises: UserError where the text is too small for `size` pieces or the settings are refused.
     """
     import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
 
     model = io.BytesIO()
     try:
@@ -158,7 +167,10 @@ def train_sentencepiece(sentences: Sequence[str], size: int, model_type: str, lo
         raise UserError(
             f"Vocabulary.size = {size}, model_type = {model_type!r}: SentencePiece refuses: {reason}"
         ) from None
-    return model.getvalue()
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())  # type: ignore[attr-defined]
+    for piece in proto.pieces:
+        piece.score = round(piece.score / _SCORE_UNIT) * _SCORE_UNIT
+    return proto.SerializeToString(deterministic=True)
 
 
 class Bytes:

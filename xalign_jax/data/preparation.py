@@ -27,7 +27,7 @@ from xalign_jax.data.store import canonical_task, index_file
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 SAMPLE_BYTES = 12_000_000  # text a vocabulary is trained on, in equal shares of the languages
 _SENTENCE_BYTES = 4000  # SentencePiece skips longer sentences
 _SPLITS = ("validation", "train")

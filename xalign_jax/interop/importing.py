@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from xalign_jax.data.pieces import SPECIALS
@@ -19,7 +21,7 @@ from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.interop import architectures
 from xalign_jax.interop.mapping import Architecture, Entry, Settings
-from xalign_jax.interop.weights import DTYPES, Tensors, matches
+from xalign_jax.interop.weights import DTYPES, Tensors, cast, matches
 from xalign_jax.models.functional import Model, build
 from xalign_jax.recipe import as_json
 from xalign_jax.runtime import sharding
@@ -27,7 +29,6 @@ from xalign_jax.runtime.checkpoint import Checkpoints
 from xalign_jax.runtime.compilation import jit_once
 from xalign_jax.runtime.logging import write_atomically
 
-_ALIGNMENT = 64  # bytes: what lets a CPU device take a host buffer as it is
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _SLOW = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json")
 
@@ -37,7 +38,7 @@ def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float3
 
     It gets step 0 of `checkpoints/`, `vocabulary/`, `environment.json`, and `model.gin`, which binds Recipe.model,
     Recipe.vocabulary and Recipe.init_from for a recipe to include. Tensors go into the sharded parameters one by one:
-    beside them the host holds one tensor.
+    beside them the host holds one tensor. Files appear under `model_dir` only when all are whole.
 
     Args:
       dtype: of the parameters; training wants float32.
@@ -58,15 +59,18 @@ def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float3
     rows = settings.get("vocab_size")
     model = build(config, rows)
     plan = _plan(architecture, config, settings.get("pad_token_id", None), model, tensors)
-    shutil.rmtree(model_dir, ignore_errors=True)
-    model_dir.mkdir(parents=True)
-    tokenizer = _tokenizer(source, model_dir, settings, rows)
-    params = _read(plan, model, tensors, mesh, DTYPES[dtype])
+    building = model_dir.absolute().parent / f".{model_dir.name}.unfinished"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    tokenizer = _tokenizer(source, building, settings, rows, model_dir.absolute() / "vocabulary")
+    params = _read(plan, model, tensors, mesh, dtype)
     about = {"stage": "import", "recipe": {"model": as_json(config)}}
-    checkpoints = Checkpoints(model_dir / "checkpoints")
+    checkpoints = Checkpoints(building / "checkpoints")
     checkpoints.save(0, {"model": params, "heads": {}}, {}, about)
     checkpoints.close()
-    _describe(model_dir, source, config, tokenizer, dtype)
+    _describe(building, source, config, tokenizer, dtype, model_dir.absolute())
+    shutil.rmtree(model_dir, ignore_errors=True)
+    building.rename(model_dir)
 
 
 def _settings(file: Path) -> Settings:
@@ -83,15 +87,13 @@ Plan = dict[str, list[tuple[Entry, str]]]  # our path -> (entry, their name) of 
 
 def _plan(architecture: Architecture, config: Any, pad: int | None, model: Model, tensors: Tensors) -> Plan:
     """Which tensors make which parameter; every tensor used or known to carry nothing, every shape right."""
-    entries = architecture.table(config, pad)
+    entries = _without_missing_head(architecture.table(config, pad), architecture, tensors)
     shapes = flat(jax.eval_shape(model.init, jax.random.key(0)))
     plan: Plan = {}
     missing, used = [], set()
     for entry in entries:
         names = [entry.theirs.format(i) for i in range(config.layers)] if "{}" in entry.theirs else [entry.theirs]
         found = [_present(name, architecture.prefix, tensors) for name in names]
-        if entry.head and not any(found):
-            continue
         missing += [name for name, there in zip(names, found, strict=True) if there is None]
         plan[entry.ours] = [(entry, there) for there in found if there is not None]
         used |= {there for there in found if there is not None}
@@ -103,13 +105,25 @@ def _plan(architecture: Architecture, config: Any, pad: int | None, model: Model
                 )
     if missing:
         raise UserError(f"{tensors.source}: {len(missing)} tensors are missing, such as {missing[0]}")
-    left = [name for name in sorted(tensors.shapes.keys() - used) if not _carries_nothing(name, architecture, config)]
+    unused = sorted(tensors.shapes.keys() - used)
+    left = [name for name in unused if not _carries_nothing(name, architecture, config)]
     if left:
         raise UserError(
             f"{tensors.source}: {len(left)} tensors belong to no {type(config).__name__}, such as {left[0]}"
         )
+    if unused:
+        print(
+            f"{tensors.source}: left out: {', '.join(sorted({re.sub(r'[.][0-9]+[.]', '.*.', name) for name in unused}))}"
+        )
     tensors.check_dtypes(sorted(used))
     return plan
+
+
+def _without_missing_head(entries: list[Entry], architecture: Architecture, tensors: Tensors) -> list[Entry]:
+    """The table; without its masked-LM head where the checkpoint has no tensor of that."""
+    if any(entry.head and _present(entry.theirs, architecture.prefix, tensors) for entry in entries):
+        return entries
+    return [entry for entry in entries if not entry.head]
 
 
 def _present(name: str, prefix: str, tensors: Tensors) -> str | None:
@@ -128,7 +142,7 @@ def flat(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: np.dtype) -> Any:
+def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: str) -> Any:
     """The parameters, sharded over the mesh."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     where = flat(sharding.parameter_shardings(model.logical_axes(), shapes, mesh))
@@ -141,50 +155,38 @@ def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: np.dtyp
             leaves[path] = _parameter(plan[path], shape.shape, where[path], tensors, dtype)
         else:
             leaves[path] = jit_once(
-                lambda path=path: flat(model.init(jax.random.key(0)))[path].astype(dtype), out_shardings=where[path]
+                lambda path=path: flat(model.init(jax.random.key(0)))[path].astype(DTYPES[dtype]),
+                out_shardings=where[path],
             )()
     return jax.tree.unflatten(jax.tree.structure(shapes), [leaves[path] for path in flat(shapes)])
 
 
 def _parameter(
-    parts: list[tuple[Entry, str]], shape: tuple[int, ...], where: Any, tensors: Tensors, dtype: np.dtype
+    parts: list[tuple[Entry, str]], shape: tuple[int, ...], where: NamedSharding, tensors: Tensors, dtype: str
 ) -> jax.Array:
-    """One parameter: its layers are read once each and copied into the buffers of this host's devices."""
-    stacked = "{}" in parts[0][0].theirs
-    indices = where.addressable_devices_indices_map(shape)
-    buffers: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
-    for index in indices.values():
-        key = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
-        buffers.setdefault(key, _aligned([stop - start for start, stop in key], dtype))
+    """One parameter: each tensor is read once, cut into this host's shards and written into them in place."""
+    entry, name = parts[0]
+    if "{}" not in entry.theirs:
+        whole = cast(name, entry.view.read(tensors.read(name), shape), dtype)
+        return jax.make_array_from_callback(shape, where, whole.__getitem__)
+    one = NamedSharding(where.mesh, PartitionSpec(*where.spec[1:]))
+    stack = jnp.zeros(shape, DTYPES[dtype], device=where)
     for layer, (entry, name) in enumerate(parts):
-        array = entry.view.read(tensors.read(name), shape[1:] if stacked else shape)
-        for key, buffer in buffers.items():
-            if not stacked:
-                buffer[...] = array[tuple(slice(*part) for part in key)]
-            elif key[0][0] <= layer < key[0][1]:
-                buffer[layer - key[0][0]] = array[tuple(slice(*part) for part in key[1:])]
-    arrays = [
-        jax.device_put(
-            buffers[tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))],
-            device,
-            may_alias=True,
-        )
-        for device, index in indices.items()
-    ]
-    return jax.make_array_from_single_device_arrays(shape, where, arrays)
+        array = cast(name, entry.view.read(tensors.read(name), shape[1:]), dtype)
+        placed = jax.make_array_from_callback(array.shape, one, array.__getitem__)
+        stack = _write_layer(stack, placed, layer, where).block_until_ready()  # else the host runs ahead
+    return stack
 
 
-def _aligned(shape: list[int], dtype: np.dtype) -> np.ndarray:
-    """An empty array whose memory starts at a multiple of _ALIGNMENT bytes."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
+def _write_layer(stack: jax.Array, array: jax.Array, layer: int, where: NamedSharding) -> jax.Array:
+    """`stack` with `array` in place of one layer, in the same memory."""
+    return jax.lax.with_sharding_constraint(jax.lax.dynamic_update_index_in_dim(stack, array, layer, 0), where)
 
 
-def _tokenizer(source: Path, model_dir: Path, settings: Settings, rows: int) -> Tokenizer:
-    """The source's tokenizer in `model_dir/vocabulary`, or bare ids where it has none."""
-    folder = model_dir / "vocabulary"
+def _tokenizer(source: Path, building: Path, settings: Settings, rows: int, path: Path) -> Tokenizer:
+    """The source's tokenizer in `building/vocabulary`, which will be `path`, or bare ids where it has none."""
+    folder = building / "vocabulary"
     folder.mkdir()
     if (source / _TOKENIZER[0]).is_file():
         for name in _TOKENIZER:
@@ -199,7 +201,7 @@ def _tokenizer(source: Path, model_dir: Path, settings: Settings, rows: int) -> 
         specials = {name: settings.get(f"{name}_token_id", None) for name in SPECIALS}
         (folder / "ids.json").write_text(json.dumps({"size": rows, "specials": specials}) + "\n")
         vocabulary = Vocabulary("ids", str(folder), rows=rows)
-    tokenizer = Tokenizer.of(vocabulary)
+    tokenizer = Tokenizer.of(vocabulary).with_clones(dataclasses.replace(vocabulary, path=str(path)))
     tokenizer.save(folder)
     return tokenizer
 
@@ -217,8 +219,8 @@ def _convert(source: Path, folder: Path, file: str) -> None:
         raise UserError(f"{source}: transformers has no fast tokenizer for {file}")
 
 
-def _describe(model_dir: Path, source: Path, config: Any, tokenizer: Tokenizer, dtype: str) -> None:
-    """Write environment.json and model.gin."""
+def _describe(building: Path, source: Path, config: Any, tokenizer: Tokenizer, dtype: str, model_dir: Path) -> None:
+    """Write environment.json and model.gin of what will be `model_dir`."""
     environment = {
         "recipe_name": f"import of {source.name}",
         "source": str(source.absolute()),
@@ -227,18 +229,17 @@ def _describe(model_dir: Path, source: Path, config: Any, tokenizer: Tokenizer, 
         "versions": {"xalign_jax": importlib.metadata.version("xalign_jax"), "jax": jax.__version__},
         "recipe": {"model": as_json(config)},
     }
-    write_atomically(model_dir / "environment.json", json.dumps(environment, indent=1) + "\n")
-    folder = model_dir.absolute()
+    write_atomically(building / "environment.json", json.dumps(environment, indent=1) + "\n")
     lines = [
         f"# The model of {source.name}. `include` this in a recipe to continue from it.",
         *_bindings("Recipe.model", config),
         "Recipe.vocabulary = @Vocabulary()",
         f'Vocabulary.kind = "{tokenizer.vocabulary.kind}"',
-        f'Vocabulary.path = "{folder / "vocabulary"}"',
+        f'Vocabulary.path = "{tokenizer.vocabulary.path}"',
         f"Vocabulary.rows = {tokenizer.vocabulary.rows}",
-        f'Recipe.init_from = "{folder}"',
+        f'Recipe.init_from = "{model_dir}"',
     ]
-    write_atomically(model_dir / "model.gin", "\n".join(lines) + "\n")
+    write_atomically(building / "model.gin", "\n".join(lines) + "\n")
 
 
 def _bindings(name: str, config: Any) -> list[str]:

@@ -6,10 +6,11 @@ import base64
 import re
 from typing import Any
 
-from xalign_jax.data.pieces import composes
+from xalign_jax.data.pieces import composes, lowers
 from xalign_jax.errors import UserError
 
 NEVER = -1000.0  # score of a unigram piece that no text is to be segmented into
+_SPACES = "[\u1680\u200b\u200c\u200e\u200f\u2028\u2029\ufeff\ufffd]"  # what SentencePiece's nmt_ rules add to NFKC's
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
 
@@ -38,7 +39,10 @@ def convert(model: bytes) -> dict[str, Any]:
 
 
 def _normalizers(spec: Any) -> list[dict[str, Any]]:
+    """The model's own table of characters comes last, as `tokenizers` drops marks behind what that table replaces."""
     steps: list[dict[str, Any]] = [{"type": "NFKC"}] if composes(spec.name) else []
+    steps += [{"type": "Lowercase"}, _replace("ς", "σ"), _replace("\u0345", "ι")] if lowers(spec.name) else []
+    steps += [_replace(_SPACES, " ")] if spec.name.startswith("nmt_") else []
     if spec.precompiled_charsmap:
         charsmap = base64.b64encode(spec.precompiled_charsmap).decode()
         steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})

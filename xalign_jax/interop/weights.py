@@ -100,7 +100,7 @@ def write(output: Path, tensors: Sequence[Tensor], dtype: str, shard_bytes: int 
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     names = [SINGLE] if len(shards) == 1 else names
     for name, members in zip(names, shards, strict=True):
-        arrays = {t.name: np.ascontiguousarray(_cast(t, dtype)) for t in members}
+        arrays = {t.name: np.ascontiguousarray(cast(t.name, t.make(), dtype)) for t in members}
         save_file(arrays, output / name, metadata={"format": "pt"})
     if len(shards) > 1:
         index = {
@@ -110,11 +110,13 @@ def write(output: Path, tensors: Sequence[Tensor], dtype: str, shard_bytes: int 
         (output / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _cast(tensor: Tensor, dtype: str) -> np.ndarray:
-    array = tensor.make().astype(DTYPES[dtype])
-    if dtype == "float16" and not np.isfinite(array).all():
-        raise UserError(f"--dtype=float16: {tensor.name} has values beyond 65,504; use bfloat16 or float32")
-    return array
+def cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """The array in another dtype. Raises UserError where float16 has no such values."""
+    with np.errstate(over="ignore"):
+        made = array.astype(DTYPES[dtype], copy=False)
+    if dtype == "float16" and not np.isfinite(made).all():
+        raise UserError(f"--dtype=float16: {name} has values beyond 65,504; use bfloat16 or float32")
+    return made
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

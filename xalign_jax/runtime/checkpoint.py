@@ -14,6 +14,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.runtime import distributed
 from xalign_jax.runtime.storage import is_remote, writing
 
+DELETED = "deleted"  # a folder that old steps are moved into before they go, lest half of one be taken for a whole
 COMMIT_FILE = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)  # objects cannot be renamed
 
 
@@ -26,11 +27,13 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path | epath.Path, keep: int | None = None) -> None:
         directory = epath.Path(directory)
+        self._trains = keep is not None  # whoever only reads, while a run may be writing, deletes nothing
         self._what = f"{directory}: a checkpoint (the newest whole one stays)"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             enable_async_checkpointing=keep is not None,
             async_options=ocp.options.AsyncOptions(barrier_sync_fn=_barrier),
+            todelete_subdir=None if is_remote(directory) else DELETED,
             atomicity_options=COMMIT_FILE if is_remote(directory) else None,
         )
         place = directory if is_remote(directory) else directory.absolute()
@@ -41,7 +44,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, params: Any, rest: Any, about: dict[str, Any]) -> None:
-        """Start saving a step; arrays may be donated afterwards.
+        """Start saving a step, after the one before; arrays may be donated afterwards.
 
         Raises:
           RunError: this step, or the one before, could not be written. So do `wait` and `close`.
@@ -51,6 +54,7 @@ class Checkpoints:
             "rest": ocp.args.PyTreeSave({"step": step, **rest}),
             "about": ocp.args.JsonSave(about),
         }
+        self.wait()
         with writing(self._what):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
@@ -94,12 +98,15 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def wait(self) -> None:
-        """Return once what was being saved is whole on disk."""
+        """Return once what was being saved is whole on disk, and old steps are gone."""
         with writing(self._what):
             self._manager.wait_until_finished()
+            if self._trains and jax.process_index() == 0:
+                (self._manager.directory / DELETED).rmtree(missing_ok=True)
 
     def close(self) -> None:
         """Finish and let go."""
+        self.wait()
         with writing(self._what):
             self._manager.close()
 
