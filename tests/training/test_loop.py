@@ -85,7 +85,9 @@ def test_sigkill_at_any_moment_costs_only_the_steps_since_the_last_checkpoint(un
     assert_identical(model_dir, undisturbed)
 
 
-@pytest.mark.parametrize("mesh", ["8,1,1", "1,8,1", "1,2,4", "2,2,2"])
+@pytest.mark.parametrize(
+    "mesh", ["2,2,2", *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ("8,1,1", "1,8,1", "1,2,4"))]
+)
 def test_any_mesh_of_eight_devices_equals_one_device(undisturbed, tmp_path, mesh):
     finish(spawn(tmp_path / "run", devices=8, mesh=mesh))
     assert_equal_up_to_rounding(tmp_path / "run", undisturbed, toy.recipe(STEPS))

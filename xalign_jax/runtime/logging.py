@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,20 @@ from typing import Any
 from etils import epath
 
 from xalign_jax.runtime.storage import is_remote, upload, write_atomically
+
+
+def _summary_writer() -> Any:
+    """tensorboardX's writer, imported without PyTorch, which it loads for seconds wherever it is installed."""
+    loaded = sys.modules.get("torch")
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if loaded is None:
+            del sys.modules["torch"]
+        else:
+            sys.modules["torch"] = loaded
+    return SummaryWriter
 
 
 class MetricsLog:
@@ -23,8 +38,6 @@ class MetricsLog:
     """
 
     def __init__(self, directory: epath.Path, restored_step: int) -> None:
-        from tensorboardX import SummaryWriter
-
         self._directory = directory
         self._remote = is_remote(directory)
         self._folder = Path(tempfile.mkdtemp(prefix="xalign-logs-")) if self._remote else Path(directory)
@@ -33,7 +46,7 @@ class MetricsLog:
             path.write_bytes((directory / path.name).read_bytes())
         keep_rows(path, lambda row: row["step"] <= restored_step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(self._folder), purge_step=restored_step + 1)
+        self._board = _summary_writer()(str(self._folder), purge_step=restored_step + 1)
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One row of plain numbers."""
