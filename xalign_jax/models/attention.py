@@ -110,7 +110,7 @@ class SelfAttention(nnx.Module):
         self.query = make.normal((width, heads, head_dim), ("embed", "heads", "head_dim"))
         self.key = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
         self.value = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
-        self.output = make.normal((heads, head_dim, width), ("heads", "head_dim", "embed"))
+        self.output = make.normal((heads, head_dim, width), ("heads", "head_rows", "embed"))
         if qkv_bias:  # one axis each, since what has two is a matrix to the optimiser's decay
             self.query_bias = make.zeros((heads * head_dim,), ("heads",))
             self.key_bias = make.zeros((kv_heads * head_dim,), ("kv_heads",))

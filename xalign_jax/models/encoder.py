@@ -81,7 +81,7 @@ class EncoderBlock(nnx.Module):
         self.attention = SelfAttention(c.width, c.heads, c.heads, c.head_size, dtype, make, **biases)
         self.attention_norm = LayerNorm(c.width, c.norm_eps, dtype, make)
         self.up = Dense((c.width, c.mlp_width), ("embed", "mlp"), dtype, make)
-        self.down = Dense((c.mlp_width, c.width), ("mlp", "embed"), dtype, make)
+        self.down = Dense((c.mlp_width, c.width), ("mlp_rows", "embed"), dtype, make)
         self.mlp_norm = LayerNorm(c.width, c.norm_eps, dtype, make)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:

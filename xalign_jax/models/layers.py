@@ -125,7 +125,7 @@ class SwiGLU(nnx.Module):
         self.dtype = dtype
         self.gate = make.normal((width, hidden), ("embed", "mlp"))
         self.up = make.normal((width, hidden), ("embed", "mlp"))
-        self.down = make.normal((hidden, width), ("mlp", "embed"))
+        self.down = make.normal((hidden, width), ("mlp_rows", "embed"))
         if biases:
             self.gate_bias = make.zeros((hidden,), ("mlp",))
             self.up_bias = make.zeros((hidden,), ("mlp",))

@@ -16,18 +16,22 @@ from xalign_jax.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 
-# Logical axis of an array -> mesh axes. An axis whose size they do not divide stays whole.
-RULES: dict[str | None, str | tuple[str, ...] | None] = {
-    "vocab": "tensor",
-    "embed": "fsdp",
-    "mlp": "tensor",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "head_dim": None,
-    "norm": None,
-    "layers": None,
+# Logical axis of an array -> mesh axes, of which it lies along the first ones that divide its size and are free.
+# A matrix that leads back to the width lies along its rows: of a gradient whose parts are columns XLA for TPU sums the
+# whole on every chip, where it could scatter.
+RULES: dict[str | None, tuple[str, ...]] = {
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "mlp": ("tensor",),
+    "mlp_rows": ("tensor", "fsdp"),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_dim": (),
+    "head_rows": ("fsdp",),
+    "norm": (),
+    "layers": (),
     "queue": ("data", "fsdp"),
-    None: None,
+    None: (),
 }
 
 
@@ -76,12 +80,16 @@ def batch_ways(mesh: Mesh) -> int:
 
 def parameter_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
     """PartitionSpec of one array from its logical axes; each mesh axis is used at most once."""
-    spec: list[Any] = []
+    spec: list[tuple[str, ...]] = []
     for name, size in zip(axes, shape, strict=True):
-        rule = RULES[name]
-        ways = math.prod(mesh.shape[axis] for axis in ([rule] if isinstance(rule, str) else rule or ()))
-        spec.append(rule if rule not in spec and size % ways == 0 else None)
-    return PartitionSpec(*spec)
+        along: tuple[str, ...] = ()
+        for axis in RULES[name]:
+            ways = math.prod(mesh.shape[each] for each in (*along, axis))
+            if size % ways or any(axis in others for others in spec):
+                break
+            along += (axis,)
+        spec.append(along)
+    return PartitionSpec(*(along or None for along in spec))
 
 
 def parameter_shardings(logical_axes: Any, abstract: Any, mesh: Mesh) -> Any:
