@@ -73,7 +73,8 @@ def _fill(number: int) -> dict[str, Any]:
 def _legend(figure: Any, panels: Sequence[Any]) -> None:
     """One legend of everything that any panel shows, below them all."""
     entries = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
-    columns = min(len(entries), 2 + int(figure.get_figwidth() // 4))
+    inches = 0.6 + 0.085 * max(map(len, entries))  # of an entry: its mark, and letters of the default font
+    columns = max(1, min(len(entries), int(figure.get_figwidth() // inches)))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
