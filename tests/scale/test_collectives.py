@@ -83,6 +83,18 @@ def test_an_asynchronous_collective_spread_over_fusions_counts_once():
     assert len(collectives(Module(fused), 8)) == len(collectives(Module(BY_HAND), 8))
 
 
+def test_what_tpu_slices_hand_their_hosts_crosses_slices():
+    send = """  %token = token[] after-all()
+  %send = (f32[64,8]{1,0}, u32[], token[]) send(%total, %token), channel_id=2, is_host_transfer=true, """ + (
+        'frontend_attributes={_xla_megascale_target="{1,2}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"}\n'
+    )
+    found = collectives(Module(BY_HAND.replace("  ROOT %moved", send + "  ROOT %moved")), devices=16, slices=2)
+    crossing = [one for one in found if one.crosses]
+    assert [(one.kind, one.bytes, one.sent, one.chips, one.times) for one in crossing] == [
+        ("all-reduce", 2048, 2048.0, 2, 1)
+    ]
+
+
 def test_trips_follow_from_the_loop_or_from_what_xla_says():
     module = Module(BY_HAND)
     loop = module.computations["main"]["loop"]

@@ -19,6 +19,7 @@ KINDS = (
     "collective-broadcast",
 )
 LAYERS = re.compile(r"\blayers\b")  # the scope of the scan over layers, models/functional.py
+_TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _WINDOWED = {"_ag": "all-gather", "_rs": "reduce-scatter"}
 
 
@@ -26,7 +27,7 @@ class Collective(NamedTuple):
     """A collective of the program.
 
     Attributes:
-      kind: one of KINDS.
+      kind: one of KINDS; between slices of TPUs what their runtime calls it, a lone transfer for instance.
       windowed: XLA has cut it into permutes between the parts of a matrix product; each is one entry.
       bytes: of the larger of its operand and its result on one chip.
       sent: bytes that each chip sends, were chips in a ring: the fewest that the collective allows.
@@ -60,6 +61,8 @@ def collectives(module: Module, devices: int, slices: int = 1) -> list[Collectiv
             kind = one.opcode.removesuffix("-start")
             if kind in KINDS:
                 found.append(_collective(module, visit, one, kind, devices, slices))
+            elif kind == "send" and (transfer := _TRANSFER.search(one.rest)):
+                found.append(_between_slices(visit, one, transfer, slices))
     unique: dict[tuple, Collective] = {}
     for key, each in found:
         if key not in unique or each.times < unique[key].times:  # its parts may be spread into loops that run meanwhile
@@ -90,6 +93,15 @@ def _collective(
         windowed or kind, windowed is not None, size, ring * size, chips, crosses, visit.times, layers, one.op_name
     )
     return key, found
+
+
+def _between_slices(visit: Visit, one: Instruction, transfer: re.Match[str], slices: int) -> tuple[tuple, Collective]:
+    """What a TPU program hands its host for the other slices: a send and a receive, of a known kind."""
+    kind, size = transfer[1].lower().replace("_", "-"), one.shapes[0].size
+    sent = size * 2 * (slices - 1) / slices if kind == "all-reduce" else float(size)
+    layers = any(LAYERS.search(loop.op_name) for loop in visit.loops)
+    found = Collective(kind, False, size, sent, slices, True, visit.times, layers, one.op_name)
+    return (visit.computation, one.name), found
 
 
 def _size(one: Instruction) -> int:
