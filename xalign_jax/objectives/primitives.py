@@ -169,22 +169,22 @@ def _local_cross_entropy(
         if d_bias is not None:
             d_bias = d_bias + jnp.sum(d_logits, axis=0)
         d_logits = d_logits.astype(x.dtype)
-        d_weight = d_weight + matmul(x.T, d_logits)
+        d_weight = d_weight + matmul(d_logits.T, x)
         carry = (total + jnp.sum(w * loss), correct + jnp.sum(w * (at_target >= high[:, 0])), d_weight, d_bias)
         return carry, (add(matmul(d_logits, cast)).astype(x.dtype), loss)
 
     rows = tuple(split_rows(a, pieces) for a in (h, targets, weights))
     empty_bias = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
     zero = jnp.zeros((), jnp.float32)
-    start = (zero, zero, jnp.zeros(cast.shape[::-1], jnp.float32), empty_bias)
+    start = (zero, zero, jnp.zeros(cast.shape, jnp.float32), empty_bias)
     (total, correct, d_weight, d_bias), (d_h, losses) = jax.lax.scan(piece, start, rows)
     others = axes.rows
     if axes.width:
-        d_weight = jax.lax.psum_scatter(d_weight, axes.width, scatter_dimension=0, tiled=True)
+        d_weight = jax.lax.psum_scatter(d_weight, axes.width, scatter_dimension=1, tiled=True)
         others = tuple(axis for axis in axes.rows if axis != axes.width)
     d_weight = jax.lax.psum(d_weight, others)
     total, correct, d_bias = jax.lax.psum((total, correct, d_bias), axes.rows)
-    gradients = (join_rows(d_h, h.shape[0]), d_weight.T.astype(weight.dtype), d_bias, join_rows(losses, h.shape[0]))
+    gradients = (join_rows(d_h, h.shape[0]), d_weight.astype(weight.dtype), d_bias, join_rows(losses, h.shape[0]))
     return (total, correct), gradients
 
 

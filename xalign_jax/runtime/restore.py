@@ -22,15 +22,8 @@ def restore_model(model_dir: Path, at: int | None, model: Any, mesh: Mesh) -> tu
     Raises:
       UserError: there is no checkpoint, or it holds another model.
     """
-    if not (model_dir / "checkpoints").is_dir():
-        raise UserError(f"{model_dir}: no checkpoints there; train it first")
-    checkpoints = Checkpoints(model_dir / "checkpoints")
-    at = checkpoints.latest() if at is None else at
-    if at is None:
-        raise UserError(f"{model_dir}/checkpoints holds no whole checkpoint yet")
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    where = sharding.parameter_shardings(model.logical_axes(), shapes, mesh)
-    params = checkpoints.restore_params(at, {"model": abstract(shapes, where), "heads": {}})["model"]
+    checkpoints, at = _open(model_dir, at)
+    params = checkpoints.restore_params(at, {"model": _abstract(model, mesh), "heads": {}})["model"]
     checkpoints.close()
     return at, params
 
@@ -41,13 +34,25 @@ def restore_memory(model_dir: Path, at: int | None, model: Any, mesh: Mesh, stre
     Raises:
       UserError: there is no checkpoint, or the stream remembers no such thing.
     """
+    checkpoints, at = _open(model_dir, at)
+    tree = {"memory": {stream: {name: {"model": _abstract(model, mesh)}}}}
+    found = checkpoints.restore_part(at, tree)["memory"][stream][name]["model"]
+    checkpoints.close()
+    return at, found
+
+
+def _open(model_dir: Path, at: int | None) -> tuple[Checkpoints, int]:
+    """The run's checkpoints and the step asked for, or its newest."""
+    if not (model_dir / "checkpoints").is_dir():
+        raise UserError(f"{model_dir}: no checkpoints there; train it first")
     checkpoints = Checkpoints(model_dir / "checkpoints")
     at = checkpoints.latest() if at is None else at
     if at is None:
         raise UserError(f"{model_dir}/checkpoints holds no whole checkpoint yet")
+    return checkpoints, at
+
+
+def _abstract(model: Any, mesh: Mesh) -> Any:
+    """Shapes and places of the model's parameters on the mesh."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    where = sharding.parameter_shardings(model.logical_axes(), shapes, mesh)
-    tree = {"memory": {stream: {name: {"model": abstract(shapes, where)}}}}
-    found = checkpoints.restore_part(at, tree)["memory"][stream][name]["model"]
-    checkpoints.close()
-    return at, found
+    return abstract(shapes, sharding.parameter_shardings(model.logical_axes(), shapes, mesh))
