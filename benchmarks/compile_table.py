@@ -55,6 +55,8 @@ def compiled(name: str, machine: str, folder: Path) -> list[dict]:
     if not file.exists():
         recipe, slices = RECIPES[name], MACHINES[machine]
         bindings = [*recipe.bindings, "Runtime.remat=True", f"Runtime.mesh=(-1,{recipe.fsdp},1)"]
+        if slices > 1 and name.startswith("prealign"):  # stage 1 has 256 rows, two slices 512 chips
+            bindings += [f"{stream}/Stream.rows=512" for stream in ("align_words", "align_lm")]
         command = [sys.executable, "-m", "xalign_jax.cli", "compile", f"--gin_file={recipe.file}", f"--output={file}"]
         command += [f"--topology={machine.split()[0]}", f"--num_slices={slices}"]
         subprocess.run([*command, *(f"--gin.{binding}" for binding in bindings)], check=False)
