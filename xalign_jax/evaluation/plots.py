@@ -142,21 +142,22 @@ def _curves(arms: Sequence[Arm]) -> Any:
 
 
 def _retrieval(arms: Sequence[Arm], keys: Sequence[Key]) -> Any:
-    """Word retrieval by level, a panel for each target language and split, the untrained control in grey."""
+    """Word retrieval by level, a panel for each target language and split; a dashed line is what an arm started from."""
     words = [key for key in keys if key[0] == "word_retrieval" and key[1] == "accuracy" and key[-1] is None]
     panels_of = list(dict.fromkeys((key[2], key[4]) for key in words))
     if not panels_of:
         return None
     figure, panels = _axes(len(panels_of), max(5.0, 2.2 + 0.75 * len(arms)), 3.4, sharey=True)
-    everyone = Arm("untrained", tuple(run for arm in arms for run in arm.runs))
     for panel, (language, split) in zip(panels, panels_of, strict=True):
         levels = [key[3] for key in words if (key[2], key[4]) == (language, split)]
         levels = [*sorted(level for level in levels if isinstance(level, int)), *(["head"] if "head" in levels else [])]
-        for number, arm in enumerate([*arms, everyone]):
-            control = "untrained" if arm is everyone else None
-            style = {"color": "0.6", "hatch": "//"} if control else _fill(number)
-            found = [arm.values(("word_retrieval", "accuracy", language, level, split, control)) for level in levels]
-            _bar_group(panel, number, len(arms) + 1, found, arm.name, style)
+        for number, arm in enumerate(arms):
+            found, before = (
+                [arm.values(("word_retrieval", "accuracy", language, level, split, control)) for level in levels]
+                for control in (None, "untrained")
+            )
+            _bar_group(panel, number, len(arms), found, arm.name, _fill(number))
+            _lines(panel, number, len(arms), before, "untrained")
         panel.set_xticks(range(len(levels)), [str(level) for level in levels])
         kind = {"dictionary": "dictionary words", "heldout": "held-out words"}.get(str(split), str(split))
         panel.set(title=f"{kind}, {language}", xlabel="level", ylim=(0, 1.05))
@@ -191,13 +192,27 @@ def _bar_group(
     panel: Any, number: int, count: int, found: Sequence[Sequence[float]], label: str, style: dict[str, Any]
 ) -> None:
     """One arm's bars at x = 0, 1, ..: mean, standard deviation and, with several seeds, each seed as a dot."""
-    width = 0.84 / count
     for x, values in enumerate(found):
         if not values:
             continue
-        at = x + (number - (count - 1) / 2) * width
+        at, width = _place(x, number, count)
         mean, spread = mean_and_spread(values)
         panel.bar(at, mean, width * 0.92, label=label if x == 0 else None, edgecolor="white", linewidth=0.5, **style)
         if spread is not None:
             panel.errorbar(at, mean, spread, color="0.15", linewidth=1, capsize=2)
             panel.plot([at] * len(values), values, ".", color="0.15", markersize=3)
+
+
+def _lines(panel: Any, number: int, count: int, found: Sequence[Sequence[float]], label: str) -> None:
+    """A dashed line at a mean across each of one arm's bars."""
+    for x, values in enumerate(found):
+        if values:
+            (at, width), mean = _place(x, number, count), mean_and_spread(values)[0]
+            name = label if x == 0 else None
+            panel.hlines(mean, at - width / 2, at + width / 2, color="0.35", linestyle="--", linewidth=1.2, label=name)
+
+
+def _place(x: float, number: int, count: int) -> tuple[float, float]:
+    """Where the bar of one of `count` arms stands at x, and its width with what is left free beside it."""
+    width = 0.84 / count
+    return x + (number - (count - 1) / 2) * width, width
