@@ -88,6 +88,20 @@ def test_compare_means_and_spreads(runs, tmp_path):
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
 
 
+def test_what_was_measured_in_an_early_stage_alone_has_no_plot(tmp_path):
+    folder = write_run(tmp_path / "run", "prealign", 1)
+    rows = json.loads((folder / "results.json").read_text())
+    for each in rows:
+        if each["probe"] == "word_retrieval":
+            each |= {"stage": "align", "step": 10}
+    assert any(each["probe"] == "word_retrieval" for each in rows)
+    (folder / "results.json").write_text(json.dumps(rows))
+    text = compare([folder], tmp_path / "out")
+    assert "Word retrieval" in text
+    assert "perplexity.png" in text
+    assert "retrieval.png" not in text
+
+
 def test_perplexity_across_vocabularies_is_refused(tmp_path):
     runs = [write_run(tmp_path / "a", "joint", 0), write_run(tmp_path / "b", "kept", 0, fingerprint="v2")]
     text = compare(runs, tmp_path / "out")

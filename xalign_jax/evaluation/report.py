@@ -61,7 +61,9 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
     if len({run.fingerprint for run in runs}) > 1:
         keys = [key for key in keys if not per_token(key)]
     output.mkdir(parents=True, exist_ok=True)
-    pictures = plots.draw_comparison([arm for arm in arms if not arm.early], keys, output)
+    ends = [arm for arm in arms if not arm.early]
+    measured = {key for arm in ends for run in arm.runs for key in run.values}
+    pictures = plots.draw_comparison(ends, [key for key in keys if key in measured], output)
     summary = "## Summary\n\n" + _table(arms, _summary(keys), heading_of=_summary_heading)
     text = "\n\n".join(["# Comparison", *notes, summary, _sections(arms, keys), *_pictures(pictures)]) + "\n"
     (output / "table.md").write_text(text, encoding="utf-8")
