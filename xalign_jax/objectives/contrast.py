@@ -312,9 +312,8 @@ def _device(
     if d_key is None:
         return total, None
     d_query = join_rows(d_query, count)
-    if axes:
-        for axis in axes:  # one after another: of all axes at once XLA for TPU makes a sum of everything everywhere
-            d_query = jax.lax.psum_scatter(d_query, axis, tiled=True)
+    for axis in axes:  # one after another: of all axes at once XLA for TPU makes a sum of everything everywhere
+        d_query = jax.lax.psum_scatter(d_query, axis, tiled=True)
     return total, (d_query.astype(query.dtype), d_key.astype(key.dtype))
 
 

@@ -86,11 +86,11 @@ def _collective(
     ring = {"all-reduce": 2 * share, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(kind, share)
     per_slice = devices // slices
     crosses = slices > 1 and any(len({device // per_slice for device in group}) > 1 for group in groups)
-    layers = any(LAYERS.search(loop.op_name) for loop in visit.loops)
     channel = re.search(r"channel_id=(\d+)", one.rest) if visit.instruction is not one else None
     key = (kind, channel[1]) if channel else (visit.computation, one.name)
+    sent, inside = ring * size, _in_layers(visit)
     found = Collective(
-        windowed or kind, windowed is not None, size, ring * size, chips, crosses, visit.times, layers, one.op_name
+        windowed or kind, windowed is not None, size, sent, chips, crosses, visit.times, inside, one.op_name
     )
     return key, found
 
@@ -99,9 +99,12 @@ def _between_slices(visit: Visit, one: Instruction, transfer: re.Match[str], sli
     """What a TPU program hands its host for the other slices: a send and a receive, of a known kind."""
     kind, size = transfer[1].lower().replace("_", "-"), one.shapes[0].size
     sent = size * 2 * (slices - 1) / slices if kind == "all-reduce" else float(size)
-    layers = any(LAYERS.search(loop.op_name) for loop in visit.loops)
-    found = Collective(kind, False, size, sent, slices, True, visit.times, layers, one.op_name)
+    found = Collective(kind, False, size, sent, slices, True, visit.times, _in_layers(visit), one.op_name)
     return (visit.computation, one.name), found
+
+
+def _in_layers(visit: Visit) -> bool:
+    return any(LAYERS.search(loop.op_name) for loop in visit.loops)
 
 
 def _size(one: Instruction) -> int:
