@@ -21,45 +21,71 @@ XLMR = ['TASKS=("x",)', 'VOCABULARY="xlmr/"', "Vocabulary.rows=250112"]
 
 
 class Recipe(NamedTuple):
-    """A recipe: its file, bindings, and the fsdp axis that leaves 128 or more of its width on a chip."""
+    """A recipe's file and bindings."""
 
     file: str
     bindings: list[str]
-    fsdp: int
 
 
-def infoxlm(size: str, rows: int, fsdp: int) -> Recipe:
-    """InfoXLM with that global batch: as many rows of MMLM as of TLM, a quarter of XlCo."""
-    batch = [f"MLM_ROWS={rows}", f"TLM_ROWS={rows}", f"XLCO_ROWS={rows // 4}"]
-    parts = [f"Runtime.accumulate={rows // 2048}"] if rows > 2048 else []
-    return Recipe(f"recipes/infoxlm_{size}.gin", XLMR + batch + parts, fsdp)
+class Machine(NamedTuple):
+    """What `xalign compile` calls it, and the preset that it runs with."""
+
+    topology: str
+    slices: int
+    preset: str
 
 
-RECIPES = {
-    "prealign_1_3b": Recipe("recipes/prealign_1_3b.gin", PAIR, 16),
-    "infoxlm_base-2048": infoxlm("base", 2048, 4),
-    "infoxlm_base-16384": infoxlm("base", 16384, 4),
-    "infoxlm_large-2048": infoxlm("large", 2048, 8),
-    "infoxlm_large-16384": infoxlm("large", 16384, 8),
+def prealign(rows: int) -> Recipe:
+    """PreAlign 1.3 B with that global batch in stage 2, a quarter of it in stage 1."""
+    stage_1 = [f"{stream}/Stream.rows={rows // 4}" for stream in ("align_words", "align_lm")]
+    return Recipe("recipes/prealign_1_3b.gin", [*PAIR, *stage_1, f"ROWS={rows}", "Runtime.mesh=(-1,16,1)"])
+
+
+def infoxlm(size: str, rows: int, accumulate: int = 1) -> Recipe:
+    """InfoXLM with that global batch: as many rows of MMLM as of TLM, a quarter of XlCo. 128 of the width on a chip."""
+    batch = [f"MLM_ROWS={rows}", f"TLM_ROWS={rows}", f"XLCO_ROWS={rows // 4}", f"Runtime.accumulate={accumulate}"]
+    mesh = f"Runtime.mesh=(-1,{ {'base': 4, 'large': 8}[size] },1)"
+    return Recipe(f"recipes/infoxlm_{size}.gin", [*XLMR, *batch, mesh])
+
+
+INFOXLM = {
+    "infoxlm_base-2048": infoxlm("base", 2048),
+    "infoxlm_base-16384": infoxlm("base", 16384, accumulate=8),
+    "infoxlm_large-2048": infoxlm("large", 2048),
+    "infoxlm_large-16384": infoxlm("large", 16384, accumulate=8),
 }
-MACHINES = {"v5e:16x16": 1, "v5p:4x4x8": 1, "v6e:16x16": 1, "v5e:16x16 x 2": 2}
+PODS = {
+    "v5e:16x16": Machine("v5e:16x16", 1, "v5e_256"),
+    "v5p:4x4x8": Machine("v5p:4x4x8", 1, "v5p_128"),
+    "v6e:16x16": Machine("v6e:16x16", 1, "v6e_256"),
+    "v5e:16x16 x 2": Machine("v5e:16x16", 2, "v5e_256x2"),
+}
+PROGRAMS = [
+    (name, recipe, machine)
+    for machine, pod in PODS.items()
+    for name, recipe in {f"prealign_1_3b-{1024 * pod.slices}": prealign(1024 * pod.slices), **INFOXLM}.items()
+]
+# Weak scaling, 16 to 512 chips of v5e: with the pods above, the same rows on a chip.
+PARTS = {f"v5e:{side}x{side}": Machine(f"v5e:{side}x{side}", 1, "v5e_256") for side in (4, 8)}
+for machine, chips in {"v5e:4x4": 16, "v5e:8x8": 64}.items():
+    PROGRAMS.append((f"prealign_1_3b-{4 * chips}", prealign(4 * chips), machine))
+    PROGRAMS.append((f"infoxlm_base-{8 * chips}", infoxlm("base", 8 * chips), machine))
+PROGRAMS.append(("infoxlm_base-4096", infoxlm("base", 4096), "v5e:16x16 x 2"))
 HEADER = (
     "| program | machine | mesh | memory GiB | in the layer loop, MB a chip sends | elsewhere | between slices "
     "| compute, memory, links, network ms | bound by |\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
-def compiled(name: str, machine: str, folder: Path) -> list[dict]:
+def compiled(name: str, recipe: Recipe, machine: str, folder: Path) -> list[dict]:
     """The report of a recipe's stages, compiled unless it is there."""
     file = folder / f"{name} {machine}.json".replace(" ", "_").replace(":", "-")
     if not file.exists():
-        recipe, slices = RECIPES[name], MACHINES[machine]
-        bindings = [*recipe.bindings, "Runtime.remat=True", f"Runtime.mesh=(-1,{recipe.fsdp},1)"]
-        if slices > 1 and name.startswith("prealign"):  # stage 1 has 256 rows, two slices 512 chips
-            bindings += [f"{stream}/Stream.rows=512" for stream in ("align_words", "align_lm")]
-        command = [sys.executable, "-m", "xalign_jax.cli", "compile", f"--gin_file={recipe.file}", f"--output={file}"]
-        command += [f"--topology={machine.split()[0]}", f"--num_slices={slices}"]
-        subprocess.run([*command, *(f"--gin.{binding}" for binding in bindings)], check=False)
+        topology, slices, preset = (PODS | PARTS)[machine]
+        files = [f"--gin_file={one}" for one in (recipe.file, f"runtimes/{preset}.gin")]
+        command = [sys.executable, "-m", "xalign_jax.cli", "compile", *files, f"--output={file}"]
+        command += [f"--topology={topology}", f"--num_slices={slices}"]
+        subprocess.run([*command, *(f"--gin.{binding}" for binding in recipe.bindings)], check=False)
     return json.loads(file.read_text()) if file.exists() else []
 
 
@@ -91,10 +117,9 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     lines = [HEADER]
-    for machine in MACHINES:
-        for name in RECIPES:
-            if options.only in f"{name} {machine}":
-                lines += [row(name, machine, found) for found in compiled(name, machine, options.output)]
+    for name, recipe, machine in PROGRAMS:
+        if options.only in f"{name} {machine}":
+            lines += [row(name, machine, found) for found in compiled(name, recipe, machine, options.output)]
     (options.output / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -282,8 +282,7 @@ def _device(
     everyone, all_ids, all_keys = query, own_ids, key_ids
     first = jnp.int32(0)
     if axes:
-        gather = functools.partial(jax.lax.all_gather, axis_name=axes, tiled=True)
-        everyone, all_ids, all_keys = jax.tree.map(gather, (query, own_ids, key_ids))
+        everyone, all_ids, all_keys = jax.tree.map(functools.partial(_gather, axes), (query, own_ids, key_ids))
         first = jax.lax.axis_index(axes).astype(jnp.int32) * key.shape[0]
     keys, key_rows = key.astype(dtype), _Rows(key_ids, first + jnp.arange(key.shape[0], dtype=jnp.int32))
     owners = None
@@ -311,10 +310,28 @@ def _device(
     (total, d_key), d_query = jax.lax.scan(step, start, _split(everyone.astype(dtype), all_ids, pieces))
     if d_key is None:
         return total, None
-    d_query = join_rows(d_query, count)
-    for axis in axes:  # one after another: of all axes at once XLA for TPU makes a sum of everything everywhere
-        d_query = jax.lax.psum_scatter(d_query, axis, tiled=True)
+    d_query = _scatter(axes, join_rows(d_query, count))
     return total, (d_query.astype(query.dtype), d_key.astype(key.dtype))
+
+
+# One mesh axis after another: of all at once XLA for TPU makes a sum of everything everywhere. The first axis, which may
+# span slices, has the smallest part: it is gathered along first and scattered along last.
+
+
+def _gather(axes: tuple[str, ...], part: jax.Array) -> jax.Array:
+    """(n,...) of each device -> (N,...) on every device, in the order of the devices."""
+    whole = part
+    for dimension, axis in enumerate(axes):
+        whole = jax.lax.all_gather(whole, axis, axis=dimension)
+    return jax.lax.collapse(whole, 0, len(axes) + 1)
+
+
+def _scatter(axes: tuple[str, ...], whole: jax.Array) -> jax.Array:
+    """(N,...) -> the sum over all devices of the rows (n,...) that are this device's."""
+    part = whole.reshape(*map(jax.lax.axis_size, axes), -1, *whole.shape[1:])
+    for dimension, axis in reversed(list(enumerate(axes))):
+        part = jax.lax.psum_scatter(part, axis, scatter_dimension=dimension)
+    return part
 
 
 def _split(query: jax.Array, ids: Ids, pieces: int) -> Any:
