@@ -148,7 +148,7 @@ def test_the_eight_device_program_moves_no_queue_and_holds_no_matrix_of_queries_
     }
     assert max(sizes) <= n * k // 8
     gathered = re.findall(r"= \w+\[([\d,]+)\][^=]* all-gather\(", text)
-    assert gathered and all(int(shape.split(",")[0]) == n for shape in gathered)
+    assert max(int(np.prod([int(d) for d in shape.split(",")])) for shape in gathered) == n * width  # the queries
 
 
 def test_languages_of_one_group_unmasked_cost_the_logarithm_of_their_number():
