@@ -180,7 +180,9 @@ def _local_cross_entropy(
     (total, correct, d_weight, d_bias), (d_h, losses) = jax.lax.scan(piece, start, rows)
     others = axes.rows
     if axes.width:
-        d_weight = jax.lax.psum_scatter(d_weight, axes.width, scatter_dimension=1, tiled=True)
+        # By a leading axis of their own: a sum scattered along its columns XLA for TPU may make whole on every chip.
+        columns = d_weight.reshape(d_weight.shape[0], jax.lax.axis_size(axes.width), -1)
+        d_weight = jax.lax.psum_scatter(columns.swapaxes(0, 1), axes.width)
         others = tuple(axis for axis in axes.rows if axis != axes.width)
     d_weight = jax.lax.psum(d_weight, others)
     total, correct, d_bias = jax.lax.psum((total, correct, d_bias), axes.rows)

@@ -1,0 +1,124 @@
+"""The contrast alone at InfoXLM's size over simulated devices: it equals the dense result, and what a device holds.
+
+    python benchmarks/contrast_sharded.py [--batch=16384] [--queue=131072] [--width=768] [--devices=8]
+
+XlCo's contrast with masks by group, every row of the global batch and of the queue a candidate, loss and gradients of
+queries and keys. First a smaller one is compared with all its logits at once; then the large one runs, and the memory that
+its compiled program needs on a device is printed beside the parts that make it up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+TAU, GROUPS = 0.25, 100_000
+MB = 1e6
+
+
+def draw(batch: int, queue: int, width: int) -> tuple[np.ndarray, ...]:
+    """Unit vectors (queries, keys, queue) and groups (batch, queue)."""
+    rng = np.random.default_rng(0)
+    vectors = [rng.normal(size=(n, width)).astype(np.float32) for n in (batch, batch, queue)]
+    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in vectors]
+    return *unit, *(rng.integers(0, GROUPS, n).astype(np.int32) for n in (batch, queue))
+
+
+def dense(arrays: tuple[np.ndarray, ...]) -> tuple[float, np.ndarray, np.ndarray]:
+    """Loss and gradients in float64, from all logits at once."""
+    query, key, queue, group, queue_group = (a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays)
+    own = np.eye(len(query), dtype=bool)
+    logits = query @ np.concatenate([key, queue]).T / TAU
+    masked = np.concatenate([(group[:, None] == group) & ~own, group[:, None] == queue_group], axis=1)
+    logits[masked] = -np.inf
+    high = logits.max(1, keepdims=True)
+    weights = np.exp(logits - high)
+    total = weights.sum(1, keepdims=True)
+    loss = float((np.log(total) + high).sum() - np.trace(logits[:, : len(key)]))
+    weights /= total
+    weights[:, : len(key)] -= own
+    return loss, weights @ np.concatenate([key, queue]) / TAU, weights[:, : len(key)].T @ query / TAU
+
+
+def place(arrays: tuple[np.ndarray, ...], mesh: Any) -> Any:
+    """What `infonce` takes, rows spread over the mesh."""
+    import jax
+
+    from xalign_jax.objectives.contrast import Ids
+    from xalign_jax.runtime.sharding import BATCH
+
+    query, key, queue, group, queue_group = arrays
+    texts = np.zeros((len(query), 0), np.int32), np.zeros((len(queue), 0), np.int32)
+    ids = Ids(np.arange(len(query), dtype=np.int32), group[:, None], texts[0])
+    queue_ids = Ids(np.full(len(queue), -2, np.int32), queue_group[:, None], texts[1])
+    return jax.device_put((query, key, queue, ids, queue_ids), jax.sharding.NamedSharding(mesh, BATCH))
+
+
+def parts(options: argparse.Namespace, chunk: int, block: int) -> dict[str, float]:
+    """MB that a device must hold, by what it is."""
+    rows, past = options.batch // options.devices, options.queue // options.devices
+    vector = 4 * options.width / MB
+    return {
+        "its queries and keys": 2 * rows * vector,
+        "its part of the queue": past * vector,
+        "everyone's queries": options.batch * vector,
+        "their gradients": options.batch * vector,
+        f"similarities of {chunk:,} queries and its {rows:,} keys": 4 * chunk * rows / MB,
+        f"similarities of {chunk:,} queries and {block:,} rows of the queue": 4 * chunk * block / MB,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=16_384)
+    parser.add_argument("--queue", type=int, default=131_072)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--devices", type=int, default=8)
+    options = parser.parse_args()
+    # Simulated devices take turns on few cores: XLA would call the ones that wait for the others stuck.
+    flags = [f"--xla_force_host_platform_device_count={options.devices}"]
+    flags += [f"--xla_cpu_collective_call_{what}_timeout_seconds=3600" for what in ("warn_stuck", "terminate")]
+    os.environ["XLA_FLAGS"] = " ".join(flags)
+
+    import jax
+
+    from xalign_jax.objectives import contrast
+    from xalign_jax.runtime.sharding import make_mesh
+
+    def loss(query, key, queue, ids, queue_ids):
+        return contrast.infonce(query, key, ids, ids, TAU, queue=queue, queue_ids=queue_ids).loss
+
+    mesh = make_mesh((options.devices // 2, 2, 1))
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+        small = draw(options.batch // 16, options.queue // 16, options.width)
+        expected = dense(small)
+        found = step(*place(small, mesh))
+        np.testing.assert_allclose(float(found[0]), expected[0], rtol=1e-5)
+        for gradient, other in zip(found[1], expected[1:], strict=True):
+            np.testing.assert_allclose(np.asarray(gradient), other, atol=1e-5)
+        print(f"batch {len(small[0]):,}, queue {len(small[2]):,} x {options.width}: loss {float(found[0]):.3f}, ", end="")
+        print(f"dense {expected[0]:.3f}; gradients within 1e-5")
+
+        large = place(draw(options.batch, options.queue, options.width), mesh)
+        compiled = step.lower(*large).compile()
+        begun = time.perf_counter()
+        value, _ = jax.block_until_ready(compiled(*large))
+        print(f"batch {options.batch:,}, queue {options.queue:,} x {options.width} on {options.devices} devices: ", end="")
+        print(f"loss a query {float(value) / options.batch:.4f}, {time.perf_counter() - begun:.0f} s")
+    memory = compiled.memory_analysis()
+    print(f"a device: arguments {memory.argument_size_in_bytes / MB:.0f} MB, ", end="")
+    print(f"results {memory.output_size_in_bytes / MB:.0f}, temporaries {memory.temp_size_in_bytes / MB:.0f}; of these")
+    chunk = min(options.batch, contrast.BATCH_ELEMENTS // (options.batch // options.devices))
+    for name, size in parts(options, chunk, max(1, contrast.QUEUE_ELEMENTS["cpu"] // chunk)).items():
+        print(f"  {size:8.1f} MB  {name}")
+    logits = 4 * options.batch * (options.batch + options.queue) / MB
+    print(f"all logits at once would be {logits:,.0f} MB, a device's share of them {logits / options.devices:,.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
