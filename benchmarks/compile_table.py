@@ -65,12 +65,10 @@ PROGRAMS = [
     for machine, pod in PODS.items()
     for name, recipe in {f"prealign_1_3b-{1024 * pod.slices}": prealign(1024 * pod.slices), **INFOXLM}.items()
 ]
-# Weak scaling, 16 to 512 chips of v5e: with the pods above, the same rows on a chip.
+# Weak scaling, 16 to 512 chips of v5e: with PreAlign on the pods above, the same rows on a chip.
 PARTS = {f"v5e:{side}x{side}": Machine(f"v5e:{side}x{side}", 1, "v5e_256") for side in (4, 8)}
 for machine, chips in {"v5e:4x4": 16, "v5e:8x8": 64}.items():
     PROGRAMS.append((f"prealign_1_3b-{4 * chips}", prealign(4 * chips), machine))
-    PROGRAMS.append((f"infoxlm_base-{8 * chips}", infoxlm("base", 8 * chips), machine))
-PROGRAMS.append(("infoxlm_base-4096", infoxlm("base", 4096), "v5e:16x16 x 2"))
 HEADER = (
     "| program | machine | mesh | memory GiB | in the layer loop, MB a chip sends | elsewhere | between slices "
     "| compute, memory, links, network ms | bound by |\n|---|---|---|---|---|---|---|---|---|"
