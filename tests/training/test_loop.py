@@ -86,7 +86,8 @@ def test_sigkill_at_any_moment_costs_only_the_steps_since_the_last_checkpoint(un
             wait_until(lambda: steps_logged(model_dir) >= target or process.poll() is not None)  # noqa: B023
         time.sleep(chance.uniform(0, 0.7))
         process.kill()
-        process.communicate()
+        _, errors = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), errors  # 0: it was at its end
     finish(spawn(model_dir, checkpoint_every=2))
     assert [row["loss"] for row in metrics(model_dir)] == [row["loss"] for row in metrics(undisturbed)]
     assert_identical(model_dir, undisturbed)
