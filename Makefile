@@ -65,7 +65,7 @@ lint: .venv/done
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n 2 --timeout=300 --durations=10
+	$(BIN)/pytest -n 2 --dist=worksteal --timeout=300 --durations=10
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

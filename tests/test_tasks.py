@@ -9,11 +9,14 @@ from xalign_jax.data.preparation import _cut, run
 from xalign_jax.data.store import Vocabulary, open_stores, open_tokenizer, store_info
 from xalign_jax.errors import UserError
 
-seqio = pytest.importorskip("seqio")
-tf = pytest.importorskip("tensorflow")
-tasks = pytest.importorskip("xalign_jax.tasks")
-
 SMALL = Vocabulary(size=300, lowercase=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries():
+    """Imported by the process that runs these tests, not by all that collect them."""
+    global seqio, tf, tasks
+    seqio, tf, tasks = (pytest.importorskip(name) for name in ("seqio", "tensorflow", "xalign_jax.tasks"))
 
 
 @pytest.fixture(scope="module")

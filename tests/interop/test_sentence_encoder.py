@@ -22,8 +22,6 @@ from xalign_jax.recipe import as_json
 from xalign_jax.runtime.checkpoint import Checkpoints
 from xalign_jax.runtime.sharding import make_mesh
 
-sentence_transformers = pytest.importorskip("sentence_transformers")
-
 TEXTS = ["the cat sees the dog", "a house", "", "a dog and a cat and a dog and a cat and a dog and a cat in a house"]
 SHAPE = dict(layers=3, width=16, heads=2, mlp_width=24, init_std=0.3)
 
@@ -43,10 +41,16 @@ def run(folder, config):
     return model, params, tokenizer
 
 
+@pytest.fixture(scope="module")
+def sentence_transformers():
+    """Imported by the process that runs these tests, for it takes ten seconds, not by all that collect them."""
+    return pytest.importorskip("sentence_transformers")
+
+
 @pytest.mark.parametrize(
     ("pooling", "level", "normalize"), [("mean", 2, True), ("first", None, False), ("mean", None, False)]
 )
-def test_vectors_are_those_of_the_probes(pooling, level, normalize, tmp_path):
+def test_vectors_are_those_of_the_probes(pooling, level, normalize, tmp_path, sentence_transformers):
     model, params, tokenizer = run(tmp_path / "run", XLMRoberta(**SHAPE, max_length=12))
     encoder = SentenceEncoder(pooling, level, normalize)
     export_model(tmp_path / "run", tmp_path / "out", make_mesh((1, -1, 1)), encoder=encoder)
@@ -58,7 +62,7 @@ def test_vectors_are_those_of_the_probes(pooling, level, normalize, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_the_pooler_of_bert_goes_along(tmp_path):
+def test_the_pooler_of_bert_goes_along(tmp_path, sentence_transformers):
     model, params, tokenizer = run(tmp_path / "run", Bert(**SHAPE, max_length=24, pooler=True))
     encoder = SentenceEncoder("pooler", normalize=True)
     export_model(tmp_path / "run", tmp_path / "out", make_mesh((1, -1, 1)), encoder=encoder)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from etils import epath
+from waiting import wait_until
 
 from xalign_jax.errors import UserError
 from xalign_jax.runtime import lock
+from xalign_jax.runtime.storage import write_atomically
 
 
 @pytest.fixture(autouse=True)
@@ -25,23 +28,42 @@ def quick(monkeypatch):
 def leave(directory, **changes):
     """A lock as a run would leave it that was killed."""
     left = {"token": "old", "host": socket.gethostname(), "pid": os.getpid(), "renewed": 3} | changes
-    (directory / "lock.json").write_text(json.dumps(left))
+    write_atomically(epath.Path(directory) / "lock.json", json.dumps(left))
+
+
+@contextlib.contextmanager
+def renewing(directory, **changes):
+    """Within, another run renews its lock again and again."""
+    leave(directory, **changes)
+    over = threading.Event()
+
+    def renew():
+        for renewed in itertools.count(4):
+            if over.wait(0.05):
+                return
+            leave(directory, renewed=renewed, **changes)
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_held_renewed_and_released(tmp_path):
     path = epath.Path(tmp_path / "run")
     with lock.hold(path, print):
-        time.sleep(0.6)
-        found = lock.read_lock(path)
-        assert found["pid"] == os.getpid() and found["renewed"] >= 1
+        wait_until(lambda: lock.read_lock(path)["renewed"] >= 2)
+        assert lock.read_lock(path)["pid"] == os.getpid()
     assert not (path / "lock.json").exists()
 
 
-def test_a_living_run_of_another_host_is_refused(tmp_path):
-    leave(tmp_path, host="elsewhere", pid=4)
-    renewals = threading.Timer(0.2, lambda: leave(tmp_path, host="elsewhere", pid=4, renewed=4))
-    renewals.start()
+def test_a_living_run_of_another_host_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 60)  # an answer comes with the first renewal, not after this
     with (
+        renewing(tmp_path, host="elsewhere", pid=4),
         pytest.raises(UserError, match="process 4 on elsewhere is training there"),
         lock.hold(epath.Path(tmp_path), print),
     ):
@@ -49,13 +71,16 @@ def test_a_living_run_of_another_host_is_refused(tmp_path):
     assert lock.read_lock(epath.Path(tmp_path))["token"] == "old"
 
 
-def test_locks_of_the_dead_are_taken(tmp_path):
+def test_a_lock_of_this_host_whose_process_is_gone_is_taken_without_waiting(tmp_path, monkeypatch):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     leave(tmp_path, pid=dead.pid)
-    started = time.monotonic()
+    monkeypatch.setattr(lock, "_is_renewed", lambda *_: pytest.fail("waits for a process that is gone"))
     with lock.hold(epath.Path(tmp_path), print):
-        assert time.monotonic() - started < 0.2, "no need to wait for a process that is gone"
+        assert lock.read_lock(epath.Path(tmp_path))["pid"] == os.getpid()
+
+
+def test_a_lock_of_another_host_that_is_not_renewed_is_taken(tmp_path):
     leave(tmp_path, host="elsewhere")
     with lock.hold(epath.Path(tmp_path), print):
         assert lock.read_lock(epath.Path(tmp_path))["host"] == socket.gethostname()
@@ -63,8 +88,13 @@ def test_locks_of_the_dead_are_taken(tmp_path):
 
 def test_losing_the_lock_is_noticed(tmp_path):
     lost = []
+
+    def noticed():
+        leave(tmp_path, token="other")  # each time: a renewal that was under way may have written over it
+        return lost
+
     with lock.hold(epath.Path(tmp_path), lost.append):
-        leave(tmp_path, token="other")
-        time.sleep(0.8)
+        wait_until(noticed)
+        wait_until(lambda: not any("lock of" in thread.name for thread in threading.enumerate()))  # it has said all
     assert len(lost) == 1 and "another run has taken the lock" in lost[0]
     assert lock.read_lock(epath.Path(tmp_path))["token"] == "other", "a lock that is not ours stays"

@@ -22,11 +22,8 @@ STEPS = 24
 def spawn(model_dir, steps=STEPS, devices=1, **options):
     """`toy.py` in a process of its own with so many simulated devices."""
     arguments = [f"{key}={value}" for key, value in options.items()]
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["XALIGN_CACHE"]) / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"  # the last one counts
+    environment = os.environ | {"XLA_FLAGS": flags}
     command = [sys.executable, toy.__file__, str(model_dir), f"steps={steps}", *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -40,11 +37,22 @@ def pair(model_dir, of_second=None, **options):
     return [spawn(model_dir, **shared | own, process_id=i) for i, own in enumerate(({}, of_second or {}))]
 
 
+def go_on(model_dir):
+    """Let processes go on that wait at `pause`."""
+    Path(f"{model_dir}.go").touch()
+
+
 def finish(*processes):
     """Wait for processes, all of which must succeed."""
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
+
+
+def steps_logged(model_dir):
+    """Whole lines of metrics.jsonl; the run may be writing the next one."""
+    path = Path(model_dir) / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
 
 
 def metrics(model_dir, timing=False):

@@ -12,7 +12,7 @@ import time
 import orbax.checkpoint as ocp
 import pytest
 from training import toy
-from training.runs import assert_equal_up_to_rounding, finish, spawn, whole
+from training.runs import assert_equal_up_to_rounding, finish, spawn, steps_logged, whole
 
 DEVICES = 4
 MESH = "2,2,1"
@@ -42,11 +42,6 @@ def wait_until(ready, running):
     while not ready() and all(process.poll() is None for process in running):
         assert time.monotonic() - begun < SECONDS
         time.sleep(0.05)
-
-
-def steps_logged(model_dir):
-    path = model_dir / "metrics.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
 
 
 def disturb(running, model_dir, steps, before, chance):

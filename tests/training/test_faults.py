@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import resource
 import signal
-import time
 
 import pytest
-from training.runs import pair, saved_params, spawn
+from training.runs import go_on, pair, saved_params, spawn
+from waiting import wait_until
 
 LINE = "xalign: "
 
@@ -22,17 +22,12 @@ def ends(running, seconds=150):
     return [process.returncode for process in running], errors
 
 
-def wait_for(path, running):
-    while not path.exists():
-        assert all(process.poll() is None for process in running), [process.communicate()[1] for process in running]
-        time.sleep(0.05)
-
-
 def test_storage_that_fails_in_the_middle_of_a_save(tmp_path):
     model_dir = tmp_path / "run"
-    both = pair(model_dir, sleep=0.5)
-    wait_for(model_dir / "checkpoints" / "4", both)
+    both = pair(model_dir, pause=6)
+    wait_until(lambda: (model_dir / "checkpoints" / "4").exists(), both)
     resource.prlimit(both[0].pid, resource.RLIMIT_FSIZE, (24_000, 24_000))  # larger files are cut short, with an error
+    go_on(model_dir)
     codes, errors = ends(both)
     assert codes == [1, 1]
     for said in errors:
@@ -57,12 +52,13 @@ def test_hosts_that_do_not_agree(tmp_path, other, said):
 
 def test_a_second_run_in_the_same_directory_is_refused_and_the_first_goes_on(tmp_path):
     model_dir = tmp_path / "run"
-    first = spawn(model_dir, sleep=0.5)
-    wait_for(model_dir / "lock.json", [first])
+    first = spawn(model_dir, pause=11, renew_seconds=0.5)
+    wait_until((model_dir / "lock.json").exists, [first])
     codes, (said,) = ends([spawn(model_dir)])
     assert codes != [0] and f"process {first.pid} on " in said and "is training there" in said
     assert said.splitlines()[-1].startswith(LINE) and "Traceback" not in said
     first.send_signal(signal.SIGTERM)
+    go_on(model_dir)
     codes, _ = ends([first])
     assert codes == [3]
     assert not (model_dir / "lock.json").exists()

@@ -8,13 +8,22 @@ from __future__ import annotations
 import dataclasses
 import re
 import signal
-import time
 
 import jax
 import numpy as np
 import pytest
 from training import toy
-from training.runs import STEPS, assert_equal_up_to_rounding, assert_identical, finish, metrics, spawn
+from training.runs import (
+    STEPS,
+    assert_equal_up_to_rounding,
+    assert_identical,
+    finish,
+    go_on,
+    metrics,
+    spawn,
+    steps_logged,
+)
+from waiting import wait_until
 
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Runtime
@@ -47,12 +56,12 @@ def test_all_three_losses_fall_and_are_counted(undisturbed):
 
 def test_sigterm_and_restart_are_bit_identical(undisturbed, tmp_path):
     model_dir = tmp_path / "run"
-    process = spawn(model_dir, recipe="infoxlm", sleep=0.3)
-    while not (model_dir / "metrics.jsonl").exists() or len(metrics(model_dir)) < 3:
-        time.sleep(0.05)
+    process = spawn(model_dir, recipe="infoxlm", pause=11)
+    wait_until(lambda: steps_logged(model_dir) >= 3, [process])
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 3
+    go_on(model_dir)
+    process.communicate(timeout=280)
+    assert process.returncode == 3 and len(metrics(model_dir)) < STEPS
     finish(spawn(model_dir, recipe="infoxlm"))
     assert_identical(model_dir, undisturbed)
 

@@ -17,11 +17,14 @@ from training.runs import (
     assert_equal_up_to_rounding,
     assert_identical,
     finish,
+    go_on,
     metrics,
     pair,
     saved_params,
     spawn,
+    steps_logged,
 )
+from waiting import wait_until
 
 from xalign_jax import config
 from xalign_jax.errors import RunError, UserError
@@ -62,12 +65,12 @@ def test_a_run_leaves_what_explains_it(undisturbed):
 
 def test_sigterm_saves_and_the_same_command_continues(undisturbed, tmp_path):
     model_dir = tmp_path / "run"
-    process = spawn(model_dir, sleep=0.3)
-    while not (model_dir / "metrics.jsonl").exists() or len(metrics(model_dir)) < 5:
-        time.sleep(0.05)
+    process = spawn(model_dir, pause=11)
+    wait_until(lambda: steps_logged(model_dir) >= 5, [process])
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 3
+    go_on(model_dir)
+    process.communicate(timeout=280)
+    assert process.returncode == 3 and len(metrics(model_dir)) < STEPS
     finish(spawn(model_dir))
     assert_identical(model_dir, undisturbed)
 
@@ -75,11 +78,16 @@ def test_sigterm_saves_and_the_same_command_continues(undisturbed, tmp_path):
 @pytest.mark.parametrize("rounds", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_sigkill_at_any_moment_costs_only_the_steps_since_the_last_checkpoint(undisturbed, tmp_path, rounds):
     model_dir, chance = tmp_path / "run", random.Random(rounds)
-    for _ in range(rounds):
+    for number in range(rounds):
+        before = steps_logged(model_dir)
         process = spawn(model_dir, sleep=0.05, checkpoint_every=2)
-        time.sleep(chance.uniform(3.0, 12.0))
+        if number % 4 < 3:  # amid the steps and saves; else before the first one
+            target = min(before + chance.randint(1, 6), STEPS)
+            wait_until(lambda: steps_logged(model_dir) >= target or process.poll() is not None)  # noqa: B023
+        time.sleep(chance.uniform(0, 0.7))
         process.kill()
-        process.communicate()
+        _, errors = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), errors  # 0: it was at its end
     finish(spawn(model_dir, checkpoint_every=2))
     assert [row["loss"] for row in metrics(model_dir)] == [row["loss"] for row in metrics(undisturbed)]
     assert_identical(model_dir, undisturbed)
@@ -95,15 +103,13 @@ def test_any_mesh_of_eight_devices_equals_one_device(undisturbed, tmp_path, mesh
 
 def test_two_processes_of_four_devices_equal_one_device_and_can_be_resumed_by_one(undisturbed, tmp_path):
     model_dir = tmp_path / "run"
-
-    both = pair(model_dir, sleep=0.3)
-    while not (model_dir / "checkpoints" / "8").exists():
-        time.sleep(0.1)
-        assert all(process.poll() is None for process in both), [p.communicate()[1] for p in both]
+    both = pair(model_dir, pause=11)
+    wait_until(lambda: (model_dir / "checkpoints" / "8").exists(), both)
     for process in both:
         process.kill()
         process.communicate()
-    finish(spawn(model_dir, devices=1, sleep=0.0))
+    assert [process.returncode for process in both] == [-signal.SIGKILL] * 2
+    finish(spawn(model_dir, devices=1))
     assert_equal_up_to_rounding(model_dir, undisturbed, toy.recipe(STEPS))
 
 

@@ -1,7 +1,8 @@
 """A run small enough for tests: the real loop, model and checkpoints over a feed of made-up tokens.
 
 `python toy.py MODEL_DIR [key=value ...]` trains it in a process of its own; keys: recipe ("infoxlm"), steps, bad_row, accumulate, mesh (as 2,2,2), text,
-coordinator, processes, process_id, lost_seconds, sleep (seconds per batch), checkpoint_every.
+coordinator, processes, process_id, lost_seconds, sleep (seconds per batch), checkpoint_every, renew_seconds (of the
+lock), pause (a step whose batch, counted from 0 and not the first of a stage, waits until there is a file MODEL_DIR.go).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import logging
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import gin
@@ -28,13 +30,21 @@ from xalign_jax.objectives.momentum import ConstantMomentum
 from xalign_jax.objectives.word_contrast import WordContrast
 from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
-from xalign_jax.runtime import distributed, failures, storage
+from xalign_jax.runtime import distributed, failures, lock, storage
 from xalign_jax.training import loop, plan
 from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
 VOCABULARY = 64
 SLEEP = 0.0
 TEXT = 0  # another number stands for another file
+PAUSE = -1
+
+
+def _wait(step):
+    """Take the time that a batch takes."""
+    time.sleep(SLEEP)
+    while step == PAUSE and not Path(f"{sys.argv[1]}.go").exists():
+        time.sleep(0.02)
 
 
 def _hash(*numbers):
@@ -66,7 +76,7 @@ class ToyRows:
     languages = ("a", "b")
 
     def rows(self, first_row, row_slice):
-        time.sleep(SLEEP)
+        _wait(first_row // self.count)
         row = np.arange(first_row, first_row + self.count)[row_slice][:, None]
         text = (_hash(self.seed + TEXT, row, np.arange(self.length + 1)) % VOCABULARY).astype(np.int32)
         shape = (len(row), self.length)
@@ -137,6 +147,7 @@ class ToySentenceRows:
     languages = ("a", "b")
 
     def rows(self, first_row, row_slice):
+        _wait(first_row // self.count)
         row = np.arange(first_row, first_row + self.count)[row_slice][:, None]
         place = np.arange(self.length, dtype=np.int32)
         shape = (len(row), self.length)
@@ -216,15 +227,16 @@ def use_toy_data(tokenizer: Tokenizer | None = None) -> None:
 
 def main() -> None:
     """Train in this process with options from the command line."""
-    global SLEEP, TEXT
+    global SLEEP, TEXT, PAUSE
     import jax
 
     options = dict(argument.split("=") for argument in sys.argv[2:])
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     jax.config.update("jax_default_matmul_precision", "highest")
     use_toy_data()
-    SLEEP, TEXT = float(options.get("sleep", 0)), int(options.get("text", 0))
+    SLEEP, TEXT, PAUSE = float(options.get("sleep", 0)), int(options.get("text", 0)), int(options.get("pause", -1))
     failures.LOST_SECONDS = float(options.get("lost_seconds", failures.LOST_SECONDS))
+    lock.RENEW_SECONDS = float(options.get("renew_seconds", lock.RENEW_SECONDS))
     if "coordinator" in options:
         distributed.initialize(options["coordinator"], int(options["processes"]), int(options["process_id"]))
     try:

@@ -97,12 +97,14 @@ def _beat(beat: str) -> None:
 def _watch(over: threading.Event) -> None:
     """Say that this process lives, and end it when another one has failed, wherever it waits."""
     client, own, beats = distributed.client(), jax.process_index(), itertools.count()
-    heard = dict.fromkeys(range(jax.process_count()), ("", time.monotonic()))
+    heard = dict.fromkeys(range(jax.process_count()), ("", 0.0))
+    last = time.monotonic()
     while not over.wait(POLL_SECONDS):
         _beat(str(next(beats)))
+        last, passed = time.monotonic(), time.monotonic() - last
         try:
             if own == 0:
-                _find_the_dead(client.key_value_dir_get(f"{ALIVE}/"), heard)
+                _find_the_dead(client.key_value_dir_get(f"{ALIVE}/"), heard, passed)
             first = json.loads(client.key_value_try_get(CAUSE))
         except (RuntimeError, ValueError):
             continue
@@ -112,15 +114,21 @@ def _watch(over: threading.Event) -> None:
             _exit(first["code"])
 
 
-def _find_the_dead(beats: list[tuple[str, str]], heard: dict[int, tuple[str, float]]) -> None:
-    """Fail for a process whose beat has not changed; `heard` has each one's last beat and when it was new."""
-    now = time.monotonic()
+def _find_the_dead(beats: list[tuple[str, str]], heard: dict[int, tuple[str, float]], passed: float) -> None:
+    """Fail for a process whose beat has not changed; `heard` has each one's last beat and its silence since, in seconds.
+
+    The time `passed` since the last look counts as two looks' at most: a stall of process 0, or of the whole machine, is
+    no silence of the others.
+    """
+    passed = min(passed, 2 * POLL_SECONDS)
     said = {int(key.rpartition("/")[2]): beat for key, beat in beats}
-    for number, (last, since) in heard.items():
+    for number, (last, silent) in heard.items():
         beat = said.get(number, "")
         if beat != last:
-            heard[number] = (beat, now)
-        elif beat != OVER and now - since > LOST_SECONDS:
+            heard[number] = (beat, 0.0)
+            continue
+        heard[number] = (last, silent + passed)
+        if beat != OVER and silent + passed > LOST_SECONDS:
             fail(f"process {number} died or lost its network: silent for {LOST_SECONDS:g} s", 1)
 
 
