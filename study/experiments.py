@@ -1,0 +1,113 @@
+"""Every experiment of the study: gin files and bindings, by question. One line here is one row of three seeds there."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Experiment(NamedTuple):
+    """A recipe to be run over seeds.
+
+    Attributes:
+      question: the part of the study it belongs to.   name: its own, of letters, digits, "." and "-".
+      files: gin files, later ones override.   bindings: "NAME=VALUE".
+      probe_every: steps between probes, for curves; 0 = only at the ends of stages.
+      data: whether it reads the user's texts and dictionaries (study/real.py says which).
+    """
+
+    question: str
+    name: str
+    files: tuple[str, ...]
+    bindings: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (1, 2, 3)
+    probe_every: int = 0
+    data: bool = False
+
+
+ARMS = {
+    "J": "joint",
+    "JC": "joint_switch",
+    "JV": "joint_vanilla",
+    "P": "align",
+    "PC": "prealign",
+    "R": "random",
+    "RC": "random_switch",
+    "K": "kept",
+    "K-noswitch": "kept_noswitch",
+    "K-nostage1": "kept_nostage1",
+    "K-neither": "kept_nostage1_noswitch",
+    "O": "oracle",
+}
+MAIN = ("J", "RC", "PC", "K", "O")
+EVEN = 'Mixture.rates={"en": 0.48, "en_clone": 0.48, "facts": 0.04}'
+LARGER = "models/llama_4m.gin"
+
+
+def recipe(arm: str) -> str:
+    """The gin file of an arm of the clone study."""
+    return f"recipes/{ARMS[arm]}_clone_tiny.gin"
+
+
+def _clone(arms: Sequence[str], question: str, suffix: str, files: Sequence[str] = (), *bindings: str) -> list:
+    return [Experiment(question, f"{arm}{suffix}", (recipe(arm), *files), bindings) for arm in arms]
+
+
+CLONE = [
+    *_clone([*MAIN, *(arm for arm in ARMS if arm not in MAIN)], "clone", ""),
+    *_clone(ARMS, "clone-50-50", "-50-50", (), EVEN),
+    *_clone(ARMS, "clone-4m", "-4m", (LARGER,)),
+    *_clone(MAIN, "clone-4m-50-50", "-4m-50-50", (LARGER,), EVEN),
+]
+
+# Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast, other rates.
+NO_CONTRAST = "align_words/Stream.weight=0.0"
+TIED = "Vocabulary.tie_clones=True"
+BASELINES = [
+    Experiment("baselines", "J-restart", (recipe("P"),), (NO_CONTRAST,)),
+    Experiment("baselines", "O-restart", (recipe("P"),), (NO_CONTRAST, TIED)),
+    Experiment("baselines", "J-lr1e-3", (recipe("J"),), ("WarmupCosine.peak=1e-3",)),
+    Experiment("baselines", "J-lr4e-3", (recipe("J"),), ("WarmupCosine.peak=4e-3",)),
+    Experiment("baselines", "O-lr1e-3", (recipe("O"),), ("WarmupCosine.peak=1e-3",)),
+    Experiment("baselines", "O-lr4e-3", (recipe("O"),), ("WarmupCosine.peak=4e-3",)),
+]
+
+WEIGHT = "pretrain_words/Stream.weight={}"
+SEARCH = [
+    Experiment("search", f"K-{name}", (recipe("K"),), bindings, seeds=(1,))
+    for name, bindings in {
+        "w0.03": (WEIGHT.format(0.03),),
+        "w0.3": (WEIGHT.format(0.3),),
+        "w1": (WEIGHT.format(1.0),),
+        "t0.3": ("WordContrast.temperature=0.3",),
+        "t0.05": ("WordContrast.temperature=0.05",),
+        "ends": ("WordContrast.levels=(0,)",),
+        "embedding": ("WordContrast.levels=(0,)", "WordContrast.head=False"),
+        "stage1-50": ("ALIGN_STEPS=50", "PRETRAIN_STEPS=650"),
+        "stage1-200": ("ALIGN_STEPS=200", "PRETRAIN_STEPS=500"),
+        "keep-optimizer": ("pretrain/Stage.keep_optimizer=True",),
+        "lr4e-3": ("WarmupCosine.peak=4e-3",),
+        "concepts128": ("pretrain_words/WordFeed.concepts=128", "pretrain_words/Stream.rows=8"),
+        "both-ways": ("Switch.both_ways=True",),
+        "rate0.2": ("Switch.rate=0.2",),
+        "rate0.2-both": ("Switch.rate=0.2", "Switch.both_ways=True"),
+    }.items()
+]
+
+DICTIONARY = [
+    Experiment("dictionary", f"{arm}-coverage{share}", (recipe(arm),), (f"Lexicon.coverage={share}",))
+    for arm, share in itertools.product(("PC", "K"), (0.5, 0.2, 0.05))
+]
+
+EXPERIMENTS = [*CLONE, *BASELINES, *SEARCH, *DICTIONARY]
+
+
+def select(words: Sequence[str]) -> list[Experiment]:
+    """The experiments whose question or name fits any of the words ("K-*"); all without words."""
+    return [
+        one
+        for one in EXPERIMENTS
+        if not words or any(fnmatch.fnmatchcase(name, word) for word in words for name in (one.question, one.name))
+    ]
