@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -51,7 +51,9 @@ def recipe(arm: str) -> str:
     return f"recipes/{ARMS[arm]}_clone_tiny.gin"
 
 
-def _clone(arms: Sequence[str], question: str, suffix: str, files: Sequence[str] = (), *bindings: str) -> list:
+def _clone(
+    arms: Iterable[str], question: str, suffix: str, files: Sequence[str] = (), *bindings: str
+) -> list[Experiment]:
     return [Experiment(question, f"{arm}{suffix}", (recipe(arm), *files), bindings) for arm in arms]
 
 
@@ -95,10 +97,14 @@ SEARCH = [
         "rate0.2-both": ("Switch.rate=0.2", "Switch.both_ways=True"),
     }.items()
 ]
+SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in ("late", "fading")]
 
+# All of the dictionary's concepts, and no wrong ones, are PC and K above.
+QUALITY = {f"coverage{share}": f"Lexicon.coverage={share}" for share in (0.5, 0.2, 0.05)}
+QUALITY |= {f"wrong{share}": f"Lexicon.shuffle={share}" for share in (0.1, 0.3)}
 DICTIONARY = [
-    Experiment("dictionary", f"{arm}-coverage{share}", (recipe(arm),), (f"Lexicon.coverage={share}",))
-    for arm, share in itertools.product(("PC", "K"), (0.5, 0.2, 0.05))
+    Experiment("dictionary", f"{arm}-{name}", (recipe(arm),), (binding,))
+    for arm, (name, binding) in itertools.product(("PC", "K"), QUALITY.items())
 ]
 
 EXPERIMENTS = [*CLONE, *BASELINES, *SEARCH, *DICTIONARY]
