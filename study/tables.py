@@ -55,7 +55,7 @@ def cell(found: Sequence[float], form: str = ".1f", scale: float = 1.0) -> str:
     if not found:
         return "-"
     mean, spread = mean_and_spread([value * scale for value in found])
-    return f"{mean:{form}}" + ("" if spread is None else f" ± {spread:{form}}")
+    return f"{mean:{form}}" + ("" if spread is None else f" ± {spread:{form.lstrip('+')}}")
 
 
 def comparison(found: Mapping[str, Arm], names: Sequence[str], joint: str, oracle: str) -> str:
