@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+DATA = "runs/study/data"  # a link that `--data` makes, so that a recipe's hash does not depend on where the data lies
+
 
 class Experiment(NamedTuple):
     """A recipe to be run over seeds.
@@ -15,7 +17,7 @@ class Experiment(NamedTuple):
       question: the part of the study it belongs to.   name: its own, of letters, digits, "." and "-".
       files: gin files, later ones override.   bindings: "NAME=VALUE".
       probe_every: steps between probes, for curves; 0 = only at the ends of stages.
-      data: whether it reads the user's texts and dictionaries (study/real.py says which).
+      data: whether it reads texts and dictionaries of the user's under `DATA`.
     """
 
     question: str
@@ -107,7 +109,43 @@ DICTIONARY = [
     for arm, (name, binding) in itertools.product(("PC", "K"), QUALITY.items())
 ]
 
-EXPERIMENTS = [*CLONE, *BASELINES, *SEARCH, *DICTIONARY]
+# Alignment over steps, on a few probes only: what ends a stage in the other experiments is probed every 50 steps here.
+WATCHED = "[@Perplexity(), @WordRetrieval(), @HiddenCosine(), @GradientCosine(), @Knowledge()]"
+CURVES = [
+    Experiment("curves", f"{arm}-curve", (recipe(arm),), (f"PROBES={WATCHED}",), seeds=(1,), probe_every=50)
+    for arm in ("J", "JC", "P", "PC", "RC", "K", "K-nostage1")
+]
+
+# Real languages: novels (a paragraph a document) with FreeDict, and Russian help pages with a small dictionary.
+TEXTS = {
+    "de": ("lines:en={0}/mono/eltec/en.txt.gz,de={0}/mono/eltec/de.txt.gz", "en-de.tsv.gz"),
+    "fr": ("lines:en={0}/mono/eltec/en.txt.gz,fr={0}/mono/eltec/fr.txt.gz", "en-fr.tsv.gz"),
+    "ru": ("tsv:en={0}/multiway/libreoffice_help/en.tsv.gz,ru={0}/multiway/libreoffice_help/ru.tsv.gz", "en-ru.tsv"),
+}
+SPLIT = ("ALIGN_STEPS=300", "PRETRAIN_STEPS=1200")
+JOINT, PREALIGN = "recipes/joint_pair_tiny.gin", "recipes/prealign_pair_tiny.gin"
+PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "J": ((JOINT,), ("PRETRAIN_STEPS=1500",)),
+    "J-restart": ((JOINT, "recipes/align_stage.gin"), (*SPLIT, NO_CONTRAST)),
+    "JC": ((JOINT, "recipes/switching.gin"), ("PRETRAIN_STEPS=1500",)),
+    "RC": ((PREALIGN,), (*SPLIT, "Lexicon.shuffle=True")),
+    "PC": ((PREALIGN,), SPLIT),
+    "K": ((PREALIGN, "recipes/kept_words.gin"), (*SPLIT, "pretrain_words/Stream.rows=8")),
+}
+
+
+def _pair(arm: str, language: str) -> Experiment:
+    files, bindings = PAIR_ARMS[arm]
+    text, dictionary = TEXTS[language]
+    rates = f'{{"en": 0.87, "{language}": 0.10, "facts": 0.03}}'
+    options = [f'TEXT="{text.format(DATA)}"', f'LANGUAGES=("en", "{language}")', f"RATES={rates}"]
+    options.append(f'DICTIONARY=("{DATA}/dict/freedict/{dictionary}",)')
+    return Experiment("real", f"{arm}-en-{language}", files, (*bindings, *options), data=True)
+
+
+REAL = [_pair(arm, language) for language in TEXTS for arm in PAIR_ARMS]
+
+EXPERIMENTS = [*CLONE, *BASELINES, *SEARCH, *DICTIONARY, *CURVES, *REAL]
 
 
 def select(words: Sequence[str]) -> list[Experiment]:

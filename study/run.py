@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from study import record
-from study.experiments import Experiment
+from study.experiments import DATA, Experiment
 from xalign_jax import cli, config
 from xalign_jax.recipe import Recipe, identity
 from xalign_jax.training import plan
@@ -53,6 +53,20 @@ def missing(wanted: Sequence[Job], results: Sequence[record.Row], curves: Sequen
         for job, key in zip(wanted, keys, strict=True)
         if key not in known or (job.experiment.probe_every and key not in drawn)
     ]
+
+
+def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
+    """The jobs whose texts are here: all, once a folder of data is linked, else those that need none."""
+    link = Path(DATA)
+    if data is not None and not link.exists():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(data.resolve(strict=True))
+    able = [job for job in wanted if link.exists() or not job.experiment.data]
+    if len(able) < len(wanted):
+        print(
+            f"{len(wanted) - len(able)} runs on real languages left out: give their folder as --data (make: DATA=DIR)"
+        )
+    return able
 
 
 def run(wanted: Sequence[Job], count: int) -> bool:

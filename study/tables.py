@@ -50,12 +50,12 @@ def values(arm: Arm, column: str) -> list[float]:
     return [row[column] for _, row in sorted(arm.items()) if column in row]
 
 
-def cell(found: Sequence[float], form: str = ".1f", scale: float = 1.0) -> str:
+def cell(found: Sequence[float], form: str = ".1f", scale: float = 1.0, unit: str = "") -> str:
     """Mean and sample standard deviation, "-" for nothing."""
     if not found:
         return "-"
     mean, spread = mean_and_spread([value * scale for value in found])
-    return f"{mean:{form}}" + ("" if spread is None else f" ± {spread:{form.lstrip('+')}}")
+    return f"{mean:{form}}" + ("" if spread is None else f" ± {spread:{form.lstrip('+')}}") + unit
 
 
 def comparison(found: Mapping[str, Arm], names: Sequence[str], joint: str, oracle: str) -> str:
@@ -66,8 +66,8 @@ def comparison(found: Mapping[str, Arm], names: Sequence[str], joint: str, oracl
     rows = []
     for name in names:
         if arm := found.get(name):
-            line = [name, str(len(arm)), cell(values(arm, "own_ppl/1")), cell(cost(arm, j), "+.1f", 100) + " %"]
-            line += [cell(values(arm, "own_ppl/2")), cell(closed(arm, j, o), ".0f", 100) + " %"]
+            line = [name, str(len(arm)), cell(values(arm, "own_ppl/1")), cell(cost(arm, j), "+.1f", 100, " %")]
+            line += [cell(values(arm, "own_ppl/2")), cell(closed(arm, j, o), ".0f", 100, " %")]
             line += [cell(values(arm, column), ".3f") for column in ("knows/2", *WORDS)]
             line += [cell(values(arm, "mass/2"), ".4f"), cell(values(arm, "tokens"), ".2f", 1e-6)]
             rows.append([*line, cell(values(arm, "train_seconds"), ".0f")])
@@ -109,7 +109,9 @@ CLAIMS = [
     )
     for column in ("knows/2", "own_ppl/2", "own_ppl/1")
 ]
-SIZES = {"clone": "", "clone-50-50": "-50-50", "clone-4m": "-4m", "clone-4m-50-50": "-4m-50-50"}
+# The joint and oracle baselines of a question, by the suffix of their names; J and O where none is given here.
+SUFFIXES = {"clone-50-50": "-50-50", "clone-4m": "-4m", "clone-4m-50-50": "-4m-50-50"}
+PAIRS = ("-en-de", "-en-fr", "-en-ru")
 
 
 def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
@@ -118,9 +120,14 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
     parts = ["# Tables of the study", "Made by `python -m study tables`; means over seeds ± sample standard deviation."]
     for question in dict.fromkeys(one.question for one in EXPERIMENTS):
         names = [one.name for one in EXPERIMENTS if one.question == question]
-        suffix = SIZES.get(question, "")
-        parts += [f"## {question}", comparison(found, names, f"J{suffix}", f"O{suffix}")]
-        if question in ("baselines", "search", "dictionary"):
+        parts.append(f"## {question}")
+        if question == "real":
+            pairs = [(pair, [name for name in names if name.endswith(pair)]) for pair in PAIRS]
+            parts += [comparison(found, mine, f"J{pair}", f"O{pair}") for pair, mine in pairs]
+            continue
+        suffix = SUFFIXES.get(question, "")
+        parts.append(comparison(found, names, f"J{suffix}", f"O{suffix}"))
+        if not suffix:
             parts.append(comparison(found, names, "J-restart", "O-restart"))
     parts += ["## Differences", tests(found, CLAIMS)]
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -161,6 +161,14 @@ def test_unknown_experiments_are_refused(capsys):
     assert "no experiment is called nothing" in capsys.readouterr().err
 
 
+def test_real_languages_wait_for_their_data(tmp_path, monkeypatch, capsys):
+    wanted = run.jobs(select(["J", "J-en-de"]), [1])
+    monkeypatch.setattr(run, "DATA", str(tmp_path / "runs" / "data"))
+    assert [job.name for job in run.with_data(wanted, None)] == ["J-1"]
+    assert "1 runs on real languages left out" in capsys.readouterr().out
+    assert run.with_data(wanted, tmp_path) == wanted and (tmp_path / "runs" / "data").resolve() == tmp_path
+
+
 @pytest.mark.slow
 def test_an_excerpt_of_the_study(runs):
     """Joint, PreAlign and kept contrast, one seed, in a third of the steps: knowledge crosses over by alignment alone."""
