@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -96,8 +97,13 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results.csv")
     monkeypatch.setattr(record, "CURVES", tmp_path / "curves.csv")
-    monkeypatch.setattr(run.plan, "prepare_data", lambda recipe: None)
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    """No text is prepared for runs that are made up."""
+    monkeypatch.setattr(run.plan, "prepare_data", lambda recipe: None)
 
 
 def finish(directory, recipe, steps):
@@ -116,7 +122,7 @@ def finish(directory, recipe, steps):
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
 
 
-def test_a_finished_run_is_recorded_without_training_and_an_unfinished_one_trains(runs, monkeypatch):
+def test_a_finished_run_is_recorded_without_training_and_an_unfinished_one_trains(runs, no_data, monkeypatch):
     asked = []
 
     def train(command, **options):
@@ -136,7 +142,7 @@ def test_a_finished_run_is_recorded_without_training_and_an_unfinished_one_train
     assert run.missing(wanted, record.read(record.RESULTS), []) == []
 
 
-def test_an_interrupted_run_stops_the_others_and_a_failed_one_does_not(runs, monkeypatch, capsys):
+def test_an_interrupted_run_stops_the_others_and_a_failed_one_does_not(runs, no_data, monkeypatch, capsys):
     codes = iter((1, 3, 0))
     monkeypatch.setattr(
         run.subprocess, "run", lambda command, **options: run.subprocess.CompletedProcess(command, next(codes))
@@ -170,13 +176,13 @@ def test_real_languages_wait_for_their_data(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_an_excerpt_of_the_study(runs):
-    """Joint, PreAlign and kept contrast, one seed, in a third of the steps: knowledge crosses over by alignment alone."""
-    short = ("PRETRAIN_STEPS=300",), ("ALIGN_STEPS=60", "PRETRAIN_STEPS=240")
-    arms = [one._replace(bindings=short[one.name != "J"]) for one in select(["J", "PC", "K"])]
-    assert run.run(run.jobs(arms, [1]), 2)
+@pytest.mark.timeout(3600)
+def test_an_excerpt_of_the_study(runs, monkeypatch):
+    """Joint training and PreAlign, one seed, as the study runs them (6 to 7 minutes of two free cores)."""
+    monkeypatch.setenv("PJRT_NPROC", str(max(1, (os.cpu_count() or 2) // 2)))
+    assert run.run(run.jobs(select(["J", "PC"]), [1]), 2)
     found = tables.arms(record.read(record.RESULTS))
-    joint, prealign, kept = (found[name][1] for name in ("J", "PC", "K"))
-    assert joint["lm_tokens"] == prealign["lm_tokens"] == kept["lm_tokens"]
-    assert prealign["own_ppl/2"] < joint["own_ppl/2"]
-    assert kept["knows/2"] > joint["knows/2"] + 0.1
+    joint, prealign = found["J"][1], found["PC"][1]
+    assert joint["lm_tokens"] == prealign["lm_tokens"]
+    assert prealign["knows/1"] > 0.9 and prealign["knows/2"] > joint["knows/2"] + 0.15
+    assert prealign["own_ppl/2"] < 0.85 * joint["own_ppl/2"] and prealign["own_ppl/1"] < 1.03 * joint["own_ppl/1"]
