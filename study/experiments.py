@@ -88,6 +88,7 @@ SEARCH = [
         "t0.3": ("WordContrast.temperature=0.3",),
         "t0.05": ("WordContrast.temperature=0.05",),
         "ends": ("WordContrast.levels=(0,)",),
+        "ends-w1": ("WordContrast.levels=(0,)", WEIGHT.format(1.0)),
         "embedding": ("WordContrast.levels=(0,)", "WordContrast.head=False"),
         "stage1-50": ("ALIGN_STEPS=50", "PRETRAIN_STEPS=650"),
         "stage1-200": ("ALIGN_STEPS=200", "PRETRAIN_STEPS=500"),
@@ -99,7 +100,9 @@ SEARCH = [
         "rate0.2-both": ("Switch.rate=0.2", "Switch.both_ways=True"),
     }.items()
 ]
-SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in ("late", "fading")]
+SEARCH += [
+    Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in ("late", "fading", "pull")
+]
 
 # All of the dictionary's concepts, and no wrong ones, are PC and K above.
 QUALITY = {f"coverage{share}": f"Lexicon.coverage={share}" for share in (0.5, 0.2, 0.05)}
