@@ -29,7 +29,10 @@ def batch(words, concepts):
     for r, word in enumerate(words):
         rows["tokens"][r, : len(word)], rows["segment_ids"][r, : len(word)] = word, 1
         rows["positions"][r, : len(word)] = np.arange(len(word))
-    return rows | {"concept": np.stack([concepts, np.full(len(words), -1)], 1).astype(np.int32)}
+    nothing = np.full(len(words), -1)
+    languages = np.arange(len(words)) % 2
+    found = {"concept": np.stack([concepts, nothing], 1), "language": np.stack([languages, 0 * languages], 1)}
+    return rows | {key: value.astype(np.int32) for key, value in found.items()}
 
 
 def test_equal_words_have_no_distance_and_opposite_ones_all_of_it(model, params):
@@ -55,7 +58,20 @@ def test_it_is_the_distance_to_the_mean_of_a_concept(model, params):
     np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
 
 
-def test_eight_devices_equal_one(model, params):
+def test_a_language_may_lie_beside_another(model, params):
+    table = np.asarray(params["model"]["embedding"]).copy()
+    table[[2, 4, 6]] = table[[1, 3, 5]] + np.linspace(-1, 1, table.shape[1])
+    own = {"model": params["model"] | {"embedding": table, "head": table}, "heads": {}}
+    found = batch([[1], [2], [3], [4], [5], [6]], [0, 0, 1, 1, 2, 2])
+    apart, beside = (WordDistance(offset).loss(model, own, {}, found, KEY)[0] for offset in (False, True))
+    assert apart > 0.1
+    np.testing.assert_allclose(beside, 0.0, atol=1e-6)
+    table[6] += 1.0  # one word leaves its language's offset
+    assert WordDistance(True).loss(model, own, {}, found, KEY)[0] > 0.01
+
+
+@pytest.mark.parametrize("offset", [False, True])
+def test_eight_devices_equal_one(model, params, offset):
     rng = np.random.default_rng(0)
     words = [rng.integers(1, V, rng.integers(1, 5)) for _ in range(16)]
-    assert_same_on_eight_devices(WordDistance(), model, params, batch(words, np.arange(16) // 2))
+    assert_same_on_eight_devices(WordDistance(offset), model, params, batch(words, np.arange(16) // 2))

@@ -24,9 +24,15 @@ class WordDistance:
     about 1 where they have nothing in common. Unlike the word contrast it pushes nothing apart, and it goes on pulling
     when translations are each other's nearest neighbours.
 
-    Batch: tokens, positions, segment_ids (R,T) int32, segment s in 1..S is word slot s - 1; concept (R,S) int32, -1 =
-    absent.
+    Batch: tokens, positions, segment_ids (R,T) int32, segment s in 1..S is word slot s - 1; concept, language (R,S)
+    int32, concept -1 = absent.
+
+    Attributes:
+      offset: take each language's mean own part away first. A language may then lie beside another: the head needs that
+        to tell languages apart, and a softmax within a language does not notice it.
     """
+
+    offset: bool = False
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -53,21 +59,35 @@ class WordDistance:
         states = model.hidden(params["model"], tokens, batch["positions"], segment_ids, train=train, levels=(0,))
         tables = {"embedding": states[0]} | ({} if model.tied else {"head": model.head_rows(params["model"], tokens)})
         mates = ((concept[:, None] == concept) & (concept >= 0)).astype(jnp.float32)
+        language = batch["language"].reshape(-1)
+        alike = ((language[:, None] == language) & (concept >= 0)).astype(jnp.float32) if self.offset else None
         sums = {}
         for name, rows in tables.items():
             ones = jnp.ones((*tokens.shape, 1), rows.dtype)
             size = pool_segments(ones, segment_ids, batch["concept"].shape[1])
             words = pool_segments(rows, segment_ids, batch["concept"].shape[1]) / jnp.maximum(size, 1)
             words = words.reshape(len(concept), -1).astype(jnp.float32)
-            sums[name] = _distances(words, mates)
+            sums[name] = _distances(words, mates, alike)
         count = jnp.maximum(self.count(model, batch, rng), 1)
         metrics = {f"{name}/distance": total / count for name, total in sums.items()}
         return sum(sums.values(), jnp.zeros(())) / len(sums), metrics, memory
 
 
-def _distances(words: jax.Array, mates: jax.Array) -> jax.Array:
-    """sum_w |v_w - m_w|^2 over the mean |v|^2; words (W,D), mates (W,W) 1 within a concept, all 0 for absent words."""
+def _distances(words: jax.Array, mates: jax.Array, alike: jax.Array | None) -> jax.Array:
+    """The summed squares of own parts over the mean |v|^2; words (W,D).
+
+    Args:
+      mates: (W,W) 1 within a concept, all 0 in the columns of absent words.
+      alike: the same within a language, to take a language's mean own part away; None = leave it.
+    """
     real = jnp.diagonal(mates)
-    own = words - mates @ words / jnp.maximum(mates.sum(1, keepdims=True), 1)
+    own = words - _means(words, mates)
+    if alike is not None:
+        own = own - _means(own, alike)
     size = jnp.sum(jnp.sum(words * words, 1) * real) / jnp.maximum(real.sum(), 1)
     return jnp.sum(jnp.sum(own * own, 1) * real) / jax.lax.stop_gradient(jnp.maximum(size, 1e-12))
+
+
+def _means(rows: jax.Array, members: jax.Array) -> jax.Array:
+    """For each row the mean of its members, (W,D)."""
+    return members @ rows / jnp.maximum(members.sum(1, keepdims=True), 1)
