@@ -100,8 +100,16 @@ SEARCH = [
         "rate0.2-both": ("Switch.rate=0.2", "Switch.both_ways=True"),
     }.items()
 ]
+OWN_GIN: dict[str, tuple[str, tuple[str, ...]]] = {
+    "late": ("late", ()),
+    "fading": ("fading", ()),
+    "pull": ("pull", ()),
+    "pull-offset": ("pull", ("WordDistance.offset=True",)),
+    "pull-offset-w10": ("pull", ("WordDistance.offset=True", WEIGHT.format(10.0))),
+}
 SEARCH += [
-    Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in ("late", "fading", "pull")
+    Experiment("search", f"K-{name}", (f"study/gin/{file}.gin",), bindings, seeds=(1,))
+    for name, (file, bindings) in OWN_GIN.items()
 ]
 
 # All of the dictionary's concepts, and no wrong ones, are PC and K above.
