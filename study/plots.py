@@ -20,21 +20,28 @@ CURVES = {
 }
 
 
-def draw_gap(points: Mapping[str, tuple[Sequence[float], Sequence[float]]], folder: Path) -> None:
-    """gap.png: each experiment at its mean English cost and gap closed, its seeds as small dots."""
-    if not points:
+Points = Mapping[
+    str, tuple[Sequence[float], Sequence[float]]
+]  # by experiment: English cost and gap closed of its seeds
+
+
+def draw_gap(panels_of: Mapping[str, Points], folder: Path) -> None:
+    """gap.png: a panel a question; each experiment at its means, its seeds as small dots."""
+    panels_of = {title: points for title, points in panels_of.items() if points}
+    if not panels_of:
         return
-    figure, (panel,) = axes(1, 9.0, 6.0)
-    for number, (name, (cost, closed)) in enumerate(points.items()):
-        x, y = 100 * np.asarray(cost), 100 * np.asarray(closed)
-        colour = style(number)["color"]
-        panel.plot(x, y, ".", color=colour, markersize=4, alpha=0.6)
-        panel.plot(x.mean(), y.mean(), "o", color=colour, markersize=6)
-        panel.annotate(name, (x.mean(), y.mean()), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    panel.axvline(0, color="0.6", linewidth=0.8)
-    panel.axhline(80, color="0.6", linewidth=0.8, linestyle="--")
-    panel.set(xlabel="English cost, % of the baseline's perplexity", ylabel="share of the oracle's gap closed, %")
-    figure.savefig(folder / "gap.png", dpi=90)
+    figure, panels = axes(len(panels_of), 6.8, 5.6)
+    for panel, (title, points) in zip(panels, panels_of.items(), strict=True):
+        for number, (name, seeds) in enumerate(points.items()):
+            (x, y), colour = 100 * np.asarray(seeds), style(number)["color"]
+            panel.plot(x, y, ".", color=colour, markersize=4, alpha=0.6)
+            panel.plot(x.mean(), y.mean(), "o", color=colour, markersize=6)
+            panel.annotate(name, (x.mean(), y.mean()), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        panel.axvline(0, color="0.6", linewidth=0.8)
+        panel.axhline(80, color="0.6", linewidth=0.8, linestyle="--")
+        panel.set(title=title, xlabel="English cost, % of the baseline's perplexity")
+        panel.set_ylabel("share of the oracle's gap closed, %")
+    figure.savefig(folder / "gap.png", dpi=80)
 
 
 def draw_curves(curves: Mapping[str, Sequence[Row]], folder: Path) -> None:
@@ -51,4 +58,4 @@ def draw_curves(curves: Mapping[str, Sequence[Row]], folder: Path) -> None:
         panel.set(title=CURVES[column], xlabel="step")
         panel.title.set_fontsize(9)
     legend(figure, panels)
-    figure.savefig(folder / "curves.png", dpi=90)
+    figure.savefig(folder / "curves.png", dpi=75)
