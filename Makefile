@@ -61,7 +61,7 @@ $(RUNS:%=runs/arms/%/done): runs/arms/%/done: | .venv/done
 	@touch $@; echo "$*: done"
 
 study: .venv/done
-	@$(call share,$(JOBS)) $(BIN)/python -m study run $(ONLY) --jobs=$(JOBS) $(if $(DATA),--data=$(DATA)) || rc=$$?; \
+	@$(call share,$(JOBS)) $(BIN)/python -m study run $(ONLY) --jobs=$(JOBS) $(if $(DATA),--data=$(DATA)) $(if $(FORCE),--force) || rc=$$?; \
 		$(BIN)/python -m study tables && exit $${rc:-0}
 
 lint: .venv/done

@@ -8,14 +8,17 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))  # `study` is a folder of the repository, not of the installed package
 
-from study import __main__, record, run, tables  # noqa: E402
+from study import __main__, gap, record, run, tables  # noqa: E402
 from study.experiments import EXPERIMENTS, select  # noqa: E402
+from xalign_jax.data.lexicon import Word, concept_table  # noqa: E402
 from xalign_jax.recipe import identity  # noqa: E402
 
 
@@ -173,6 +176,18 @@ def test_real_languages_wait_for_their_data(tmp_path, monkeypatch, capsys):
     assert [job.name for job in run.with_data(wanted, None)] == ["J-1"]
     assert "1 runs on real languages left out" in capsys.readouterr().out
     assert run.with_data(wanted, tmp_path) == wanted and (tmp_path / "runs" / "data").resolve() == tmp_path
+
+
+def test_kinds_of_tokens_go_by_the_nearest_word():
+    """Token 9 stands alone, 3 is a word and a part of another, 4 only a part, 5 a held-out word, 6 part of that only."""
+    standalone = np.isin(np.arange(10), [9])
+    train = concept_table([Word(0, 0, (3,), "a"), Word(1, 0, (3, 4), "b"), Word(1, 1, (7,), "c")], ("en", "en_clone"))
+    heldout = concept_table([Word(2, 0, (5,), "d"), Word(3, 0, (6, 5), "e")], ("en", "en_clone"))
+    prepared = SimpleNamespace(
+        tokenizer=SimpleNamespace(base_size=10, standalone=standalone),
+        lexicon=SimpleNamespace(train=train, heldout=heldout),
+    )
+    assert gap.kinds(prepared).tolist() == [4, 4, 4, 0, 1, 2, 4, 4, 4, 3]
 
 
 @pytest.mark.slow
