@@ -1,8 +1,9 @@
-# make demo | test | lint | arms | clean. Each works on a machine with nothing but Python: `.venv` is made first. `clean`
+# make demo | test | lint | arms | study | clean. Each works on a machine with nothing but Python: `.venv` is made first. `clean`
 # keeps runs/ and report/.
 #
 #   make demo                          joint against PreAlign in small; tables and plots in report/
 #   make arms SEEDS="1 2 3" JOBS=2     any set of recipes over seeds; table and plots in report/arms/
+#   make study ONLY="clone search"     experiments of docs/study.md that no row of docs/study/ holds yet; all without ONLY
 #   make demo PYTHON=/path/to/python   another interpreter (3.11 or 3.12, with venv)
 
 USABLE = 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'
@@ -22,7 +23,7 @@ RUNS = $(foreach arm,$(ARMS),$(SEEDS:%=$(arm)-%))
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 share = t=$$(($(CORES) / $(1))); export PJRT_NPROC=$$((t > 0 ? t : 1)); export OMP_NUM_THREADS=$$PJRT_NPROC;
 
-.PHONY: demo test lint arms clean prepare-demo prepare-arms
+.PHONY: demo test lint arms study clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
 .venv/done: setup.py pyproject.toml constraints.txt
@@ -58,6 +59,10 @@ $(RUNS:%=runs/arms/%/done): runs/arms/%/done: | .venv/done
 	@run=$*; $(call share,$(JOBS)) $(XALIGN) train --gin_file=recipes/$${run%-*}.gin --gin.Recipe.seed=$${run##*-} \
 		--model_dir=runs/arms/$* >runs/arms/$*.log 2>&1 || { echo "$*: failed:"; tail -n 3 runs/arms/$*.log; exit 1; }
 	@touch $@; echo "$*: done"
+
+study: .venv/done
+	@$(call share,$(JOBS)) $(BIN)/python -m study run $(ONLY) --jobs=$(JOBS) $(if $(DATA),--data=$(DATA)) $(if $(FORCE),--force) || rc=$$?; \
+		$(BIN)/python -m study tables && exit $${rc:-0}
 
 lint: .venv/done
 	$(BIN)/ruff check .

@@ -109,6 +109,7 @@ def _register() -> None:
     import xalign_jax.objectives.masked_lm
     import xalign_jax.objectives.translation_ranking
     import xalign_jax.objectives.word_contrast
+    import xalign_jax.objectives.word_distance
     import xalign_jax.objectives.xlco
     import xalign_jax.training.optimizers  # noqa: F401
 

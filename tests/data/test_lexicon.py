@@ -93,6 +93,18 @@ def test_shuffle_permutes_training_targets_only(tokenizer, stores):
     assert sorted(w["en_clone"] for w in shuffled.values()) == sorted(w["en"] for w in shuffled.values())
 
 
+def test_a_share_of_the_entries_may_be_wrong(tokenizer, stores):
+    right = by_concept(build_lexicon(Lexicon(), tokenizer, stores).train)
+    table = build_lexicon(Lexicon(shuffle=0.3), tokenizer, stores)
+    trained = by_concept(table.train)
+    wrong = [number for number, words in trained.items() if words != right[number]]
+    assert len(wrong) == round(0.3 * len(right))
+    assert all(trained[number]["en"] == right[number]["en"] for number in right)
+    assert by_concept(table.dictionary) == right
+    with pytest.raises(UserError, match=r"Lexicon.shuffle = 1.5"):
+        Lexicon(shuffle=1.5)
+
+
 def test_file_entries_merge_senses_and_count_what_is_dropped(tokenizer, stores, tmp_path):
     rows = [("waa", "vaa"), ("wab", "vab"), ("waa", "vac"), ("nowhere", "vad"), ("wac", ""), ("wac", "wac")]
     rows += [("wad", "vaa vab vac"), ("wae", "z")]

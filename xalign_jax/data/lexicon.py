@@ -35,7 +35,8 @@ class Lexicon:
       size: at most this many concepts, the most frequent in the corpus first.
       heldout: share of the concepts held out. Concepts whose source words differ in case only stay together.
       coverage: share of the training concepts that is kept.
-      shuffle: the control: in the training table, each target language's words are permuted between concepts.
+      shuffle: the control: in the training table, each target language's words are permuted between concepts; a number
+        in (0, 1) permutes those of that share of the concepts only, a dictionary with wrong entries.
       max_tokens: longer words are dropped and counted.
     """
 
@@ -45,7 +46,7 @@ class Lexicon:
     size: int = 2000
     heldout: float = 0.2
     coverage: float = 1.0
-    shuffle: bool = False
+    shuffle: bool | float = False
     max_tokens: int = 8
     seed: int = 0
 
@@ -63,6 +64,8 @@ class Lexicon:
             )
         if not 0 <= self.heldout < 1 or not 0 < self.coverage <= 1:
             raise UserError("Lexicon.heldout is in [0, 1) and Lexicon.coverage in (0, 1]")
+        if not 0 <= self.shuffle <= 1:
+            raise UserError(f"Lexicon.shuffle = {self.shuffle}: True, False or a share of the concepts")
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -282,7 +285,11 @@ def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[st
         if _is_concept(words):
             unseen += words
     dictionary, held = concept_table(true, lexicon.languages), concept_table(unseen, lexicon.languages)
-    trained = concept_table(_shuffle(true, lexicon.seed), lexicon.languages) if lexicon.shuffle else dictionary
+    trained = dictionary
+    if lexicon.shuffle:
+        wrong, _ = _share(kept, lexicon.shuffle, lexicon.seed, "wrong")
+        mistaken = {number for group in wrong for number in groups[group]}
+        trained = concept_table(_shuffle(true, mistaken, lexicon.seed), lexicon.languages)
     for name, table in (("dictionary", dictionary), ("heldout", held)):
         report[f"{name}_concepts"], report[f"{name}_words"] = len(np.unique(table.concept)), len(table.words)
     return LexiconTable(trained, dictionary, held, dict(report))
@@ -295,9 +302,10 @@ def _share(names: Sequence[str], share: float, seed: int, purpose: str) -> tuple
     return ranked[:count], ranked[count:]
 
 
-def _shuffle(words: list[Word], seed: int) -> list[Word]:
-    """Every concept gets the target words of another one: along one random cycle for each target language."""
-    result = [word for word in words if word.language == 0]
+def _shuffle(words: list[Word], concepts: set[int], seed: int) -> list[Word]:
+    """Every one of the concepts gets the target words of another: along one random cycle for each target language."""
+    result = [word for word in words if word.language == 0 or word.concept not in concepts]
+    words = [word for word in words if word.concept in concepts]
     for language in sorted({word.language for word in words} - {0}):
         targets = [word for word in words if word.language == language]
         order = np.random.default_rng([seed, language]).permutation(sorted({word.concept for word in targets}))

@@ -43,7 +43,7 @@ def _drawn(folder: Path, figures: dict[str, Any]) -> list[Path]:
     return paths
 
 
-def _axes(count: int, width: float, height: float, sharey: bool = False) -> tuple[Any, list[Any]]:
+def axes(count: int, width: float, height: float, sharey: bool = False) -> tuple[Any, list[Any]]:
     """A figure of `count` panels of a size in inches, as many in a row as 15 inches hold."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ def _axes(count: int, width: float, height: float, sharey: bool = False) -> tupl
     return figure, panels[:count]
 
 
-def _style(number: int) -> dict[str, Any]:
+def style(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number // len(COLOURS) % len(STYLES)]}
 
 
@@ -70,7 +70,7 @@ def _fill(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "hatch": HATCHES[number // len(COLOURS) % len(HATCHES)]}
 
 
-def _legend(figure: Any, panels: Sequence[Any]) -> None:
+def legend(figure: Any, panels: Sequence[Any]) -> None:
     """One legend of everything that any panel shows, below them all."""
     entries = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
     inches = 0.6 + 0.085 * max(map(len, entries))  # of an entry: its mark, and letters of the default font
@@ -108,7 +108,7 @@ def _loss(run: Run) -> Any:
     streams = _streams(run.metrics)
     if not streams:
         return None
-    figure, panels = _axes(len(streams), 4.6, 3.2)
+    figure, panels = axes(len(streams), 4.6, 3.2)
     for number, (panel, stream) in enumerate(zip(panels, streams, strict=True)):
         steps, values = _series(run.metrics, stream)
         panel.plot(steps, values, color=COLOURS[number % len(COLOURS)], alpha=0.25, linewidth=0.8)
@@ -123,7 +123,7 @@ def _curves(arms: Sequence[Arm]) -> Any:
     streams = list(dict.fromkeys(name for arm in arms for run in arm.runs for name in _streams(run.metrics)))
     if not streams:
         return None
-    figure, panels = _axes(len(streams), 4.8, 3.4)
+    figure, panels = axes(len(streams), 4.8, 3.4)
     for panel, stream in zip(panels, streams, strict=True):
         for number, arm in enumerate(arms):
             series = [s for s in (_series(run.metrics, stream) for run in arm.runs) if len(s[0])]
@@ -132,12 +132,12 @@ def _curves(arms: Sequence[Arm]) -> Any:
             steps = max((s[0] for s in series), key=len)
             curves = np.stack([np.interp(steps, s[0], _smooth(s[1]), right=np.nan) for s in series])
             mean = np.nanmean(curves, axis=0)
-            panel.plot(steps, mean, label=arm.name, linewidth=1.6, **_style(number))
+            panel.plot(steps, mean, label=arm.name, linewidth=1.6, **style(number))
             if len(series) > 1:
                 spread = np.nanstd(curves, axis=0, ddof=1)
-                panel.fill_between(steps, mean - spread, mean + spread, color=_style(number)["color"], alpha=0.2, lw=0)
+                panel.fill_between(steps, mean - spread, mean + spread, color=style(number)["color"], alpha=0.2, lw=0)
         panel.set(title=stream.removeprefix("loss/"), xlabel="step", ylabel="loss (nats, running mean)")
-    _legend(figure, panels)
+    legend(figure, panels)
     return figure
 
 
@@ -147,7 +147,7 @@ def _retrieval(arms: Sequence[Arm], keys: Sequence[Key]) -> Any:
     panels_of = list(dict.fromkeys((key[2], key[4]) for key in words))
     if not panels_of:
         return None
-    figure, panels = _axes(len(panels_of), max(5.0, 2.2 + 0.75 * len(arms)), 3.4, sharey=True)
+    figure, panels = axes(len(panels_of), max(5.0, 2.2 + 0.75 * len(arms)), 3.4, sharey=True)
     for panel, (language, split) in zip(panels, panels_of, strict=True):
         levels = [key[3] for key in words if (key[2], key[4]) == (language, split)]
         levels = [*sorted(level for level in levels if isinstance(level, int)), *(["head"] if "head" in levels else [])]
@@ -163,7 +163,7 @@ def _retrieval(arms: Sequence[Arm], keys: Sequence[Key]) -> Any:
         panel.set(title=f"{kind}, {language}", xlabel="level", ylim=(0, 1.05))
         panel.set_ylabel("retrieval@1")
     _explain(figure, arms)
-    _legend(figure, panels)
+    legend(figure, panels)
     return figure
 
 
@@ -172,7 +172,7 @@ def _bars(arms: Sequence[Arm], keys: Sequence[Key], probe: str, metrics: Sequenc
     bars = [key for metric in metrics for key in keys if key[:2] == (probe, metric) and key[-1] is None]
     if not bars:
         return None
-    figure, (panel,) = _axes(1, max(5.0, 1.2 + 0.35 * len(bars) * (len(arms) + 1)), 3.6)
+    figure, (panel,) = axes(1, max(5.0, 1.2 + 0.35 * len(bars) * (len(arms) + 1)), 3.6)
     for number, arm in enumerate(arms):
         _bar_group(panel, number, len(arms), [arm.values(key) for key in bars], arm.name, _fill(number))
     chance = [value for arm in arms for key in keys if key[:2] == (probe, "chance") for value in arm.values(key)]
@@ -184,7 +184,7 @@ def _bars(arms: Sequence[Arm], keys: Sequence[Key], probe: str, metrics: Sequenc
     panel.set_ylabel(label)
     panel.set_title(f"{probe} by language")
     _explain(figure, arms)
-    _legend(figure, [panel])
+    legend(figure, [panel])
     return figure
 
 

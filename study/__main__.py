@@ -1,0 +1,51 @@
+"""The study as one command, from the repository's root: what is recorded is not run again, what was interrupted goes on.
+
+    python -m study run [WORD...] [--seeds 1 2] [--jobs 2] [--force] [--data DIR]     or `make study ONLY="WORD..."`
+    python -m study list [WORD...]        what is recorded, what is missing, how long it takes
+    python -m study tables                docs/study/tables.md and plots, from the CSV files
+
+A WORD is a question (clone, clone-50-50, clone-4m, baselines, search, dictionary ..) or an experiment's name; patterns
+such as "K-*" are taken. Exit codes: 0 everything asked for is recorded, 1 something failed or was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from study import record
+from study.experiments import select
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code."""
+    parser = argparse.ArgumentParser("study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("run", "list", "tables"))
+    parser.add_argument("words", nargs="*", metavar="WORD")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(), help="of each experiment's own, these only")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--force", action="store_true", help="also what is recorded")
+    parser.add_argument("--data", type=Path, help="folder of texts and dictionaries, for experiments on real languages")
+    options = parser.parse_args(argv)
+    if options.action == "tables":
+        from study import tables
+
+        tables.write(record.read(record.RESULTS), record.read(record.CURVES), record.FOLDER)
+        return 0
+    from study import run
+
+    wanted = run.jobs(select(options.words), options.seeds)
+    if not wanted:
+        parser.error(f"no experiment is called {' '.join(options.words)}")
+    results = record.read(record.RESULTS)
+    left = run.missing(wanted, results, record.read(record.CURVES))
+    if options.action == "list":
+        print(run.listing(wanted, left, results))
+        return 0
+    return 0 if run.run(run.with_data(wanted if options.force else left, options.data), options.jobs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Every experiment of the study: gin files and bindings, by question. One line here is one row of three seeds there."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+DATA = "runs/study/data"  # a link that `--data` makes, so that a recipe's hash does not depend on where the data lies
+
+
+class Experiment(NamedTuple):
+    """A recipe to be run over seeds.
+
+    Attributes:
+      question: the part of the study it belongs to.   name: its own, of letters, digits, "." and "-".
+      files: gin files, later ones override.   bindings: "NAME=VALUE".
+      probe_every: steps between probes, for curves; 0 = only at the ends of stages.
+      data: whether it reads texts and dictionaries of the user's under `DATA`.
+    """
+
+    question: str
+    name: str
+    files: tuple[str, ...]
+    bindings: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (1, 2, 3)
+    probe_every: int = 0
+    data: bool = False
+
+
+ARMS = {
+    "J": "joint",
+    "JC": "joint_switch",
+    "JV": "joint_vanilla",
+    "P": "align",
+    "PC": "prealign",
+    "R": "random",
+    "RC": "random_switch",
+    "K": "kept",
+    "K-noswitch": "kept_noswitch",
+    "K-nostage1": "kept_nostage1",
+    "K-neither": "kept_nostage1_noswitch",
+    "O": "oracle",
+}
+MAIN = ("J", "RC", "PC", "K", "O")
+EVEN = 'Mixture.rates={"en": 0.48, "en_clone": 0.48, "facts": 0.04}'
+LARGER = "models/llama_4m.gin"
+
+
+def recipe(arm: str) -> str:
+    """The gin file of an arm of the clone study."""
+    return f"recipes/{ARMS[arm]}_clone_tiny.gin"
+
+
+def _clone(
+    arms: Iterable[str], question: str, suffix: str, files: Sequence[str] = (), *bindings: str
+) -> list[Experiment]:
+    return [Experiment(question, f"{arm}{suffix}", (recipe(arm), *files), bindings) for arm in arms]
+
+
+CLONE = [
+    *_clone([*MAIN, *(arm for arm in ARMS if arm not in MAIN)], "clone", ""),
+    *_clone(ARMS, "clone-50-50", "-50-50", (), EVEN),
+    *_clone(ARMS, "clone-4m", "-4m", (LARGER,)),
+    *_clone(MAIN, "clone-4m-50-50", "-4m-50-50", (LARGER,), EVEN),
+]
+
+# Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast, other rates.
+NO_CONTRAST = "align_words/Stream.weight=0.0"
+TIED = "Vocabulary.tie_clones=True"
+BASELINES = [
+    Experiment("baselines", "J-restart", (recipe("P"),), (NO_CONTRAST,)),
+    Experiment("baselines", "O-restart", (recipe("P"),), (NO_CONTRAST, TIED)),
+    Experiment("baselines", "J-lr1e-3", (recipe("J"),), ("WarmupCosine.peak=1e-3",)),
+    Experiment("baselines", "J-lr4e-3", (recipe("J"),), ("WarmupCosine.peak=4e-3",)),
+    Experiment("baselines", "O-lr1e-3", (recipe("O"),), ("WarmupCosine.peak=1e-3",)),
+    Experiment("baselines", "O-lr4e-3", (recipe("O"),), ("WarmupCosine.peak=4e-3",)),
+]
+
+WEIGHT = "pretrain_words/Stream.weight={}"
+SEARCH = [
+    Experiment("search", f"K-{name}", (recipe("K"),), bindings, seeds=(1,))
+    for name, bindings in {
+        "w0.03": (WEIGHT.format(0.03),),
+        "w0.3": (WEIGHT.format(0.3),),
+        "w1": (WEIGHT.format(1.0),),
+        "t0.3": ("WordContrast.temperature=0.3",),
+        "t0.05": ("WordContrast.temperature=0.05",),
+        "ends": ("WordContrast.levels=(0,)",),
+        "ends-w1": ("WordContrast.levels=(0,)", WEIGHT.format(1.0)),
+        "embedding": ("WordContrast.levels=(0,)", "WordContrast.head=False"),
+        "stage1-50": ("ALIGN_STEPS=50", "PRETRAIN_STEPS=650"),
+        "stage1-200": ("ALIGN_STEPS=200", "PRETRAIN_STEPS=500"),
+        "keep-optimizer": ("pretrain/Stage.keep_optimizer=True",),
+        "lr4e-3": ("WarmupCosine.peak=4e-3",),
+        "concepts128": ("pretrain_words/WordFeed.concepts=128", "pretrain_words/Stream.rows=8"),
+        "both-ways": ("Switch.both_ways=True",),
+        "rate0.2": ("Switch.rate=0.2",),
+        "rate0.2-both": ("Switch.rate=0.2", "Switch.both_ways=True"),
+    }.items()
+]
+OWN_GIN: dict[str, tuple[str, tuple[str, ...]]] = {
+    "late": ("late", ()),
+    "fading": ("fading", ()),
+    "pull": ("pull", ()),
+    "pull-offset": ("pull", ("WordDistance.offset=True",)),
+    "pull-offset-w10": ("pull", ("WordDistance.offset=True", WEIGHT.format(10.0))),
+}
+SEARCH += [
+    Experiment("search", f"K-{name}", (f"study/gin/{file}.gin",), bindings, seeds=(1,))
+    for name, (file, bindings) in OWN_GIN.items()
+]
+
+# All of the dictionary's concepts, and no wrong ones, are PC and K above.
+QUALITY = {f"coverage{share}": f"Lexicon.coverage={share}" for share in (0.5, 0.2, 0.05)}
+QUALITY |= {f"wrong{share}": f"Lexicon.shuffle={share}" for share in (0.1, 0.3)}
+DICTIONARY = [
+    Experiment("dictionary", f"{arm}-{name}", (recipe(arm),), (binding,))
+    for arm, (name, binding) in itertools.product(("PC", "K"), QUALITY.items())
+]
+
+# Alignment over steps, on a few probes only: what ends a stage in the other experiments is probed every 50 steps here.
+WATCHED = "[@Perplexity(), @WordRetrieval(), @HiddenCosine(), @GradientCosine(), @Knowledge()]"
+CURVES = [
+    Experiment("curves", f"{arm}-curve", (recipe(arm),), (f"PROBES={WATCHED}",), seeds=(1,), probe_every=50)
+    for arm in ("J", "JC", "P", "PC", "RC", "K", "K-nostage1")
+]
+
+# Real languages: novels (a paragraph a document) with FreeDict, and Russian help pages with a small dictionary.
+TEXTS = {
+    "de": ("lines:en={0}/mono/eltec/en.txt.gz,de={0}/mono/eltec/de.txt.gz", "en-de.tsv.gz"),
+    "fr": ("lines:en={0}/mono/eltec/en.txt.gz,fr={0}/mono/eltec/fr.txt.gz", "en-fr.tsv.gz"),
+    "ru": ("tsv:en={0}/multiway/libreoffice_help/en.tsv.gz,ru={0}/multiway/libreoffice_help/ru.tsv.gz", "en-ru.tsv"),
+}
+SPLIT = ("ALIGN_STEPS=300", "PRETRAIN_STEPS=1200")
+JOINT, PREALIGN = "recipes/joint_pair_tiny.gin", "recipes/prealign_pair_tiny.gin"
+PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "J": ((JOINT,), ("PRETRAIN_STEPS=1500",)),
+    "J-restart": ((JOINT, "recipes/align_stage.gin"), (*SPLIT, NO_CONTRAST)),
+    "JC": ((JOINT, "recipes/switching.gin"), ("PRETRAIN_STEPS=1500",)),
+    "RC": ((PREALIGN,), (*SPLIT, "Lexicon.shuffle=True")),
+    "PC": ((PREALIGN,), SPLIT),
+    "K": ((PREALIGN, "recipes/kept_words.gin"), (*SPLIT, "pretrain_words/Stream.rows=8")),
+}
+
+
+def _pair(arm: str, language: str) -> Experiment:
+    files, bindings = PAIR_ARMS[arm]
+    text, dictionary = TEXTS[language]
+    rates = f'{{"en": 0.87, "{language}": 0.10, "facts": 0.03}}'
+    options = [f'TEXT="{text.format(DATA)}"', f'LANGUAGES=("en", "{language}")', f"RATES={rates}"]
+    options.append(f'DICTIONARY=("{DATA}/dict/freedict/{dictionary}",)')
+    return Experiment("real", f"{arm}-en-{language}", files, (*bindings, *options), data=True)
+
+
+REAL = [_pair(arm, language) for language in TEXTS for arm in PAIR_ARMS]
+
+EXPERIMENTS = [*CLONE, *BASELINES, *SEARCH, *DICTIONARY, *CURVES, *REAL]
+
+
+def select(words: Sequence[str]) -> list[Experiment]:
+    """The experiments whose question or name fits any of the words ("K-*"); all without words."""
+    return [
+        one
+        for one in EXPERIMENTS
+        if not words or any(fnmatch.fnmatchcase(name, word) for word in words for name in (one.question, one.name))
+    ]

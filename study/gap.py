@@ -1,0 +1,88 @@
+"""Where a run's clone is worse than its English: the loss by kind of target token.
+
+    python -m study.gap runs/study/K-1 [...]
+
+Both languages read the same held-out windows; losses are within the language. `share` of targets, `gap` in nats, `part`
+of the whole gap that falls on the kind.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from xalign_jax import cli, config
+from xalign_jax.evaluation.encoding import score
+from xalign_jax.evaluation.tables import markdown
+from xalign_jax.evaluation.windows import of_text, run_texts
+from xalign_jax.recipe import Recipe, Runtime
+from xalign_jax.runtime import sharding
+from xalign_jax.runtime.restore import restore_model
+from xalign_jax.training import plan
+from xalign_jax.training.loop import build_model
+
+KINDS = ("a dictionary word", "part of dictionary words", "a held-out word", "punctuation, digits", "other pieces")
+
+
+def kinds(prepared: Any) -> np.ndarray:
+    """(base size,) number of each base token's kind in `KINDS`."""
+    tokenizer, lexicon = prepared.tokenizer, prepared.lexicon
+    found = np.full(tokenizer.base_size, len(KINDS) - 1)
+    found[np.asarray(tokenizer.standalone, bool)[: tokenizer.base_size]] = 3
+    for number, table, single in ((2, lexicon.heldout, True), (1, lexicon.train, False), (0, lexicon.train, True)):
+        for word in np.flatnonzero(table.language == 0):
+            ids = table.tokens(word)
+            if not single or len(ids) == 1:
+                found[ids] = number
+    return found
+
+
+def losses(directory: Path, windows: int = 256) -> tuple[Any, np.ndarray, np.ndarray]:
+    """(prepared data, base ids of the targets, (2, n) losses of English and the clone)."""
+    recipe, runtime = config.load([str(directory / "config.gin")], [], (Recipe, Runtime))
+    plan.prepare_data(recipe)
+    prepared = plan.load_data(recipe)
+    mesh = sharding.make_mesh(runtime.mesh)
+    model = build_model(recipe, runtime, prepared)
+    _, params = restore_model(directory, None, model, mesh)
+    found, targets = [], np.zeros(0)
+    with jax.set_mesh(mesh):
+        for text in run_texts(prepared, "validation"):
+            rows = of_text(text, prepared.tokenizer, 64, windows)
+            real = rows["weights"] > 0
+            nll, mass = score(model, params, rows, prepared.tokenizer.language_rows(text.clone), 32, text.language)
+            found.append((nll + mass)[real])
+            targets = targets if text.clone else rows["targets"][real]
+    return prepared, targets, np.stack(found)
+
+
+def table(directory: Path) -> str:
+    """The loss of both languages by kind of target."""
+    prepared, targets, (english, clone) = losses(directory)
+    kind, rows = kinds(prepared)[targets], []
+    for number, name in enumerate(KINDS):
+        mine = kind == number
+        if mine.any():
+            gap = (clone - english)[mine]
+            cells = (
+                mine.mean(),
+                english[mine].mean(),
+                clone[mine].mean(),
+                gap.mean(),
+                gap.sum() / (clone - english).sum(),
+            )
+            rows.append([name, *(f"{value:.3f}" for value in cells)])
+    rows.append(
+        ["all", "1", *(f"{value:.3f}" for value in (english.mean(), clone.mean(), (clone - english).mean())), "1"]
+    )
+    return markdown([directory.name, "share", "English", "clone", "gap", "part"], rows)
+
+
+if __name__ == "__main__":
+    cli._register()
+    for name in sys.argv[1:]:
+        print(table(Path(name)) + "\n")

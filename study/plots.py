@@ -1,0 +1,61 @@
+"""Pictures of the study: gap closed against English cost, and alignment over steps."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from study.record import Row
+from xalign_jax.evaluation.plots import axes, legend, style
+
+CURVES = {
+    "words/dictionary/2": "words @1, dictionary, level 2",
+    "words/heldout/2": "words @1, held out, level 2",
+    "cosine/2/2": "centred cosine, parallel - shuffled, level 2",
+    "gradients/2": "cosine of gradients",
+    "knows/2": "knowledge in the clone",
+}
+
+
+Points = Mapping[
+    str, tuple[Sequence[float], Sequence[float]]
+]  # by experiment: English cost and gap closed of its seeds
+
+
+def draw_gap(panels_of: Mapping[str, Points], folder: Path) -> None:
+    """gap.png: a panel a question; each experiment at its means, its seeds as small dots."""
+    panels_of = {title: points for title, points in panels_of.items() if points}
+    if not panels_of:
+        return
+    figure, panels = axes(len(panels_of), 6.8, 5.6)
+    for panel, (title, points) in zip(panels, panels_of.items(), strict=True):
+        for number, (name, seeds) in enumerate(points.items()):
+            (x, y), colour = 100 * np.asarray(seeds), style(number)["color"]
+            panel.plot(x, y, ".", color=colour, markersize=4, alpha=0.6)
+            panel.plot(x.mean(), y.mean(), "o", color=colour, markersize=6)
+            panel.annotate(name, (x.mean(), y.mean()), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        panel.axvline(0, color="0.6", linewidth=0.8)
+        panel.axhline(80, color="0.6", linewidth=0.8, linestyle="--")
+        panel.set(title=title, xlabel="English cost, % of the baseline's perplexity")
+        panel.set_ylabel("share of the oracle's gap closed, %")
+    figure.savefig(folder / "gap.png", dpi=80)
+
+
+def draw_curves(curves: Mapping[str, Sequence[Row]], folder: Path) -> None:
+    """curves.png: a panel for each measure, an experiment a line: the mean over seeds by step."""
+    columns = [name for name in CURVES if any(name in row for rows in curves.values() for row in rows)]
+    if not columns:
+        return
+    figure, panels = axes(len(columns), 4.8, 3.2)
+    for panel, column in zip(panels, columns, strict=True):
+        for number, (name, rows) in enumerate(curves.items()):
+            steps = sorted({row["step"] for row in rows if column in row})
+            means = [statistics.fmean(r[column] for r in rows if r["step"] == s and column in r) for s in steps]
+            panel.plot(steps, means, label=name, linewidth=1.6, marker=".", **style(number))
+        panel.set(title=CURVES[column], xlabel="step")
+        panel.title.set_fontsize(9)
+    legend(figure, panels)
+    figure.savefig(folder / "curves.png", dpi=75)

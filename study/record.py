@@ -1,0 +1,129 @@
+"""Rows of the study's two CSV files: one for each finished run, and one for each probed step of a run with curves."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from xalign_jax.evaluation.tables import read_runs
+from xalign_jax.recipe import Recipe, identity
+
+Row = dict[str, Any]
+
+FOLDER = Path(__file__).parent.parent / "docs" / "study"
+RESULTS, CURVES = FOLDER / "results.csv", FOLDER / "curves.csv"
+PLACES = ("experiment", "seed", "identity", "vocabulary", "commit", "steps")
+COSTS = ("lm_tokens", "tokens", "train_seconds", "wall_seconds")
+# What is kept of `results.json`: its probe and metric, by the first half of the column's name.
+METRICS = {
+    "ppl": ("perplexity", "perplexity"),
+    "own_ppl": ("perplexity", "perplexity_in_language"),
+    "bits": ("perplexity", "bits_per_byte"),
+    "knows": ("knowledge", "accuracy"),
+    "words": ("word_retrieval", "accuracy"),
+    "mass": ("foreign_mass", "mass"),
+    "cosine": ("cosine", "gap"),
+    "gradients": ("gradient_cosine", "cosine"),
+}
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a CSV file, numbers as numbers and empty cells left out; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: _value(name, cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+
+def _value(name: str, cell: str) -> Any:
+    if name in ("seed", "step", "steps", "lm_tokens", "tokens"):
+        return int(cell)
+    return cell if name in ("experiment", "identity", "vocabulary", "commit", "stage") else float(cell)
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """The rows by experiment, seed and step; columns that any of them has, those of `PLACES` and `COSTS` first."""
+    ordered = sorted(rows, key=lambda row: (row["experiment"], row["seed"], row.get("step", 0)))
+    names = {name for row in ordered for name in row}
+    first = [name for name in (*PLACES, "stage", "step", *COSTS) if name in names]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*first, *sorted(names - {*first})], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in ordered)
+
+
+def replace(path: Path, new: Sequence[Row]) -> None:
+    """Write rows into the file in the place of those of the same experiments and seeds."""
+    runs = {(row["experiment"], row["seed"]) for row in new}
+    write(path, [*(row for row in read(path) if (row["experiment"], row["seed"]) not in runs), *new])
+
+
+def finished(directory: Path, recipe: Recipe) -> bool:
+    """Whether the model directory holds this very recipe's run with the probes of its last step."""
+    if not (directory / "results.json").is_file():
+        return False
+    same = _json(directory / "environment.json")["identity"] == identity(recipe)
+    return same and read_runs(directory)[-1].step == sum(stage.steps for stage in recipe.stages)
+
+
+def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: float | None) -> tuple[Row, list[Row]]:
+    """The row of a finished run, and a row for each probed step.
+
+    Args:
+      wall_seconds: what the run took, start and probes included; None where nobody watched.
+    """
+    run = read_runs(directory)[-1]
+    environment, results = (_json(directory / f"{name}.json") for name in ("environment", "results"))
+    place = {"experiment": experiment, "seed": run.seed, "identity": environment["identity"]}
+    place |= {"vocabulary": run.fingerprint, "commit": environment["git"] or ""}
+    languages = recipe.lexicon.languages[:2]
+    curve = []
+    for step in sorted({row["step"] for row in results}):
+        here = [row for row in results if row["step"] == step]
+        curve.append(place | {"stage": here[-1]["stage"], "step": step} | measures(here, languages))
+    end = {name: value for name, value in curve[-1].items() if name not in ("stage", "step")}
+    costs: Row = {"steps": run.step} | tokens(recipe) | {"train_seconds": round(train_seconds(run.metrics))}
+    if wall_seconds is not None:
+        costs["wall_seconds"] = round(wall_seconds)
+    return end | costs, curve
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def measures(results: Sequence[Row], languages: Sequence[str]) -> Row:
+    """What is kept of rows of `results.json`, by column: ppl/1, own_ppl/2, knows/2, words/heldout/0, cosine/2 ..
+
+    Languages are numbered, the source language 1; controls are left out, and of the others' levels all are kept.
+    """
+    number = {language: str(i) for i, language in enumerate(languages, 1)}
+    short = {names: column for column, names in METRICS.items()}
+    found: Row = {}
+    for row in results:
+        column = short.get((row["probe"], row["metric"].replace("in_language_accuracy", "accuracy")))
+        if column is None or row["control"] is not None or row["language"] not in number:
+            continue
+        language = number[row["language"]] if column != "words" else None
+        parts = (column, row["split"], language, None if row["level"] is None else str(row["level"]))
+        found["/".join(part for part in parts if part)] = float(row["value"])
+    return found
+
+
+def tokens(recipe: Recipe) -> Row:
+    """Positions of the language-model streams, and of all streams, over the whole run."""
+    read = [(stage.steps * s.rows * s.feed.length, s.mixture) for stage in recipe.stages for s in stage.streams]
+    return {"lm_tokens": sum(n for n, mixture in read if mixture is not None), "tokens": sum(n for n, _ in read)}
+
+
+def train_seconds(metrics: Sequence[Row]) -> float:
+    """Seconds of all steps by the training log, compilation included, probes and start-up not."""
+    steps = [0, *(row["step"] for row in metrics)]
+    return sum(
+        (b - a) * row["perf/step_seconds"] for (a, b), row in zip(itertools.pairwise(steps), metrics, strict=True)
+    )

@@ -1,0 +1,132 @@
+"""Runs experiments that are not recorded yet, several side by side, and records each as it finishes."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+from study import record
+from study.experiments import DATA, Experiment
+from xalign_jax import cli, config
+from xalign_jax.recipe import Recipe, identity
+from xalign_jax.training import plan
+
+RUNS = Path("runs/study")
+INTERRUPTED = 3
+
+
+class Job(NamedTuple):
+    """An experiment with a seed, and what it comes to."""
+
+    experiment: Experiment
+    seed: int
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment.name}-{self.seed}"
+
+
+def jobs(experiments: Iterable[Experiment], seeds: Sequence[int] = ()) -> list[Job]:
+    """Every experiment with each of its seeds (of those given, if any are), by seed first."""
+    cli._register()
+    pairs = [(seed, one) for one in experiments for seed in one.seeds if not seeds or seed in seeds]
+    found = []
+    for seed, one in sorted(pairs, key=lambda pair: pair[0]):
+        (recipe,) = config.load(one.files, [*one.bindings, f"Recipe.seed={seed}"], (Recipe,))
+        found.append(Job(one, seed, recipe))
+    return found
+
+
+def missing(wanted: Sequence[Job], results: Sequence[record.Row], curves: Sequence[record.Row]) -> list[Job]:
+    """The jobs whose very recipe has no row; those with curves need rows over steps as well."""
+    known, drawn = ({(r["experiment"], r["seed"], r["identity"]) for r in rows} for rows in (results, curves))
+    keys = [(job.experiment.name, job.seed, identity(job.recipe)) for job in wanted]
+    return [
+        job
+        for job, key in zip(wanted, keys, strict=True)
+        if key not in known or (job.experiment.probe_every and key not in drawn)
+    ]
+
+
+def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
+    """The jobs whose texts are here: all, once a folder of data is linked, else those that need none."""
+    link = Path(DATA)
+    if data is not None and not link.exists():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(data.resolve(strict=True))
+    able = [job for job in wanted if link.exists() or not job.experiment.data]
+    if len(able) < len(wanted):
+        print(
+            f"{len(wanted) - len(able)} runs on real languages left out: give their folder as --data (make: DATA=DIR)"
+        )
+    return able
+
+
+def run(wanted: Sequence[Job], count: int) -> bool:
+    """Run jobs, `count` at a time; True if all of them finished. An interrupt reaches them too: they save and stop."""
+    for recipe in dict.fromkeys(job.recipe for job in wanted):
+        plan.prepare_data(recipe)
+    fine = True
+    with ThreadPoolExecutor(count) as pool:
+        started = {pool.submit(_train, job): job for job in wanted}
+        try:
+            for future in as_completed(started):
+                code, seconds = future.result()
+                if code == INTERRUPTED:
+                    raise KeyboardInterrupt
+                fine = _recorded(started[future], code, seconds) and fine
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            return False
+    return fine
+
+
+def _train(job: Job) -> tuple[int, float | None]:
+    """(exit code, seconds) of training; a model directory that holds the finished run is left as it is."""
+    directory, one = RUNS / job.name, job.experiment
+    if record.finished(directory, job.recipe):
+        return 0, None
+    RUNS.mkdir(parents=True, exist_ok=True)
+    print(f"{job.name}: training, log in {directory}.log", flush=True)
+    bindings = [*one.bindings, f"Recipe.seed={job.seed}", f"Runtime.probe_every={one.probe_every}"]
+    command = [sys.executable, "-m", "xalign_jax.cli", "train", f"--model_dir={directory}"]
+    command += [f"--gin_file={file}" for file in one.files] + [f"--gin.{binding}" for binding in bindings]
+    began = time.monotonic()
+    with Path(f"{directory}.log").open("a", encoding="utf-8") as log:
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    return code, time.monotonic() - began
+
+
+def _recorded(job: Job, code: int, seconds: float | None) -> bool:
+    directory = RUNS / job.name
+    if code:
+        last = Path(f"{directory}.log").read_text(encoding="utf-8").splitlines()[-1:]
+        print(f"{job.name}: failed: {' '.join(last)}", flush=True)
+        return False
+    row, curve = record.rows_of(job.experiment.name, directory, job.recipe, seconds)
+    record.replace(record.RESULTS, [row])
+    if job.experiment.probe_every:
+        record.replace(record.CURVES, curve)
+    print(f"{job.name}: recorded", flush=True)
+    return True
+
+
+def listing(wanted: Sequence[Job], left: Sequence[Job], results: Sequence[record.Row]) -> str:
+    """What is recorded and what is missing, by question, with hours of one run after the other where any was timed."""
+    lines = []
+    for question in dict.fromkeys(job.experiment.question for job in wanted):
+        mine = [job for job in wanted if job.experiment.question == question]
+        todo = [job.name for job in mine if job in left]
+        names = {job.experiment.name for job in mine}
+        timed = [row["wall_seconds"] for row in results if row["experiment"] in names and "wall_seconds" in row]
+        hours = f", about {statistics.fmean(timed) * len(todo) / 3600:.1f} h" if timed and todo else ""
+        lines.append(f"{question}: {len(mine) - len(todo)} of {len(mine)} runs recorded{hours}")
+        lines += [f"  missing: {' '.join(todo)}"] if todo else []
+    return "\n".join(lines)

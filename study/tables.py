@@ -1,0 +1,144 @@
+"""Tables and plots of the study, from its CSV files alone."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from study import plots
+from study.experiments import EXPERIMENTS
+from study.record import Row
+from xalign_jax.evaluation.tables import markdown, mean_and_spread
+
+Arm = dict[int, Row]  # the rows of one experiment by seed
+
+
+def arms(results: Sequence[Row]) -> dict[str, Arm]:
+    """Rows by experiment and seed."""
+    found: dict[str, Arm] = {}
+    for row in results:
+        found.setdefault(row["experiment"], {})[row["seed"]] = row
+    return found
+
+
+def closed(arm: Arm, joint: Arm, oracle: Arm) -> list[float]:
+    """The share (J - X) / (J - O) of the clone's perplexity in its language, for each seed that all three have."""
+    at = "own_ppl/2"
+    return [
+        (joint[seed][at] - arm[seed][at]) / (joint[seed][at] - oracle[seed][at])
+        for seed in sorted(arm.keys() & joint.keys() & oracle.keys())
+    ]
+
+
+def cost(arm: Arm, joint: Arm, column: str = "own_ppl/1") -> list[float]:
+    """X / J - 1 of a perplexity (English, in its language), for each seed that both have."""
+    return [arm[seed][column] / joint[seed][column] - 1 for seed in sorted(arm.keys() & joint.keys())]
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None]:
+    """Difference of two means and its standard error by Welch; None where a side has fewer than two values."""
+    gain = statistics.fmean(first) - statistics.fmean(second)
+    if min(len(first), len(second)) < 2:
+        return gain, None
+    return gain, math.sqrt(sum(statistics.variance(values) / len(values) for values in (first, second)))
+
+
+def values(arm: Arm, column: str) -> list[float]:
+    """One value for each seed that has it."""
+    return [row[column] for _, row in sorted(arm.items()) if column in row]
+
+
+def cell(found: Sequence[float], form: str = ".1f", scale: float = 1.0, unit: str = "") -> str:
+    """Mean and sample standard deviation, "-" for nothing."""
+    if not found:
+        return "-"
+    mean, spread = mean_and_spread([value * scale for value in found])
+    return f"{mean:{form}}" + ("" if spread is None else f" ± {spread:{form.lstrip('+')}}") + unit
+
+
+def comparison(found: Mapping[str, Arm], names: Sequence[str], joint: str, oracle: str) -> str:
+    """A line for each experiment that has rows, against a joint and an oracle baseline."""
+    header = ["", "seeds", "English ppl", f"against {joint}", "clone ppl", f"gap closed ({joint}, {oracle})"]
+    header += ["knowledge", "words, dictionary", "held out", "foreign mass", "M tokens", "train s"]
+    j, o = found.get(joint, {}), found.get(oracle, {})
+    rows = []
+    for name in names:
+        if arm := found.get(name):
+            line = [name, str(len(arm)), cell(values(arm, "own_ppl/1")), cell(cost(arm, j), "+.1f", 100, " %")]
+            line += [cell(values(arm, "own_ppl/2")), cell(closed(arm, j, o), ".0f", 100, " %")]
+            line += [cell(values(arm, column), ".3f") for column in ("knows/2", *WORDS)]
+            line += [cell(values(arm, "mass/2"), ".4f"), cell(values(arm, "tokens"), ".2f", 1e-6)]
+            rows.append([*line, cell(values(arm, "train_seconds"), ".0f")])
+    return markdown(header, rows) if rows else "Not run yet."
+
+
+WORDS = ("words/dictionary/2", "words/heldout/2")
+
+
+def tests(found: Mapping[str, Arm], pairs: Sequence[tuple[str, str, str]]) -> str:
+    """Differences of experiments' means with their standard errors.
+
+    Args:
+      pairs: (experiment, baseline, column).
+    """
+    rows = []
+    for first, second, column in pairs:
+        a, b = (values(found.get(name, {}), column) for name in (first, second))
+        if a and b:
+            gain, error = difference(a, b)
+            relative = 100 * gain / statistics.fmean(b)
+            ratio = f"{gain / error:+.1f}" if error else "-"
+            shown = "-" if error is None else f"{error:.3f}"
+            rows.append([f"{first} - {second}", column, f"{gain:+.3f}", f"{relative:+.1f} %", shown, ratio])
+    header = ["", "measured", "difference", "of the second", "standard error", "in standard errors"]
+    return markdown(header, rows) if rows else "Not run yet."
+
+
+CLAIMS = [
+    (first, second, column)
+    for first, second in (
+        ("PC", "J"),
+        ("K", "J"),
+        ("R", "J"),
+        ("RC", "J"),
+        ("PC", "RC"),
+        ("K", "RC"),
+        ("J-restart", "J"),
+    )
+    for column in ("knows/2", "own_ppl/2", "own_ppl/1")
+]
+# The joint and oracle baselines of a question, by the suffix of their names; J and O where none is given here.
+SUFFIXES = {"clone-50-50": "-50-50", "clone-4m": "-4m", "clone-4m-50-50": "-4m-50-50"}
+PAIRS = ("-en-de", "-en-fr", "-en-ru")
+
+
+def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
+    """Write `tables.md` and the plots into the folder."""
+    found = arms(results)
+    parts = ["# Tables of the study", "Made by `python -m study tables`; means over seeds ± sample standard deviation."]
+    for question in dict.fromkeys(one.question for one in EXPERIMENTS):
+        names = [one.name for one in EXPERIMENTS if one.question == question]
+        parts.append(f"## {question}")
+        if question == "real":
+            pairs = [(pair, [name for name in names if name.endswith(pair)]) for pair in PAIRS]
+            parts += [comparison(found, mine, f"J{pair}", f"O{pair}") for pair, mine in pairs]
+            continue
+        suffix = SUFFIXES.get(question, "")
+        parts.append(comparison(found, names, f"J{suffix}", f"O{suffix}"))
+        if not suffix:
+            parts.append(comparison(found, names, "J-restart", "O-restart"))
+    parts += ["## Differences", tests(found, CLAIMS)]
+    (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    plots.draw_gap({question: _points(found, question) for question in ("clone", "search")}, folder)
+    drawn = sorted({row["experiment"] for row in curves})
+    plots.draw_curves({name: [row for row in curves if row["experiment"] == name] for name in drawn}, folder)
+
+
+def _points(found: Mapping[str, Arm], question: str) -> plots.Points:
+    """English cost and gap closed of a question's experiments, but for oracles."""
+    j, o = found.get("J-restart", {}), found.get("O-restart", {})
+    names = [one.name for one in EXPERIMENTS if one.question == question and one.name in found and one.name != "O"]
+    points = {name: (cost(found[name], j), closed(found[name], j, o)) for name in names}
+    return {name: (x, y) for name, (x, y) in points.items() if len(x) == len(y) > 0}

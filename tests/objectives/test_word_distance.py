@@ -1,0 +1,77 @@
+"""The distance of translations' rows: what it is on rows known beforehand, and the same on eight devices."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from objective_cases import V, assert_same_on_eight_devices, small_model
+
+from xalign_jax.objectives.word_distance import WordDistance
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    return {"model": jax.jit(model.init)(KEY), "heads": {}}
+
+
+def batch(words, concepts):
+    """A word in each row, and an empty slot beside it."""
+    length = max(map(len, words))
+    rows = {key: np.zeros((len(words), length), np.int32) for key in ("tokens", "positions", "segment_ids")}
+    for r, word in enumerate(words):
+        rows["tokens"][r, : len(word)], rows["segment_ids"][r, : len(word)] = word, 1
+        rows["positions"][r, : len(word)] = np.arange(len(word))
+    nothing = np.full(len(words), -1)
+    languages = np.arange(len(words)) % 2
+    found = {"concept": np.stack([concepts, nothing], 1), "language": np.stack([languages, 0 * languages], 1)}
+    return rows | {key: value.astype(np.int32) for key, value in found.items()}
+
+
+def test_equal_words_have_no_distance_and_opposite_ones_all_of_it(model, params):
+    table = np.asarray(params["model"]["embedding"]).copy()
+    table[2], table[4] = -table[1], table[3]
+    own = {"model": params["model"] | {"embedding": table, "head": table}, "heads": {}}
+    for words, expected in (([[1], [2]], 1.0), ([[3], [4]], 0.0), ([[3, 3], [4]], 0.0), ([[1, 2], [1, 2]], 0.0)):
+        found = batch(words, [7, 7])
+        loss, metrics, _ = WordDistance().loss(model, own, {}, found, KEY)
+        assert WordDistance().count(model, found, KEY) == 2
+        np.testing.assert_allclose(loss / 2, expected, atol=1e-6)
+        np.testing.assert_allclose([metrics["embedding/distance"], metrics["head/distance"]], expected, atol=1e-6)
+
+
+def test_it_is_the_distance_to_the_mean_of_a_concept(model, params):
+    words, concepts = [[1, 2], [3], [4], [5, 6, 7], [8]], [0, 0, 0, 3, 3]
+    loss, _, _ = WordDistance().loss(model, params, {}, batch(words, concepts), KEY)
+    expected = []
+    for table in (np.asarray(params["model"][name]) for name in ("embedding", "head")):
+        v = np.stack([table[word].mean(0) for word in words])
+        means = [v[:3].mean(0)] * 3 + [v[3:].mean(0)] * 2
+        expected.append(((v - means) ** 2).sum() / (v**2).sum(1).mean())
+    np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
+
+
+def test_a_language_may_lie_beside_another(model, params):
+    table = np.asarray(params["model"]["embedding"]).copy()
+    table[[2, 4, 6]] = table[[1, 3, 5]] + np.linspace(-1, 1, table.shape[1])
+    own = {"model": params["model"] | {"embedding": table, "head": table}, "heads": {}}
+    found = batch([[1], [2], [3], [4], [5], [6]], [0, 0, 1, 1, 2, 2])
+    apart, beside = (WordDistance(offset).loss(model, own, {}, found, KEY)[0] for offset in (False, True))
+    assert apart > 0.1
+    np.testing.assert_allclose(beside, 0.0, atol=1e-6)
+    table[6] += 1.0  # one word leaves its language's offset
+    assert WordDistance(True).loss(model, own, {}, found, KEY)[0] > 0.01
+
+
+@pytest.mark.parametrize("offset", [False, True])
+def test_eight_devices_equal_one(model, params, offset):
+    rng = np.random.default_rng(0)
+    words = [rng.integers(1, V, rng.integers(1, 5)) for _ in range(16)]
+    assert_same_on_eight_devices(WordDistance(offset), model, params, batch(words, np.arange(16) // 2))

@@ -1,0 +1,203 @@
+"""The study's list of experiments parses, its tables compute what they say, and what is recorded is not run again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))  # `study` is a folder of the repository, not of the installed package
+
+from study import __main__, gap, record, run, tables  # noqa: E402
+from study.experiments import EXPERIMENTS, select  # noqa: E402
+from xalign_jax.data.lexicon import Word, concept_table  # noqa: E402
+from xalign_jax.recipe import identity  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)  # its gin files are named from there
+
+
+def made_up(experiment, seed, english, clone, **more):
+    return {"experiment": experiment, "seed": seed, "own_ppl/1": english, "own_ppl/2": clone, **more}
+
+
+def test_every_experiment_is_a_recipe_of_its_own():
+    found = run.jobs(EXPERIMENTS)
+    assert len({job.name for job in found}) == len({identity(job.recipe) for job in found}) == len(found)
+    assert all(re.fullmatch(r"[\w.-]+", job.name) for job in found)
+
+
+def test_clone_arms_see_equal_language_model_tokens():
+    for job in run.jobs(select(["clone*", "baselines", "search", "dictionary"]), [1]):
+        assert record.tokens(job.recipe)["lm_tokens"] == 700 * 32 * 64, job.name
+
+
+def test_experiments_are_chosen_by_question_and_by_name():
+    assert {one.name for one in select(["clone"])} >= {"J", "O"}
+    assert [one.name for one in select(["K-w[0-9]*"])] == ["K-w0.03", "K-w0.3", "K-w1"]
+    assert select([]) == EXPERIMENTS and select(["nothing"]) == []
+
+
+def test_gap_closed_and_cost_are_taken_by_seed():
+    found = tables.arms([
+        made_up("J", 1, 50.0, 100.0), made_up("J", 2, 60.0, 120.0), made_up("J", 3, 1.0, 1.0),
+        made_up("O", 1, 50.0, 50.0), made_up("O", 2, 40.0, 40.0),
+        made_up("K", 1, 51.0, 60.0), made_up("K", 2, 57.0, 80.0),
+    ])  # fmt: skip
+    assert tables.closed(found["K"], found["J"], found["O"]) == [0.8, 0.5]
+    assert tables.cost(found["K"], found["J"]) == pytest.approx([0.02, -0.05])
+    table = tables.comparison(found, ["K", "absent"], "J", "O")
+    assert "65 ± 21 %" in table and "-1.5 ± 4.9 %" in table and "absent" not in table
+
+
+def test_standard_error_of_a_difference():
+    gain, error = tables.difference([2.0, 4.0], [1.0, 1.0, 1.0])
+    assert (gain, error) == (2.0, pytest.approx(math.sqrt(2.0 / 2)))
+    assert tables.difference([2.0], [1.0, 3.0]) == (0.0, None)
+    found = tables.arms([made_up("A", s, 1.0, 1.0, **{"knows/2": v}) for s, v in enumerate((0.5, 0.7))])
+    found |= tables.arms([made_up("B", s, 1.0, 1.0, **{"knows/2": v}) for s, v in enumerate((0.2, 0.2))])
+    assert " +4.0 |" in tables.tests(found, [("A", "B", "knows/2"), ("A", "C", "knows/2")])
+
+
+def test_rows_survive_the_file_and_replace_their_own(tmp_path):
+    path = tmp_path / "rows.csv"
+    row = {"experiment": "K", "seed": 1, "identity": "12", "steps": 700, "knows/2": 0.125}
+    record.replace(path, [row, row | {"seed": 2, "words/heldout/head": 1.0}])
+    assert record.read(path)[0] == row
+    record.replace(path, [row | {"knows/2": 0.25}])
+    assert [found["knows/2"] for found in record.read(path)] == [0.25, 0.125]
+    assert record.read(tmp_path / "none.csv") == []
+
+
+def test_only_what_has_no_row_of_this_very_recipe_is_missing():
+    wanted = run.jobs(select(["J", "K"]), [1, 2])
+    names = [job.name for job in wanted]
+    assert names == ["J-1", "K-1", "J-2", "K-2"]
+    results = [
+        {"experiment": job.experiment.name, "seed": job.seed, "identity": identity(job.recipe)} for job in wanted[:2]
+    ]
+    assert [job.name for job in run.missing(wanted, results, [])] == names[2:]
+    results[0]["identity"] = "another recipe's"
+    assert [job.name for job in run.missing(wanted, results, [])] == ["J-1", *names[2:]]
+    drawn = [job._replace(experiment=job.experiment._replace(probe_every=50)) for job in wanted[1:2]]
+    assert run.missing(drawn, results, []) == drawn and run.missing(drawn, results, results) == []
+    assert "clone: 1 of 4 runs recorded" in run.listing(wanted, wanted[1:], results)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """An empty place for runs and rows."""
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results.csv")
+    monkeypatch.setattr(record, "CURVES", tmp_path / "curves.csv")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    """No text is prepared for runs that are made up."""
+    monkeypatch.setattr(run.plan, "prepare_data", lambda recipe: None)
+
+
+def finish(directory, recipe, steps):
+    """What a run leaves behind, in short."""
+    directory.mkdir(parents=True)
+    about = {"recipe_name": "made", "seed": recipe.seed, "identity": identity(recipe), "git": "abc"}
+    (directory / "environment.json").write_text(json.dumps(about | {"vocabulary_fingerprint": "v"}))
+    row = {"stage": "s", "seed": 1, "split": None, "control": None, "level": None, "n": 9}
+    rows = [
+        row | {"step": step, "probe": "perplexity", "metric": "perplexity_in_language", "language": lang, "value": 9.5}
+        for step in (1, steps)
+        for lang in ("en", "en_clone")
+    ]
+    (directory / "results.json").write_text(json.dumps(rows))
+    metrics = [{"step": step, "perf/step_seconds": 0.5} for step in (10, steps)]
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+
+
+def test_a_finished_run_is_recorded_without_training_and_an_unfinished_one_trains(runs, no_data, monkeypatch):
+    asked = []
+
+    def train(command, **options):
+        asked.append(command)
+        recipe = next(job.recipe for job in wanted if f"--model_dir={runs / job.name}" in command)
+        finish(runs / "K-1", recipe, 700)
+        return run.subprocess.CompletedProcess(command, 0)
+
+    wanted = run.jobs(select(["J", "K"]), [1])
+    finish(runs / "J-1", wanted[0].recipe, 700)
+    monkeypatch.setattr(run.subprocess, "run", train)
+    assert run.run(wanted, 1)
+    assert len(asked) == 1 and f"--gin_file={wanted[1].experiment.files[0]}" in asked[0]
+    first, second = record.read(record.RESULTS)
+    assert first["own_ppl/2"] == 9.5 and first["train_seconds"] == 350 and "wall_seconds" not in first
+    assert second["experiment"] == "K" and second["tokens"] == 700 * 32 * 64 + 100 * 8 * 64 + 600 * 4 * 64
+    assert run.missing(wanted, record.read(record.RESULTS), []) == []
+
+
+def test_an_interrupted_run_stops_the_others_and_a_failed_one_does_not(runs, no_data, monkeypatch, capsys):
+    codes = iter((1, 3, 0))
+    monkeypatch.setattr(
+        run.subprocess, "run", lambda command, **options: run.subprocess.CompletedProcess(command, next(codes))
+    )
+    assert not run.run(run.jobs(select(["J", "K", "O"]), [1]), 1)
+    assert "J-1: failed" in capsys.readouterr().out
+    assert record.read(record.RESULTS) == []
+
+
+def test_tables_and_plots_come_from_rows_alone(tmp_path):
+    clone = {"J-restart": 90.0, "O-restart": 40.0, "K": 60.0}
+    rows = [made_up(name, seed, 50.0 + seed, at + seed) for name, at in clone.items() for seed in (1, 2)]
+    curves = [{"experiment": "K", "seed": 1, "step": s, "words/dictionary/2": 0.01 * s} for s in (50, 100)]
+    tables.write(rows, curves, tmp_path)
+    assert "## search" in (tmp_path / "tables.md").read_text()
+    assert (tmp_path / "gap.png").stat().st_size > 1000 and (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_unknown_experiments_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        __main__.main(["list", "nothing"])
+    assert "no experiment is called nothing" in capsys.readouterr().err
+
+
+def test_real_languages_wait_for_their_data(tmp_path, monkeypatch, capsys):
+    wanted = run.jobs(select(["J", "J-en-de"]), [1])
+    monkeypatch.setattr(run, "DATA", str(tmp_path / "runs" / "data"))
+    assert [job.name for job in run.with_data(wanted, None)] == ["J-1"]
+    assert "1 runs on real languages left out" in capsys.readouterr().out
+    assert run.with_data(wanted, tmp_path) == wanted and (tmp_path / "runs" / "data").resolve() == tmp_path
+
+
+def test_kinds_of_tokens_go_by_the_nearest_word():
+    """Token 9 stands alone, 3 is a word and a part of another, 4 only a part, 5 a held-out word, 6 part of that only."""
+    standalone = np.isin(np.arange(10), [9])
+    train = concept_table([Word(0, 0, (3,), "a"), Word(1, 0, (3, 4), "b"), Word(1, 1, (7,), "c")], ("en", "en_clone"))
+    heldout = concept_table([Word(2, 0, (5,), "d"), Word(3, 0, (6, 5), "e")], ("en", "en_clone"))
+    prepared = SimpleNamespace(
+        tokenizer=SimpleNamespace(base_size=10, standalone=standalone),
+        lexicon=SimpleNamespace(train=train, heldout=heldout),
+    )
+    assert gap.kinds(prepared).tolist() == [4, 4, 4, 0, 1, 2, 4, 4, 4, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_an_excerpt_of_the_study(runs, monkeypatch):
+    """Joint training and PreAlign, one seed, as the study runs them (6 to 7 minutes of two free cores)."""
+    monkeypatch.setenv("PJRT_NPROC", str(max(1, (os.cpu_count() or 2) // 2)))
+    assert run.run(run.jobs(select(["J", "PC"]), [1]), 2)
+    found = tables.arms(record.read(record.RESULTS))
+    joint, prealign = found["J"][1], found["PC"][1]
+    assert joint["lm_tokens"] == prealign["lm_tokens"]
+    assert prealign["knows/1"] > 0.9 and prealign["knows/2"] > joint["knows/2"] + 0.15
+    assert prealign["own_ppl/2"] < 0.85 * joint["own_ppl/2"] and prealign["own_ppl/1"] < 1.03 * joint["own_ppl/1"]

@@ -1,0 +1,93 @@
+"""Rows of translations held together: a part they share, along the dictionary, and a part of their own that is kept small."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from xalign_jax.objectives.primitives import pool_segments
+from xalign_jax.recipe import freeze
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class WordDistance:
+    """Mean over the embedding and the output head of words' squared distance to their concept's mean, counted by words.
+
+    A word is the mean of its tokens' rows. What a concept's words share is their mean m, what is a word's own is v - m:
+    the loss |v - m|^2 over the batch's mean |v|^2 (which gets no gradient) is 0 where translations have equal rows and
+    about 1 where they have nothing in common. Unlike the word contrast it pushes nothing apart, and it goes on pulling
+    when translations are each other's nearest neighbours.
+
+    Batch: tokens, positions, segment_ids (R,T) int32, segment s in 1..S is word slot s - 1; concept, language (R,S)
+    int32, concept -1 = absent.
+
+    Attributes:
+      offset: take each language's mean own part away first. A language may then lie beside another: the head needs that
+        to tell languages apart, and a softmax within a language does not notice it.
+    """
+
+    offset: bool = False
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """No heads, no memory."""
+        return {}, {}
+
+    def count(self, model: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:
+        """Words of the batch."""
+        return jnp.sum(batch["concept"] >= 0, dtype=jnp.float32)
+
+    def loss(
+        self,
+        model: Any,
+        params: Any,
+        memory: dict[str, Any],
+        batch: Mapping[str, jax.Array],
+        rng: jax.Array,
+        train: bool = True,
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+        """(mean over the tables of the summed distances, their mean in each table, memory)."""
+        tokens, segment_ids, concept = batch["tokens"], batch["segment_ids"], batch["concept"].reshape(-1)
+        states = model.hidden(params["model"], tokens, batch["positions"], segment_ids, train=train, levels=(0,))
+        tables = {"embedding": states[0]} | ({} if model.tied else {"head": model.head_rows(params["model"], tokens)})
+        mates = ((concept[:, None] == concept) & (concept >= 0)).astype(jnp.float32)
+        language = batch["language"].reshape(-1)
+        alike = ((language[:, None] == language) & (concept >= 0)).astype(jnp.float32) if self.offset else None
+        sums = {}
+        for name, rows in tables.items():
+            ones = jnp.ones((*tokens.shape, 1), rows.dtype)
+            size = pool_segments(ones, segment_ids, batch["concept"].shape[1])
+            words = pool_segments(rows, segment_ids, batch["concept"].shape[1]) / jnp.maximum(size, 1)
+            words = words.reshape(len(concept), -1).astype(jnp.float32)
+            sums[name] = _distances(words, mates, alike)
+        count = jnp.maximum(self.count(model, batch, rng), 1)
+        metrics = {f"{name}/distance": total / count for name, total in sums.items()}
+        return sum(sums.values(), jnp.zeros(())) / len(sums), metrics, memory
+
+
+def _distances(words: jax.Array, mates: jax.Array, alike: jax.Array | None) -> jax.Array:
+    """The summed squares of own parts over the mean |v|^2; words (W,D).
+
+    Args:
+      mates: (W,W) 1 within a concept, all 0 in the columns of absent words.
+      alike: the same within a language, to take a language's mean own part away; None = leave it.
+    """
+    real = jnp.diagonal(mates)
+    own = words - _means(words, mates)
+    if alike is not None:
+        own = own - _means(own, alike)
+    size = jnp.sum(jnp.sum(words * words, 1) * real) / jnp.maximum(real.sum(), 1)
+    return jnp.sum(jnp.sum(own * own, 1) * real) / jax.lax.stop_gradient(jnp.maximum(size, 1e-12))
+
+
+def _means(rows: jax.Array, members: jax.Array) -> jax.Array:
+    """For each row the mean of its members, (W,D)."""
+    return members @ rows / jnp.maximum(members.sum(1, keepdims=True), 1)
