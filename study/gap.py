@@ -20,10 +20,7 @@ from xalign_jax.evaluation.encoding import score
 from xalign_jax.evaluation.tables import markdown
 from xalign_jax.evaluation.windows import of_text, run_texts
 from xalign_jax.recipe import Recipe, Runtime
-from xalign_jax.runtime import sharding
-from xalign_jax.runtime.restore import restore_model
-from xalign_jax.training import plan
-from xalign_jax.training.loop import build_model
+from xalign_jax.training.evaluate import restored
 
 KINDS = ("a dictionary word", "part of dictionary words", "a held-out word", "punctuation, digits", "other pieces")
 
@@ -44,11 +41,7 @@ def kinds(prepared: Any) -> np.ndarray:
 def losses(directory: Path, windows: int = 256) -> tuple[Any, np.ndarray, np.ndarray]:
     """(prepared data, base ids of the targets, (2, n) losses of English and the clone)."""
     recipe, runtime = config.load([str(directory / "config.gin")], [], (Recipe, Runtime))
-    plan.prepare_data(recipe)
-    prepared = plan.load_data(recipe)
-    mesh = sharding.make_mesh(runtime.mesh)
-    model = build_model(recipe, runtime, prepared)
-    _, params = restore_model(directory, None, model, mesh)
+    prepared, mesh, model, _, params = restored(recipe, runtime, directory)
     found, targets = [], np.zeros(0)
     with jax.set_mesh(mesh):
         for text in run_texts(prepared, "validation"):
@@ -83,6 +76,6 @@ def table(directory: Path) -> str:
 
 
 if __name__ == "__main__":
-    cli._register()
+    cli.register()
     for name in sys.argv[1:]:
         print(table(Path(name)) + "\n")

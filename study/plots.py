@@ -19,10 +19,8 @@ CURVES = {
     "knows/2": "knowledge in the clone",
 }
 
-
-Points = Mapping[
-    str, tuple[Sequence[float], Sequence[float]]
-]  # by experiment: English cost and gap closed of its seeds
+# By experiment: English cost and gap closed of its seeds.
+Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def draw_gap(panels_of: Mapping[str, Points], folder: Path) -> None:

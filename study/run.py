@@ -18,7 +18,6 @@ from xalign_jax.recipe import Recipe, identity
 from xalign_jax.training import plan
 
 RUNS = Path("runs/study")
-INTERRUPTED = 3
 
 
 class Job(NamedTuple):
@@ -35,7 +34,7 @@ class Job(NamedTuple):
 
 def jobs(experiments: Iterable[Experiment], seeds: Sequence[int] = ()) -> list[Job]:
     """Every experiment with each of its seeds (of those given, if any are), by seed first."""
-    cli._register()
+    cli.register()
     pairs = [(seed, one) for one in experiments for seed in one.seeds if not seeds or seed in seeds]
     found = []
     for seed, one in sorted(pairs, key=lambda pair: pair[0]):
@@ -79,7 +78,7 @@ def run(wanted: Sequence[Job], count: int) -> bool:
         try:
             for future in as_completed(started):
                 code, seconds = future.result()
-                if code == INTERRUPTED:
+                if code == cli.INTERRUPTED:
                     raise KeyboardInterrupt
                 fine = _recorded(started[future], code, seconds) and fine
         except KeyboardInterrupt:

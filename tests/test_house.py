@@ -178,7 +178,7 @@ def test_gin_holds_no_python():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_parse(path: Path):
-    cli._register()
+    cli.register()
     (recipe,) = config.load([str(path.relative_to(ROOT / "gin"))], FROM_USERS.get(path.stem, []), (Recipe,))
     assert all(stage.steps > 0 for stage in recipe.stages)
 

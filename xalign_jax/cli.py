@@ -90,11 +90,12 @@ def _recipe(options: argparse.Namespace, bindings: list[str]) -> tuple:
     from xalign_jax import config
     from xalign_jax.recipe import Recipe, Runtime
 
-    _register()
+    register()
     return tuple(config.load(options.gin_file, bindings, (Recipe, Runtime)))
 
 
-def _register() -> None:
+def register() -> None:
+    """Import every room that registers configurables with gin."""
     import xalign_jax.data.facts
     import xalign_jax.data.feeds
     import xalign_jax.data.lexicon
@@ -154,7 +155,7 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.recipe import Evaluation, Recipe, Runtime
     from xalign_jax.training import evaluate
 
-    _register()
+    register()
     if not (options.model_dir / "config.gin").is_file():
         raise UserError(f"--model_dir={options.model_dir}: no config.gin there; is it a model directory?")
     recipe, runtime = config.load([str(options.model_dir / "config.gin")], [], (Recipe, Runtime))
@@ -205,7 +206,7 @@ def _sample_texts(model_dir: Path, tokenizer: Any) -> list[Any]:
     from xalign_jax.recipe import Recipe
     from xalign_jax.training import plan
 
-    _register()
+    register()
     (recipe,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
     plan.prepare_data(recipe)
     prepared = plan.load_data(recipe)

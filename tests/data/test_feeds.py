@@ -213,7 +213,7 @@ def test_a_far_step_is_as_fast_as_the_first(prepared):
     feed.rows(0, slice(0, 32))
     start = time.thread_time()  # of this thread alone: a busy machine does not count
     feed.rows(32 * 10**9, slice(0, 32))
-    assert time.thread_time() - start < 1
+    assert time.thread_time() - start < 0.2
 
 
 def test_errors_name_the_binding(prepared):

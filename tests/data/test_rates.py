@@ -78,5 +78,5 @@ def test_order_and_slicing_do_not_matter():
 def test_a_far_step_starts_as_fast_as_the_first():
     start = time.thread_time()  # of this thread alone: a busy machine does not count
     _, cursor = blocks().locate(np.arange(32) + 32 * 10**9)
-    assert time.thread_time() - start < 1
+    assert time.thread_time() - start < 0.1
     assert cursor.min() >= 32 * 10**6 * 20

@@ -37,7 +37,7 @@ def xalign(*options: str) -> subprocess.CompletedProcess[str]:
 
 def tiny(*bindings: str) -> tuple:
     """Recipe and runtime: one stage of words and text, two blocks."""
-    cli._register()
+    cli.register()
     return tuple(config.load(["recipes/align_clone_tiny.gin"], ["Llama.layers = 2", *bindings], (Recipe, Runtime)))
 
 

@@ -61,12 +61,11 @@ class WordDistance:
         mates = ((concept[:, None] == concept) & (concept >= 0)).astype(jnp.float32)
         language = batch["language"].reshape(-1)
         alike = ((language[:, None] == language) & (concept >= 0)).astype(jnp.float32) if self.offset else None
+        slots = batch["concept"].shape[1]
+        size = jnp.maximum(pool_segments(jnp.ones((*tokens.shape, 1)), segment_ids, slots), 1)
         sums = {}
         for name, rows in tables.items():
-            ones = jnp.ones((*tokens.shape, 1), rows.dtype)
-            size = pool_segments(ones, segment_ids, batch["concept"].shape[1])
-            words = pool_segments(rows, segment_ids, batch["concept"].shape[1]) / jnp.maximum(size, 1)
-            words = words.reshape(len(concept), -1).astype(jnp.float32)
+            words = (pool_segments(rows, segment_ids, slots) / size).reshape(len(concept), -1)
             sums[name] = _distances(words, mates, alike)
         count = jnp.maximum(self.count(model, batch, rng), 1)
         metrics = {f"{name}/distance": total / count for name, total in sums.items()}

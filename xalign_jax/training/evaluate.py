@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
+from xalign_jax.data.prepared import Prepared
 from xalign_jax.errors import UserError
+from xalign_jax.models.functional import Model
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.restore import restore_model
@@ -14,8 +18,10 @@ from xalign_jax.training import directory, plan
 from xalign_jax.training.loop import build_model, run_probes
 
 
-def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, step: int | None) -> None:
-    """Run probes on a run's checkpoint (None: its newest) and add their rows to its `results.json`.
+def restored(
+    recipe: Recipe, runtime: Runtime, model_dir: Path, step: int | None = None
+) -> tuple[Prepared, Mesh, Model, int, Any]:
+    """(data, mesh, model, step, parameters) of a run's checkpoint (None: its newest).
 
     Raises:
       UserError: no such checkpoint, or the vocabulary there is not the recipe's.
@@ -29,7 +35,16 @@ def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, s
         )
     mesh = sharding.make_mesh(runtime.mesh)
     model = build_model(recipe, runtime, prepared)
-    step, params = restore_model(model_dir, step, model, mesh)
+    return prepared, mesh, model, *restore_model(model_dir, step, model, mesh)
+
+
+def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, step: int | None) -> None:
+    """Run probes on a run's checkpoint (None: its newest) and add their rows to its `results.json`.
+
+    Raises:
+      UserError: no such checkpoint, or the vocabulary there is not the recipe's.
+    """
+    prepared, mesh, model, step, params = restored(recipe, runtime, model_dir, step)
     with jax.set_mesh(mesh):
         rows = run_probes(probes, model, params, prepared, recipe.seed)
     ends = [planned for planned in plan.plan(recipe, prepared) if step <= planned.last_step]
