@@ -176,6 +176,19 @@ def test_products_of_tpus_are_convolutions(line, flops):
     assert product_flops(Module(text)) == 2 * math.prod(flops)
 
 
+@pytest.mark.parametrize(("kernel", "products"), [("splash_mha_fwd_segmented", 2), ("splash_mha_dkv_segmented", 5)])
+def test_fused_attention_says_how_many_keys_it_reads(kernel, products):
+    name = f'metadata={{op_name="jit(step)/keys_768/vmap(splash)/{kernel}/pallas_call"}}'
+    text = f"""ENTRY %main (a: f32[]) -> f32[] {{
+  %mask = s8[1,2,2] parameter(0)
+  %query = bf16[4,16,1024,128] parameter(1)
+  %ids = s32[4,1024,128] parameter(2)
+  ROOT %out = bf16[4,16,1024,128] custom-call(%mask, %query, %query, %ids), custom_call_target="tpu_custom_call", {name}
+}}"""
+    assert product_flops(Module(text)) == products * 2 * 4 * 16 * 1024 * 768 * 128
+    assert product_flops(Module(text.replace("keys_768", "other"))) == 0
+
+
 def test_slices_of_stacked_weights_count_as_slices():
     """Reading one of 64 layers in each of 64 turns is reading the stack once, not 64 times."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xalign_jax.models.fused_attention import attend_fused, fits
 from xalign_jax.models.layers import Maker, RMSNorm, add_bias, project
 from xalign_jax.models.rotary import rotate
 
@@ -18,12 +20,16 @@ class Context(NamedTuple):
 
     Attributes:
       mask: (B,T,T) bool, True where the query (second axis) sees the key (last axis).
+      segment_ids: (B,T) int32, causal, window: what the mask was made of.
       cos, sin: rotary tables (B,T,1,dims/2) float32; None = queries and keys are not rotated.
       full_mask: (B,T,T) bool, the mask of some layers; None = all have the same.
       full_layers: (L,) bool, which layers those are.
     """
 
     mask: jax.Array
+    segment_ids: jax.Array
+    causal: bool
+    window: int | None = None
     cos: jax.Array | None = None
     sin: jax.Array | None = None
     full_mask: jax.Array | None = None
@@ -54,34 +60,51 @@ def causal_context(
     order = jnp.arange(segment_ids.shape[1])
     mask = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (order[:, None] >= order[None, :])
     if window is None or window >= segment_ids.shape[1]:
-        return Context(mask, cos, sin)
+        return Context(mask, segment_ids, True, None, cos, sin)
     near = mask & (order[:, None] < order[None, :] + window)
-    return Context(near, cos, sin) if full_layers is None else Context(near, cos, sin, mask, full_layers)
+    if full_layers is None:
+        return Context(near, segment_ids, True, window, cos, sin)
+    return Context(near, segment_ids, True, window, cos, sin, mask, full_layers)
 
 
 def mutual_context(segment_ids: jax.Array) -> Context:
     """All tokens of a segment see each other; from segment ids (B,T). Padding (segment 0) sees padding."""
-    return Context(segment_ids[:, :, None] == segment_ids[:, None, :])
+    return Context(segment_ids[:, :, None] == segment_ids[:, None, :], segment_ids, False)
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """softmax(q k / sqrt(head_dim)) v with a float32 softmax.
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, context: Context) -> jax.Array:
+    """softmax(q k / sqrt(head_dim)) v with a float32 softmax, by a fused kernel where there is one that fits.
 
     Args:
       query: (B,T,heads,head_dim). key, value: (B,T,kv_heads,head_dim); kv_heads divides heads.
-      mask: (B,T,T) bool, True where the query (second axis) may see the key (last axis).
     """
-    B, T, heads, head_dim = query.shape
-    kv_heads, group = key.shape[2], heads // key.shape[2]
-    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)  # (B,kv_heads,T,head_dim)
+    query, key, value = (each.swapaxes(1, 2) for each in (query * query.shape[-1] ** -0.5, key, value))
+    mixed: jax.Array
+    if context.full_layers is None and fits(query, key):
+        fused = functools.partial(attend_fused, causal=context.causal, window=context.window)
+        arrays = (query, key, value, context.mask, context.segment_ids)
+        mixed = jax.lax.platform_dependent(
+            *arrays,
+            tpu=lambda query, key, value, mask, segment_ids: fused(query, key, value, segment_ids),
+            default=lambda query, key, value, mask, segment_ids: _attend_masked(query, key, value, mask),
+        )
+    else:
+        mixed = _attend_masked(query, key, value, context.mask)
+    return mixed.swapaxes(1, 2)
+
+
+def _attend_masked(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
+    """`attend` from all scores at once: (B,heads,T,head_dim), (B,kv_heads,T,head_dim) and (B,T,T) bool."""
+    B, heads, T, head_dim = query.shape
+    kv_heads, group = key.shape[1], heads // key.shape[1]
     # Queries that share a key head are stacked along time: both products are then plain batched matrix products.
-    query = (query * head_dim**-0.5).swapaxes(1, 2).reshape(B, kv_heads, group * T, head_dim)
+    query = query.reshape(B, kv_heads, group * T, head_dim)
     scores = jnp.matmul(query, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
     scores = scores.reshape(B, kv_heads, group, T, T)
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     mixed = weights.reshape(B, kv_heads, group * T, T) @ value
-    return mixed.reshape(B, heads, T, head_dim).swapaxes(1, 2)
+    return mixed.reshape(B, heads, T, head_dim)
 
 
 class SelfAttention(nnx.Module):
@@ -127,7 +150,7 @@ class SelfAttention(nnx.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if context.cos is not None and context.sin is not None:
             query, key = (rotate(each, context.cos, context.sin) for each in (query, key))
-        mixed = attend(query, key, value, context.mask)
+        mixed = attend(query, key, value, context)
         output = self.output[...]
         return self._project(mixed.reshape(*x.shape[:2], -1), output.reshape(-1, output.shape[-1]), "output")
 

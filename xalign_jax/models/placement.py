@@ -1,12 +1,13 @@
 """Where rows and weights meet on a mesh: rows of a batch stay where they are, weights and parts of tables come to them.
 
-Both functions do nothing without a mesh in context, and where sizes do not divide.
+Without a mesh in context, and where sizes do not divide, `spread` and `lookup` leave the rest to XLA.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax.sharding import PartitionSpec
 
 # Mesh axes over which the rows of a batch are spread; tables lie along the second (width) and the last (vocabulary).
 ROW_AXES = ("data", "fsdp")
-WIDTH_AXIS, VOCABULARY_AXIS = "fsdp", "tensor"
+WIDTH_AXIS, VOCABULARY_AXIS, HEADS_AXIS = "fsdp", "tensor", "tensor"
 
 
 def spread(x: jax.Array) -> jax.Array:
@@ -55,6 +56,26 @@ def _find(table: jax.Array, rows: jax.Array, width: int | None, vocabulary: int 
     else:
         found = table[rows]
     return jax.lax.all_to_all(found, WIDTH_AXIS, 0, 2, tiled=True) if width else found
+
+
+def rows_divide(rows: int, heads: int) -> bool:
+    """Whether every device of the mesh in context gets as many rows, and as many heads."""
+    mesh, ways = _mesh()
+    return rows % ways == 0 and heads % mesh.shape.get(HEADS_AXIS, 1) == 0
+
+
+def divide_rows(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """function(*arrays) by each device on its rows and heads, for what XLA cannot divide, such as a kernel.
+
+    Arrays of four axes are (B,heads,..), others (B,..); the result is (B,heads,..). Needs `rows_divide`.
+    """
+    mesh, _ = _mesh()
+    if mesh.empty:
+        return function(*arrays)
+    heads = HEADS_AXIS if HEADS_AXIS in mesh.axis_names else None
+    whole = PartitionSpec(_axes(mesh), heads)
+    specs = tuple(whole if array.ndim == 4 else PartitionSpec(_axes(mesh)) for array in arrays)
+    return jax.shard_map(function, in_specs=specs, out_specs=whole, check_vma=False)(*arrays)
 
 
 def _mesh() -> tuple[jax.sharding.AbstractMesh, int]:

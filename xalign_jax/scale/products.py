@@ -15,12 +15,18 @@ def product_flops(module: Module) -> float:
             visit.times * _flops(one, computation)
             for visit in module.visits()
             for one, computation in module.inside(visit)
-            if one.opcode in ("dot", "convolution")
+            if one.opcode in ("dot", "convolution", "custom-call")
         )
     )
 
 
+# Products of (queries, keys, head_dim) that a kernel runs, by its name: forward, and backward with the scores again.
+_KERNELS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
+
+
 def _flops(one: Instruction, computation: Computation) -> int:
+    if one.opcode == "custom-call":
+        return _kernel_flops(one, computation)
     left, right, out = (shape.dimensions for shape in _shapes(one, computation))
     if one.opcode == "dot":
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
@@ -37,6 +43,17 @@ def _flops(one: Instruction, computation: Computation) -> int:
         pairs *= _pairs(*sizes, {name: value.split("x")[number] for name, value in window.items()})
     features = math.prod(out[labels[3].index(label)] for label in "bf") * right[labels[2].index("i")]
     return 2 * features * pairs
+
+
+def _kernel_flops(one: Instruction, computation: Computation) -> int:
+    """Those of `models.fused_attention`, which says in its name how many keys a query is multiplied with; else 0."""
+    keys = re.search(r"\bkeys_(\d+)", one.op_name)
+    products = sum(count for name, count in _KERNELS.items() if name in one.op_name)
+    if keys is None or not products:
+        return 0
+    # The first of four axes is the queries: (rows, heads, T, head_dim).
+    query = next(s for name in one.operands for s in computation[name].shapes[:1] if len(s.dimensions) == 4)
+    return products * 2 * math.prod(query.dimensions) * int(keys[1])
 
 
 def _shapes(one: Instruction, computation: Computation) -> tuple:
