@@ -66,12 +66,15 @@ CLONE = [
     *_clone(MAIN, "clone-4m-50-50", "-4m-50-50", (LARGER,), EVEN),
 ]
 
-# Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast, other rates.
+# Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast; K's contrast
+# where it cannot align (a random dictionary) and where nothing is left to align (tied clones); other learning rates.
 NO_CONTRAST = "align_words/Stream.weight=0.0"
 TIED = "Vocabulary.tie_clones=True"
 BASELINES = [
     Experiment("baselines", "J-restart", (recipe("P"),), (NO_CONTRAST,)),
     Experiment("baselines", "O-restart", (recipe("P"),), (NO_CONTRAST, TIED)),
+    Experiment("baselines", "K-random", (recipe("K"),), ("Lexicon.shuffle=True",)),
+    Experiment("baselines", "O-K", (recipe("K"),), (TIED,)),
     Experiment("baselines", "J-lr1e-3", (recipe("J"),), ("WarmupCosine.peak=1e-3",)),
     Experiment("baselines", "J-lr4e-3", (recipe("J"),), ("WarmupCosine.peak=4e-3",)),
     Experiment("baselines", "O-lr1e-3", (recipe("O"),), ("WarmupCosine.peak=1e-3",)),
