@@ -189,6 +189,17 @@ def test_fused_attention_says_how_many_keys_it_reads(kernel, products):
     assert product_flops(Module(text.replace("keys_768", "other"))) == 0
 
 
+@pytest.mark.parametrize(("memory", "moved"), [("S(1)", 4096), ("", 2 * 4096)])
+def test_of_what_is_fetched_ahead_in_slices_the_slices_count(memory, moved):
+    """S(1) is a TPU's vector memory: what is written there costs no main memory."""
+    text = f"""ENTRY %main (a: f32[]) -> f32[] {{
+  %whole = s8[65536]{{0}} parameter(0)
+  %start = ((s8[65536]{{0}}), s8[4096]{{0:T(1024){memory}}}, s32[]{{:S(2)}}) slice-start(%whole), slice={{[0:4096]}}
+  ROOT %done = s8[4096]{{0:T(1024){memory}}} slice-done(%start)
+}}"""
+    assert traffic(Module(text)) == moved
+
+
 def test_slices_of_stacked_weights_count_as_slices():
     """Reading one of 64 layers in each of 64 turns is reading the stack once, not 64 times."""
 

@@ -30,6 +30,9 @@ def _bytes(module: Module, computation: Computation, one: Instruction) -> int:
         return 2 * _main(one)
     if one.opcode == "dynamic-update-slice":
         return 2 * _main(computation[one.operands[1]])
+    if one.opcode == "slice-start":  # its result names operand, then result: of the operand only the slice is read
+        whole, part = one.shapes[:2]
+        return part.size * (whole.main + part.main)
     if one.opcode.endswith("-start"):  # its result names operand and result both
         return _main(one)
     return _main(one) + sum(_main(computation[name]) for name in one.operands if name in computation)
