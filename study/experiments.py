@@ -41,9 +41,10 @@ ARMS = {
     "K-noswitch": "kept_noswitch",
     "K-nostage1": "kept_nostage1",
     "K-neither": "kept_nostage1_noswitch",
+    "PLUS": "prealign_plus",
     "O": "oracle",
 }
-MAIN = ("J", "RC", "PC", "K", "O")
+MAIN = ("J", "RC", "PC", "K", "PLUS", "O")
 EVEN = 'Mixture.rates={"en": 0.48, "en_clone": 0.48, "facts": 0.04}'
 LARGER = "models/llama_4m.gin"
 
@@ -103,16 +104,12 @@ SEARCH = [
         "rate0.2-both": ("Switch.rate=0.2", "Switch.both_ways=True"),
     }.items()
 ]
-OWN_GIN: dict[str, tuple[str, tuple[str, ...]]] = {
-    "late": ("late", ()),
-    "fading": ("fading", ()),
-    "pull": ("pull", ()),
-    "pull-offset": ("pull", ("WordDistance.offset=True",)),
-    "pull-offset-w10": ("pull", ("WordDistance.offset=True", WEIGHT.format(10.0))),
-}
 SEARCH += [
-    Experiment("search", f"K-{name}", (f"study/gin/{file}.gin",), bindings, seeds=(1,))
-    for name, (file, bindings) in OWN_GIN.items()
+    Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in ("late", "fading")
+]
+SEARCH += [
+    Experiment("search", f"PLUS-{name}", (recipe("PLUS"),), (binding,), seeds=(1,))
+    for name, binding in {"own-rows": "WordDistance.offset=False", "w10": WEIGHT.format(10.0)}.items()
 ]
 
 # All of the dictionary's concepts, and no wrong ones, are PC and K above.

@@ -106,6 +106,9 @@ CLAIMS = [
         ("PC", "RC"),
         ("K", "RC"),
         ("K", "K-random"),
+        ("PLUS", "J"),
+        ("PLUS", "K"),
+        ("PLUS", "K-random"),
         ("K-random", "J"),
         ("J-restart", "J"),
     )
