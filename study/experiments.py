@@ -104,9 +104,7 @@ SEARCH = [
         "rate0.2-both": ("Switch.rate=0.2", "Switch.both_ways=True"),
     }.items()
 ]
-SEARCH += [
-    Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in ("late", "fading")
-]
+SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in ("late", "fading")]
 SEARCH += [
     Experiment("search", f"PLUS-{name}", (recipe("PLUS"),), (binding,), seeds=(1,))
     for name, binding in {"own-rows": "WordDistance.offset=False", "w10": WEIGHT.format(10.0)}.items()
