@@ -113,6 +113,7 @@ SEARCH += [
 # All of the dictionary's concepts, and no wrong ones, are PC and K above.
 QUALITY = {f"coverage{share}": f"Lexicon.coverage={share}" for share in (0.5, 0.2, 0.05)}
 QUALITY |= {f"wrong{share}": f"Lexicon.shuffle={share}" for share in (0.1, 0.3)}
+QUALITY |= {f"homographs{share}": f"Lexicon.homographs={share}" for share in (0.1, 0.3)}
 DICTIONARY = [
     Experiment("dictionary", f"{arm}-{name}", (recipe(arm),), (binding,))
     for arm, (name, binding) in itertools.product(("PC", "K"), QUALITY.items())

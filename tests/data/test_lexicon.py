@@ -105,6 +105,21 @@ def test_a_share_of_the_entries_may_be_wrong(tokenizer, stores):
         Lexicon(shuffle=1.5)
 
 
+def test_homographs_list_a_second_sense_beside_the_true_one(tokenizer, stores):
+    plain = build_lexicon(Lexicon(), tokenizer, stores)
+    table = build_lexicon(Lexicon(homographs=0.3), tokenizer, stores)
+    assert table.dictionary.words == plain.dictionary.words and table.heldout.words == plain.heldout.words
+    assert plain.train.words == plain.dictionary.words
+    words = list(zip(table.train.concept.tolist(), table.train.language.tolist(), table.train.words, strict=True))
+    true = set(zip(plain.train.concept.tolist(), plain.train.language.tolist(), plain.train.words, strict=True))
+    senses = set(words) - true
+    concepts = len(np.unique(plain.train.concept))
+    assert true < set(words) and len(words) == len(true) + len(senses) and len(senses) == round(0.3 * concepts)
+    assert {language for _, language, _ in senses} == {1} and len({concept for concept, _, _ in senses}) == len(senses)
+    with pytest.raises(UserError, match=r"Lexicon.homographs = 2"):
+        Lexicon(homographs=2)
+
+
 def test_file_entries_merge_senses_and_count_what_is_dropped(tokenizer, stores, tmp_path):
     rows = [("waa", "vaa"), ("wab", "vab"), ("waa", "vac"), ("nowhere", "vad"), ("wac", ""), ("wac", "wac")]
     rows += [("wad", "vaa vab vac"), ("wae", "z")]

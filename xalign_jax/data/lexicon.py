@@ -37,6 +37,8 @@ class Lexicon:
       coverage: share of the training concepts that is kept.
       shuffle: the control: in the training table, each target language's words are permuted between concepts; a number
         in (0, 1) permutes those of that share of the concepts only, a dictionary with wrong entries.
+      homographs: share of the training concepts that list, besides their own, the target words of another as well: a
+        second sense, which no text uses.
       max_tokens: longer words are dropped and counted.
     """
 
@@ -47,6 +49,7 @@ class Lexicon:
     heldout: float = 0.2
     coverage: float = 1.0
     shuffle: bool | float = False
+    homographs: float = 0.0
     max_tokens: int = 8
     seed: int = 0
 
@@ -66,6 +69,8 @@ class Lexicon:
             raise UserError("Lexicon.heldout is in [0, 1) and Lexicon.coverage in (0, 1]")
         if not 0 <= self.shuffle <= 1:
             raise UserError(f"Lexicon.shuffle = {self.shuffle}: True, False or a share of the concepts")
+        if not 0 <= self.homographs <= 1:
+            raise UserError(f"Lexicon.homographs = {self.homographs}: a share of the concepts")
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -285,14 +290,19 @@ def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[st
         if _is_concept(words):
             unseen += words
     dictionary, held = concept_table(true, lexicon.languages), concept_table(unseen, lexicon.languages)
-    trained = dictionary
+
+    def some(share: float, purpose: str) -> set[int]:
+        return {number for group in _share(kept, share, lexicon.seed, purpose)[0] for number in groups[group]}
+
+    trained = true
     if lexicon.shuffle:
-        wrong, _ = _share(kept, lexicon.shuffle, lexicon.seed, "wrong")
-        mistaken = {number for group in wrong for number in groups[group]}
-        trained = concept_table(_shuffle(true, mistaken, lexicon.seed), lexicon.languages)
+        trained = _shuffle(true, some(lexicon.shuffle, "wrong"), lexicon.seed)
+    if lexicon.homographs:
+        senses = _shuffle(true, some(lexicon.homographs, "homographs"), lexicon.seed + 1)
+        trained = trained + sorted(set(senses) - set(true), key=lambda word: (word.concept, word.language, word.ids))
     for name, table in (("dictionary", dictionary), ("heldout", held)):
         report[f"{name}_concepts"], report[f"{name}_words"] = len(np.unique(table.concept)), len(table.words)
-    return LexiconTable(trained, dictionary, held, dict(report))
+    return LexiconTable(concept_table(trained, lexicon.languages), dictionary, held, dict(report))
 
 
 def _share(names: Sequence[str], share: float, seed: int, purpose: str) -> tuple[list[str], list[str]]:
@@ -310,7 +320,7 @@ def _shuffle(words: list[Word], concepts: set[int], seed: int) -> list[Word]:
         targets = [word for word in words if word.language == language]
         order = np.random.default_rng([seed, language]).permutation(sorted({word.concept for word in targets}))
         if len(order) < 2:
-            raise UserError("Lexicon.shuffle needs two or more training concepts")
+            raise UserError("Lexicon.shuffle and Lexicon.homographs need two or more training concepts each")
         other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
         result += [dataclasses.replace(word, concept=other[word.concept]) for word in targets]
     return result
