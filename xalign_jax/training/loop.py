@@ -158,7 +158,8 @@ class Run:
             hint = f"see {self.model_dir}/failure.json; a lower learning rate (the stage's schedule) may help"
             raise RunError(f"{reason}; {hint}") from None
         if not directory.has_results(self.model_dir, planned.stage.name, planned.last_step):
-            self._probe(current, planned.last_step, planned)
+            with jax.set_mesh(self.mesh):
+                self._probe(current, planned.last_step, planned)
         return current
 
     def _steps(
