@@ -109,6 +109,10 @@ SEARCH += [
     Experiment("search", f"PLUS-{name}", (recipe("PLUS"),), (binding,), seeds=(1,))
     for name, binding in {"own-rows": "WordDistance.offset=False", "w10": WEIGHT.format(10.0)}.items()
 ]
+SEARCH += [
+    Experiment("search", f"PLUS-contrast{name}", ("study/gin/contrast_and_rows.gin",), bindings, seeds=(1,))
+    for name, bindings in {"": (), "-w1": (WEIGHT.format(1.0),)}.items()
+]
 
 # All of the dictionary's concepts, and no wrong ones, are PC and K above.
 QUALITY = {f"coverage{share}": f"Lexicon.coverage={share}" for share in (0.5, 0.2, 0.05)}
