@@ -104,14 +104,15 @@ SEARCH = [
         "rate0.2-both": ("Switch.rate=0.2", "Switch.both_ways=True"),
     }.items()
 ]
-SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in ("late", "fading")]
+OWN_GIN = ("late", "fading", "rows")
+SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in OWN_GIN]
 SEARCH += [
     Experiment("search", f"PLUS-{name}", (recipe("PLUS"),), (binding,), seeds=(1,))
-    for name, binding in {"own-rows": "WordDistance.offset=False", "w10": WEIGHT.format(10.0)}.items()
-]
-SEARCH += [
-    Experiment("search", f"PLUS-contrast{name}", ("study/gin/contrast_and_rows.gin",), bindings, seeds=(1,))
-    for name, bindings in {"": (), "-w1": (WEIGHT.format(1.0),)}.items()
+    for name, binding in {
+        "no-offset": "WordDistance.offset=False",
+        "rows-w10": "pretrain_rows/Stream.weight=10.0",
+        "contrast-w1": WEIGHT.format(1.0),
+    }.items()
 ]
 
 # All of the dictionary's concepts, and no wrong ones, are PC and K above.
