@@ -17,6 +17,7 @@ from pathlib import Path
 
 from study import record
 from study.experiments import select
+from xalign_jax.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.action == "list":
         print(run.listing(wanted, left, results))
         return 0
-    return 0 if run.run(run.with_data(wanted if options.force else left, options.data), options.jobs) else 1
+    try:
+        able = run.with_data(wanted if options.force else left, options.data)
+    except UserError as error:
+        parser.error(str(error))
+    return 0 if run.run(able, options.jobs) else 1
 
 
 if __name__ == "__main__":

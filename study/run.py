@@ -14,6 +14,7 @@ from typing import NamedTuple
 from study import record
 from study.experiments import DATA, Experiment
 from xalign_jax import cli, config
+from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, identity
 from xalign_jax.training import plan
 
@@ -55,8 +56,14 @@ def missing(wanted: Sequence[Job], results: Sequence[record.Row], curves: Sequen
 
 
 def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
-    """The jobs whose texts are here: all, once a folder of data is linked, else those that need none."""
+    """The jobs whose texts are here: all, once a folder of data is linked, else those that need none.
+
+    Raises:
+      UserError: another folder is linked.
+    """
     link = Path(DATA)
+    if data is not None and link.exists() and link.resolve() != data.resolve():
+        raise UserError(f"{link} leads to {link.resolve()}: remove it to read {data}")
     if data is not None and not link.exists():
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(data.resolve(strict=True))

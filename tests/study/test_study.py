@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))  # `study` is a folder of the repository, not of t
 from study import __main__, gap, record, run, tables  # noqa: E402
 from study.experiments import EXPERIMENTS, select  # noqa: E402
 from xalign_jax.data.lexicon import Word, concept_table  # noqa: E402
+from xalign_jax.errors import UserError  # noqa: E402
 from xalign_jax.recipe import identity  # noqa: E402
 
 
@@ -176,6 +177,9 @@ def test_real_languages_wait_for_their_data(tmp_path, monkeypatch, capsys):
     assert [job.name for job in run.with_data(wanted, None)] == ["J-1"]
     assert "1 runs on real languages left out" in capsys.readouterr().out
     assert run.with_data(wanted, tmp_path) == wanted and (tmp_path / "runs" / "data").resolve() == tmp_path
+    assert run.with_data(wanted, tmp_path) == wanted
+    with pytest.raises(UserError, match="remove it to read"):
+        run.with_data(wanted, tmp_path.parent)
 
 
 def test_kinds_of_tokens_go_by_the_nearest_word():
