@@ -42,7 +42,7 @@ def with_gradients(function, arrays, context, weights):
 
 @pytest.mark.parametrize(
     ("rows", "heads", "kv_heads", "length", "causal", "window"),
-    [(2, 2, 2, 256, True, None), (1, 4, 2, 384, True, 100), (2, 2, 2, 128, False, None)],
+    [(1, 4, 2, 384, True, 100), (2, 2, 2, 128, False, None)],
 )
 def test_same_values_and_gradients_as_from_all_scores(rows, heads, kv_heads, length, causal, window):
     case = inputs(rows, heads, kv_heads, length, causal=causal, window=window)
