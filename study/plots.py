@@ -23,8 +23,12 @@ CURVES = {
 Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
-def draw_gap(panels_of: Mapping[str, Points], folder: Path) -> None:
-    """gap.png: a panel a question; each experiment at its means, its seeds as small dots."""
+def draw_gap(panels_of: Mapping[str, Points], baselines: tuple[str, str], folder: Path) -> None:
+    """gap.png: a panel a question; each experiment at its means, its seeds as small dots.
+
+    Args:
+      baselines: names of the joint run and the oracle that gap and cost are taken against.
+    """
     panels_of = {title: points for title, points in panels_of.items() if points}
     if not panels_of:
         return
@@ -37,8 +41,8 @@ def draw_gap(panels_of: Mapping[str, Points], folder: Path) -> None:
             panel.annotate(name, (x.mean(), y.mean()), xytext=(5, 4), textcoords="offset points", fontsize=8)
         panel.axvline(0, color="0.6", linewidth=0.8)
         panel.axhline(80, color="0.6", linewidth=0.8, linestyle="--")
-        panel.set(title=title, xlabel="English cost, % of the baseline's perplexity")
-        panel.set_ylabel("share of the oracle's gap closed, %")
+        panel.set(title=title, xlabel=f"English perplexity against {baselines[0]}, %")
+        panel.set_ylabel(f"gap from {baselines[0]} to {baselines[1]} closed, %")
     figure.savefig(folder / "gap.png", dpi=80)
 
 

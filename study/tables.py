@@ -138,14 +138,15 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
         ]
     parts += ["## Differences", tests(found, CLAIMS)]
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    plots.draw_gap({question: _points(found, question) for question in ("clone", "search")}, folder)
+    strict = BASELINES[-1]
+    plots.draw_gap({question: _points(found, question, *strict) for question in ("clone", "search")}, strict, folder)
     drawn = sorted({row["experiment"] for row in curves})
     plots.draw_curves({name: [row for row in curves if row["experiment"] == name] for name in drawn}, folder)
 
 
-def _points(found: Mapping[str, Arm], question: str) -> plots.Points:
+def _points(found: Mapping[str, Arm], question: str, joint: str, oracle: str) -> plots.Points:
     """English cost and gap closed of a question's experiments, but for oracles."""
-    j, o = found.get("K-random", {}), found.get("O-K", {})
+    j, o = found.get(joint, {}), found.get(oracle, {})
     names = [one.name for one in EXPERIMENTS if one.question == question and one.name in found and one.name != "O"]
     points = {name: (cost(found[name], j), closed(found[name], j, o)) for name in names}
     return {name: (x, y) for name, (x, y) in points.items() if len(x) == len(y) > 0}
