@@ -199,6 +199,7 @@ def test_kinds_of_tokens_go_by_the_nearest_word():
 def test_an_excerpt_of_the_study(runs, monkeypatch):
     """Joint training and PreAlign, one seed, as the study runs them (6 to 7 minutes of two free cores)."""
     monkeypatch.setenv("PJRT_NPROC", str(max(1, (os.cpu_count() or 2) // 2)))
+    monkeypatch.delenv("XLA_FLAGS")  # one device, compiled as for users: the suite's own flags triple a step
     assert run.run(run.jobs(select(["J", "PC"]), [1]), 2)
     found = tables.arms(record.read(record.RESULTS))
     joint, prealign = found["J"][1], found["PC"][1]
