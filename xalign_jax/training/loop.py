@@ -103,7 +103,8 @@ class Run:
                 known = set(current.memory)
                 current = state.create(planned.stage, self.model, self.recipe.seed, self.mesh, current)
                 current = self._prefill(planned, current, known)
-            current = self._run_stage(planned, current, log)
+            with jax.set_mesh(self.mesh):
+                current = self._run_stage(planned, current, log)
 
     def _start(self) -> tuple[TrainState, int]:
         """The state to continue from and the number of the stage it belongs to."""
@@ -158,8 +159,7 @@ class Run:
             hint = f"see {self.model_dir}/failure.json; a lower learning rate (the stage's schedule) may help"
             raise RunError(f"{reason}; {hint}") from None
         if not directory.has_results(self.model_dir, planned.stage.name, planned.last_step):
-            with jax.set_mesh(self.mesh):
-                self._probe(current, planned.last_step, planned)
+            self._probe(current, planned.last_step, planned)
         return current
 
     def _steps(
@@ -171,7 +171,7 @@ class Run:
         step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages)
         update = jit_step(step, where)
         watchdog = Watchdog(every.watchdog_seconds)
-        with self._bar(planned, first) as bar, watchdog, jax.set_mesh(self.mesh):
+        with self._bar(planned, first) as bar, watchdog:
             last = planned.last_step
             for at, batch in zip(
                 range(first + 1, last + 1), self._batches(planned, first, last, planned.feeds), strict=True
