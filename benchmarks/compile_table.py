@@ -49,11 +49,11 @@ def infoxlm(size: str, rows: int, accumulate: int = 1) -> Recipe:
 
 
 def programs(slices: int) -> dict[str, Recipe]:
-    """The recipes for a pod, or for two, by name. Two need fewer parts, each of which takes long to compile there."""
+    """The recipes for a pod, or for two, by name."""
     found = {f"prealign_1_3b-{1024 * slices}": prealign(1024 * slices)}
     for size in ("base", "large"):
         found[f"infoxlm_{size}-2048"] = infoxlm(size, 2048)
-        found[f"infoxlm_{size}-16384"] = infoxlm(size, 16384, accumulate=8 if slices == 1 else 2)
+        found[f"infoxlm_{size}-16384"] = infoxlm(size, 16384, accumulate=1 if slices == 2 or size == 'base' else 2)
     return found
 
 

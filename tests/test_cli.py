@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 
 import pytest
+from commands import python, xalign
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -32,11 +31,6 @@ Runtime.log_every = 2
 """
 
 
-def _run(*arguments, cwd=None):
-    command = [sys.executable, "-m", "xalign_jax.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=280)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a text of 3,000 lines, a recipe for it, and the model directory of a finished run."""
@@ -46,7 +40,7 @@ def place(tmp_path_factory):
     lines = [" ".join(chance.choices(words, weights=range(300, 0, -1), k=12)) + "." for _ in range(3000)]
     (folder / "text.txt").write_text("\n".join(lines))
     (folder / "small.gin").write_text(RECIPE.format(text=folder / "text.txt"))
-    done = _run("train", "--gin_file=small.gin", "--model_dir=run", cwd=folder)
+    done = xalign("train", "--gin_file=small.gin", "--model_dir=run", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -77,7 +71,7 @@ def test_a_run_on_own_text_leaves_results_and_a_report(place):
 
 def test_the_same_command_again_is_done_at_once(place):
     before = _results(place)
-    again = _run("train", "--gin_file=small.gin", "--model_dir=run", cwd=place)
+    again = xalign("train", "--gin_file=small.gin", "--model_dir=run", cwd=place)
     assert again.returncode == 0, again.stderr
     assert _results(place) == before
 
@@ -89,7 +83,7 @@ def test_training_on_a_prepared_store_loads_neither_tensorflow_nor_torch(place):
         "except SystemExit as done: assert done.code == 0\n"
         "assert not {'tensorflow', 'torch', 'seqio'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=place, timeout=280)
+    done = python("-c", code, cwd=place)
     assert done.returncode == 0, done.stderr
     again = json.loads((place / "again" / "results.json").read_text())
     assert again == _results(place)  # the same recipe, the same numbers
@@ -99,16 +93,16 @@ def test_evaluate_adds_its_rows(place):
     (place / "probes.gin").write_text(
         "Evaluation.probes = [@Perplexity()]\nPerplexity.length = 32\nPerplexity.windows = 8\n"
     )
-    done = _run("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=4", cwd=place)
+    done = xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=4", cwd=place)
     assert done.returncode == 0, done.stderr
     mine = [row for row in _results(place) if row["step"] == 4 and row["probe"] == "perplexity"]
     assert {row["n"] for row in mine} <= {8 * 32} and mine
-    missing = _run("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=5", cwd=place)
+    missing = xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=5", cwd=place)
     assert missing.returncode == 2 and "no checkpoint of step 5" in missing.stderr
 
 
 def test_compare_prints_and_writes_one_table(place):
-    done = _run("compare", "run", "--output=report", cwd=place)
+    done = xalign("compare", "run", "--output=report", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "small" in done.stdout
     names = {path.suffix for path in (place / "report").iterdir()}
@@ -116,10 +110,10 @@ def test_compare_prints_and_writes_one_table(place):
 
 
 def test_preview_and_stats_show_the_data(place):
-    shown = _run("data", "preview", "--gin_file=small.gin", cwd=place)
+    shown = xalign("data", "preview", "--gin_file=small.gin", cwd=place)
     assert shown.returncode == 0, shown.stderr
     assert "stream align_words" in shown.stdout and "concept" in shown.stdout
-    counted = _run("data", "stats", "--gin_file=small.gin", cwd=place)
+    counted = xalign("data", "stats", "--gin_file=small.gin", cwd=place)
     assert counted.returncode == 0 and "coverage of running words" in counted.stdout
 
 
@@ -153,7 +147,7 @@ def test_preview_and_stats_show_the_data(place):
     ],
 )
 def test_bad_input_is_one_line_and_an_exit_code(place, arguments, code, said):
-    done = _run(*arguments, cwd=place)
+    done = xalign(*arguments, cwd=place)
     assert done.returncode == code, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert said in last and "Traceback" not in done.stderr
@@ -167,6 +161,6 @@ def test_a_malformed_dictionary_names_file_and_line(place):
         + "Lexicon.source = 'file'\nLexicon.paths = ('bad.tsv',)\nLexicon.languages = ('en', 'de')\nVocabulary.clones = 0\n"
         "Mixture.rates = {'en': 1}\n"
     )
-    done = _run("train", "--gin_file=pair.gin", "--model_dir=z", cwd=place)
+    done = xalign("train", "--gin_file=pair.gin", "--model_dir=z", cwd=place)
     assert done.returncode == 2
     assert "bad.tsv:2" in done.stderr

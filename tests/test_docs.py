@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from commands import xalign
 
 DOCS = Path(__file__).parent.parent / "docs"
 # Less of everything, over a text of the reader's own.
@@ -44,9 +43,7 @@ def test_the_objective_of_the_documentation_trains(tmp_path):
         (tmp_path / f"{language}.tsv").write_text(text)
     files = ",".join(f"{language}={tmp_path}/{language}.tsv" for language in ("en", "de"))
     (tmp_path / "distance.gin").write_text(recipe + SMALL.format(files=files))
-    command = [sys.executable, "-m", "xalign_jax.cli", "train", "--gin_file=distance.gin", "--model_dir=run"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=280)
+    done = xalign("train", "--gin_file=distance.gin", "--model_dir=run", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3 and all(0 < row["loss/distance"] < 4 for row in rows)

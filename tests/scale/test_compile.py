@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import pytest
+from commands import xalign
 
 from xalign_jax import cli, config
 from xalign_jax.errors import UserError
@@ -28,13 +26,6 @@ def devices():
     assert jax.device_count() == 8
 
 
-def xalign(*options: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, whose devices are its own choice."""
-    flags = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
-    command = [sys.executable, "-m", "xalign_jax.cli", "compile", *options]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": flags}, check=False)
-
-
 def tiny(*bindings: str) -> tuple:
     """Recipe and runtime: one stage of words and text, two blocks."""
     cli.register()
@@ -45,7 +36,7 @@ def test_a_recipe_for_simulated_devices(tmp_path: Path):
     """Every stage, without a line of text."""
     output = tmp_path / "report.json"
     options = ("--gin_file=recipes/prealign_clone_tiny.gin", "--gin.Llama.layers=2", "--topology=cpu:4")
-    done = xalign(*options, f"--output={output}")
+    done = xalign("compile", *options, f"--output={output}")
     assert done.returncode == 0, done.stderr
     align, pretrain = json.loads(output.read_text())
     assert (align["stage"], pretrain["stage"]) == ("align", "pretrain")
@@ -136,7 +127,9 @@ def test_a_tpu_slice_that_is_not_here(tmp_path: Path):
     """In its loop over layers a sharded step gathers weights and scatters gradients, and moves no rows."""
     output = tmp_path / "report.json"
     bindings = ("--gin.Llama.width=512", "--gin.Llama.heads=8", "--gin.Llama.kv_heads=8")
-    done = xalign("--gin_file=recipes/joint_clone_tiny.gin", "--topology=v5e:4x4", *bindings, f"--output={output}")
+    done = xalign(
+        "compile", "--gin_file=recipes/joint_clone_tiny.gin", "--topology=v5e:4x4", *bindings, f"--output={output}"
+    )
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(output.read_text())
     assert found["chips"] == 16 and found["memory"]["fits"] and found["bound"] in found["seconds"]
