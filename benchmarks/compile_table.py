@@ -53,7 +53,7 @@ def programs(slices: int) -> dict[str, Recipe]:
     found = {f"prealign_1_3b-{1024 * slices}": prealign(1024 * slices)}
     for size in ("base", "large"):
         found[f"infoxlm_{size}-2048"] = infoxlm(size, 2048)
-        found[f"infoxlm_{size}-16384"] = infoxlm(size, 16384, accumulate=1 if slices == 2 or size == 'base' else 2)
+        found[f"infoxlm_{size}-16384"] = infoxlm(size, 16384, accumulate=1 if slices == 2 or size == "base" else 2)
     return found
 
 
