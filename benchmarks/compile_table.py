@@ -41,9 +41,9 @@ def prealign(rows: int) -> Recipe:
     return Recipe("recipes/prealign_1_3b.gin", [*PAIR, *stage_1, f"ROWS={rows}", "Runtime.mesh=(-1,16,1)"])
 
 
-def infoxlm(size: str, rows: int, accumulate: int = 1) -> Recipe:
+def infoxlm(size: str, rows: int) -> Recipe:
     """InfoXLM with that global batch: as many rows of MMLM as of TLM, a quarter of XlCo. 128 of the width on a chip."""
-    batch = [f"MLM_ROWS={rows}", f"TLM_ROWS={rows}", f"XLCO_ROWS={rows // 4}", f"Runtime.accumulate={accumulate}"]
+    batch = [f"MLM_ROWS={rows}", f"TLM_ROWS={rows}", f"XLCO_ROWS={rows // 4}"]
     mesh = f"Runtime.mesh=(-1,{ {'base': 4, 'large': 8}[size] },1)"
     return Recipe(f"recipes/infoxlm_{size}.gin", [*XLMR, *batch, mesh])
 
