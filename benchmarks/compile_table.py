@@ -51,10 +51,7 @@ def infoxlm(size: str, rows: int) -> Recipe:
 def programs(slices: int) -> dict[str, Recipe]:
     """The recipes for a pod, or for two, by name."""
     found = {f"prealign_1_3b-{1024 * slices}": prealign(1024 * slices)}
-    for size in ("base", "large"):
-        found[f"infoxlm_{size}-2048"] = infoxlm(size, 2048)
-        found[f"infoxlm_{size}-16384"] = infoxlm(size, 16384, accumulate=1 if slices == 2 or size == "base" else 2)
-    return found
+    return found | {f"infoxlm_{s}-{rows}": infoxlm(s, rows) for s in ("base", "large") for rows in (2048, 16384)}
 
 
 PODS = {
