@@ -115,6 +115,15 @@ SEARCH += [
     }.items()
 ]
 
+# What the published initialisation, 0.02 at every width, does to the baselines: words start close together, and a contrast
+# of any kind parts them.
+SMALL_ROWS = (*MAIN, "K-random", "O-K", "J-restart", "J-lr4e-3", "K-rows")
+INIT = [
+    one._replace(question="init", name=f"{one.name}-std0.02", bindings=(*one.bindings, "Llama.table_std=0.02"))
+    for one in [*CLONE, *BASELINES, *SEARCH]
+    if one.name in SMALL_ROWS
+]
+
 # All of the dictionary's concepts, and no wrong ones, are PC and K above.
 QUALITY = {f"coverage{share}": f"Lexicon.coverage={share}" for share in (0.5, 0.2, 0.05)}
 QUALITY |= {f"wrong{share}": f"Lexicon.shuffle={share}" for share in (0.1, 0.3)}
@@ -160,7 +169,7 @@ def _pair(arm: str, language: str) -> Experiment:
 
 REAL = [_pair(arm, language) for language in TEXTS for arm in PAIR_ARMS]
 
-EXPERIMENTS = [*CLONE, *BASELINES, *SEARCH, *DICTIONARY, *CURVES, *REAL]
+EXPERIMENTS = [*CLONE, *BASELINES, *INIT, *SEARCH, *DICTIONARY, *CURVES, *REAL]
 
 
 def select(words: Sequence[str]) -> list[Experiment]:

@@ -117,7 +117,7 @@ CLAIMS = [
 # Joint and oracle baselines: trained in one stage; with two warm-ups; with a kept contrast that cannot align.
 BASELINES = [("J", "O"), ("J-restart", "O-restart"), ("K-random", "O-K")]
 # By question, the suffix of its own J and O.
-SUFFIXES = {"clone-50-50": "-50-50", "clone-4m": "-4m", "clone-4m-50-50": "-4m-50-50"}
+SUFFIXES = {"init": "-std0.02", "clone-50-50": "-50-50", "clone-4m": "-4m", "clone-4m-50-50": "-4m-50-50"}
 PAIRS = ("-en-de", "-en-fr", "-en-ru")
 
 
@@ -133,9 +133,8 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
             parts += [comparison(found, mine, f"J{pair}", f"O{pair}") for pair, mine in pairs]
             continue
         suffix = SUFFIXES.get(question, "")
-        parts += [
-            comparison(found, names, *pair) for pair in (BASELINES if not suffix else [(f"J{suffix}", f"O{suffix}")])
-        ]
+        pairs = [(f"{joint}{suffix}", f"{oracle}{suffix}") for joint, oracle in BASELINES]
+        parts += [comparison(found, names, *pair) for pair in pairs if found.keys() >= {*pair}]
     parts += ["## Differences", tests(found, CLAIMS)]
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     strict = BASELINES[-1]

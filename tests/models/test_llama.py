@@ -284,3 +284,11 @@ def test_shipped_sizes(name, parameters):
         gin.clear_config()
     abstract = jax.eval_shape(build(shape, 128).init, jax.random.key(0))
     assert sum(a.size for a in jax.tree.leaves(abstract)) - 2 * 128 * shape.width == parameters
+
+
+@pytest.mark.parametrize(("std", "expected"), [(None, 0.2), (1.0, 1.0)])
+def test_rows_of_the_tables_have_a_spread_of_their_own(std, expected):
+    fresh = build(config(table_std=std), 1000).init(jax.random.key(0))
+    for name, values in (("embedding", fresh["embedding"]), ("head", fresh["head"])):
+        assert np.std(values) == pytest.approx(expected, rel=0.05), name
+    assert np.std(fresh["layers"]["attention"]["query"]) == pytest.approx(0.2, rel=0.1)

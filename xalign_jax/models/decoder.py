@@ -40,17 +40,18 @@ class Decoder(nnx.Module):
         full_layers: tuple[int, ...] = (),
     ):
         make = Maker(rngs, config.init_std)
+        rows = make if config.table_std is None else dataclasses.replace(make, std=config.table_std)
         table = ((vocabulary_size, config.width), ("vocab", "embed"))
         self.config = config
         self.dtype = dtype
         self.dims = dims
         self.window = window
         self.full_layers = full_layers
-        self.embedding = make.normal(*table)
+        self.embedding = rows.normal(*table)
         self.layers = block(dataclasses.replace(make, stack=config.layers))
         self.final_norm = norm(make)
         if not config.tied:
-            self.head = make.normal(*table)
+            self.head = rows.normal(*table)
 
     def embed(self, rows: jax.Array, positions: jax.Array, types: jax.Array | None) -> jax.Array:
         """Level 0: (B,T) table rows -> (B,T,width)."""

@@ -31,6 +31,7 @@ class GPTNeoX:
       tied: the output head is the embedding table.
       max_length: longest sequence accepted.
       init_std: standard deviation of the normal initialisation of every matrix.
+      table_std: the same of the rows of embedding and head; None = init_std.
     """
 
     layers: int = gin.REQUIRED
@@ -47,6 +48,7 @@ class GPTNeoX:
     tied: bool = False
     max_length: int = 2048
     init_std: float = 0.02
+    table_std: float | None = None
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

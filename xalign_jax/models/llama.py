@@ -30,6 +30,7 @@ class Llama:
       tied: the output head is the embedding table.
       max_length: longest sequence accepted.
       init_std: standard deviation of the normal initialisation of every matrix.
+      table_std: the same of the rows of embedding and head; None = init_std.
       qkv_bias, output_bias, mlp_bias: whether these matrices have biases.
       qk_norm: normalise each head's queries and keys.
       rope_scaling: a RopeScaling, for texts longer than those of a first training; None = no such texts.
@@ -48,6 +49,7 @@ class Llama:
     tied: bool = False
     max_length: int = 2048
     init_std: float = 0.02
+    table_std: float | None = None
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
