@@ -114,6 +114,13 @@ SEARCH += [
         "contrast-w1": WEIGHT.format(1.0),
     }.items()
 ]
+HELD = "recipes/held_rows.gin"
+SEARCH += [
+    Experiment("search", "PLUS-nostage1", (recipe("K-nostage1"), HELD), seeds=(1,)),
+    Experiment("search", "PLUS-neither", (recipe("K-neither"), HELD), seeds=(1,)),
+    Experiment("search", "rows-neither", (recipe("K-neither"), HELD), (WEIGHT.format(0.0),), seeds=(1,)),
+    Experiment("search", "K-neither-w0.03", (recipe("K-neither"),), (WEIGHT.format(0.03),), seeds=(1,)),
+]
 
 # What the published initialisation, 0.02 at every width, does to the baselines: words start close together, and a contrast
 # of any kind parts them.
