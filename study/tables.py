@@ -134,11 +134,12 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
             continue
         suffix = SUFFIXES.get(question, "")
         pairs = [(f"{joint}{suffix}", f"{oracle}{suffix}") for joint, oracle in BASELINES]
-        parts += [comparison(found, names, *pair) for pair in pairs if found.keys() >= {*pair}]
+        pairs = [pair for pair in pairs if found.keys() >= {*pair}] or pairs[:1]
+        parts += [comparison(found, names, *pair) for pair in pairs]
     parts += ["## Differences", tests(found, CLAIMS)]
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    strict = BASELINES[-1]
-    plots.draw_gap({question: _points(found, question, *strict) for question in ("clone", "search")}, strict, folder)
+    plain = BASELINES[0]
+    plots.draw_gap({question: _points(found, question, *plain) for question in ("clone", "search")}, plain, folder)
     drawn = sorted({row["experiment"] for row in curves})
     plots.draw_curves({name: [row for row in curves if row["experiment"] == name] for name in drawn}, folder)
 

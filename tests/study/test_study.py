@@ -157,7 +157,7 @@ def test_an_interrupted_run_stops_the_others_and_a_failed_one_does_not(runs, no_
 
 
 def test_tables_and_plots_come_from_rows_alone(tmp_path):
-    clone = {"K-random": 90.0, "O-K": 40.0, "K": 60.0}
+    clone = {"J": 90.0, "O": 40.0, "K": 60.0}
     rows = [made_up(name, seed, 50.0 + seed, at + seed) for name, at in clone.items() for seed in (1, 2)]
     curves = [{"experiment": "K", "seed": 1, "step": s, "words/dictionary/2": 0.01 * s} for s in (50, 100)]
     tables.write(rows, curves, tmp_path)
