@@ -133,9 +133,9 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
             parts += [comparison(found, mine, f"J{pair}", f"O{pair}") for pair, mine in pairs]
             continue
         suffix = SUFFIXES.get(question, "")
-        pairs = [(f"{joint}{suffix}", f"{oracle}{suffix}") for joint, oracle in BASELINES]
-        pairs = [pair for pair in pairs if found.keys() >= {*pair}] or pairs[:1]
-        parts += [comparison(found, names, *pair) for pair in pairs]
+        against = [(f"{joint}{suffix}", f"{oracle}{suffix}") for joint, oracle in BASELINES]
+        recorded = [pair for pair in against if found.keys() >= {*pair}] or against[:1]
+        parts += [comparison(found, names, *pair) for pair in recorded]
     parts += ["## Differences", tests(found, CLAIMS)]
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     plain = BASELINES[0]
