@@ -3,10 +3,10 @@
 import concurrent.futures
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
+from commands import python
 
 from xalign_jax.data import store
 from xalign_jax.data.store import Mixture, Vocabulary, open_stores, open_tokenizer, prepare, store_info
@@ -142,4 +142,4 @@ def test_reading_loads_no_tensorflow():
     code = (
         "import sys, xalign_jax.data.store; sys.exit(any(m in sys.modules for m in ('tensorflow', 'seqio', 'torch')))"
     )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert python("-c", code).returncode == 0

@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from commands import python
 
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import row
@@ -155,11 +156,9 @@ def test_report_before_any_probe(runs):
 
 
 def test_reports_import_matplotlib_only_to_draw():
-    import subprocess
-    import sys
-
     code = "import sys, xalign_jax.evaluation.report; print('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    done = python("-c", code)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
 def test_a_control_without_levels_stands_beside_each_level_and_means_in_the_summary(tmp_path):
