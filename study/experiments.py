@@ -104,27 +104,36 @@ SEARCH = [
         "rate0.2-both": ("Switch.rate=0.2", "Switch.both_ways=True"),
     }.items()
 ]
-OWN_GIN = ("late", "fading", "rows")
+OWN_GIN = ("late", "fading")
 SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in OWN_GIN]
+# PLUS without each of its parts, with more of one, with what PreAlign has besides, and where nothing can be aligned.
+J, PLUS = recipe("J"), recipe("PLUS")
+ROWS, GATHER, HELD = (f"recipes/{name}.gin" for name in ("rows", "gather_rows", "held_rows"))
+STREAMS = "pretrain/Stage.streams=[@pretrain_lm/Stream(), @pretrain_words/Stream(), @pretrain_rows/Stream()]"
+WORDS_ONLY = tuple(f"{stage}_rows/Stream.feed=@WordFeed()" for stage in ("gather", "pretrain"))
+WORDS_ONLY += ("WordFeed.length=64", "WordFeed.words_per_row=32", "WordFeed.concepts=256")
 SEARCH += [
-    Experiment("search", f"PLUS-{name}", (recipe("PLUS"),), (binding,), seeds=(1,))
-    for name, binding in {
-        "no-offset": "WordDistance.offset=False",
-        "rows-w10": "pretrain_rows/Stream.weight=10.0",
-        "contrast-w1": WEIGHT.format(1.0),
-    }.items()
+    Experiment("search", f"PLUS-{name}", files, bindings, seeds=(1,))
+    for name, files, bindings in (
+        ("no-gather", (J, ROWS, HELD), ()),
+        ("no-hold", (J, ROWS, GATHER), ()),
+        ("no-pieces", (PLUS,), WORDS_ONLY),
+        ("no-anchor", (PLUS,), ("WordDistance.anchored=False",)),
+        ("no-offset", (PLUS,), ("WordDistance.offset=False",)),
+        ("w10", (PLUS,), ("pretrain_rows/Stream.weight=10.0",)),
+        ("switch", (PLUS, "recipes/switching.gin"), ()),
+        ("contrast", (PLUS, "recipes/kept_words.gin"), (STREAMS,)),
+        ("random", (PLUS,), ("Lexicon.shuffle=True",)),
+        ("tied", (PLUS,), (TIED,)),
+    )
 ]
-HELD = "recipes/held_rows.gin"
 SEARCH += [
-    Experiment("search", "PLUS-nostage1", (recipe("K-nostage1"), HELD), seeds=(1,)),
-    Experiment("search", "PLUS-neither", (recipe("K-neither"), HELD), seeds=(1,)),
-    Experiment("search", "rows-neither", (recipe("K-neither"), HELD), (WEIGHT.format(0.0),), seeds=(1,)),
     Experiment("search", "K-neither-w0.03", (recipe("K-neither"),), (WEIGHT.format(0.03),), seeds=(1,)),
 ]
 
 # What the published initialisation, 0.02 at every width, does to the baselines: words start close together, and a contrast
 # of any kind parts them.
-SMALL_ROWS = (*MAIN, "K-random", "O-K", "J-restart", "J-lr4e-3", "K-rows")
+SMALL_ROWS = ("J", "RC", "PC", "K", "O", "K-random", "O-K", "J-restart", "J-lr4e-3")
 INIT = [
     one._replace(question="init", name=f"{one.name}-std0.02", bindings=(*one.bindings, "Llama.table_std=0.02"))
     for one in [*CLONE, *BASELINES, *SEARCH]
@@ -162,6 +171,8 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "RC": ((PREALIGN,), (*SPLIT, "Lexicon.shuffle=True")),
     "PC": ((PREALIGN,), SPLIT),
     "K": ((PREALIGN, "recipes/kept_words.gin"), (*SPLIT, "pretrain_words/Stream.rows=8")),
+    "PLUS": (("recipes/prealign_plus_pair_tiny.gin",), ("PRETRAIN_STEPS=1500",)),
+    "PLUS-random": (("recipes/prealign_plus_pair_tiny.gin",), ("PRETRAIN_STEPS=1500", "Lexicon.shuffle=True")),
 }
 
 

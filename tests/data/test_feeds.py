@@ -9,8 +9,9 @@ from fakes import FakeTokenizer, prepare
 
 from xalign_jax.data import feeds
 from xalign_jax.data.facts import Facts, build_facts
-from xalign_jax.data.feeds import Switch, WindowFeed, WordFeed
+from xalign_jax.data.feeds import PieceFeed, Switch, WindowFeed, WordFeed
 from xalign_jax.data.lexicon import Lexicon, build_lexicon
+from xalign_jax.data.piece_pairs import with_pieces
 from xalign_jax.data.store import Mixture
 from xalign_jax.errors import UserError
 
@@ -252,6 +253,18 @@ def test_word_rows_hold_each_word_in_a_segment(prepared):
     assert len({concept for concept, _ in found}) == 10 and not batch["count_dropped"].any()
     assert (batch["segment_ids"].max(axis=1) <= 6).all() and feed.languages == ("en", "en_clone")
     assert same_form(batch, WordFeed(length=T, words_per_row=6, concepts=10).blank(8))
+
+
+def test_piece_rows_hold_the_words_and_their_pieces(prepared):
+    table = with_pieces(prepared.lexicon.train)
+    concepts = len(np.unique(table.concept))
+    assert concepts > len(np.unique(prepared.lexicon.train.concept))
+    feed = PieceFeed(length=T, words_per_row=T, concepts=concepts).build(prepared, None, 2 * len(table.ids) // T, 3)
+    batch = feed.rows(0, slice(None))
+    assert not batch["count_dropped"].any() and batch["count_words"].sum() == len(table.concept)
+    assert set(batch["concept"].ravel()) == {-1, *table.concept}
+    with pytest.raises(UserError, match=rf"PieceFeed\.concepts = {concepts + 1}"):
+        PieceFeed(T, 4, concepts + 1).build(prepared, None, 8, 0)
 
 
 def test_word_steps_are_epochs_over_concepts(prepared):

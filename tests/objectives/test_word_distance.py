@@ -70,6 +70,22 @@ def test_a_language_may_lie_beside_another(model, params):
     assert WordDistance(True).loss(model, own, {}, found, KEY)[0] > 0.01
 
 
+def test_anchored_words_stay_and_the_others_come(model, params):
+    words, concepts = [[1], [2], [3], [4]], [0, 0, 1, 1]
+
+    def loss(tables, anchored):
+        own = {"model": params["model"] | tables, "heads": {}}
+        return WordDistance(anchored=anchored).loss(model, own, {}, batch(words, concepts), KEY)[0]
+
+    tables = {name: params["model"][name] for name in ("embedding", "head")}
+    assert loss(tables, True) == loss(tables, False)
+    gradients = [jax.grad(loss)(tables, anchored) for anchored in (True, False)]
+    for name in tables:
+        anchored, free = (np.asarray(gradient[name]) for gradient in gradients)
+        assert not anchored[[1, 3]].any() and np.abs(free[[1, 3]]).max() > 0  # odd tokens are the first language's
+        np.testing.assert_allclose(anchored[[2, 4]], free[[2, 4]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("offset", [False, True])
 def test_eight_devices_equal_one(model, params, offset):
     rng = np.random.default_rng(0)

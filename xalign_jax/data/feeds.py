@@ -18,7 +18,7 @@ from xalign_jax.data.packing import Batch, blank
 from xalign_jax.data.prepared import FACTS, Member
 from xalign_jax.data.rates import Blocks, block_counts, member_rates
 from xalign_jax.data.sentences import ContrastFeed, TextFeed, TranslationFeed
-from xalign_jax.data.words import WordFeed
+from xalign_jax.data.words import PieceFeed, WordFeed
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from xalign_jax.data.store import Mixture
     from xalign_jax.data.vocabulary import Tokenizer
 
-__all__ = ["ContrastFeed", "Switch", "TextFeed", "TranslationFeed", "WindowFeed", "WordFeed"]
+__all__ = ["ContrastFeed", "PieceFeed", "Switch", "TextFeed", "TranslationFeed", "WindowFeed", "WordFeed"]
 
 _CHUNK = 1 << 17  # tokens worked on at a time, so that large batches need little memory
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from xalign_jax.data.hashing import hash64, permute
 from xalign_jax.data.packing import Batch, blank
+from xalign_jax.data.piece_pairs import with_pieces
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze
 
@@ -41,13 +42,18 @@ class WordFeed:
         Raises:
           UserError: no lexicon, or fewer training concepts than a step takes.
         """
+        name = type(self).__name__
         if prepared.lexicon is None:
-            raise UserError("WordFeed needs Recipe.lexicon")
-        table = prepared.lexicon.train
+            raise UserError(f"{name} needs Recipe.lexicon")
+        table = self.table(prepared.lexicon.train)
         count = len(np.unique(table.concept))
         if not 1 <= self.concepts <= count:
-            raise UserError(f"WordFeed.concepts = {self.concepts}: the lexicon has {count} training concepts")
+            raise UserError(f"{name}.concepts = {self.concepts}: the lexicon has {count} training concepts")
         return Words(self, table, rows, seed, 0 if prepared.tokenizer.pad is None else prepared.tokenizer.pad)
+
+    def table(self, lexicon: Concepts) -> Concepts:
+        """What is fed of the lexicon's training table."""
+        return lexicon
 
     def blank(self, rows: int) -> Batch:
         """`rows` rows without words, for whoever needs shapes only."""
@@ -56,6 +62,16 @@ class WordFeed:
         kinds = {"concept": np.int32, "language": np.int32, "text_hash": np.uint32}
         batch |= {name: blank((rows, self.words_per_row), dtype) for name, dtype in kinds.items()}
         return batch | {name: blank((rows,), np.int32) for name in ("count_words", "count_dropped")}
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class PieceFeed(WordFeed):
+    """A WordFeed of the words and of the pieces that translate each other in them (`piece_pairs.with_pieces`)."""
+
+    def table(self, lexicon: Concepts) -> Concepts:
+        """The training table with its pairs of pieces."""
+        return with_pieces(lexicon)
 
 
 class Words:

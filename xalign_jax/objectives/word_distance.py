@@ -30,9 +30,11 @@ class WordDistance:
     Attributes:
       offset: take each language's mean own part away first. A language may then lie beside another: the head needs that
         to tell languages apart, and a softmax within a language does not notice it.
+      anchored: words of the first language get no gradient; the others come to them. Else they meet half way.
     """
 
     offset: bool = False
+    anchored: bool = False
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -66,6 +68,8 @@ class WordDistance:
         sums = {}
         for name, rows in tables.items():
             words = (pool_segments(rows, segment_ids, slots) / size).reshape(len(concept), -1)
+            if self.anchored:
+                words = jnp.where((language == 0)[:, None], jax.lax.stop_gradient(words), words)
             sums[name] = _distances(words, mates, alike)
         count = jnp.maximum(self.count(model, batch, rng), 1)
         metrics = {f"{name}/distance": total / count for name, total in sums.items()}
