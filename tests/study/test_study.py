@@ -205,4 +205,5 @@ def test_an_excerpt_of_the_study(runs, monkeypatch):
     joint, prealign = found["J"][1], found["PC"][1]
     assert joint["lm_tokens"] == prealign["lm_tokens"]
     assert prealign["knows/1"] > 0.9 and prealign["knows/2"] > joint["knows/2"] + 0.15
-    assert prealign["own_ppl/2"] < 0.85 * joint["own_ppl/2"] and prealign["own_ppl/1"] < 1.03 * joint["own_ppl/1"]
+    assert prealign["own_ppl/2"] < 0.85 * joint["own_ppl/2"]
+    assert 1.03 * joint["own_ppl/1"] < prealign["own_ppl/1"] < 1.12 * joint["own_ppl/1"]  # English pays: docs/study.md

@@ -40,21 +40,27 @@ def _links(table: Concepts, language: int) -> dict[str, np.ndarray]:
     Returns:
       source, target (n,) piece ids; source_at, target_at (n,) which piece of which pair of words; prior (n,) float64.
     """
-    sources: dict[int, list[int]] = {}
-    for word in np.flatnonzero(table.language == 0).tolist():
-        sources.setdefault(int(table.concept[word]), []).append(word)
-    found: list[tuple[np.ndarray, ...]] = []
-    places = np.zeros(2, np.int64)  # pieces of source and target words so far
-    for other in np.flatnonzero(table.language == language).tolist():
-        for word in sources.get(int(table.concept[other]), ()):
-            ids = table.tokens(word), table.tokens(other)
-            sizes = np.array([len(ids[0]), len(ids[1])])
-            i, j = (index.ravel() for index in np.indices(tuple(sizes)))
-            prior = np.exp(-_DIAGONAL * np.abs((i + 0.5) / sizes[0] - (j + 0.5) / sizes[1]))
-            found.append((ids[0][i], ids[1][j], places[0] + i, places[1] + j, prior))
-            places += sizes
-    names = "source", "target", "source_at", "target_at", "prior"
-    return {name: np.concatenate(parts) for name, parts in zip(names, zip(*found, strict=True), strict=True)}
+    first, words = np.flatnonzero(table.language == 0), np.flatnonzero(table.language == language)
+    begin, end = (np.searchsorted(table.concept[first], table.concept[words], side) for side in ("left", "right"))
+    target, source = words[np.repeat(np.arange(len(words)), end - begin)], first[_ranges(begin, end)]
+    sizes = np.diff(table.starts)
+    width, count = sizes[target], sizes[source] * sizes[target]
+    inside, width = _ranges(np.zeros_like(count), count), np.repeat(width, count)
+    i, j = inside // width, inside % width
+    share = np.abs((i + 0.5) / np.repeat(sizes[source], count) - (j + 0.5) / width)
+    return {
+        "source": table.ids[np.repeat(table.starts[source], count) + i],
+        "target": table.ids[np.repeat(table.starts[target], count) + j],
+        "source_at": np.repeat(np.cumsum(sizes[source]) - sizes[source], count) + i,
+        "target_at": np.repeat(np.cumsum(sizes[target]) - sizes[target], count) + j,
+        "prior": np.exp(-_DIAGONAL * share),
+    }
+
+
+def _ranges(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """begin[0], ..., end[0] - 1, begin[1], ... as one array."""
+    sizes = end - begin
+    return np.repeat(begin - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
 
 
 def _pairs(links: dict[str, np.ndarray]) -> list[tuple[int, int]]:
