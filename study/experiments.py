@@ -141,20 +141,24 @@ INIT = [
     if one.name in SMALL_ROWS
 ]
 
-# All of the dictionary's concepts, and no wrong ones, are PC and K above.
+# All of the dictionary's concepts, and no wrong ones, are PC, K and PLUS above.
 QUALITY = {f"coverage{share}": f"Lexicon.coverage={share}" for share in (0.5, 0.2, 0.05)}
 QUALITY |= {f"wrong{share}": f"Lexicon.shuffle={share}" for share in (0.1, 0.3)}
 QUALITY |= {f"homographs{share}": f"Lexicon.homographs={share}" for share in (0.1, 0.3)}
+# 5 % of the concepts, 80, are fewer than a step takes.
+ALL_OF_FEW = {arm: "align_words/WordFeed.concepts=80" for arm in ("PC", "K")} | {"PLUS": "PieceFeed.concepts=80"}
 DICTIONARY = [
-    Experiment("dictionary", f"{arm}-{name}", (recipe(arm),), (binding,))
-    for arm, (name, binding) in itertools.product(("PC", "K"), QUALITY.items())
+    Experiment(
+        "dictionary", f"{arm}-{name}", (recipe(arm),), (binding, *([ALL_OF_FEW[arm]] if name == "coverage0.05" else []))
+    )
+    for arm, (name, binding) in itertools.product(ALL_OF_FEW, QUALITY.items())
 ]
 
 # Alignment over steps, on a few probes only: what ends a stage in the other experiments is probed every 50 steps here.
 WATCHED = "[@Perplexity(), @WordRetrieval(), @HiddenCosine(), @GradientCosine(), @Knowledge()]"
 CURVES = [
     Experiment("curves", f"{arm}-curve", (recipe(arm),), (f"PROBES={WATCHED}",), seeds=(1,), probe_every=50)
-    for arm in ("J", "JC", "P", "PC", "RC", "K", "K-nostage1")
+    for arm in ("J", "JC", "P", "PC", "RC", "K", "K-nostage1", "PLUS")
 ]
 
 # Real languages: novels (a paragraph a document) with FreeDict, and Russian help pages with a small dictionary.

@@ -43,6 +43,14 @@ def test_clone_arms_see_equal_language_model_tokens():
         assert record.tokens(job.recipe)["lm_tokens"] == 700 * 32 * 64, job.name
 
 
+def test_no_step_takes_more_concepts_than_its_dictionary_has():
+    for job in run.jobs([one for one in EXPERIMENTS if not one.data], [1]):
+        lexicon = job.recipe.lexicon
+        concepts = round(lexicon.coverage * (lexicon.size - round(lexicon.heldout * lexicon.size)))
+        feeds = [stream.feed for stage in job.recipe.stages for stream in stage.streams]
+        assert all(getattr(feed, "concepts", 0) <= concepts for feed in feeds), job.name
+
+
 def test_experiments_are_chosen_by_question_and_by_name():
     assert {one.name for one in select(["clone"])} >= {"J", "O"}
     assert [one.name for one in select(["K-w[0-9]*"])] == ["K-w0.03", "K-w0.3", "K-w1"]
