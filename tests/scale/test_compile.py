@@ -85,6 +85,15 @@ def test_a_step_that_does_not_fit_gets_advice():
     assert "a larger fsdp or tensor in Runtime.mesh" in report.advice(state)
 
 
+def test_a_stage_of_rows_runs_no_blocks():
+    """The FLOPs that are counted are those that are run: products of rows, whatever the model's depth."""
+    cli.register()
+    (recipe,) = config.load(["recipes/prealign_plus_clone_tiny.gin"], ["Llama.layers = 2"], (Recipe,))
+    machine = topology.find("cpu:4")
+    found = report.report(next(compile.programs(recipe, Runtime(), machine)), machine, Runtime())
+    assert found["stage"] == "gather" and found["flops"] <= found["flops_run"] < 1.1 * found["flops"]
+
+
 def test_more_devices_than_jax_has_started_with():
     with pytest.raises(UserError, match="--topology=cpu:16: JAX has started with 8 CPU devices"):
         topology.find("cpu:16")

@@ -10,6 +10,7 @@ from xalign_jax.models.functional import Model
 from xalign_jax.objectives.masked_lm import MaskedLM
 from xalign_jax.objectives.translation_ranking import TranslationRanking
 from xalign_jax.objectives.word_contrast import WordContrast
+from xalign_jax.objectives.word_distance import WordDistance
 from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Stage, Stream
 
@@ -37,6 +38,9 @@ def _stream_flops(stream: Stream, model: Model) -> float:
         levels = objective.levels or tuple(range(model.num_layers + 1))
         products = len(levels) + objective.head
         return tokens * max(levels) * token.block + products * _contrast(stream.rows * feed.words_per_row, model)
+    if isinstance(objective, WordDistance):  # means over a concept's words and over a language's, in each table
+        means = (1 + objective.offset) * (1 if model.tied else 2)
+        return means * 4.0 * (stream.rows * feed.words_per_row) ** 2 * model.width
     if isinstance(objective, TranslationRanking):
         level = model.num_layers if objective.level is None else objective.level
         directions = 2 if objective.both_directions else 1
