@@ -263,6 +263,8 @@ def test_piece_rows_hold_the_words_and_their_pieces(prepared):
     batch = feed.rows(0, slice(None))
     assert not batch["count_dropped"].any() and batch["count_words"].sum() == len(table.concept)
     assert set(batch["concept"].ravel()) == {-1, *table.concept}
+    single = PieceFeed(T, 4, 2, single=True).build(prepared, None, 8, 3).rows(0, slice(None))
+    assert single["count_words"].sum() == 4 == (single["segment_ids"] > 0).sum()  # two concepts, a token a word
     with pytest.raises(UserError, match=rf"PieceFeed\.concepts = {concepts + 1}"):
         PieceFeed(T, 4, concepts + 1).build(prepared, None, 8, 0)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from xalign_jax.data.hashing import hash64, permute
 from xalign_jax.data.packing import Batch, blank
-from xalign_jax.data.piece_pairs import with_pieces
+from xalign_jax.data.piece_pairs import single_tokens, with_pieces
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze
 
@@ -67,11 +67,18 @@ class WordFeed:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class PieceFeed(WordFeed):
-    """A WordFeed of the words and of the pieces that translate each other in them (`piece_pairs.with_pieces`)."""
+    """A WordFeed of the words and of the pieces that translate each other in them (`piece_pairs.with_pieces`).
+
+    Attributes:
+      single: only words of one token, and no translation by a token of the source language (`piece_pairs.single_tokens`):
+        for languages that share tokens.
+    """
+
+    single: bool = False
 
     def table(self, lexicon: Concepts) -> Concepts:
         """The training table with its pairs of pieces."""
-        return with_pieces(lexicon)
+        return single_tokens(with_pieces(lexicon)) if self.single else with_pieces(lexicon)
 
 
 class Words:
