@@ -181,12 +181,18 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+# Russian shares no script with English, and of its small dictionary only 88 concepts have words of one token.
+WORDS_OF_SEVERAL = {"ru": ("PieceFeed.single=False", "PieceFeed.concepts=128")}
+
+
 def _pair(arm: str, language: str) -> Experiment:
     files, bindings = PAIR_ARMS[arm]
     text, dictionary = TEXTS[language]
     rates = f'{{"en": 0.87, "{language}": 0.10, "facts": 0.03}}'
     options = [f'TEXT="{text.format(DATA)}"', f'LANGUAGES=("en", "{language}")', f"RATES={rates}"]
     options.append(f'DICTIONARY=("{DATA}/dict/freedict/{dictionary}",)')
+    if arm.startswith("PLUS"):
+        options += WORDS_OF_SEVERAL.get(language, ())
     return Experiment("real", f"{arm}-en-{language}", files, (*bindings, *options), data=True)
 
 
