@@ -192,7 +192,7 @@ class PackedRows:
             first = slice(None, None, size.shape[1])
             values[before[first]] = self._written[k[first], self._bos]
         lead = run - 1 - size.ravel()
-        values[_ranges(before + lead, size.ravel())] = self._read(items, view)
+        values[ranges(before + lead, size.ravel())] = self._read(items, view)
         offset = np.zeros_like(inside) if self._form.reset_positions else np.repeat(within.ravel(), run)
         language = np.repeat(items.language[:, view].ravel(), run)
         segment = np.repeat(np.repeat(slot + 1, size.shape[1]), run)
@@ -210,8 +210,8 @@ class PackedRows:
         """The tokens of a view's texts one after another, as their clones write them, (N,) int32."""
         store, start, size, k = (column[:, view].ravel() for column in (items.store, items.start, items.size, items.k))
         order = np.argsort(store, kind="stable")
-        places = _ranges((np.cumsum(size) - size)[order], size[order])
-        reads = _ranges(start[order], size[order])
+        places = ranges((np.cumsum(size) - size)[order], size[order])
+        reads = ranges(start[order], size[order])
         ends = np.cumsum(size[order])
         found = np.empty(size.sum(), np.int32)
         names, first = np.unique(store[order], return_index=True)
@@ -242,6 +242,6 @@ def blank(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
-def _ranges(start: np.ndarray, size: np.ndarray) -> np.ndarray:
+def ranges(start: np.ndarray, size: np.ndarray) -> np.ndarray:
     """[start_0, start_0 + 1, ..., start_0 + size_0 - 1, start_1, ...], (sum of sizes,) int64."""
     return np.repeat(start - (np.cumsum(size) - size), size) + np.arange(size.sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from xalign_jax.data.lexicon import Concepts, Word, concept_table
+from xalign_jax.data.packing import ranges
 
 _DIAGONAL = 4.0  # tension of the prior, fast_align's default
 _ROUNDS = 10
@@ -65,10 +66,10 @@ def _links(table: Concepts, language: int) -> dict[str, np.ndarray]:
     """
     first, words = np.flatnonzero(table.language == 0), np.flatnonzero(table.language == language)
     begin, end = (np.searchsorted(table.concept[first], table.concept[words], side) for side in ("left", "right"))
-    target, source = words[np.repeat(np.arange(len(words)), end - begin)], first[_ranges(begin, end)]
+    target, source = words[np.repeat(np.arange(len(words)), end - begin)], first[ranges(begin, end - begin)]
     sizes = np.diff(table.starts)
     width, count = sizes[target], sizes[source] * sizes[target]
-    inside, width = _ranges(np.zeros_like(count), count), np.repeat(width, count)
+    inside, width = ranges(np.zeros_like(count), count), np.repeat(width, count)
     i, j = inside // width, inside % width
     share = np.abs((i + 0.5) / np.repeat(sizes[source], count) - (j + 0.5) / width)
     return {
@@ -78,12 +79,6 @@ def _links(table: Concepts, language: int) -> dict[str, np.ndarray]:
         "target_at": np.repeat(np.cumsum(sizes[target]) - sizes[target], count) + j,
         "prior": np.exp(-_DIAGONAL * share),
     }
-
-
-def _ranges(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """begin[0], ..., end[0] - 1, begin[1], ... as one array."""
-    sizes = end - begin
-    return np.repeat(begin - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
 
 
 def _pairs(links: dict[str, np.ndarray]) -> list[tuple[int, int]]:

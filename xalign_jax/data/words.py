@@ -78,7 +78,8 @@ class PieceFeed(WordFeed):
 
     def table(self, lexicon: Concepts) -> Concepts:
         """The training table with its pairs of pieces."""
-        return single_tokens(with_pieces(lexicon)) if self.single else with_pieces(lexicon)
+        table = with_pieces(lexicon)
+        return single_tokens(table) if self.single else table
 
 
 class Words:
