@@ -176,11 +176,7 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "JC": ((JOINT, "recipes/switching.gin"), ()),
     "RC": ((PREALIGN,), (SHUFFLED,)),
     "PC": ((PREALIGN,), ()),
-    # Seven to nine words a concept: a quarter of the clone's concepts in twice its rows.
-    "K": (
-        (PREALIGN, "recipes/kept_words.gin"),
-        ("pretrain_words/WordFeed.concepts=16", "pretrain_words/Stream.rows=8"),
-    ),
+    "K": ((PREALIGN, "recipes/kept_words.gin"), ("pretrain_words/Stream.rows=8",)),
     "PLUS": ((PLUS_PAIR,), ()),
     "PLUS-random": ((PLUS_PAIR,), (SHUFFLED,)),
 }

@@ -33,3 +33,8 @@ def no_gin_bindings():
     """No test leaves what its gin files bound to others."""
     yield
     gin.clear_config()
+
+
+def pytest_collection_modifyitems(items):
+    """The room with the longest tests first: none of them is left for one of two workers at the end."""
+    items.sort(key=lambda item: "training" not in item.path.parts)

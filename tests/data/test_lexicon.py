@@ -149,6 +149,29 @@ def test_most_frequent_source_words_come_first(tokenizer, stores, tmp_path):
     assert table.report["beyond_size"] == 70
 
 
+def test_one_to_one_links_words_that_are_alike_in_frequency_and_none_twice(tokenizer, tmp_path):
+    english = "waa " * 60 + "wab " * 30 + "wac " * 10
+    german = "vaa " * 12 + "vab " * 6 + "vac " * 2
+    stores = {"texts": {"train": corpus(tokenizer, english)["texts"]["train"]}}
+    stores["texts"]["train"]["de"] = corpus(tokenizer, german)["texts"]["train"]["en"]
+    # wab's only other translation is not in the text; vaa fits waa better; nothing is left for wac but what it shares.
+    rows = [
+        ("wab", "vaa"),
+        ("wab", "vab"),
+        ("wab", "vad"),
+        ("waa", "vab"),
+        ("waa", "vaa"),
+        ("wac", "vaa"),
+        ("wad", "vac"),
+    ]
+    path = pairs(tmp_path / "en-de.tsv", rows)
+    options = {"source": "file", "paths": (path,), "languages": ("en", "de"), "heldout": 0.0}
+    table = build_lexicon(Lexicon(**options, one_to_one=True), tokenizer, stores)
+    assert by_concept(table.train) == {0: {"en": ["waa"], "de": ["vaa"]}, 1: {"en": ["wab"], "de": ["vab"]}}
+    assert table.report["not_linked"] == 2
+    assert len(build_lexicon(Lexicon(**options), tokenizer, stores).train.words) == 3 + 6
+
+
 def test_multi_rows_hold_out_words_that_training_does_not_have(tokenizer, stores, tmp_path):
     """All source words share one target: it is in training, so nothing of the held-out concepts is left."""
     path = tmp_path / "multi.jsonl"

@@ -39,6 +39,8 @@ class Lexicon:
         in (0, 1) permutes those of that share of the concepts only, a dictionary with wrong entries.
       homographs: share of the training concepts that list, besides their own, the target words of another as well: a
         second sense, which no text uses.
+      one_to_one: of a file's or CLDR's words, keep one for each concept and language, no word twice: the pairs whose
+        frequencies in the texts of their languages are most alike (`_linked`).
       max_tokens: longer words are dropped and counted.
     """
 
@@ -50,6 +52,7 @@ class Lexicon:
     coverage: float = 1.0
     shuffle: bool | float = False
     homographs: float = 0.0
+    one_to_one: bool = False
     max_tokens: int = 8
     seed: int = 0
 
@@ -179,14 +182,24 @@ def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> Lex
     most = max(clone_index(language)[1] for language in lexicon.languages)
     if most > tokenizer.clones:
         raise UserError(f"Lexicon.languages = {lexicon.languages} needs Vocabulary.clones >= {most}")
-    source = lexicon.bases[0]
-    texts = [splits["train"][source] for splits in stores.values() if source in splits.get("train", {})]
-    types = count_types(texts, tokenizer, lexicon.max_tokens)
     report: Counter[str] = Counter()
+    source = lexicon.bases[0]
+    types = {
+        base: count_types(
+            [splits["train"][base] for splits in stores.values() if base in splits.get("train", {})],
+            tokenizer,
+            lexicon.max_tokens,
+        )
+        for base in (lexicon.bases if lexicon.one_to_one else lexicon.bases[:1])
+    }
     if lexicon.source == "clone":
-        entries = _frequent_words(types, tokenizer, lexicon.size, source)
+        entries = _frequent_words(types[source], tokenizer, lexicon.size, source)
     else:
-        entries = _most_frequent(_read_entries(lexicon, report), types, tokenizer, lexicon, report)
+        entries = _read_entries(lexicon, report)
+        shares = _shares(entries, types, tokenizer)
+        if lexicon.one_to_one:
+            entries = _linked(entries, shares, report)
+        entries = _most_frequent(entries, shares, lexicon.size, report)
     concepts = _concepts(entries, tokenizer, lexicon, report)
     if not concepts:
         raise UserError(
@@ -223,18 +236,53 @@ def _read_entries(lexicon: Lexicon, report: Counter[str]) -> list[Entry]:
     return [list(words) for words in merged.values()]
 
 
-def _most_frequent(
-    entries: list[Entry], types: WordTypes, tokenizer: Tokenizer, lexicon: Lexicon, report: Counter[str]
-) -> list[Entry]:
-    """The `size` entries whose source word, in any case, is most frequent; those the corpus lacks are dropped."""
-    counts = dict(zip(types.tuples(), types.counts.tolist(), strict=True))
-    casings = [sorted({w, w.casefold(), w.capitalize(), w.title(), w.upper()}) for w in (e[0][1] for e in entries)]
+def _shares(entries: list[Entry], types: Mapping[str, WordTypes], tokenizer: Tokenizer) -> dict[tuple[str, str], float]:
+    """(language, word) -> share of the language's running words that are this word, in any case; those above 0 only."""
+    words = sorted({word for entry in entries for word in entry if word[0] in types})
+    casings = [sorted({w, w.casefold(), w.capitalize(), w.title(), w.upper()}) for _, w in words]
     ids = iter(tokenizer.encode_words([casing for several in casings for casing in several]))
-    frequency = [sum(counts.get(key, 0) for key in {tuple(next(ids).tolist()) for _ in c}) for c in casings]
-    order = sorted((i for i, n in enumerate(frequency) if n), key=lambda i: -frequency[i])
-    report["not_in_corpus"] += len(entries) - len(order)
-    report["beyond_size"] += max(0, len(order) - lexicon.size)
-    return [entries[i] for i in order[: lexicon.size]]
+    counts = {language: dict(zip(t.tuples(), t.counts.tolist(), strict=True)) for language, t in types.items()}
+    found = {}
+    for word, several in zip(words, casings, strict=True):
+        count = sum(counts[word[0]].get(key, 0) for key in {tuple(next(ids).tolist()) for _ in several})
+        if count:
+            found[word] = count / int(types[word[0]].counts.sum())
+    return found
+
+
+def _linked(entries: list[Entry], shares: Mapping[tuple[str, str], float], report: Counter[str]) -> list[Entry]:
+    """The entries with one word for each language, no word twice; those that keep no translation are dropped.
+
+    Competitive linking (Melamed, 2000) with frequency as the score: translations are about as frequent as each other,
+    so the pairs of a source word and its listed translations are linked in the order of 2 min(p, q) / (p + q) of their
+    shares of the running words, most alike first, unless either has a partner in that language already. Words that the
+    texts lack link to nothing.
+    """
+    pairs = []
+    for number, entry in enumerate(entries):
+        p = shares.get(entry[0], 0.0)
+        others = [word for word in entry if word[0] != entry[0][0]]
+        pairs += [(-min(p, q) / (p + q), number, word) for word in others if (q := shares.get(word, 0.0)) and p]
+    taken: set[tuple[str, str]] = set()
+    linked: dict[int, Entry] = {}
+    for _, number, word in sorted(pairs):
+        mine = linked.setdefault(number, [entries[number][0]])
+        if word not in taken and all(word[0] != other[0] for other in mine):
+            taken.add(word)
+            mine.append(word)
+    kept = [linked[number] for number in sorted(linked) if len(linked[number]) > 1]
+    report["not_linked"] += len(entries) - len(kept)
+    return kept
+
+
+def _most_frequent(
+    entries: list[Entry], shares: Mapping[tuple[str, str], float], size: int, report: Counter[str]
+) -> list[Entry]:
+    """The `size` entries whose source word is most frequent; those the corpus lacks are dropped."""
+    found = [entry for entry in entries if entry[0] in shares]
+    report["not_in_corpus"] += len(entries) - len(found)
+    report["beyond_size"] += max(0, len(found) - size)
+    return sorted(found, key=lambda entry: -shares[entry[0]])[:size]
 
 
 def _concepts(
