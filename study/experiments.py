@@ -182,8 +182,8 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-# Russian shares no script with English, and of its small dictionary only 88 concepts have words of one token.
-WORDS_OF_SEVERAL = {"ru": ("PieceFeed.single=False", "PieceFeed.concepts=128")}
+# Its small dictionary has 150 concepts for training.
+FEW = {"ru": ("PieceFeed.concepts=128",)}
 
 
 def _pair(arm: str, language: str) -> Experiment:
@@ -193,7 +193,7 @@ def _pair(arm: str, language: str) -> Experiment:
     options = [f'TEXT="{text.format(DATA)}"', f'LANGUAGES=("en", "{language}")', f"RATES={rates}"]
     options += [f'DICTIONARY=("{DATA}/dict/freedict/{dictionary}",)', "Lexicon.size=2000"]
     if arm.startswith("PLUS"):
-        options += WORDS_OF_SEVERAL.get(language, ())
+        options += FEW.get(language, ())
     return Experiment("real", f"{arm}-en-{language}", files, (*bindings, *options), data=True)
 
 

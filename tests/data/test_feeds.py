@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from fakes import FakeTokenizer, prepare
+from fakes import FakeTokenizer, make_store, prepare
 
 from xalign_jax.data import feeds
 from xalign_jax.data.facts import Facts, build_facts
@@ -13,6 +13,7 @@ from xalign_jax.data.feeds import PieceFeed, Switch, WindowFeed, WordFeed
 from xalign_jax.data.lexicon import Lexicon, build_lexicon
 from xalign_jax.data.piece_pairs import with_pieces
 from xalign_jax.data.store import Mixture
+from xalign_jax.data.words import own_tokens
 from xalign_jax.errors import UserError
 
 WORDS = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(10) for j in range(10)]
@@ -248,11 +249,24 @@ def test_word_rows_hold_each_word_in_a_segment(prepared):
         assert ids == words[key] and batch["positions"][row][mine].tolist() == list(range(len(ids)))
         assert batch["targets"][row][mine].tolist() == [*ids[1:], 0]
         assert batch["weights"][row][mine].tolist() == [1.0] * (len(ids) - 1) + [0.0]
+        assert (batch["own"][row][mine] == key[1]).all()  # a clone shares no token
         found.append(key)
     assert len(set(found)) == len(found) == 20 == batch["count_words"].sum()
     assert len({concept for concept, _ in found}) == 10 and not batch["count_dropped"].any()
     assert (batch["segment_ids"].max(axis=1) <= 6).all() and feed.languages == ("en", "en_clone")
     assert same_form(batch, WordFeed(length=T, words_per_row=6, concepts=10).blank(8))
+
+
+def test_tokens_of_two_languages_belong_to_the_one_that_uses_them_ten_times_as_often(prepared):
+    size = prepared.tokenizer.base_size
+    texts = {  # token 10: 1 % of English, 10 % of German; 11: 2 and 10 %; 12 German only; 13 English only; 14 neither
+        "en": [10] * 10 + [11] * 20 + [13] * 970,
+        "de": [10] * 10 + [11] * 10 + [12] * 80,
+    }
+    stores = {"texts": {"train": {name: make_store(np.array(ids, np.uint16)) for name, ids in texts.items()}}}
+    own = own_tokens(dataclasses.replace(prepared, stores=stores), ("en", "de", "en_clone"))
+    assert own[1, 10:15].tolist() == [True, False, True, False, True] and not own[0].any()
+    assert not own[2, 10:14:3].any() and own[2, size + 10 : size + 14].all()
 
 
 def test_piece_rows_hold_the_words_and_their_pieces(prepared):
@@ -263,8 +277,6 @@ def test_piece_rows_hold_the_words_and_their_pieces(prepared):
     batch = feed.rows(0, slice(None))
     assert not batch["count_dropped"].any() and batch["count_words"].sum() == len(table.concept)
     assert set(batch["concept"].ravel()) == {-1, *table.concept}
-    single = PieceFeed(T, 4, 2, single=True).build(prepared, None, 8, 3).rows(0, slice(None))
-    assert single["count_words"].sum() == 4 == (single["segment_ids"] > 0).sum()  # two concepts, a token a word
     with pytest.raises(UserError, match=rf"PieceFeed\.concepts = {concepts + 1}"):
         PieceFeed(T, 4, concepts + 1).build(prepared, None, 8, 0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.data.lexicon import Word, concept_table
-from xalign_jax.data.piece_pairs import single_tokens, with_pieces
+from xalign_jax.data.piece_pairs import with_pieces
 
 CLONE = 100
 
@@ -76,18 +76,3 @@ def test_the_order_of_concepts_changes_nothing(order):
         for _ in range(60)
     ]
     assert pieces(with_pieces(lexicon(*entries[order])), 60) == pieces(with_pieces(lexicon(*entries)), 60)
-
-
-def test_single_tokens_are_translations_that_the_source_language_does_not_use():
-    table = lexicon(
-        [(0, [1]), (1, [11]), (1, [12, 13])],  # a word of two tokens goes
-        [(0, [2, 3]), (1, [14])],  # and a concept whose source word is one
-        [(0, [4]), (1, [3]), (1, [15])],  # 3 writes a source word
-        [(0, [5]), (1, [1])],
-    )
-    found = single_tokens(table)
-    assert found.ids.tolist() == [1, 11, 4, 15] and found.starts.tolist() == [0, 1, 2, 3, 4]
-    assert found.concept.tolist() == [0, 0, 2, 2] and found.language.tolist() == [0, 1, 0, 1]
-    assert found.words == ("0-0", "0-1", "2-0", "2-1") and found.languages == table.languages
-    assert found.text_hash.tolist() == [table.text_hash[w] for w in (0, 1, 5, 7)]
-    assert not len(single_tokens(lexicon([(0, [1, 2]), (1, [11])])).concept)

@@ -35,29 +35,6 @@ def with_pieces(table: Concepts) -> Concepts:
     return concept_table(words, table.languages)
 
 
-def single_tokens(table: Concepts) -> Concepts:
-    """The words of one token each, of concepts that have a source word and a translation among them.
-
-    A token that words of the source language are written with translates nothing: its row is that language's.
-    """
-    sizes = np.diff(table.starts)
-    source = table.language == 0
-    first = table.ids[table.starts[:-1]]
-    own = np.isin(first, table.ids[np.repeat(source, sizes)])
-    kept = (sizes == 1) & (source | ~own)
-    full = np.intersect1d(table.concept[kept & source], table.concept[kept & ~source])
-    kept &= np.isin(table.concept, full)
-    return Concepts(
-        ids=first[kept],
-        starts=np.arange(kept.sum() + 1),
-        concept=table.concept[kept],
-        language=table.language[kept],
-        text_hash=table.text_hash[kept],
-        words=tuple(word for word, keep in zip(table.words, kept, strict=True) if keep),
-        languages=table.languages,
-    )
-
-
 def _links(table: Concepts, language: int) -> dict[str, np.ndarray]:
     """Every piece of a source word with every piece of its translation.
 

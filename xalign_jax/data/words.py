@@ -10,7 +10,9 @@ import numpy as np
 
 from xalign_jax.data.hashing import hash64, permute
 from xalign_jax.data.packing import Batch, blank
-from xalign_jax.data.piece_pairs import single_tokens, with_pieces
+from xalign_jax.data.piece_pairs import with_pieces
+from xalign_jax.data.vocabulary import clone_index
+from xalign_jax.data.wordtypes import token_shares
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from xalign_jax.data.lexicon import Concepts
     from xalign_jax.data.prepared import Prepared
     from xalign_jax.data.store import Mixture
+
+OWN = 10  # a token is a language's own if its texts use it this many times as often as the source language's
 
 
 @gin.configurable
@@ -49,7 +53,8 @@ class WordFeed:
         count = len(np.unique(table.concept))
         if not 1 <= self.concepts <= count:
             raise UserError(f"{name}.concepts = {self.concepts}: the lexicon has {count} training concepts")
-        return Words(self, table, rows, seed, 0 if prepared.tokenizer.pad is None else prepared.tokenizer.pad)
+        pad = 0 if prepared.tokenizer.pad is None else prepared.tokenizer.pad
+        return Words(self, table, own_tokens(prepared, table.languages), rows, seed, pad)
 
     def table(self, lexicon: Concepts) -> Concepts:
         """What is fed of the lexicon's training table."""
@@ -57,7 +62,9 @@ class WordFeed:
 
     def blank(self, rows: int) -> Batch:
         """`rows` rows without words, for whoever needs shapes only."""
-        batch = {n: blank((rows, self.length), np.int32) for n in ("tokens", "targets", "positions", "segment_ids")}
+        batch = {
+            n: blank((rows, self.length), np.int32) for n in ("tokens", "targets", "positions", "segment_ids", "own")
+        }
         batch["weights"] = blank((rows, self.length), np.float32)
         kinds = {"concept": np.int32, "language": np.int32, "text_hash": np.uint32}
         batch |= {name: blank((rows, self.words_per_row), dtype) for name, dtype in kinds.items()}
@@ -67,28 +74,37 @@ class WordFeed:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class PieceFeed(WordFeed):
-    """A WordFeed of the words and of the pieces that translate each other in them (`piece_pairs.with_pieces`).
-
-    Attributes:
-      single: only words of one token, and no translation by a token of the source language (`piece_pairs.single_tokens`):
-        for languages that share tokens.
-    """
-
-    single: bool = False
+    """A WordFeed of the words and of the pieces that translate each other in them (`piece_pairs.with_pieces`)."""
 
     def table(self, lexicon: Concepts) -> Concepts:
         """The training table with its pairs of pieces."""
-        table = with_pieces(lexicon)
-        return single_tokens(table) if self.single else table
+        return with_pieces(lexicon)
+
+
+def own_tokens(prepared: Prepared, languages: tuple[str, ...]) -> np.ndarray:
+    """(L, size) bool: the tokens that are a language's own and not the source language's, `languages[0]`.
+
+    A language's own are those that take at least `OWN` times the share of its running tokens that they take of the source
+    language's, and those that the source language does not use: all of a clone's, few of two languages' that share a
+    vocabulary. The source language has none.
+    """
+    tokenizer = prepared.tokenizer
+    shares = np.zeros((len(languages), tokenizer.size))
+    for language, (base, k) in enumerate(map(clone_index, languages)):
+        stores = [splits["train"][base] for splits in prepared.stores.values() if base in splits.get("train", {})]
+        shares[language, tokenizer.clone(np.arange(tokenizer.base_size), k)] = token_shares(stores, tokenizer)
+    own = shares >= OWN * shares[0]
+    own[0] = False
+    return own
 
 
 class Words:
     """Epochs over permuted concepts; the few that do not fill an epoch's last step are left out of that epoch."""
 
-    def __init__(self, config: WordFeed, table: Concepts, rows: int, seed: int, pad: int) -> None:
+    def __init__(self, config: WordFeed, table: Concepts, own: np.ndarray, rows: int, seed: int, pad: int) -> None:
         self.length = config.length
         self.languages = table.languages
-        self._config, self._table, self._rows, self._seed, self._pad = config, table, rows, seed, pad
+        self._config, self._table, self._own, self._rows, self._seed, self._pad = config, table, own, rows, seed, pad
         self._bounds = np.append(np.unique(table.concept, return_index=True)[1], len(table.concept))
 
     def rows(self, first_row: int, row_slice: slice) -> Batch:
@@ -97,7 +113,8 @@ class Words:
         Returns:
           tokens, positions, segment_ids (R, T) int32: segment s is word slot s - 1, 0 nothing; concept (R, S) int32, -1
           absent; text_hash (R, S) uint32; language (R, S) int32 index into `languages`; targets (R, T) int32, weights
-          (R, T) float32: the next token of the same word; count_words, count_dropped (R,) int32: packed, and what did
+          (R, T) float32: the next token of the same word; own (R, T) int32: 1 for tokens that are their word's
+          language's own (`own_tokens`); count_words, count_dropped (R,) int32: packed, and what did
           not fit (counted in row 0).
         """
         word = self._chosen(first_row // self._rows)
@@ -124,7 +141,7 @@ class Words:
         inside = np.arange(size.sum()) - np.repeat(before, size)
         at = np.repeat(row * T + place, size) + inside
         ids = table.ids[np.repeat(first, size) + inside]
-        batch: Batch = {key: np.zeros((R, T), np.int32) for key in ("positions", "segment_ids")}
+        batch: Batch = {key: np.zeros((R, T), np.int32) for key in ("positions", "segment_ids", "own")}
         batch |= {key: np.full((R, T), self._pad, np.int32) for key in ("tokens", "targets")}
         batch["weights"] = np.zeros((R, T), np.float32)
         goes_on = inside + 1 < np.repeat(size, size)
@@ -132,6 +149,7 @@ class Words:
             ("tokens", ids),
             ("positions", inside),
             ("segment_ids", np.repeat(slot + 1, size)),
+            ("own", self._own[np.repeat(table.language[word], size), ids]),
         ):
             batch[key].ravel()[at] = values
         batch["targets"].ravel()[at[goes_on]] = ids[np.flatnonzero(goes_on) + 1]

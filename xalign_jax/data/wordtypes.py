@@ -1,4 +1,4 @@
-"""Word types of a corpus and how often they occur, counted on the stored tokens."""
+"""Word types and tokens of a corpus and how often they occur, counted on the stored tokens."""
 
 from __future__ import annotations
 
@@ -47,6 +47,14 @@ def count_types(stores: Iterable[Store], tokenizer: Tokenizer, max_tokens: int) 
     words, counts = words[first], np.bincount(inverse, weights=counts).astype(np.int64)
     order = np.lexsort((*words.T[::-1], -counts))
     return WordTypes(words[order], counts[order])
+
+
+def token_shares(stores: Iterable[Store], tokenizer: Tokenizer) -> np.ndarray:
+    """(base_size,) float64 share of each base token among the running tokens; zeros without text."""
+    counts = np.zeros(tokenizer.base_size, np.int64)
+    for store in stores:
+        counts += np.bincount(np.asarray(store.tokens[:SAMPLE]), minlength=len(counts))
+    return counts / max(int(counts.sum()), 1)
 
 
 def _count(tokens: np.ndarray, flags: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

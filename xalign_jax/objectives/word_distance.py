@@ -24,13 +24,14 @@ class WordDistance:
     about 1 where they have nothing in common. Unlike the word contrast it pushes nothing apart, and it goes on pulling
     when translations are each other's nearest neighbours.
 
-    Batch: tokens, positions, segment_ids (R,T) int32, segment s in 1..S is word slot s - 1; concept, language (R,S)
-    int32, concept -1 = absent.
+    Batch: tokens, positions, segment_ids, own (R,T) int32, segment s in 1..S is word slot s - 1, own is 1 for tokens that
+    the first language does not use or hardly uses; concept, language (R,S) int32, concept -1 = absent.
 
     Attributes:
       offset: take each language's mean own part away first. A language may then lie beside another: the head needs that
         to tell languages apart, and a softmax within a language does not notice it.
-      anchored: words of the first language get no gradient; the others come to them. Else they meet half way.
+      anchored: only tokens that are their language's own get a gradient: the first language's rows, and those it shares,
+        stay where text puts them, and the others come to them. Else they meet half way.
     """
 
     offset: bool = False
@@ -67,9 +68,9 @@ class WordDistance:
         size = jnp.maximum(pool_segments(jnp.ones((*tokens.shape, 1)), segment_ids, slots), 1)
         sums = {}
         for name, rows in tables.items():
-            words = (pool_segments(rows, segment_ids, slots) / size).reshape(len(concept), -1)
             if self.anchored:
-                words = jnp.where((language == 0)[:, None], jax.lax.stop_gradient(words), words)
+                rows = jnp.where((batch["own"] > 0)[..., None], rows, jax.lax.stop_gradient(rows))
+            words = (pool_segments(rows, segment_ids, slots) / size).reshape(len(concept), -1)
             sums[name] = _distances(words, mates, alike)
         count = jnp.maximum(self.count(model, batch, rng), 1)
         metrics = {f"{name}/distance": total / count for name, total in sums.items()}
