@@ -170,13 +170,15 @@ TEXTS = {
 }
 JOINT, PREALIGN = "recipes/joint_pair_tiny.gin", "recipes/prealign_pair_tiny.gin"
 PLUS_PAIR, SHUFFLED = "recipes/prealign_plus_pair_tiny.gin", "Lexicon.shuffle=True"
+# As many concepts as in the clone, and room for their longer words.
+STAGE1 = ("align_words/WordFeed.concepts=128", "align_words/Stream.rows=16")
 PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "J": ((JOINT,), ()),
     "J-restart": ((JOINT, "recipes/align_stage.gin"), (NO_CONTRAST,)),
     "JC": ((JOINT, "recipes/switching.gin"), ()),
-    "RC": ((PREALIGN,), (SHUFFLED,)),
-    "PC": ((PREALIGN,), ()),
-    "K": ((PREALIGN, "recipes/kept_words.gin"), ("pretrain_words/Stream.rows=8",)),
+    "RC": ((PREALIGN,), (*STAGE1, SHUFFLED)),
+    "PC": ((PREALIGN,), STAGE1),
+    "K": ((PREALIGN, "recipes/kept_words.gin"), (*STAGE1, "pretrain_words/Stream.rows=8")),
     "PLUS": ((PLUS_PAIR,), ()),
     "PLUS-random": ((PLUS_PAIR,), (SHUFFLED,)),
 }

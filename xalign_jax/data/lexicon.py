@@ -204,7 +204,7 @@ def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> Lex
     if not concepts:
         raise UserError(
             f"Lexicon (source {lexicon.source!r}): no word of it with a translation occurs in the training text of "
-            f"{source!r}; check Lexicon.paths, Lexicon.languages and Mixture.tasks"
+            f"{', '.join(map(repr, types))}; check Lexicon.paths, Lexicon.languages and Mixture.tasks"
         )
     return _split(concepts, lexicon, report)
 
