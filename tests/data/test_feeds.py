@@ -249,7 +249,7 @@ def test_word_rows_hold_each_word_in_a_segment(prepared):
         assert ids == words[key] and batch["positions"][row][mine].tolist() == list(range(len(ids)))
         assert batch["targets"][row][mine].tolist() == [*ids[1:], 0]
         assert batch["weights"][row][mine].tolist() == [1.0] * (len(ids) - 1) + [0.0]
-        assert (batch["own"][row][mine] == key[1]).all()  # a clone shares no token
+        assert (batch["own_tokens"][row][mine] == key[1]).all()  # a clone shares no token
         found.append(key)
     assert len(set(found)) == len(found) == 20 == batch["count_words"].sum()
     assert len({concept for concept, _ in found}) == 10 and not batch["count_dropped"].any()

@@ -32,7 +32,7 @@ def batch(words, concepts):
     nothing = np.full(len(words), -1)
     languages = np.arange(len(words)) % 2
     found = {"concept": np.stack([concepts, nothing], 1), "language": np.stack([languages, 0 * languages], 1)}
-    rows["own"] = np.where(languages[:, None] > 0, rows["segment_ids"], 0)
+    rows["own_tokens"] = np.where(languages[:, None] > 0, rows["segment_ids"], 0)
     return rows | {key: value.astype(np.int32) for key, value in found.items()}
 
 
@@ -89,7 +89,7 @@ def test_anchored_words_stay_and_the_others_come(model, params):
 
 def test_a_word_moves_by_the_tokens_that_are_its_languages_own(model, params):
     found = batch([[1], [1, 2]], [0, 0])
-    found["own"][1, 0] = 0  # 1 is the first language's in a word of the second, too
+    found["own_tokens"][1, 0] = 0  # 1 is the first language's in a word of the second, too
 
     def loss(table):
         model_params = params["model"] | {"embedding": table, "head": table}

@@ -63,7 +63,8 @@ class WordFeed:
     def blank(self, rows: int) -> Batch:
         """`rows` rows without words, for whoever needs shapes only."""
         batch = {
-            n: blank((rows, self.length), np.int32) for n in ("tokens", "targets", "positions", "segment_ids", "own")
+            n: blank((rows, self.length), np.int32)
+            for n in ("tokens", "targets", "positions", "segment_ids", "own_tokens")
         }
         batch["weights"] = blank((rows, self.length), np.float32)
         kinds = {"concept": np.int32, "language": np.int32, "text_hash": np.uint32}
@@ -113,9 +114,9 @@ class Words:
         Returns:
           tokens, positions, segment_ids (R, T) int32: segment s is word slot s - 1, 0 nothing; concept (R, S) int32, -1
           absent; text_hash (R, S) uint32; language (R, S) int32 index into `languages`; targets (R, T) int32, weights
-          (R, T) float32: the next token of the same word; own (R, T) int32: 1 for tokens that are their word's
-          language's own (`own_tokens`); count_words, count_dropped (R,) int32: packed, and what did
-          not fit (counted in row 0).
+          (R, T) float32: the next token of the same word; own_tokens (R, T) int32: 1 for tokens that are
+          their word's language's own (the function of that name); count_words, count_dropped (R,) int32: packed, and what
+          did not fit (counted in row 0).
         """
         word = self._chosen(first_row // self._rows)
         row, slot, place, missed = _first_fit(
@@ -141,7 +142,7 @@ class Words:
         inside = np.arange(size.sum()) - np.repeat(before, size)
         at = np.repeat(row * T + place, size) + inside
         ids = table.ids[np.repeat(first, size) + inside]
-        batch: Batch = {key: np.zeros((R, T), np.int32) for key in ("positions", "segment_ids", "own")}
+        batch: Batch = {key: np.zeros((R, T), np.int32) for key in ("positions", "segment_ids", "own_tokens")}
         batch |= {key: np.full((R, T), self._pad, np.int32) for key in ("tokens", "targets")}
         batch["weights"] = np.zeros((R, T), np.float32)
         goes_on = inside + 1 < np.repeat(size, size)
@@ -149,7 +150,7 @@ class Words:
             ("tokens", ids),
             ("positions", inside),
             ("segment_ids", np.repeat(slot + 1, size)),
-            ("own", self._own[np.repeat(table.language[word], size), ids]),
+            ("own_tokens", self._own[np.repeat(table.language[word], size), ids]),
         ):
             batch[key].ravel()[at] = values
         batch["targets"].ravel()[at[goes_on]] = ids[np.flatnonzero(goes_on) + 1]

@@ -24,7 +24,7 @@ class WordDistance:
     about 1 where they have nothing in common. Unlike the word contrast it pushes nothing apart, and it goes on pulling
     when translations are each other's nearest neighbours.
 
-    Batch: tokens, positions, segment_ids, own (R,T) int32, segment s in 1..S is word slot s - 1, own is 1 for tokens that
+    Batch: tokens, positions, segment_ids, own_tokens (R,T) int32, segment s in 1..S is word slot s - 1, own_tokens is 1 for those that
     the first language does not use or hardly uses; concept, language (R,S) int32, concept -1 = absent.
 
     Attributes:
@@ -69,7 +69,7 @@ class WordDistance:
         sums = {}
         for name, rows in tables.items():
             if self.anchored:
-                rows = jnp.where((batch["own"] > 0)[..., None], rows, jax.lax.stop_gradient(rows))
+                rows = jnp.where((batch["own_tokens"] > 0)[..., None], rows, jax.lax.stop_gradient(rows))
             words = (pool_segments(rows, segment_ids, slots) / size).reshape(len(concept), -1)
             sums[name] = _distances(words, mates, alike)
         count = jnp.maximum(self.count(model, batch, rng), 1)
