@@ -154,7 +154,7 @@ def test_one_to_one_links_words_that_are_alike_in_frequency_and_none_twice(token
     german = "vaa " * 12 + "vab " * 6 + "vac " * 2
     stores = {"texts": {"train": corpus(tokenizer, english)["texts"]["train"]}}
     stores["texts"]["train"]["de"] = corpus(tokenizer, german)["texts"]["train"]["en"]
-    # wab's only other translation is not in the text; vaa fits waa better; nothing is left for wac but what it shares.
+    # Shares of the words: waa and vaa .6, wab and vab .3. wac has no word left, wad is not in the text.
     rows = [
         ("wab", "vaa"),
         ("wab", "vab"),

@@ -11,6 +11,7 @@ from xalign_jax.data.codeswitch import build_table, read_words, split_words
 from xalign_jax.data.lexicon import Concepts
 from xalign_jax.data.packing import PackedRows
 from xalign_jax.data.prepared import Prepared
+from xalign_jax.data.store import training_stores
 
 PREVIEW_ROWS = 4
 COVERAGE_TOKENS = 1_000_000
@@ -97,11 +98,10 @@ def stats(prepared: Prepared, feeds: Mapping[str, Any]) -> str:
 def coverage(concepts: Concepts, prepared: Prepared) -> float:
     """Share of the source language's running words that the dictionary can switch, over its first million tokens."""
     table = build_table(concepts, prepared.tokenizer)
-    source = concepts.languages[0]
-    texts = [splits["train"][source].tokens for splits in prepared.stores.values() if source in splits.get("train", {})]
+    texts = training_stores(prepared.stores, concepts.languages[0])
     if table is None or not texts:
         return 0.0
-    base = np.asarray(texts[0][:COVERAGE_TOKENS])[None].astype(np.int32)
+    base = np.asarray(texts[0].tokens[:COVERAGE_TOKENS])[None].astype(np.int32)
     begins, ordinary = split_words(table.flags.take(base))
     row, column = np.nonzero(ordinary)
     _, words = read_words(base, begins, row, column, table.keys.shape[1])

@@ -7,20 +7,17 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import gin
 import numpy as np
 
 from xalign_jax.data.dictionaries import cldr_dictionary, read_dictionary
 from xalign_jax.data.hashing import hash64
+from xalign_jax.data.store import Stores, training_stores
 from xalign_jax.data.vocabulary import Tokenizer, clone_index
 from xalign_jax.data.wordtypes import WordTypes, count_types
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze
-
-if TYPE_CHECKING:
-    from xalign_jax.data.store import Store
 
 
 @gin.configurable
@@ -167,7 +164,6 @@ class LexiconTable:
         (Path(directory) / "report.tsv").write_text(report, encoding="utf-8")
 
 
-Stores = Mapping[str, Mapping[str, Mapping[str, "Store"]]]
 Entry = list[tuple[str, str]]  # words of one concept: (base language, word), the source word first
 
 
@@ -185,11 +181,7 @@ def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> Lex
     report: Counter[str] = Counter()
     source = lexicon.bases[0]
     types = {
-        base: count_types(
-            [splits["train"][base] for splits in stores.values() if base in splits.get("train", {})],
-            tokenizer,
-            lexicon.max_tokens,
-        )
+        base: count_types(training_stores(stores, base), tokenizer, lexicon.max_tokens)
         for base in (lexicon.bases if lexicon.one_to_one else lexicon.bases[:1])
     }
     if lexicon.source == "clone":

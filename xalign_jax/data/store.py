@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,14 @@ class Store:
     task: str
     split: str
     fingerprint: str
+
+
+Stores = Mapping[str, Mapping[str, Mapping[str, Store]]]  # task -> split -> base language -> Store
+
+
+def training_stores(stores: Stores, language: str) -> list[Store]:
+    """A base language's training texts, by task."""
+    return [splits["train"][language] for splits in stores.values() if language in splits.get("train", {})]
 
 
 def cache_dir() -> Path:

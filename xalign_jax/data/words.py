@@ -11,6 +11,7 @@ import numpy as np
 from xalign_jax.data.hashing import hash64, permute
 from xalign_jax.data.packing import Batch, blank
 from xalign_jax.data.piece_pairs import with_pieces
+from xalign_jax.data.store import training_stores
 from xalign_jax.data.vocabulary import clone_index
 from xalign_jax.data.wordtypes import token_shares
 from xalign_jax.errors import UserError
@@ -92,7 +93,7 @@ def own_tokens(prepared: Prepared, languages: tuple[str, ...]) -> np.ndarray:
     tokenizer = prepared.tokenizer
     shares = np.zeros((len(languages), tokenizer.size))
     for language, (base, k) in enumerate(map(clone_index, languages)):
-        stores = [splits["train"][base] for splits in prepared.stores.values() if base in splits.get("train", {})]
+        stores = training_stores(prepared.stores, base)
         shares[language, tokenizer.clone(np.arange(tokenizer.base_size), k)] = token_shares(stores, tokenizer)
     own = shares >= OWN * shares[0]
     own[0] = False
