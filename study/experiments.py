@@ -70,11 +70,12 @@ CLONE = [
 # Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast; K's contrast
 # where it cannot align (a random dictionary) and where nothing is left to align (tied clones); other learning rates.
 NO_CONTRAST = "align_words/Stream.weight=0.0"
+SHUFFLED = "Lexicon.shuffle=True"
 TIED = "Vocabulary.tie_clones=True"
 BASELINES = [
     Experiment("baselines", "J-restart", (recipe("P"),), (NO_CONTRAST,)),
     Experiment("baselines", "O-restart", (recipe("P"),), (NO_CONTRAST, TIED)),
-    Experiment("baselines", "K-random", (recipe("K"),), ("Lexicon.shuffle=True",)),
+    Experiment("baselines", "K-random", (recipe("K"),), (SHUFFLED,)),
     Experiment("baselines", "O-K", (recipe("K"),), (TIED,)),
     Experiment("baselines", "J-lr1e-3", (recipe("J"),), ("WarmupCosine.peak=1e-3",)),
     Experiment("baselines", "J-lr4e-3", (recipe("J"),), ("WarmupCosine.peak=4e-3",)),
@@ -124,7 +125,7 @@ SEARCH += [
         ("w100", (PLUS,), ("pretrain_rows/Stream.weight=100.0",)),
         ("switch", (PLUS, "recipes/switching.gin"), ()),
         ("contrast", (PLUS, "recipes/kept_words.gin"), (STREAMS,)),
-        ("random", (PLUS,), ("Lexicon.shuffle=True",)),
+        ("random", (PLUS,), (SHUFFLED,)),
         ("tied", (PLUS,), (TIED,)),
     )
 ]
@@ -169,7 +170,7 @@ TEXTS = {
     "ru": ("tsv:en={0}/multiway/libreoffice_help/en.tsv.gz,ru={0}/multiway/libreoffice_help/ru.tsv.gz", "en-ru.tsv"),
 }
 JOINT, PREALIGN = "recipes/joint_pair_tiny.gin", "recipes/prealign_pair_tiny.gin"
-PLUS_PAIR, SHUFFLED = "recipes/prealign_plus_pair_tiny.gin", "Lexicon.shuffle=True"
+PLUS_PAIR = "recipes/prealign_plus_pair_tiny.gin"
 # As many concepts as in the clone, and room for their longer words.
 STAGE1 = ("align_words/WordFeed.concepts=128", "align_words/Stream.rows=16")
 PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -182,9 +183,7 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "PLUS": ((PLUS_PAIR,), ()),
     "PLUS-random": ((PLUS_PAIR,), (SHUFFLED,)),
 }
-
-
-# Its small dictionary has 150 concepts for training.
+# The Russian dictionary has no more than 150 concepts for training.
 FEW = {"ru": ("PieceFeed.concepts=128",)}
 
 

@@ -98,6 +98,7 @@ def tests(found: Mapping[str, Arm], pairs: Sequence[tuple[str, str, str]]) -> st
     return markdown(header, rows) if rows else "Not run yet."
 
 
+MEASURED = ("knows/2", "own_ppl/2", "own_ppl/1")
 CLAIMS = [
     (first, second, column)
     for first, second in (
@@ -114,7 +115,7 @@ CLAIMS = [
         ("K-random", "J"),
         ("J-restart", "J"),
     )
-    for column in ("knows/2", "own_ppl/2", "own_ppl/1")
+    for column in MEASURED
 ]
 # In every pair of real languages; a gain counts where it exceeds three standard errors, of the random dictionary too.
 PAIRS = ("-en-de", "-en-fr", "-en-ru")
@@ -122,7 +123,7 @@ PAIR_CLAIMS = [
     (f"{first}{pair}", f"{second}{pair}", column)
     for pair in PAIRS
     for first, second in (("PC", "J"), ("PC", "RC"), ("K", "J"), ("K", "RC"), ("PLUS", "J"), ("PLUS", "PLUS-random"))
-    for column in ("knows/2", "own_ppl/2", "own_ppl/1")
+    for column in MEASURED
 ]
 # Joint and oracle baselines: trained in one stage; with two warm-ups; with a kept contrast that cannot align.
 BASELINES = [("J", "O"), ("J-restart", "O-restart"), ("K-random", "O-K")]

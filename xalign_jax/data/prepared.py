@@ -10,7 +10,7 @@ import numpy as np
 
 from xalign_jax.data.facts import Facts, FactTable, build_facts
 from xalign_jax.data.lexicon import Lexicon, LexiconTable, build_lexicon
-from xalign_jax.data.store import Mixture, Store, open_stores, open_tokenizer
+from xalign_jax.data.store import Mixture, Store, Stores, open_stores, open_tokenizer
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
 from xalign_jax.errors import UserError
 
@@ -42,10 +42,10 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A run's data. `stores`: task -> split -> base language -> Store."""
+    """A run's data, its texts in `stores`."""
 
     tokenizer: Tokenizer
-    stores: dict[str, dict[str, dict[str, Store]]]
+    stores: Stores
     lexicon: LexiconTable | None
     facts: FactTable | None
 

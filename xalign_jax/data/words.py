@@ -87,8 +87,8 @@ def own_tokens(prepared: Prepared, languages: tuple[str, ...]) -> np.ndarray:
     """(L, size) bool: the tokens that are a language's own and not the source language's, `languages[0]`.
 
     A language's own are those that take at least `OWN` times the share of its running tokens that they take of the source
-    language's, and those that the source language does not use: all of a clone's, few of two languages' that share a
-    vocabulary. The source language has none.
+    language's, and those that the source language does not use: all of a clone's tokens, some of a vocabulary that
+    two languages share. The source language has none.
     """
     tokenizer = prepared.tokenizer
     shares = np.zeros((len(languages), tokenizer.size))

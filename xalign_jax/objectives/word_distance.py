@@ -24,8 +24,8 @@ class WordDistance:
     about 1 where they have nothing in common. Unlike the word contrast it pushes nothing apart, and it goes on pulling
     when translations are each other's nearest neighbours.
 
-    Batch: tokens, positions, segment_ids, own_tokens (R,T) int32, segment s in 1..S is word slot s - 1, own_tokens is 1 for those that
-    the first language does not use or hardly uses; concept, language (R,S) int32, concept -1 = absent.
+    Batch: tokens, positions, segment_ids, own_tokens (R,T) int32, segment s in 1..S is word slot s - 1, own_tokens is 1
+    for tokens that the first language hardly uses; concept, language (R,S) int32, concept -1 = absent.
 
     Attributes:
       offset: take each language's mean own part away first. A language may then lie beside another: the head needs that
