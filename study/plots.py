@@ -34,11 +34,14 @@ def draw_gap(panels_of: Mapping[str, Points], baselines: tuple[str, str], folder
         return
     figure, panels = axes(len(panels_of), 6.8, 5.6)
     for panel, (title, points) in zip(panels, panels_of.items(), strict=True):
-        for number, (name, seeds) in enumerate(points.items()):
+        ranked = sorted(points.items(), key=lambda point: statistics.fmean(point[1][0]))
+        for number, (name, seeds) in enumerate(ranked):
             (x, y), colour = 100 * np.asarray(seeds), style(number)["color"]
             panel.plot(x, y, ".", color=colour, markersize=4, alpha=0.6)
             panel.plot(x.mean(), y.mean(), "o", color=colour, markersize=6)
-            panel.annotate(name, (x.mean(), y.mean()), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            above = (5, 4) if number % 2 else (5, -11)  # neighbours' names on either side, not over each other
+            panel.annotate(name, (x.mean(), y.mean()), xytext=above, textcoords="offset points", fontsize=8)
+        panel.margins(x=0.12)
         panel.axvline(0, color="0.6", linewidth=0.8)
         panel.axhline(80, color="0.6", linewidth=0.8, linestyle="--")
         panel.set(title=title, xlabel=f"English perplexity against {baselines[0]}, %")
