@@ -68,12 +68,11 @@ def _make(folder: Path, scale: float, dtype: str) -> int:
     llama = architectures.config_from_json(config)
     architecture = architectures.of_config(llama)
     shapes: dict[str, tuple[int, ...]] = {}
-    import jax
 
     from xalign_jax.interop.importing import flat
     from xalign_jax.models.functional import build
 
-    model = flat(jax.eval_shape(build(llama, rows).init, jax.random.key(0)))
+    model = flat(build(llama, rows).shapes)
     for entry in architecture.table(llama, None):
         layers = range(llama.layers) if "{}" in entry.theirs else [None]
         shape = entry.view.theirs(model[entry.ours].shape[0 if layers == [None] else 1 :])

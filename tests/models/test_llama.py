@@ -189,6 +189,7 @@ def test_tied_head_is_the_embedding(model, params):
 
 def test_init_is_abstract_and_annotated(model, params):
     abstract = jax.eval_shape(model.init, jax.random.key(0))
+    assert abstract == model.shapes
     axes = model.logical_axes()
     is_names = lambda node: isinstance(node, tuple)  # noqa: E731
     assert jax.tree.structure(abstract) == jax.tree.structure(axes, is_leaf=is_names)
@@ -282,7 +283,7 @@ def test_shipped_sizes(name, parameters):
         shape = Llama()
     finally:
         gin.clear_config()
-    abstract = jax.eval_shape(build(shape, 128).init, jax.random.key(0))
+    abstract = build(shape, 128).shapes
     assert sum(a.size for a in jax.tree.leaves(abstract)) - 2 * 128 * shape.width == parameters
 
 

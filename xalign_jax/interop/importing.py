@@ -88,7 +88,7 @@ Plan = dict[str, list[tuple[Entry, str]]]  # our path -> (entry, their name) of 
 def _plan(architecture: Architecture, config: Any, pad: int | None, model: Model, tensors: Tensors) -> Plan:
     """Which tensors make which parameter; every tensor used or known to carry nothing, every shape right."""
     entries = _without_missing_head(architecture.table(config, pad), architecture, tensors)
-    shapes = flat(jax.eval_shape(model.init, jax.random.key(0)))
+    shapes = flat(model.shapes)
     plan: Plan = {}
     missing, used = [], set()
     for entry in entries:
@@ -144,7 +144,7 @@ def flat(tree: Any) -> dict[str, Any]:
 
 def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: str) -> Any:
     """The parameters, sharded over the mesh."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    shapes = model.shapes
     where = flat(sharding.parameter_shardings(model.logical_axes(), shapes, mesh))
     fresh = [path for path in flat(shapes) if path not in plan]
     if fresh:

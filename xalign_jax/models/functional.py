@@ -81,6 +81,11 @@ class Model:
     def _network(self, rng: jax.Array) -> Any:
         return self.config.network(self.vocabulary_size, self._dtype, nnx.Rngs(params=rng))
 
+    @property
+    def shapes(self) -> Params:
+        """The parameters' tree with a `jax.ShapeDtypeStruct` in place of each array; nothing is computed or traced."""
+        return nnx.to_pure_dict(nnx.filter_state(self._variables, nnx.Param))
+
     def init(self, rng: jax.Array) -> Params:
         """Fresh parameters; works under `jax.jit` and `jax.eval_shape`."""
         return nnx.to_pure_dict(nnx.state(self._network(rng), nnx.Param))
@@ -211,9 +216,8 @@ class Model:
         6 per weight of a matrix (lookups and a pooler are free) and the attention products with the keys that are seen.
         """
         c = self.config
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
         free = {"positions", "types", "pooler"} | (set() if self.tied else {"embedding"})
-        weights = sum(a.size for a in jax.tree.leaves({k: v for k, v in shapes.items() if k not in free}))
+        weights = sum(a.size for a in jax.tree.leaves({k: v for k, v in self.shapes.items() if k not in free}))
         return 6.0 * weights + 12 * c.heads * c.head_size * c.keys_seen(length)
 
 

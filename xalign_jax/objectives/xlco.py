@@ -98,8 +98,7 @@ class XlCo:
             heads["xlco"] = {"projection": 0.02 * jax.random.normal(rng, (model.width, model.width))}
         memory: dict[str, Any] = {}
         if self.momentum is not None:  # becomes a copy of the parameters in `prefill`
-            shapes = jax.eval_shape(model.init, rng), heads
-            zeros = jax.tree.map(lambda array: jnp.zeros(array.shape, jnp.float32), shapes)
+            zeros = jax.tree.map(lambda array: jnp.zeros(array.shape, jnp.float32), (model.shapes, heads))
             memory |= {"encoder": {"model": zeros[0], "heads": zeros[1]}, "updates": jnp.zeros((), jnp.int32)}
         if self.queue:
             memory["queue"] = ring.empty(self.queue, model.width)

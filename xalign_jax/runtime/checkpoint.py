@@ -15,6 +15,7 @@ from xalign_jax.runtime import distributed
 from xalign_jax.runtime.storage import is_remote, writing
 
 DELETED = "deleted"  # a folder that old steps are moved into before they go, lest half of one be taken for a whole
+SLICE_BYTES = 1 << 20  # every shape and place of a slice is compiled at the first save: not for less
 COMMIT_FILE = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)  # objects cannot be renamed
 
 
@@ -124,9 +125,16 @@ def _barrier(key: str, timeout_ms: int) -> None:
 
 
 def _handlers() -> Any:
-    """Arrays lie on disk as they are: compression takes 8 % off float32 for twice the time and a copy in memory."""
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    arrays, checked = ocp.PyTreeCheckpointHandler(use_compression=False), ocp.StandardCheckpointHandler()
+    """Arrays lie on disk as they are: compression takes 8 % off float32 for twice the time and a copy in memory.
+
+    Copies of a large array share out what is written of it; of a small one the first writes all.
+    """
+    kinds = ocp.type_handlers.create_type_handler_registry(
+        (int, ocp.type_handlers.ScalarHandler()),
+        (jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SLICE_BYTES)),
+    )
+    arrays = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=kinds)
+    registry, checked = ocp.handlers.DefaultCheckpointHandlerRegistry(), ocp.StandardCheckpointHandler()
     for item in ("params", "rest"):
         registry.add(item, ocp.args.PyTreeSave, arrays)
         registry.add(item, ocp.args.PyTreeRestore, arrays)

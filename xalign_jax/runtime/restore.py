@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from xalign_jax.errors import UserError
@@ -54,5 +53,4 @@ def _open(model_dir: Path, at: int | None) -> tuple[Checkpoints, int]:
 
 def _abstract(model: Any, mesh: Mesh) -> Any:
     """Shapes and places of the model's parameters on the mesh."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return abstract(shapes, sharding.parameter_shardings(model.logical_axes(), shapes, mesh))
+    return abstract(model.shapes, sharding.parameter_shardings(model.logical_axes(), model.shapes, mesh))

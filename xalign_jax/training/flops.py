@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -63,7 +63,7 @@ def _contrast(items: int, model: Model) -> float:
 
 
 def _token(model: Model, length: int) -> _Token:
-    shapes: Any = jax.eval_shape(model.init, jax.random.key(0))
+    shapes = model.shapes
     head = sum(a.size for name in shapes if name.startswith("head") for a in jax.tree.leaves(shapes[name]))
     head += shapes["embedding"].size if model.tied else 0
     return _Token((model.flops_per_token(length) - 6.0 * head) / model.num_layers, 6.0 * head)

@@ -42,8 +42,7 @@ def initial_params(recipe: Recipe, model: Model, prepared: Prepared, mesh: Mesh)
     )
     _, params = restore_model(source, None, build(recipe.model, old.size), mesh)
     axes = model.logical_axes()
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    where = sharding.parameter_shardings(axes, shapes, mesh)
+    where = sharding.parameter_shardings(axes, model.shapes, mesh)
 
     def extend(names: tuple[str | None, ...], table: jax.Array, to: Any) -> jax.Array:
         if "vocab" not in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import zlib
 from typing import Any, NamedTuple
@@ -81,6 +82,7 @@ def _fresh(stage: Stage, model: Model, seed: int) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, memory)
 
 
+@functools.lru_cache(maxsize=8)  # asked for several times a stage, and it traces the initialisation
 def shardings(stage: Stage, model: Model, seed: int, mesh: Mesh) -> tuple[TrainState, Any]:
     """(abstract state, shardings) of a stage; optimiser moments lie like the parameters they belong to."""
     abstract = jax.eval_shape(lambda: _fresh(stage, model, seed))
