@@ -23,6 +23,9 @@ RUNS = $(foreach arm,$(ARMS),$(SEEDS:%=$(arm)-%))
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 share = t=$$(($(CORES) / $(1))); export PJRT_NPROC=$$((t > 0 ? t : 1)); export OMP_NUM_THREADS=$$PJRT_NPROC;
 
+# XLA's buffers on huge pages, where glibc can (benchmarks/huge_pages.py).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: demo test lint arms study clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
