@@ -21,12 +21,15 @@ SIDES = {"plain": "", "huge pages": "glibc.malloc.hugetlb=1"}
 
 
 def rows(recipe: str, steps: int, tunables: str) -> list[dict[str, float]]:
-    """metrics.jsonl of a fresh run of so many steps in one stage, without probes."""
-    short = [f"PRETRAIN_STEPS={steps}", "PROBES=[]", "Runtime.log_every=10"]
+    """metrics.jsonl of a fresh run of so many steps in one stage, with one probe."""
+    short = [f"PRETRAIN_STEPS={steps}", "PROBES=[@Perplexity()]", "Runtime.log_every=10"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "xalign_jax.cli", "train", f"--gin_file={recipe}", f"--model_dir={folder}/run"]
         command += [f"--gin.{binding}" for binding in short]
-        subprocess.run(command, check=True, capture_output=True, env=os.environ | {"GLIBC_TUNABLES": tunables})
+        environment = os.environ | {"GLIBC_TUNABLES": tunables}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode:
+            sys.exit(done.stderr)
         return [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
 
 

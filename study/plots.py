@@ -34,19 +34,26 @@ def draw_gap(panels_of: Mapping[str, Points], baselines: tuple[str, str], folder
         return
     figure, panels = axes(len(panels_of), 6.8, 5.6)
     for panel, (title, points) in zip(panels, panels_of.items(), strict=True):
-        ranked = sorted(points.items(), key=lambda point: statistics.fmean(point[1][0]))
-        for number, (name, seeds) in enumerate(ranked):
+        means = 100 * np.array([(statistics.fmean(x), statistics.fmean(y)) for x, y in points.values()])
+        for number, (name, seeds) in enumerate(points.items()):
             (x, y), colour = 100 * np.asarray(seeds), style(number)["color"]
             panel.plot(x, y, ".", color=colour, markersize=4, alpha=0.6)
-            panel.plot(x.mean(), y.mean(), "o", color=colour, markersize=6)
-            above = (5, 4) if number % 2 else (5, -11)  # neighbours' names on either side, not over each other
-            panel.annotate(name, (x.mean(), y.mean()), xytext=above, textcoords="offset points", fontsize=8)
+            panel.plot(*means[number], "o", color=colour, markersize=6)
+            away = (5, 4) if _is_upper(means, number) else (5, -11)
+            panel.annotate(name, means[number], xytext=away, textcoords="offset points", fontsize=8)
         panel.margins(x=0.12)
         panel.axvline(0, color="0.6", linewidth=0.8)
         panel.axhline(80, color="0.6", linewidth=0.8, linestyle="--")
         panel.set(title=title, xlabel=f"English perplexity against {baselines[0]}, %")
         panel.set_ylabel(f"gap from {baselines[0]} to {baselines[1]} closed, %")
     figure.savefig(folder / "gap.png", dpi=80)
+
+
+def _is_upper(points: np.ndarray, which: int) -> bool:
+    """Whether a point of (N,2) lies no lower than the one nearest to it, in units of their ranges."""
+    distance = np.linalg.norm((points - points[which]) / np.maximum(np.ptp(points, axis=0), 1e-12), axis=1)
+    distance[which] = np.inf
+    return bool(points[which, 1] >= points[distance.argmin(), 1])
 
 
 def draw_curves(curves: Mapping[str, Sequence[Row]], folder: Path) -> None:
