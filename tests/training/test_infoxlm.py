@@ -83,9 +83,9 @@ def test_meshes_and_accumulation_equal_one_device(undisturbed, tmp_path, options
 def test_the_compiled_step_gathers_neither_the_queue_nor_logits_against_it(tmp_path):
     keys, width = 16_384, 32
     recipe = toy.infoxlm(3)
-    xlco = recipe.stages[0].streams[-1]
+    mlm, tlm, xlco = recipe.stages[0].streams
     xlco = dataclasses.replace(xlco, objective=dataclasses.replace(xlco.objective, queue=keys))
-    stage = dataclasses.replace(recipe.stages[0], streams=(xlco,))
+    stage = dataclasses.replace(recipe.stages[0], streams=(mlm, tlm, xlco))
     recipe = dataclasses.replace(recipe, stages=(stage,))
     run = loop.Run(recipe, Runtime(mesh=(4, 2, 1)), tmp_path, "toy")
     shapes, where = state.shardings(stage, run.model, 0, run.mesh)
