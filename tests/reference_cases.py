@@ -15,7 +15,7 @@ import numpy as np
 from xalign_jax.alignment.extraction import above, alignment_probabilities, itermax, mutual_argmax, normalise
 from xalign_jax.alignment.linear_maps import least_squares, procrustes, residual
 from xalign_jax.alignment.losses import consistency_loss, pointer_loss, project, self_training_loss
-from xalign_jax.objectives.contrast import Contrast, Ids, infonce
+from xalign_jax.objectives.contrast import Ids, infonce
 from xalign_jax.objectives.primitives import l2_normalize
 
 Arrays = Mapping[str, np.ndarray]
@@ -45,7 +45,7 @@ def _xlco(arrays: Arrays) -> dict[str, Any]:
     def loss(query: jax.Array) -> jax.Array:
         return infonce(query, key, pairs, pairs, 0.25, in_batch=False, queue=queue, queue_ids=queue_ids).loss
 
-    value, gradient = jax.value_and_grad(loss)(jnp.asarray(arrays["A_q"]))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(arrays["A_q"]))
     return {"A.xlco_sum_tau.25": float(value), "A_grad_q": np.asarray(gradient)}
 
 
@@ -88,12 +88,10 @@ def _translation_ranking(arrays: Arrays) -> dict[str, Any]:
     source, target = (l2_normalize(jnp.asarray(arrays[name])) for name in ("C_z1", "C_z2"))
     pairs = _own(len(source))
 
-    def mean(found: Contrast) -> float:
-        return float(found.loss / found.positives)
-
     def both_ways(temperature: float, **margin: Any) -> list[float]:
+        contrast = jax.jit(lambda query, key: infonce(query, key, pairs, pairs, temperature, **margin))
         directions = ((source, target), (target, source))
-        return [mean(infonce(*vectors, pairs, pairs, temperature, **margin)) for vectors in directions]
+        return [float(found.loss / found.positives) for found in (contrast(*vectors) for vectors in directions)]
 
     plain, dap = both_ways(0.05), both_ways(0.05, margin=0.3, margin_after_temperature=True)
     return {

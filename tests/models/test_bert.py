@@ -37,7 +37,7 @@ def test_position_p_reads_row_p():
     params = jax.jit(model.init)(jax.random.key(0))
     params["positions"] = params["positions"].at[LENGTH - 1].set(0)
     batch = (np.full((1, LENGTH), 3), np.arange(LENGTH)[None], np.ones((1, LENGTH), np.int32))
-    last = model.hidden(params, *batch, levels=(0,))[0][0, -1]
+    last = jax.jit(lambda p: model.hidden(p, *batch, levels=(0,)))(params)[0][0, -1]
     row = np.asarray(params["embedding"][3] + params["types"][0])
     np.testing.assert_allclose(last, (row - row.mean()) / np.sqrt(row.var() + 1e-5), atol=1e-5)
 

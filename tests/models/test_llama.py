@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import gin
@@ -35,8 +36,9 @@ def row(*lengths: int, total: int = 16, seed: int = 0):
     return tokens, positions, segments
 
 
-def hidden(model, params, *batch, **options):
-    return jax.jit(lambda p, *b: model.hidden(p, *b, **options))(params, *batch)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="levels")
+def hidden(model, params, *batch, levels):
+    return model.hidden(params, *batch, levels=levels)
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +291,7 @@ def test_shipped_sizes(name, parameters):
 
 @pytest.mark.parametrize(("std", "expected"), [(None, 0.2), (1.0, 1.0)])
 def test_rows_of_the_tables_have_a_spread_of_their_own(std, expected):
-    fresh = build(config(table_std=std), 1000).init(jax.random.key(0))
+    fresh = jax.jit(build(config(table_std=std), 1000).init)(jax.random.key(0))
     for name, values in (("embedding", fresh["embedding"]), ("head", fresh["head"])):
         assert np.std(values) == pytest.approx(expected, rel=0.05), name
     assert np.std(fresh["layers"]["attention"]["query"]) == pytest.approx(0.2, rel=0.1)

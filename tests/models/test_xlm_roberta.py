@@ -113,7 +113,8 @@ def test_states_and_logits_equal_hugging_face(model, params):
     types = ((np.arange(LENGTH) >= 5) & (segments > 0)).astype(np.int32)
     everything = tuple(range(LAYERS + 1))
     states = hidden(model, params, tokens, positions, segments, types=types, levels=everything)
-    logits = model.head_input(params, states[LAYERS]) @ model.head_weight(params).T + model.head_bias(params)
+    head = jax.jit(lambda p, h: model.head_input(p, h) @ model.head_weight(p).T + model.head_bias(p))
+    logits = head(params, states[LAYERS])
     with torch.no_grad():
         inputs = {"input_ids": tokens, "attention_mask": segments, "token_type_ids": types}
         other = network(**{k: torch.tensor(v).long() for k, v in inputs.items()}, output_hidden_states=True)

@@ -85,7 +85,7 @@ def test_loss_and_gradients_equal_a_dense_form_in_float64(options):
         margin, after = options.get("margin", 0.0), options.get("margin_after_temperature", False)
         dense = lambda *v: dense_loss(*v, masks, margin, after)  # noqa: E731
         value, grads = jax.jit(jax.value_and_grad(ours, argnums=(0, 1, 2)))(*vectors)
-        expected, expected_grads = jax.value_and_grad(dense, argnums=(0, 1, 2))(*vectors)
+        expected, expected_grads = jax.jit(jax.value_and_grad(dense, argnums=(0, 1, 2)))(*vectors)
         assert value.dtype == jnp.float64
         np.testing.assert_allclose(value, expected, rtol=1e-12)
         np.testing.assert_allclose(jax.jit(ours)(*vectors), expected, rtol=1e-12)
@@ -99,7 +99,7 @@ def test_same_side_negatives_with_a_queue_equal_a_dense_form():
     masks = dense_masks(ids, ids, queue_ids, True, True)
     ours = lambda z: infonce(z, z, ids, ids, TAU, exclude_self=True, queue=queue, queue_ids=queue_ids).loss  # noqa: E731
     value, grad = jax.jit(jax.value_and_grad(ours))(query)
-    expected, expected_grad = jax.value_and_grad(lambda z: dense_loss(z, z, queue, masks))(query)
+    expected, expected_grad = jax.jit(jax.value_and_grad(lambda z: dense_loss(z, z, queue, masks)))(query)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(grad, expected_grad, atol=1e-4)
 
@@ -158,12 +158,13 @@ def test_languages_of_one_group_unmasked_cost_the_logarithm_of_their_number():
     z = np.repeat(np.eye(messages, dtype=np.float32), languages, axis=0)
     text = own[:, None].astype(np.uint32)
 
+    @jax.jit
     def floor(group):
-        ids = Ids(own, group.astype(np.int32)[:, None], text)
+        ids = Ids(own, group[:, None], text)
         queue_ids = Ids(np.full_like(own, -2), ids.group, text + 1000)
         alone = infonce(z, z, ids, ids, 0.02)
         past = infonce(z, z, ids, ids, 0.02, in_batch=False, queue=z, queue_ids=queue_ids)
-        return [float(found.loss / found.positives) for found in (alone, past)]
+        return jnp.stack([found.loss / found.positives for found in (alone, past)])
 
     np.testing.assert_allclose(floor(np.full_like(own, -1)), [np.log(languages), np.log(languages + 1)], atol=1e-5)
     np.testing.assert_allclose(floor(own // languages), [0, 0], atol=1e-5)
@@ -172,11 +173,16 @@ def test_languages_of_one_group_unmasked_cost_the_logarithm_of_their_number():
 def test_a_batch_whose_every_negative_is_masked_or_absent_is_finite():
     query, key, _, _, queue, _ = draw_case(8, 8, 16)
     one = np.zeros((16, 1))
+
+    @jax.jit
+    def value_and_grads(ids, queue_ids):
+        contrast = lambda q, k: infonce(q, k, ids, ids, TAU, queue=queue, queue_ids=queue_ids).loss  # noqa: E731
+        return jax.value_and_grad(contrast, argnums=(0, 1))(query, key)
+
     for own, past_own in ((np.arange(8), -2), (np.full(8, -1), -1), (np.full(8, -2), -2), (np.arange(8), -1)):
         ids = Ids(own.astype(np.int32), one[:8].astype(np.int32), one[:8].astype(np.uint32))
         queue_ids = Ids(np.full(16, past_own, np.int32), one.astype(np.int32), one.astype(np.uint32))
-        contrast = lambda q, k: infonce(q, k, ids, ids, TAU, queue=queue, queue_ids=queue_ids)  # noqa: E731, B023
-        value, grads = jax.value_and_grad(lambda *v: contrast(*v).loss, argnums=(0, 1))(query, key)  # noqa: B023
+        value, grads = value_and_grads(ids, queue_ids)
         np.testing.assert_allclose(value, 0, atol=1e-5)
         assert all(np.abs(g).max() < 1e-5 for g in grads)
 
@@ -184,10 +190,14 @@ def test_a_batch_whose_every_negative_is_masked_or_absent_is_finite():
 def test_large_dot_products_stay_finite():
     """Raw dot products of unnormalised states saturate; maxima of the queue and of the batch differ by thousands."""
     query, key, query_ids, key_ids, queue, queue_ids = draw_case()
+
+    @jax.jit
+    @jax.value_and_grad
+    def value_and_grad(q, past):
+        return infonce(q, key * 100, query_ids, key_ids, TAU, queue=past, queue_ids=queue_ids).loss
+
     for scale, past in ((1e3, 1.0), (1.0, 1e3), (1e3, 1e3)):
-        found, grads = jax.value_and_grad(
-            lambda q, p: infonce(q, key * 100, query_ids, key_ids, TAU, queue=p, queue_ids=queue_ids).loss
-        )(query * scale, queue * past)
+        found, grads = value_and_grad(query * scale, queue * past)
         assert np.isfinite(found) and np.isfinite(grads).all()
 
 
@@ -198,7 +208,9 @@ def test_published_form_without_groups_and_texts():
         Ids(np.asarray(own, np.int32), np.zeros((len(own), 0), np.int32), np.zeros((len(own), 0), np.uint32))
         for own in (np.arange(8), np.full(45, -2))
     )
-    found = infonce(query, key, ids, ids, TAU, in_batch=False, queue=queue, queue_ids=past_ids)
+    found = jax.jit(lambda q, k, past: infonce(q, k, ids, ids, TAU, in_batch=False, queue=past, queue_ids=past_ids))(
+        query, key, queue
+    )
     positive = np.sum(query * key, axis=1) / TAU
     logits = np.concatenate([positive[:, None], query @ queue.T / TAU], axis=1)
     np.testing.assert_allclose(found.loss, np.sum(np.log(np.exp(logits).sum(1)) - positive), rtol=1e-5)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_cases import LAYERS, V, assert_same_on_eight_devices, small_model
+from objective_cases import LAYERS, V, assert_same_on_eight_devices, loss_of, small_model
 
 from xalign_jax.errors import UserError
 from xalign_jax.models.functional import build
@@ -84,15 +84,18 @@ def test_exact_counts_per_segment_and_uniform_positions():
 
 def test_loss_is_the_cross_entropy_of_the_chosen_tokens(model, params):
     batch, objective = mlm_batch(8), MaskedLM(Corruption(rate=0.4))
-    own = params["model"]
-    loss = jax.jit(lambda p, b: objective.loss(model, p, {}, b, KEY))
-    total, metrics, memory = loss(params, batch)
-    tokens, chosen = corrupt(KEY, batch["tokens"], batch["segment_ids"], objective.corruption, SPECIAL, MASK)
-    h = model.hidden(own, tokens, batch["positions"], batch["segment_ids"], levels=(LAYERS,))[LAYERS]
-    logits = model.head_input(own, h) @ model.head_weight(own).T + model.head_bias(own)
-    at_target = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["tokens"][..., None], 2)[..., 0]
+    total, metrics, memory = loss_of(objective, model, params, {}, batch, KEY)
+    tokens, chosen = corrupted(batch["tokens"], batch["segment_ids"], rate=0.4)
+
+    @jax.jit
+    def dense(own):
+        h = model.hidden(own, tokens, batch["positions"], batch["segment_ids"], levels=(LAYERS,))[LAYERS]
+        logits = model.head_input(own, h) @ model.head_weight(own).T + model.head_bias(own)
+        at_target = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["tokens"][..., None], 2)[..., 0]
+        return at_target, jnp.argmax(logits, -1) == batch["tokens"]
+
+    at_target, hits = jax.device_get(dense(params["model"]))
     np.testing.assert_allclose(total, -at_target[chosen].sum(), rtol=1e-5)
-    hits = jnp.argmax(logits, -1) == batch["tokens"]
     np.testing.assert_allclose(metrics["accuracy"], hits[chosen].mean(), rtol=1e-5)
     assert objective.count(model, batch, KEY) == chosen.sum() > 0
     assert metrics["count_excess"] == 0 and memory == {}
@@ -101,10 +104,9 @@ def test_loss_is_the_cross_entropy_of_the_chosen_tokens(model, params):
 def test_excess_positions_keep_their_token_and_are_not_scored(model, params, monkeypatch):
     monkeypatch.setattr(masked_lm, "DEVIATIONS", -1.0)
     batch, objective = mlm_batch(8), MaskedLM(Corruption(rate=0.4, mask=1.0, random=0.0))
-    total, metrics, _ = objective.loss(model, params, {}, batch, KEY)
-    chosen = corrupt(KEY, batch["tokens"], batch["segment_ids"], objective.corruption, SPECIAL, MASK).chosen
-    plan = objective._plan(model, batch, KEY)
-    scored = objective.count(model, batch, KEY)
+    total, metrics, _ = loss_of(objective, model, params, {}, batch, KEY)
+    chosen = corrupted(batch["tokens"], batch["segment_ids"], rate=0.4, mask=1.0, random=0.0).chosen
+    plan, scored = jax.jit(lambda b: (objective._plan(model, b, KEY), objective.count(model, b, KEY)))(batch)
     assert metrics["count_excess"] == chosen.sum() - scored > 0
     assert (plan.tokens == MASK).sum() == scored
     np.testing.assert_array_equal(plan.tokens[plan.tokens != MASK], batch["tokens"][plan.tokens != MASK])

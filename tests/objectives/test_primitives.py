@@ -45,7 +45,7 @@ def test_cross_entropy_and_gradients_equal_a_dense_float64_reference(chunk, with
     with jax.enable_x64(True):
         wide = [None if a is None else jnp.asarray(a, jnp.float64) for a in (h, weight, bias)]
         arguments = (*wide, targets, jnp.asarray(weights, jnp.float64))
-        expected, expected_grads = jax.value_and_grad(lambda *a: 3 * dense_ce(*a), argnums=wrt)(*arguments)
+        expected, expected_grads = jax.jit(jax.value_and_grad(lambda *a: 3 * dense_ce(*a), argnums=wrt))(*arguments)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     for a, b in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -53,9 +53,10 @@ def test_cross_entropy_and_gradients_equal_a_dense_float64_reference(chunk, with
 
 def test_cross_entropy_without_gradient_and_in_bfloat16():
     h, weight, bias, targets, weights = ce_inputs()
-    exact = token_cross_entropy(h, weight, bias, targets, weights, chunk=4)
+    exact = jax.jit(lambda *a: token_cross_entropy(*a, chunk=4))(h, weight, bias, targets, weights)
     np.testing.assert_allclose(exact, dense_ce(h, weight, bias, targets, weights), rtol=1e-5)
-    value, grad = jax.value_and_grad(token_cross_entropy)(jnp.asarray(h, jnp.bfloat16), weight, bias, targets, weights)
+    narrow = jnp.asarray(h, jnp.bfloat16)
+    value, grad = jax.jit(jax.value_and_grad(token_cross_entropy))(narrow, weight, bias, targets, weights)
     assert value.dtype == jnp.float32 and grad.dtype == jnp.bfloat16
     np.testing.assert_allclose(value, exact, rtol=2e-2)
 
@@ -173,7 +174,7 @@ def test_contrast_and_gradient_equal_a_dense_float64_reference(seed, chunk):
     value, grad = jax.jit(jax.value_and_grad(lambda z: self_contrast(z, ids, chunk).loss))(z)
     with jax.enable_x64(True):
         dense = lambda z: dense_contrast(z, ids.own, ids.text[:, 0])  # noqa: E731
-        (expected, pairs), expected_grad = jax.value_and_grad(dense, has_aux=True)(jnp.asarray(z, jnp.float64))
+        (expected, pairs), expected_grad = jax.jit(jax.value_and_grad(dense, has_aux=True))(jnp.asarray(z, jnp.float64))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(grad, expected_grad, rtol=1e-4, atol=1e-4)
     assert positive_pairs(ids.own) == pairs == self_contrast(z, ids, chunk).positives
@@ -204,7 +205,7 @@ def test_order_and_absent_rows_change_nothing():
 
 def test_nothing_present_gives_zero_and_finite_gradients():
     ids = ids_of([-1] * 8, [0] * 8)
-    value, grad = jax.value_and_grad(lambda z: self_contrast(z, ids).loss)(jnp.zeros((8, 4)))
+    value, grad = jax.jit(jax.value_and_grad(lambda z: self_contrast(z, ids).loss))(jnp.zeros((8, 4)))
     assert value == 0 and not grad.any() and positive_pairs(ids.own) == 0
 
 
@@ -219,14 +220,8 @@ def test_retrieval_counts_strict_winners_only():
 def test_separate_queries_and_keys():
     """Two queries against four keys, one of which stands twice: each query keeps its own key and the others' texts."""
     query, key = np.asarray(l2_normalize(draw(2, 5))), np.asarray(l2_normalize(draw(4, 5)))
-    found = infonce(
-        query,
-        key,
-        ids_of([0, 1], [7, 8]),
-        ids_of([0, 1, 2, 3], [4, 5, 5, 7]),
-        TAU,
-        exclude_self=False,
-    )
+    contrast = jax.jit(lambda *given: infonce(*given, TAU))
+    found = contrast(query, key, ids_of([0, 1], [7, 8]), ids_of([0, 1, 2, 3], [4, 5, 5, 7]))
     rows = np.exp(query @ key.T / TAU)
     expected = -np.log(rows[0, 0] / rows[0, [0, 1, 2]].sum()) - np.log(rows[1, 1] / rows[1, [0, 1, 3]].sum())
     np.testing.assert_allclose(found.loss, expected, rtol=1e-5)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_cases import LAYERS, V, assert_same_on_eight_devices, small_model
+from objective_cases import LAYERS, V, assert_same_on_eight_devices, loss_of, small_model
 
 from xalign_jax.errors import UserError
 from xalign_jax.objectives.word_contrast import WordContrast
@@ -52,8 +52,7 @@ def params(model):
 
 
 def run(model, params, batch, **options):
-    found = jax.jit(lambda p, b: WordContrast(**options).loss(model, p, {}, b, KEY)[:2])(params, batch)
-    return found[0], found[1]
+    return loss_of(WordContrast(**options), model, params, {}, batch, KEY)[:2]
 
 
 def test_every_level_is_the_contrast_of_words_fed_alone(model, params):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from objective_cases import V, assert_same_on_eight_devices, small_model
+from objective_cases import V, assert_same_on_eight_devices, loss_of, small_model
 
 from xalign_jax.objectives.word_distance import WordDistance
 
@@ -42,7 +42,7 @@ def test_equal_words_have_no_distance_and_opposite_ones_all_of_it(model, params)
     own = {"model": params["model"] | {"embedding": table, "head": table}, "heads": {}}
     for words, expected in (([[1], [2]], 1.0), ([[3], [4]], 0.0), ([[3, 3], [4]], 0.0), ([[1, 2], [1, 2]], 0.0)):
         found = batch(words, [7, 7])
-        loss, metrics, _ = WordDistance().loss(model, own, {}, found, KEY)
+        loss, metrics, _ = loss_of(WordDistance(), model, own, {}, found, KEY)
         assert WordDistance().count(model, found, KEY) == 2
         np.testing.assert_allclose(loss / 2, expected, atol=1e-6)
         np.testing.assert_allclose([metrics["embedding/distance"], metrics["head/distance"]], expected, atol=1e-6)
@@ -50,7 +50,7 @@ def test_equal_words_have_no_distance_and_opposite_ones_all_of_it(model, params)
 
 def test_it_is_the_distance_to_the_mean_of_a_concept(model, params):
     words, concepts = [[1, 2], [3], [4], [5, 6, 7], [8]], [0, 0, 0, 3, 3]
-    loss, _, _ = WordDistance().loss(model, params, {}, batch(words, concepts), KEY)
+    loss, _, _ = loss_of(WordDistance(), model, params, {}, batch(words, concepts), KEY)
     expected = []
     for table in (np.asarray(params["model"][name]) for name in ("embedding", "head")):
         v = np.stack([table[word].mean(0) for word in words])
@@ -64,11 +64,11 @@ def test_a_language_may_lie_beside_another(model, params):
     table[[2, 4, 6]] = table[[1, 3, 5]] + np.linspace(-1, 1, table.shape[1])
     own = {"model": params["model"] | {"embedding": table, "head": table}, "heads": {}}
     found = batch([[1], [2], [3], [4], [5], [6]], [0, 0, 1, 1, 2, 2])
-    apart, beside = (WordDistance(offset).loss(model, own, {}, found, KEY)[0] for offset in (False, True))
+    apart, beside = (loss_of(WordDistance(offset), model, own, {}, found, KEY)[0] for offset in (False, True))
     assert apart > 0.1
     np.testing.assert_allclose(beside, 0.0, atol=1e-6)
     table[6] += 1.0  # one word leaves its language's offset
-    assert WordDistance(True).loss(model, own, {}, found, KEY)[0] > 0.01
+    assert loss_of(WordDistance(True), model, own, {}, found, KEY)[0] > 0.01
 
 
 def test_anchored_words_stay_and_the_others_come(model, params):
@@ -76,11 +76,11 @@ def test_anchored_words_stay_and_the_others_come(model, params):
 
     def loss(tables, anchored):
         own = {"model": params["model"] | tables, "heads": {}}
-        return WordDistance(anchored=anchored).loss(model, own, {}, batch(words, concepts), KEY)[0]
+        return loss_of(WordDistance(anchored=anchored), model, own, {}, batch(words, concepts), KEY)[0]
 
     tables = {name: params["model"][name] for name in ("embedding", "head")}
     assert loss(tables, True) == loss(tables, False)
-    gradients = [jax.grad(loss)(tables, anchored) for anchored in (True, False)]
+    gradients = [jax.jit(jax.grad(loss), static_argnums=1)(tables, anchored) for anchored in (True, False)]
     for name in tables:
         anchored, free = (np.asarray(gradient[name]) for gradient in gradients)
         assert not anchored[[1, 3]].any() and np.abs(free[[1, 3]]).max() > 0  # odd tokens are the first language's
@@ -95,7 +95,7 @@ def test_a_word_moves_by_the_tokens_that_are_its_languages_own(model, params):
         model_params = params["model"] | {"embedding": table, "head": table}
         return WordDistance(anchored=True).loss(model, {"model": model_params}, {}, found, KEY)[0]
 
-    gradient = np.asarray(jax.grad(loss)(params["model"]["embedding"]))
+    gradient = np.asarray(jax.jit(jax.grad(loss))(params["model"]["embedding"]))
     assert np.flatnonzero(np.abs(gradient).sum(1)).tolist() == [2]
 
 

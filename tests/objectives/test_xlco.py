@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objective_cases import loss_of
 
 from xalign_jax.errors import UserError
 from xalign_jax.models.functional import build
@@ -49,7 +51,7 @@ def _batch(seed=0, parts=1, absent=((3, 2),)):
 
 
 def _start(objective, model, seed=0):
-    params = {"model": model.init(jax.random.key(seed))}
+    params = {"model": jax.jit(model.init)(jax.random.key(seed))}
     heads, memory = objective.init(KEY, model)
     params["heads"] = heads
     if "encoder" in memory:
@@ -60,16 +62,21 @@ def _start(objective, model, seed=0):
 PLAIN = XlCo(level=1, queue=16, corruption=None)
 
 
+@functools.partial(jax.jit, static_argnames=("model", "level", "pooling"))
+def _vectors(model, params, rows, level=1, pooling="first"):
+    return sentence_vectors(model, params, rows, S, level, pooling, True)
+
+
 def test_the_published_form_is_the_formula_over_own_key_and_queue(model):
     batch = _batch()
     params, memory = _start(PLAIN, model)
     past = jax.random.normal(KEY, (16, 16))
     group = jnp.arange(100, 116)[:, None].repeat(2, 1)
     memory["queue"] |= {"keys": past, "group": group, "text": group.astype(jnp.uint32)}
-    loss, metrics, after = PLAIN.loss(model, params, memory, batch, KEY)
+    loss, metrics, after = loss_of(PLAIN, model, params, memory, batch, KEY)
     weights = params["heads"]["xlco"]["projection"], memory["encoder"]["heads"]["xlco"]["projection"]
-    q = sentence_vectors(model, params["model"], side(batch, ""), S, 1, "first", True) @ weights[0]
-    k = sentence_vectors(model, memory["encoder"]["model"], side(batch, "key_"), S, 1, "first", True) @ weights[1]
+    q = _vectors(model, params["model"], side(batch, "")) @ weights[0]
+    k = _vectors(model, memory["encoder"]["model"], side(batch, "key_")) @ weights[1]
     q, k = q[:-1], k[:-1]
     own = jnp.sum(q * k, 1, keepdims=True) / 0.25
     expected = jnp.sum(jax.nn.logsumexp(jnp.concatenate([own, q @ past.T / 0.25], 1), 1) - own[:, 0])
@@ -90,7 +97,7 @@ def test_no_gradient_reaches_the_key_encoder_or_the_queue_and_true_ones_the_rest
         def loss(p, floats, objective=objective, memory=memory):
             return objective.loss(model, p, memory | floats, batch, KEY)[0]
 
-        grads, into_memory = jax.grad(loss, argnums=(0, 1))(params, floats)
+        grads, into_memory = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, floats)
         assert jnp.abs(grads["heads"]["xlco"]["projection"]).max() > 0
         assert all(jnp.all(leaf == 0) for leaf in jax.tree.leaves(into_memory))
         key_only = jnp.setdiff1d(batch["key_tokens"], batch["tokens"])
@@ -103,32 +110,32 @@ def test_group_and_text_take_a_key_out_of_batch_and_queue(model):
     params, memory = _start(objective, model)
     alone = dataclasses.replace(PLAIN, negatives="queue")
     same = batch | {"group": jnp.where(batch["group"] >= 0, 5, -1)}
-    assert float(objective.loss(model, params, memory, same, KEY)[0]) == pytest.approx(0.0, abs=1e-4)
-    _, _, after = alone.loss(model, params, memory, batch, KEY)  # now the queue holds this batch's own keys
-    assert float(alone.loss(model, params, after, batch, KEY)[0]) > 1.0
-    assert float(alone.loss(model, params, after, same | {"key_text": batch["key_text"]}, KEY)[0]) > 0.0
+    assert float(loss_of(objective, model, params, memory, same, KEY)[0]) == pytest.approx(0.0, abs=1e-4)
+    _, _, after = loss_of(alone, model, params, memory, batch, KEY)  # now the queue holds this batch's own keys
+    assert float(loss_of(alone, model, params, after, batch, KEY)[0]) > 1.0
+    assert float(loss_of(alone, model, params, after, same | {"key_text": batch["key_text"]}, KEY)[0]) > 0.0
     one_text = batch | {"key_text": jnp.ones_like(batch["key_text"])}
-    _, _, after = alone.loss(model, params, memory, one_text, KEY)
-    assert float(alone.loss(model, params, after, one_text, KEY)[0]) == pytest.approx(0.0, abs=1e-4)
+    _, _, after = loss_of(alone, model, params, memory, one_text, KEY)
+    assert float(loss_of(alone, model, params, after, one_text, KEY)[0]) == pytest.approx(0.0, abs=1e-4)
 
 
 def test_mixup_rows_carry_two_groups(model):
     batch = _batch(parts=2)
     params, memory = _start(PLAIN, model)
-    _, _, after = PLAIN.loss(model, params, memory, batch, KEY)
+    _, _, after = loss_of(PLAIN, model, params, memory, batch, KEY)
     np.testing.assert_array_equal(after["queue"]["group"][: R * S - 1], batch["group"].reshape(-1, 2)[:-1])
     second = batch | {"group": jnp.where(batch["group"] >= 0, batch["group"].at[..., 0].set(999), -1)}
-    only_second = dataclasses.replace(PLAIN).loss(model, params, after, second, KEY)[0]
-    assert np.isfinite(only_second) and only_second < PLAIN.loss(model, params, after, batch | {"group": batch["group"] + 500}, KEY)[0]  # fmt: skip
+    only_second = loss_of(PLAIN, model, params, after, second, KEY)[0]
+    assert np.isfinite(only_second) and only_second < loss_of(PLAIN, model, params, after, batch | {"group": batch["group"] + 500}, KEY)[0]  # fmt: skip
 
 
 def test_both_directions_sum_and_push_both_sides(model):
     batch = _batch()
     both = dataclasses.replace(PLAIN, both_directions=True, queue=32)
     params, memory = _start(both, model)
-    loss, _, after = both.loss(model, params, memory, batch, KEY)
+    loss, _, after = loss_of(both, model, params, memory, batch, KEY)
     single = dataclasses.replace(both, both_directions=False)
-    parts = [single.loss(model, params, memory, b, KEY)[0] for b in (batch, swapped(batch))]
+    parts = [loss_of(single, model, params, memory, b, KEY)[0] for b in (batch, swapped(batch))]
     np.testing.assert_allclose(loss, sum(parts), rtol=1e-5)
     assert ring.filled(after["queue"]) == 2 * (R * S - 1) == both.count(model, batch, KEY)
 
@@ -151,13 +158,13 @@ def test_prefill_copies_the_parameters_and_fills_from_the_first_batches(model):
     memory = objective.prefill(model, params, memory, (_batch(seed) for seed in range(100)), KEY)
     jax.tree.map(np.testing.assert_array_equal, memory["encoder"], params)
     assert ring.filled(memory["queue"]) == 30
-    k = sentence_vectors(model, params["model"], side(_batch(1), "key_"), S, 1, "first", False)
+    k = _vectors(model, params["model"], side(_batch(1), "key_"))
     found = memory["queue"]["keys"][11:22]
     np.testing.assert_allclose(found, (k @ params["heads"]["xlco"]["projection"])[:-1], rtol=1e-4, atol=1e-6)
     empty = _batch(absent=[(r, s) for r in range(R) for s in range(S)])
     with pytest.raises(UserError, match="holds no pair"):
         objective.prefill(model, params, _start(objective, model)[1], iter([empty]), KEY)
-    loss = objective.loss(model, params, memory, empty, KEY)[0]
+    loss = loss_of(objective, model, params, memory, empty, KEY)[0]
     assert loss == 0 and objective.count(model, empty, KEY) == 0
 
 
@@ -165,13 +172,14 @@ def test_the_key_encoder_follows_the_optimised_parameters(model):
     objective = dataclasses.replace(PLAIN, momentum=LinearMomentum(0.5, 1.0, 2))
     params, memory = _start(objective, model)
     old = memory["encoder"]["model"]["embedding"]
-    moved = objective.after_update(params, memory)
+    after_update = jax.jit(objective.after_update)
+    moved = after_update(params, memory)
     np.testing.assert_allclose(
         moved["encoder"]["model"]["embedding"], 0.5 * old + 0.5 * params["model"]["embedding"], rtol=1e-6
     )
-    again = objective.after_update(params, objective.after_update(params, moved))
+    again = after_update(params, after_update(params, moved))
     assert int(again["updates"]) == 3
-    third = objective.after_update(params, moved)  # 0.75 of the old, then 1: it stays
+    third = after_update(params, moved)  # 0.75 of the old, then 1: it stays
     jax.tree.map(np.testing.assert_array_equal, again["encoder"], third["encoder"])
     assert [float(PowerMomentum(1.0).at(jnp.int32(t))) for t in (0, 1, 3)] == [0.0, 0.5, 0.75]
     assert float(ConstantMomentum(0.25).at(jnp.int32(9))) == 0.25
@@ -205,17 +213,14 @@ def test_settings_that_mean_nothing_are_refused(values, said):
 def test_translation_ranking_is_labse_s_formula(model):
     batch = _batch()
     objective = TranslationRanking(temperature=0.1, margin=0.3)
-    params = {"model": model.init(KEY), "heads": {}}
-    x, y = (
-        np.asarray(sentence_vectors(model, params["model"], side(batch, w), S, 2, "first", True))[:-1]
-        for w in ("", "key_")
-    )
+    params = {"model": jax.jit(model.init)(KEY), "heads": {}}
+    x, y = (np.asarray(_vectors(model, params["model"], side(batch, w), level=2))[:-1] for w in ("", "key_"))
     cosine = (x / np.linalg.norm(x, axis=1)[:, None]) @ (y / np.linalg.norm(y, axis=1)[:, None]).T
     logits = (cosine - 0.3 * np.eye(len(x))) / 0.1
     expected = sum(np.sum(np.log(np.exp(s).sum(1)) - np.diag(s)) for s in (logits, logits.T))
-    loss, metrics, _ = objective.loss(model, params, {}, batch, KEY)
+    loss, metrics, _ = loss_of(objective, model, params, {}, batch, KEY)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["positive_cosine"], np.diag(cosine).mean(), rtol=1e-4)
     assert objective.count(model, batch, KEY) == R * S - 1
-    one_way = dataclasses.replace(objective, both_directions=False).loss(model, params, {}, batch, KEY)[0]
+    one_way = loss_of(dataclasses.replace(objective, both_directions=False), model, params, {}, batch, KEY)[0]
     np.testing.assert_allclose(one_way, np.sum(np.log(np.exp(logits).sum(1)) - np.diag(logits)), rtol=1e-5)

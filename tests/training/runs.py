@@ -88,7 +88,7 @@ def assert_equal_up_to_rounding(model_dir, undisturbed, recipe, step=STEPS):
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     norms = [metrics(d)[0]["gradient_norm"] for d in (model_dir, undisturbed)]
     np.testing.assert_allclose(*norms, rtol=1e-5)
-    start = build(recipe.model, toy.VOCABULARY).init(jax.random.key(recipe.seed))
+    start = jax.jit(build(recipe.model, toy.VOCABULARY).init)(jax.random.key(recipe.seed))
     start, ours, theirs = (
         jax.tree.leaves(t)
         for t in (start, saved_params(model_dir, step)["model"], saved_params(undisturbed, step)["model"])
