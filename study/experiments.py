@@ -131,6 +131,8 @@ SEARCH += [
 ]
 SEARCH += [
     Experiment("search", "K-neither-w0.03", (recipe("K-neither"),), (WEIGHT.format(0.03),), seeds=(1,)),
+    # English is the rich language no longer: does it still have to stay where its own text puts it?
+    Experiment("search", "PLUS-no-anchor-50-50", (PLUS,), ("WordDistance.anchored=False", EVEN), seeds=(1,)),
 ]
 
 # What the published initialisation, 0.02 at every width, does to the baselines: words start close together, and a contrast
