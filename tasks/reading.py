@@ -33,9 +33,16 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TaskReader:
-    """The documents of a seqio Task, or of all Tasks of a Mixture one after another (its rates are not used)."""
+    """The documents of a seqio Task, or of all Tasks of a Mixture one after another (its rates are not used).
+
+    Groups of different Tasks of a Mixture have nothing to do with each other, even where they have the same name.
+
+    Attributes:
+      code: a hash of the modules that may have registered it.
+    """
 
     name: str
+    code: str = ""
 
     @property
     def tasks(self) -> list[seqio.Task]:
@@ -45,7 +52,9 @@ class TaskReader:
 
     def fingerprint(self) -> str:
         """A hash of what the tasks read, as far as it can be known: files, versions, names."""
-        parts = [SOURCES[t.name].fingerprint() if t.name in SOURCES else _outside(t) for t in self.tasks]
+        parts = [
+            SOURCES[t.name].fingerprint() if t.name in SOURCES else f"{_outside(t)} {self.code}" for t in self.tasks
+        ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def stamps(self) -> list[tuple[str, ...]]:
@@ -69,22 +78,33 @@ class TaskReader:
 
     def read(self, split: str) -> Iterator[Example]:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
-        for task in self.tasks:
+        tasks = self.tasks
+        for task in tasks:
             _download(task)
-            if "validation" in task.splits:
-                yield from _read(task, split)
-            else:
+            found = _read(task, split if "validation" in task.splits else "train")
+            if "validation" not in task.splits:
                 splits = Split(functools.partial(_train_documents, task))
-                yield from (e for e in _read(task, "train") if splits.of(e.document) == split)
+                found = (example for example in found if splits.of(example.document) == split)
+            yield from found if len(tasks) == 1 else (_of_task(task.name, example) for example in found)
+
+
+def _of_task(task: str, example: Example) -> Example:
+    """The example with its group, if it has one, told apart from those of other tasks."""
+    document = example.document
+    return example._replace(document=document._replace(group=f"{task}:{document.group}")) if document.group else example
 
 
 def _train_documents(task: seqio.Task) -> Iterator[Document]:
     return (example.document for example in _read(task, "train"))
 
 
-def open_task(name: str) -> TaskReader:
-    """The reader of a task named in a recipe. Raises UserError if there is none."""
-    return TaskReader(registered(name))
+def open_task(name: str, code: str = "") -> TaskReader:
+    """The reader of a task named in a recipe. Raises UserError if there is none.
+
+    Args:
+      code: a hash of the modules that may have registered it.
+    """
+    return TaskReader(registered(name), code)
 
 
 def _download(task: seqio.Task) -> None:

@@ -135,7 +135,10 @@ def registered(name: str) -> str:
         if name not in seqio.TaskRegistry.names():
             register_source(name, spelled[1])
     elif name.startswith("tfds:"):
-        datasets = dict(_language_of(part) for part in name.removeprefix("tfds:").split(","))
+        parts = name.removeprefix("tfds:").split(",")
+        datasets = dict(map(_language_of, parts))
+        if len(datasets) < len(parts):
+            raise UserError(f"Mixture.tasks: {name!r} names a language twice")
         name = _sanitised(name)
         if name not in seqio.MixtureRegistry.names():
             register_tfds(name, datasets)

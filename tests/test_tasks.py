@@ -1,6 +1,7 @@
 """Tasks as seqio sees them, and preparation inside this process (seqio takes ten seconds to import, once)."""
 
 import filecmp
+import sys
 
 import numpy as np
 import pytest
@@ -111,6 +112,8 @@ def test_names_nobody_registered(tmp_path):
         run(SMALL, ["docs_en"], ["no_such_module"], tmp_path)
     with pytest.raises(UserError, match=r"tfds:LANGUAGE=c4"):
         tasks.open_task("tfds:c4")
+    with pytest.raises(UserError, match=r"names a language twice"):
+        tasks.open_task("tfds:wiki40b/en,en=c4/en:3.1.0")
     with pytest.raises(UserError, match=r"TFDS cannot open 'no_such/en'"):
         tasks.open_task("tfds:no_such/en")
 
@@ -186,6 +189,56 @@ def test_long_lines_are_cut_for_training():
     assert " ".join(parts) == line
     assert max(map(len, parts)) <= 4000
     assert "".join(_cut("日" * 5000)) == "日" * 5000
+
+
+def test_a_document_of_nothing_but_an_invisible_character_is_an_empty_one(text_task, tmp_path):
+    """SentencePiece normalises it away; Python does not call it white space."""
+    (tmp_path / "en.txt").write_text("\n".join(["A line of text."] * 3 + ["\u200b", "Another."]))
+    name = f"lines:en={tmp_path}/en.txt"
+    run(SMALL, [name, text_task], [], tmp_path)
+    stores = open_stores(SMALL, name, tmp_path, [name, text_task])
+    lengths = np.concatenate([np.diff(split["en"].offsets) for split in stores.values()])
+    assert lengths.min() == 1 and lengths.max() > 1  # its eos stands alone
+
+
+def test_a_changed_module_makes_its_tasks_anew(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = """
+import seqio, tensorflow as tf
+from xalign_jax.tasks.registration import FEATURES
+end = "{end}"
+rows = lambda dataset: dataset.map(lambda text: {{"text": text + end, "language": "en", "group_id": ""}})
+seqio.TaskRegistry.remove("own_of_tests")
+source = seqio.TextLineDataSource({{"train": "{path}"}})
+seqio.TaskRegistry.add("own_of_tests", source=source, preprocessors=[rows], output_features=FEATURES, metric_fns=[])
+"""
+    (tmp_path / "text.txt").write_text("\n".join(f"line {i}" for i in range(400)))
+    found = []
+    for end in ("!", "???"):
+        (tmp_path / "own_module.py").write_text(module.format(end=end, path=tmp_path / "text.txt"))
+        sys.modules.pop("own_module", None)
+        run(Vocabulary(kind="bytes"), ["own_of_tests"], ["own_module"], tmp_path)
+        tokens = open_stores(Vocabulary(kind="bytes"), "own_of_tests", tmp_path)["train"]["en"].tokens
+        found.append(open_tokenizer(Vocabulary(kind="bytes"), ["own_of_tests"], tmp_path).decode(tokens))
+    assert "!" in found[0] and "?" not in found[0] and "???" in found[1]
+
+
+def test_groups_of_the_tasks_of_a_mixture_are_their_own(tmp_path):
+    for name in ("first", "second"):
+        for language in ("en", "de"):
+            (tmp_path / f"{name}.{language}").write_text("\n".join(f"{name} {language} {i}" for i in range(50)))
+        tasks.register_pairs(
+            f"{name}_of_tests", {language: str(tmp_path / f"{name}.{language}") for language in ("en", "de")}
+        )
+    seqio.MixtureRegistry.add("both_of_tests", ["first_of_tests", "second_of_tests"], default_rate=1.0)
+    run(Vocabulary(kind="bytes"), ["both_of_tests"], [], tmp_path)
+    tokenizer = open_tokenizer(Vocabulary(kind="bytes"), ["both_of_tests"], tmp_path)
+    stores = open_stores(Vocabulary(kind="bytes"), "both_of_tests", tmp_path)["train"]
+    texts: dict[int, set[str]] = {}
+    for s in stores.values():
+        for group, start, end in zip(s.group, s.offsets[:-1], s.offsets[1:], strict=True):
+            texts.setdefault(int(group), set()).add(tokenizer.decode(s.tokens[start:end]))
+    assert all(len(pair) == 2 and len({text.split()[0] for text in pair}) == 1 for pair in texts.values())
 
 
 def test_store_keeps_groups_of_catalogs(tmp_path):

@@ -6,7 +6,7 @@
 #   gpu_box.sh resume   (as run)
 #   gpu_box.sh teardown [--host=USER@HOST] --name=N        the run saves and stops; its model directory stays
 #
-# The run's log and process id are N.log and N.pid in the home directory.
+# Relative paths start in the home directory; the run's log and process id are N.log and N.pid there.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse "create run resume teardown" "host env package python name" "$@"
 
@@ -14,7 +14,7 @@ there() {
   if [[ -n $HOST ]]; then
     run ssh "$HOST" "$1"
   else
-    run bash -c "$1"
+    run bash -c "cd && $1"
   fi
 }
 

@@ -15,8 +15,9 @@ need cluster project zone
 SLICES=${SLICES:-1}
 PLACE=("--cluster=$CLUSTER" "--project=$PROJECT" "--zone=$ZONE")
 
+# XPK prints the filter, too, before its table; names stand in the first column.
 exists() {
-  run xpk workload list "${PLACE[@]}" "--filter-by-job=$NAME" | grep -qw -- "$NAME"
+  run xpk workload list "${PLACE[@]}" "--filter-by-job=$NAME" | awk -v name="$NAME" '$1 == name { found = 1 } END { exit !found }'
 }
 
 remove() {

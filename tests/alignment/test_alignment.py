@@ -26,7 +26,7 @@ def _batch() -> tuple[list[np.ndarray], jnp.ndarray, jnp.ndarray, jnp.ndarray]:
 
 
 def _slow_itermax(similarity: np.ndarray, max_count: int, alpha: float) -> set[tuple[int, int]]:
-    """Pair by pair, as the specification words it."""
+    """Pair by pair, as its definition words it."""
     m, n = similarity.shape
 
     def mutual(matrix: np.ndarray) -> set[tuple[int, int]]:

@@ -58,6 +58,12 @@ def test_clone_lexicon_leaves_out_short_words_numbers_and_punctuation(tokenizer)
     assert table.dictionary.words == ("waa", "waa")
 
 
+def test_clone_lexicon_takes_words_written_with_vowel_signs():
+    hindi = FakeTokenizer(["▁है", "▁में", "▁किताब", "▁१२"], clones=1)
+    table = build_lexicon(Lexicon(heldout=0.0), hindi, corpus(hindi, "है है है में में किताब १२ १२ १२ १२"))
+    assert table.dictionary.words[::2] == ("है", "में", "किताब")
+
+
 def test_held_out_concepts_are_a_fifth_and_disjoint(tokenizer, stores):
     table = build_lexicon(Lexicon(), tokenizer, stores)
     assert table.report["heldout_concepts"] == 16 and table.report["dictionary_concepts"] == 64
@@ -139,6 +145,20 @@ def test_several_files_name_their_languages_and_clones_take_base_words(tokenizer
     found = by_concept(build_lexicon(lexicon, tokenizer, stores).train)
     assert found[0] == {"en": ["waa"], "de": ["vaa"], "fr": ["vba"], "de_clone": ["vaa"]}
     assert found[1] == {"en": ["wab"], "de": ["vab"], "de_clone": ["vab"]}
+
+
+def test_files_may_lead_to_the_source_language_and_words_of_two_languages_may_look_alike(tokenizer, stores, tmp_path):
+    there = pairs(tmp_path / "en-de.tsv", [("waa", "vaa")])
+    back = pairs(tmp_path / "de-en.tsv", [("waa", "wab"), ("vac", "wac")])  # German "waa" is not English "waa"
+    lexicon = Lexicon(
+        source="file", paths={there: ("en", "de"), back: ("de", "en")}, languages=("en", "de"), heldout=0.0
+    )
+    found = by_concept(build_lexicon(lexicon, tokenizer, stores).train)
+    assert list(found.values()) == [
+        {"en": ["waa"], "de": ["vaa"]},
+        {"en": ["wab"], "de": ["waa"]},
+        {"en": ["wac"], "de": ["vac"]},
+    ]
 
 
 def test_most_frequent_source_words_come_first(tokenizer, stores, tmp_path):

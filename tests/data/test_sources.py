@@ -40,6 +40,12 @@ def test_aligned_lines(tmp_path):
 def test_json_lines(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "b", "language": "de", "group_id": 7}\n')
     assert list(JsonLines((("en", path),)).documents()) == [Document("a", "en"), Document("b", "de", "7")]
+    path = write(
+        tmp_path / "b.jsonl", '{"text": "a", "language": null, "group_id": null}\n{"text": "b", "group_id": 0}\n'
+    )
+    assert list(JsonLines((("en", path),)).documents()) == [Document("a", "en"), Document("b", "en", "0")]
+    path = write(tmp_path / "c.jsonl", '{"text": "\\ud83d\\ude00"}\n')
+    assert list(JsonLines((("en", path),)).documents()) == [Document("\U0001f600", "en")]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +57,7 @@ def test_json_lines(tmp_path):
         (MultiwayTsv, b"1\ta\n1\tb\n", "bad:2: id '1' stands on line 1"),
         (JsonLines, b'{"text": "a"}\n{"text"\n', "bad:2: not JSON"),
         (JsonLines, b"[1]\n", "bad:1: expected a JSON object"),
+        (JsonLines, b'{"text": "half a pair: \\ud83d"}\n', "bad:1: not JSON"),
         (JsonLines, b'{"txt": "a"}\n', "bad:1: no string under the key 'text'"),
     ],
 )

@@ -236,6 +236,16 @@ def test_word_piece(tmp_path):
     assert Tokenizer.load(tmp_path / "saved").fingerprint == t.fingerprint
 
 
+@needs_tokenizers
+def test_texts_are_neither_cut_nor_filled_up(tmp_path):
+    """Whatever the file's owner had set for batches of his own."""
+    cut = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    fill = {"strategy": {"Fixed": 4}, "direction": "Right", "pad_to_multiple_of": None}
+    fill |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    t = hugging_face(tmp_path, WORD_PIECE | {"truncation": cut, "padding": fill}, ["[PAD]", "[UNK]"])
+    assert [ids.tolist() for ids in t.encode(["a b a b a", "a"])] == [[5, 7, 5, 7, 5], [5]]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("tokenizers") is not None, reason="tokenizers is installed")
 def test_missing_extra_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from objective_cases import LAYERS, V, assert_same_on_eight_devices, lm_batch, loss_of, small_model
 
+from xalign_jax.errors import UserError
 from xalign_jax.models.functional import build
+from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.causal_lm import CausalLM
 
 
@@ -66,6 +68,11 @@ def test_clone_rows_tied_by_a_map_give_the_loss_of_the_base_rows(params):
     alone = build(small_model().config, half)
     small = {"model": params["model"] | {k: params["model"][k][:half] for k in ("embedding", "head")}, "heads": {}}
     np.testing.assert_allclose(a, causal_loss(alone, small, base) + base["weights"].sum() * jnp.log(2.0), rtol=1e-5)
+
+
+def test_a_model_that_sees_its_targets_is_refused():
+    with pytest.raises(UserError, match=r"@XLMRoberta\(\): CausalLM needs"):
+        CausalLM().init(jax.random.key(0), build(XLMRoberta(LAYERS, 16, 2, 32, 64), V))
 
 
 def test_one_device_equals_eight(model, params):

@@ -14,6 +14,7 @@ from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives import masked_lm
 from xalign_jax.objectives.masked_lm import MaskedLM
 from xalign_jax.objectives.masking import Corruption, corrupt
+from xalign_jax.runtime.sharding import make_mesh
 
 SPECIAL = np.arange(V) < 5
 MASK, KEY = 4, jax.random.key(3)
@@ -144,6 +145,15 @@ def test_what_cannot_be_trained_is_refused(model):
         Corruption(mask=0.95)
     with pytest.raises(UserError, match="no ordinary pieces"):
         corrupt(KEY, jnp.ones((1, 2), jnp.int32), jnp.ones((1, 2), jnp.int32), Corruption(), np.ones(V, bool), MASK)
+
+
+def test_groups_of_positions_are_those_of_the_mesh():
+    """Twelve rows over four parts of eight devices: three to a group, not all in one."""
+    if jax.device_count() != 8:
+        pytest.skip("needs the 8 simulated devices of tests/conftest.py")
+    assert masked_lm._groups(12, 512) == 1
+    with jax.set_mesh(make_mesh((2, 2, 2))):
+        assert masked_lm._groups(12, 512) == 4
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -135,6 +135,8 @@ def test_a_tied_head_and_unknown_levels_are_refused(model):
     assert WordContrast(head=False).init(KEY, small_model(tied=True)) == ({}, {})
     with pytest.raises(UserError, match=r"WordContrast\.levels = \(3,\)"):
         WordContrast(levels=[3]).init(KEY, model)
+    with pytest.raises(UserError, match=r"WordContrast\.temperature = -0\.1"):
+        WordContrast(temperature=-0.1)
 
 
 def test_one_device_equals_eight(model, params):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_cases import loss_of
+from objective_cases import loss_of, small_model
 
 from xalign_jax.errors import UserError
 from xalign_jax.models.functional import build
@@ -197,12 +197,20 @@ def test_what_the_model_lacks_is_refused(model, change, said):
         dataclasses.replace(PLAIN, **change).init(KEY, model)
 
 
+def test_the_first_token_of_a_causal_model_is_refused():
+    for objective in (PLAIN, TranslationRanking()):
+        with pytest.raises(UserError, match=r"pooling = 'first': a causal model"):
+            objective.init(KEY, small_model())
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"negatives": "all"}, "XlCo.negatives"),
         ({"negatives": "batch"}, "XlCo.queue = 131072"),
         ({"temperature": 0.0}, "XlCo.temperature"),
+        ({"momentum": 0.999}, "XlCo.momentum = 0.999"),
+        ({"corruption": 0.15}, "XlCo.corruption = 0.15"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(values, said):

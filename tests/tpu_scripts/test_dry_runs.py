@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,17 +96,42 @@ def fake(folder, name, text):
     (folder / name).chmod(0o755)
 
 
+# What XPK prints before its table of workloads.
+XPK_TASK = r"echo '[XPK] Task: \`List Jobs with filter-by-job=n\` is implemented by \`kubectl get n\`'"
+
+
 def test_what_is_there_already_stays(tmp_path):
     """Against tools that answer as if the thing were there."""
     fake(tmp_path, "squeue", "echo 77 n RUNNING")
     fake(tmp_path, "sbatch", "")
-    fake(tmp_path, "xpk", "echo n Running")
+    fake(tmp_path, "xpk", f"{XPK_TASK}\necho n Running")
     out, _, code = call("slurm", "run", *FLAGS["slurm"].split(), *TRAIN, tools=tmp_path)
     assert code == 0 and "queued or running already" in out
     out, _, code = call("xpk", "run", *FLAGS["xpk"].split(), *TRAIN, tools=tmp_path)
     assert code == 0 and "is there already" in out
     called = (tmp_path / "called").read_text()
     assert "sbatch" not in called and "workload create" not in called
+
+
+def test_another_workload_s_name_is_not_this_one_s(tmp_path):
+    fake(tmp_path, "xpk", f"{XPK_TASK}\necho n-2 Running")
+    _, err, code = call("xpk", "run", *FLAGS["xpk"].split(), *TRAIN, tools=tmp_path)
+    assert code == 0 and "workload create" in (tmp_path / "called").read_text(), err
+
+
+def test_relative_paths_of_this_machine_start_in_the_home_directory(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "env" / "bin").mkdir(parents=True)
+    fake(home / "env" / "bin", "xalign", "pwd")
+    monkeypatch.setenv("HOME", str(home))
+    _, err, code = call("gpu_box", "run", "--env=env", "--name=n", *TRAIN)
+    assert code == 0, err
+    begun = time.monotonic()
+    while not (home / "n.log").exists() or not (home / "n.log").read_text():  # it runs in the background
+        assert time.monotonic() - begun < 30
+        time.sleep(0.05)
+    assert (home / "n.log").read_text() == f"{home}\n"
+    assert "train --gin_file" in (home / "env" / "bin" / "called").read_text()
 
 
 def test_a_preempted_slice_is_deleted_and_asked_for_again(tmp_path):

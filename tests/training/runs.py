@@ -83,7 +83,7 @@ def assert_identical(model_dir, undisturbed):
 
 
 def assert_equal_up_to_rounding(model_dir, undisturbed, recipe, step=STEPS):
-    """DESIGN section 6: 20 losses within 1e-5 relative, parameters within 1e-3 of the update's norm."""
+    """20 losses within 1e-5 relative, parameters within 1e-3 of the update's norm."""
     losses, expected = ([row["loss"] for row in metrics(d)[:20]] for d in (model_dir, undisturbed))
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     norms = [metrics(d)[0]["gradient_norm"] for d in (model_dir, undisturbed)]

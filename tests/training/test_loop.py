@@ -1,4 +1,4 @@
-"""Runs stop, die, restart, change mesh and process count; the result stays what DESIGN calls equal."""
+"""Runs stop, die, restart, change mesh and process count; the result stays equal (`runs.py`)."""
 
 from __future__ import annotations
 

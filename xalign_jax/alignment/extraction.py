@@ -2,7 +2,8 @@
 
 Everything is batched: similarities (...,M,N) of M source and N target tokens, with masks (...,M) and (...,N) bool of the
 tokens that are there. Padding takes part in nothing and is 0 or False in every result. Floats keep their dtype. Of equal
-values the first wins (argmax). objectives specification, sections 3 and 9.
+values the first wins (argmax). Normalisation is XLM-Align's (Chi et al. 2021), itermax SimAlign's (Jalili Sabet et al.
+2020), the threshold awesome-align's (Dou and Neubig 2021).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Linear maps between spaces of vectors, in numpy float64 on the host. Row i of X maps to row i of Y: X W ~ Y.
 
-objectives specification, section 10. Centre or normalise the rows before, where a recipe says so.
+Centre or normalise the rows before, where a recipe says so.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -208,9 +209,14 @@ def _frequent_words(types: WordTypes, tokenizer: Tokenizer, size: int, language:
         if len(entries) == size:
             break
         text = tokenizer.decode(np.array(ids, np.int32)).strip()
-        if len(text) > 1 and text.isalpha() and tuple(tokenizer.encode_words([text])[0].tolist()) == ids:
+        if len(text) > 1 and _is_alphabetic(text) and tuple(tokenizer.encode_words([text])[0].tolist()) == ids:
             entries.append([(language, text)])
     return entries
+
+
+def _is_alphabetic(text: str) -> bool:
+    """Letters alone, with the marks that many scripts write vowels with."""
+    return any(map(str.isalpha, text)) and all(unicodedata.category(character)[0] in "LM" for character in text)
 
 
 def _read_entries(lexicon: Lexicon, report: Counter[str]) -> list[Entry]:
@@ -219,13 +225,14 @@ def _read_entries(lexicon: Lexicon, report: Counter[str]) -> list[Entry]:
     else:
         named = [(path, lexicon.bases) if isinstance(path, str) else path for path in lexicon.paths]
         read = [(read_dictionary(path, languages), languages) for path, languages in named]
-    merged: dict[str, dict[tuple[str, str], None]] = {}
+    merged: dict[tuple[str, str], dict[tuple[str, str], None]] = {}
     for dictionary, languages in read:
         report.update(dictionary.report)
         for entry in dictionary.entries:
             words = {(languages[index], word): None for index, word in entry.words}
-            merged.setdefault(entry.concept, {}).update(words)
-    return [list(words) for words in merged.values()]
+            merged.setdefault((languages[0], entry.concept), {}).update(words)
+    source = lexicon.bases[0]
+    return [sorted(words, key=lambda word: word[0] != source) for words in merged.values()]
 
 
 def _shares(entries: list[Entry], types: Mapping[str, WordTypes], tokenizer: Tokenizer) -> dict[tuple[str, str], float]:

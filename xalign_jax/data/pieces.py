@@ -219,6 +219,8 @@ class HuggingFacePieces:
         self.files = files
         content = files["tokenizer.json"].decode()
         self._tokenizer = Tokenizer.from_str(content)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         table = self._tokenizer.get_vocab(with_added_tokens=True)
         self.size = max(table.values()) + 1
         added = [entry["content"] for entry in json.loads(content).get("added_tokens", []) if entry.get("special")]

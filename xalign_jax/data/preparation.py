@@ -23,11 +23,10 @@ from tqdm import tqdm
 
 from xalign_jax.data.pieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.sources import keyed_hash, normal_text, resolve, stamp_file
-from xalign_jax.data.store import canonical_task, index_file
+from xalign_jax.data.store import FORMAT, canonical_task, index_file
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 
-FORMAT = 2
 SAMPLE_BYTES = 12_000_000  # text a vocabulary is trained on, in equal shares of the languages
 _SENTENCE_BYTES = 4000  # SentencePiece skips longer sentences
 _SPLITS = ("validation", "train")
@@ -65,7 +64,7 @@ def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str,
     """Readers and stamps by task; the user's modules are among the stamps. Stamps are taken before anything is read."""
     from xalign_jax.tasks import open_task
 
-    of_modules = []
+    of_modules, code = [], hashlib.sha256()
     for name in modules:
         try:
             module = importlib.import_module(name)
@@ -73,7 +72,8 @@ def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str,
             raise UserError(f"Recipe.modules: cannot import {name!r}: {error}") from None
         if module.__file__:
             of_modules.append(stamp_file(module.__file__))
-    readers = {task: open_task(task) for task in dict.fromkeys(tasks)}
+            code.update(Path(module.__file__).read_bytes())
+    readers = {task: open_task(task, code.hexdigest()) for task in dict.fromkeys(tasks)}
     return readers, {task: [*reader.stamps(), *of_modules] for task, reader in readers.items()}
 
 
@@ -173,13 +173,15 @@ def _smallest(texts: dict[int, str], budget: int) -> dict[int, str]:
 
 def _cut(line: str) -> list[str]:
     """A line in parts that SentencePiece does not skip, cut at spaces where there are any."""
-    parts = []
-    while len(line.encode()) > _SENTENCE_BYTES:
-        end = line.rfind(" ", 0, _SENTENCE_BYTES // 4)
-        end = end if end > 0 else _SENTENCE_BYTES // 4
-        parts.append(line[:end])
-        line = line[end:].strip()
-    return [*parts, line]
+    parts, start, most = [], 0, _SENTENCE_BYTES // 4
+    while len(line) - start > _SENTENCE_BYTES or len(line[start:].encode()) > _SENTENCE_BYTES:
+        end = line.rfind(" ", start, start + most)
+        end = end if end > start else start + most
+        parts.append(line[start:end])
+        start = end
+        while line[start : start + 1].isspace():
+            start += 1
+    return [*parts, line[start:]]
 
 
 class _Writer:
@@ -288,5 +290,5 @@ def _tokenise(batch: list[Any], tokenizer: Tokenizer) -> tuple[list[Any], list[n
     eos = np.array([tokenizer.eos], np.int32)
     return (
         [example.document for example in batch],
-        [row if row[-1:] == eos else np.concatenate([row, eos]) for row in rows],
+        [row if len(row) and row[-1] == tokenizer.eos else np.concatenate([row, eos]) for row in rows],
     )

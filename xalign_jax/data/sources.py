@@ -193,8 +193,10 @@ class JsonLines(_Files):
                 text = row.get(self.text)
                 if not isinstance(text, str):
                     raise UserError(f"{path}:{number}: no string under the key {self.text!r}")
+                own, group = row.get(self.language), row.get(self.group)
                 if text.strip():
-                    yield Document(text.strip(), str(row.get(self.language, language)), str(row.get(self.group, "")))
+                    own = language if own is None else str(own)
+                    yield Document(text.strip(), own, "" if group is None else str(group))
 
 
 _KINDS: dict[str, Callable[[tuple[tuple[str, str], ...]], Source]] = {
@@ -235,6 +237,8 @@ def parse_object(line: str, path: str, number: int) -> dict[str, Any]:
     """A JSON object from a line. Raises UserError naming file:line."""
     try:
         row = json.loads(line)
+        if "\\u" in line:
+            json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is legal JSON, but no text
     except ValueError as error:
         raise UserError(f"{path}:{number}: not JSON ({error})") from None
     if not isinstance(row, dict):

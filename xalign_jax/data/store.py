@@ -25,6 +25,7 @@ from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.recipe import freeze
 
+FORMAT = 3  # of what the cache holds and how it is made; another number, another place
 ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
 
 
@@ -101,7 +102,7 @@ def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: 
 
     tasks: what the vocabulary is trained on, if it is trained. Clones do not matter: stores hold base ids.
     """
-    settings: list[Any] = [vocabulary.kind, vocabulary.path and resolve(vocabulary.path)]
+    settings: list[Any] = [FORMAT, vocabulary.kind, vocabulary.path and resolve(vocabulary.path)]
     if vocabulary.trained:
         names = sorted({canonical_task(name) for name in tasks})
         settings += [vocabulary.size, vocabulary.model_type, vocabulary.lowercase, names]

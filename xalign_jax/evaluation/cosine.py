@@ -26,7 +26,7 @@ class HiddenCosine:
     `files` (see `SentenceRetrieval`) are compared by their mean-pooled sentences, shuffled = the sentence after. Each language's mean hidden state is taken
     away, fitted on the last windows of its own validation text, which are not the scored ones unless the text is short
     (without text of its own a language is centred on the scored sentences). language = the target language;
-    n = cosines averaged. prealign specification, section 7.5: raw cosine is not accepted.
+    n = cosines averaged. Raw cosines would say little: states of any two texts share a large mean.
     """
 
     length: int = gin.REQUIRED

@@ -219,7 +219,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def ratio_margin(cosines: np.ndarray, neighbours: int = 4) -> np.ndarray:
     """Cosines (Q, C) over the mean of both sides' mean cosine to their nearest neighbours on the other side.
 
-    Only the nearest candidates of a query stay, others are -inf (xsim). evaluation specification, section 4.
+    Only the nearest candidates of a query stay, others are -inf (xsim). Artetxe and Schwenk 2019, arXiv 1811.01136.
     """
     candidates, queries = min(neighbours, cosines.shape[1]), min(neighbours, cosines.shape[0])
     ordered = np.sort(cosines, axis=1)[:, -candidates:]

@@ -23,7 +23,7 @@ class ForeignMass:
 
     Such tokens are: for a clone, its rows that are not shared; between languages that share a vocabulary, tokens of
     which more than `share` of the occurrences in the two languages' training texts (their first 20 million tokens
-    each) are in language 2. Vanilla code-switching shows here (prealign specification, section 10).
+    each) are in language 2. Vanilla code-switching shows here.
     """
 
     length: int = gin.REQUIRED

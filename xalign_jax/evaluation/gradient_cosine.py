@@ -26,7 +26,7 @@ class GradientCosine:
     Embeddings and head are left out: clone rows are disjoint, their cosine is 0 by design. Tensors without any gradient
     are left out too. The control `shuffled` is the same for text that is not parallel (the batch before). language = the
     target language; n = batches compared. The text is that of clones, or the sentences of `files` (see
-    `SentenceRetrieval`). evaluation specification, section 7.
+    `SentenceRetrieval`).
     """
 
     length: int = gin.REQUIRED

@@ -23,7 +23,7 @@ class Knowledge:
     in their number of tokens, the metrics ending in `_mean` score by the mean instead, beside the sum. Metrics, with n =
     queries: `accuracy` in every target language; `in_language_accuracy`, the same facts in the language they were taught
     in, which bounds it; `chance`. The control `untrained` is the same queries to the parameters this seed starts from.
-    prealign specification, section 9.
+    It is PreAlign's cross-lingual knowledge application (Li et al. 2024).
     """
 
     batch: int = 64

@@ -23,7 +23,7 @@ class Perplexity:
       ones; for a language without clones these are all rows that are not another clone's;
     - `bits_per_byte`: total loss in nats / (ln 2 * UTF-8 bytes of the scored text), always under the full softmax.
 
-    A clone reads the same windows as its base language. `tasks`: the tasks whose text is read, () for all of the run's. evaluation specification, section 10.
+    A clone reads the same windows as its base language. `tasks`: the tasks whose text is read, () for all of the run's.
     """
 
     length: int = gin.REQUIRED

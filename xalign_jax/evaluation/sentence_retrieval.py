@@ -30,7 +30,6 @@ class SentenceRetrieval:
 
     n = sentences = candidates; a candidate with the right one's text counts as right. Rows by direction (language
     "en->de") and level; with several languages beside one also their mean ("en->*", "*->en"), n then all sentences.
-    evaluation specification, sections 3 and 4.
 
     Metrics: `accuracy` (mean over a sentence's own tokens, cosine), with any of these suffixes in this order:
       `_first`: the first token instead of the mean.

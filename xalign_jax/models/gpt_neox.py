@@ -107,7 +107,7 @@ class GPTNeoXBlock(nnx.Module):
         self.attention = SelfAttention(c.width, c.heads, c.heads, c.head_size, dtype, make, **biases)
         self.mlp_norm = LayerNorm(c.width, c.norm_eps, dtype, make)
         self.up = Dense((c.width, c.mlp_width), ("embed", "mlp"), dtype, make)
-        self.down = Dense((c.mlp_width, c.width), ("mlp", "embed"), dtype, make)
+        self.down = Dense((c.mlp_width, c.width), ("mlp_rows", "embed"), dtype, make)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         attended = x + self.attention(self.attention_norm(x), context)

@@ -10,6 +10,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
+from xalign_jax.errors import UserError
 from xalign_jax.objectives.primitives import token_cross_entropy
 
 
@@ -23,7 +24,16 @@ class CausalLM:
     """
 
     def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """No heads, no memory."""
+        """No heads, no memory.
+
+        Raises:
+          UserError: the model sees what comes after a token, its target too.
+        """
+        if not model.causal:
+            name = type(model.config).__name__
+            raise UserError(
+                f"Recipe.model = @{name}(): CausalLM needs a model that sees only what was before, as @Llama()"
+            )
         return {}, {}
 
     def count(self, model: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:

@@ -20,10 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from xalign_jax.objectives.primitives import join_rows, matmul, split_rows
-
-# Mesh axes over which rows of queries, keys and the queue are spread.
-ROW_AXES = ("data", "fsdp")
+from xalign_jax.objectives.primitives import ROW_AXES, join_rows, matmul, split_rows
 
 # Similarities of queries and keys held at once on a device, and of queries and queue rows (on a CPU: what its cache holds).
 BATCH_ELEMENTS = 2**24

@@ -17,11 +17,17 @@ QUERY, KEY = "", "key_"
 
 
 def check_encoder(name: str, model: Any, level: int, pooling: str) -> None:
-    """Raise UserError for a level that the model lacks or an unknown pooling; `name` is the gin class."""
+    """Raise UserError for a level that the model lacks, or a pooling that there is not or that holds nothing.
+
+    Args:
+      name: the gin class.
+    """
     if not 0 <= level <= model.num_layers:
         raise UserError(f"{name}.level = {level}: the model has levels 0 to {model.num_layers}")
     if pooling not in POOLINGS:
         raise UserError(f"{name}.pooling = {pooling!r}: one of {', '.join(POOLINGS)}")
+    if pooling == "first" and model.causal:
+        raise UserError(f"{name}.pooling = 'first': a causal model's first token has seen no other; use 'mean'")
 
 
 def side(batch: Mapping[str, jax.Array], which: str) -> dict[str, jax.Array]:
@@ -42,7 +48,7 @@ def sentence_vectors(
     states = model.hidden(params, tokens, rows["positions"], segment_ids, train=train, levels=(level,))[level]
     if pooling == "first":
         segment_ids = jnp.where(rows["positions"] == 0, segment_ids, 0)
-    elif model.special is not None:
+    else:
         segment_ids = jnp.where(jnp.asarray(model.special)[rows["tokens"]], 0, segment_ids)
     sums = pool_segments(states.astype(jnp.float32), segment_ids, slots)
     sizes = jnp.sum(segment_ids[:, None, :] == jnp.arange(1, slots + 1)[:, None], axis=2)

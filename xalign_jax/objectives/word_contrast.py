@@ -40,6 +40,8 @@ class WordContrast:
 
     def __post_init__(self) -> None:
         freeze(self)
+        if self.temperature <= 0:
+            raise UserError(f"WordContrast.temperature = {self.temperature}: must be greater than 0")
 
     def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """No heads, no memory.

@@ -77,6 +77,10 @@ class XlCo:
             raise UserError(f"XlCo.queue = {self.queue} with XlCo.negatives = {self.negatives!r}: one of them is wrong")
         if self.temperature <= 0:
             raise UserError(f"XlCo.temperature = {self.temperature}: must be greater than 0")
+        if not (self.momentum is None or hasattr(self.momentum, "at")):
+            raise UserError(f"XlCo.momentum = {self.momentum!r}: a schedule, as @ConstantMomentum(), or None")
+        if not (self.corruption is None or isinstance(self.corruption, Corruption)):
+            raise UserError(f"XlCo.corruption = {self.corruption!r}: @Corruption(), or None")
 
     def check(self, slots: int) -> None:
         """Raise UserError if a step of `slots` items does not fit the queue."""
