@@ -99,6 +99,10 @@ def test_evaluate_adds_its_rows(place):
     assert {row["n"] for row in mine} <= {8 * 32} and mine
     missing = xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=5", cwd=place)
     assert missing.returncode == 2 and "no checkpoint of step 5" in missing.stderr
+    elsewhere = xalign(
+        "evaluate", "--gin_file=probes.gin", "--model_dir=run", "--gin.Runtime.mesh=(3, 1, 1)", cwd=place
+    )  # on another machine than it was trained on
+    assert elsewhere.returncode == 2 and "Runtime.mesh = (3, 1, 1)" in elsewhere.stderr
 
 
 def test_compare_prints_and_writes_one_table(place):

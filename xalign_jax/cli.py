@@ -158,8 +158,10 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     register()
     if not (options.model_dir / "config.gin").is_file():
         raise UserError(f"--model_dir={options.model_dir}: no config.gin there; is it a model directory?")
-    recipe, runtime = config.load([str(options.model_dir / "config.gin")], [], (Recipe, Runtime))
-    (evaluation,) = config.load(options.gin_file, bindings, (Evaluation,))
+    own = str(options.model_dir / "config.gin")
+    (recipe,) = config.load([own], [], (Recipe,))
+    # The run's Runtime, but for what is said of it here: this may be another machine.
+    evaluation, runtime, _ = config.load([own, *options.gin_file], bindings, (Evaluation, Runtime, Recipe))
     _start_jax(runtime.matmul_precision)
     evaluate.evaluate(recipe, runtime, options.model_dir, evaluation.probes, options.step)
     print(report.report(options.model_dir))

@@ -14,6 +14,7 @@ from xalign_jax.interop.exporting import export_model
 from xalign_jax.interop.importing import flat, import_model
 from xalign_jax.interop.verify import verify
 from xalign_jax.models.functional import build
+from xalign_jax.runtime.logging import write_results
 from xalign_jax.runtime.restore import restore_model
 from xalign_jax.runtime.sharding import make_mesh
 
@@ -286,6 +287,18 @@ def test_nothing_is_overwritten_without_being_told(good, tmp_path):
         export_model(tmp_path / "in", tmp_path / "home", mesh, overwrite=True)
     with pytest.raises(UserError, match="--overwrite does not remove it"):
         import_model(good, tmp_path / "home", mesh, overwrite=True)
+
+
+def test_the_card_tells_what_was_measured_on_these_weights_alone(good, tmp_path):
+    mesh = make_mesh((1, -1, 1))
+    import_model(good, tmp_path / "in", mesh)  # its checkpoint is of step 0
+    about = {"probe": "perplexity", "metric": "perplexity", "language": "en", "level": None, "split": None}
+    rows = [about | {"control": None, "n": 5, "step": step, "value": value} for step, value in ((0, 61.25), (9, 17.5))]
+    write_results(tmp_path / "in", rows)
+    exported = export_model(tmp_path / "in", tmp_path / "out", mesh)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Results at step 0" in card and "61.25" in card and "17.5" not in card
+    assert verify(tmp_path / "out", exported, [], "float32").startswith("not verified: the run has no")
 
 
 def test_a_difference_is_found_and_named(good, tmp_path):

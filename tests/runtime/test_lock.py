@@ -52,6 +52,25 @@ def renewing(directory, **changes):
         thread.join()
 
 
+def test_storage_that_fails_in_a_way_of_its_own_costs_a_renewal_and_not_the_lock(tmp_path, monkeypatch):
+    class HttpError(Exception):
+        """What a bucket's client raises: neither an OSError nor one of ours."""
+
+    read, failures = lock.read_lock, iter([HttpError("503")] * 3)
+
+    def failing(directory):
+        if threading.current_thread().name == "lock of the model directory":
+            for error in failures:
+                raise error
+        return read(directory)
+
+    monkeypatch.setattr(lock, "read_lock", failing)
+    path = epath.Path(tmp_path / "run")
+    with lock.hold(path, pytest.fail):
+        wait_until(lambda: read(path)["renewed"] >= 5)
+        assert next(failures, None) is None
+
+
 def test_held_renewed_and_released(tmp_path):
     path = epath.Path(tmp_path / "run")
     with lock.hold(path, print):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import shutil
 import signal
 import time
 
@@ -28,6 +29,9 @@ from waiting import wait_until
 
 from xalign_jax import config
 from xalign_jax.errors import RunError, UserError
+from xalign_jax.evaluation.knowledge import Knowledge
+from xalign_jax.evaluation.perplexity import Perplexity
+from xalign_jax.evaluation.word_retrieval import WordRetrieval
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.training import loop
 
@@ -123,6 +127,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
     assert np.isinf(failure["batch"]["pretrain_lm"]["weights"][3][0])
     assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 12
     assert all(np.isfinite(row["loss"]) for row in metrics(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"texts": {"docs": {"train": {"en": "before"}}}}, "the text of 'docs' is no longer"),
+        ({"vocabulary_fingerprint": "before"}, "its vocabulary is not the one"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_texts_or_another_vocabulary(undisturbed, tmp_path, changed, said):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    loop.Run(toy.recipe(STEPS), Runtime(), tmp_path / "run", "toy")
+    path = tmp_path / "run" / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(UserError, match=said):
+        loop.Run(toy.recipe(STEPS), Runtime(), tmp_path / "run", "toy")
+    assert json.loads(path.read_text()).items() >= changed.items()
+
+
+@pytest.mark.parametrize(
+    ("probe", "said"),
+    [
+        (Knowledge(), "Knowledge: no facts"),
+        (WordRetrieval(), "WordRetrieval: no dictionary"),
+        (Perplexity(length=1000), r"Perplexity\.length = 1000: longer than"),
+        (Perplexity(length=8), "no text in the validation split"),
+    ],
+)
+def test_a_probe_that_lacks_something_is_refused_before_anything_is_trained(tmp_path, probe, said):
+    recipe = toy.recipe(STEPS)
+    last = dataclasses.replace(recipe.stages[-1], probes=(probe,))
+    with pytest.raises(UserError, match=said):
+        loop.Run(dataclasses.replace(recipe, stages=(*recipe.stages[:-1], last)), Runtime(), tmp_path, "toy")
 
 
 def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp_path):

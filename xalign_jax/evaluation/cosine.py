@@ -11,7 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xalign_jax.evaluation.encoding import Batch, batches, fetch, hidden_levels, language_means, pool, row, unit
+from xalign_jax.evaluation.encoding import (
+    Batch,
+    batches,
+    fetch,
+    hidden_levels,
+    language_means,
+    pool,
+    require_length,
+    row,
+    unit,
+)
 from xalign_jax.evaluation.parallel import sentences
 from xalign_jax.evaluation.windows import Text, clone_pairs, in_language, of_text, run_texts
 from xalign_jax.recipe import freeze
@@ -38,8 +48,15 @@ class HiddenCosine:
     def __post_init__(self) -> None:
         freeze(self)
 
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the model or the data lacks, before anything is trained."""
+        require_length(model, "HiddenCosine", self.length)
+        run_texts(prepared, "validation")
+        sentences(prepared, self.files, 1)
+
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Three rows per pair of languages and level."""
+        self.check(model, prepared)
         texts = run_texts(prepared, "validation")
         means = {}
         for text in texts:

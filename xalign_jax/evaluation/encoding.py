@@ -36,8 +36,17 @@ def require_causal(model: Any, probe: str) -> None:
         raise UserError(f"{probe}: scores the next token and needs a causal model; take it out of Stage.probes")
 
 
+def require_length(model: Any, probe: str, length: int) -> None:
+    """Refuse windows that the model has no positions for."""
+    if length > model.max_length:
+        raise UserError(f"{probe}.length = {length}: longer than the model's max_length = {model.max_length}")
+
+
 def untrained(model: Any, params: Any, seed: int) -> Any:
-    """The parameters that a run with this seed starts from, laid out as `params` are: the control "untrained"."""
+    """Fresh parameters of this seed, laid out as `params` are: the control "untrained".
+
+    A run starts from them, unless it has `Recipe.init_from`.
+    """
     leaves, structure = jax.tree.flatten(params)
     return _initializer(model, structure, tuple(leaf.sharding for leaf in leaves))(jax.random.key(seed))
 

@@ -8,7 +8,7 @@ from typing import Any
 import gin
 import numpy as np
 
-from xalign_jax.evaluation.encoding import require_causal, row, score
+from xalign_jax.evaluation.encoding import require_causal, require_length, row, score
 from xalign_jax.evaluation.windows import Text, of_text, run_texts
 from xalign_jax.recipe import freeze
 
@@ -36,9 +36,16 @@ class ForeignMass:
     def __post_init__(self) -> None:
         freeze(self)
 
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the model or the data lacks, before anything is trained."""
+        require_causal(model, "ForeignMass")
+        require_length(model, "ForeignMass", self.length)
+        for split in ("train", self.split):
+            run_texts(prepared, split, self.tasks)
+
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """One row per language other than the first."""
-        require_causal(model, "ForeignMass")
+        self.check(model, prepared)
         first, *others = run_texts(prepared, "train", self.tasks)
         held_out = run_texts(prepared, self.split, self.tasks)[0]
         text = of_text(held_out, prepared.tokenizer, self.length, self.windows)

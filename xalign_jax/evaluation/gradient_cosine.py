@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xalign_jax.evaluation.encoding import Batch, fetch, next_token_scores, padded, require_causal, row
+from xalign_jax.evaluation.encoding import Batch, fetch, next_token_scores, padded, require_causal, require_length, row
 from xalign_jax.evaluation.parallel import sentences
 from xalign_jax.evaluation.windows import clone_pairs, in_language, of_text, run_texts
 from xalign_jax.recipe import freeze
@@ -37,9 +37,15 @@ class GradientCosine:
     def __post_init__(self) -> None:
         freeze(self)
 
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the model or the data lacks, before anything is trained."""
+        require_causal(model, "GradientCosine")
+        require_length(model, "GradientCosine", self.length)
+        sentences(prepared, self.files, 1)
+
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Two rows per pair of languages: parallel, and the control."""
-        require_causal(model, "GradientCosine")
+        self.check(model, prepared)
         found = []
         for language, *sides in self._parallel(prepared):
             cosines: dict[str | None, list[float]] = {None: [], "shuffled": []}

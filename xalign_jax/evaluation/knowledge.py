@@ -31,11 +31,15 @@ class Knowledge:
     def __post_init__(self) -> None:
         freeze(self)
 
-    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
-        """Rows by language and control."""
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the model or the data lacks, before anything is trained."""
         require_causal(model, "Knowledge")
         if prepared.facts is None:
             raise UserError("Knowledge: no facts; bind Recipe.facts or take the probe out of Stage.probes")
+
+    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+        """Rows by language and control."""
+        self.check(model, prepared)
         found = []
         for control, weights in ((None, params), ("untrained", untrained(model, params, seed))):
             for number, language in enumerate(prepared.lexicon.languages):

@@ -8,7 +8,7 @@ from typing import Any
 
 import gin
 
-from xalign_jax.evaluation.encoding import require_causal, row, score
+from xalign_jax.evaluation.encoding import require_causal, require_length, row, score
 from xalign_jax.evaluation.windows import of_text, run_texts
 from xalign_jax.recipe import freeze
 
@@ -35,9 +35,15 @@ class Perplexity:
     def __post_init__(self) -> None:
         freeze(self)
 
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the model or the data lacks, before anything is trained."""
+        require_causal(model, "Perplexity")
+        require_length(model, "Perplexity", self.length)
+        run_texts(prepared, self.split, self.tasks)
+
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Three rows per language."""
-        require_causal(model, "Perplexity")
+        self.check(model, prepared)
         found = []
         for text in run_texts(prepared, self.split, self.tasks):
             rows = of_text(text, prepared.tokenizer, self.length, self.windows)

@@ -69,6 +69,10 @@ class SentenceRetrieval:
         if self.length < 3:
             raise UserError(f"SentenceRetrieval.length = {self.length}: at least 3, bos and eos count")
 
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the model or the data lacks, before anything is trained."""
+        sentences(prepared, self.files, 1, self.pivot, self.least, self.others)
+
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Rows by pair, direction, level and control."""
         pairs = sentences(prepared, self.files, self.sentences, self.pivot, self.least, self.others)

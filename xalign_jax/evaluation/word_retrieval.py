@@ -27,7 +27,7 @@ class WordRetrieval:
 
     Metrics: `accuracy`, and `accuracy_centred` with each language's mean taken away (fitted on the words of the other
     split). Splits: `dictionary` (concepts that training may use) and `heldout`. Controls, at every level: `untrained`
-    (the parameters this seed starts from) and `shuffled` (right answers permuted between concepts).
+    (fresh parameters of this seed) and `shuffled` (right answers permuted between concepts).
     """
 
     candidates: int = 1000
@@ -36,10 +36,14 @@ class WordRetrieval:
     def __post_init__(self) -> None:
         freeze(self)
 
-    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
-        """Rows by split, target language, level and control."""
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the model or the data lacks, before anything is trained."""
         if prepared.lexicon is None:
             raise UserError("WordRetrieval: no dictionary; bind Recipe.lexicon or take the probe out of Stage.probes")
+
+    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+        """Rows by split, target language, level and control."""
+        self.check(model, prepared)
         tables = {"dictionary": prepared.lexicon.dictionary, "heldout": prepared.lexicon.heldout}
         chosen = {split: _choose(table, self.candidates) for split, table in tables.items() if len(table.concept)}
         longest = max(len(tokens) for words in chosen.values() for tokens in words.tokens)

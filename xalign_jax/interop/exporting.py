@@ -68,9 +68,12 @@ def export_model(
     architecture = architectures.of_config(config)
     tokenizer = Tokenizer.load(model_dir / "vocabulary")
     model = build(config, tokenizer.size, row_map=tokenizer.row_map)
-    values = _parameters(model_dir, step, model, mesh, params)
+    at, values = _parameters(model_dir, step, model, mesh, params)
+    whole = params == "model"
     if encoder is not None:
+        layers = config.layers
         config, values = encoder.shortened(config, values)
+        whole = whole and config.layers == layers
         model = build(config, tokenizer.size, row_map=tokenizer.row_map)
     building = output.parent / f".{output.name}.unfinished"
     shutil.rmtree(building, ignore_errors=True)
@@ -83,7 +86,7 @@ def export_model(
     card = model_card(
         name=environment["recipe_name"],
         config_text=_text(model_dir / "config.gin"),
-        results_rows=read_results(model_dir),
+        results_rows=[row for row in read_results(model_dir) if whole and row["step"] == at],
         languages=languages,
         architecture=name,
         clones=tokenizer.clones > 0,
@@ -117,13 +120,14 @@ def _write_model(folder: Path, config: Any, params: Any, tokenizer: Tokenizer, d
     return settings["architectures"][0]
 
 
-def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, params: str) -> Any:
+def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, params: str) -> tuple[int, Any]:
+    """(step, parameters) of what is exported."""
     if params == "model":
-        return restore_model(model_dir, step, model, mesh)[1]
+        return restore_model(model_dir, step, model, mesh)
     kind, _, stream = params.partition(":")
     if kind != "momentum" or not stream:
         raise UserError(f'--params={params}: "model" or "momentum:<stream>"')
-    return restore_memory(model_dir, step, model, mesh, stream, "encoder")[1]
+    return restore_memory(model_dir, step, model, mesh, stream, "encoder")
 
 
 def _holds_export(output: Path) -> bool:

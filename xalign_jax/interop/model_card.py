@@ -24,7 +24,7 @@ def model_card(
     Args:
       name: of the recipe or the import.
       config_text: the operative gin configuration, "" if there is none.
-      results_rows: rows of `results.json`.
+      results_rows: rows of `results.json` that were measured on these weights.
       languages: those with a tokenizer, the root's first.
       architecture: the class of transformers.
       clones: whether languages beside the first are its clones.
@@ -56,13 +56,8 @@ def _loading(languages: Sequence[str], architecture: str, clones: bool) -> str:
 
 
 def _results(rows: Sequence[dict[str, Any]]) -> str:
-    """The newest values of what a reader asks for first; means over languages where there are any."""
-    newest = max((row["step"] for row in rows), default=0)
-    chosen = [
-        row
-        for row in rows
-        if row["step"] == newest and row["control"] is None and row["probe"] in _SHOWN and _headline(row, rows)
-    ]
+    """The values of what a reader asks for first; means over languages where there are any."""
+    chosen = [row for row in rows if row["control"] is None and row["probe"] in _SHOWN and _headline(row, rows)]
     if not chosen:
         return ""
     lines = ["| probe | metric | language | level | words | value | n |", "|---|---|---|---|---|---|---|"]
@@ -71,7 +66,7 @@ def _results(rows: Sequence[dict[str, Any]]) -> str:
         shown = ["" if cell is None else str(cell) for cell in cells]
         lines.append(f"| {' | '.join(shown)} | {row['value']:.4g} | {row['n']} |")
     more = f"\n\n{len(chosen) - _ROWS} more stand in the run's results.json." if len(chosen) > _ROWS else ""
-    return f"## Results at step {newest}\n\n" + "\n".join(lines) + more
+    return f"## Results at step {chosen[0]['step']}\n\n" + "\n".join(lines) + more
 
 
 def _headline(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:

@@ -32,6 +32,8 @@ def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray], dtype:
         import transformers
     except ImportError:
         return 'not verified: torch and transformers are missing (pip install "xalign_jax[hf]")'
+    if not len(texts):
+        return "not verified: the run has no validation text to compare on"
     theirs = getattr(transformers, exported.auto).from_pretrained(output, dtype=torch.float32).eval()
     model, last = exported.model, exported.model.num_layers
     run = jax.jit(lambda params, *rows: model.hidden(params, *rows, levels=tuple(range(last + 1))))

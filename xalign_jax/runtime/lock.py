@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from xalign_jax.errors import RunError, UserError
+from xalign_jax.errors import UserError
 from xalign_jax.runtime import distributed
 from xalign_jax.runtime.storage import write_atomically
 
@@ -98,12 +98,14 @@ class DirectoryLock:
         while not self._over.wait(RENEW_SECONDS):
             renewed += 1
             try:
-                if read_lock(self._directory).get("token") != self.token:
-                    self._lost(f"{self._directory}: another run has taken the lock; two runs may not share a directory")
-                    return
-                self._write(renewed)
-            except (OSError, RunError):  # storage that fails for a moment; checkpoints say so if it lasts
+                mine = read_lock(self._directory).get("token") == self.token
+                if mine:
+                    self._write(renewed)
+            except Exception:  # storage that fails for a moment, in its own way; checkpoints say so if it lasts
                 continue
+            if not mine:
+                self._lost(f"{self._directory}: another run has taken the lock; two runs may not share a directory")
+                return
 
 
 def read_lock(directory: epath.Path) -> dict[str, Any]:

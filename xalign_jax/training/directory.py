@@ -53,6 +53,29 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
     raise UserError(f"{model_dir} holds another recipe's run: {shown}. Choose another --model_dir{hint}")
 
 
+def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
+    """Refuse to go on from a checkpoint with another vocabulary or other texts than it was trained on.
+
+    Raises:
+      UserError: naming the task.
+    """
+    known = read_environment(model_dir)
+    if not (model_dir / "checkpoints").is_dir() or Checkpoints(model_dir / "checkpoints").latest() is None:
+        return
+    if known.get("vocabulary_fingerprint", prepared.tokenizer.fingerprint) != prepared.tokenizer.fingerprint:
+        raise UserError(
+            f"{model_dir}: its vocabulary is not the one the recipe's texts give now; see {model_dir}/vocabulary. "
+            "Choose another --model_dir"
+        )
+    now = texts(prepared)
+    for task, then in known.get("texts", {}).items():
+        if now.get(task) != then:
+            raise UserError(
+                f"{model_dir}: the text of {task!r} is no longer what its checkpoints were trained on; "
+                "bring it back or choose another --model_dir"
+            )
+
+
 def _known_recipe(model_dir: Path | epath.Path) -> Any:
     if (model_dir / "checkpoints").is_dir():
         checkpoints = Checkpoints(model_dir / "checkpoints")
@@ -146,7 +169,7 @@ def git() -> str | None:
 def record_failure(
     directory: Path | epath.Path, stage: str, step: int, stream: str | None, reason: str, batch: Any
 ) -> None:
-    """Write `failure.json`: where a run failed, and the batch (shapes, first rows) it failed on."""
+    """Write `failure.json`: where a run failed, and the whole batch it failed on."""
     shown = {name: {key: value.tolist() for key, value in arrays.items()} for name, arrays in batch.items()}
     failure = {"stage": stage, "step": step, "stream": stream, "reason": reason, "batch": shown}
     write_atomically(directory / "failure.json", json.dumps(failure) + "\n")

@@ -45,6 +45,7 @@ def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, s
       UserError: no such checkpoint, or the vocabulary there is not the recipe's.
     """
     prepared, mesh, model, step, params = restored(recipe, runtime, model_dir, step)
+    plan.check_probes(probes, model, prepared)
     with jax.set_mesh(mesh):
         rows = run_probes(probes, model, params, prepared, recipe.seed)
     ends = [planned for planned in plan.plan(recipe, prepared) if step <= planned.last_step]

@@ -65,9 +65,11 @@ class Run:
         if not distributed.is_main():  # a host with a cache of its own
             plan.prepare_data(recipe)
         self.prepared = plan.load_data(recipe)
+        directory.claim_data(self.model_dir, self.prepared)
         self.model = build_model(recipe, runtime, self.prepared)
         self.stages = plan.plan(recipe, self.prepared)
         plan.check_streams(self.stages, self.model)
+        plan.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.prepared)
         if jax.process_count() > 1:
             distributed.agree({"texts": directory.texts(self.prepared), "first rows": first_rows(self.stages)})
 
@@ -156,6 +158,7 @@ class Run:
             reason = f"stage {planned.stage.name}, step {found.step}: {found.what} is not finite"
             if distributed.is_main():
                 directory.record_failure(self.model_dir, planned.stage.name, found.step, found.stream, reason, batch)
+            distributed.wait_for_all("failure.json")  # whoever ends first would end the others before it is written
             hint = f"see {self.model_dir}/failure.json; a lower learning rate (the stage's schedule) may help"
             raise RunError(f"{reason}; {hint}") from None
         if not directory.has_results(self.model_dir, planned.stage.name, planned.last_step):

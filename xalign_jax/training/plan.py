@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,13 @@ def check_streams(stages: list[PlannedStage], model: Model) -> None:
                 )
             if hasattr(stream.objective, "check"):
                 stream.objective.check(stream.rows * stream.feed.slots)
+
+
+def check_probes(probes: Iterable[Any], model: Model, prepared: data.Prepared) -> None:
+    """Probes that say what they need (`check(model, prepared)`) must have it."""
+    for probe in probes:
+        if hasattr(probe, "check"):
+            probe.check(model, prepared)
 
 
 def _streams(recipe: Recipe) -> list[Stream]:
