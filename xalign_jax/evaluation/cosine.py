@@ -56,7 +56,6 @@ class HiddenCosine:
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Three rows per pair of languages and level."""
-        self.check(model, prepared)
         texts = run_texts(prepared, "validation")
         means = {}
         for text in texts:

@@ -45,7 +45,7 @@ class ForeignMass:
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """One row per language other than the first."""
-        self.check(model, prepared)
+        require_causal(model, "ForeignMass")
         first, *others = run_texts(prepared, "train", self.tasks)
         held_out = run_texts(prepared, self.split, self.tasks)[0]
         text = of_text(held_out, prepared.tokenizer, self.length, self.windows)

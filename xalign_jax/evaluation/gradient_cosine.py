@@ -45,7 +45,7 @@ class GradientCosine:
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Two rows per pair of languages: parallel, and the control."""
-        self.check(model, prepared)
+        require_causal(model, "GradientCosine")
         found = []
         for language, *sides in self._parallel(prepared):
             cosines: dict[str | None, list[float]] = {None: [], "shuffled": []}

@@ -43,7 +43,7 @@ class Perplexity:
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Three rows per language."""
-        self.check(model, prepared)
+        require_causal(model, "Perplexity")
         found = []
         for text in run_texts(prepared, self.split, self.tasks):
             rows = of_text(text, prepared.tokenizer, self.length, self.windows)
