@@ -1,6 +1,7 @@
 """Training terms of word alignment as sums and counts.
 
-XLM-Align's pointer (Chi et al. 2021), awesome-align's self-training SO and consistency CO (Dou and Neubig 2021). Sums are at least float32 and carry the gradient; counts are int32.
+XLM-Align's pointer (Chi et al. 2021), awesome-align's self-training SO and consistency CO (Dou and Neubig 2021). Sums are
+at least float32 and carry the gradient; counts are int32.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Knowledge:
     A candidate's score is the SUM of its tokens' log-probabilities after bos, s, r. Where candidates of one query differ
     in their number of tokens, the metrics ending in `_mean` score by the mean instead, beside the sum. Metrics, with n =
     queries: `accuracy` in every target language; `in_language_accuracy`, the same facts in the language they were taught
-    in, which bounds it; `chance`. The control `untrained` is the same queries to the parameters this seed starts from.
+    in, which bounds it; `chance`. The control `untrained` is the same queries to fresh parameters of this seed.
     It is PreAlign's cross-lingual knowledge application (Li et al. 2024).
     """
 

@@ -37,7 +37,7 @@ class SentenceRetrieval:
       `_centred`: each language's mean sentence vector taken away, over up to 256 documents of its training text, which
         are cut to `length`; languages without training text have no such row.
     Controls: `shuffled` (right answers moved by one), `ngram` (character n-grams, no level; not for clones, which are
-    not written) and with `untrained` the parameters that this seed starts from.
+    not written) and with `untrained` fresh parameters of this seed.
 
     Sources: `files` is {language: path}, parallel text aligned by line or (.tsv, key<TAB>text) by key; the first
     language is compared with each other one. Else `pivot` is compared with each other language that shares at least
