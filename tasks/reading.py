@@ -35,10 +35,11 @@ class Example(NamedTuple):
 class TaskReader:
     """The documents of a seqio Task, or of all Tasks of a Mixture one after another (its rates are not used).
 
-    Groups of different Tasks of a Mixture have nothing to do with each other, even where they have the same name.
+    Groups of different Tasks of a Mixture have nothing to do with each other where they are numbers of lines or keys of
+    files (Tasks of `SOURCES`); other Tasks may share groups.
 
     Attributes:
-      code: a hash of the modules that may have registered it.
+      code: a hash of the modules that may have registered it, "" where none has.
     """
 
     name: str
@@ -85,7 +86,8 @@ class TaskReader:
             if "validation" not in task.splits:
                 splits = Split(functools.partial(_train_documents, task))
                 found = (example for example in found if splits.of(example.document) == split)
-            yield from found if len(tasks) == 1 else (_of_task(task.name, example) for example in found)
+            apart = len(tasks) > 1 and task.name in SOURCES
+            yield from (_of_task(task.name, example) for example in found) if apart else found
 
 
 def _of_task(task: str, example: Example) -> Example:
@@ -102,9 +104,9 @@ def open_task(name: str, code: str = "") -> TaskReader:
     """The reader of a task named in a recipe. Raises UserError if there is none.
 
     Args:
-      code: a hash of the modules that may have registered it.
+      code: a hash of the modules that may have registered it. They have not where the name spells what is read.
     """
-    return TaskReader(registered(name), code)
+    return TaskReader(registered(name), "" if name.startswith("tfds:") else code)
 
 
 def _download(task: seqio.Task) -> None:

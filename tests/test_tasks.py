@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from xalign_jax.data import preparation
 from xalign_jax.data.preparation import _cut, run
 from xalign_jax.data.store import Vocabulary, open_stores, open_tokenizer, store_info
 from xalign_jax.errors import UserError
@@ -167,6 +168,13 @@ def test_tokenised_tasks(cache, text_task, tmp_path):
     assert store_info(same, "tokenised_of_tests", tmp_path)["dropped_as_validation_text"] == 2
     with pytest.raises(UserError, match=r"another vocabulary"):
         run(Vocabulary(kind="bytes"), ["tokenised_of_tests"], [], tmp_path)
+
+
+def test_what_runs_compare_outlives_the_format_of_the_cache(text_task, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "FORMAT", 99)
+    run(SMALL, [text_task], [], tmp_path)
+    before, after = (store_info(SMALL, text_task, folder) for folder in (cache, tmp_path))
+    assert after["format"] == 99 != before["format"] and after["fingerprint"] == before["fingerprint"]
 
 
 def test_vocabulary_needs_an_end(tmp_path, cache, text_task):

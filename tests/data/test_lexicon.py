@@ -149,13 +149,14 @@ def test_several_files_name_their_languages_and_clones_take_base_words(tokenizer
 
 def test_files_may_lead_to_the_source_language_and_words_of_two_languages_may_look_alike(tokenizer, stores, tmp_path):
     there = pairs(tmp_path / "en-de.tsv", [("waa", "vaa")])
-    back = pairs(tmp_path / "de-en.tsv", [("waa", "wab"), ("vac", "wac")])  # German "waa" is not English "waa"
+    rows = [("waa", "wab"), ("vac", "wac"), ("vaa", "waa"), ("vad", "waa")]  # German "waa" is not English "waa"
+    back = pairs(tmp_path / "de-en.tsv", rows)
     lexicon = Lexicon(
         source="file", paths={there: ("en", "de"), back: ("de", "en")}, languages=("en", "de"), heldout=0.0
     )
     found = by_concept(build_lexicon(lexicon, tokenizer, stores).train)
     assert list(found.values()) == [
-        {"en": ["waa"], "de": ["vaa"]},
+        {"en": ["waa"], "de": ["vaa", "vad"]},
         {"en": ["wab"], "de": ["waa"]},
         {"en": ["wac"], "de": ["vac"]},
     ]

@@ -44,7 +44,7 @@ def test_json_lines(tmp_path):
         tmp_path / "b.jsonl", '{"text": "a", "language": null, "group_id": null}\n{"text": "b", "group_id": 0}\n'
     )
     assert list(JsonLines((("en", path),)).documents()) == [Document("a", "en"), Document("b", "en", "0")]
-    path = write(tmp_path / "c.jsonl", '{"text": "\\ud83d\\ude00"}\n')
+    path = write(tmp_path / "c.jsonl", '{"text": "\\ud83d\\ude00", "title": "cut off: \\ud83d"}\n')
     assert list(JsonLines((("en", path),)).documents()) == [Document("\U0001f600", "en")]
 
 
@@ -57,7 +57,7 @@ def test_json_lines(tmp_path):
         (MultiwayTsv, b"1\ta\n1\tb\n", "bad:2: id '1' stands on line 1"),
         (JsonLines, b'{"text": "a"}\n{"text"\n', "bad:2: not JSON"),
         (JsonLines, b"[1]\n", "bad:1: expected a JSON object"),
-        (JsonLines, b'{"text": "half a pair: \\ud83d"}\n', "bad:1: not JSON"),
+        (JsonLines, b'{"text": "half a pair: \\ud83d"}\n', "bad:1: half a surrogate pair at character 13"),
         (JsonLines, b'{"txt": "a"}\n', "bad:1: no string under the key 'text'"),
     ],
 )

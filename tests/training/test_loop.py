@@ -32,6 +32,7 @@ from xalign_jax.errors import RunError, UserError
 from xalign_jax.evaluation.knowledge import Knowledge
 from xalign_jax.evaluation.perplexity import Perplexity
 from xalign_jax.evaluation.word_retrieval import WordRetrieval
+from xalign_jax.objectives.translation_ranking import TranslationRanking
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.training import loop
 
@@ -160,6 +161,15 @@ def test_a_probe_that_lacks_something_is_refused_before_anything_is_trained(tmp_
     last = dataclasses.replace(recipe.stages[-1], probes=(probe,))
     with pytest.raises(UserError, match=said):
         loop.Run(dataclasses.replace(recipe, stages=(*recipe.stages[:-1], last)), Runtime(), tmp_path, "toy")
+
+
+def test_an_objective_that_cannot_work_is_refused_before_anything_is_trained(tmp_path):
+    recipe = toy.recipe(STEPS)
+    stream = dataclasses.replace(recipe.stages[1].streams[0], objective=TranslationRanking())
+    second = dataclasses.replace(recipe.stages[1], streams=(stream,))
+    with pytest.raises(UserError, match=r"TranslationRanking\.pooling = 'first': a causal model"):
+        loop.Run(dataclasses.replace(recipe, stages=(recipe.stages[0], second)), Runtime(), tmp_path / "run", "toy")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp_path):

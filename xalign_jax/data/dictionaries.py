@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from xalign_jax.data.sources import parse_object, read_lines, resolve
+from xalign_jax.data.sources import check_string, parse_object, read_lines, resolve
 from xalign_jax.errors import UserError
 
 
@@ -68,10 +68,10 @@ def _parse(line: str, path: str, number: int, languages: int) -> _Row:
 def _json_words(row: dict[str, Any], path: str, number: int) -> list[str]:
     pair = [row.get("src_text"), row.get("tgt_text")]
     if all(isinstance(word, str) for word in pair):
-        return [str(word) for word in pair]
+        return [check_string(str(word), path, number) for word in pair]
     words = row.get("words")
     if isinstance(words, str):
-        return words.split("$")
+        return check_string(words, path, number).split("$")
     raise UserError(f"{path}:{number}: expected the keys src_text and tgt_text, or words")
 
 

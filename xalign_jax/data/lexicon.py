@@ -225,14 +225,24 @@ def _read_entries(lexicon: Lexicon, report: Counter[str]) -> list[Entry]:
     else:
         named = [(path, lexicon.bases) if isinstance(path, str) else path for path in lexicon.paths]
         read = [(read_dictionary(path, languages), languages) for path, languages in named]
-    merged: dict[tuple[str, str], dict[tuple[str, str], None]] = {}
+    merged: dict[str, dict[tuple[str, str], None]] = {}
     for dictionary, languages in read:
         report.update(dictionary.report)
         for entry in dictionary.entries:
-            words = {(languages[index], word): None for index, word in entry.words}
-            merged.setdefault((languages[0], entry.concept), {}).update(words)
+            words = [(languages[index], word) for index, word in entry.words]
+            for concept, members in _by_source(entry.concept, words, languages[0], lexicon.bases[0]):
+                merged.setdefault(concept, {}).update(dict.fromkeys(members))
     source = lexicon.bases[0]
     return [sorted(words, key=lambda word: word[0] != source) for words in merged.values()]
+
+
+def _by_source(concept: str, words: Entry, leads_from: str, source: str) -> list[tuple[str, Entry]]:
+    """The concepts that an entry belongs to: those of its source words where its file leads from another language."""
+    if leads_from == source or concept.startswith("index:"):
+        return [(concept, words)]
+    others = [word for word in words if word[0] != source]
+    own = [(f"word:{word[1]}", [word, *others]) for word in words if word[0] == source]
+    return own or [(f"{leads_from} {concept}", words)]
 
 
 def _shares(entries: list[Entry], types: Mapping[str, WordTypes], tokenizer: Tokenizer) -> dict[tuple[str, str], float]:

@@ -64,7 +64,7 @@ def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str,
     """Readers and stamps by task; the user's modules are among the stamps. Stamps are taken before anything is read."""
     from xalign_jax.tasks import open_task
 
-    of_modules, code = [], hashlib.sha256()
+    of_modules, code = [], b""
     for name in modules:
         try:
             module = importlib.import_module(name)
@@ -72,8 +72,9 @@ def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str,
             raise UserError(f"Recipe.modules: cannot import {name!r}: {error}") from None
         if module.__file__:
             of_modules.append(stamp_file(module.__file__))
-            code.update(Path(module.__file__).read_bytes())
-    readers = {task: open_task(task, code.hexdigest()) for task in dict.fromkeys(tasks)}
+            code += Path(module.__file__).read_bytes()
+    digest = hashlib.sha256(code).hexdigest() if code else ""
+    readers = {task: open_task(task, digest) for task in dict.fromkeys(tasks)}
     return readers, {task: [*reader.stamps(), *of_modules] for task, reader in readers.items()}
 
 
@@ -118,7 +119,13 @@ def _make(directory: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _hash(*parts: Any) -> str:
+    """A name in the cache."""
     return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()[:24]
+
+
+def _content(texts: str, vocabulary: str) -> str:
+    """What runs compare when they go on: of texts and vocabulary alone, so it outlives FORMAT."""
+    return hashlib.sha256(json.dumps([2, texts, vocabulary]).encode()).hexdigest()[:24]
 
 
 def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Path) -> tuple[Path, Tokenizer]:
@@ -268,7 +275,7 @@ def _fill_store(folder: Path, task: str, reader: Any, tokenizer: Tokenizer, prin
         "source": print_of_task,
         "content": content.hexdigest(),
         "vocabulary": tokenizer.base_fingerprint,
-        "fingerprint": _hash(content.hexdigest(), tokenizer.base_fingerprint),
+        "fingerprint": _content(content.hexdigest(), tokenizer.base_fingerprint),
         "languages": sorted({language for split in counts.values() for language in split}),
         "counts": {split: counts[split] for split in reversed(_SPLITS)},
         "dropped_as_validation_text": dropped,

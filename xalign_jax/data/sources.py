@@ -195,8 +195,8 @@ class JsonLines(_Files):
                     raise UserError(f"{path}:{number}: no string under the key {self.text!r}")
                 own, group = row.get(self.language), row.get(self.group)
                 if text.strip():
-                    own = language if own is None else str(own)
-                    yield Document(text.strip(), own, "" if group is None else str(group))
+                    own, group = language if own is None else str(own), "" if group is None else str(group)
+                    yield Document(*(check_string(value, path, number) for value in (text.strip(), own, group)))
 
 
 _KINDS: dict[str, Callable[[tuple[tuple[str, str], ...]], Source]] = {
@@ -237,13 +237,20 @@ def parse_object(line: str, path: str, number: int) -> dict[str, Any]:
     """A JSON object from a line. Raises UserError naming file:line."""
     try:
         row = json.loads(line)
-        if "\\u" in line:
-            json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is legal JSON, but no text
     except ValueError as error:
         raise UserError(f"{path}:{number}: not JSON ({error})") from None
     if not isinstance(row, dict):
         raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
     return row
+
+
+def check_string(text: str, path: str, number: int) -> str:
+    """The string. Raises UserError naming file:line for half a surrogate pair, which is legal JSON but no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}:{number}: half a surrogate pair at character {error.start}") from None
+    return text
 
 
 def normal_text(text: str) -> str:

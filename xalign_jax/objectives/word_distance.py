@@ -19,8 +19,8 @@ from xalign_jax.recipe import freeze
 class WordDistance:
     """Mean over the embedding and the output head of words' squared distance to their concept's mean, counted by words.
 
-    A word is the mean of its tokens' rows. What a concept's words share is their mean m, what is a word's own is v -
-    m: the loss |v - m|^2 over the batch's mean |v|^2 (which gets no gradient) is 0 where translations have equal
+    A word is the mean of its tokens' rows. What a concept's words share is their mean m, what is a word's own is
+    v - m: the loss |v - m|^2 over the batch's mean |v|^2 (which gets no gradient) is 0 where translations have equal
     rows, 1 - 1/k (half, of two) where a concept's k words have nothing in common, and 1 where they cancel. Unlike the
     word contrast it pushes nothing apart, and it goes on pulling when translations are each other's nearest
     neighbours.

@@ -54,7 +54,7 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
 
 
 def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
-    """Refuse to go on from a checkpoint with another vocabulary or other texts than it was trained on.
+    """Refuse to use a checkpoint with another vocabulary or other texts than it was trained on.
 
     Raises:
       UserError: naming the task.
@@ -64,15 +64,15 @@ def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
         return
     if known.get("vocabulary_fingerprint", prepared.tokenizer.fingerprint) != prepared.tokenizer.fingerprint:
         raise UserError(
-            f"{model_dir}: its vocabulary is not the one the recipe's texts give now; see {model_dir}/vocabulary. "
-            "Choose another --model_dir"
+            f"{model_dir}: its vocabulary is not the one the recipe's texts give now; see {model_dir}/vocabulary; "
+            "choose another --model_dir to train anew"
         )
     now = texts(prepared)
     for task, then in known.get("texts", {}).items():
         if now.get(task) != then:
             raise UserError(
                 f"{model_dir}: the text of {task!r} is no longer what its checkpoints were trained on; "
-                "bring it back or choose another --model_dir"
+                "bring it back, or choose another --model_dir to train anew"
             )
 
 

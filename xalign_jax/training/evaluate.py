@@ -9,7 +9,6 @@ import jax
 from jax.sharding import Mesh
 
 from xalign_jax.data.prepared import Prepared
-from xalign_jax.errors import UserError
 from xalign_jax.models.functional import Model
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import sharding
@@ -24,15 +23,11 @@ def restored(
     """(data, mesh, model, step, parameters) of a run's checkpoint (None: its newest).
 
     Raises:
-      UserError: no such checkpoint, or the vocabulary there is not the recipe's.
+      UserError: no such checkpoint, or it was trained on another vocabulary or other texts than the recipe's now.
     """
     plan.prepare_data(recipe)
     prepared = plan.load_data(recipe)
-    known = directory.read_environment(model_dir).get("vocabulary_fingerprint")
-    if known != prepared.tokenizer.fingerprint:
-        raise UserError(
-            f"{model_dir}: its vocabulary is not the one the recipe's texts give now; see {model_dir}/vocabulary"
-        )
+    directory.claim_data(model_dir, prepared)
     mesh = sharding.make_mesh(runtime.mesh)
     model = build_model(recipe, runtime, prepared)
     return prepared, mesh, model, *restore_model(model_dir, step, model, mesh)
@@ -42,7 +37,7 @@ def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, s
     """Run probes on a run's checkpoint (None: its newest) and add their rows to its `results.json`.
 
     Raises:
-      UserError: no such checkpoint, or the vocabulary there is not the recipe's.
+      UserError: no such checkpoint, or it was trained on another vocabulary or other texts than the recipe's now.
     """
     prepared, mesh, model, step, params = restored(recipe, runtime, model_dir, step)
     plan.check_probes(probes, model, prepared)

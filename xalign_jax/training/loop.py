@@ -69,6 +69,8 @@ class Run:
         self.model = build_model(recipe, runtime, self.prepared)
         self.stages = plan.plan(recipe, self.prepared)
         plan.check_streams(self.stages, self.model)
+        for stage in recipe.stages:  # its objectives say what they cannot work with
+            state.shardings(stage, self.model, recipe.seed, self.mesh)
         plan.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.prepared)
         if jax.process_count() > 1:
             distributed.agree({"texts": directory.texts(self.prepared), "first rows": first_rows(self.stages)})
