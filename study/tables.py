@@ -145,5 +145,6 @@ def _points(found: Mapping[str, Arm], question: str, joint: str, oracle: str) ->
     suffix = SUFFIXES.get(question, "")
     j, o = (found.get(f"{name}{suffix}", {}) for name in (joint, oracle))
     names = [one.name for one in EXPERIMENTS if one.question == question and one.name != f"{oracle}{suffix}"]
-    points = {name: (cost(found[name], j), closed(found[name], j, o)) for name in names if name in found}
-    return {name.removesuffix(suffix): (x, y) for name, (x, y) in points.items() if len(x) == len(y) > 0}
+    arms = {name: {seed: row for seed, row in found[name].items() if seed in o} for name in names if name in found}
+    points = {name.removesuffix(suffix): (cost(arm, j), closed(arm, j, o)) for name, arm in arms.items()}
+    return {name: (x, y) for name, (x, y) in points.items() if x}

@@ -69,6 +69,13 @@ def test_gap_closed_and_cost_are_taken_by_seed():
     assert "65 ± 21 %" in table and "-1.5 ± 4.9 %" in table and "absent" not in table
 
 
+def test_points_are_drawn_of_the_seeds_that_both_baselines_have():
+    rows = [made_up("J", 1, 40.0, 100.0), made_up("J", 2, 44.0, 120.0), made_up("O", 1, 38.0, 50.0)]
+    rows += [made_up("K", 1, 42.0, 60.0), made_up("K", 2, 44.0, 85.0), made_up("PC", 2, 44.0, 90.0)]
+    points = tables._points(tables.arms(rows), "clone", "J", "O")
+    assert points == {"J": ([0.0], [0.0]), "K": ([pytest.approx(0.05)], [0.8])}
+
+
 def test_standard_error_of_a_difference():
     gain, error = tables.difference([2.0, 4.0], [1.0, 1.0, 1.0])
     assert (gain, error) == (2.0, pytest.approx(math.sqrt(2.0 / 2)))
