@@ -103,7 +103,7 @@ def test_loss_is_the_cross_entropy_of_the_chosen_tokens(model, params):
 
 
 def test_excess_positions_keep_their_token_and_are_not_scored(model, params, monkeypatch):
-    monkeypatch.setattr(masked_lm, "DEVIATIONS", -1.0)
+    monkeypatch.setattr(masked_lm, "DEVIATIONS", -3.0)
     batch, objective = mlm_batch(8), MaskedLM(Corruption(rate=0.4, mask=1.0, random=0.0))
     total, metrics, _ = loss_of(objective, model, params, {}, batch, KEY)
     chosen = corrupted(batch["tokens"], batch["segment_ids"], rate=0.4, mask=1.0, random=0.0).chosen

@@ -69,11 +69,9 @@ def export_model(
     tokenizer = Tokenizer.load(model_dir / "vocabulary")
     model = build(config, tokenizer.size, row_map=tokenizer.row_map)
     at, values = _parameters(model_dir, step, model, mesh, params)
-    whole = params == "model"
+    trained = config
     if encoder is not None:
-        layers = config.layers
         config, values = encoder.shortened(config, values)
-        whole = whole and config.layers == layers
         model = build(config, tokenizer.size, row_map=tokenizer.row_map)
     building = output.parent / f".{output.name}.unfinished"
     shutil.rmtree(building, ignore_errors=True)
@@ -86,18 +84,25 @@ def export_model(
     card = model_card(
         name=environment["recipe_name"],
         config_text=_text(model_dir / "config.gin"),
-        results_rows=[row for row in read_results(model_dir) if whole and row["step"] == at],
+        results_rows=[
+            row for row in read_results(model_dir) if row["step"] == at and (params, config) == ("model", trained)
+        ],
         languages=languages,
         architecture=name,
         clones=tokenizer.clones > 0,
     )
     (building / "README.md").write_text(card, encoding="utf-8")
+    _put(building, output, overwrite)
+    return Exported(model, values, tokenizer, architecture.auto)
+
+
+def _put(building: Path, output: Path, overwrite: bool) -> None:
+    """The finished folder in its place."""
     if overwrite and output.exists():
         if not _holds_export(output) and any(output.iterdir()):
             raise UserError(f"{output} holds no exported model: --overwrite does not remove it")
         shutil.rmtree(output)
     building.rename(output)
-    return Exported(model, values, tokenizer, architecture.auto)
 
 
 def _base_language(environment: dict[str, Any]) -> str:
