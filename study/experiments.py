@@ -60,7 +60,7 @@ def _clone(
     return [Experiment(question, f"{arm}{suffix}", (recipe(arm), *files), bindings) for arm in arms]
 
 
-PLUS = recipe("PLUS")
+J, PLUS = recipe("J"), recipe("PLUS")
 NO_ANCHOR = "WordDistance.anchored=False"
 CLONE = [
     *_clone([*MAIN, *(arm for arm in ARMS if arm not in MAIN)], "clone", ""),
@@ -112,7 +112,6 @@ SEARCH = [
 OWN_GIN = ("late", "fading")
 SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in OWN_GIN]
 # PLUS without each of its parts, with more of one, with what PreAlign has besides, and where nothing can be aligned.
-J = recipe("J")
 ROWS, GATHER, HELD = (f"recipes/{name}.gin" for name in ("rows", "gather_rows", "held_rows"))
 STREAMS = "pretrain/Stage.streams=[@pretrain_lm/Stream(), @pretrain_words/Stream(), @pretrain_rows/Stream()]"
 WORDS_ONLY = tuple(f"{stage}_rows/Stream.feed=@WordFeed()" for stage in ("gather", "pretrain"))

@@ -27,6 +27,7 @@ from xalign_jax.data.store import FORMAT, canonical_task, index_file
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 
+_CONTENT = 2  # of a store's fingerprint, which runs compare when they go on: it outlives FORMAT
 SAMPLE_BYTES = 12_000_000  # text a vocabulary is trained on, in equal shares of the languages
 _SENTENCE_BYTES = 4000  # SentencePiece skips longer sentences
 _SPLITS = ("validation", "train")
@@ -118,14 +119,13 @@ def _make(directory: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
 def _hash(*parts: Any) -> str:
     """A name in the cache."""
-    return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()[:24]
-
-
-def _content(texts: str, vocabulary: str) -> str:
-    """What runs compare when they go on: of texts and vocabulary alone, so it outlives FORMAT."""
-    return hashlib.sha256(json.dumps([2, texts, vocabulary]).encode()).hexdigest()[:24]
+    return _digest(FORMAT, *parts)
 
 
 def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Path) -> tuple[Path, Tokenizer]:
@@ -275,7 +275,7 @@ def _fill_store(folder: Path, task: str, reader: Any, tokenizer: Tokenizer, prin
         "source": print_of_task,
         "content": content.hexdigest(),
         "vocabulary": tokenizer.base_fingerprint,
-        "fingerprint": _content(content.hexdigest(), tokenizer.base_fingerprint),
+        "fingerprint": _digest(_CONTENT, content.hexdigest(), tokenizer.base_fingerprint),
         "languages": sorted({language for split in counts.values() for language in split}),
         "counts": {split: counts[split] for split in reversed(_SPLITS)},
         "dropped_as_validation_text": dropped,

@@ -20,12 +20,20 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from xalign_jax.objectives.primitives import ROW_AXES, join_rows, matmul, split_rows
+from xalign_jax.errors import UserError
+from xalign_jax.objectives.primitives import join_rows, matmul, rows_on_mesh, split_rows
 
 # Similarities of queries and keys held at once on a device, and of queries and queue rows (on a CPU: what its cache holds).
 BATCH_ELEMENTS = 2**24
 QUEUE_ELEMENTS = {"cpu": 2**19}
 QUEUE_ELEMENTS_ACCELERATOR = 2**24
+
+
+def check_temperature(objective: Any) -> None:
+    """Raise UserError unless the objective's temperature is greater than 0."""
+    if objective.temperature <= 0:
+        name = type(objective).__name__
+        raise UserError(f"{name}.temperature = {objective.temperature}: must be greater than 0")
 
 
 class Ids(NamedTuple):
@@ -340,9 +348,7 @@ def _split(query: jax.Array, ids: Ids, pieces: int) -> Any:
 
 def _everywhere(form: _Form, gradients: bool, query: jax.Array, key: jax.Array, queue: Any, ids: Any) -> Any:
     """The contrast on the devices of the mesh in context, which rows need not divide, or on one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in ROW_AXES if axis in mesh.axis_names)
-    ways = math.prod(mesh.shape[axis] for axis in axes)
+    _, axes, ways = rows_on_mesh()
     if ways == 1:
         return _device(form, (), gradients, query, key, queue, ids)
     rows = jax.tree.map(lambda array: _fill(array, ways), (query, key, queue))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from xalign_jax.errors import UserError
 from xalign_jax.objectives.masking import Corruption, corrupt
-from xalign_jax.objectives.primitives import ROW_AXES, predict_tokens
+from xalign_jax.objectives.primitives import predict_tokens, rows_on_mesh
 from xalign_jax.recipe import freeze
 
 GROUP_TOKENS = 8192  # tokens of the rows that share a budget, about
@@ -126,8 +126,7 @@ class MaskedLM:
 
 def _groups(rows: int, length: int) -> int:
     """How many groups share a budget: each of rows that lie together on the mesh, with at most about GROUP_TOKENS tokens."""
-    mesh = jax.sharding.get_abstract_mesh()
-    ways = math.prod(mesh.shape[axis] for axis in ROW_AXES if axis in mesh.axis_names)
+    ways = rows_on_mesh()[2]
     local = rows // ways if rows % ways == 0 else rows
     size = max(n for n in range(1, local + 1) if local % n == 0 and (n == 1 or n * length <= GROUP_TOKENS))
     return rows // size

@@ -19,6 +19,13 @@ CHUNK_ELEMENTS = {"cpu": 2**21}
 CHUNK_ELEMENTS_ACCELERATOR = 2**26
 
 
+def rows_on_mesh() -> tuple[jax.sharding.AbstractMesh, tuple[str, ...], int]:
+    """The mesh in context, its axes over which rows are spread, and over how many devices they spread them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in ROW_AXES if axis in mesh.axis_names)
+    return mesh, axes, math.prod(mesh.shape[axis] for axis in axes)
+
+
 def token_cross_entropy(
     h: jax.Array,
     weight: jax.Array,
@@ -115,14 +122,13 @@ def _cross_entropy(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, we
 
 def _cross_entropy_forward(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, weights: Any) -> Any:
     """On a mesh each device sums over its own rows and adds up what all found once, whatever the pieces."""
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in ROW_AXES if axis in mesh.axis_names)
+    mesh, axes, ways_of_rows = rows_on_mesh()
     own = _Axes(
         rows=axes,
         width=WIDTH_AXIS if mesh.shape.get(WIDTH_AXIS, 1) > 1 else None,
         vocabulary=VOCABULARY_AXIS if mesh.shape.get(VOCABULARY_AXIS, 1) > 1 else None,
     )
-    ways = [math.prod(mesh.shape[axis] for axis in axes)]
+    ways = [ways_of_rows]
     ways += [mesh.shape.get(axis, 1) if axis else 1 for axis in (own.vocabulary, own.width)]
     if math.prod(ways) == 1 or any(n % way for n, way in zip((h.shape[0], *weight.shape), ways, strict=True)):
         return _local_cross_entropy(pieces, _Axes(), h, weight, bias, targets, weights)

@@ -15,8 +15,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from xalign_jax.errors import UserError
-from xalign_jax.objectives.contrast import infonce
+from xalign_jax.objectives.contrast import check_temperature, infonce
 from xalign_jax.objectives.primitives import l2_normalize
 from xalign_jax.objectives.sentences import (
     KEY,
@@ -55,8 +54,7 @@ class TranslationRanking:
 
     def __post_init__(self) -> None:
         freeze(self)
-        if self.temperature <= 0:
-            raise UserError(f"TranslationRanking.temperature = {self.temperature}: must be greater than 0")
+        check_temperature(self)
 
     def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """No heads, no memory. Raises UserError for a level or pooling that there is not."""

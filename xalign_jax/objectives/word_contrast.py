@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from xalign_jax.errors import UserError
-from xalign_jax.objectives.contrast import Contrast, Ids, infonce, positive_pairs
+from xalign_jax.objectives.contrast import Contrast, Ids, check_temperature, infonce, positive_pairs
 from xalign_jax.objectives.primitives import l2_normalize, pool_segments
 from xalign_jax.recipe import freeze
 
@@ -40,8 +40,7 @@ class WordContrast:
 
     def __post_init__(self) -> None:
         freeze(self)
-        if self.temperature <= 0:
-            raise UserError(f"WordContrast.temperature = {self.temperature}: must be greater than 0")
+        check_temperature(self)
 
     def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """No heads, no memory.

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from xalign_jax.errors import UserError
 from xalign_jax.objectives import momentum as averages
 from xalign_jax.objectives import queue as ring
-from xalign_jax.objectives.contrast import Contrast, infonce
+from xalign_jax.objectives.contrast import Contrast, check_temperature, infonce
 from xalign_jax.objectives.masking import Corruption, corrupt
 from xalign_jax.objectives.momentum import ConstantMomentum
 from xalign_jax.objectives.primitives import l2_normalize
@@ -75,8 +75,7 @@ class XlCo:
             raise UserError(f"XlCo.negatives = {self.negatives!r}: one of {', '.join(NEGATIVES)}")
         if (self.negatives == "batch") != (self.queue == 0):
             raise UserError(f"XlCo.queue = {self.queue} with XlCo.negatives = {self.negatives!r}: one of them is wrong")
-        if self.temperature <= 0:
-            raise UserError(f"XlCo.temperature = {self.temperature}: must be greater than 0")
+        check_temperature(self)
         if not (self.momentum is None or hasattr(self.momentum, "at")):
             raise UserError(f"XlCo.momentum = {self.momentum!r}: a schedule, as @ConstantMomentum(), or None")
         if not (self.corruption is None or isinstance(self.corruption, Corruption)):

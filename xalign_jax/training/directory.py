@@ -59,9 +59,9 @@ def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
     Raises:
       UserError: naming the task.
     """
-    known = read_environment(model_dir)
-    if not (model_dir / "checkpoints").is_dir() or Checkpoints(model_dir / "checkpoints").latest() is None:
+    if _newest(model_dir)[1] is None:
         return
+    known = read_environment(model_dir)
     if known.get("vocabulary_fingerprint", prepared.tokenizer.fingerprint) != prepared.tokenizer.fingerprint:
         raise UserError(
             f"{model_dir}: its vocabulary is not the one the recipe's texts give now; see {model_dir}/vocabulary; "
@@ -77,12 +77,16 @@ def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
 
 
 def _known_recipe(model_dir: Path | epath.Path) -> Any:
-    if (model_dir / "checkpoints").is_dir():
-        checkpoints = Checkpoints(model_dir / "checkpoints")
-        newest = checkpoints.latest()
-        if newest is not None:
-            return checkpoints.about(newest)["recipe"]
-    return read_environment(model_dir).get("recipe")
+    checkpoints, newest = _newest(model_dir)
+    return read_environment(model_dir).get("recipe") if newest is None else checkpoints.about(newest)["recipe"]
+
+
+def _newest(model_dir: Path | epath.Path) -> tuple[Any, int | None]:
+    """(checkpoints, the newest's step) of a directory, None where there are none."""
+    if not (model_dir / "checkpoints").is_dir():
+        return None, None
+    checkpoints = Checkpoints(model_dir / "checkpoints")
+    return checkpoints, checkpoints.latest()
 
 
 def _differences(old: Any, new: Any, path: str) -> Any:
