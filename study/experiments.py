@@ -42,9 +42,10 @@ ARMS = {
     "K-nostage1": "kept_nostage1",
     "K-neither": "kept_nostage1_noswitch",
     "PLUS": "prealign_plus",
+    "TIE": "tied",
     "O": "oracle",
 }
-MAIN = ("J", "RC", "PC", "K", "PLUS", "O")
+MAIN = ("J", "RC", "PC", "K", "PLUS", "TIE", "O")
 EVEN = 'Mixture.rates={"en": 0.48, "en_clone": 0.48, "facts": 0.04}'
 LARGER = "models/llama_4m.gin"
 
@@ -133,6 +134,7 @@ SEARCH += [
     )
 ]
 SEARCH += [
+    Experiment("search", "TIE-random", (recipe("TIE"),), (SHUFFLED,), seeds=(1,)),
     Experiment("search", "K-neither-w0.03", (recipe("K-neither"),), (WEIGHT.format(0.03),), seeds=(1,)),
 ]
 
@@ -173,7 +175,7 @@ TEXTS = {
     "ru": ("tsv:en={0}/multiway/libreoffice_help/en.tsv.gz,ru={0}/multiway/libreoffice_help/ru.tsv.gz", "en-ru.tsv"),
 }
 JOINT, PREALIGN = "recipes/joint_pair_tiny.gin", "recipes/prealign_pair_tiny.gin"
-PLUS_PAIR = "recipes/prealign_plus_pair_tiny.gin"
+PLUS_PAIR, TIED_PAIR = "recipes/prealign_plus_pair_tiny.gin", "recipes/tied_pair_tiny.gin"
 # As many concepts as in the clone, and room for their longer words.
 STAGE1 = ("align_words/WordFeed.concepts=128", "align_words/Stream.rows=16")
 PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -185,6 +187,8 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "K": ((PREALIGN, "recipes/kept_words.gin"), (*STAGE1, "pretrain_words/Stream.rows=8")),
     "PLUS": ((PLUS_PAIR,), ()),
     "PLUS-random": ((PLUS_PAIR,), (SHUFFLED,)),
+    "TIE": ((TIED_PAIR,), ()),
+    "TIE-random": ((TIED_PAIR,), (SHUFFLED,)),
 }
 # The Russian dictionary has no more than 150 concepts for training.
 FEW = {"ru": ("PieceFeed.concepts=128",)}

@@ -108,7 +108,9 @@ PAIRS = ("-en-de", "-en-fr", "-en-ru")
 # three standard errors, of the random dictionary too.
 CLONE_CLAIMS = [("PC", "J"), ("K", "J"), ("R", "J"), ("RC", "J"), ("PC", "RC"), ("K", "RC"), ("K", "K-random")]
 CLONE_CLAIMS += [("PLUS", "J"), ("PLUS", "K"), ("PLUS", "K-random"), ("K-random", "J"), ("J-restart", "J")]
+CLONE_CLAIMS += [("TIE", "J"), ("TIE", "PLUS")]
 PAIR_CLAIMS = [("PC", "J"), ("PC", "RC"), ("K", "J"), ("K", "RC"), ("PLUS", "J"), ("PLUS", "PLUS-random")]
+PAIR_CLAIMS += [("TIE", "J"), ("TIE", "TIE-random")]
 CLAIMS = [
     (f"{first}{suffix}", f"{second}{suffix}", column)
     for claims, suffixes in ((CLONE_CLAIMS, ("", *SUFFIXES.values())), (PAIR_CLAIMS, PAIRS))

@@ -57,6 +57,8 @@ class Stage:
       combine: "means" adds sum_t / count_t over streams, "pooled" divides the summed sums by the summed counts.
       train: regular expressions on parameter paths ("model/layers/..."); only matching parameters train. () = all.
       keep_optimizer: carry the previous stage's optimiser state instead of starting afresh.
+      tie_words: tokens that translate each other in the lexicon (`data.ties.word_ties`) have one row in the embedding and
+        one in the head, moved by a vector of their language.
       probes: run at the stage's end.
     """
 
@@ -68,6 +70,7 @@ class Stage:
     combine: str = "means"
     train: tuple = ()
     keep_optimizer: bool = False
+    tie_words: bool = False
     probes: tuple = ()
 
     def __post_init__(self) -> None:

@@ -10,9 +10,10 @@ from fakes import FakeTokenizer, make_store, prepare
 from xalign_jax.data import feeds
 from xalign_jax.data.facts import Facts, build_facts
 from xalign_jax.data.feeds import PieceFeed, Switch, WindowFeed, WordFeed
-from xalign_jax.data.lexicon import Lexicon, build_lexicon
+from xalign_jax.data.lexicon import Lexicon, Word, build_lexicon, concept_table
 from xalign_jax.data.piece_pairs import with_pieces
 from xalign_jax.data.store import Mixture
+from xalign_jax.data.ties import word_ties
 from xalign_jax.data.words import own_tokens
 from xalign_jax.errors import UserError
 
@@ -302,3 +303,32 @@ def test_word_rows_are_slices_of_the_packing_and_count_what_does_not_fit(prepare
     assert whole["count_dropped"][0] == 16
     with pytest.raises(UserError, match=r"WordFeed\.concepts"):
         WordFeed(T, 4, 10**4).build(prepared, None, 8, 0)
+
+
+def test_ties_are_words_of_one_token_and_pieces_and_no_token_follows_twice(prepared):
+    ties, table = word_ties(prepared), with_pieces(prepared.lexicon.train)
+    assert (prepared.tokenizer.clone(ties.source, 1) == ties.follower).all() and (ties.language == 1).all()
+    singles = [table.tokens(w)[0] for w in np.flatnonzero((table.language == 0) & (np.diff(table.starts) == 1))]
+    assert sorted(ties.source) == sorted(singles) and len(set(ties.follower)) == len(ties.follower)
+
+
+def test_rows_that_the_first_language_uses_do_not_follow(prepared):
+    words = [Word(0, 0, (10,), "a"), Word(0, 1, (11,), "b"), Word(1, 0, (12,), "c"), Word(1, 1, (13,), "d")]
+    words += [Word(2, 0, (13,), "d"), Word(2, 1, (14,), "e"), Word(3, 0, (15,), "f"), Word(3, 1, (14,), "e")]
+    texts = {"en": [11] * 10 + [10, 12, 13, 15] * 20, "de": [11, 13, 14] * 10}
+    stores = {"texts": {"train": {name: make_store(np.array(ids, np.uint16)) for name, ids in texts.items()}}}
+    table = concept_table(words, ("en", "de"))
+    lexicon = dataclasses.replace(prepared.lexicon, train=table)
+    found = word_ties(dataclasses.replace(prepared, stores=stores, lexicon=lexicon))
+    # English uses 11, and 13 is a word of its own; of two concepts that name 14 the first one counts.
+    assert (found.source.tolist(), found.follower.tolist()) == ([13], [14])
+    with pytest.raises(UserError, match="no token of the lexicon's words"):
+        word_ties(
+            dataclasses.replace(
+                prepared,
+                stores=stores,
+                lexicon=dataclasses.replace(lexicon, train=concept_table(words[:2], ("en", "de"))),
+            )
+        )
+    with pytest.raises(UserError, match=r"Stage\.tie_words needs Recipe\.lexicon"):
+        word_ties(dataclasses.replace(prepared, lexicon=None))

@@ -16,6 +16,7 @@ from etils import epath
 from tqdm import tqdm
 
 from xalign_jax.data import prepared as data
+from xalign_jax.data.ties import word_ties
 from xalign_jax.errors import RunError
 from xalign_jax.models.functional import Model, build
 from xalign_jax.recipe import Recipe, Runtime, as_json
@@ -68,6 +69,7 @@ class Run:
         directory.claim_data(self.model_dir, self.prepared)
         self.model = build_model(recipe, runtime, self.prepared)
         self.stages = plan.plan(recipe, self.prepared)
+        self.ties = word_ties(self.prepared) if any(stage.tie_words for stage in recipe.stages) else None
         plan.check_streams(self.stages, self.model)
         for stage in recipe.stages:  # its objectives say what they cannot work with
             state.shardings(stage, self.model, recipe.seed, self.mesh)
@@ -173,7 +175,8 @@ class Run:
         stage, first, every = planned.stage, int(current.step), self.runtime
         _, where = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
         languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
-        step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages)
+        ties = self.ties if stage.tie_words else None
+        step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages, ties)
         update = jit_step(step, where)
         watchdog = Watchdog(every.watchdog_seconds)
         with self._bar(planned, first) as bar, watchdog:
