@@ -24,9 +24,7 @@ class TiedRows:
         self._axes, self._ties = model.logical_axes(), ties
         if ties is not None:
             _, first, language = np.unique(ties.language, return_index=True, return_inverse=True)
-            self._vector = ties.follower[first][
-                language
-            ]  # (P,) the row that stands for the vector of a pair's language
+            self._vector = ties.follower[first][language]  # (P,) whose row stands for the pair's language's vector
             self._share = (1 / np.bincount(language)[language]).astype(np.float32)[:, None]
 
     def coordinates(self, params: Any) -> Any:
