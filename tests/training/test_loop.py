@@ -28,6 +28,7 @@ from training.runs import (
 from waiting import wait_until
 
 from xalign_jax import config
+from xalign_jax.data.ties import Ties
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.evaluation.knowledge import Knowledge
 from xalign_jax.evaluation.perplexity import Perplexity
@@ -201,6 +202,26 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, mesh, change, said
     first = dataclasses.replace(recipe.stages[0], streams=(words, dataclasses.replace(lm, **change)))
     with pytest.raises(UserError, match=said):
         loop.Run(dataclasses.replace(recipe, stages=(first, recipe.stages[1])), Runtime(mesh=mesh), tmp_path, "toy")
+
+
+def test_a_stage_ties_the_rows_of_translations_and_another_does_not(tmp_path, monkeypatch):
+    recipe = toy.recipe(6)
+    align, pretrain = recipe.stages
+    tied = dataclasses.replace(pretrain, tie_words=True)
+    run = dataclasses.replace(recipe, stages=(align, tied))
+    with pytest.raises(UserError, match=r"Stage\.tie_words needs Recipe\.lexicon"):
+        loop.Run(run, Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
+    trained = dataclasses.replace(run, stages=(align, dataclasses.replace(tied, train=("model/layers/.*",))))
+    with pytest.raises(UserError, match=r"pretrain/Stage\.tie_words moves rows"):
+        loop.Run(trained, Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
+    ties = Ties(*(np.array(ids, np.int32) for ids in ([10, 11, 12], [20, 21, 22], [1, 1, 1])))
+    monkeypatch.setattr(loop, "word_ties", lambda prepared: ties)
+    loop.Run(run, Runtime(mesh=(8, 1, 1), checkpoint_every=1, keep_checkpoints=9), tmp_path, "toy").train()
+    for step, alike in ((2, False), (3, True), (6, True)):  # the first stage has two steps
+        for name in ("embedding", "head"):
+            table = saved_params(tmp_path, step)["model"][name]
+            own = table[ties.follower] - table[ties.source]
+            assert np.allclose(own, own[0], atol=1e-6) == alike
 
 
 def test_parameters_of_another_run_are_a_start(tmp_path):

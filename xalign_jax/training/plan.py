@@ -67,6 +67,8 @@ def check(recipe: Recipe) -> None:
             raise UserError(f"{stage.name}/Stage.combine = {stage.combine!r}: must be 'means' or 'pooled'")
         if not stage.streams:
             raise UserError(f"{stage.name}/Stage.streams is empty")
+        if stage.tie_words and stage.train:
+            raise UserError(f"{stage.name}/Stage.tie_words moves rows, which Stage.train = {stage.train} may forbid")
 
 
 def check_rows(recipe: Recipe, ways: int, parts: int) -> None:
