@@ -40,11 +40,15 @@ def test_storage_that_fails_in_the_middle_of_a_save(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
-    [({"steps": 27}, "Recipe.stages[0].steps is 8 on process 0"), ({"text": 5}, "first rows.align_lm is")],
+    ("first", "other", "said"),
+    [
+        ({}, {"steps": 27}, "Recipe.stages[0].steps is 8 on process 0"),
+        ({}, {"text": 5}, "first rows.align_lm is"),
+        ({"ties": 20}, {"ties": 21}, "tied words is"),
+    ],
 )
-def test_hosts_that_do_not_agree(tmp_path, other, said):
-    codes, errors = ends(pair(tmp_path / "run", of_second=other))
+def test_hosts_that_do_not_agree(tmp_path, first, other, said):
+    codes, errors = ends(pair(tmp_path / "run", of_second=other, **first))
     assert codes == [2, 2]
     assert all(f"xalign: the processes of this run do not agree: {said}" in error for error in errors)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

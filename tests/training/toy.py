@@ -1,7 +1,7 @@
 """A run small enough for tests: the real loop, model and checkpoints over a feed of made-up tokens.
 
 `python toy.py MODEL_DIR [key=value ...]` trains it in a process of its own; keys: recipe ("infoxlm"), steps, bad_row, accumulate, mesh (as 2,2,2), text,
-coordinator, processes, process_id, lost_seconds, sleep (seconds per batch), checkpoint_every, renew_seconds (of the
+ties (the token that follows token 10 in the second stage), coordinator, processes, process_id, lost_seconds, sleep (seconds per batch), checkpoint_every, renew_seconds (of the
 lock), pause (a step whose batch, counted from 0 and not the first of a stage, waits until there is a file MODEL_DIR.go).
 """
 
@@ -19,6 +19,7 @@ import gin
 import numpy as np
 
 from xalign_jax.data.pieces import Ids
+from xalign_jax.data.ties import Ties
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.models.llama import Llama
@@ -253,6 +254,10 @@ def train(options: dict[str, str]) -> None:
     runtime = Runtime(mesh=mesh, log_every=1, checkpoint_every=every, accumulate=parts)
     steps = int(options.get("steps", 12))
     made = infoxlm(steps) if options.get("recipe") == "infoxlm" else recipe(steps, int(options.get("bad_row", -1)))
+    if "ties" in options:
+        loop.word_ties = lambda prepared: Ties(*(np.array([i], np.int32) for i in (10, int(options["ties"]), 1)))
+        first, second = made.stages
+        made = dataclasses.replace(made, stages=(first, dataclasses.replace(second, tie_words=True)))
     try:
         loop.Run(made, runtime, storage.model_directory(sys.argv[1]), "toy").train()
     except loop.Interrupted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,11 @@ class Ties(NamedTuple):
     source: np.ndarray
     follower: np.ndarray
     language: np.ndarray
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the pairs."""
+        return hashlib.sha256(b"".join(array.tobytes() for array in self)).hexdigest()[:16]
 
 
 def word_ties(prepared: Prepared) -> Ties:

@@ -75,7 +75,9 @@ class Run:
             state.shardings(stage, self.model, recipe.seed, self.mesh)
         plan.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.prepared)
         if jax.process_count() > 1:
-            distributed.agree({"texts": directory.texts(self.prepared), "first rows": first_rows(self.stages)})
+            pairs = None if self.ties is None else self.ties.fingerprint
+            own = {"texts": directory.texts(self.prepared), "first rows": first_rows(self.stages)}
+            distributed.agree(own | {"tied words": pairs})
 
     def train(self) -> None:
         """Train to the recipe's end, from the newest checkpoint if there is one.
