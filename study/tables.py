@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from study import plots
-from study.experiments import EXPERIMENTS
+from study.experiments import EXPERIMENTS, Experiment, select
 from study.record import Row
 from xalign_jax.evaluation.tables import markdown, mean_and_spread
 
@@ -63,14 +64,14 @@ def comparison(found: Mapping[str, Arm], names: Sequence[str], joint: str, oracl
     """A line for each experiment that has rows, against a joint and, where there is one, an oracle baseline."""
     j, o = found.get(joint, {}), found.get(oracle, {})
     header = ["", "seeds", "English ppl", f"against {joint}", "other ppl", f"against {joint}"]
-    header += [f"gap closed ({joint}, {oracle})"] if o else []
+    header += [f"gap closed ({joint}, {oracle})" if o else "bits/byte"]
     header += ["knowledge", "words, dictionary", "held out", "foreign mass", "M tokens", "train s"]
     rows = []
     for name in names:
         if arm := found.get(name):
             line = [name, str(len(arm)), cell(values(arm, "own_ppl/1")), cell(cost(arm, j), "+.1f", 100, " %")]
             line += [cell(values(arm, "own_ppl/2")), cell(cost(arm, j, "own_ppl/2"), "+.1f", 100, " %")]
-            line += [cell(closed(arm, j, o), ".0f", 100, " %")] if o else []
+            line += [cell(closed(arm, j, o), ".0f", 100, " %") if o else cell(values(arm, "bits/2"), ".3f")]
             line += [cell(values(arm, column), ".3f") for column in ("knows/2", *WORDS)]
             line += [cell(values(arm, "mass/2"), ".4f"), cell(values(arm, "tokens"), ".2f", 1e-6)]
             rows.append([*line, cell(values(arm, "train_seconds"), ".0f")])
@@ -120,26 +121,43 @@ CLAIMS = [
 
 
 def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
-    """Write `tables.md` and the plots into the folder."""
+    """Write `tables.md` and the plots into the folder, and the tables of the folder's `.md` beside it."""
     found = arms(results)
     parts = ["# Tables of the study", "Made by `python -m study tables`; means over seeds ± sample standard deviation."]
     for question in dict.fromkeys(one.question for one in EXPERIMENTS):
-        names = [one.name for one in EXPERIMENTS if one.question == question]
         parts.append(f"## {question}")
-        if question == "real":
-            pairs = [(pair, [name for name in names if name.endswith(pair)]) for pair in PAIRS]
-            parts += [comparison(found, mine, f"J{pair}", f"O{pair}") for pair, mine in pairs]
-            continue
-        suffix = SUFFIXES.get(question, "")
-        against = [(f"{joint}{suffix}", f"{oracle}{suffix}") for joint, oracle in BASELINES]
-        recorded = [pair for pair in against if found.keys() >= {*pair}] or against[:1]
-        parts += [comparison(found, names, *pair) for pair in recorded]
+        mine = [one for one in EXPERIMENTS if one.question == question]
+        for suffix, group in itertools.groupby(mine, _suffix):
+            names, against = [one.name for one in group], [(f"{j}{suffix}", f"{o}{suffix}") for j, o in BASELINES]
+            recorded = [pair for pair in against if found.keys() >= {*pair}] or against[:1]
+            parts += [comparison(found, names, *pair) for pair in recorded]
     parts += ["## Differences", tests(found, CLAIMS)]
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    document = folder.with_suffix(".md")
+    document.write_text(filled(document.read_text(encoding="utf-8"), found), encoding="utf-8")
     shown = ("clone", "clone-50-50", "clone-4m", "clone-4m-50-50", "search")
     plots.draw_gap({question: _points(found, question, *BASELINES[0]) for question in shown}, BASELINES[0], folder)
     drawn = sorted({row["experiment"] for row in curves})
     plots.draw_curves({name: [row for row in curves if row["experiment"] == name] for name in drawn}, folder)
+
+
+def filled(document: str, found: Mapping[str, Arm]) -> str:
+    """The document with a new table below every line `<!-- table: WORD... -->`; words as `select` takes them."""
+
+    def table(place: re.Match[str]) -> str:
+        chosen = select(place["words"].split())
+        suffix = _suffix(chosen[0])
+        names = [one.name for one in chosen]
+        return place["line"] + comparison(found, names, f"J{suffix}", f"O{suffix}") + "\n"
+
+    return re.sub(r"(?P<line><!-- table: (?P<words>.+) -->\n\n)(?:\|.*\n)*", table, document)
+
+
+def _suffix(one: Experiment) -> str:
+    """What the names of an experiment's baselines end with."""
+    if one.question == "real":
+        return next(pair for pair in PAIRS if one.name.endswith(pair))
+    return SUFFIXES.get(one.question, "")
 
 
 def _points(found: Mapping[str, Arm], question: str, joint: str, oracle: str) -> plots.Points:

@@ -175,9 +175,20 @@ def test_tables_and_plots_come_from_rows_alone(tmp_path):
     clone = {"J": 90.0, "O": 40.0, "K": 60.0}
     rows = [made_up(name, seed, 50.0 + seed, at + seed) for name, at in clone.items() for seed in (1, 2)]
     curves = [{"experiment": "K", "seed": 1, "step": s, "words/dictionary/2": 0.01 * s} for s in (50, 100)]
-    tables.write(rows, curves, tmp_path)
-    assert "## search" in (tmp_path / "tables.md").read_text()
-    assert (tmp_path / "gap.png").stat().st_size > 1000 and (tmp_path / "curves.png").stat().st_size > 1000
+    folder, document = tmp_path / "study", tmp_path / "study.md"
+    folder.mkdir()
+    document.write_text("Before.\n\n<!-- table: K J O -->\n\n| old |\n|---|\n\n| another |\n")
+    tables.write(rows, curves, folder)
+    assert "## search" in (folder / "tables.md").read_text()
+    assert (folder / "gap.png").stat().st_size > 1000 and (folder / "curves.png").stat().st_size > 1000
+    text = document.read_text()
+    assert "| K " in text and "60 ± 0 %" in text and "old" not in text
+    assert text.startswith("Before.\n") and text.endswith("\n\n| another |\n")
+
+
+def test_the_document_has_the_tables_of_the_recorded_rows():
+    document = (record.FOLDER.parent / "study.md").read_text(encoding="utf-8")
+    assert tables.filled(document, tables.arms(record.read(record.RESULTS))) == document
 
 
 def test_unknown_experiments_are_refused(capsys):
