@@ -58,7 +58,7 @@ class Stage:
       train: regular expressions on parameter paths ("model/layers/..."); only matching parameters train. () = all.
       keep_optimizer: carry the previous stage's optimiser state instead of starting afresh.
       tie_words: tokens that translate each other in the lexicon (`data.ties.word_ties`) have one row in the embedding and
-        one in the head, moved by a vector of their language. Not with `train`.
+        one in the head; a vector of their language, learned, moves them and its other tokens. Not with `train`.
       probes: run at the stage's end.
     """
 

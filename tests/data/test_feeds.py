@@ -266,8 +266,8 @@ def test_tokens_of_two_languages_belong_to_the_one_that_uses_them_ten_times_as_o
     }
     stores = {"texts": {"train": {name: make_store(np.array(ids, np.uint16)) for name, ids in texts.items()}}}
     own = own_tokens(dataclasses.replace(prepared, stores=stores), ("en", "de", "en_clone"))
-    assert own[1, 10:15].tolist() == [True, False, True, False, True] and not own[0].any()
-    assert not own[2, 10:14:3].any() and own[2, size + 10 : size + 14].all()
+    assert own[1, 10:15].tolist() == [True, False, True, False, False] and not own[0].any()
+    assert not own[2, 10:14:3].any() and own[2, size + 10 : size + 15].tolist() == [True, True, False, True, False]
 
 
 def test_piece_rows_hold_the_words_and_their_pieces(prepared):
@@ -307,21 +307,25 @@ def test_word_rows_are_slices_of_the_packing_and_count_what_does_not_fit(prepare
 
 def test_ties_are_words_of_one_token_and_pieces_and_no_token_follows_twice(prepared):
     ties, table = word_ties(prepared), with_pieces(prepared.lexicon.train)
-    assert (prepared.tokenizer.clone(ties.source, 1) == ties.follower).all() and (ties.language == 1).all()
+    follows = ties.source != ties.token
+    source, follower = ties.source[follows], ties.token[follows]
+    assert (prepared.tokenizer.clone(source, 1) == follower).all() and (ties.language == 1).all()
     singles = [table.tokens(w)[0] for w in np.flatnonzero((table.language == 0) & (np.diff(table.starts) == 1))]
-    assert sorted(ties.source) == sorted(singles) and len(set(ties.follower)) == len(ties.follower)
+    assert sorted(source) == sorted(singles) and len(set(ties.token)) == len(ties.token)
+    # What is left of the clone's text gets its vector.
+    assert set(ties.token) == set(np.flatnonzero(own_tokens(prepared, table.languages)[1])) > set(follower)
 
 
 def test_rows_that_the_first_language_uses_do_not_follow(prepared):
     words = [Word(0, 0, (10,), "a"), Word(0, 1, (11,), "b"), Word(1, 0, (12,), "c"), Word(1, 1, (13,), "d")]
     words += [Word(2, 0, (13,), "d"), Word(2, 1, (14,), "e"), Word(3, 0, (15,), "f"), Word(3, 1, (14,), "e")]
-    texts = {"en": [11] * 10 + [10, 12, 13, 15] * 20, "de": [11, 13, 14] * 10}
+    texts = {"en": [11] * 10 + [10, 12, 13, 15] * 20, "de": [11, 13, 14, 16] * 10}
     stores = {"texts": {"train": {name: make_store(np.array(ids, np.uint16)) for name, ids in texts.items()}}}
     table = concept_table(words, ("en", "de"))
     lexicon = dataclasses.replace(prepared.lexicon, train=table)
     found = word_ties(dataclasses.replace(prepared, stores=stores, lexicon=lexicon))
-    # English uses 11, and 13 is a word of its own; of two concepts that name 14 the first one counts.
-    assert (found.source.tolist(), found.follower.tolist()) == ([13], [14])
+    # English uses 11, and 13 is a word of its own; of two concepts that name 14 the first one counts. 16 is German alone.
+    assert (found.source.tolist(), found.token.tolist(), found.language.tolist()) == ([13, 16], [14, 16], [1, 1])
     with pytest.raises(UserError, match="no token of the lexicon's words"):
         word_ties(
             dataclasses.replace(

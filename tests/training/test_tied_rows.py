@@ -17,7 +17,10 @@ from xalign_jax.training.optimizers import AdamW, WarmupConstant
 from xalign_jax.training.step import make_step
 
 V, T, STEPS = 16, 8, 4
-TIES = Ties(*(np.array(ids, np.int32) for ids in ([1, 2, 3, 1], [5, 6, 7, 12], [1, 1, 1, 2])))
+TOKEN, SOURCE, LANGUAGE = (  # the last two follow nothing
+    np.array(ids, np.int32) for ids in ([5, 6, 7, 12, 9, 13], [1, 2, 3, 1, 9, 13], [1, 1, 1, 2, 1, 2])
+)
+TIES = Ties(TOKEN, SOURCE, LANGUAGE)
 LANGUAGES = {"lm": ("a", "b", "c")}
 STAGE = Stage(
     name="pretrain",
@@ -61,11 +64,7 @@ def joined(theta):
     vectors = theta["vectors"]
 
     def table(name):
-        return (
-            theta["model"][name]
-            .at[TIES.follower]
-            .set(theta["model"][name][TIES.source] + vectors[name][TIES.language - 1])
-        )
+        return theta["model"][name].at[TOKEN].set(theta["model"][name][SOURCE] + vectors[name][LANGUAGE - 1])
 
     return theta["model"] | {name: table(name) for name in vectors}
 
@@ -77,14 +76,14 @@ def test_steps_are_those_of_a_model_that_has_one_row_and_a_vector(tied):
     names = ["embedding"] if tied else ["embedding", "head"]
     vectors = {
         name: np.stack(
-            [
-                np.mean((first[name][TIES.follower] - first[name][TIES.source])[TIES.language == k], axis=0)
-                for k in (1, 2)
-            ]
+            [np.mean((first[name][TOKEN] - first[name][SOURCE])[:4][LANGUAGE[:4] == k], axis=0) for k in (1, 2)]
         )
         for name in names
     }
-    theta = jax.tree.map(jax.numpy.asarray, {"model": first, "vectors": vectors})
+    alone = {name: first[name].copy() for name in names}
+    for name in names:
+        alone[name][[9, 13]] -= vectors[name]
+    theta = jax.tree.map(jax.numpy.asarray, {"model": first | alone, "vectors": vectors})
     decay = {"model": jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), first)}
     decay["vectors"] = dict.fromkeys(names, True)
     direction = STAGE.optimizer.direction(decay)
@@ -104,7 +103,7 @@ def test_steps_are_those_of_a_model_that_has_one_row_and_a_vector(tied):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(joined(theta)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
     for name in names:
-        own = found[name][TIES.follower] - found[name][TIES.source]
+        own = found[name][TOKEN] - found[name][SOURCE]
         np.testing.assert_allclose(own[:3], np.broadcast_to(own[0], own[:3].shape), atol=1e-6)
         assert np.abs(own[0] - own[3]).max() > 1e-3  # languages have vectors of their own
         assert np.abs(found[name] - first[name]).max() > 1e-3
@@ -120,5 +119,5 @@ def test_a_mesh_of_eight_devices_gives_the_same_rows():
 
 def test_without_ties_every_row_is_its_own():
     _, found = trained(llama(), None)
-    own = found["head"][TIES.follower] - found["head"][TIES.source]
+    own = found["head"][TOKEN] - found["head"][SOURCE]
     assert np.abs(own[0] - own[1]).max() > 0.1

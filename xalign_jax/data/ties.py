@@ -14,15 +14,16 @@ from xalign_jax.errors import UserError
 
 
 class Ties(NamedTuple):
-    """P pairs of tokens; no source follows, and no token follows twice.
+    """P tokens of which a table's rows are their source's row plus a vector of their language.
 
     Attributes:
-      source: (P,) int32 tokens of the first language.   follower: (P,) int32, its translation's.
-      language: (P,) int32, the follower's index into the lexicon's languages, 1 or more.
+      token: (P,) int32, distinct.   source: (P,) int32, a token of the first language; `token` itself where it follows
+        nothing and only the vector is shared. Sources of others are not in `token`.
+      language: (P,) int32 index into the lexicon's languages, 1 or more; each has a token that follows.
     """
 
+    token: np.ndarray
     source: np.ndarray
-    follower: np.ndarray
     language: np.ndarray
 
     @property
@@ -32,10 +33,11 @@ class Ties(NamedTuple):
 
 
 def word_ties(prepared: Prepared) -> Ties:
-    """The pairs of the training lexicon: words of one token, and pieces that translate each other in longer ones.
+    """The pairs of the training lexicon, and their languages' other tokens.
 
-    Only tokens that are their language's own follow (`words.own_tokens`): a row that the first language uses stays its
-    own. Of several concepts that name a token the first one counts.
+    Pairs are words of one token, and pieces that translate each other in longer ones. Only tokens that are their
+    language's own (`words.own_tokens`) follow or get its vector: a row that the first language uses stays its own. Of
+    several concepts that name a token the first one counts.
 
     Raises:
       UserError: no lexicon, or no pair in it.
@@ -47,9 +49,14 @@ def word_ties(prepared: Prepared) -> Ties:
     ids, concept, language = table.ids[table.starts[words]], table.concept[words], table.language[words]
     named, first = np.unique(concept[language == 0], return_index=True)
     sources = ids[language == 0][first]
-    follows = own_tokens(prepared, table.languages)[language, ids] & np.isin(concept, named) & ~np.isin(ids, sources)
+    own = own_tokens(prepared, table.languages)
+    own[:, sources] = False
+    follows = own[language, ids] & np.isin(concept, named)
     follower, at = np.unique(ids[follows], return_index=True)
     if not len(follower):
         raise UserError("Stage.tie_words: no token of the lexicon's words translates a token of its first language")
-    source = sources[np.searchsorted(named, concept[follows][at])]
-    return Ties(source, follower, language[follows][at])
+    source, of = np.arange(own.shape[1], dtype=np.int32), own.argmax(0).astype(np.int32)
+    source[follower] = sources[np.searchsorted(named, concept[follows][at])]
+    of[follower] = language[follows][at]
+    token = np.flatnonzero(np.isin(of, of[follower])).astype(np.int32)
+    return Ties(token, source[token], of[token])

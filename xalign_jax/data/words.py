@@ -86,16 +86,16 @@ class PieceFeed(WordFeed):
 def own_tokens(prepared: Prepared, languages: tuple[str, ...]) -> np.ndarray:
     """(L, size) bool: the tokens that are a language's own and not the source language's, `languages[0]`.
 
-    A language's own are those that take at least `OWN` times the share of its running tokens that they take of the source
-    language's, and those that the source language does not use: all of a clone's tokens, some of a vocabulary that
-    two languages share. The source language has none.
+    A language's own are those of its text that take at least `OWN` times the share of its running tokens that they take
+    of the source language's: all that a clone uses, some of a vocabulary that two languages share. The source language
+    has none.
     """
     tokenizer = prepared.tokenizer
     shares = np.zeros((len(languages), tokenizer.size))
     for language, (base, k) in enumerate(map(clone_index, languages)):
         stores = training_stores(prepared.stores, base)
         shares[language, tokenizer.clone(np.arange(tokenizer.base_size), k)] = token_shares(stores, tokenizer)
-    own = shares >= OWN * shares[0]
+    own = (shares > 0) & (shares >= OWN * shares[0])
     own[0] = False
     return own
 
