@@ -255,7 +255,7 @@ def train(options: dict[str, str]) -> None:
     steps = int(options.get("steps", 12))
     made = infoxlm(steps) if options.get("recipe") == "infoxlm" else recipe(steps, int(options.get("bad_row", -1)))
     if "ties" in options:
-        loop.word_ties = lambda prepared: Ties(*(np.array([i], np.int32) for i in (10, int(options["ties"]), 1)))
+        loop.word_ties = lambda prepared: Ties(*(np.array([i], np.int32) for i in (int(options["ties"]), 10, 1)))
         first, second = made.stages
         made = dataclasses.replace(made, stages=(first, dataclasses.replace(second, tie_words=True)))
     try:
