@@ -72,6 +72,14 @@ CLONE = [
     *_clone(MAIN, "clone-4m-50-50", "-4m-50-50", (LARGER,), EVEN),
 ]
 
+# A vector for each language, without a dictionary and beside PLUS.
+VECTORS = "recipes/language_vectors.gin"
+CLONE += [
+    Experiment("vectors", f"{arm}-vectors{suffix}", (recipe(arm), VECTORS), bindings)
+    for suffix, bindings in (("", ()), ("-50-50", (EVEN,)))
+    for arm in ("J", "PLUS")
+]
+
 # Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast; K's contrast
 # where it cannot align (a random dictionary) and where nothing is left to align (tied clones); other learning rates.
 NO_CONTRAST = "align_words/Stream.weight=0.0"
@@ -187,6 +195,8 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "K": ((PREALIGN, "recipes/kept_words.gin"), (*STAGE1, "pretrain_words/Stream.rows=8")),
     "PLUS": ((PLUS_PAIR,), ()),
     "PLUS-random": ((PLUS_PAIR,), (SHUFFLED,)),
+    "J-vectors": ((JOINT, VECTORS), ()),
+    "PLUS-vectors": ((PLUS_PAIR, VECTORS), ()),
     "TIE": ((TIED_PAIR,), ()),
     "TIE-random": ((TIED_PAIR,), (SHUFFLED,)),
 }

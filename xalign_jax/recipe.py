@@ -57,8 +57,10 @@ class Stage:
       combine: "means" adds sum_t / count_t over streams, "pooled" divides the summed sums by the summed counts.
       train: regular expressions on parameter paths ("model/layers/..."); only matching parameters train. () = all.
       keep_optimizer: carry the previous stage's optimiser state instead of starting afresh.
-      tie_words: tokens that translate each other in the lexicon (`data.ties.word_ties`) have one row in the embedding and
-        one in the head; a vector of their language, learned, moves them and its other tokens. Not with `train`.
+      language_vectors: tokens that are a language's own (`data.words.own_tokens`) have a vector in common beside their
+        rows in embedding and head, except those of the lexicon's first language. Not with `train`.
+      tie_words: as `language_vectors`, and tokens that translate another in the lexicon (`data.shared_rows`) have its row
+        besides, and a part of their own that decays. Not with `train`.
       probes: run at the stage's end.
     """
 
@@ -70,6 +72,7 @@ class Stage:
     combine: str = "means"
     train: tuple = ()
     keep_optimizer: bool = False
+    language_vectors: bool = False
     tie_words: bool = False
     probes: tuple = ()
 

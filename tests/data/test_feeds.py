@@ -12,8 +12,8 @@ from xalign_jax.data.facts import Facts, build_facts
 from xalign_jax.data.feeds import PieceFeed, Switch, WindowFeed, WordFeed
 from xalign_jax.data.lexicon import Lexicon, Word, build_lexicon, concept_table
 from xalign_jax.data.piece_pairs import with_pieces
+from xalign_jax.data.shared_rows import shared_rows
 from xalign_jax.data.store import Mixture
-from xalign_jax.data.ties import word_ties
 from xalign_jax.data.words import own_tokens
 from xalign_jax.errors import UserError
 
@@ -305,15 +305,17 @@ def test_word_rows_are_slices_of_the_packing_and_count_what_does_not_fit(prepare
         WordFeed(T, 4, 10**4).build(prepared, None, 8, 0)
 
 
-def test_ties_are_words_of_one_token_and_pieces_and_no_token_follows_twice(prepared):
-    ties, table = word_ties(prepared), with_pieces(prepared.lexicon.train)
-    follows = ties.source != ties.token
-    source, follower = ties.source[follows], ties.token[follows]
-    assert (prepared.tokenizer.clone(source, 1) == follower).all() and (ties.language == 1).all()
+def test_words_of_one_token_and_pieces_follow_what_they_translate_and_all_of_a_language_share_a_vector(prepared):
+    shared, table = shared_rows(prepared, True), with_pieces(prepared.lexicon.train)
+    follows = shared.source != shared.token
+    source, follower = shared.source[follows], shared.token[follows]
+    assert (prepared.tokenizer.clone(source, 1) == follower).all() and (shared.language == 1).all()
     singles = [table.tokens(w)[0] for w in np.flatnonzero((table.language == 0) & (np.diff(table.starts) == 1))]
-    assert sorted(source) == sorted(singles) and len(set(ties.token)) == len(ties.token)
-    # What is left of the clone's text gets its vector.
-    assert set(ties.token) == set(np.flatnonzero(own_tokens(prepared, table.languages)[1])) > set(follower)
+    assert sorted(source) == sorted(singles) and len(set(shared.token)) == len(shared.token)
+    assert set(shared.token) == set(np.flatnonzero(own_tokens(prepared, table.languages)[1])) > set(follower)
+    alone = shared_rows(prepared, False)
+    assert (alone.token == shared.token).all() and (alone.source == alone.token).all()
+    assert (alone.language == shared.language).all()
 
 
 def test_rows_that_the_first_language_uses_do_not_follow(prepared):
@@ -323,16 +325,11 @@ def test_rows_that_the_first_language_uses_do_not_follow(prepared):
     stores = {"texts": {"train": {name: make_store(np.array(ids, np.uint16)) for name, ids in texts.items()}}}
     table = concept_table(words, ("en", "de"))
     lexicon = dataclasses.replace(prepared.lexicon, train=table)
-    found = word_ties(dataclasses.replace(prepared, stores=stores, lexicon=lexicon))
+    found = shared_rows(dataclasses.replace(prepared, stores=stores, lexicon=lexicon), True)
     # English uses 11, and 13 is a word of its own; of two concepts that name 14 the first one counts. 16 is German alone.
     assert (found.source.tolist(), found.token.tolist(), found.language.tolist()) == ([13, 16], [14, 16], [1, 1])
     with pytest.raises(UserError, match="no token of the lexicon's words"):
-        word_ties(
-            dataclasses.replace(
-                prepared,
-                stores=stores,
-                lexicon=dataclasses.replace(lexicon, train=concept_table(words[:2], ("en", "de"))),
-            )
-        )
-    with pytest.raises(UserError, match=r"Stage\.tie_words needs Recipe\.lexicon"):
-        word_ties(dataclasses.replace(prepared, lexicon=None))
+        none = dataclasses.replace(lexicon, train=concept_table(words[:2], ("en", "de")))
+        shared_rows(dataclasses.replace(prepared, stores=stores, lexicon=none), True)
+    with pytest.raises(UserError, match=r"Stage\.tie_words need Recipe\.lexicon"):
+        shared_rows(dataclasses.replace(prepared, lexicon=None), False)

@@ -19,7 +19,7 @@ import gin
 import numpy as np
 
 from xalign_jax.data.pieces import Ids
-from xalign_jax.data.ties import Ties
+from xalign_jax.data.shared_rows import SharedRows
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.models.llama import Llama
@@ -255,7 +255,8 @@ def train(options: dict[str, str]) -> None:
     steps = int(options.get("steps", 12))
     made = infoxlm(steps) if options.get("recipe") == "infoxlm" else recipe(steps, int(options.get("bad_row", -1)))
     if "ties" in options:
-        loop.word_ties = lambda prepared: Ties(*(np.array([i], np.int32) for i in (int(options["ties"]), 10, 1)))
+        rows = SharedRows(*(np.array([i], np.int32) for i in (int(options["ties"]), 10, 1)))
+        loop.shared_rows = lambda prepared, tie_words: rows
         first, second = made.stages
         made = dataclasses.replace(made, stages=(first, dataclasses.replace(second, tie_words=True)))
     try:

@@ -16,18 +16,20 @@ from etils import epath
 from tqdm import tqdm
 
 from xalign_jax.data import prepared as data
-from xalign_jax.data.ties import word_ties
+from xalign_jax.data.shared_rows import shared_rows
 from xalign_jax.errors import RunError
 from xalign_jax.models.functional import Model, build
 from xalign_jax.recipe import Recipe, Runtime, as_json
 from xalign_jax.runtime import distributed, failures, lock, sharding
 from xalign_jax.runtime.checkpoint import Checkpoints, abstract
+from xalign_jax.runtime.compilation import jit_once
 from xalign_jax.runtime.logging import MetricsLog
 from xalign_jax.runtime.preemption import StopNotice
 from xalign_jax.runtime.watchdog import Watchdog
 from xalign_jax.training import directory, plan, state
 from xalign_jax.training.initial import initial_params
 from xalign_jax.training.meter import Meter, NotFinite
+from xalign_jax.training.row_coordinates import RowCoordinates
 from xalign_jax.training.state import TrainState
 from xalign_jax.training.step import jit_step, make_step, stream_key
 
@@ -69,15 +71,19 @@ class Run:
         directory.claim_data(self.model_dir, self.prepared)
         self.model = build_model(recipe, runtime, self.prepared)
         self.stages = plan.plan(recipe, self.prepared)
-        self.ties = word_ties(self.prepared) if any(stage.tie_words for stage in recipe.stages) else None
+        self.shared = {
+            stage.name: shared_rows(self.prepared, stage.tie_words)
+            for stage in recipe.stages
+            if stage.language_vectors or stage.tie_words
+        }
         plan.check_streams(self.stages, self.model)
         for stage in recipe.stages:  # its objectives say what they cannot work with
             state.shardings(stage, self.model, recipe.seed, self.mesh)
         plan.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.prepared)
         if jax.process_count() > 1:
-            pairs = None if self.ties is None else self.ties.fingerprint
             own = {"texts": directory.texts(self.prepared), "first rows": first_rows(self.stages)}
-            distributed.agree(own | {"tied words": pairs})
+            shared = {f"tokens that share rows in {name}": rows.fingerprint for name, rows in self.shared.items()}
+            distributed.agree(own | shared)
 
     def train(self) -> None:
         """Train to the recipe's end, from the newest checkpoint if there is one.
@@ -110,7 +116,7 @@ class Run:
             if number > first:
                 known = set(current.memory)
                 current = state.create(planned.stage, self.model, self.recipe.seed, self.mesh, current)
-                current = self._prefill(planned, current, known)
+                current = self._entered(number, current, known)
             with jax.set_mesh(self.mesh):
                 current = self._run_stage(planned, current, log)
 
@@ -120,7 +126,7 @@ class Run:
         number = 0 if newest is None else next(i for i, p in enumerate(self.stages) if newest <= p.last_step)
         stage = self.stages[number].stage
         if newest is None:
-            return self._prefill(self.stages[0], self._first_state(), set()), 0
+            return self._entered(0, self._first_state(), set()), 0
         shapes, where = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
         rest = abstract(
             {"opt_state": shapes.opt_state, "memory": shapes.memory},
@@ -137,9 +143,18 @@ class Run:
         params = initial_params(self.recipe, self.model, self.prepared, self.mesh)
         return fresh._replace(params=fresh.params | {"model": params})
 
-    def _prefill(self, planned: plan.PlannedStage, current: TrainState, known: set[str]) -> TrainState:
-        """The state with new memories (not those `known`) filled from the parameters and the streams' first batches."""
-        memory = dict(current.memory)
+    def _entered(self, number: int, current: TrainState, known: set[str]) -> TrainState:
+        """The state before a stage's first step.
+
+        Rows become tied if the stage before did not tie them; new memories (not those `known`) are filled from the
+        parameters and the streams' first batches.
+        """
+        planned, memory = self.stages[number], dict(current.memory)
+        if planned.stage.tie_words and not (number and self.stages[number - 1].stage.tie_words):
+            _, where = state.shardings(planned.stage, self.model, self.recipe.seed, self.mesh)
+            view = RowCoordinates(self.model, self.shared[planned.stage.name])
+            tied = jit_once(view.tied, out_shardings=where.params)
+            current = current._replace(params=tied(current.params))
         for stream in planned.stage.streams:
             if stream.name in memory and stream.name not in known and hasattr(stream.objective, "prefill"):
                 batches = (
@@ -177,8 +192,8 @@ class Run:
         stage, first, every = planned.stage, int(current.step), self.runtime
         _, where = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
         languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
-        ties = self.ties if stage.tie_words else None
-        step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages, ties)
+        shared = self.shared.get(stage.name)
+        step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages, shared)
         update = jit_step(step, where)
         watchdog = Watchdog(every.watchdog_seconds)
         with self._bar(planned, first) as bar, watchdog:

@@ -67,8 +67,9 @@ def check(recipe: Recipe) -> None:
             raise UserError(f"{stage.name}/Stage.combine = {stage.combine!r}: must be 'means' or 'pooled'")
         if not stage.streams:
             raise UserError(f"{stage.name}/Stage.streams is empty")
-        if stage.tie_words and stage.train:
-            raise UserError(f"{stage.name}/Stage.tie_words moves rows, which Stage.train = {stage.train} may forbid")
+        for option in ("language_vectors", "tie_words"):
+            if getattr(stage, option) and stage.train:
+                raise UserError(f"{stage.name}/Stage.{option} moves rows, which Stage.train = {stage.train} may forbid")
 
 
 def check_rows(recipe: Recipe, ways: int, parts: int) -> None:

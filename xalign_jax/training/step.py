@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from xalign_jax.data.ties import Ties
+from xalign_jax.data.shared_rows import SharedRows
 from xalign_jax.models.functional import Model
 from xalign_jax.recipe import Stage
+from xalign_jax.training.row_coordinates import RowCoordinates
 from xalign_jax.training.state import TrainState, optimizer
-from xalign_jax.training.tied_rows import TiedRows
 
 Batches = Mapping[str, Mapping[str, jax.Array]]
 
@@ -31,7 +31,7 @@ def make_step(
     first_step: int,
     seed: int,
     languages: Mapping[str, tuple[str, ...]],
-    ties: Ties | None = None,
+    shared: SharedRows | None = None,
 ) -> Callable[[TrainState, Batches], tuple[TrainState, dict[str, jax.Array]]]:
     """The update function of a stage whose first update is number `first_step` (counted from 0).
 
@@ -40,9 +40,9 @@ def make_step(
 
     Args:
       languages: the feed's languages, by stream.
-      ties: tokens whose rows are one parameter (`Stage.tie_words`); rows that are not yet so become it at once.
+      shared: what rows have in common (`Stage.language_vectors`, `Stage.tie_words`).
     """
-    schedule, tied = stage.schedule.schedule(stage.steps), TiedRows(model, ties)
+    schedule, view = stage.schedule.schedule(stage.steps), RowCoordinates(model, shared)
 
     def step(state: TrainState, batches: Batches) -> tuple[TrainState, dict[str, jax.Array]]:
         keys = {stream.name: stream_key(seed, state.step, stream.name) for stream in stage.streams}
@@ -61,9 +61,9 @@ def make_step(
 
         (loss, (metrics, memory)), grads = jax.value_and_grad(total_loss, has_aux=True)(state.params)
         rate = schedule(state.step - first_step)
-        params, grads = tied.coordinates(state.params), tied.gradients(grads)
+        params, grads = view.coordinates(state.params), view.gradients(grads)
         direction, opt_state = optimizer(stage, model, params).update(grads, state.opt_state, params)
-        params = tied.rows(jax.tree.map(lambda p, d: p - rate * d, params, direction))
+        params = view.rows(jax.tree.map(lambda p, d: p - rate * d, params, direction), rate)
         memory = _after_update(stage, params, memory)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)

@@ -1,0 +1,152 @@
+"""Rows along a dictionary that share a parameter: against a model that has them so, and on any mesh."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from xalign_jax.data.shared_rows import SharedRows
+from xalign_jax.models.functional import build
+from xalign_jax.models.llama import Llama
+from xalign_jax.objectives.causal_lm import CausalLM
+from xalign_jax.recipe import Stage, Stream
+from xalign_jax.runtime import sharding
+from xalign_jax.training import state
+from xalign_jax.training.optimizers import AdamW, WarmupConstant
+from xalign_jax.training.row_coordinates import OWN_DECAY, RowCoordinates
+from xalign_jax.training.step import make_step
+
+V, T, STEPS = 16, 8, 4
+TOKEN, SOURCE, LANGUAGE = (  # the last two follow nothing
+    np.array(ids, np.int32) for ids in ([5, 6, 7, 12, 9, 13], [1, 2, 3, 1, 9, 13], [1, 1, 1, 2, 1, 2])
+)
+SHARED = SharedRows(TOKEN, SOURCE, LANGUAGE)
+LANGUAGES = {"lm": ("a", "b", "c")}
+STAGE = Stage(
+    name="pretrain",
+    steps=STEPS,
+    streams=[Stream(name="lm", feed=None, objective=CausalLM(), rows=8)],
+    optimizer=AdamW(clip=0.5),
+    schedule=WarmupConstant(peak=0.01),
+)
+
+
+def llama(tied=False):
+    config = Llama(layers=2, width=8, heads=2, kv_heads=2, mlp_width=16, max_length=T, tied=tied, table_std=0.5)
+    return build(config, V)
+
+
+def batches():
+    """Steps of hashed tokens; those of `SHARED` are among them."""
+    rng = np.random.default_rng(0)
+    for _ in range(STEPS):
+        tokens = rng.integers(0, V, (8, T + 1)).astype(np.int32)
+        rows = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones((8, T), np.float32)}
+        rows["positions"] = np.tile(np.arange(T, dtype=np.int32), (8, 1))
+        yield {"lm": rows | {"segment_ids": np.ones((8, T), np.int32), "language": np.zeros(8, np.int32)}}
+
+
+def trained(model, shared, mesh=None):
+    """Parameters before and after the steps of `STAGE`."""
+    mesh = mesh or jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
+    current = state.create(STAGE, model, 0, mesh)
+    current = current._replace(params=RowCoordinates(model, shared).tied(current.params))
+    first = jax.device_get(current.params["model"])
+    step = jax.jit(make_step(STAGE, model, 0, 0, LANGUAGES, shared))
+    with jax.set_mesh(mesh):
+        for batch in batches():
+            current, metrics = step(current, batch)
+            assert metrics["finite"]
+    return first, jax.device_get(current.params["model"])
+
+
+HOSTS = [2, 3]  # where in `TOKEN` the last follower of each language is: it has no part of its own
+OWN = np.array([1, 1, 0, 0, 0, 0], np.float32)[:, None]
+
+
+def joined(theta):
+    """The model's parameters from those that have a vector for each language and followers' own parts."""
+    model, found = theta["model"], {}
+    for name, vectors in theta["vectors"].items():
+        rows = model[name][SOURCE] + vectors[LANGUAGE - 1] + OWN * theta["own"][name]
+        found[name] = model[name].at[TOKEN].set(rows)
+    return model | found
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_steps_are_those_of_a_model_that_has_sources_vectors_and_own_parts(tied):
+    model = llama(tied)
+    first, found = trained(model, SHARED)
+    names = ["embedding"] if tied else ["embedding", "head"]
+    vectors = {name: first[name][TOKEN[HOSTS]] - first[name][SOURCE[HOSTS]] for name in names}
+    alone = {name: first[name].copy() for name in names}
+    for name in names:
+        alone[name][[9, 13]] -= vectors[name]
+    own = {name: np.zeros((6, 8), np.float32) for name in names}
+    theta = jax.tree.map(jax.numpy.asarray, {"model": first | alone, "vectors": vectors, "own": own})
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(joined(theta)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)  # as `tied` made them
+    decay = {"model": jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), first)}
+    decay |= {part: dict.fromkeys(names, True) for part in ("vectors", "own")}
+    direction = STAGE.optimizer.direction(decay)
+    moments, rate = direction.init(theta), STAGE.schedule.schedule(STEPS)(0)
+    for batch in batches():
+
+        def loss(theta, batch=batch["lm"]):
+            params = {"model": joined(theta)}
+            total, _, _ = CausalLM().loss(model, params, {}, batch, jax.random.key(0))
+            return total / batch["weights"].sum()
+
+        update, moments = direction.update(jax.grad(loss)(theta), moments, theta)
+        theta = jax.tree.map(lambda p, d: p - rate * d, theta, update)
+        theta["own"] = jax.tree.map(lambda own: own * (1 - OWN_DECAY * rate), theta["own"])
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(joined(theta)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    for name in names:
+        vector = found[name][TOKEN[HOSTS]] - found[name][SOURCE[HOSTS]]
+        assert np.abs(vector[0] - vector[1]).max() > 1e-3  # languages have vectors of their own
+        own = found[name][TOKEN[:2]] - found[name][SOURCE[:2]] - vector[0]
+        assert np.abs(own).max() > 1e-3 and np.abs(found[name] - first[name]).max() > 1e-3
+
+
+def test_rows_to_begin_with_lie_beside_their_sources_by_the_mean_distance_of_their_language():
+    params = {"model": llama().init(jax.random.key(0)), "heads": {}}
+    tied = RowCoordinates(llama(), SHARED).tied(params)["model"]
+    for name in ("embedding", "head"):
+        before, after = np.asarray(params["model"][name]), np.asarray(tied[name])
+        apart = before[TOKEN] - before[SOURCE]
+        means = np.stack([apart[:3].mean(axis=0)] * 3 + [apart[3]])
+        np.testing.assert_allclose(after[TOKEN[:4]] - after[SOURCE[:4]], means, atol=1e-6)
+        rest = np.setdiff1d(np.arange(V), TOKEN[:4])
+        np.testing.assert_array_equal(after[rest], before[rest])
+
+
+def test_vectors_alone_move_every_token_of_a_language_and_the_first_step_starts_from_the_rows_as_they_are():
+    model, vectors = llama(), SharedRows(TOKEN, TOKEN, LANGUAGE)
+    params = {"model": model.init(jax.random.key(0)), "heads": {}}
+    view = RowCoordinates(model, vectors)
+    again = view.rows(view.coordinates(params), 0.1)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    grads = jax.tree.map(jax.numpy.ones_like, params)
+    moved = view.rows(jax.tree.map(jax.numpy.add, view.coordinates(params), view.gradients(grads)), 0.1)
+    up = np.asarray(moved["model"]["head"] - params["model"]["head"])[:, 0]
+    # Four tokens of language 1 and two of language 2: own gradient and the sum; the last one is its language's vector.
+    expected = np.ones(V)
+    expected[[5, 6, 7, 9]], expected[[12, 13]] = (5, 5, 5, 4), (3, 2)
+    np.testing.assert_allclose(up, expected, atol=1e-5)
+
+
+def test_a_mesh_of_eight_devices_gives_the_same_rows():
+    model = llama()
+    _, one = trained(model, SHARED)
+    _, many = trained(model, SHARED, sharding.make_mesh((2, 2, 2)))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_without_ties_every_row_is_its_own():
+    _, found = trained(llama(), None)
+    own = found["head"][TOKEN] - found["head"][SOURCE]
+    assert np.abs(own[0] - own[1]).max() > 0.1
