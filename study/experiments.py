@@ -75,7 +75,7 @@ CLONE = [
 # A vector for each language, without a dictionary and beside PLUS.
 VECTORS = "recipes/language_vectors.gin"
 CLONE += [
-    Experiment("vectors", f"{arm}-vectors{suffix}", (recipe(arm), VECTORS), bindings)
+    Experiment(f"clone{suffix}", f"{arm}-vectors{suffix}", (recipe(arm), VECTORS), bindings)
     for suffix, bindings in (("", ()), ("-50-50", (EVEN,)))
     for arm in ("J", "PLUS")
 ]

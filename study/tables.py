@@ -110,11 +110,17 @@ PAIRS = ("-en-de", "-en-fr", "-en-ru")
 CLONE_CLAIMS = [("PC", "J"), ("K", "J"), ("R", "J"), ("RC", "J"), ("PC", "RC"), ("K", "RC"), ("K", "K-random")]
 CLONE_CLAIMS += [("PLUS", "J"), ("PLUS", "K"), ("PLUS", "K-random"), ("K-random", "J"), ("J-restart", "J")]
 CLONE_CLAIMS += [("TIE", "J"), ("TIE", "PLUS")]
+VECTOR_CLAIMS = [("J-vectors", "J"), ("PLUS-vectors", "PLUS"), ("PLUS-vectors", "J-vectors"), ("TIE", "J-vectors")]
+VECTOR_CLAIMS += [("PLUS-vectors", "J"), ("TIE", "PLUS-vectors")]
 PAIR_CLAIMS = [("PC", "J"), ("PC", "RC"), ("K", "J"), ("K", "RC"), ("PLUS", "J"), ("PLUS", "PLUS-random")]
 PAIR_CLAIMS += [("TIE", "J"), ("TIE", "TIE-random")]
 CLAIMS = [
     (f"{first}{suffix}", f"{second}{suffix}", column)
-    for claims, suffixes in ((CLONE_CLAIMS, ("", *SUFFIXES.values())), (PAIR_CLAIMS, PAIRS))
+    for claims, suffixes in (
+        (CLONE_CLAIMS, ("", *SUFFIXES.values())),
+        (PAIR_CLAIMS, PAIRS),
+        (VECTOR_CLAIMS, ("", "-50-50", *PAIRS)),
+    )
     for suffix, (first, second) in itertools.product(suffixes, claims)
     for column in ("knows/2", "own_ppl/2", "own_ppl/1")
 ]
