@@ -27,64 +27,68 @@ class RowCoordinates:
     def __init__(self, model: Model, shared: SharedRows | None) -> None:
         self._axes, self._shared = model.logical_axes(), shared
         if shared is not None:
-            follows = shared.source != shared.token
+            self._token, follows = shared.token, shared.source != shared.token
+            self._follower, self._source = shared.token[follows], shared.source[follows]  # (F,)
             order = np.lexsort((follows, shared.language))[::-1]
             languages, at = np.unique(shared.language[order], return_index=True)
-            self._host = order[at]  # (K,) of P: where the vectors stand
+            self._host = shared.token[order[at]]  # (K,) tokens where the vectors stand
             self._number = np.searchsorted(languages, shared.language)  # (P,) of K
-            self._follows = follows[:, None]
+            self._number_of_follower = self._number[follows]
 
     def tied(self, params: Any) -> Any:
         """Rows for a first step: followers' are their source's plus the mean distance of their language's."""
 
-        def tie(table: jax.Array, token: np.ndarray, source: np.ndarray) -> jax.Array:
-            count = self._by_language(self._follows.astype(np.float32))
-            mean = self._by_language(table[token] - table[source]) / jnp.maximum(count, 1)
-            return table.at[token].set(table[source] + jnp.where(self._follows, mean[self._number], 0))
+        def tie(table: jax.Array) -> jax.Array:
+            source, number = table[self._source], self._number_of_follower
+            total = jax.ops.segment_sum(table[self._follower] - source, number, len(self._host))
+            mean = total / np.maximum(np.bincount(number, minlength=len(self._host)), 1)[:, None]
+            return table.at[self._follower].set(source + mean[number])
 
         return self._of_tables(params, tie)
 
     def coordinates(self, params: Any) -> Any:
         """The optimiser's rows."""
 
-        def split(table: jax.Array, token: np.ndarray, source: np.ndarray) -> jax.Array:
-            apart = table[token] - jnp.where(self._follows, table[source], 0)
+        def split(table: jax.Array) -> jax.Array:
+            apart = table.at[self._follower].add(-table[self._source])
             vectors = apart[self._host]
-            own = apart - vectors[self._number]
-            return table.at[token].set(own.at[self._host].set(vectors))
+            return (apart - self._each(vectors, table)).at[self._host].set(vectors)
 
         return self._of_tables(params, split)
 
     def gradients(self, grads: Any) -> Any:
         """Gradients of the optimiser's rows from those of the model's."""
 
-        def total(table: jax.Array, token: np.ndarray, source: np.ndarray) -> jax.Array:
-            own = table[token]
-            table = table.at[source].add(jnp.where(self._follows, own, 0))
-            return table.at[token[self._host]].set(self._by_language(own))
+        def total(table: jax.Array) -> jax.Array:
+            sums = jax.ops.segment_sum(table, self._numbers(table), len(self._host) + 1)[:-1]
+            return table.at[self._source].add(table[self._follower]).at[self._host].set(sums)
 
         return self._of_tables(grads, total)
 
     def rows(self, coordinates: Any, rate: jax.Array) -> Any:
         """The model's rows after a step at a learning rate."""
 
-        def join(table: jax.Array, token: np.ndarray, source: np.ndarray) -> jax.Array:
-            vectors = table[token[self._host]]
-            own = table[token].at[self._host].set(0)
-            base = jnp.where(self._follows, table[source] + (1 - OWN_DECAY * rate) * own, own)
-            return table.at[token].set(base + vectors[self._number])
+        def join(table: jax.Array) -> jax.Array:
+            own = table.at[self._host].set(0).at[self._follower].multiply(1 - OWN_DECAY * rate)
+            return own.at[self._follower].add(own[self._source]) + self._each(table[self._host], table)
 
         return self._of_tables(coordinates, join)
 
-    def _by_language(self, rows: jax.Array) -> jax.Array:
-        """(K, W) sums of the (P, W) rows."""
-        return jax.ops.segment_sum(rows, self._number, len(self._host))
+    def _numbers(self, table: jax.Array) -> np.ndarray:
+        """(V,) the number of each row's vector, K where it has none: whole, so that a sharded table is nowhere gathered."""
+        numbers = np.full(len(table), len(self._host), np.int32)
+        numbers[self._token] = self._number
+        return numbers
+
+    def _each(self, vectors: jax.Array, table: jax.Array) -> jax.Array:
+        """(V, W): the vector of each row, 0 where it has none."""
+        return jnp.pad(vectors, ((0, 1), (0, 0)))[self._numbers(table)]
 
     def _of_tables(self, tree: Any, function: Callable[..., jax.Array]) -> Any:
-        if (shared := self._shared) is None:
+        if self._shared is None:
             return tree
 
         def each(axes: tuple[str | None, ...], array: jax.Array) -> jax.Array:
-            return function(array, shared.token, shared.source) if axes[0] == "vocab" and len(axes) == 2 else array
+            return function(array) if axes[0] == "vocab" and len(axes) == 2 else array
 
         return tree | {"model": jax.tree.map(each, self._axes, tree["model"], is_leaf=lambda x: isinstance(x, tuple))}
