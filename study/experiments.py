@@ -72,12 +72,13 @@ CLONE = [
     *_clone(MAIN, "clone-4m-50-50", "-4m-50-50", (LARGER,), EVEN),
 ]
 
-# A vector for each language, without a dictionary and beside PLUS.
-VECTORS = "recipes/language_vectors.gin"
+# A vector for each language, without a dictionary and beside PLUS; PLUS and TIE together.
+VECTORS, TIED_ROWS = "recipes/language_vectors.gin", "recipes/tied_rows.gin"
+TOGETHER = {"J-vectors": (J, VECTORS), "PLUS-vectors": (PLUS, VECTORS), "PLUS-TIE": (PLUS, TIED_ROWS)}
 CLONE += [
-    Experiment(f"clone{suffix}", f"{arm}-vectors{suffix}", (recipe(arm), VECTORS), bindings)
+    Experiment(f"clone{suffix}", f"{name}{suffix}", files, bindings)
     for suffix, bindings in (("", ()), ("-50-50", (EVEN,)))
-    for arm in ("J", "PLUS")
+    for name, files in TOGETHER.items()
 ]
 
 # Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast; K's contrast
@@ -197,6 +198,7 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "PLUS-random": ((PLUS_PAIR,), (SHUFFLED,)),
     "J-vectors": ((JOINT, VECTORS), ()),
     "PLUS-vectors": ((PLUS_PAIR, VECTORS), ()),
+    "PLUS-TIE": ((PLUS_PAIR, TIED_ROWS), ()),
     "TIE": ((TIED_PAIR,), ()),
     "TIE-random": ((TIED_PAIR,), (SHUFFLED,)),
 }
