@@ -91,14 +91,15 @@ def test_steps_are_those_of_a_model_that_has_sources_vectors_and_own_parts(tied)
     decay |= {part: dict.fromkeys(names, True) for part in ("vectors", "own")}
     direction = STAGE.optimizer.direction(decay)
     moments, rate = direction.init(theta), STAGE.schedule.schedule(STEPS)(0)
+
+    @jax.jit
+    @jax.grad
+    def gradient(theta, batch):
+        total, _, _ = CausalLM().loss(model, {"model": joined(theta)}, {}, batch, jax.random.key(0))
+        return total / batch["weights"].sum()
+
     for batch in batches():
-
-        def loss(theta, batch=batch["lm"]):
-            params = {"model": joined(theta)}
-            total, _, _ = CausalLM().loss(model, params, {}, batch, jax.random.key(0))
-            return total / batch["weights"].sum()
-
-        update, moments = direction.update(jax.grad(loss)(theta), moments, theta)
+        update, moments = direction.update(gradient(theta, batch["lm"]), moments, theta)
         theta = jax.tree.map(lambda p, d: p - rate * d, theta, update)
         theta["own"] = jax.tree.map(lambda own: own * (1 - OWN_DECAY * rate), theta["own"])
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(joined(theta)), strict=True):
