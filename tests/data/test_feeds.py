@@ -333,3 +333,6 @@ def test_rows_that_the_first_language_uses_do_not_follow(prepared):
         shared_rows(dataclasses.replace(prepared, stores=stores, lexicon=none), True)
     with pytest.raises(UserError, match=r"Stage\.tie_words need Recipe\.lexicon"):
         shared_rows(dataclasses.replace(prepared, lexicon=None), False)
+    alike = {"texts": {"train": {name: stores["texts"]["train"]["en"] for name in ("en", "de")}}}
+    with pytest.raises(UserError, match="no token is used ten times as often by de as by en"):
+        shared_rows(dataclasses.replace(prepared, stores=alike, lexicon=lexicon), False)

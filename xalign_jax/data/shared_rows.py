@@ -39,11 +39,17 @@ def shared_rows(prepared: Prepared, tie_words: bool) -> SharedRows:
         translate each other in longer ones. Of several concepts that name a token the first one counts.
 
     Raises:
-      UserError: no lexicon, or with `tie_words` no pair in it.
+      UserError: no lexicon, no token that is a language's own, or with `tie_words` no pair of them in the lexicon.
     """
     if prepared.lexicon is None:
         raise UserError("Stage.language_vectors and Stage.tie_words need Recipe.lexicon, which names the languages")
-    own = own_tokens(prepared, prepared.lexicon.train.languages)
+    languages = prepared.lexicon.train.languages
+    own = own_tokens(prepared, languages)
+    if not own.any():
+        raise UserError(
+            f"Stage.language_vectors and Stage.tie_words: no token is used ten times as often by {', '.join(languages[1:])} "
+            f"as by {languages[0]} (Lexicon.languages), so there is none to move"
+        )
     if not tie_words:
         language = own.argmax(0).astype(np.int32)
         token = np.flatnonzero(language).astype(np.int32)
