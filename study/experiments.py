@@ -72,13 +72,12 @@ CLONE = [
     *_clone(MAIN, "clone-4m-50-50", "-4m-50-50", (LARGER,), EVEN),
 ]
 
-# A vector for each language, without a dictionary and beside PLUS; PLUS and TIE together.
-VECTORS, TIED_ROWS = "recipes/language_vectors.gin", "recipes/tied_rows.gin"
-TOGETHER = {"J-vectors": (J, VECTORS), "PLUS-vectors": (PLUS, VECTORS), "PLUS-TIE": (PLUS, TIED_ROWS)}
+# A vector for each language, without a dictionary and beside PLUS.
+VECTORS = "recipes/language_vectors.gin"
 CLONE += [
-    Experiment(f"clone{suffix}", f"{name}{suffix}", files, bindings)
+    Experiment(f"clone{suffix}", f"{arm}-vectors{suffix}", (recipe(arm), VECTORS), bindings)
     for suffix, bindings in (("", ()), ("-50-50", (EVEN,)))
-    for name, files in TOGETHER.items()
+    for arm in ("J", "PLUS")
 ]
 
 # Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast; K's contrast
@@ -122,7 +121,7 @@ SEARCH = [
 OWN_GIN = ("late", "fading")
 SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in OWN_GIN]
 # PLUS without each of its parts, with more of one, with what PreAlign has besides, and where nothing can be aligned.
-ROWS, GATHER, HELD = (f"recipes/{name}.gin" for name in ("rows", "gather_rows", "held_rows"))
+ROWS, GATHER, HELD, TIED_ROWS = (f"recipes/{name}.gin" for name in ("rows", "gather_rows", "held_rows", "tied_rows"))
 STREAMS = "pretrain/Stage.streams=[@pretrain_lm/Stream(), @pretrain_words/Stream(), @pretrain_rows/Stream()]"
 WORDS_ONLY = tuple(f"{stage}_rows/Stream.feed=@WordFeed()" for stage in ("gather", "pretrain"))
 WORDS_ONLY += ("WordFeed.length=64", "WordFeed.words_per_row=32", "WordFeed.concepts=256")
@@ -140,6 +139,7 @@ SEARCH += [
         ("contrast", (PLUS, "recipes/kept_words.gin"), (STREAMS,)),
         ("random", (PLUS,), (SHUFFLED,)),
         ("tied", (PLUS,), (TIED,)),
+        ("TIE", (PLUS, TIED_ROWS), ()),
     )
 ]
 SEARCH += [
@@ -156,17 +156,16 @@ INIT = [
     if one.name in SMALL_ROWS
 ]
 
-# All of the dictionary's concepts, and no wrong ones, are PC, K and PLUS above.
+# All of the dictionary's concepts, and no wrong ones, are PC, K, PLUS and TIE above.
 QUALITY = {f"coverage{share}": f"Lexicon.coverage={share}" for share in (0.5, 0.2, 0.05)}
 QUALITY |= {f"wrong{share}": f"Lexicon.shuffle={share}" for share in (0.1, 0.3)}
 QUALITY |= {f"homographs{share}": f"Lexicon.homographs={share}" for share in (0.1, 0.3)}
-# 5 % of the concepts, 80, are fewer than a step takes.
-ALL_OF_FEW = {arm: "align_words/WordFeed.concepts=80" for arm in ("PC", "K")} | {"PLUS": "PieceFeed.concepts=80"}
+# 5 % of the concepts, 80, are fewer than a step takes; TIE takes none.
+ALL_OF_FEW = {arm: ("align_words/WordFeed.concepts=80",) for arm in ("PC", "K")}
+ALL_OF_FEW |= {"PLUS": ("PieceFeed.concepts=80",), "TIE": ()}
 DICTIONARY = [
-    Experiment(
-        "dictionary", f"{arm}-{name}", (recipe(arm),), (binding, *([ALL_OF_FEW[arm]] if name == "coverage0.05" else []))
-    )
-    for arm, (name, binding) in itertools.product(ALL_OF_FEW, QUALITY.items())
+    Experiment("dictionary", f"{arm}-{name}", (recipe(arm),), (binding, *(few if name == "coverage0.05" else ())))
+    for (arm, few), (name, binding) in itertools.product(ALL_OF_FEW.items(), QUALITY.items())
 ]
 
 # Alignment over steps, on a few probes only: what ends a stage in the other experiments is probed every 50 steps here.
@@ -214,7 +213,8 @@ def _pair(arm: str, language: str) -> Experiment:
     options += [f'DICTIONARY=("{DATA}/dict/freedict/{dictionary}",)', "Lexicon.size=2000"]
     if arm.startswith("PLUS"):
         options += FEW.get(language, ())
-    return Experiment("real", f"{arm}-en-{language}", files, (*bindings, *options), data=True)
+    seeds = (1,) if arm == "PLUS-TIE" else (1, 2, 3)
+    return Experiment("real", f"{arm}-en-{language}", files, (*bindings, *options), seeds, data=True)
 
 
 REAL = [_pair(arm, language) for language in TEXTS for arm in PAIR_ARMS]
