@@ -161,7 +161,7 @@ QUALITY = {f"coverage{share}": f"Lexicon.coverage={share}" for share in (0.5, 0.
 QUALITY |= {f"wrong{share}": f"Lexicon.shuffle={share}" for share in (0.1, 0.3)}
 QUALITY |= {f"homographs{share}": f"Lexicon.homographs={share}" for share in (0.1, 0.3)}
 # 5 % of the concepts, 80, are fewer than a step takes; TIE takes none.
-ALL_OF_FEW = {arm: ("align_words/WordFeed.concepts=80",) for arm in ("PC", "K")}
+ALL_OF_FEW: dict[str, tuple[str, ...]] = {arm: ("align_words/WordFeed.concepts=80",) for arm in ("PC", "K")}
 ALL_OF_FEW |= {"PLUS": ("PieceFeed.concepts=80",), "TIE": ()}
 DICTIONARY = [
     Experiment("dictionary", f"{arm}-{name}", (recipe(arm),), (binding, *(few if name == "coverage0.05" else ())))
