@@ -122,6 +122,7 @@ OWN_GIN = ("late", "fading")
 SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in OWN_GIN]
 # PLUS without each of its parts, with more of one, with what PreAlign has besides, and where nothing can be aligned.
 ROWS, GATHER, HELD, TIED_ROWS = (f"recipes/{name}.gin" for name in ("rows", "gather_rows", "held_rows", "tied_rows"))
+SWITCHING = "recipes/switching.gin"
 STREAMS = "pretrain/Stage.streams=[@pretrain_lm/Stream(), @pretrain_words/Stream(), @pretrain_rows/Stream()]"
 WORDS_ONLY = tuple(f"{stage}_rows/Stream.feed=@WordFeed()" for stage in ("gather", "pretrain"))
 WORDS_ONLY += ("WordFeed.length=64", "WordFeed.words_per_row=32", "WordFeed.concepts=256")
@@ -135,7 +136,7 @@ SEARCH += [
         ("no-offset", (PLUS,), ("WordDistance.offset=False",)),
         ("w1", (PLUS,), ("pretrain_rows/Stream.weight=1.0",)),
         ("w100", (PLUS,), ("pretrain_rows/Stream.weight=100.0",)),
-        ("switch", (PLUS, "recipes/switching.gin"), ()),
+        ("switch", (PLUS, SWITCHING), ()),
         ("contrast", (PLUS, "recipes/kept_words.gin"), (STREAMS,)),
         ("random", (PLUS,), (SHUFFLED,)),
         ("tied", (PLUS,), (TIED,)),
@@ -144,6 +145,7 @@ SEARCH += [
 ]
 SEARCH += [
     Experiment("search", "TIE-random", (recipe("TIE"),), (SHUFFLED,), seeds=(1,)),
+    Experiment("search", "TIE-switch", (recipe("TIE"), SWITCHING), seeds=(1,)),
     Experiment("search", "K-neither-w0.03", (recipe("K-neither"),), (WEIGHT.format(0.03),), seeds=(1,)),
 ]
 
@@ -189,7 +191,7 @@ STAGE1 = ("align_words/WordFeed.concepts=128", "align_words/Stream.rows=16")
 PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "J": ((JOINT,), ()),
     "J-restart": ((JOINT, "recipes/align_stage.gin"), (NO_CONTRAST,)),
-    "JC": ((JOINT, "recipes/switching.gin"), ()),
+    "JC": ((JOINT, SWITCHING), ()),
     "RC": ((PREALIGN,), (*STAGE1, SHUFFLED)),
     "PC": ((PREALIGN,), STAGE1),
     "K": ((PREALIGN, "recipes/kept_words.gin"), (*STAGE1, "pretrain_words/Stream.rows=8")),
@@ -200,7 +202,10 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "PLUS-TIE": ((PLUS_PAIR, TIED_ROWS), ()),
     "TIE": ((TIED_PAIR,), ()),
     "TIE-random": ((TIED_PAIR,), (SHUFFLED,)),
+    "TIE-switch": ((TIED_PAIR, SWITCHING), ()),
+    "TIE-PC": ((PREALIGN, TIED_ROWS), STAGE1),
 }
+PAIR_SEARCH = ("PLUS-TIE", "TIE-switch", "TIE-PC")  # of one seed
 # The Russian dictionary has no more than 150 concepts for training.
 FEW = {"ru": ("PieceFeed.concepts=128",)}
 
@@ -213,7 +218,7 @@ def _pair(arm: str, language: str) -> Experiment:
     options += [f'DICTIONARY=("{DATA}/dict/freedict/{dictionary}",)', "Lexicon.size=2000"]
     if arm.startswith("PLUS"):
         options += FEW.get(language, ())
-    seeds = (1,) if arm == "PLUS-TIE" else (1, 2, 3)
+    seeds = (1,) if arm in PAIR_SEARCH else (1, 2, 3)
     return Experiment("real", f"{arm}-en-{language}", files, (*bindings, *options), seeds, data=True)
 
 
