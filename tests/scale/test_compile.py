@@ -88,10 +88,20 @@ def test_a_step_that_does_not_fit_gets_advice():
 def test_a_stage_of_rows_runs_no_blocks():
     """The FLOPs that are counted are those that are run: products of rows, whatever the model's depth."""
     cli.register()
-    (recipe,) = config.load(["recipes/prealign_plus_clone_tiny.gin"], ["Llama.layers = 2"], (Recipe,))
+    (recipe,) = config.load(["recipes/held_clone_tiny.gin"], ["Llama.layers = 2"], (Recipe,))
     machine = topology.find("cpu:4")
     found = report.report(next(compile.programs(recipe, Runtime(), machine)), machine, Runtime())
     assert found["stage"] == "gather" and found["flops"] <= found["flops_run"] < 1.1 * found["flops"]
+
+
+def test_shared_rows_are_part_of_the_step():
+    """Their maps are made up: text is not read."""
+    lowered = {}
+    for name in ("joint", "prealign_plus"):
+        cli.register()
+        (recipe,) = config.load([f"recipes/{name}_clone_tiny.gin"], ["Llama.layers = 1"], (Recipe,))
+        lowered[name] = next(compile.programs(recipe, Runtime(), topology.find("cpu:4"))).lowered.as_text()
+    assert lowered["prealign_plus"].count("stablehlo.scatter") > lowered["joint"].count("stablehlo.scatter")
 
 
 def test_more_devices_than_jax_has_started_with():
