@@ -215,6 +215,9 @@ def test_a_stage_ties_the_rows_of_translations_and_another_does_not(tmp_path, mo
         moved = dataclasses.replace(pretrain, train=("model/layers/.*",), **{option: True})
         with pytest.raises(UserError, match=rf"pretrain/Stage\.{option} moves rows"):
             loop.Run(dataclasses.replace(recipe, stages=(align, moved)), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
+    kept = dataclasses.replace(tied, keep_optimizer=True)
+    with pytest.raises(UserError, match=r"pretrain/Stage\.keep_optimizer: the moments of align are of other rows"):
+        loop.Run(dataclasses.replace(recipe, stages=(align, kept)), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
     shared = SharedRows(*(np.array(ids, np.int32) for ids in ([20, 21, 22], [10, 11, 12], [1, 1, 1])))
     monkeypatch.setattr(loop, "shared_rows", lambda prepared, tie_words: shared)
     loop.Run(run, Runtime(mesh=(8, 1, 1), checkpoint_every=1, keep_checkpoints=9), tmp_path, "toy").train()

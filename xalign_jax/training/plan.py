@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -70,6 +71,13 @@ def check(recipe: Recipe) -> None:
         for option in ("language_vectors", "tie_words"):
             if getattr(stage, option) and stage.train:
                 raise UserError(f"{stage.name}/Stage.{option} moves rows, which Stage.train = {stage.train} may forbid")
+    for before, stage in itertools.pairwise(recipe.stages):
+        sharing = {(s.language_vectors or s.tie_words, s.tie_words) for s in (before, stage)}
+        if stage.keep_optimizer and len(sharing) > 1:
+            raise UserError(
+                f"{stage.name}/Stage.keep_optimizer: the moments of {before.name} are of other rows, for language_vectors "
+                f"and tie_words differ; bind them alike or start afresh"
+            )
 
 
 def check_rows(recipe: Recipe, ways: int, parts: int) -> None:
