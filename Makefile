@@ -12,7 +12,7 @@ BIN = .venv/bin
 XALIGN = $(BIN)/xalign
 
 ARMS = joint joint_switch joint_vanilla align prealign random random_switch kept kept_noswitch \
-	kept_nostage1 kept_nostage1_noswitch prealign_plus tied oracle
+	kept_nostage1 kept_nostage1_noswitch held prealign_plus oracle
 ARMS := $(ARMS:%=%_clone_tiny)
 SEEDS = 0
 JOBS = 2

@@ -41,11 +41,11 @@ ARMS = {
     "K-noswitch": "kept_noswitch",
     "K-nostage1": "kept_nostage1",
     "K-neither": "kept_nostage1_noswitch",
+    "HELD": "held",
     "PLUS": "prealign_plus",
-    "TIE": "tied",
     "O": "oracle",
 }
-MAIN = ("J", "RC", "PC", "K", "PLUS", "TIE", "O")
+MAIN = ("J", "RC", "PC", "K", "HELD", "PLUS", "O")
 EVEN = 'Mixture.rates={"en": 0.48, "en_clone": 0.48, "facts": 0.04}'
 LARGER = "models/llama_4m.gin"
 
@@ -61,23 +61,23 @@ def _clone(
     return [Experiment(question, f"{arm}{suffix}", (recipe(arm), *files), bindings) for arm in arms]
 
 
-J, PLUS = recipe("J"), recipe("PLUS")
+J, HELD = recipe("J"), recipe("HELD")
 NO_ANCHOR = "WordDistance.anchored=False"
 CLONE = [
     *_clone([*MAIN, *(arm for arm in ARMS if arm not in MAIN)], "clone", ""),
     *_clone(ARMS, "clone-50-50", "-50-50", (), EVEN),
     # English is not the rich language there: must its rows still stay where its own text puts them?
-    Experiment("clone-50-50", "PLUS-no-anchor-50-50", (PLUS,), (NO_ANCHOR, EVEN), seeds=(1,)),
+    Experiment("clone-50-50", "HELD-no-anchor-50-50", (HELD,), (NO_ANCHOR, EVEN), seeds=(1,)),
     *_clone(ARMS, "clone-4m", "-4m", (LARGER,)),
     *_clone(MAIN, "clone-4m-50-50", "-4m-50-50", (LARGER,), EVEN),
 ]
 
-# A vector for each language, without a dictionary and beside PLUS.
+# A vector for each language, without a dictionary and beside HELD.
 VECTORS = "recipes/language_vectors.gin"
 CLONE += [
     Experiment(f"clone{suffix}", f"{arm}-vectors{suffix}", (recipe(arm), VECTORS), bindings)
     for suffix, bindings in (("", ()), ("-50-50", (EVEN,)))
-    for arm in ("J", "PLUS")
+    for arm in ("J", "HELD")
 ]
 
 # Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast; K's contrast
@@ -120,32 +120,32 @@ SEARCH = [
 ]
 OWN_GIN = ("late", "fading")
 SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in OWN_GIN]
-# PLUS without each of its parts, with more of one, with what PreAlign has besides, and where nothing can be aligned.
-ROWS, GATHER, HELD, TIED_ROWS = (f"recipes/{name}.gin" for name in ("rows", "gather_rows", "held_rows", "tied_rows"))
+# HELD without each of its parts, with more of one, with what PreAlign has besides, and where nothing can be aligned.
+ROWS, GATHER, HOLD, TIED_ROWS = (f"recipes/{name}.gin" for name in ("rows", "gather_rows", "held_rows", "tied_rows"))
 SWITCHING = "recipes/switching.gin"
 STREAMS = "pretrain/Stage.streams=[@pretrain_lm/Stream(), @pretrain_words/Stream(), @pretrain_rows/Stream()]"
 WORDS_ONLY = tuple(f"{stage}_rows/Stream.feed=@WordFeed()" for stage in ("gather", "pretrain"))
 WORDS_ONLY += ("WordFeed.length=64", "WordFeed.words_per_row=32", "WordFeed.concepts=256")
 SEARCH += [
-    Experiment("search", f"PLUS-{name}", files, bindings, seeds=(1,))
+    Experiment("search", f"HELD-{name}", files, bindings, seeds=(1,))
     for name, files, bindings in (
-        ("no-gather", (J, ROWS, HELD), ()),
+        ("no-gather", (J, ROWS, HOLD), ()),
         ("no-hold", (J, ROWS, GATHER), ()),
-        ("no-pieces", (PLUS,), WORDS_ONLY),
-        ("no-anchor", (PLUS,), (NO_ANCHOR,)),
-        ("no-offset", (PLUS,), ("WordDistance.offset=False",)),
-        ("w1", (PLUS,), ("pretrain_rows/Stream.weight=1.0",)),
-        ("w100", (PLUS,), ("pretrain_rows/Stream.weight=100.0",)),
-        ("switch", (PLUS, SWITCHING), ()),
-        ("contrast", (PLUS, "recipes/kept_words.gin"), (STREAMS,)),
-        ("random", (PLUS,), (SHUFFLED,)),
-        ("tied", (PLUS,), (TIED,)),
-        ("TIE", (PLUS, TIED_ROWS), ()),
+        ("no-pieces", (HELD,), WORDS_ONLY),
+        ("no-anchor", (HELD,), (NO_ANCHOR,)),
+        ("no-offset", (HELD,), ("WordDistance.offset=False",)),
+        ("w1", (HELD,), ("pretrain_rows/Stream.weight=1.0",)),
+        ("w100", (HELD,), ("pretrain_rows/Stream.weight=100.0",)),
+        ("switch", (HELD, SWITCHING), ()),
+        ("contrast", (HELD, "recipes/kept_words.gin"), (STREAMS,)),
+        ("random", (HELD,), (SHUFFLED,)),
+        ("tied", (HELD,), (TIED,)),
+        ("PLUS", (HELD, TIED_ROWS), ()),
     )
 ]
 SEARCH += [
-    Experiment("search", "TIE-random", (recipe("TIE"),), (SHUFFLED,), seeds=(1,)),
-    Experiment("search", "TIE-switch", (recipe("TIE"), SWITCHING), seeds=(1,)),
+    Experiment("search", "PLUS-random", (recipe("PLUS"),), (SHUFFLED,), seeds=(1,)),
+    Experiment("search", "PLUS-switch", (recipe("PLUS"), SWITCHING), seeds=(1,)),
     Experiment("search", "K-neither-w0.03", (recipe("K-neither"),), (WEIGHT.format(0.03),), seeds=(1,)),
 ]
 
@@ -158,13 +158,13 @@ INIT = [
     if one.name in SMALL_ROWS
 ]
 
-# All of the dictionary's concepts, and no wrong ones, are PC, K, PLUS and TIE above.
+# All of the dictionary's concepts, and no wrong ones, are PC, K, HELD and PLUS above.
 QUALITY = {f"coverage{share}": f"Lexicon.coverage={share}" for share in (0.5, 0.2, 0.05)}
 QUALITY |= {f"wrong{share}": f"Lexicon.shuffle={share}" for share in (0.1, 0.3)}
 QUALITY |= {f"homographs{share}": f"Lexicon.homographs={share}" for share in (0.1, 0.3)}
-# 5 % of the concepts, 80, are fewer than a step takes; TIE takes none.
+# 5 % of the concepts, 80, are fewer than a step takes; PLUS takes none.
 ALL_OF_FEW: dict[str, tuple[str, ...]] = {arm: ("align_words/WordFeed.concepts=80",) for arm in ("PC", "K")}
-ALL_OF_FEW |= {"PLUS": ("PieceFeed.concepts=80",), "TIE": ()}
+ALL_OF_FEW |= {"HELD": ("PieceFeed.concepts=80",), "PLUS": ()}
 DICTIONARY = [
     Experiment("dictionary", f"{arm}-{name}", (recipe(arm),), (binding, *(few if name == "coverage0.05" else ())))
     for (arm, few), (name, binding) in itertools.product(ALL_OF_FEW.items(), QUALITY.items())
@@ -174,7 +174,7 @@ DICTIONARY = [
 WATCHED = "[@Perplexity(), @WordRetrieval(), @HiddenCosine(), @GradientCosine(), @Knowledge()]"
 CURVES = [
     Experiment("curves", f"{arm}-curve", (recipe(arm),), (f"PROBES={WATCHED}",), seeds=(1,), probe_every=50)
-    for arm in ("J", "JC", "P", "PC", "RC", "K", "K-nostage1", "PLUS")
+    for arm in ("J", "JC", "P", "PC", "RC", "K", "K-nostage1", "HELD", "PLUS")
 ]
 
 # Real languages: novels (a paragraph a document) with FreeDict, and Russian help pages with a small dictionary; steps, rates
@@ -185,7 +185,7 @@ TEXTS = {
     "ru": ("tsv:en={0}/multiway/libreoffice_help/en.tsv.gz,ru={0}/multiway/libreoffice_help/ru.tsv.gz", "en-ru.tsv"),
 }
 JOINT, PREALIGN = "recipes/joint_pair_tiny.gin", "recipes/prealign_pair_tiny.gin"
-PLUS_PAIR, TIED_PAIR = "recipes/prealign_plus_pair_tiny.gin", "recipes/tied_pair_tiny.gin"
+HELD_PAIR, PLUS_PAIR = "recipes/held_pair_tiny.gin", "recipes/prealign_plus_pair_tiny.gin"
 # As many concepts as in the clone, and room for their longer words.
 STAGE1 = ("align_words/WordFeed.concepts=128", "align_words/Stream.rows=16")
 PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -195,17 +195,17 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "RC": ((PREALIGN,), (*STAGE1, SHUFFLED)),
     "PC": ((PREALIGN,), STAGE1),
     "K": ((PREALIGN, "recipes/kept_words.gin"), (*STAGE1, "pretrain_words/Stream.rows=8")),
+    "HELD": ((HELD_PAIR,), ()),
+    "HELD-random": ((HELD_PAIR,), (SHUFFLED,)),
+    "J-vectors": ((JOINT, VECTORS), ()),
+    "HELD-vectors": ((HELD_PAIR, VECTORS), ()),
+    "HELD-PLUS": ((HELD_PAIR, TIED_ROWS), ()),
     "PLUS": ((PLUS_PAIR,), ()),
     "PLUS-random": ((PLUS_PAIR,), (SHUFFLED,)),
-    "J-vectors": ((JOINT, VECTORS), ()),
-    "PLUS-vectors": ((PLUS_PAIR, VECTORS), ()),
-    "PLUS-TIE": ((PLUS_PAIR, TIED_ROWS), ()),
-    "TIE": ((TIED_PAIR,), ()),
-    "TIE-random": ((TIED_PAIR,), (SHUFFLED,)),
-    "TIE-switch": ((TIED_PAIR, SWITCHING), ()),
-    "TIE-PC": ((PREALIGN, TIED_ROWS), STAGE1),
+    "PLUS-switch": ((PLUS_PAIR, SWITCHING), ()),
+    "PLUS-PC": ((PREALIGN, TIED_ROWS), STAGE1),
 }
-PAIR_SEARCH = ("PLUS-TIE", "TIE-switch", "TIE-PC")  # of one seed
+PAIR_SEARCH = ("HELD-PLUS", "PLUS-switch", "PLUS-PC")  # of one seed
 # The Russian dictionary has no more than 150 concepts for training.
 FEW = {"ru": ("PieceFeed.concepts=128",)}
 
@@ -216,7 +216,7 @@ def _pair(arm: str, language: str) -> Experiment:
     rates = f'{{"en": 0.86, "{language}": 0.10, "facts": 0.04}}'
     options = [f'TEXT="{text.format(DATA)}"', f'LANGUAGES=("en", "{language}")', f"RATES={rates}"]
     options += [f'DICTIONARY=("{DATA}/dict/freedict/{dictionary}",)', "Lexicon.size=2000"]
-    if arm.startswith("PLUS"):
+    if arm.startswith("HELD"):
         options += FEW.get(language, ())
     seeds = (1,) if arm in PAIR_SEARCH else (1, 2, 3)
     return Experiment("real", f"{arm}-en-{language}", files, (*bindings, *options), seeds, data=True)

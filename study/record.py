@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import itertools
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,21 +48,29 @@ def _value(name: str, cell: str) -> Any:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """The rows by experiment, seed and step; columns that any of them has, those of `PLACES` and `COSTS` first."""
+    """The rows by experiment, seed and step, all or none; columns that any has, those of `PLACES` and `COSTS` first."""
     ordered = sorted(rows, key=lambda row: (row["experiment"], row["seed"], row.get("step", 0)))
     names = {name for row in ordered for name in row}
     first = [name for name in (*PLACES, "stage", "step", *COSTS) if name in names]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    new = path.with_suffix(".tmp")
+    with new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*first, *sorted(names - {*first})], lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in ordered)
+    new.replace(path)
 
 
 def replace(path: Path, new: Sequence[Row]) -> None:
-    """Write rows into the file in the place of those of the same experiments and seeds."""
+    """Write rows into the file in the place of those of the same experiments and seeds, one process after another."""
     runs = {(row["experiment"], row["seed"]) for row in new}
-    write(path, [*(row for row in read(path) if (row["experiment"], row["seed"]) not in runs), *new])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write(path, [*(row for row in read(path) if (row["experiment"], row["seed"]) not in runs), *new])
+    finally:
+        os.close(lock)
 
 
 def finished(directory: Path, recipe: Recipe) -> bool:

@@ -30,7 +30,7 @@ PAIR = [
 ]
 TEXTS = ['TASKS = ("tsv:en=en.tsv,de=de.tsv",)', 'VOCABULARY = "xlmr/"']
 FROM_USERS = {f"prealign_{size}": PAIR for size in ("pair_tiny", "plus_pair_tiny", "150m", "400m", "1_3b")}
-FROM_USERS |= {"joint_pair_tiny": PAIR, "tied_pair_tiny": PAIR, "infoxlm_base": TEXTS, "infoxlm_large": TEXTS}
+FROM_USERS |= {"joint_pair_tiny": PAIR, "held_pair_tiny": PAIR, "infoxlm_base": TEXTS, "infoxlm_large": TEXTS}
 RECIPES = [
     path
     for path in sorted((ROOT / "gin" / "recipes").glob("*.gin"))

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,7 +83,8 @@ def test_standard_error_of_a_difference():
     assert tables.difference([2.0], [1.0, 3.0]) == (0.0, None)
     found = tables.arms([made_up("A", s, 1.0, 1.0, **{"knows/2": v}) for s, v in enumerate((0.5, 0.7))])
     found |= tables.arms([made_up("B", s, 1.0, 1.0, **{"knows/2": v}) for s, v in enumerate((0.2, 0.2))])
-    assert " +4.0 |" in tables.tests(found, [("A", "B", "knows/2"), ("A", "C", "knows/2")])
+    shown = tables.differences(found, [("A", "B"), ("A", "C")])
+    assert "A against B" in shown and "| +0.400 (4.0 se) |" in shown and "C" not in shown
 
 
 def test_rows_survive_the_file_and_replace_their_own(tmp_path):
@@ -93,6 +95,14 @@ def test_rows_survive_the_file_and_replace_their_own(tmp_path):
     record.replace(path, [row | {"knows/2": 0.25}])
     assert [found["knows/2"] for found in record.read(path)] == [0.25, 0.125]
     assert record.read(tmp_path / "none.csv") == []
+
+
+def test_runs_that_finish_at_once_lose_no_row(tmp_path):
+    path = tmp_path / "rows.csv"
+    rows = [{"experiment": "K", "seed": seed, "identity": "12"} for seed in range(64)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda row: record.replace(path, [row]), rows))
+    assert record.read(path) == rows
 
 
 def test_only_what_has_no_row_of_this_very_recipe_is_missing():
@@ -177,13 +187,16 @@ def test_tables_and_plots_come_from_rows_alone(tmp_path):
     curves = [{"experiment": "K", "seed": 1, "step": s, "words/dictionary/2": 0.01 * s} for s in (50, 100)]
     folder, document = tmp_path / "study", tmp_path / "study.md"
     folder.mkdir()
-    document.write_text("Before.\n\n<!-- table: K J O -->\n\n| old |\n|---|\n\n| another |\n")
+    document.write_text(
+        "Before.\n\n<!-- table: K J O -->\n\n| old |\n|---|\n\n| another |\n<!-- differences: K/J O/K -->\n\n| old |\n"
+    )
     tables.write(rows, curves, folder)
     assert "## search" in (folder / "tables.md").read_text()
     assert (folder / "gap.png").stat().st_size > 1000 and (folder / "curves.png").stat().st_size > 1000
     text = document.read_text()
     assert "| K " in text and "60 ± 0 %" in text and "old" not in text
-    assert text.startswith("Before.\n") and text.endswith("\n\n| another |\n")
+    assert text.startswith("Before.\n") and "\n\n| another |\n" in text
+    assert "| K against J |  2, 2 | +0.0 % (0.0 se) |" in text and "| O against K |" in text
 
 
 def test_the_document_has_the_tables_of_the_recorded_rows():
