@@ -140,7 +140,7 @@ SEARCH += [
         ("contrast", (HELD, "recipes/kept_words.gin"), (STREAMS,)),
         ("random", (HELD,), (SHUFFLED,)),
         ("tied", (HELD,), (TIED,)),
-        ("PLUS", (HELD, TIED_ROWS), ()),
+        ("tied-rows", (HELD, TIED_ROWS), ()),
     )
 ]
 SEARCH += [
@@ -198,14 +198,16 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "HELD": ((HELD_PAIR,), ()),
     "HELD-random": ((HELD_PAIR,), (SHUFFLED,)),
     "J-vectors": ((JOINT, VECTORS), ()),
+    "JC-vectors": ((JOINT, SWITCHING, VECTORS), ()),
     "HELD-vectors": ((HELD_PAIR, VECTORS), ()),
-    "HELD-PLUS": ((HELD_PAIR, TIED_ROWS), ()),
+    "HELD-tied-rows": ((HELD_PAIR, TIED_ROWS), ()),
     "PLUS": ((PLUS_PAIR,), ()),
     "PLUS-random": ((PLUS_PAIR,), (SHUFFLED,)),
-    "PLUS-switch": ((PLUS_PAIR, SWITCHING), ()),
-    "PLUS-PC": ((PREALIGN, TIED_ROWS), STAGE1),
+    "PLUS-noswitch": ((JOINT, TIED_ROWS), ()),
+    "PLUS-noswitch-random": ((JOINT, TIED_ROWS), (SHUFFLED,)),
+    "PLUS-stage1": ((PREALIGN, TIED_ROWS), STAGE1),
 }
-PAIR_SEARCH = ("HELD-PLUS", "PLUS-switch", "PLUS-PC")  # of one seed
+PAIR_SEARCH = ("HELD-tied-rows", "PLUS-stage1")  # of one seed
 # The Russian dictionary has no more than 150 concepts for training.
 FEW = {"ru": ("PieceFeed.concepts=128",)}
 

@@ -115,9 +115,15 @@ CLONE_CLAIMS = [("PC", "J"), ("K", "J"), ("R", "J"), ("RC", "J"), ("PC", "RC"), 
 CLONE_CLAIMS += [("HELD", "J"), ("HELD", "K"), ("HELD", "K-random"), ("K-random", "J"), ("J-restart", "J")]
 CLONE_CLAIMS += [("PLUS", "J"), ("PLUS", "HELD")]
 VECTOR_CLAIMS = [("J-vectors", "J"), ("HELD-vectors", "HELD"), ("HELD-vectors", "J-vectors"), ("PLUS", "J-vectors")]
-VECTOR_CLAIMS += [("HELD-vectors", "J"), ("PLUS", "HELD-vectors"), ("HELD-PLUS", "PLUS"), ("HELD-PLUS", "HELD-vectors")]
+VECTOR_CLAIMS += [
+    ("HELD-vectors", "J"),
+    ("PLUS", "HELD-vectors"),
+    ("HELD-tied-rows", "PLUS"),
+    ("HELD-tied-rows", "HELD-vectors"),
+]
 PAIR_CLAIMS = [("PC", "J"), ("PC", "RC"), ("K", "J"), ("K", "RC"), ("HELD", "J"), ("HELD", "HELD-random")]
-PAIR_CLAIMS += [("PLUS", "J"), ("PLUS", "PLUS-random")]
+PAIR_CLAIMS += [("PLUS", "J"), ("PLUS", "PLUS-random"), ("PLUS", "JC-vectors"), ("PLUS", "PLUS-noswitch")]
+PAIR_CLAIMS += [("PLUS-noswitch", "J-vectors"), ("PLUS-noswitch", "PLUS-noswitch-random")]
 CLAIMS = [
     (f"{first}{suffix}", f"{second}{suffix}")
     for claims, suffixes in (
