@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from xalign_jax.data.shared_rows import SharedRows
 from xalign_jax.models.functional import Model
 from xalign_jax.recipe import Recipe, Runtime, Stage
 from xalign_jax.runtime import sharding
@@ -61,19 +59,11 @@ def _lower(stage: Stage, model: Model, mesh: Mesh, seed: int) -> Program:
         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows), plan.blank_batches(stage)
     )
     languages = {stream.name: ("",) for stream in stage.streams}  # only text knows; the step counts tokens by them
-    step = jit_step(make_step(stage, model, 0, seed, languages, _blank_shared(stage, model.vocabulary_size)), where)
+    step = jit_step(make_step(stage, model, 0, seed, languages, plan.blank_shared(stage, model.vocabulary_size)), where)
     with jax.set_mesh(mesh):
         lowered = step.lower(abstract(shapes, where), batches)
     parameters = sum(array.size for array in jax.tree.leaves(shapes.params))
     return Program(stage, model, mesh, lowered, parameters)
-
-
-def _blank_shared(stage: Stage, rows: int) -> SharedRows | None:
-    """What rows have in common, where only text knows: the second half is one language's, translations of the first half."""
-    if not (stage.language_vectors or stage.tie_words):
-        return None
-    token = np.arange(rows // 2, 2 * (rows // 2), dtype=np.int32)
-    return SharedRows(token, token - rows // 2 if stage.tie_words else token, np.ones_like(token))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 
 from xalign_jax.data import prepared as data
 from xalign_jax.data import store
+from xalign_jax.data.shared_rows import SharedRows
 from xalign_jax.data.vocabulary import blank_tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.models.functional import Model
@@ -142,6 +143,14 @@ def blank_data(recipe: Recipe) -> data.Prepared:
 def blank_batches(stage: Stage) -> dict[str, dict[str, np.ndarray]]:
     """A step's batches, by stream, of the shapes and dtypes that its feeds give, without text or memory."""
     return {stream.name: stream.feed.blank(stream.rows) for stream in stage.streams}
+
+
+def blank_shared(stage: Stage, rows: int) -> SharedRows | None:
+    """What a table's rows have in common, without text: the second half is one language's, translations of the first half."""
+    if not (stage.language_vectors or stage.tie_words):
+        return None
+    token = np.arange(rows // 2, 2 * (rows // 2), dtype=np.int32)
+    return SharedRows(token, token - rows // 2 if stage.tie_words else token, np.ones_like(token))
 
 
 def plan(recipe: Recipe, prepared: data.Prepared) -> list[PlannedStage]:
