@@ -146,6 +146,8 @@ SEARCH += [
 SEARCH += [
     Experiment("search", "PLUS-random", (recipe("PLUS"),), (SHUFFLED,), seeds=(1,)),
     Experiment("search", "PLUS-switch", (recipe("PLUS"), SWITCHING), seeds=(1,)),
+    Experiment("search", "PLUS-stage1", (recipe("PC"), TIED_ROWS), seeds=(1,)),
+    Experiment("clone-50-50", "PLUS-stage1-50-50", (recipe("PC"), TIED_ROWS), (EVEN,), seeds=(1,)),
     Experiment("search", "K-neither-w0.03", (recipe("K-neither"),), (WEIGHT.format(0.03),), seeds=(1,)),
 ]
 
@@ -198,7 +200,7 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "HELD": ((HELD_PAIR,), ()),
     "HELD-random": ((HELD_PAIR,), (SHUFFLED,)),
     "J-vectors": ((JOINT, VECTORS), ()),
-    "JC-vectors": ((JOINT, SWITCHING, VECTORS), ()),
+    "PC-vectors": ((PREALIGN, VECTORS), STAGE1),
     "HELD-vectors": ((HELD_PAIR, VECTORS), ()),
     "HELD-tied-rows": ((HELD_PAIR, TIED_ROWS), ()),
     "PLUS": ((PLUS_PAIR,), ()),

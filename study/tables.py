@@ -122,7 +122,7 @@ VECTOR_CLAIMS += [
     ("HELD-tied-rows", "HELD-vectors"),
 ]
 PAIR_CLAIMS = [("PC", "J"), ("PC", "RC"), ("K", "J"), ("K", "RC"), ("HELD", "J"), ("HELD", "HELD-random")]
-PAIR_CLAIMS += [("PLUS", "J"), ("PLUS", "PLUS-random"), ("PLUS", "JC-vectors"), ("PLUS", "PLUS-noswitch")]
+PAIR_CLAIMS += [("PLUS", "J"), ("PLUS", "PLUS-random"), ("PLUS", "PC-vectors"), ("PLUS", "PLUS-noswitch")]
 PAIR_CLAIMS += [("PLUS-noswitch", "J-vectors"), ("PLUS-noswitch", "PLUS-noswitch-random")]
 CLAIMS = [
     (f"{first}{suffix}", f"{second}{suffix}")
