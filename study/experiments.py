@@ -145,9 +145,8 @@ SEARCH += [
 ]
 SEARCH += [
     Experiment("search", "PLUS-random", (recipe("PLUS"),), (SHUFFLED,), seeds=(1,)),
-    Experiment("search", "PLUS-switch", (recipe("PLUS"), SWITCHING), seeds=(1,)),
-    Experiment("search", "PLUS-stage1", (recipe("PC"), TIED_ROWS), seeds=(1,)),
-    Experiment("clone-50-50", "PLUS-stage1-50-50", (recipe("PC"), TIED_ROWS), (EVEN,), seeds=(1,)),
+    Experiment("search", "PC-tied-rows", (recipe("PC"), TIED_ROWS), seeds=(1,)),
+    Experiment("clone-50-50", "PC-tied-rows-50-50", (recipe("PC"), TIED_ROWS), (EVEN,), seeds=(1,)),
     Experiment("search", "K-neither-w0.03", (recipe("K-neither"),), (WEIGHT.format(0.03),), seeds=(1,)),
 ]
 
@@ -203,13 +202,13 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "PC-vectors": ((PREALIGN, VECTORS), STAGE1),
     "HELD-vectors": ((HELD_PAIR, VECTORS), ()),
     "HELD-tied-rows": ((HELD_PAIR, TIED_ROWS), ()),
-    "PLUS": ((PLUS_PAIR,), ()),
-    "PLUS-random": ((PLUS_PAIR,), (SHUFFLED,)),
-    "PLUS-noswitch": ((JOINT, TIED_ROWS), ()),
-    "PLUS-noswitch-random": ((JOINT, TIED_ROWS), (SHUFFLED,)),
-    "PLUS-stage1": ((PREALIGN, TIED_ROWS), STAGE1),
+    "PLUS": ((PLUS_PAIR,), STAGE1),
+    "PLUS-random": ((PLUS_PAIR,), (*STAGE1, SHUFFLED)),
+    "J-tied-rows": ((JOINT, TIED_ROWS), ()),
+    "J-tied-rows-random": ((JOINT, TIED_ROWS), (SHUFFLED,)),
+    "JC-tied-rows": ((JOINT, SWITCHING, TIED_ROWS), ()),
 }
-PAIR_SEARCH = ("HELD-tied-rows", "PLUS-stage1")  # of one seed
+PAIR_SEARCH = ("HELD-tied-rows", "JC-tied-rows")  # of one seed
 # The Russian dictionary has no more than 150 concepts for training.
 FEW = {"ru": ("PieceFeed.concepts=128",)}
 

@@ -114,16 +114,17 @@ PAIRS = ("-en-de", "-en-fr", "-en-ru")
 CLONE_CLAIMS = [("PC", "J"), ("K", "J"), ("R", "J"), ("RC", "J"), ("PC", "RC"), ("K", "RC"), ("K", "K-random")]
 CLONE_CLAIMS += [("HELD", "J"), ("HELD", "K"), ("HELD", "K-random"), ("K-random", "J"), ("J-restart", "J")]
 CLONE_CLAIMS += [("PLUS", "J"), ("PLUS", "HELD")]
-VECTOR_CLAIMS = [("J-vectors", "J"), ("HELD-vectors", "HELD"), ("HELD-vectors", "J-vectors"), ("PLUS", "J-vectors")]
-VECTOR_CLAIMS += [
-    ("HELD-vectors", "J"),
-    ("PLUS", "HELD-vectors"),
-    ("HELD-tied-rows", "PLUS"),
-    ("HELD-tied-rows", "HELD-vectors"),
-]
+VECTOR_CLAIMS = [("J-vectors", "J"), ("HELD-vectors", "HELD"), ("HELD-vectors", "J-vectors"), ("HELD-vectors", "J")]
+VECTOR_CLAIMS += [("PLUS", "J-vectors"), ("PLUS", "HELD-vectors"), ("HELD-tied-rows", "HELD-vectors")]
 PAIR_CLAIMS = [("PC", "J"), ("PC", "RC"), ("K", "J"), ("K", "RC"), ("HELD", "J"), ("HELD", "HELD-random")]
-PAIR_CLAIMS += [("PLUS", "J"), ("PLUS", "PLUS-random"), ("PLUS", "PC-vectors"), ("PLUS", "PLUS-noswitch")]
-PAIR_CLAIMS += [("PLUS-noswitch", "J-vectors"), ("PLUS-noswitch", "PLUS-noswitch-random")]
+PAIR_CLAIMS += [
+    ("PLUS", "J"),
+    ("PLUS", "PLUS-random"),
+    ("PLUS", "PC"),
+    ("PLUS", "PC-vectors"),
+    ("PC-vectors", "J-vectors"),
+]
+PAIR_CLAIMS += [("J-tied-rows", "J"), ("J-tied-rows", "J-vectors"), ("J-tied-rows", "J-tied-rows-random")]
 CLAIMS = [
     (f"{first}{suffix}", f"{second}{suffix}")
     for claims, suffixes in (
