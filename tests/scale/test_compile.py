@@ -96,9 +96,9 @@ def test_a_stage_of_rows_runs_no_blocks():
 
 def test_shared_rows_are_part_of_the_step():
     """Their maps are made up: text is not read."""
+    cli.register()
     lowered = {}
     for name in ("joint", "prealign_plus"):
-        cli.register()
         (recipe,) = config.load([f"recipes/{name}_clone_tiny.gin"], ["Llama.layers = 1"], (Recipe,))
         lowered[name] = next(compile.programs(recipe, Runtime(), topology.find("cpu:4"))).lowered.as_text()
     assert lowered["prealign_plus"].count("stablehlo.scatter") > lowered["joint"].count("stablehlo.scatter")
