@@ -79,6 +79,11 @@ class Stage:
     def __post_init__(self) -> None:
         freeze(self)
 
+    @property
+    def shares_rows(self) -> bool:
+        """Whether rows of tables have something in common."""
+        return self.language_vectors or self.tie_words
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)

@@ -195,7 +195,7 @@ def test_tables_and_plots_come_from_rows_alone(tmp_path):
     assert (folder / "gap.png").stat().st_size > 1000 and (folder / "curves.png").stat().st_size > 1000
     text = document.read_text()
     assert "| K " in text and "60 ± 0 %" in text and "old" not in text
-    assert text.startswith("Before.\n") and "\n\n| another |\n" in text
+    assert text.startswith("Before.\n") and "\n\n| another |\n<!-- differences: K/J O/K -->\n\n|" in text
     assert "| K against J |  2, 2 | +0.0 % (0.0 se) |" in text and "| O against K |" in text
 
 

@@ -72,9 +72,7 @@ class Run:
         self.model = build_model(recipe, runtime, self.prepared)
         self.stages = plan.plan(recipe, self.prepared)
         self.shared = {
-            stage.name: shared_rows(self.prepared, stage.tie_words)
-            for stage in recipe.stages
-            if stage.language_vectors or stage.tie_words
+            stage.name: shared_rows(self.prepared, stage.tie_words) for stage in recipe.stages if stage.shares_rows
         }
         plan.check_streams(self.stages, self.model)
         for stage in recipe.stages:  # its objectives say what they cannot work with

@@ -73,7 +73,7 @@ def check(recipe: Recipe) -> None:
             if getattr(stage, option) and stage.train:
                 raise UserError(f"{stage.name}/Stage.{option} moves rows, which Stage.train = {stage.train} may forbid")
     for before, stage in itertools.pairwise(recipe.stages):
-        sharing = {(s.language_vectors or s.tie_words, s.tie_words) for s in (before, stage)}
+        sharing = {(s.shares_rows, s.tie_words) for s in (before, stage)}
         if stage.keep_optimizer and len(sharing) > 1:
             raise UserError(
                 f"{stage.name}/Stage.keep_optimizer: the moments of {before.name} are of other rows, for language_vectors "
@@ -147,7 +147,7 @@ def blank_batches(stage: Stage) -> dict[str, dict[str, np.ndarray]]:
 
 def blank_shared(stage: Stage, rows: int) -> SharedRows | None:
     """What a table's rows have in common, without text: the second half is one language's, translations of the first half."""
-    if not (stage.language_vectors or stage.tie_words):
+    if not stage.shares_rows:
         return None
     token = np.arange(rows // 2, 2 * (rows // 2), dtype=np.int32)
     return SharedRows(token, token - rows // 2 if stage.tie_words else token, np.ones_like(token))
