@@ -29,7 +29,7 @@ def test_storage_that_fails_in_the_middle_of_a_save(tmp_path):
     resource.prlimit(both[0].pid, resource.RLIMIT_FSIZE, (24_000, 24_000))  # larger files are cut short, with an error
     go_on(model_dir)
     codes, errors = ends(both)
-    assert codes == [1, 1]
+    assert codes == [1, 1], errors
     for said in errors:
         (line,) = [line for line in said.splitlines() if line.startswith(LINE) and "could not be written" in line]
         assert "/checkpoints: a checkpoint (the newest whole one stays) could not be written" in line

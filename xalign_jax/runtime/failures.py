@@ -19,7 +19,7 @@ import jax
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.runtime import distributed
 
-CAUSE, SEEN, ALIVE = "xalign/failure", "xalign/failure_seen", "xalign/alive"
+CAUSE, SEEN, LEAVES, ALIVE = (f"xalign/{key}" for key in ("failure", "failure_seen", "leaves", "alive"))
 POLL_SECONDS = 1.0
 OVER = "over"  # the last beat of a process that ended well
 LOST_SECONDS = 15.0  # a process that was not heard of for so long is taken for dead
@@ -141,13 +141,21 @@ def _say(first: dict) -> None:
 
 
 def _linger() -> None:
-    """Wait until every process has seen the failure; process 0, which holds the store, leaves last."""
+    """Wait until every process has seen the failure; process 0, which holds the store, leaves last.
+
+    JAX aborts a process that finds the store gone.
+    """
     client, own = distributed.client(), jax.process_index()
-    with contextlib.suppress(RuntimeError):
-        client.key_value_set(f"{SEEN}/{own}", "", allow_overwrite=True)
-        until = time.monotonic() + LINGER_SECONDS
-        while time.monotonic() < until and len(client.key_value_dir_get(f"{SEEN}/")) < jax.process_count():
+    until = time.monotonic() + LINGER_SECONDS
+
+    def mark(key: str, wait: bool) -> None:
+        client.key_value_set(f"{key}/{own}", "", allow_overwrite=True)
+        while wait and time.monotonic() < until and len(client.key_value_dir_get(f"{key}/")) < jax.process_count():
             time.sleep(0.1)
+
+    with contextlib.suppress(RuntimeError):
+        mark(SEEN, wait=True)
+        mark(LEAVES, wait=own == 0)
     if own == 0:
         time.sleep(1)
 
