@@ -6,14 +6,24 @@ import os
 import subprocess
 import sys
 
+from forks import Fork
+
+from xalign_jax import cli
+
 
 def python(*arguments, cwd=None, **environment):
     """What Python did with these arguments: exit status and what it printed."""
-    flags = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
-    own = {**os.environ, "XLA_FLAGS": flags, **environment}
+    own = _one_device() | environment
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=own, timeout=280)
 
 
-def xalign(*arguments, **options):
-    """The same of `xalign`."""
-    return python("-m", "xalign_jax.cli", *arguments, **options)
+def xalign(*arguments, cwd=None):
+    """What `xalign` did with these arguments."""
+    process = Fork(cli.main, arguments, _one_device(), cwd)
+    printed = process.communicate(timeout=280)
+    return subprocess.CompletedProcess(arguments, process.returncode, *printed)
+
+
+def _one_device():
+    flags = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
+    return os.environ | {"XLA_FLAGS": flags}

@@ -7,7 +7,7 @@ import random
 import re
 from pathlib import Path
 
-from commands import xalign
+from commands import python
 
 DOCS = Path(__file__).parent.parent / "docs"
 # Less of everything, over a text of the reader's own.
@@ -43,7 +43,8 @@ def test_the_objective_of_the_documentation_trains(tmp_path):
         (tmp_path / f"{language}.tsv").write_text(text)
     files = ",".join(f"{language}={tmp_path}/{language}.tsv" for language in ("en", "de"))
     (tmp_path / "distance.gin").write_text(recipe + SMALL.format(files=files))
-    done = xalign("train", "--gin_file=distance.gin", "--model_dir=run", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    command = ("-m", "xalign_jax.cli", "train", "--gin_file=distance.gin", "--model_dir=run")
+    done = python(*command, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3 and all(0 < row["loss/distance"] < 4 for row in rows)

@@ -1,4 +1,4 @@
-"""`python hosts.py SCENARIO COORDINATOR PROCESSES ID DIRECTORY`: one process of several that meet and go wrong together."""
+"""What one process of several does that meet and go wrong together: SCENARIO COORDINATOR PROCESSES ID DIRECTORY."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 from etils import epath
 
 from xalign_jax.errors import RunError, UserError
@@ -83,8 +84,10 @@ def killed(own: int, directory: Path) -> None:
     distributed.wait_for_all("never")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The scenario of the command line, as `xalign` runs a command."""
     scenario, coordinator, processes, own, directory = sys.argv[1:]
+    jax.config.update("jax_platforms", "cpu")
     failures.LOST_SECONDS = 3.0
     distributed.initialize(coordinator, int(processes), int(own))
     with failures.together():

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from forks import Fork
+from runtime import hosts
 from waiting import wait_until
 
 from xalign_jax.runtime import failures
 
-HOSTS = Path(__file__).parent / "hosts.py"
 SECONDS = 60  # from the first end to the last; about 5 on a machine that has nothing else to do
 
 
@@ -22,10 +20,9 @@ def meet(scenario, processes, directory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, str(HOSTS), scenario, coordinator, str(processes)]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     running = [
-        subprocess.Popen([*command, str(own), str(directory)], stderr=subprocess.PIPE, text=True, env=environment)
+        Fork(hosts.main, [scenario, coordinator, str(processes), str(own), str(directory)], environment)
         for own in range(processes)
     ]
     try:

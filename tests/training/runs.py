@@ -1,17 +1,16 @@
-"""Runs of `toy.py` in processes of their own, and what it means that two of them are equal."""
+"""Runs of the toy in processes of their own, and what it means that two of them are equal."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from forks import Fork
 from training import toy
 
 from xalign_jax.models.functional import build
@@ -20,12 +19,11 @@ STEPS = 24
 
 
 def spawn(model_dir, steps=STEPS, devices=1, **options):
-    """`toy.py` in a process of its own with so many simulated devices."""
+    """`toy.main` in a process of its own with so many simulated devices."""
     arguments = [f"{key}={value}" for key, value in options.items()]
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"  # the last one counts
     environment = os.environ | {"XLA_FLAGS": flags}
-    command = [sys.executable, toy.__file__, str(model_dir), f"steps={steps}", *arguments]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return Fork(toy.main, [str(model_dir), f"steps={steps}", *arguments], environment)
 
 
 def pair(model_dir, of_second=None, **options):

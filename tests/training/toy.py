@@ -1,6 +1,6 @@
 """A run small enough for tests: the real loop, model and checkpoints over a feed of made-up tokens.
 
-`python toy.py MODEL_DIR [key=value ...]` trains it in a process of its own; keys: recipe ("infoxlm"), steps, bad_row, accumulate, mesh (as 2,2,2), text,
+`main` trains it in a process of its own whose arguments are MODEL_DIR [key=value ...]; keys: recipe ("infoxlm"), steps, bad_row, accumulate, mesh (as 2,2,2), text,
 ties (the token that follows token 10 in the second stage), coordinator, processes, process_id, lost_seconds, sleep (seconds per batch), checkpoint_every, renew_seconds (of the
 lock), pause (a step whose batch, counted from 0 and not the first of a stage, waits until there is a file MODEL_DIR.go).
 """
@@ -263,7 +263,3 @@ def train(options: dict[str, str]) -> None:
         loop.Run(made, runtime, storage.model_directory(sys.argv[1]), "toy").train()
     except loop.Interrupted:
         sys.exit(3)
-
-
-if __name__ == "__main__":
-    main()
