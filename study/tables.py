@@ -130,7 +130,7 @@ CLAIMS = [
     for claims, suffixes in (
         (CLONE_CLAIMS, ("", *SUFFIXES.values())),
         (PAIR_CLAIMS, PAIRS),
-        (VECTOR_CLAIMS, ("", "-50-50", *PAIRS)),
+        (VECTOR_CLAIMS, ("", *PAIRS)),
     )
     for suffix, (first, second) in itertools.product(suffixes, claims)
 ]
