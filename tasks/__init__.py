@@ -5,9 +5,8 @@ other and "" where nothing is known) in the splits train and validation. To add 
 sisters in a module that `Recipe.modules` names, or name files in gin ("text:en=a.txt", see `sources.parse_name`).
 """
 
-from xalign_jax.data.catalogs import Catalogs
-from xalign_jax.data.documentation import Documentation
-from xalign_jax.tasks.reading import Example, TaskReader, open_task, seqio_task
+from xalign_jax.data.reading import EMBEDDED, Example
+from xalign_jax.tasks.reading import TaskReader, open_task, seqio_task
 from xalign_jax.tasks.registration import (
     register_jsonl,
     register_pairs,
@@ -30,5 +29,5 @@ __all__ = [
     "seqio_task",
 ]
 
-register_source("docs_en", Documentation())
-register_source("catalogs", Catalogs())
+for _name, _source in EMBEDDED.items():
+    register_source(_name, _source)

@@ -7,13 +7,13 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from xalign_jax.data.preparation import prepare_vocabulary
+from xalign_jax.data.reading import Example, SourceReader
 from xalign_jax.data.sources import Document, Split
 from xalign_jax.data.store import cache_dir
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
@@ -22,13 +22,6 @@ from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
 
 _UNKNOWN_LANGUAGE = "und"
 _BATCH = 1024
-
-
-class Example(NamedTuple):
-    """A document and, for tasks that come tokenised, its ids."""
-
-    document: Document
-    ids: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +74,16 @@ class TaskReader:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
         tasks = self.tasks
         for task in tasks:
+            if task.name in SOURCES:
+                found = SourceReader(SOURCES[task.name]).read(split)
+                yield from (_of_task(task.name, example) for example in found) if len(tasks) > 1 else found
+                continue
             _download(task)
             found = _read(task, split if "validation" in task.splits else "train")
             if "validation" not in task.splits:
                 splits = Split(functools.partial(_train_documents, task))
                 found = (example for example in found if splits.of(example.document) == split)
-            apart = len(tasks) > 1 and task.name in SOURCES
-            yield from (_of_task(task.name, example) for example in found) if apart else found
+            yield from found
 
 
 def _of_task(task: str, example: Example) -> Example:
@@ -137,7 +133,7 @@ def _read(task: seqio.Task, split: str) -> Iterator[Example]:
             texts, n = batch["text"], len(batch["text"])
             columns = (batch.get("language", [_UNKNOWN_LANGUAGE.encode()] * n), batch.get("group_id", [b""] * n))
             for text, language, group in zip(texts, *columns, strict=True):
-                yield Example(Document(text.decode(), language.decode(), group.decode()), None)
+                yield Example(Document(text.decode(), language.decode(), group.decode()))
         return
     vocabulary = task.output_features["targets"].vocabulary
     for row in dataset.as_numpy_iterator():

@@ -12,17 +12,8 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from xalign_jax.data.sources import (
-    VALIDATION_SHARE,
-    AlignedLines,
-    JsonLines,
-    MultiwayTsv,
-    Source,
-    Split,
-    TextFiles,
-    parse_name,
-    resolve,
-)
+from xalign_jax.data.reading import SourceReader
+from xalign_jax.data.sources import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles, parse_name, resolve
 from xalign_jax.errors import UserError
 
 SOURCES: dict[str, Source] = {}  # what the tasks registered here read, by task name
@@ -34,15 +25,11 @@ FEATURES = {"text": _STRING, "language": _STRING, "group_id": _STRING}
 def register_source(name: str, source: Source) -> None:
     """Register a source as a task with splits train and validation (see `sources.Split`)."""
 
-    @functools.cache
-    def splits() -> Split:
-        return Split(source.documents, getattr(source, "validation_share", VALIDATION_SHARE))
+    reader = SourceReader(source)
 
     def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
-        split_of = splits().of
-
         def batches() -> Iterator[dict[str, tuple[str, ...]]]:
-            found = (document for document in source.documents() if split_of(document) == split)
+            found = (example.document for example in reader.read(split))
             while batch := list(itertools.islice(found, _BATCH)):
                 yield dict(zip(FEATURES, zip(*batch, strict=True), strict=True))
 

@@ -138,8 +138,15 @@ def test_mixture_takes_lists():
         Mixture(tasks="docs_en")
 
 
+WITHOUT = "sys.exit(any(m in sys.modules for m in ('tensorflow', 'seqio', 'torch')))"
+
+
 def test_reading_loads_no_tensorflow():
-    code = (
-        "import sys, xalign_jax.data.store; sys.exit(any(m in sys.modules for m in ('tensorflow', 'seqio', 'torch')))"
-    )
+    assert python("-c", f"import sys, xalign_jax.data.store; {WITHOUT}").returncode == 0
+
+
+def test_preparing_files_loads_no_tensorflow(tsv, tmp_path):
+    request = {"vocabulary": {"kind": "bytes"}, "tasks": [tsv], "modules": [], "cache": str(tmp_path)}
+    code = f"import json, sys; from xalign_jax.data.preparation import main; main(json.dumps({request})); {WITHOUT}"
     assert python("-c", code).returncode == 0
+    assert len(open_stores(BYTES, tsv, tmp_path)["train"]["de"].tokens)
