@@ -53,4 +53,7 @@ def _begin(main, arguments, environment, cwd, streams):
     for number, stream in enumerate(streams, start=1):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_APPEND), number)
     sys.argv[1:] = arguments
-    main()
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out: JAX's says goodbye to the other processes

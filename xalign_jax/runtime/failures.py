@@ -146,16 +146,17 @@ def _linger() -> None:
     JAX aborts a process that finds the store gone.
     """
     client, own = distributed.client(), jax.process_index()
-    until = time.monotonic() + LINGER_SECONDS
 
-    def mark(key: str, wait: bool) -> None:
+    def mark(key: str, seconds: float) -> None:
+        """Say so, and wait so long for all others, of which one may be dead."""
         client.key_value_set(f"{key}/{own}", "", allow_overwrite=True)
-        while wait and time.monotonic() < until and len(client.key_value_dir_get(f"{key}/")) < jax.process_count():
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and len(client.key_value_dir_get(f"{key}/")) < jax.process_count():
             time.sleep(0.1)
 
     with contextlib.suppress(RuntimeError):
-        mark(SEEN, wait=True)
-        mark(LEAVES, wait=own == 0)
+        mark(SEEN, LINGER_SECONDS)
+        mark(LEAVES, 3 * POLL_SECONDS if own == 0 else 0.0)
     if own == 0:
         time.sleep(1)
 
