@@ -13,7 +13,7 @@ import seqio
 import tensorflow as tf
 
 from xalign_jax.data.preparation import prepare_vocabulary
-from xalign_jax.data.reading import Example, SourceReader
+from xalign_jax.data.reading import Example
 from xalign_jax.data.sources import Document, Split
 from xalign_jax.data.store import cache_dir
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
@@ -47,7 +47,8 @@ class TaskReader:
     def fingerprint(self) -> str:
         """A hash of what the tasks read, as far as it can be known: files, versions, names."""
         parts = [
-            SOURCES[t.name].fingerprint() if t.name in SOURCES else f"{_outside(t)} {self.code}" for t in self.tasks
+            SOURCES[t.name].source.fingerprint() if t.name in SOURCES else f"{_outside(t)} {self.code}"
+            for t in self.tasks
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -75,7 +76,7 @@ class TaskReader:
         tasks = self.tasks
         for task in tasks:
             if task.name in SOURCES:
-                found = SourceReader(SOURCES[task.name]).read(split)
+                found = SOURCES[task.name].read(split)
                 yield from (_of_task(task.name, example) for example in found) if len(tasks) > 1 else found
                 continue
             _download(task)

@@ -16,7 +16,7 @@ from xalign_jax.data.reading import SourceReader
 from xalign_jax.data.sources import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles, parse_name, resolve
 from xalign_jax.errors import UserError
 
-SOURCES: dict[str, Source] = {}  # what the tasks registered here read, by task name
+SOURCES: dict[str, SourceReader] = {}  # of the tasks registered here, by name
 _STRING = seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.string, rank=0)
 _BATCH = 1024
 FEATURES = {"text": _STRING, "language": _STRING, "group_id": _STRING}
@@ -24,7 +24,6 @@ FEATURES = {"text": _STRING, "language": _STRING, "group_id": _STRING}
 
 def register_source(name: str, source: Source) -> None:
     """Register a source as a task with splits train and validation (see `sources.Split`)."""
-
     reader = SourceReader(source)
 
     def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
@@ -43,7 +42,7 @@ def register_source(name: str, source: Source) -> None:
         output_features=FEATURES,
         metric_fns=[],
     )
-    SOURCES[name] = source
+    SOURCES[name] = reader
 
 
 def _files(files: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
