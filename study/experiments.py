@@ -63,18 +63,16 @@ def _clone(
 
 J, HELD = recipe("J"), recipe("HELD")
 NO_ANCHOR = "WordDistance.anchored=False"
+VECTORS = "recipes/language_vectors.gin"
 CLONE = [
     *_clone([*MAIN, *(arm for arm in ARMS if arm not in MAIN)], "clone", ""),
+    Experiment("clone", "J-vectors", (J, VECTORS)),  # a vector for each language without a dictionary
     *_clone(ARMS, "clone-50-50", "-50-50", (), EVEN),
     # English is not the rich language there: must its rows still stay where its own text puts them?
     Experiment("clone-50-50", "HELD-no-anchor-50-50", (HELD,), (NO_ANCHOR, EVEN), seeds=(1,)),
     *_clone(ARMS, "clone-4m", "-4m", (LARGER,)),
     *_clone(MAIN, "clone-4m-50-50", "-4m-50-50", (LARGER,), EVEN),
 ]
-
-# A vector for each language without a dictionary.
-VECTORS = "recipes/language_vectors.gin"
-CLONE += [Experiment("clone", "J-vectors", (J, VECTORS))]
 
 # Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast; K's contrast
 # where it cannot align (a random dictionary) and where nothing is left to align (tied clones); other learning rates, once.

@@ -75,16 +75,21 @@ class TaskReader:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
         tasks = self.tasks
         for task in tasks:
-            if task.name in SOURCES:
-                found = SOURCES[task.name].read(split)
-                yield from (_of_task(task.name, example) for example in found) if len(tasks) > 1 else found
-                continue
-            _download(task)
-            found = _read(task, split if "validation" in task.splits else "train")
-            if "validation" not in task.splits:
-                splits = Split(functools.partial(_train_documents, task))
-                found = (example for example in found if splits.of(example.document) == split)
-            yield from found
+            if task.name not in SOURCES:
+                yield from _divided(task, split)
+            elif len(tasks) == 1:
+                yield from SOURCES[task.name].read(split)
+            else:
+                yield from (_of_task(task.name, example) for example in SOURCES[task.name].read(split))
+
+
+def _divided(task: seqio.Task, split: str) -> Iterator[Example]:
+    """A split of a task that was registered without this package, its own or else of its training texts."""
+    _download(task)
+    if "validation" in task.splits:
+        return _read(task, split)
+    splits = Split(functools.partial(_train_documents, task))
+    return (example for example in _read(task, "train") if splits.of(example.document) == split)
 
 
 def _of_task(task: str, example: Example) -> Example:
