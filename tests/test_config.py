@@ -111,6 +111,10 @@ def test_what_gin_would_swallow_is_an_error(tmp_path, extra, bindings, said):
 
 
 def test_missing_values_are_named(tmp_path):
+    macros = BASE.replace("SIZE = 5", "SIZE = %gin.REQUIRED")
+    with pytest.raises(UserError, match=r"bind --gin\.SIZE: the recipe leaves that to you"):
+        _load(tmp_path, macros)
+    _load(tmp_path, macros, ["SIZE = 5"])
     with pytest.raises(UserError, match="stages"):
         _load(tmp_path, BASE.replace("Recipe.stages = [@pretrain/Stage()]", ""))
 

@@ -42,6 +42,7 @@ def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type]) -
         _refuse_unknown_macros(bindings)
         gin.parse_config(list(bindings))
         _refuse_nested_scopes()
+        _refuse_missing_macros()
         built = [cls() for cls in build]
     except UserError:
         raise
@@ -97,6 +98,16 @@ def _refuse_nested_scopes() -> None:
             raise UserError(
                 f"gin: nested scope {scope}/{selector.split('.')[-1]}; give the inner object a scope of its own"
             )
+
+
+def _refuse_missing_macros() -> None:
+    """gin hands the value of `%gin.REQUIRED` on through a macro; what it is used for would fail much later."""
+    values = {
+        scope: value["value"] for (scope, selector), value in gin.config._CONFIG.items() if selector == "gin.macro"
+    }
+    missing = [f"--gin.{name}" for name, value in values.items() if repr(value) == "%gin.REQUIRED"]
+    if missing:
+        raise UserError(f"bind {', '.join(missing)}: the recipe leaves that to you (its gin file says what goes there)")
 
 
 def _refuse_unused_bindings() -> None:

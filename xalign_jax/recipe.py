@@ -14,11 +14,21 @@ from typing import Any
 
 import gin
 
+from xalign_jax.errors import UserError
+
 
 def freeze(config: Any) -> None:
     """Turn the lists and dicts that gin put into a frozen dataclass into tuples, in place. Call in `__post_init__`."""
     for field in dataclasses.fields(config):
         object.__setattr__(config, field.name, _frozen(getattr(config, field.name)))
+
+
+def at_least_one(config: Any, *fields: str) -> None:
+    """Raise UserError for a field that is no whole number of at least 1. Call in `__post_init__`."""
+    for field in fields:
+        value = getattr(config, field)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{type(config).__name__}.{field} = {value!r}: must be at least 1")
 
 
 def _frozen(value: Any) -> Any:

@@ -254,7 +254,6 @@ def test_previews_name_the_languages(prepared, config):
             r"TranslationFeed\.side = 31.* take 65 tokens.*TranslationFeed\.length = 64",
         ),
         (ContrastFeed(T, S, 63), MIXTURE, r"ContrastFeed\.side = 63"),
-        (ContrastFeed(T, S, 0), MIXTURE, r"ContrastFeed\.side = 0"),
         (ContrastFeed(T, S, 31, mixup=True), MIXTURE, r"ContrastFeed\.side = 31: 2 of them"),
         (TextFeed(2, S), MIXTURE, r"TextFeed\.length = 2"),
         (TextFeed(T, S), None, r"Stream\.mixture: a TextFeed"),
@@ -269,6 +268,15 @@ def test_previews_name_the_languages(prepared, config):
 def test_bad_settings_are_named(prepared, config, mixture, message):
     with pytest.raises(UserError, match=message):
         config.build(prepared, mixture, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("feed", "settings", "field"),
+    [(ContrastFeed, (T, S, 0), "side"), (TranslationFeed, (T, S, 0), "side"), (TextFeed, (T, 0), "slots")],
+)
+def test_sizes_are_positive(feed, settings, field):
+    with pytest.raises(UserError, match=rf"{feed.__name__}\.{field} = 0: must be at least 1"):
+        feed(*settings)
 
 
 def test_a_language_without_a_pair_is_named(prepared):

@@ -22,6 +22,7 @@ class Bigram:
 
     causal = True
     tied = False
+    max_length = 64
 
     def __init__(self, rows: int, width: int, layers: int = 1) -> None:
         self.vocabulary_size, self.width, self.num_layers = rows, width, layers

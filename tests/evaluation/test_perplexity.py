@@ -122,6 +122,21 @@ def test_foreign_mass_of_a_clone(toy, tokenizer):
     assert toy.value(rows, "mass", language="en_clone") == pytest.approx(own / tokenizer.size, rel=1e-5)
 
 
+def test_foreign_mass_reads_the_first_language(toy, tokenizer):
+    """Held-out text of another language is no context."""
+    stores = [toy.store(TEXT, split="train"), toy.store(TEXT, "de", "train"), toy.store(TEXT, "de")]
+    probe, model = ForeignMass(length=8), toy.model(tokenizer.size, 2)
+    with pytest.raises(UserError, match="ForeignMass: no validation text in en, the run's first language"):
+        probe.check(model, toy.prepared(tokenizer, stores))
+    probe.check(model, toy.prepared(tokenizer, [*stores, toy.store(TEXT)]))
+
+
+@pytest.mark.parametrize("settings", [{"windows": 0}, {"length": 0}, {"length": 8, "batch": 2.5}])
+def test_counts_are_whole_and_positive(settings):
+    with pytest.raises(UserError, match=r"Perplexity\.(windows|length|batch) = .*: must be at least 1"):
+        Perplexity(**{"length": 8} | settings)
+
+
 def test_foreign_mass_by_counts(toy, tokenizer):
     """Languages that share a vocabulary: tokens of which more than 99 % stand in language 2."""
     tokenizer.clones = 0

@@ -98,6 +98,27 @@ def test_ratio_margin_by_hand():
     np.testing.assert_allclose(ratio_margin(np.asarray([[0.5, 0.25]])), [[0.5 / 0.4375, 0.25 / 0.3125]])
 
 
+def test_files_are_read_as_other_text_is(toy, tokenizer, tmp_path, monkeypatch):
+    """A byte-order mark and CRLF are no text, ~ is the home folder, and a byte that is not UTF-8 is named."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "en.tsv").write_bytes(b"\xef\xbb\xbfa\tone\r\nb\ttwo\r\n")
+    (tmp_path / "de.tsv").write_bytes(b"b\tzwei\na\teins")
+    prepared = toy.prepared(tokenizer, [])
+    (pair,) = sentences(prepared, (("en", "~/en.tsv"), ("de", "~/de.tsv")), 9)
+    assert pair.texts == (("one", "two"), ("eins", "zwei"))
+    (tmp_path / "de.tsv").write_bytes(b"a\teins\nb\tzw\xf6lf")
+    with pytest.raises(UserError, match=r"de\.tsv:2: not UTF-8"):
+        sentences(prepared, (("en", "~/en.tsv"), ("de", "~/de.tsv")), 9)
+    with pytest.raises(UserError, match="parallel text needs two or more"):
+        sentences(prepared, (("en", "~/en.tsv"),), 9)
+
+
+def test_a_sentence_longer_than_the_model_is_refused_before_training(toy, tokenizer):
+    model, _ = _model(toy, tokenizer, causal=False)
+    with pytest.raises(UserError, match=r"SentenceRetrieval\.length = 65: longer than the model's max_length = 64"):
+        SentenceRetrieval(pivot="en", length=65).check(model, _grouped(toy, tokenizer))
+
+
 def test_ngrams_know_case_and_space_and_nothing_else():
     cosines = ngram_cosines(["Open  the file", "ab", ""], ["open the FILE", "xyz", "cab"])
     assert cosines[0, 0] == pytest.approx(1.0)
@@ -109,7 +130,11 @@ def test_ngrams_know_case_and_space_and_nothing_else():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"metrics": ["accuracy_centred_margin"]}, r"SentenceRetrieval\.metrics"), ({"length": 2}, r"\.length = 2")],
+    [
+        ({"metrics": ["accuracy_centred_margin"]}, r"SentenceRetrieval\.metrics"),
+        ({"length": 2}, r"\.length = 2"),
+        ({"sentences": 0}, r"SentenceRetrieval\.sentences = 0: must be at least 1"),
+    ],
 )
 def test_bad_settings(settings, message):
     with pytest.raises(UserError, match=message):

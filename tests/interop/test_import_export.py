@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from xalign_jax.data.vocabulary import Tokenizer
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.interop import architectures, exporting
 from xalign_jax.interop.exporting import export_model
@@ -183,6 +184,14 @@ def test_shards_are_read_and_written(tmp_path, monkeypatch):
     assert "verified" in verify(tmp_path / "out", exported, tokens(), "float32")
 
 
+def test_of_several_ends_the_first_is_kept(good, tmp_path):
+    shutil.copytree(good, tmp_path / "hf")
+    settings = json.loads((good / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(settings | {"eos_token_id": [7, 9]}))
+    import_model(tmp_path / "hf", tmp_path / "in", make_mesh((1, -1, 1)))
+    assert Tokenizer.load(tmp_path / "in" / "vocabulary").eos == 7
+
+
 def test_a_sentence_encoder_without_its_head_comes_in_with_a_fresh_one(tmp_path, capsys):
     theirs = save("bert", tmp_path / "mlm").bert
     body = transformers.BertModel(theirs.config).eval()
@@ -283,8 +292,10 @@ def test_nothing_is_overwritten_without_being_told(good, tmp_path):
         export_model(tmp_path / "in", tmp_path / "other", mesh, dtype="int4")
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="--overwrite does not remove it"):
-        export_model(tmp_path / "in", tmp_path / "home", mesh, overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="--overwrite does not remove it"):
+            export_model(tmp_path / "in", tmp_path / "home", mesh, overwrite=overwrite)
+    assert not (tmp_path / ".home.unfinished").exists()
     with pytest.raises(UserError, match="--overwrite does not remove it"):
         import_model(good, tmp_path / "home", mesh, overwrite=True)
 

@@ -76,6 +76,8 @@ def test_the_pooler_of_bert_goes_along(tmp_path, sentence_transformers):
 def test_encoders_that_cannot_be(tmp_path):
     with pytest.raises(UserError, match="--sentence_encoder=pooler: this model has none"):
         SentenceEncoder("pooler").shortened(XLMRoberta(**SHAPE), {})
+    with pytest.raises(UserError, match="--sentence_encoder=first: a decoder's first token"):
+        SentenceEncoder("first").shortened(Llama(**SHAPE, kv_heads=2, max_length=24), {})
     with pytest.raises(UserError, match="--level=4: 1 to 3"):
         SentenceEncoder("mean", 4).shortened(XLMRoberta(**SHAPE), {})
     with pytest.raises(UserError, match="--level=1: transformers would add the final norm"):

@@ -20,7 +20,7 @@ from xalign_jax.data.rates import Blocks, block_counts, member_rates
 from xalign_jax.data.sentences import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.words import PieceFeed, WordFeed
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze
 
 if TYPE_CHECKING:
     from xalign_jax.data.prepared import Prepared
@@ -47,8 +47,7 @@ class WindowFeed:
 
     def __post_init__(self) -> None:
         freeze(self)
-        if self.length < 1:
-            raise UserError(f"WindowFeed.length = {self.length}: must be at least 1")
+        at_least_one(self, "length")
 
     def build(self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Windows:
         """The feed over a mixture, `rows` rows a step.

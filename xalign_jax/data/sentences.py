@@ -11,7 +11,7 @@ from xalign_jax.data.examples import PairExamples, PairItems, Pairs, Pieces
 from xalign_jax.data.hashing import hash64
 from xalign_jax.data.packing import Batch, Form, PackedRows, blank_rows
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze
 
 if TYPE_CHECKING:
     from xalign_jax.data.prepared import Prepared
@@ -34,7 +34,7 @@ class TextFeed:
 
     def __post_init__(self) -> None:
         freeze(self)
-        _check_slots(self)
+        at_least_one(self, "slots")
 
     def build(
         self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
@@ -81,7 +81,7 @@ class TranslationFeed:
 
     def __post_init__(self) -> None:
         freeze(self)
-        _check_slots(self)
+        at_least_one(self, "side", "slots")
 
     def build(
         self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
@@ -127,7 +127,7 @@ class ContrastFeed:
 
     def __post_init__(self) -> None:
         freeze(self)
-        _check_slots(self)
+        at_least_one(self, "side", "slots")
 
     def build(
         self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
@@ -157,15 +157,8 @@ def _reads(feed: Any, mixture: Mixture | None) -> Mixture:
     return mixture
 
 
-def _check_slots(feed: Any) -> None:
-    if feed.slots < 1:
-        raise UserError(f"{type(feed).__name__}.slots = {feed.slots}: must be at least 1")
-
-
 def _check_side(feed: Any, texts: int, prepared: Prepared) -> None:
     name, needed = type(feed).__name__, texts * feed.side + _specials(prepared, texts)
-    if feed.side < 1:
-        raise UserError(f"{name}.side = {feed.side}: must be at least 1")
     if needed > feed.length:
         raise UserError(
             f"{name}.side = {feed.side}: {texts} of them and their specials take {needed} tokens, more than "

@@ -24,7 +24,7 @@ from xalign_jax.evaluation.encoding import (
 )
 from xalign_jax.evaluation.parallel import sentences
 from xalign_jax.evaluation.windows import Text, clone_pairs, in_language, of_text, run_texts
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze
 
 
 @gin.configurable
@@ -47,6 +47,7 @@ class HiddenCosine:
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "length", "windows", "sentences", "batch")
 
     def check(self, model: Any, prepared: Any) -> None:
         """Raise UserError for what the model or the data lacks, before anything is trained."""

@@ -8,9 +8,10 @@ from typing import Any
 import gin
 import numpy as np
 
+from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import require_causal, require_length, row, score
 from xalign_jax.evaluation.windows import Text, of_text, run_texts
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze
 
 TOKENS_COUNTED = 20_000_000
 
@@ -35,19 +36,18 @@ class ForeignMass:
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "length", "windows", "batch")
 
     def check(self, model: Any, prepared: Any) -> None:
         """Raise UserError for what the model or the data lacks, before anything is trained."""
         require_causal(model, "ForeignMass")
         require_length(model, "ForeignMass", self.length)
-        for split in ("train", self.split):
-            run_texts(prepared, split, self.tasks)
+        self._texts(prepared)
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """One row per language other than the first."""
         require_causal(model, "ForeignMass")
-        first, *others = run_texts(prepared, "train", self.tasks)
-        held_out = run_texts(prepared, self.split, self.tasks)[0]
+        first, others, held_out = self._texts(prepared)
         text = of_text(held_out, prepared.tokenizer, self.length, self.windows)
         real = (text["weights"] > 0) & (text["positions"] > 0)  # after bos alone there is no context yet
         found = []
@@ -57,6 +57,14 @@ class ForeignMass:
             mass = np.exp(log_mass[real].astype(np.float64)).mean()
             found.append(row("foreign_mass", "mass", mass, real.sum(), language=other.language))
         return found
+
+    def _texts(self, prepared: Any) -> tuple[Text, list[Text], Text]:
+        """The first language's training text, the other languages', and the first one's held-out text."""
+        first, *others = run_texts(prepared, "train", self.tasks)
+        found = [text for text in run_texts(prepared, self.split, self.tasks) if text.language == first.language]
+        if not found:
+            raise UserError(f"ForeignMass: no {self.split} text in {first.language}, the run's first language")
+        return first, others, found[0]
 
     def _only(self, tokenizer: Any, first: Text, other: Text) -> np.ndarray:
         """(V,) bool: rows that only `other` uses."""

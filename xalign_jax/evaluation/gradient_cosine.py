@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import Batch, fetch, next_token_scores, padded, require_causal, require_length, row
 from xalign_jax.evaluation.parallel import sentences
 from xalign_jax.evaluation.windows import clone_pairs, in_language, of_text, run_texts
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze
 
 
 @gin.configurable
@@ -24,7 +25,7 @@ class GradientCosine:
     block, averaged over tensors and over up to `batches` batches of `batch` rows.
 
     Embeddings and head are left out: clone rows are disjoint, their cosine is 0 by design. Tensors without any gradient
-    are left out too. The control `shuffled` is the same for text that is not parallel (the batch before). language = the
+    are left out too. Only whole batches count. The control `shuffled` is the same for text that is not parallel (the batch before). language = the
     target language; n = batches compared. The text is that of clones, or the sentences of `files` (see
     `SentenceRetrieval`).
     """
@@ -36,12 +37,15 @@ class GradientCosine:
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "length", "batches", "batch")
 
     def check(self, model: Any, prepared: Any) -> None:
         """Raise UserError for what the model or the data lacks, before anything is trained."""
         require_causal(model, "GradientCosine")
         require_length(model, "GradientCosine", self.length)
-        sentences(prepared, self.files, 1)
+        for language, rows, _ in self._parallel(prepared):
+            if (found := len(rows["tokens"])) < self.batch:
+                raise UserError(f"GradientCosine.batch = {self.batch}: there are {found} parallel rows in {language}")
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Two rows per pair of languages: parallel, and the control."""

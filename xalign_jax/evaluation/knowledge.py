@@ -11,7 +11,7 @@ import numpy as np
 from xalign_jax.data.vocabulary import clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import Batch, padded, require_causal, row, score, untrained
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze
 
 
 @gin.configurable
@@ -30,6 +30,7 @@ class Knowledge:
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "batch")
 
     def check(self, model: Any, prepared: Any) -> None:
         """Raise UserError for what the model or the data lacks, before anything is trained."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from xalign_jax.data.sources import read_lines
 from xalign_jax.data.vocabulary import clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.windows import clone_pairs, run_texts
@@ -54,6 +54,8 @@ def sentences(
     Raises:
       UserError: a file is missing or not parallel; no language shares enough with the pivot.
     """
+    if len(files) == 1:
+        raise UserError(f"files = {files!r} of a probe: one language; parallel text needs two or more")
     if files:
         return [_from_files(prepared.tokenizer, files[0], other, count) for other in files[1:]]
     if pivot is not None:
@@ -125,11 +127,7 @@ def _is_tsv(path: str) -> bool:
 
 
 def _lines(path: str) -> list[str]:
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file of parallel text (bound as `files` of a probe)")
-    opener = gzip.open if path.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        return file.read().removesuffix("\n").split("\n")
+    return [line for _, line in read_lines(str(Path(path).expanduser()))]
 
 
 def _by_line(path_a: str, path_b: str) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import gin
 
 from xalign_jax.evaluation.encoding import require_causal, require_length, row, score
 from xalign_jax.evaluation.windows import of_text, run_texts
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze
 
 
 @gin.configurable
@@ -34,6 +34,7 @@ class Perplexity:
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "length", "windows", "batch")
 
     def check(self, model: Any, prepared: Any) -> None:
         """Raise UserError for what the model or the data lacks, before anything is trained."""
@@ -62,4 +63,4 @@ class Perplexity:
 
 
 def _exp(mean: float) -> float:
-    return math.exp(mean) if mean < 700 else math.inf
+    return math.inf if mean >= 700 else math.exp(mean)

@@ -12,10 +12,10 @@ import numpy as np
 
 from xalign_jax.data.vocabulary import clone_index
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encoding import ratio_margin, row, sentence_vectors, unit, untrained
+from xalign_jax.evaluation.encoding import ratio_margin, require_length, row, sentence_vectors, unit, untrained
 from xalign_jax.evaluation.ngrams import ngram_cosines
 from xalign_jax.evaluation.parallel import Sentences, sentences
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze
 
 METRICS = tuple(
     "accuracy" + "".join(parts) for parts in itertools.product(*(("", s) for s in ("_first", "_margin", "_centred")))
@@ -63,6 +63,7 @@ class SentenceRetrieval:
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "sentences", "batch")
         for metric in self.metrics:
             if metric not in METRICS:
                 raise UserError(f"SentenceRetrieval.metrics names {metric!r}: any of {', '.join(METRICS)}")
@@ -71,6 +72,7 @@ class SentenceRetrieval:
 
     def check(self, model: Any, prepared: Any) -> None:
         """Raise UserError for what the model or the data lacks, before anything is trained."""
+        require_length(model, "SentenceRetrieval", self.length)
         sentences(prepared, self.files, 1, self.pivot, self.least, self.others)
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:

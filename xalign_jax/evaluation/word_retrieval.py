@@ -10,7 +10,7 @@ import numpy as np
 
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import nearest, pool, pool_head, row, untrained
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze
 
 Level = int | str
 
@@ -35,6 +35,7 @@ class WordRetrieval:
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "candidates", "batch")
 
     def check(self, model: Any, prepared: Any) -> None:
         """Raise UserError for what the model or the data lacks, before anything is trained."""

@@ -61,8 +61,7 @@ def export_model(
     """
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype}: one of {', '.join(DTYPES)}")
-    if _holds_export(output) and not overwrite:
-        raise UserError(f"{output} holds a model already; choose another --output or add --overwrite")
+    _refuse_what_is_there(output, overwrite)
     environment = _environment(model_dir)
     config = architectures.config_from_json(environment["recipe"]["model"])
     architecture = architectures.of_config(config)
@@ -92,17 +91,21 @@ def export_model(
         clones=tokenizer.clones > 0,
     )
     (building / "README.md").write_text(card, encoding="utf-8")
-    _put(building, output, overwrite)
+    if output.exists():
+        shutil.rmtree(output)
+    building.rename(output)
     return Exported(model, values, tokenizer, architecture.auto)
 
 
-def _put(building: Path, output: Path, overwrite: bool) -> None:
-    """The finished folder in its place."""
-    if overwrite and output.exists():
-        if not _holds_export(output) and any(output.iterdir()):
-            raise UserError(f"{output} holds no exported model: --overwrite does not remove it")
-        shutil.rmtree(output)
-    building.rename(output)
+def _refuse_what_is_there(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not output.is_dir() or (any(output.iterdir()) and not _holds_export(output)):
+        raise UserError(
+            f"{output} holds no exported model, and --overwrite does not remove it; choose another --output"
+        )
+    if _holds_export(output) and not overwrite:
+        raise UserError(f"{output} holds a model already; choose another --output or add --overwrite")
 
 
 def _base_language(environment: dict[str, Any]) -> str:

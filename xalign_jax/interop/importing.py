@@ -198,7 +198,8 @@ def _tokenizer(source: Path, building: Path, settings: Settings, rows: int, path
         vocabulary = Vocabulary("huggingface", str(folder), rows=rows)
     else:
         print(f"{source}: no tokenizer there; token ids only")
-        specials = {name: settings.get(f"{name}_token_id", None) for name in SPECIALS}
+        stated = {name: settings.get(f"{name}_token_id", None) for name in SPECIALS}
+        specials = {name: ids[0] if isinstance(ids, list) else ids for name, ids in stated.items()}  # any of them ends
         (folder / "ids.json").write_text(json.dumps({"size": rows, "specials": specials}) + "\n")
         vocabulary = Vocabulary("ids", str(folder), rows=rows)
     tokenizer = Tokenizer.of(vocabulary).with_clones(dataclasses.replace(vocabulary, path=str(path)))

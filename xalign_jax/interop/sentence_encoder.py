@@ -20,7 +20,8 @@ class SentenceEncoder:
     """How token states become a sentence vector.
 
     Attributes:
-      pooling: "mean" over the tokens that are not special (as the probes have it), "first" token, or BERT's "pooler".
+      pooling: "mean" over the tokens that are not special, "first" token, or BERT's "pooler". Of an encoder these are the
+        probes' vectors; a decoder reads bos before the text, as in training, where the probes have it read the text alone.
       level: blocks to keep; None = all.
       normalize: to unit length.
     """
@@ -33,8 +34,10 @@ class SentenceEncoder:
         """The model of `level` blocks.
 
         Raises:
-          UserError: a decoder's lower levels lack its final norm; no such level; no pooler.
+          UserError: a decoder's lower levels lack its final norm, its first token says nothing; no such level; no pooler.
         """
+        if self.pooling == "first" and config.causal:
+            raise UserError("--sentence_encoder=first: a decoder's first token has read nothing of the text; take mean")
         if self.pooling == "pooler" and not getattr(config, "pooler", False):
             raise UserError("--sentence_encoder=pooler: this model has none")
         if self.level is None or self.level == config.layers:
