@@ -7,6 +7,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import seqio
@@ -139,13 +140,23 @@ def _read(task: seqio.Task, split: str) -> Iterator[Example]:
             texts, n = batch["text"], len(batch["text"])
             columns = (batch.get("language", [_UNKNOWN_LANGUAGE.encode()] * n), batch.get("group_id", [b""] * n))
             for text, language, group in zip(texts, *columns, strict=True):
-                yield Example(Document(text.decode(), language.decode(), group.decode()))
+                if text.strip():
+                    yield Example(Document(*(_string(task, cell) for cell in (text, language, group))))
         return
     vocabulary = task.output_features["targets"].vocabulary
     for row in dataset.as_numpy_iterator():
         ids = np.asarray(row["targets"], np.int32)
-        language = row.get("language", _UNKNOWN_LANGUAGE.encode()).decode()
-        yield Example(Document(vocabulary.decode(ids.tolist()), language, row.get("group_id", b"").decode()), ids)
+        of = (row.get("language", _UNKNOWN_LANGUAGE.encode()), row.get("group_id", b""))
+        yield Example(Document(vocabulary.decode(ids.tolist()), *(_string(task, cell) for cell in of)), ids)
+
+
+def _string(task: seqio.Task, cell: Any) -> str:
+    if not isinstance(cell, bytes):
+        raise UserError(f"Mixture.tasks: {task.name!r}: text, language and group_id are strings, not {cell!r}")
+    try:
+        return cell.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"Mixture.tasks: {task.name!r}: {cell[:40]!r} is not UTF-8 ({error.reason})") from None
 
 
 class _Wrapped(seqio.Vocabulary):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import gin
 import pytest
@@ -108,6 +109,21 @@ def test_what_gin_would_swallow_is_an_error(tmp_path, extra, bindings, said):
         _load(tmp_path, BASE + extra, bindings)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("bindings", "said"),
+    [
+        ("Recipe.modules = 'mine'", "Recipe.modules = 'mine': expected a list"),
+        ("lm/Stream.feed = @Toy", "lm/Stream.feed names @Toy: write @Toy()"),
+        ("pretrain/Stage.probes = [@Toy]", "pretrain/Stage.probes names @Toy"),
+        ("pretrain/Stage.steps = 0", "pretrain/Stage.steps = 0: must be at least 1"),
+        ("lm/Stream.rows = 0", "lm/Stream.rows = 0: must be at least 1"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(tmp_path, bindings, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        _load(tmp_path, BASE, [bindings])
 
 
 def test_missing_values_are_named(tmp_path):

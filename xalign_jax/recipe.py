@@ -18,9 +18,22 @@ from xalign_jax.errors import UserError
 
 
 def freeze(config: Any) -> None:
-    """Turn the lists and dicts that gin put into a frozen dataclass into tuples, in place. Call in `__post_init__`."""
+    """Turn the lists and dicts that gin put into a frozen dataclass into tuples, in place. Call in `__post_init__`.
+
+    Raises:
+      UserError: a class instead of an object of it, or a single value where a list belongs.
+    """
     for field in dataclasses.fields(config):
-        object.__setattr__(config, field.name, _frozen(getattr(config, field.name)))
+        value = _frozen(getattr(config, field.name), _label(config, field.name))
+        if str(field.type).startswith("tuple") and not isinstance(value, tuple):
+            raise UserError(f"{_label(config, field.name)} = {value!r}: expected a list")
+        object.__setattr__(config, field.name, value)
+
+
+def _label(config: Any, field: str) -> str:
+    """The gin binding of a field."""
+    name = getattr(config, "name", None)
+    return f"{name}/{type(config).__name__}.{field}" if isinstance(name, str) else f"{type(config).__name__}.{field}"
 
 
 def at_least_one(config: Any, *fields: str) -> None:
@@ -28,14 +41,22 @@ def at_least_one(config: Any, *fields: str) -> None:
     for field in fields:
         value = getattr(config, field)
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"{type(config).__name__}.{field} = {value!r}: must be at least 1")
+            raise UserError(f"{_label(config, field)} = {value!r}: must be at least 1")
 
 
-def _frozen(value: Any) -> Any:
+def one_of(config: Any, field: str, known: tuple[str, ...]) -> None:
+    """Raise UserError for a field that has none of the known values. Call in `__post_init__`."""
+    if getattr(config, field) not in known:
+        raise UserError(f"{_label(config, field)} = {getattr(config, field)!r}: must be one of {', '.join(known)}")
+
+
+def _frozen(value: Any, label: str) -> Any:
     if isinstance(value, dict):
-        return tuple((key, _frozen(item)) for key, item in value.items())
+        return tuple((key, _frozen(item, label)) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return tuple(_frozen(item) for item in value)
+        return tuple(_frozen(item, label) for item in value)
+    if isinstance(value, type):
+        raise UserError(f"{label} names @{value.__name__}: write @{value.__name__}() for an object of it")
     return value
 
 
@@ -56,6 +77,7 @@ class Stream:
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "rows")
 
 
 @gin.configurable
@@ -88,6 +110,8 @@ class Stage:
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "steps")
+        one_of(self, "combine", ("means", "pooled"))
 
     @property
     def shares_rows(self) -> bool:
@@ -119,6 +143,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         freeze(self)
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise UserError(f"Recipe.seed = {self.seed!r}: a whole number from 0 to 2^31 - 1")
 
 
 @gin.configurable
@@ -153,6 +179,9 @@ class Runtime:
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "accumulate", "log_every", "checkpoint_every", "keep_checkpoints")
+        one_of(self, "dtype", ("auto", "float32", "bfloat16"))
+        one_of(self, "matmul_precision", ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32"))
 
 
 @gin.configurable

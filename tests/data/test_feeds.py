@@ -303,6 +303,10 @@ def test_word_rows_are_slices_of_the_packing_and_count_what_does_not_fit(prepare
     assert whole["count_dropped"][0] == 16
     with pytest.raises(UserError, match=r"WordFeed\.concepts"):
         WordFeed(T, 4, 10**4).build(prepared, None, 8, 0)
+    with pytest.raises(UserError, match=r"WordFeed\.length = 1: the longest word takes"):
+        WordFeed(1, 4, 4).build(prepared, None, 8, 0)
+    with pytest.raises(UserError, match=r"WordFeed\.words_per_row = 0: must be at least 1"):
+        WordFeed(T, 0, 4)
 
 
 def test_words_of_one_token_and_pieces_follow_what_they_translate_and_all_of_a_language_share_a_vector(prepared):

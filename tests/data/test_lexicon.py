@@ -215,6 +215,9 @@ def test_errors_name_what_to_do(tokenizer, stores, tmp_path):
         build_lexicon(Lexicon(source="file", paths=(path,), languages=("en", "de")), tokenizer, stores)
     with pytest.raises(UserError, match=r"Vocabulary\.clones >= 2"):
         build_lexicon(Lexicon(languages=("en", "en_clone2")), tokenizer, stores)
+    with pytest.raises(UserError, match=r"Lexicon\.paths: .*d\.tsv is in \('en', 'ge'\)"):
+        lexicon = Lexicon(source="file", paths={path: ("en", "ge")}, languages=("en", "de"))
+        build_lexicon(lexicon, tokenizer, stores)
     for wrong in ({"source": "web"}, {"source": "file"}, {"languages": ("en",)}, {"languages": ("en", "de")}):
         with pytest.raises(UserError, match=r"Lexicon\."):
             Lexicon(**wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,17 @@ def test_members_are_languages_clones_and_facts(prepared):
     names = [(member.name, member.language, member.k, member.text) for member in loaded.members(mixture)]
     assert names == [("en", "en", 0, "en"), ("en_clone", "en_clone", 1, "en"), ("facts", "en", 0, "facts")]
     assert [member.name for member in loaded.members(mixture, "validation")] == ["en", "en_clone"]
+
+
+def test_a_text_is_a_member_once_and_two_members_have_two_names(prepared):
+    loaded, mixture = prepared
+    (task,) = mixture.tasks
+    twice = Mixture((task, task), languages=("en", "en"))
+    once = loaded.members(Mixture((task,), languages=("en",)))
+    assert [(m.name, m.size) for m in loaded.members(twice)] == [(m.name, m.size) for m in once]
+    stores = {task: {"train": {"en": loaded.stores[task]["train"]["en"], "facts": loaded.stores[task]["train"]["en"]}}}
+    with pytest.raises(UserError, match="'facts', as a clone or the facts are; rename it"):
+        dataclasses.replace(loaded, stores=stores).members(mixture)
 
 
 def test_switched_windows_read_as_the_same_text(prepared):

@@ -2,6 +2,7 @@ import gzip
 import importlib.util
 import struct
 
+import numpy as np
 import pytest
 
 from xalign_jax.data import catalogs, dictionaries, documentation, sources
@@ -22,7 +23,7 @@ def test_text_blocks_and_lines(tmp_path):
 
 def test_multiway_tsv_joins_on_id(tmp_path):
     en = write(tmp_path / "en.tsv", "p#1\tHello\np#2\tBye\n")
-    de = write(tmp_path / "de.tsv", "p#2\tTschüss\np#3\t\n")
+    de = write(tmp_path / "de.tsv", "p#2 \tTschüss\np#3\t\n")
     assert list(MultiwayTsv((("en", en), ("de", de))).documents()) == [
         Document("Hello", "en", "p#1"),
         Document("Bye", "en", "p#2"),
@@ -126,6 +127,21 @@ def test_every_language_has_validation():
     assert [split.of(d) for d in documents[:2]].count("validation") == 1
     assert [split.of(d) for d in documents[2:4]].count("validation") == 1
     assert split.of(documents[4]) == "train"
+
+
+def test_every_language_keeps_training_text():
+    """Groups that are another language's whole training text are not taken, and one group serves all its languages."""
+    documents = [Document("a", "en", "1"), Document("b", "en", "2"), Document("c", "de", "1"), Document("d", "de", "3")]
+    split = Split(lambda: documents)
+    sides = {(d.language, split.of(d)) for d in documents}
+    assert sides == {(language, side) for language in ("en", "de") for side in ("train", "validation")}
+    rng = np.random.default_rng(0)
+    groups = {f"l{k}": rng.choice(200, 20, replace=False) for k in range(100)}
+    documents = [Document(f"{language} {g}", language, f"g{g}") for language, of in groups.items() for g in of]
+    split = Split(lambda: documents)
+    held_out = [split.of(d) == "validation" for d in documents]
+    assert {d.language for d, out in zip(documents, held_out, strict=True) if out} == set(groups)
+    assert np.mean(held_out) < 0.09
 
 
 def test_dictionary_forms(tmp_path):

@@ -100,7 +100,7 @@ def test_a_changed_file_is_seen(cache, tsv, tmp_path):
     path.write_text("text")
     entry = {"directory": ".", "stamps": [store_stamp(path)], "modules": []}
     for task in (None, f"text:en={path}"):
-        file = store.index_file(tmp_path, BYTES, [], task)
+        file = store.index_file(tmp_path, BYTES, [f"text:en={path}"], task)
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(entry))
     assert store._is_prepared(tmp_path, BYTES, [f"text:en={path}"], [])
@@ -120,6 +120,31 @@ def test_errors_come_through_the_process(tmp_path):
         prepare(BYTES, [f"tsv:en={tmp_path}/bad.tsv"], cache=tmp_path / "cache")
 
 
+def test_validation_text_of_one_task_is_not_in_the_training_of_another(tmp_path):
+    """Splits are drawn task by task, by group here and by text there."""
+    for language in ("en", "de"):
+        (tmp_path / f"p.{language}").write_text("".join(f"{language} number {i}\n" for i in range(300)))
+    tasks = [f"pairs:en={tmp_path}/p.en,de={tmp_path}/p.de", f"lines:en={tmp_path}/p.en"]
+    prepare(BYTES, tasks, cache=tmp_path / "cache")
+    stores = {task: open_stores(BYTES, task, tmp_path / "cache", tasks) for task in tasks}
+    for one, other in (tasks, tasks[::-1]):
+        held_out = set(stores[one]["validation"]["en"].text_hash.tolist())
+        assert held_out and not held_out & set(stores[other]["train"]["en"].text_hash.tolist())
+    dropped = [store_info(BYTES, task, tmp_path / "cache", tasks)["dropped_as_validation_text"] for task in tasks]
+    assert all(dropped)
+    prepare(BYTES, tasks[:1], cache=tmp_path / "cache")  # alone it keeps them
+    alone = open_stores(BYTES, tasks[0], tmp_path / "cache")["train"]["en"]
+    assert len(alone.offsets) == len(stores[tasks[0]]["train"]["en"].offsets) + dropped[0]
+
+
+@pytest.mark.parametrize("language", ["../up", "/tmp/x", "", ".."])
+def test_a_language_is_no_path(language, tmp_path):
+    rows = [{"text": "one", "language": language}, {"text": "two", "language": "en"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="which is no name for a language"):
+        prepare(BYTES, [f"jsonl:en={tmp_path}/a.jsonl"], cache=tmp_path / "cache")
+
+
 def test_without_tasks(tmp_path):
     prepare(BYTES, [], cache=tmp_path)
     assert open_tokenizer(BYTES, [], tmp_path).base_size == 261
@@ -136,6 +161,14 @@ def test_mixture_takes_lists():
     assert Mixture(tasks=["docs_en"], rates={"en": 1.0}).rates == (("en", 1.0),)
     with pytest.raises(UserError, match=r"Mixture\.tasks"):
         Mixture(tasks="docs_en")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rates": 0.5}, {"rates": ["en", 0.9]}, {"rates": {"en": "lots"}}, {"alpha": "x"}, {"alpha": 1000}]
+)
+def test_wrong_rates_are_named(settings):
+    with pytest.raises(UserError, match=rf"Mixture\.{next(iter(settings))} = "):
+        Mixture(tasks=["docs_en"], **settings)
 
 
 WITHOUT = "sys.exit(any(m in sys.modules for m in ('tensorflow', 'seqio', 'torch')))"

@@ -232,6 +232,7 @@ def test_word_piece(tmp_path):
     assert (t.pad, t.eos, t.unk, t.bos, t.mask) == (0, 3, 1, 2, 4)
     assert np.flatnonzero(~t.word_start).tolist() == [6]
     assert t.encode_words(["ab"])[0].tolist() == [5, 6]
+    assert 3 in t.encode(["a [SEP] b"])[0] and 3 not in t.encode_documents(["a [SEP] b"])[0]
     t.save(tmp_path / "saved")
     assert Tokenizer.load(tmp_path / "saved").fingerprint == t.fingerprint
 

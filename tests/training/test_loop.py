@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -34,8 +36,10 @@ from xalign_jax.evaluation.knowledge import Knowledge
 from xalign_jax.evaluation.perplexity import Perplexity
 from xalign_jax.evaluation.word_retrieval import WordRetrieval
 from xalign_jax.objectives.translation_ranking import TranslationRanking
+from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.training import loop
+from xalign_jax.training.optimizers import AdamW
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +197,10 @@ def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp
         ((3, 1, 1), {}, r"Runtime.mesh = \(3, 1, 1\)"),
         ((8, 1, 1), {"rows": 12}, r"align_lm/Stream.rows = 12 does not divide over 8 devices"),
         ((8, 1, 1), {"feed": toy.ToyFeed(length=64)}, "longer than the model's max_length = 32"),
-        ((8, 1, 1), {"name": "pretrain_lm"}, "'pretrain_lm' is used 2 times"),
+        ((8, 1, 1), {"name": "align_words"}, "'align_words' is used 2 times"),
+        ((8, 1, 1), {"name": "pretrain"}, "'pretrain' is used 2 times"),
+        ((8, 1, 1), {"name": "align-lm"}, "'align-lm' is no scope of gin"),
+        ((8, 1, 1), {"name": "pretrain_lm", "feed": toy.ToyFeed(length=8)}, "two streams are called 'pretrain_lm'"),
     ],
 )
 def test_what_cannot_run_is_refused_before_training(tmp_path, mesh, change, said):
@@ -202,6 +209,62 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, mesh, change, said
     first = dataclasses.replace(recipe.stages[0], streams=(words, dataclasses.replace(lm, **change)))
     with pytest.raises(UserError, match=said):
         loop.Run(dataclasses.replace(recipe, stages=(first, recipe.stages[1])), Runtime(mesh=mesh), tmp_path, "toy")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"train": ("model/layers/", "model/layer/")}, r"pretrain/Stage\.train: 'model/layer/' matches no parameter"),
+        ({"keep_optimizer": True, "optimizer": AdamW(clip=0.0)}, r"pretrain/Stage\.keep_optimizer: the stage before"),
+        ({"keep_optimizer": True, "train": ("model/layers/",)}, r"pretrain/Stage\.keep_optimizer: the stage before"),
+    ],
+)
+def test_a_stage_that_cannot_follow_is_refused_before_training(tmp_path, change, said):
+    align, pretrain = toy.recipe(3).stages
+    stages = (align, dataclasses.replace(pretrain, **change))
+    with pytest.raises(UserError, match=said):
+        loop.Run(dataclasses.replace(toy.recipe(3), stages=stages), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
+
+
+def test_only_what_matches_trains_and_a_stopped_run_goes_on_with_its_moments(tmp_path):
+    align, pretrain = toy.recipe(6).stages
+    recipe = dataclasses.replace(toy.recipe(6), stages=(align, dataclasses.replace(pretrain, train=("model/layers/",))))
+    runtime = Runtime(mesh=(2, 2, 2), checkpoint_every=1, keep_checkpoints=9)
+    loop.Run(recipe, runtime, tmp_path / "whole", "toy").train()
+    before, after = (saved_params(tmp_path / "whole", step)["model"] for step in (align.steps, 6))
+    for name, value in before.items():
+        if name != "layers":
+            jax.tree.map(np.testing.assert_array_equal, value, after[name])
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), before["layers"], after["layers"])
+    assert all(jax.tree.leaves(changed))
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    for step in (5, 6):
+        shutil.rmtree(tmp_path / "part" / "checkpoints" / str(step))
+    loop.Run(recipe, runtime, tmp_path / "part", "toy").train()
+    jax.tree.map(np.testing.assert_array_equal, *(saved_params(tmp_path / name, 6) for name in ("whole", "part")))
+
+
+def test_a_stream_of_two_stages_carries_its_memory(tmp_path, monkeypatch):
+    """The queue and the momentum encoder are filled once."""
+    filled = []
+    monkeypatch.setattr(XlCo, "prefill", lambda self, model, params, memory, batches, rng: filled.append(1) or memory)
+    (stage,) = toy.infoxlm(2).stages
+    recipe = dataclasses.replace(toy.infoxlm(2), stages=(stage, dataclasses.replace(stage, name="more", steps=1)))
+    loop.Run(recipe, Runtime(mesh=(8, 1, 1)), tmp_path, "toy").train()
+    assert len(filled) == 1 and metrics(tmp_path)[-1]["stage"] == "more"
+
+
+def test_probes_between_run_also_where_a_run_was_stopped(tmp_path, monkeypatch):
+    asked = itertools.count(1)
+    stop = SimpleNamespace(reached=lambda: next(asked) == 6)
+    monkeypatch.setattr(loop, "StopNotice", lambda: stop)
+    runtime = Runtime(mesh=(8, 1, 1), probe_every=2)
+    with pytest.raises(loop.Interrupted):
+        loop.Run(toy.recipe(12), runtime, tmp_path, "toy").train()
+    (tmp_path / "failure.json").write_text("{}")  # of another try
+    loop.Run(toy.recipe(12), runtime, tmp_path, "toy").train()
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12] and not (tmp_path / "failure.json").exists()
 
 
 def test_a_stage_ties_the_rows_of_translations_and_another_does_not(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from xalign_jax.data.lexicon import Concepts
 from xalign_jax.data.packing import PackedRows
 from xalign_jax.data.prepared import Prepared
 from xalign_jax.data.store import training_stores
+from xalign_jax.data.vocabulary import clone_index
 
 PREVIEW_ROWS = 4
 COVERAGE_TOKENS = 1_000_000
@@ -98,7 +99,7 @@ def stats(prepared: Prepared, feeds: Mapping[str, Any]) -> str:
 def coverage(concepts: Concepts, prepared: Prepared) -> float:
     """Share of the source language's running words that the dictionary can switch, over its first million tokens."""
     table = build_table(concepts, prepared.tokenizer)
-    texts = training_stores(prepared.stores, concepts.languages[0])
+    texts = training_stores(prepared.stores, clone_index(concepts.languages[0])[0])
     if table is None or not texts:
         return 0.0
     base = np.asarray(texts[0].tokens[:COVERAGE_TOKENS])[None].astype(np.int32)

@@ -224,6 +224,9 @@ def _read_entries(lexicon: Lexicon, report: Counter[str]) -> list[Entry]:
         read = [(cldr_dictionary(lexicon.bases), lexicon.bases)]
     else:
         named = [(path, lexicon.bases) if isinstance(path, str) else path for path in lexicon.paths]
+        for path, languages in named:
+            if len({*languages} & {*lexicon.bases}) < 2:
+                raise UserError(f"Lexicon.paths: {path} is in {languages}, less than two of {lexicon.bases}")
         read = [(read_dictionary(path, languages), languages) for path, languages in named]
     merged: dict[str, dict[tuple[str, str], None]] = {}
     for dictionary, languages in read:

@@ -45,6 +45,8 @@ class Pieces(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
 
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]: ...
+
     def encode_words(self, words: Sequence[str]) -> list[list[int]]: ...
 
     def decode(self, ids: list[int]) -> str: ...
@@ -127,6 +129,8 @@ class SentencePieces:
             texts = [text.lower() for text in texts]
         return self._processor.encode(list(texts))
 
+    encode_documents = encode
+
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode([self._prefix + word for word in words])
 
@@ -189,6 +193,8 @@ class Bytes:
         offset = len(SPECIALS)
         return [[byte + offset for byte in b" " + text.encode()] if text else [] for text in texts]
 
+    encode_documents = encode
+
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode(words)
 
@@ -235,6 +241,13 @@ class HuggingFacePieces:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        self._tokenizer.encode_special_tokens = True
+        try:
+            return self.encode(texts)
+        finally:
+            self._tokenizer.encode_special_tokens = False
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode([self._prefix + word for word in words])
@@ -300,6 +313,8 @@ class Ids:
         if texts:
             raise UserError("this vocabulary has token ids only (its model was imported without a tokenizer): no text")
         return []
+
+    encode_documents = encode
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode(words)

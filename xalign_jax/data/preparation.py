@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -48,22 +49,23 @@ def main(argument: str) -> None:
 
 def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], cache: Path) -> None:
     """Prepare the vocabulary and the stores of `tasks` and write the index. Raises UserError."""
-    readers, stamps = _open_tasks(tasks, modules) if tasks else ({}, {})
+    readers, stamps = _open_tasks(tasks, modules) if tasks else ({}, [])
     with _locked(cache):
         directory, tokenizer = prepare_vocabulary(vocabulary, list(readers.values()), cache)
         of_vocabulary = [] if vocabulary.path is None else _path_stamps(vocabulary.path)
         if vocabulary.trained:
-            of_vocabulary = [stamp for of in stamps.values() for stamp in of]
+            of_vocabulary = stamps
         _write_index(index_file(cache, vocabulary, tasks, None), cache, directory, of_vocabulary, modules)
         for task, reader in readers.items():
             reader.check_vocabulary(tokenizer)
-            store = prepare_store(task, reader, tokenizer, cache)
+            others = [other for name, other in readers.items() if name != task]
+            store = prepare_store(task, reader, tokenizer, cache, others)
             file = index_file(cache, vocabulary, tasks, task)
-            _write_index(file, cache, store, [*of_vocabulary, *stamps[task]], modules)
+            _write_index(file, cache, store, [*of_vocabulary, *stamps], modules)
 
 
-def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str, Any], dict[str, list]]:
-    """Readers and stamps by task; the user's modules are among the stamps. Stamps are taken before anything is read."""
+def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
+    """Readers by task, and the stamps of all with the user's modules, taken before anything is read."""
     of_modules, code = [], b""
     for name in modules:
         try:
@@ -75,7 +77,7 @@ def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str,
             code += Path(module.__file__).read_bytes()
     digest = hashlib.sha256(code).hexdigest() if code else ""
     readers = {task: source_reader(task) or _seqio_reader(task, digest) for task in dict.fromkeys(tasks)}
-    return readers, {task: [*reader.stamps(), *of_modules] for task, reader in readers.items()}
+    return readers, [*of_modules, *(stamp for reader in readers.values() for stamp in reader.stamps())]
 
 
 def _seqio_reader(task: str, digest: str) -> Any:
@@ -86,7 +88,9 @@ def _seqio_reader(task: str, digest: str) -> Any:
 
 def _path_stamps(path: str) -> list[tuple[str, ...]]:
     place = Path(resolve(path))
-    return [stamp_file(str(place / name)) for name in ("", "spm.model", "tokenizer.json", "tokenizer_config.json")]
+    folder = place if place.is_dir() else place.parent
+    names = ("spm.model", "tokenizer.json", "tokenizer_config.json", "ids.json")
+    return [stamp_file(str(file)) for file in (place, *(folder / name for name in names))]
 
 
 @contextlib.contextmanager
@@ -169,6 +173,8 @@ def _sample(readers: Sequence[Any]) -> list[str]:
             kept[language] = _smallest(texts, SAMPLE_BYTES)
             sizes[language] = sum(map(len, kept[language].values()))
     chosen = [t for texts in kept.values() for t in _smallest(texts, SAMPLE_BYTES // len(kept)).values()]
+    if not chosen:
+        raise UserError("Mixture.tasks: there is no training text to train a vocabulary on")
     return sorted(piece for text in chosen for line in text.splitlines() for piece in _cut(line.strip()) if piece)
 
 
@@ -199,7 +205,10 @@ def _cut(line: str) -> list[str]:
 class _Writer:
     """Gathers the documents of one language of one split, then writes them in shuffled order."""
 
-    def __init__(self, folder: Path, dtype: type) -> None:
+    def __init__(self, folder: Path, language: str, dtype: type) -> None:
+        if "/" in language or language.strip(".") != language or not language:
+            raise UserError(f"Mixture.tasks: a text is in {language!r}, which is no name for a language")
+        folder = folder / language
         folder.mkdir(parents=True)
         self._folder, self._dtype = folder, dtype
         self._raw = (folder / "raw").open("w+b")
@@ -235,23 +244,39 @@ class _Writer:
         return {"documents": len(lengths), "tokens": len(raw), "utf8_bytes": utf8_bytes, "words": self._words}
 
 
-def prepare_store(task: str, reader: Any, tokenizer: Tokenizer, cache: Path) -> Path:
+def prepare_store(task: str, reader: Any, tokenizer: Tokenizer, cache: Path, others: Sequence[Any] = ()) -> Path:
     """The directory of a task's store in the cache, made if it is not there.
 
+    others: readers of the recipe's other tasks, whose validation texts are left out of training.
     Raises: UserError if the vocabulary has no eos or the task no training text.
     """
     if tokenizer.eos is None:
         raise UserError("Vocabulary.path: the vocabulary has no end-of-sequence piece, which ends every document")
     print_of_task = reader.fingerprint()
-    directory = cache / "stores" / _hash(print_of_task, tokenizer.base_fingerprint)
-    _make(directory, lambda folder: _fill_store(folder, task, reader, tokenizer, print_of_task))
+    directory = (
+        cache
+        / "stores"
+        / _hash(print_of_task, tokenizer.base_fingerprint, sorted(other.fingerprint() for other in others))
+    )
+
+    def fill(folder: Path) -> None:
+        held_out = set[int]().union(*map(_validation_texts, others))
+        _fill_store(folder, task, reader, tokenizer, print_of_task, held_out)
+
+    _make(directory, fill)
     return directory
 
 
-def _fill_store(folder: Path, task: str, reader: Any, tokenizer: Tokenizer, print_of_task: str) -> None:
+@functools.cache
+def _validation_texts(reader: Any) -> set[int]:
+    return {keyed_hash(normal_text(example.document.text)) for example in reader.read("validation")}
+
+
+def _fill_store(
+    folder: Path, task: str, reader: Any, tokenizer: Tokenizer, print_of_task: str, validation: set[int]
+) -> None:
     counts: dict[str, dict[str, dict[str, int]]] = {}
     groups: dict[str, int] = {}
-    validation: set[int] = set()
     content = hashlib.sha256()
     dropped = 0
     for split in _SPLITS:
@@ -268,7 +293,7 @@ def _fill_store(folder: Path, task: str, reader: Any, tokenizer: Tokenizer, prin
                 content.update("\0".join([split, *document]).encode() + b"\n")
                 if document.language not in writers:
                     dtype = np.uint16 if tokenizer.base_size <= 65536 else np.int32
-                    writers[document.language] = _Writer(folder / split / document.language, dtype)
+                    writers[document.language] = _Writer(folder / split, document.language, dtype)
                 group = groups.setdefault(document.group, len(groups)) if document.group else -1
                 writers[document.language].add(row, document.text, group)
         counts[split] = {language: writer.finish() for language, writer in sorted(writers.items())}
@@ -297,7 +322,7 @@ def _batches(examples: Iterator[Any]) -> Iterator[list[Any]]:
 def _tokenise(batch: list[Any], tokenizer: Tokenizer) -> tuple[list[Any], list[np.ndarray]]:
     """The documents of a batch and their ids, each ending with eos."""
     texts = [example.document.text for example in batch if example.ids is None]
-    encoded = iter(tokenizer.encode(texts))
+    encoded = iter(tokenizer.encode_documents(texts))
     rows = [next(encoded) if example.ids is None else example.ids for example in batch]
     eos = np.array([tokenizer.eos], np.int32)
     return (

@@ -10,7 +10,7 @@ import numpy as np
 
 from xalign_jax.data.facts import Facts, FactTable, build_facts
 from xalign_jax.data.lexicon import Lexicon, LexiconTable, build_lexicon
-from xalign_jax.data.store import Mixture, Store, Stores, open_stores, open_tokenizer
+from xalign_jax.data.store import Mixture, Store, Stores, canonical_task, open_stores, open_tokenizer
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
 from xalign_jax.errors import UserError
 
@@ -54,10 +54,10 @@ class Prepared:
 
         Facts are there in training only.
         Raises:
-          UserError: `Mixture.languages` names a language that the tasks lack.
+          UserError: `Mixture.languages` names a language that the tasks lack, or two members have one name.
         """
         texts: dict[str, list[Store]] = {}
-        for task in mixture.tasks:
+        for task in {canonical_task(task): task for task in mixture.tasks}.values():
             for language, store in self.stores[task].get(split, {}).items():
                 texts.setdefault(language, []).append(store)
         lacking = [language for language in mixture.languages if language not in texts]
@@ -66,7 +66,7 @@ class Prepared:
                 f"Mixture.languages names {lacking[0]!r}; the {split} text is in {', '.join(texts) or 'none'}"
             )
         members = []
-        for base in sorted(mixture.languages or texts):
+        for base in sorted(set(mixture.languages or texts)):
             tokens = tuple(np.asarray(store.tokens) for store in texts[base])
             offsets = tuple(np.asarray(store.offsets) for store in texts[base])
             names = [clone_name(base, k) for k in range(self.tokenizer.clones + 1)]
@@ -75,6 +75,12 @@ class Prepared:
             language = self.lexicon.languages[0]
             facts = (self.facts.tokens,), (self.facts.offsets,)
             members.append(Member(FACTS, language, clone_index(language)[1], FACTS, *facts))
+        names = [member.name for member in members]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(
+                    f"Mixture.tasks: text in a language called {name!r}, as a clone or the facts are; rename it"
+                )
         return members
 
 

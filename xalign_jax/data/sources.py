@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -152,7 +153,8 @@ class MultiwayTsv(_Files):
                 if not line.strip():
                     continue
                 key, tab, text = line.partition("\t")
-                if not tab or not key.strip():
+                key = key.strip()
+                if not tab or not key or "\t" in text.strip():
                     raise UserError(f"{path}:{number}: expected id<TAB>text")
                 if key in seen:
                     raise UserError(f"{path}:{number}: id {key!r} stands on line {seen[key]} already")
@@ -263,24 +265,43 @@ def keyed_hash(value: str) -> int:
     return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8, key=b"xalign").digest(), "big")
 
 
+def _extra_keys(training: dict[str, set[int]], without: dict[str, set[int]]) -> set[int]:
+    """Keys that give each language in `without` one, few by serving many, and leave every language one of `training`."""
+    extra: set[int] = set()
+    kept = [keys for keys in training.values() if keys]
+    while without:
+        serves = Counter(itertools.chain.from_iterable(without.values()))
+        best_first = sorted(serves, key=lambda key: (-serves[key], key))
+        key = next((key for key in best_first if all(keys - extra - {key} for keys in kept)), None)
+        if key is None:
+            break
+        extra.add(key)
+        without = {language: keys for language, keys in without.items() if key not in keys}
+    return extra
+
+
 class Split:
     """Which of the documents that `read` gives (each time the same) are for validation: a share by keyed hash of the group if there is one, else of the text.
 
-    A language without any gets its one document (or group) of smallest hash, if it has two. The same text never
-    stands in both splits: training drops those that validation has.
+    A language without any gets a document or group (the one that serves most such languages, then the one of smallest
+    hash) where that leaves every language some for training. The same text never stands in both splits: training drops
+    those that validation has.
     """
 
     def __init__(self, read: Callable[[], Iterable[Document]], share: float = VALIDATION_SHARE) -> None:
         self._share = share
-        self._extra: set[int] = set()
-        smallest: dict[str, int] = {}
-        several: set[str] = set()
+        training: dict[str, set[int]] = {}  # keys of a language; once it has one for validation, the largest alone
+        drawn: set[str] = set()
         for document in read():
-            key = self._key(document)
-            if smallest.setdefault(document.language, key) != key:
-                several.add(document.language)
-                smallest[document.language] = min(smallest[document.language], key)
-        self._extra = {key for language, key in smallest.items() if language in several and not self._drawn(key)}
+            language, key = document.language, self._key(document)
+            keys = training.setdefault(language, set())
+            if self._drawn(key):
+                drawn.add(language)
+            else:
+                keys.add(key)
+            if language in drawn and len(keys) > 1:
+                training[language] = {max(keys)}
+        self._extra = _extra_keys(training, {language: training[language] for language in training.keys() - drawn})
         self._texts = {keyed_hash(normal_text(d.text)) for d in read() if self._is_validation(d)}
 
     @staticmethod

@@ -25,7 +25,7 @@ from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.recipe import freeze
 
-FORMAT = 3  # of what the cache holds and how it is made; another number, another place
+FORMAT = 4  # of what the cache holds and how it is made; another number, another place
 ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
 
 
@@ -49,9 +49,14 @@ class Mixture:
 
     def __post_init__(self) -> None:
         freeze(self)
-        for name in ("tasks", "languages"):
-            if not isinstance(getattr(self, name), tuple):
-                raise UserError(f"Mixture.{name} = {getattr(self, name)!r}: expected a list")
+        if not isinstance(self.rates, tuple) or not all(_is_rate(item) for item in self.rates):
+            raise UserError(f'Mixture.rates = {self.rates!r}: expected {{"en": 0.9, "de": 0.1}} and the like')
+        if not (isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1):
+            raise UserError(f"Mixture.alpha = {self.alpha!r}: a number from 0 (uniform) to 1 (proportional)")
+
+
+def _is_rate(item: Any) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], int | float)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +105,14 @@ def canonical_task(task: str) -> str:
 def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> Path:
     """Where the index keeps a task's entry, or (task None) the vocabulary's.
 
-    tasks: what the vocabulary is trained on, if it is trained. Clones do not matter: stores hold base ids.
+    tasks: all of the recipe: a trained vocabulary is trained on them, and a store leaves out the validation texts of the
+      others. Clones do not matter: stores hold base ids.
     """
     settings: list[Any] = [FORMAT, vocabulary.kind, vocabulary.path and resolve(vocabulary.path)]
     if vocabulary.trained:
-        names = sorted({canonical_task(name) for name in tasks})
-        settings += [vocabulary.size, vocabulary.model_type, vocabulary.lowercase, names]
+        settings += [vocabulary.size, vocabulary.model_type, vocabulary.lowercase]
+    if vocabulary.trained or task:
+        settings.append(sorted({canonical_task(name) for name in tasks}))
     settings.append(task and canonical_task(task))
     return cache / "index" / (hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24] + ".json")
 
@@ -181,7 +188,7 @@ def open_stores(
 ) -> dict[str, dict[str, Store]]:
     """The stores of a prepared task, by split and language.
 
-    tasks: all tasks of the recipe as given to `prepare`, where there are others and the vocabulary is trained on them.
+    tasks: all tasks of the recipe as given to `prepare`, where there are others.
     Raises: UserError if it has not been prepared.
     """
     directory = _store_directory(vocabulary, task, cache, tasks)

@@ -142,6 +142,10 @@ class Tokenizer:
         """Base ids (n,) int32 of each text; no specials are added."""
         return [np.array(ids, np.int32) for ids in self._pieces.encode(texts)]
 
+    def encode_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode` of texts to learn from: the name of a special token in them is text to imported tokenizers too."""
+        return [np.array(ids, np.int32) for ids in self._pieces.encode_documents(texts)]
+
     def encode_words(self, words: Sequence[str]) -> list[np.ndarray]:
         """Base ids (n,) int32 of each word as it stands inside a text, after a space; no specials are added."""
         return [np.array(ids, np.int32) for ids in self._pieces.encode_words(words)]

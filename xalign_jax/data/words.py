@@ -15,7 +15,7 @@ from xalign_jax.data.store import training_stores
 from xalign_jax.data.vocabulary import clone_index
 from xalign_jax.data.wordtypes import token_shares
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze
 
 if TYPE_CHECKING:
     from xalign_jax.data.lexicon import Concepts
@@ -40,20 +40,23 @@ class WordFeed:
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "length", "words_per_row", "concepts")
 
     def build(self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Words:
         """The feed over the lexicon's training table; no mixture is read and no split but "train" exists.
 
         Raises:
-          UserError: no lexicon, or fewer training concepts than a step takes.
+          UserError: no lexicon, fewer training concepts than a step takes, or a word longer than a row.
         """
         name = type(self).__name__
         if prepared.lexicon is None:
             raise UserError(f"{name} needs Recipe.lexicon")
         table = self.table(prepared.lexicon.train)
         count = len(np.unique(table.concept))
-        if not 1 <= self.concepts <= count:
+        if self.concepts > count:
             raise UserError(f"{name}.concepts = {self.concepts}: the lexicon has {count} training concepts")
+        if (longest := int(np.diff(table.starts).max())) > self.length:
+            raise UserError(f"{name}.length = {self.length}: the longest word takes {longest} tokens")
         pad = 0 if prepared.tokenizer.pad is None else prepared.tokenizer.pad
         return Words(self, table, own_tokens(prepared, table.languages), rows, seed, pad)
 

@@ -68,8 +68,13 @@ def predict_tokens(
     if chunk is None:
         elements = CHUNK_ELEMENTS.get(jax.default_backend(), CHUNK_ELEMENTS_ACCELERATOR)
         chunk = max(1, elements * jax.device_count() // weight.shape[0])
-    pieces = -(-h.shape[0] // chunk)
-    return Prediction(*_cross_entropy(pieces, h, weight, bias, targets, weights.astype(jnp.float32)))
+    pieces = max(1, -(-h.shape[0] // chunk))
+    return Prediction(*_cross_entropy(pieces, h, weight, bias, targets, weights.astype(_exact(h))))
+
+
+def _exact(h: jax.Array) -> Any:
+    """The dtype of sums: float32, of float64 states float64."""
+    return jnp.promote_types(h.dtype, jnp.float32)
 
 
 def split_rows(array: jax.Array, pieces: int, fill: Any = 0) -> jax.Array:
@@ -117,7 +122,7 @@ def _cross_entropy(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, we
         return (totals[0] + jnp.sum(w * loss), totals[1] + jnp.sum(w * hits)), None
 
     rows = tuple(split_rows(a, pieces) for a in (h, targets, weights))
-    return jax.lax.scan(piece, (jnp.zeros((), jnp.float32),) * 2, rows)[0]
+    return jax.lax.scan(piece, (jnp.zeros((), _exact(h)),) * 2, rows)[0]
 
 
 def _cross_entropy_forward(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, weights: Any) -> Any:
@@ -180,9 +185,9 @@ def _local_cross_entropy(
         return carry, (add(matmul(d_logits, cast)).astype(x.dtype), loss)
 
     rows = tuple(split_rows(a, pieces) for a in (h, targets, weights))
-    empty_bias = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
-    zero = jnp.zeros((), jnp.float32)
-    start = (zero, zero, jnp.zeros(cast.shape, jnp.float32), empty_bias)
+    empty_bias = None if bias is None else jnp.zeros(bias.shape, _exact(h))
+    zero = jnp.zeros((), _exact(h))
+    start = (zero, zero, jnp.zeros(cast.shape, _exact(h)), empty_bias)
     (total, correct, d_weight, d_bias), (d_h, losses) = jax.lax.scan(piece, start, rows)
     others = axes.rows
     if axes.width:

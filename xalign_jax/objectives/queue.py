@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -47,8 +45,3 @@ def push(queue: Queue, keys: jax.Array, group: jax.Array, text: jax.Array) -> Qu
 def ids(queue: Queue) -> Ids:
     """The places as negatives of everybody; empty ones are absent."""
     return Ids(jnp.where(queue["group"][:, 0] >= 0, -2, -1), queue["group"], queue["text"])
-
-
-def filled(queue: Queue) -> Any:
-    """How many places hold a key."""
-    return jnp.sum(queue["group"][:, 0] >= 0)

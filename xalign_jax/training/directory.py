@@ -179,6 +179,11 @@ def record_failure(
     write_atomically(directory / "failure.json", json.dumps(failure) + "\n")
 
 
+def forget_failure(directory: Path | epath.Path) -> None:
+    """Remove `failure.json` once the run has come to its end."""
+    (directory / "failure.json").unlink(missing_ok=True)
+
+
 def add_results(model_dir: Path | epath.Path, rows: list[dict[str, Any]], stage: str, step: int, seed: int) -> None:
     """Add a stage's probe rows at a step to `results.json`; rows of the same probes there are replaced."""
     probes = {row["probe"] for row in rows}

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from xalign_jax.data import prepared as data
 from xalign_jax.data.shared_rows import shared_rows
-from xalign_jax.errors import RunError
+from xalign_jax.errors import RunError, UserError
 from xalign_jax.models.functional import Model, build
 from xalign_jax.recipe import Recipe, Runtime, as_json
 from xalign_jax.runtime import distributed, failures, lock, sharding
@@ -75,13 +75,25 @@ class Run:
             stage.name: shared_rows(self.prepared, stage.tie_words) for stage in recipe.stages if stage.shares_rows
         }
         plan.check_streams(self.stages, self.model)
-        for stage in recipe.stages:  # its objectives say what they cannot work with
-            state.shardings(stage, self.model, recipe.seed, self.mesh)
+        self._check_states()
         plan.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.prepared)
         if jax.process_count() > 1:
             own = {"texts": directory.texts(self.prepared), "first rows": first_rows(self.stages)}
             shared = {f"tokens that share rows in {name}": rows.fingerprint for name, rows in self.shared.items()}
             distributed.agree(own | shared)
+
+    def _check_states(self) -> None:
+        """Objectives say what they cannot work with; an optimiser's state is kept where the next one has the same."""
+        before = None
+        for stage in self.recipe.stages:
+            shapes, _ = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
+            own = jax.tree.flatten(shapes.opt_state)
+            if stage.keep_optimizer and own != before:
+                raise UserError(
+                    f"{stage.name}/Stage.keep_optimizer: the stage before has another optimiser, other heads or another "
+                    "Stage.train, or there is none"
+                )
+            before = own
 
     def train(self) -> None:
         """Train to the recipe's end, from the newest checkpoint if there is one.
@@ -108,6 +120,8 @@ class Run:
                 if log is not None:
                     log.close()
             self.checkpoints.close()
+            if distributed.is_main():
+                directory.forget_failure(self.model_dir)
 
     def _run_stages(self, current: TrainState, first: int, log: MetricsLog | None) -> None:
         for number, planned in enumerate(self.stages[first:], first):
@@ -193,6 +207,8 @@ class Run:
         shared = self.shared.get(stage.name)
         step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages, shared)
         update = jit_step(step, where)
+        if self._probes_at(first, planned) and not directory.has_results(self.model_dir, stage.name, first):
+            self._probe(current, first, planned)  # the run was stopped between saving and probing
         watchdog = Watchdog(every.watchdog_seconds)
         with self._bar(planned, first) as bar, watchdog:
             last = planned.last_step
@@ -214,10 +230,15 @@ class Run:
                 if stop:
                     self.checkpoints.close()
                     raise Interrupted
-                if every.probe_every and at % every.probe_every == 0 and at < planned.last_step:
+                if self._probes_at(at, planned):
                     watchdog.pause()
                     self._probe(current, at, planned)
         return current
+
+    def _probes_at(self, step: int, planned: plan.PlannedStage) -> bool:
+        """Whether the stage's probes run at a step besides its last."""
+        every = self.runtime.probe_every
+        return every > 0 and step % every == 0 and planned.first_step < step < planned.last_step
 
     def _bar(self, planned: plan.PlannedStage, first: int) -> tqdm:
         return tqdm(
@@ -263,7 +284,7 @@ def run_probes(probes: tuple, model: Model, params: Any, prepared: data.Prepared
 def first_rows(stages: list[plan.PlannedStage]) -> dict[str, str]:
     """A hash of each stream's first two rows: what the recipe's texts, lexicon and modules come to on this host."""
     return {
-        name: hashlib.sha256(
+        f"{planned.stage.name}/{name}": hashlib.sha256(
             b"".join(rows[key].tobytes() for rows in (feed.rows(feed.first_step, slice(0, 2)),) for key in sorted(rows))
         ).hexdigest()[:16]
         for planned in stages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -54,19 +55,10 @@ def check(recipe: Recipe) -> None:
     Raises:
       UserError: naming the gin binding.
     """
-    names = Counter([s.name for s in recipe.stages] + [t.name for s in recipe.stages for t in s.streams])
-    for name, times in names.items():
-        if times > 1:
-            raise UserError(
-                f"Recipe.stages: the name {name!r} is used {times} times; stages and streams need their own"
-            )
     if not recipe.stages:
         raise UserError("Recipe.stages is empty")
+    _check_names(recipe)
     for stage in recipe.stages:
-        if stage.steps < 1:
-            raise UserError(f"{stage.name}/Stage.steps = {stage.steps}: must be at least 1")
-        if stage.combine not in ("means", "pooled"):
-            raise UserError(f"{stage.name}/Stage.combine = {stage.combine!r}: must be 'means' or 'pooled'")
         if not stage.streams:
             raise UserError(f"{stage.name}/Stage.streams is empty")
         for option in ("language_vectors", "tie_words"):
@@ -81,10 +73,26 @@ def check(recipe: Recipe) -> None:
             )
 
 
+def _check_names(recipe: Recipe) -> None:
+    """Names are gin's scopes. A stream of several stages (it carries its memory along) has one objective and one feed."""
+    stages = Counter(stage.name for stage in recipe.stages)
+    for stage in recipe.stages:
+        for name, times in (stages + Counter(stream.name for stream in stage.streams)).items():
+            if times > 1:
+                raise UserError(
+                    f"Recipe.stages: the name {name!r} is used {times} times; stages and streams need their own"
+                )
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise UserError(f"Recipe.stages: the name {name!r} is no scope of gin; use letters, digits and _")
+    known: dict[str, Stream] = {}
+    for stream in _streams(recipe):
+        other = known.setdefault(stream.name, stream)
+        if (stream.objective, stream.feed) != (other.objective, other.feed):
+            raise UserError(f"Recipe.stages: two streams are called {stream.name!r}, with another feed or objective")
+
+
 def check_rows(recipe: Recipe, ways: int, parts: int) -> None:
     """Every stream's rows must split evenly over the mesh's (data, fsdp) devices and the parts of an accumulation."""
-    if parts < 1:
-        raise UserError(f"Runtime.accumulate = {parts}: must be at least 1")
     for stream in _streams(recipe):
         if stream.rows % (ways * parts):
             among = f"{ways} devices (Runtime.mesh)" + (f" x {parts} parts (Runtime.accumulate)" if parts > 1 else "")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from xalign_jax.errors import UserError
 from xalign_jax.models.functional import Model
 from xalign_jax.recipe import Stage, Stream
 from xalign_jax.runtime import sharding
@@ -43,11 +44,24 @@ def optimizer(stage: Stage, model: Model, params: Any) -> optax.GradientTransfor
 
 
 def _labels(stage: Stage, params: Any) -> Any:
+    found = set()
+
     def label(path: tuple, _: Any) -> str:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return "train" if any(re.search(pattern, name) for pattern in stage.train) else "keep"
+        matching = [pattern for pattern in stage.train if re.search(pattern, name)]
+        found.update(matching)
+        return "train" if matching else "keep"
 
-    return jax.tree_util.tree_map_with_path(label, params)
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    for pattern in stage.train:
+        if pattern not in found:
+            raise UserError(f"{stage.name}/Stage.train: {pattern!r} matches no parameter, such as model/layers/...")
+    return labels
+
+
+def _masked(node: Any) -> bool:
+    """Where the moments of a parameter that does not train would be."""
+    return isinstance(node, optax.MaskedNode)
 
 
 def _leaf(node: Any) -> bool:
@@ -90,10 +104,11 @@ def shardings(stage: Stage, model: Model, seed: int, mesh: Mesh) -> tuple[TrainS
     whole = sharding.replicated(mesh)
     opt_state = optax.tree_map_params(
         optimizer(stage, model, abstract.params),
-        lambda _, own: own,
+        lambda old, own: old if _masked(old) else own,
         abstract.opt_state,
         params,
         transform_non_params=lambda _: whole,
+        is_leaf=_masked,
     )
     memory = {
         stream.name: sharding.parameter_shardings(_memory_axes(stream, model, own), own, mesh)

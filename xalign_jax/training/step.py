@@ -89,7 +89,7 @@ def combine(stage: Stage, sums: Mapping[str, jax.Array], counts: Mapping[str, ja
 
 def _ratio(total: Any, count: Any) -> jax.Array:
     """total / count, and 0 where the count is 0."""
-    return jnp.where(count > 0, total / jnp.maximum(count, 1), 0.0)
+    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0.0)
 
 
 def _after_update(stage: Stage, params: Any, memory: dict[str, Any]) -> dict[str, Any]:
