@@ -36,6 +36,7 @@ from xalign_jax.evaluation.knowledge import Knowledge
 from xalign_jax.evaluation.perplexity import Perplexity
 from xalign_jax.evaluation.word_retrieval import WordRetrieval
 from xalign_jax.objectives.translation_ranking import TranslationRanking
+from xalign_jax.objectives.word_contrast import WordContrast
 from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.training import loop
@@ -197,6 +198,16 @@ def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp
         ((3, 1, 1), {}, r"Runtime.mesh = \(3, 1, 1\)"),
         ((8, 1, 1), {"rows": 12}, r"align_lm/Stream.rows = 12 does not divide over 8 devices"),
         ((8, 1, 1), {"feed": toy.ToyFeed(length=64)}, "longer than the model's max_length = 32"),
+        (
+            (8, 1, 1),
+            {"objective": WordContrast()},
+            "align_lm/Stream: WordContrast reads 'concept', which batches of a Toy",
+        ),
+        (
+            (8, 1, 1),
+            {"objective": XlCo(level=1)},
+            "align_lm/Stream: XlCo reads 'group', which batches of a ToyFeed lack",
+        ),
         ((8, 1, 1), {"name": "align_words"}, "'align_words' is used 2 times"),
         ((8, 1, 1), {"name": "pretrain"}, "'pretrain' is used 2 times"),
         ((8, 1, 1), {"name": "align-lm"}, "'align-lm' is no scope of gin"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 
 from xalign_jax.data import prepared as data
@@ -97,6 +99,20 @@ def check_rows(recipe: Recipe, ways: int, parts: int) -> None:
         if stream.rows % (ways * parts):
             among = f"{ways} devices (Runtime.mesh)" + (f" x {parts} parts (Runtime.accumulate)" if parts > 1 else "")
             raise UserError(f"{stream.name}/Stream.rows = {stream.rows} does not divide over {among}")
+
+
+def check_batches(stages: list[PlannedStage], model: Model) -> None:
+    """A stream's batches must have what its objective reads: one row of each is counted, in shapes alone."""
+    for planned in stages:
+        for stream in planned.stage.streams:
+            row = planned.feeds[stream.name].rows(planned.first_step, slice(0, 1))
+            try:
+                jax.eval_shape(functools.partial(stream.objective.count, model), row, jax.random.key(0))
+            except KeyError as missing:
+                objective, feed = type(stream.objective).__name__, type(stream.feed).__name__
+                raise UserError(
+                    f"{stream.name}/Stream: {objective} reads {missing}, which batches of a {feed} lack; bind another feed"
+                ) from None
 
 
 def check_streams(stages: list[PlannedStage], model: Model) -> None:
