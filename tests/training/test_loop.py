@@ -206,7 +206,6 @@ def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp
         (
             (8, 1, 1),
             {"objective": XlCo(level=1)},
-            "align_lm/Stream: XlCo reads 'group', which batches of a ToyFeed lack",
         ),
         ((8, 1, 1), {"name": "align_words"}, "'align_words' is used 2 times"),
         ((8, 1, 1), {"name": "pretrain"}, "'pretrain' is used 2 times"),
