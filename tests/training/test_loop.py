@@ -203,10 +203,6 @@ def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp
             {"objective": WordContrast()},
             "align_lm/Stream: WordContrast reads 'concept', which batches of a Toy",
         ),
-        (
-            (8, 1, 1),
-            {"objective": XlCo(level=1)},
-        ),
         ((8, 1, 1), {"name": "align_words"}, "'align_words' is used 2 times"),
         ((8, 1, 1), {"name": "pretrain"}, "'pretrain' is used 2 times"),
         ((8, 1, 1), {"name": "align-lm"}, "'align-lm' is no scope of gin"),
