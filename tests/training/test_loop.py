@@ -192,6 +192,23 @@ def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp
     assert metrics(tmp_path)[-1]["step"] == 5
 
 
+def test_streams_of_one_text_take_turns_and_more_steps_change_none_before(monkeypatch):
+    """Rows by number, in a stage of two streams of one cursor before a stage of one."""
+    monkeypatch.setattr(toy.ToyRows, "rows", lambda self, first, cut: np.arange(first, first + self.count)[cut])
+    recipe = toy.recipe(3)
+    align, pretrain = recipe.stages
+    lm = align.streams[1]
+    read = {}
+    for steps in (2, 5):
+        both = dataclasses.replace(align, steps=steps, streams=(lm, dataclasses.replace(lm, name="more", rows=4)))
+        first, second = loop.plan.plan(dataclasses.replace(recipe, stages=(both, pretrain)), None)
+        feeds = first.feeds.values()
+        read[steps] = [np.concatenate([f.rows(step, slice(None)) for f in feeds]).tolist() for step in range(steps)]
+        assert list(itertools.chain.from_iterable(read[steps])) == list(range(12 * steps))
+        assert second.feeds["pretrain_lm"].rows(steps, slice(0, 1)) == 12 * steps
+    assert read[5][:2] == read[2]
+
+
 @pytest.mark.parametrize(
     ("mesh", "change", "said"),
     [

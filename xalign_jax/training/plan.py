@@ -29,16 +29,18 @@ class StepFeed:
     Attributes:
       count: rows per step.
       first_step, first_row: the stage's first step and the cursor there.
+      stride: rows that the stage's streams of this cursor read in a step.
     """
 
     feed: Any
     count: int
     first_step: int
     first_row: int
+    stride: int
 
     def rows(self, step: int, row_slice: slice) -> dict[str, np.ndarray]:
         """Rows `row_slice` of the global batch of update `step` (counted from 0 over all stages)."""
-        return self.feed.rows(self.first_row + (step - self.first_step) * self.count, row_slice)
+        return self.feed.rows(self.first_row + (step - self.first_step) * self.stride, row_slice)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,16 +180,25 @@ def blank_shared(stage: Stage, rows: int) -> SharedRows | None:
 
 
 def plan(recipe: Recipe, prepared: data.Prepared) -> list[PlannedStage]:
-    """Feeds for every stage. The cursor of a (mixture, kind of feed) runs on from stage to stage."""
+    """Feeds for every stage. The cursor of a (mixture, kind of feed) runs on from stage to stage.
+
+    Streams of a stage that share one take turns, so that what a step reads does not depend on how many steps follow.
+    """
     cursors: Counter[tuple[Any, str]] = Counter()
     planned, first = [], 0
     for stage in recipe.stages:
-        feeds = {}
+        keys = {stream.name: (stream.mixture, type(stream.feed).__name__) for stream in stage.streams}
+        strides: Counter[tuple[Any, str]] = Counter()
         for stream in stage.streams:
-            key = (stream.mixture, type(stream.feed).__name__)
+            strides[keys[stream.name]] += stream.rows
+        feeds, turn = {}, cursors.copy()
+        for stream in stage.streams:
+            key = keys[stream.name]
             feed = stream.feed.build(prepared, stream.mixture, stream.rows, recipe.seed)
-            feeds[stream.name] = StepFeed(feed, stream.rows, first, cursors[key])
-            cursors[key] += stage.steps * stream.rows
+            feeds[stream.name] = StepFeed(feed, stream.rows, first, turn[key], strides[key])
+            turn[key] += stream.rows
+        for key, stride in strides.items():
+            cursors[key] += stage.steps * stride
         planned.append(PlannedStage(stage, first, first + stage.steps, feeds))
         first += stage.steps
     return planned
