@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import Batch, fetch, next_token_scores, padded, require_causal, require_length, row
 from xalign_jax.evaluation.parallel import sentences
 from xalign_jax.evaluation.windows import clone_pairs, in_language, of_text, run_texts
@@ -22,10 +21,10 @@ from xalign_jax.recipe import at_least_one, freeze
 @dataclasses.dataclass(frozen=True)
 class GradientCosine:
     """Metric `cosine`: of the gradients of the mean loss on the same text in two languages, per parameter tensor of each
-    block, averaged over tensors and over up to `batches` batches of `batch` rows.
+    block, averaged over tensors and over up to `batches` batches of `batch` rows, or one of all rows where these are fewer.
 
     Embeddings and head are left out: clone rows are disjoint, their cosine is 0 by design. Tensors without any gradient
-    are left out too. Only whole batches count. The control `shuffled` is the same for text that is not parallel (the batch before). language = the
+    are left out too. The control `shuffled` is the same for text that is not parallel (the batch before). language = the
     target language; n = batches compared. The text is that of clones, or the sentences of `files` (see
     `SentenceRetrieval`).
     """
@@ -43,9 +42,7 @@ class GradientCosine:
         """Raise UserError for what the model or the data lacks, before anything is trained."""
         require_causal(model, "GradientCosine")
         require_length(model, "GradientCosine", self.length)
-        for language, rows, _ in self._parallel(prepared):
-            if (found := len(rows["tokens"])) < self.batch:
-                raise UserError(f"GradientCosine.batch = {self.batch}: there are {found} parallel rows in {language}")
+        sentences(prepared, self.files, 1)
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Two rows per pair of languages: parallel, and the control."""
@@ -54,8 +51,10 @@ class GradientCosine:
         for language, *sides in self._parallel(prepared):
             cosines: dict[str | None, list[float]] = {None: [], "shuffled": []}
             before = None
-            for start in range(0, len(sides[0]["tokens"]) - self.batch + 1, self.batch):
-                cuts = [{key: value[start : start + self.batch] for key, value in side.items()} for side in sides]
+            total = len(sides[0]["tokens"])
+            size = min(self.batch, total)
+            for start in range(0, total - size + 1, size):
+                cuts = [{key: value[start : start + size] for key, value in side.items()} for side in sides]
                 source, target = (_directions(model, params, cut) for cut in cuts)
                 cosines[None].append(float(fetch(_mean_cosine(source, target))))
                 if before is not None:
