@@ -56,7 +56,7 @@ def test_all_three_losses_fall_and_are_counted(undisturbed):
 
 def test_sigterm_and_restart_are_bit_identical(undisturbed, tmp_path):
     model_dir = tmp_path / "run"
-    process = spawn(model_dir, recipe="infoxlm", pause=11)
+    process = spawn(model_dir, recipe="infoxlm", pause=3 * 11)  # three streams take turns
     wait_until(lambda: steps_logged(model_dir) >= 3, [process])
     process.send_signal(signal.SIGTERM)
     go_on(model_dir)

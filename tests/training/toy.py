@@ -2,7 +2,7 @@
 
 `main` trains it in a process of its own whose arguments are MODEL_DIR [key=value ...]; keys: recipe ("infoxlm"), steps, bad_row, accumulate, mesh (as 2,2,2), text,
 ties (the token that follows token 10 in the second stage), coordinator, processes, process_id, lost_seconds, sleep (seconds per batch), checkpoint_every, renew_seconds (of the
-lock), pause (a step whose batch, counted from 0 and not the first of a stage, waits until there is a file MODEL_DIR.go).
+lock), pause (a batch of the streams that take turns, counted from 0 and not the first of a stage, which waits until there is a file MODEL_DIR.go).
 """
 
 from __future__ import annotations
