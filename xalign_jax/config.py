@@ -81,15 +81,18 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f"; near: {', '.join(close)}" if close else ""
 
 
-def _macro_names() -> set[str]:
-    return {scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"}
+def _macros() -> dict[str, Any]:
+    """Values by name."""
+    return {
+        scope: values["value"] for (scope, selector), values in gin.config._CONFIG.items() if selector == "gin.macro"
+    }
 
 
 def _refuse_unknown_macros(bindings: Sequence[str]) -> None:
     for binding in bindings:
         name = binding.split("=")[0].strip()
-        if "." not in name and name not in _macro_names():
-            raise UserError(f"--gin.{name}: no gin file defines this macro{_near(name, sorted(_macro_names()))}")
+        if "." not in name and name not in _macros():
+            raise UserError(f"--gin.{name}: no gin file defines this macro{_near(name, sorted(_macros()))}")
 
 
 def _refuse_nested_scopes() -> None:
@@ -102,10 +105,7 @@ def _refuse_nested_scopes() -> None:
 
 def _refuse_missing_macros() -> None:
     """gin hands the value of `%gin.REQUIRED` on through a macro; what it is used for would fail much later."""
-    values = {
-        scope: value["value"] for (scope, selector), value in gin.config._CONFIG.items() if selector == "gin.macro"
-    }
-    missing = [f"--gin.{name}" for name, value in values.items() if repr(value) == "%gin.REQUIRED"]
+    missing = [f"--gin.{name}" for name, value in _macros().items() if repr(value) == "%gin.REQUIRED"]
     if missing:
         raise UserError(f"bind {', '.join(missing)}: the recipe leaves that to you (its gin file says what goes there)")
 

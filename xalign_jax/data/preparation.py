@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,11 @@ def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], ca
         if vocabulary.trained:
             of_vocabulary = stamps
         _write_index(index_file(cache, vocabulary, tasks, None), cache, directory, of_vocabulary, modules)
+        prints = {task: reader.fingerprint() for task, reader in readers.items()}
+        held_out = functools.cache(lambda task: _validation_texts(readers[task]))
         for task, reader in readers.items():
             reader.check_vocabulary(tokenizer)
-            others = [other for name, other in readers.items() if name != task]
-            store = prepare_store(task, reader, tokenizer, cache, others)
+            store = prepare_store(task, reader, tokenizer, cache, prints, held_out)
             file = index_file(cache, vocabulary, tasks, task)
             _write_index(file, cache, store, [*of_vocabulary, *stamps], modules)
 
@@ -244,30 +245,34 @@ class _Writer:
         return {"documents": len(lengths), "tokens": len(raw), "utf8_bytes": utf8_bytes, "words": self._words}
 
 
-def prepare_store(task: str, reader: Any, tokenizer: Tokenizer, cache: Path, others: Sequence[Any] = ()) -> Path:
+def prepare_store(
+    task: str,
+    reader: Any,
+    tokenizer: Tokenizer,
+    cache: Path,
+    prints: Mapping[str, str],
+    held_out: Callable[[str], set[int]],
+) -> Path:
     """The directory of a task's store in the cache, made if it is not there.
 
-    others: readers of the recipe's other tasks, whose validation texts are left out of training.
+    Args:
+      prints: fingerprints of all tasks of the recipe.
+      held_out: hashes of a task's validation texts; those of the other tasks are left out of training.
     Raises: UserError if the vocabulary has no eos or the task no training text.
     """
     if tokenizer.eos is None:
         raise UserError("Vocabulary.path: the vocabulary has no end-of-sequence piece, which ends every document")
-    print_of_task = reader.fingerprint()
-    directory = (
-        cache
-        / "stores"
-        / _hash(print_of_task, tokenizer.base_fingerprint, sorted(other.fingerprint() for other in others))
-    )
+    others = [other for other in prints if other != task]
+    key = _hash(prints[task], tokenizer.base_fingerprint, sorted(prints[other] for other in others))
+    directory = cache / "stores" / key
 
     def fill(folder: Path) -> None:
-        held_out = set[int]().union(*map(_validation_texts, others))
-        _fill_store(folder, task, reader, tokenizer, print_of_task, held_out)
+        _fill_store(folder, task, reader, tokenizer, prints[task], set().union(*map(held_out, others)))
 
     _make(directory, fill)
     return directory
 
 
-@functools.cache
 def _validation_texts(reader: Any) -> set[int]:
     return {keyed_hash(normal_text(example.document.text)) for example in reader.read("validation")}
 
