@@ -18,7 +18,7 @@ from xalign_jax.data.store import Stores, training_stores
 from xalign_jax.data.vocabulary import Tokenizer, clone_index
 from xalign_jax.data.wordtypes import WordTypes, count_types
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import freeze, one_of
 
 
 @gin.configurable
@@ -56,8 +56,7 @@ class Lexicon:
 
     def __post_init__(self) -> None:
         freeze(self)
-        if self.source not in ("clone", "file", "cldr"):
-            raise UserError(f'Lexicon.source = {self.source!r}: must be "clone", "file" or "cldr"')
+        one_of(self, "source", ("clone", "file", "cldr"))
         if (self.source == "file") != bool(self.paths):
             raise UserError('Lexicon.paths names the files of Lexicon.source = "file" and is empty otherwise')
         if len(set(self.languages)) < max(2, len(self.languages)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,9 +76,8 @@ class Prepared:
             language = self.lexicon.languages[0]
             facts = (self.facts.tokens,), (self.facts.offsets,)
             members.append(Member(FACTS, language, clone_index(language)[1], FACTS, *facts))
-        names = [member.name for member in members]
-        for name in names:
-            if names.count(name) > 1:
+        for name, times in Counter(member.name for member in members).items():
+            if times > 1:
                 raise UserError(
                     f"Mixture.tasks: text in a language called {name!r}, as a clone or the facts are; rename it"
                 )

@@ -33,9 +33,7 @@ from xalign_jax.objectives.sentences import (
     side,
     swapped,
 )
-from xalign_jax.recipe import freeze
-
-NEGATIVES = ("queue", "batch", "both")
+from xalign_jax.recipe import freeze, one_of
 
 
 @gin.configurable
@@ -71,8 +69,7 @@ class XlCo:
 
     def __post_init__(self) -> None:
         freeze(self)
-        if self.negatives not in NEGATIVES:
-            raise UserError(f"XlCo.negatives = {self.negatives!r}: one of {', '.join(NEGATIVES)}")
+        one_of(self, "negatives", ("queue", "batch", "both"))
         if (self.negatives == "batch") != (self.queue == 0):
             raise UserError(f"XlCo.queue = {self.queue} with XlCo.negatives = {self.negatives!r}: one of them is wrong")
         check_temperature(self)
