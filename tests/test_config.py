@@ -26,6 +26,12 @@ class Toy:
         freeze(self)
 
 
+@gin.configurable(module="config_test")
+@dataclasses.dataclass(frozen=True)
+class Absent(Toy):
+    """What the recipe below has none of."""
+
+
 BASE = """
 SIZE = 5
 Recipe.model = @Toy()
@@ -124,6 +130,16 @@ def test_what_gin_would_swallow_is_an_error(tmp_path, extra, bindings, said):
 def test_values_of_the_wrong_kind_are_named(tmp_path, bindings, said):
     with pytest.raises(UserError, match=re.escape(said)):
         _load(tmp_path, BASE, [bindings])
+
+
+def test_a_binding_of_one_run_that_reaches_nothing_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"--gin\.Absent\.size: the recipe has no Absent"):
+        _load(tmp_path, BASE, ["Absent.size = 3"])
+    with pytest.raises(UserError, match=r"--gin\.Stage\.steps reaches no Stage.* bind --gin\.pretrain/Stage\.steps"):
+        _load(tmp_path, BASE, ["Stage.steps = 3"])
+    recipe, _ = _load(tmp_path, BASE, ["Toy.size = 4"])  # some have a value of their own, the others take it
+    assert (recipe.model.size, recipe.stages[0].optimizer.size) == (4, 11)
+    _load(tmp_path, BASE + "Stage.steps = 3")  # of a file that other recipes include, too
 
 
 def test_missing_values_are_named(tmp_path):

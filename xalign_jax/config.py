@@ -50,6 +50,7 @@ def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type]) -
         cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
         raise cause or UserError(_one_line(error)) from error
     _refuse_unused_bindings()
+    _refuse_idle_bindings(bindings)
     return built
 
 
@@ -125,6 +126,24 @@ def _refuse_unused_bindings() -> None:
                 raise UserError(f"gin: macro {scope} is defined but nothing uses it{_near(scope, scopes)}")
             binding = f"{scope}/{selector.split('.')[-1]}.{name}"
             raise UserError(f"gin: nothing used the binding {binding}{_near(scope, scopes)}")
+
+
+def _refuse_idle_bindings(bindings: Sequence[str]) -> None:
+    """Files may bind what some recipes lack; a value given to one run that reaches nothing in it is a mistake."""
+    for binding in bindings:
+        name, _, parameter = binding.split("=")[0].strip().rpartition(".")
+        if not name or "/" in name:
+            continue  # macros and scoped bindings have been looked at
+        selector = gin.config._REGISTRY.get_match(name).selector
+        users = [
+            s for (s, kind), values in gin.config._OPERATIVE_CONFIG.items() if kind == selector and parameter in values
+        ]
+        own = sorted(scope for scope in users if scope and parameter in gin.config._CONFIG.get((scope, selector), ()))
+        if not users:
+            raise UserError(f"--gin.{name}.{parameter}: the recipe has no {name}")
+        if len(own) == len(users):
+            there = ", ".join(f"--gin.{scope}/{name}.{parameter}" for scope in own)
+            raise UserError(f"--gin.{name}.{parameter} reaches no {name}, each has a value of its own; bind {there}")
 
 
 def dump(recipe: Any, runtime: Any) -> str:
