@@ -15,6 +15,8 @@ from study.record import Row
 from xalign_jax.evaluation.tables import markdown, mean_and_spread
 
 Arm = dict[int, Row]  # the rows of one experiment by seed
+WORDS = ("words/dictionary/2", "words/heldout/2")
+MISSING = "Not run yet."
 
 
 def arms(results: Sequence[Row]) -> dict[str, Arm]:
@@ -75,10 +77,7 @@ def comparison(found: Mapping[str, Arm], names: Sequence[str], joint: str, oracl
             line += [cell(values(arm, column), ".3f") for column in ("knows/2", *WORDS)]
             line += [cell(values(arm, "mass/2"), ".4f"), cell(values(arm, "tokens"), ".2f", 1e-6)]
             rows.append([*line, cell(values(arm, "train_seconds"), ".0f")])
-    return markdown(header, rows) if rows else "Not run yet."
-
-
-WORDS = ("words/dictionary/2", "words/heldout/2")
+    return markdown(header, rows) if rows else MISSING
 
 
 # What is compared of two experiments: perplexities by their ratio, knowledge by its difference.
@@ -93,7 +92,7 @@ def differences(found: Mapping[str, Arm], pairs: Sequence[tuple[str, str]]) -> s
         if arm and against:
             line = [f"{first} against {second}", f"{len(arm)}, {len(against)}"]
             rows.append([*line, *(_more(at, values(arm, at), values(against, at)) for at in COMPARED.values())])
-    return markdown(["", "seeds", *COMPARED], rows) if rows else "Not run yet."
+    return markdown(["", "seeds", *COMPARED], rows) if rows else MISSING
 
 
 def _more(column: str, first: Sequence[float], second: Sequence[float]) -> str:
@@ -173,7 +172,8 @@ def filled(document: str, found: Mapping[str, Arm]) -> str:
         suffix = _suffix(chosen[0])
         return f"{place['line']}{comparison(found, [one.name for one in chosen], f'J{suffix}', f'O{suffix}')}\n"
 
-    return re.sub(r"(?P<line><!-- (?P<kind>table|differences): (?P<words>.+) -->\n\n)(?:\|.*\n)*", table, document)
+    line = r"(?P<line><!-- (?P<kind>table|differences): (?P<words>.+) -->\n\n)"
+    return re.sub(rf"{line}(?:(?:\||{re.escape(MISSING)}).*\n)*", table, document)
 
 
 def _suffix(one: Experiment) -> str:

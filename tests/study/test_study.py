@@ -202,6 +202,9 @@ def test_tables_and_plots_come_from_rows_alone(tmp_path):
 def test_the_document_has_the_tables_of_the_recorded_rows():
     document = (record.FOLDER.parent / "study.md").read_text(encoding="utf-8")
     assert tables.filled(document, tables.arms(record.read(record.RESULTS))) == document
+    nothing = tables.filled(document, {})
+    assert "Not run yet." in nothing and tables.filled(nothing, {}) == nothing
+    assert tables.filled(nothing, tables.arms(record.read(record.RESULTS))) == document
 
 
 def test_unknown_experiments_are_refused(capsys):
