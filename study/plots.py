@@ -24,7 +24,7 @@ Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def draw_gap(panels_of: Mapping[str, Points], baselines: tuple[str, str], folder: Path) -> None:
-    """gap.png: a panel a question; each experiment at its means, its seeds as small dots.
+    """gap.png: a panel a question; each experiment at its means, its seeds as small dots, in one colour in all panels.
 
     Args:
       baselines: names of the joint run and the oracle that gap and cost are taken against.
@@ -32,11 +32,12 @@ def draw_gap(panels_of: Mapping[str, Points], baselines: tuple[str, str], folder
     panels_of = {title: points for title, points in panels_of.items() if points}
     if not panels_of:
         return
+    names = [*dict.fromkeys(name for points in panels_of.values() for name in points)]
     figure, panels = axes(len(panels_of), 6.8, 5.6)
     for panel, (title, points) in zip(panels, panels_of.items(), strict=True):
         means = 100 * np.array([(statistics.fmean(x), statistics.fmean(y)) for x, y in points.values()])
         for number, (name, seeds) in enumerate(points.items()):
-            (x, y), colour = 100 * np.asarray(seeds), style(number)["color"]
+            (x, y), colour = 100 * np.asarray(seeds), style(names.index(name))["color"]
             panel.plot(x, y, ".", color=colour, markersize=4, alpha=0.6)
             panel.plot(*means[number], "o", color=colour, markersize=6)
             away = (5, 4) if _is_upper(means, number) else (5, -11)
