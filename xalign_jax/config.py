@@ -89,9 +89,13 @@ def _macros() -> dict[str, Any]:
     }
 
 
+def _bound(bindings: Sequence[str]) -> list[str]:
+    """What bindings of the command line bind: macros, "Name.parameter", "scope/Name.parameter"."""
+    return [binding.split("=")[0].strip() for binding in bindings]
+
+
 def _refuse_unknown_macros(bindings: Sequence[str]) -> None:
-    for binding in bindings:
-        name = binding.split("=")[0].strip()
+    for name in _bound(bindings):
         if "." not in name and name not in _macros():
             raise UserError(f"--gin.{name}: no gin file defines this macro{_near(name, sorted(_macros()))}")
 
@@ -130,8 +134,8 @@ def _refuse_unused_bindings() -> None:
 
 def _refuse_idle_bindings(bindings: Sequence[str]) -> None:
     """Files may bind what some recipes lack; a value given to one run that reaches nothing in it is a mistake."""
-    for binding in bindings:
-        name, _, parameter = binding.split("=")[0].strip().rpartition(".")
+    for bound in _bound(bindings):
+        name, _, parameter = bound.rpartition(".")
         if not name or "/" in name:
             continue  # macros and scoped bindings have been looked at
         selector = gin.config._REGISTRY.get_match(name).selector
@@ -140,10 +144,10 @@ def _refuse_idle_bindings(bindings: Sequence[str]) -> None:
         ]
         own = sorted(scope for scope in users if scope and parameter in gin.config._CONFIG.get((scope, selector), ()))
         if not users:
-            raise UserError(f"--gin.{name}.{parameter}: the recipe has no {name}")
+            raise UserError(f"--gin.{bound}: the recipe has no {name}")
         if len(own) == len(users):
             there = ", ".join(f"--gin.{scope}/{name}.{parameter}" for scope in own)
-            raise UserError(f"--gin.{name}.{parameter} reaches no {name}, each has a value of its own; bind {there}")
+            raise UserError(f"--gin.{bound} reaches no {name}, each has a value of its own; bind {there}")
 
 
 def dump(recipe: Any, runtime: Any) -> str:
