@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from xalign_jax.data.extension import row_sources
 from xalign_jax.data.lexicon import LexiconTable, Word, concept_table
-from xalign_jax.data.pieces import SentencePieces, train_sentencepiece
+from xalign_jax.data.pieces import SentencePieces, load_pieces, train_sentencepiece
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 
@@ -69,6 +71,43 @@ def test_pieces_are_found_by_spelling_and_new_ones_spelt(english, both):
     )
     for name in ("pad", "eos", "unk", "bos", "mask"):
         assert of[getattr(both, name)] == [getattr(english, name)]
+
+
+@pytest.mark.parametrize("how", ["mean", "copy"])
+def test_every_piece_of_both_vocabularies_keeps_its_row(english, both, how):
+    """Those that spell nothing (a bare space, parts of characters), and "(" beside "▁(", as well."""
+    of = rows(row_sources(english, both, how))
+    places = {name: i for i, name in enumerate(english.names)}
+    common = [i for i, name in enumerate(both.names) if name in places]
+    assert len(common) > 270 and {"▁", "<0x80>", "<0x2C>"} <= {both.names[i] for i in common}
+    assert all(of[i] == [places[both.names[i]]] for i in common)
+
+
+def test_a_token_added_to_a_file_moves_no_other_row(tmp_path):
+    """Of a byte-level vocabulary with newlines, runs of spaces and parts of characters."""
+    pytest.importorskip("tokenizers")
+    pieces = ["<|endoftext|>", "Ġ", "Ċ", "ĉ", "a", "Ġa", ",", "Ġ,", "à", "¤", "à¤", "aà", "  ", "你"]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+    def load(name, pieces):
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        literal = [piece for piece in pieces if piece[0] in "< 你"]
+        added = [{"id": pieces.index(p), "content": p, "special": p[0] == "<", **flags} for p in literal]
+        model = {"type": "BPE", "vocab": {p: i for i, p in enumerate(pieces)}, "merges": []}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text(
+            json.dumps(
+                {"version": "1.0", "added_tokens": added, "normalizer": None, "post_processor": None, "model": model}
+                | {"pre_tokenizer": level, "decoder": level}
+            )
+        )
+        return Tokenizer(load_pieces("huggingface", tmp_path / name), Vocabulary("huggingface", str(tmp_path)))
+
+    old, new = load("old", pieces), load("new", [*pieces, "<|new|>"])
+    assert len(set(old.names)) == len(pieces) and old.word_start[pieces.index("  ")]
+    sources = row_sources(old, new, "mean")
+    assert rows(sources)[: len(pieces)] == [[i] for i in range(len(pieces))]
+    assert sources.kept == len(pieces) - 1
 
 
 def test_words_of_a_dictionary_start_as_their_translations(english, both):

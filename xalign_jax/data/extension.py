@@ -75,8 +75,10 @@ def _known(old: Tokenizer, new: Tokenizer) -> dict[int, int]:
     else:
         roles = {name: (getattr(old, name), getattr(new, name)) for name in SPECIALS}
         pairs = [(b, a) for a, b in roles.values() if a is not None and b is not None]
-        places = {key: i for i, key in enumerate(_keys(old)) if key[1]}
-        pairs += [(i, places[key]) for i, key in enumerate(_keys(new)) if key in places]
+        for keys in (_names, _spellings):  # what none is called like may still be spelt like one
+            done = {b for b, _ in pairs}
+            places = {key: i for i, key in keys(old)}
+            pairs += [(i, places[key]) for i, key in keys(new) if key in places and i not in done]
     return {
         int(new.clone(np.int32(b), k)): int(old.clone(np.int32(a), k))
         for k in range(min(old.clones, new.clones), -1, -1)
@@ -84,14 +86,16 @@ def _known(old: Tokenizer, new: Tokenizer) -> dict[int, int]:
     }
 
 
-def _keys(tokenizer: Tokenizer) -> list[tuple[bool, str]]:
-    """(begins a word, spelling) of each base piece; "" where a piece spells nothing."""
-    return [
-        (bool(start), "" if special else text)
-        for start, text, special in zip(
-            tokenizer.word_start, tokenizer.texts, tokenizer.special[: tokenizer.base_size], strict=True
-        )
-    ]
+def _names(tokenizer: Tokenizer) -> list[tuple[int, str]]:
+    """(piece, name) of the base pieces that text has and that have one."""
+    names = enumerate(tokenizer.names)
+    return [(i, name) for i, name in names if name and not tokenizer.special[i]]
+
+
+def _spellings(tokenizer: Tokenizer) -> list[tuple[int, tuple[bool, str]]]:
+    """(piece, (begins a word, spelling)) of the base pieces that text has and that spell something."""
+    found = enumerate(zip(tokenizer.word_start.tolist(), tokenizer.texts, strict=True))
+    return [(i, key) for i, key in found if key[1] and not tokenizer.special[i]]
 
 
 def _copied(old: Tokenizer, new: Tokenizer, known: dict[int, int]) -> dict[int, list[int]]:

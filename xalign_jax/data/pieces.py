@@ -32,6 +32,8 @@ class Pieces(Protocol):
       control: (V,) bool, pieces that text never contains (the specials and other control pieces).
       word_start, standalone: (V,) bool, see `Tokenizer`.
       texts: what each piece spells, without its marker; "" where that is a part of a character.
+      names: each piece as SentencePiece would write it, "▁" for a space and "<0x..>" for a part of a character: equal in
+        two vocabularies that have the same piece. Of a control piece, whatever it is called there.
       files: what reproduces it, by file name.
     """
 
@@ -41,6 +43,7 @@ class Pieces(Protocol):
     word_start: np.ndarray
     standalone: np.ndarray
     texts: list[str]
+    names: list[str]
     files: dict[str, bytes]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
@@ -69,6 +72,10 @@ def _byte_text(piece: str) -> str:
     """The character of a byte-fallback piece ("<0x2C>" is ","); "" for bytes that are a part of one."""
     byte = int(piece[1:-1], 16)
     return chr(byte) if byte < 128 else ""
+
+
+def _byte_name(byte: int) -> str:
+    return f"<0x{byte:02X}>"
 
 
 def _id(value: int, size: int) -> int | None:
@@ -104,7 +111,7 @@ class SentencePieces:
         self.files = {"spm.model": model}
         self.size = processor.get_piece_size()
         ids = list(range(self.size))
-        pieces = [processor.id_to_piece(i) for i in ids]
+        self.names = pieces = [processor.id_to_piece(i) for i in ids]
         table = {piece: i for i, piece in enumerate(pieces)}
         self.specials = {
             "pad": _id(processor.pad_id(), self.size),
@@ -185,6 +192,7 @@ class Bytes:
         self.size = len(SPECIALS) + 256
         self.specials: dict[str, int | None] = {name: i for i, name in enumerate(SPECIALS)}
         self.texts = [""] * len(SPECIALS) + [chr(i) for i in range(128)] + [""] * 128
+        self.names = [*SPECIALS, *(_byte_name(i) for i in range(256))]
         self.control = np.arange(self.size) < len(SPECIALS)
         self.standalone = self.control | np.array([is_punctuation(text) for text in self.texts])
         self.word_start = self.standalone | np.array([text.isspace() for text in self.texts])
@@ -234,7 +242,7 @@ class HuggingFacePieces:
         self.control = np.zeros(self.size, bool)
         self.control[[table[name] for name in added if name in table]] = True
         self.control[[value for value in self.specials.values() if value is not None]] = True
-        starts, self.texts = _hf_pieces(table, json.loads(content), self.size)
+        starts, self.texts, self.names = _hf_pieces(table, json.loads(content), self.size)
         self.standalone = self.control | np.array([is_punctuation(text) for text in self.texts])
         self.word_start = self.standalone | starts
         self._prefix = "" if self.word_start[self.encode(["a"])[0][0]] else " "
@@ -267,23 +275,27 @@ def _hf_specials(table: dict[str, int], config: dict[str, Any], added: list[str]
     return specials
 
 
-def _hf_pieces(table: dict[str, int], content: dict[str, Any], size: int) -> tuple[np.ndarray, list[str]]:
-    """Which pieces begin a word (size,) bool, and each piece's text without its marker."""
-    starts, texts = np.zeros(size, bool), [""] * size
+def _hf_pieces(table: dict[str, int], content: dict[str, Any], size: int) -> tuple[np.ndarray, list[str], list[str]]:
+    """Which pieces begin a word (size,) bool, each piece's text without its marker, and its name (`Pieces.names`)."""
+    starts, texts, names = np.zeros(size, bool), [""] * size, [""] * size
     continuing = content["model"].get("continuing_subword_prefix") or "##"
     word_piece = content["model"].get("type") == "WordPiece"
     byte_level = '"ByteLevel"' in json.dumps([content.get("pre_tokenizer"), content.get("decoder")])
+    literal = {entry["content"] for entry in content.get("added_tokens", [])}
     for piece, i in table.items():
+        names[i] = piece
         if word_piece:
             starts[i], texts[i] = not piece.startswith(continuing), piece.removeprefix(continuing)
+            names[i] = _SPACE * int(starts[i]) + texts[i]
         elif byte_level:
-            raw = bytes(_BYTE_OF.get(character, 63) for character in piece)
+            raw = piece.encode() if piece in literal else bytes(_BYTE_OF.get(character, 63) for character in piece)
             starts[i], texts[i] = raw[:1].isspace(), raw.decode(errors="replace").strip()
+            names[i] = raw.decode(errors="replace").replace(" ", _SPACE)
             if "\ufffd" in texts[i]:
-                texts[i] = ""  # part of a character: no punctuation
+                texts[i], names[i] = "", "".join(map(_byte_name, raw))  # part of a character: no punctuation
         else:
             starts[i], texts[i] = piece.startswith(_SPACE), piece.lstrip(_SPACE)
-    return starts, texts
+    return starts, texts, names
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -307,7 +319,7 @@ class Ids:
         self.control = np.isin(np.arange(self.size), [i for i in self.specials.values() if i is not None])
         self.standalone = self.control
         self.word_start = np.ones(self.size, bool)
-        self.texts = [""] * self.size
+        self.texts = self.names = [""] * self.size
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         if texts:

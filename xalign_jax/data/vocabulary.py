@@ -190,6 +190,11 @@ class Tokenizer:
         return self._pieces.texts
 
     @property
+    def names(self) -> list[str]:
+        """What each base piece is called, spaces and parts of characters included (`Pieces.names`)."""
+        return self._pieces.names
+
+    @property
     def files(self) -> dict[str, bytes]:
         """The files that reproduce the pieces, by name."""
         return self._pieces.files
