@@ -8,11 +8,14 @@ import shutil
 import numpy as np
 import pytest
 
-from xalign_jax.data.vocabulary import Tokenizer
+from xalign_jax.data.pieces import Bytes
+from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.interop import architectures, exporting
 from xalign_jax.interop.exporting import export_model
 from xalign_jax.interop.importing import flat, import_model
+from xalign_jax.interop.mapping import Settings
+from xalign_jax.interop.tokenizers import write_tokenizers
 from xalign_jax.interop.verify import verify
 from xalign_jax.models.functional import build
 from xalign_jax.runtime.logging import write_results
@@ -173,7 +176,8 @@ def test_short_floats_round_once(dtype, tmp_path):
 def test_shards_are_read_and_written(tmp_path, monkeypatch):
     theirs = save("qwen2", tmp_path / "hf")
     theirs.save_pretrained(tmp_path / "hf", max_shard_size="4KB")
-    (tmp_path / "hf" / "model.safetensors").unlink()
+    single = (tmp_path / "hf" / SINGLE).read_bytes()
+    (tmp_path / "hf" / SINGLE).unlink()
     mesh = make_mesh((2, 2, 2))
     import_model(tmp_path / "hf", tmp_path / "in", mesh)
     assert_same_outputs(theirs, *ours(tmp_path / "in"))
@@ -182,6 +186,11 @@ def test_shards_are_read_and_written(tmp_path, monkeypatch):
     exported = export_model(tmp_path / "in", tmp_path / "out", mesh)
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 3
     assert "verified" in verify(tmp_path / "out", exported, tokens(), "float32")
+    for shard in (tmp_path / "hf").glob("model-*.safetensors"):
+        _rewrite(shard, lambda arrays: [array.fill(0) for array in arrays.values()])
+    (tmp_path / "hf" / SINGLE).write_bytes(single)  # a later save in one file; transformers reads that one too
+    import_model(tmp_path / "hf", tmp_path / "later", mesh)
+    assert_same_outputs(theirs, *ours(tmp_path / "later"))
 
 
 def test_of_several_ends_the_first_is_kept(good, tmp_path):
@@ -190,6 +199,27 @@ def test_of_several_ends_the_first_is_kept(good, tmp_path):
     (tmp_path / "hf" / "config.json").write_text(json.dumps(settings | {"eos_token_id": [7, 9]}))
     import_model(tmp_path / "hf", tmp_path / "in", make_mesh((1, -1, 1)))
     assert Tokenizer.load(tmp_path / "in" / "vocabulary").eos == 7
+
+
+def test_settings_that_say_nothing_of_the_computation_and_defaults_of_theirs(good, tmp_path):
+    """As SmolLM2, mirrors of Llama and models with generation settings in config.json have them."""
+    shutil.copytree(good, tmp_path / "hf")
+    _edit(tmp_path / "hf" / "config.json", max_position_embeddings="DELETE", is_llama_config=True, unsloth_fixed=True)
+    _edit(tmp_path / "hf" / "config.json", max_length=20, temperature=0.6, rope_interleaved=False)
+    import_model(tmp_path / "hf", tmp_path / "in", make_mesh((1, -1, 1)))
+    assert ours(tmp_path / "in")[0].config.max_length == transformers.LlamaConfig().max_position_embeddings
+    _edit(tmp_path / "hf" / "config.json", rope_interleaved=True)
+    with pytest.raises(UserError, match="rope_interleaved = True is not implemented"):
+        import_model(tmp_path / "hf", tmp_path / "no", make_mesh((1, -1, 1)))
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gpt_neox"])
+def test_a_length_that_is_not_given_is_what_transformers_takes(kind, tmp_path):
+    architecture = architectures.of_model_type(kind, tmp_path)
+    default = transformers.AutoConfig.for_model(kind)
+    values = {k: v for k, v in default.to_dict().items() if k != "max_position_embeddings"}
+    found = architecture.read(Settings(tmp_path / "config.json", values | {"hidden_act": "silu"}), frozenset())
+    assert found.max_length == default.max_position_embeddings
 
 
 def test_a_sentence_encoder_without_its_head_comes_in_with_a_fresh_one(tmp_path, capsys):
@@ -227,8 +257,9 @@ BAD = {
     "no weights": (lambda d: (d / SINGLE).unlink(), r"no model.safetensors and no"),
     "pickles": (lambda d: (d / SINGLE).rename(d / "pytorch_model.bin"), r"pytorch_model.bin is not read"),
     "missing shard": (
-        lambda d: (d / "model.safetensors.index.json").write_text(
-            json.dumps({"weight_map": {"x": "model-2.safetensors"}})
+        lambda d: (
+            (d / SINGLE).unlink(),
+            (d / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "model-2.safetensors"}})),
         ),
         r"model-2.safetensors: missing",
     ),
@@ -320,6 +351,20 @@ def test_a_difference_is_found_and_named(good, tmp_path):
     with pytest.raises(RunError, match="differs first at level 2"):
         verify(tmp_path / "out", exported, tokens(), "float32")
     assert (tmp_path / "out" / SINGLE).exists()
+
+
+def test_a_tokenizer_that_reads_otherwise_is_found_and_named(good, tmp_path):
+    mesh = make_mesh((1, -1, 1))
+    import_model(good, tmp_path / "in", mesh)
+    exported = export_model(tmp_path / "in", tmp_path / "out", mesh)
+    words = Tokenizer(Bytes(), Vocabulary("bytes", clones=1))
+    write_tokenizers(words, tmp_path / "out", causal=True, max_length=32, languages=["en", "en_clone"])
+    exported = exported._replace(tokenizer=words)
+    texts = [words.encode(["a b"])[0]]
+    assert "verified on 0" not in verify(tmp_path / "out", exported, [t % V for t in texts], "float32")
+    _edit(tmp_path / "out" / "tokenizer_en_clone" / "tokenizer.json", normalizer=None)
+    with pytest.raises(RunError, match=r"tokenizer_en_clone: the tokenizer reads 'a b' as"):
+        verify(tmp_path / "out", exported, texts, "float32")
 
 
 def test_a_decoder_that_transformers_lacks_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import random
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from xalign_jax.data.pieces import Bytes, HuggingFacePieces, Ids, SentencePieces, train_sentencepiece
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
@@ -74,10 +76,12 @@ def tokenizer(request):
 
 
 def exported(tokenizer, folder, causal=False):
+    """As the model card says; the configuration is of a kind for which AutoTokenizer takes a class of its own."""
     languages = ["en", "en_clone"][: tokenizer.clones + 1]
     write_tokenizers(tokenizer, folder, causal=causal, max_length=32, languages=languages)
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "vocab_size": tokenizer.size}))
     names = ["", "tokenizer_en_clone"][: tokenizer.clones + 1]
-    return [transformers.AutoTokenizer.from_pretrained(folder, subfolder=name) for name in names]
+    return [transformers.PreTrainedTokenizerFast.from_pretrained(folder, subfolder=name) for name in names]
 
 
 def assert_equal(tokenizer, fast, texts):
@@ -90,6 +94,33 @@ def assert_equal(tokenizer, fast, texts):
 
 def test_ids_are_ours_on_adversarial_and_random_text(tokenizer, tmp_path):
     assert_equal(tokenizer, exported(tokenizer, tmp_path), ADVERSARIAL + fuzz(600) + corpus()[:50])
+
+
+def spaced(model_type):
+    """A model that keeps runs of spaces, as Llama's does, on indented text."""
+    chance, words = random.Random(0), ["def", "return", "value", "for", "in", "print", "while"]
+    lines = [" " * (4 * chance.randrange(4)) + "  ".join(chance.choices(words, k=4)) for _ in range(2000)]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        vocab_size=300,
+        model_type=model_type,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        minloglevel=2,
+    )
+    return Tokenizer(SentencePieces(model.getvalue()), Vocabulary(clones=1))
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_runs_of_spaces_are_read_as_sentencepiece_reads_them(model_type, tmp_path):
+    tokenizer = spaced(model_type)
+    texts = ["def value", "    return value", "for  value", "print\n        return", "  ", " value in    while   "]
+    assert any("▁" in name[1:] for name in tokenizer.names)
+    assert_equal(tokenizer, exported(tokenizer, tmp_path), texts)
 
 
 def test_specials_lengths_and_decoding(tokenizer, tmp_path):
@@ -171,6 +202,20 @@ def test_imported_tokenizers_are_the_originals_and_have_clones(kind, tmp_path):
     root, clone = exported(ours, tmp_path / "export")
     assert_equal(ours, [root, clone], texts)
     assert clone("ab")["input_ids"][0] == original("ab")["input_ids"][0]  # specials are shared
+
+
+def test_tokens_added_to_an_imported_tokenizer_have_clones(tmp_path):
+    """Ordinary ones beyond the model's own vocabulary, as GPT-NeoX's runs of spaces are."""
+    from tokenizers import AddedToken
+
+    for kind in ("BPE", "WordPiece", "Unigram"):
+        fast = trained(kind)
+        fast.add_tokens([AddedToken("<tool>", normalized=False), AddedToken("    ", normalized=False)])
+        files = {"tokenizer.json": fast.to_str().encode()}
+        ours = Tokenizer(HuggingFacePieces(files), Vocabulary("huggingface", "x", clones=1))
+        texts = ["aaa <tool> bbb", "aaa    bbb", "<tool>"]
+        assert ours.base_size == fast.get_vocab_size() and ours.encode(["<tool>"])[0].size == 1
+        assert_equal(ours, exported(ours, tmp_path / kind), texts)
 
 
 def test_what_cannot_be_written_is_named(tmp_path):

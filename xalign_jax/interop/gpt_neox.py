@@ -25,7 +25,7 @@ def _read(settings: Settings, names: frozenset[str]) -> GPTNeoX:
         activation=settings.get("hidden_act", "gelu"),
         norm_eps=settings.get("layer_norm_eps", 1e-5),
         tied=bool(settings.get("tie_word_embeddings", False)),
-        max_length=read_longest(settings, scaling),
+        max_length=read_longest(settings, scaling, 2048),
     )
 
 

@@ -9,6 +9,8 @@ from xalign_jax.interop.mapping import Architecture, Entry, Settings, Transposed
 from xalign_jax.interop.rope import read_longest, read_rope, write_longest, write_rope
 from xalign_jax.models.llama import Llama
 
+_LONGEST = {"mistral": 4096 * 32, "qwen2": 32768, "qwen3": 32768}  # max_position_embeddings where none is given
+
 
 def _read(settings: Settings, names: frozenset[str]) -> Llama:
     kind, layers = settings.get("model_type"), settings.get("num_hidden_layers")
@@ -30,7 +32,7 @@ def _read(settings: Settings, names: frozenset[str]) -> Llama:
         rope_theta=theta,
         norm_eps=settings.get("rms_norm_eps", 1e-6),
         tied=bool(settings.get("tie_word_embeddings", False)),
-        max_length=read_longest(settings, scaling),
+        max_length=read_longest(settings, scaling, _LONGEST.get(kind, 2048)),
         qkv_bias=biases or kind == "qwen2",
         output_bias=biases,
         mlp_bias=bool(settings.get("mlp_bias", False)) if kind == "llama" else False,

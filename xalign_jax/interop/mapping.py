@@ -182,6 +182,19 @@ _HARMLESS = frozenset(
         "_commit_hash",
         "attn_implementation",
         "generation_config",
+        "max_length",
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "repetition_penalty",
+        "max_sequence_length",
+        "is_llama_config",
+        "transformers.js_config",
+        "unsloth_fixed",
+        "unsloth_version",
+        "_attn_implementation_autoset",
+        "_flash_attn_2_enabled",
     ]
 )
 _MISSING = object()

@@ -42,14 +42,14 @@ def model_card(
 def _loading(languages: Sequence[str], architecture: str, clones: bool) -> str:
     lines = [
         "```python",
-        f"from transformers import AutoTokenizer, {architecture}",
+        f"from transformers import PreTrainedTokenizerFast, {architecture}",
         "",
         f'model = {architecture}.from_pretrained("PATH")',
-        f'tokenizer = AutoTokenizer.from_pretrained("PATH")  # {languages[0]}',
+        f'tokenizer = PreTrainedTokenizerFast.from_pretrained("PATH")  # {languages[0]}',
     ]
     if clones:
         lines += [
-            f'tokenizer = AutoTokenizer.from_pretrained("PATH", subfolder="tokenizer_{language}")'
+            f'tokenizer = PreTrainedTokenizerFast.from_pretrained("PATH", subfolder="tokenizer_{language}")'
             for language in languages[1:]
         ]
     return "\n".join([*lines, "```"])

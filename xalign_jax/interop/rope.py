@@ -75,9 +75,9 @@ def read_rope(settings: Settings, theta_key: str, fraction_key: str) -> tuple[fl
     return theta, RopeScaling(kind=kind, **options), fraction
 
 
-def read_longest(settings: Settings, scaling: RopeScaling | None) -> int:
+def read_longest(settings: Settings, scaling: RopeScaling | None, default: int) -> int:
     """Longest sequence. With "dynamic", their max_position_embeddings is the length of the first training."""
-    longest = settings.get("max_position_embeddings")
+    longest = settings.get("max_position_embeddings", default)
     return int(longest * scaling.factor) if scaling is not None and scaling.kind == "dynamic" else longest
 
 

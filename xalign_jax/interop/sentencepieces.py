@@ -58,11 +58,13 @@ def _replace(pattern: str, content: str) -> dict[str, Any]:
 
 
 def _splits(proto: Any) -> list[dict[str, Any]]:
-    """Words, since pieces do not cross spaces; and the characters of specials' names that no piece holds.
+    """Words, unless a piece crosses spaces or is several; and the characters of specials' names that no piece holds.
 
     The lattice of `tokenizers` prefers any piece, a special's name too, to an unknown character.
     """
-    splits = [{"type": "Split", "pattern": {"String": "▁"}, "behavior": "MergedWithNext", "invert": False}]
+    crossing = any("▁" in piece.piece[1:] for piece in proto.pieces if piece.type in (_NORMAL, _USER))
+    word = {"type": "Split", "pattern": {"String": "▁"}, "behavior": "MergedWithNext", "invert": False}
+    splits = [] if crossing else [word]
     known = {p.piece for p in proto.pieces if p.type in (_NORMAL, _USER)}
     named = {character for p in proto.pieces if p.type in (_CONTROL, _UNKNOWN, _BYTE) for character in p.piece}
     if unknown := sorted(named - known):

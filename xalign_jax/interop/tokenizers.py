@@ -136,6 +136,11 @@ def renumbered(content: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
         raise UserError(f"tokenizer.json: a model of type {model.get('type')!r} cannot be renumbered for clones")
     for token in new.get("added_tokens", []):
         token["id"] = int(ids[token["id"]])
+        # In the model, too: the library numbers an added token that the model lacks itself, whatever its id here.
+        if isinstance(model["vocab"], dict):
+            model["vocab"][token["content"]] = token["id"]
+        else:
+            model["vocab"][token["id"]] = [token["content"], sentencepieces.NEVER]
     _renumber_processor(new.get("post_processor"), ids)
     return new
 

@@ -1,4 +1,4 @@
-"""Does transformers compute from the exported files what we compute from the checkpoint?"""
+"""Does transformers read and compute from the exported files what we do from the checkpoint?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from xalign_jax.data.vocabulary import Tokenizer, clone_index
 from xalign_jax.errors import RunError
 from xalign_jax.interop.exporting import Exported
 
@@ -16,7 +17,7 @@ LENGTH = 64
 
 
 def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray], dtype: str) -> str:
-    """Compare logits and every hidden state on some texts; returns the largest difference of each level as text.
+    """Compare token ids, logits and every hidden state on some texts; returns the largest difference of each level.
 
     Both compute in float32, from the parameters as they were exported and as they are here: for "bfloat16" the difference
     is what rounding costs.
@@ -25,7 +26,7 @@ def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray], dtype:
       texts: token ids, each row read alone and cut to LENGTH.
 
     Raises:
-      RunError: naming the first level that differs. The files stay.
+      RunError: naming the tokenizer or the first level that differs. The files stay.
     """
     try:
         import torch
@@ -34,6 +35,7 @@ def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray], dtype:
         return 'not verified: torch and transformers are missing (pip install "xalign_jax[hf]")'
     if not len(texts):
         return "not verified: the run has no validation text to compare on"
+    _compare_tokenizers(output, exported.tokenizer, [exported.tokenizer.decode(ids[:LENGTH]) for ids in texts])
     theirs = getattr(transformers, exported.auto).from_pretrained(output, dtype=torch.float32).eval()
     model, last = exported.model, exported.model.num_layers
     run = jax.jit(lambda params, *rows: model.hidden(params, *rows, levels=tuple(range(last + 1))))
@@ -63,3 +65,20 @@ def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray], dtype:
         )
     shown = ", ".join(f"{name} {value:.1e}" for name, value in zip(names, worst, strict=True))
     return f"verified on {len(texts)} texts: largest difference, relative to the largest value: {shown}"
+
+
+def _compare_tokenizers(output: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+    """The root tokenizer and those of the clones must give the ids of the run; of bare ids there is none."""
+    from transformers import PreTrainedTokenizerFast
+
+    if tokenizer.vocabulary.kind == "ids":
+        return
+    folders = {output: 0} | {f: clone_index(f.name.removeprefix("tokenizer_"))[1] for f in output.glob("tokenizer_*/")}
+    for folder, k in folders.items():
+        theirs = PreTrainedTokenizerFast.from_pretrained(folder)
+        for text, ids in zip(texts, tokenizer.encode(texts), strict=True):
+            ours, found = tokenizer.clone(ids, k).tolist(), theirs(text, add_special_tokens=False)["input_ids"]
+            if ours != found:
+                raise RunError(
+                    f"{folder}: the tokenizer reads {text[:40]!r} as {found[:20]}, the run as {ours[:20]}; the files were kept"
+                )

@@ -57,13 +57,13 @@ class Tensors:
 
 
 def _files(source: Path) -> list[str]:
-    if (source / INDEX).is_file():
+    if (source / SINGLE).is_file():  # as transformers does: an index beside it is of an earlier save
+        found = [SINGLE]
+    elif (source / INDEX).is_file():
         try:
             found = sorted(set(json.loads((source / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError) as error:
             raise UserError(f"{source / INDEX}: not an index of shards ({error})") from None
-    elif (source / SINGLE).is_file():
-        found = [SINGLE]
     else:
         other = sorted(path.name for path in source.glob("*.bin")) if source.is_dir() else []
         hint = f"; {other[0]} is not read: save the model as safetensors" if other else ""
