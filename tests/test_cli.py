@@ -103,6 +103,8 @@ def test_evaluate_adds_its_rows(place):
         "evaluate", "--gin_file=probes.gin", "--model_dir=run", "--gin.Runtime.mesh=(3, 1, 1)", cwd=place
     )  # on another machine than it was trained on
     assert elsewhere.returncode == 2 and "Runtime.mesh = (3, 1, 1)" in elsewhere.stderr
+    other = xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--gin.Recipe.seed=7", cwd=place)
+    assert other.returncode == 2 and "recipe stays what it is, but Recipe.seed is 0 there, 7 here" in other.stderr
 
 
 def test_compare_prints_and_writes_one_table(place):

@@ -89,6 +89,16 @@ def test_written_config_rebuilds_an_equal_recipe(tmp_path):
     assert identity(again) == identity(recipe)
 
 
+def test_a_value_that_a_file_takes_from_a_macro_may_be_replaced(tmp_path):
+    recipe, _ = _load(tmp_path, BASE, ["words/Toy.size = 8"])
+    assert recipe.vocabulary.size == 8
+    (tmp_path / "base.gin").write_text(BASE)
+    recipe, _ = _load(tmp_path, f"include '{tmp_path}/base.gin'\nwords/Toy.size = 9\n")
+    assert recipe.vocabulary.size == 9
+    with pytest.raises(UserError, match="macro OTHER"):
+        _load(tmp_path, BASE + "OTHER = 3  # %OTHER\n", ["words/Toy.size = 8"])
+
+
 def test_identity_depends_on_every_value(tmp_path):
     recipe, _ = _load(tmp_path, BASE)
     other, _ = _load(tmp_path, BASE, ["deep/Toy.size = 98"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,13 @@ def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type]) -
     """
     gin.clear_config()
     gin.config._OPERATIVE_CONFIG.clear()
-    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]  # not packages: `models/x.gin` is no module `models`
+    texts: list[str] = []
+
+    def read(path: str) -> Any:
+        texts.append(Path(path).read_text(encoding="utf-8"))
+        return io.StringIO(texts[-1])
+
+    gin.config._FILE_READERS[:] = [(read, os.path.isfile)]  # not packages: `models/x.gin` is no module `models`
     gin.add_config_file_search_path(str(gin_root()))
     try:
         for file in files:
@@ -49,7 +57,7 @@ def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type]) -
     except Exception as error:
         cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
         raise cause or UserError(_one_line(error)) from error
-    _refuse_unused_bindings()
+    _refuse_unused_bindings(texts)
     _refuse_idle_bindings(bindings)
     return built
 
@@ -115,8 +123,12 @@ def _refuse_missing_macros() -> None:
         raise UserError(f"bind {', '.join(missing)}: the recipe leaves that to you (its gin file says what goes there)")
 
 
-def _refuse_unused_bindings() -> None:
-    """gin accepts a misspelt scope in silence; here every scoped binding and macro must have been used."""
+def _refuse_unused_bindings(texts: Sequence[str]) -> None:
+    """gin accepts a misspelt scope in silence; here every scoped binding must have been used, and every macro named.
+
+    A macro that a file names for what another file or the command line binds otherwise is no mistake.
+    """
+    named = {name for text in texts for name in re.findall(r"%(\w+)", re.sub(r"#.*", "", text))}
     used: set[tuple[str, str, str]] = set()
     for (scope, selector), values in gin.config._OPERATIVE_CONFIG.items():
         for part in scope.split("/"):
@@ -127,6 +139,8 @@ def _refuse_unused_bindings() -> None:
             if (scope, selector, name) in used:
                 continue
             if selector == "gin.macro":
+                if scope in named:
+                    continue
                 raise UserError(f"gin: macro {scope} is defined but nothing uses it{_near(scope, scopes)}")
             binding = f"{scope}/{selector.split('.')[-1]}.{name}"
             raise UserError(f"gin: nothing used the binding {binding}{_near(scope, scopes)}")

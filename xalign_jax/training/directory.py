@@ -43,14 +43,24 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
     known = _known_recipe(model_dir)
     if known is None:
         return
-    differences = list(_differences(known, json.loads(json.dumps(as_json(recipe))), "Recipe"))
+    found = _differing(known, as_json(recipe))
     last = f"Recipe.stages[{len(recipe.stages) - 1}].steps"
-    only_steps = [path for path, _, _ in differences] == [last]
-    if not differences or (extend and only_steps and differences[0][1] < differences[0][2]):
+    only_steps = [path for path, _, _ in found] == [last]
+    if not found or (extend and only_steps and found[0][1] < found[0][2]):
         return
-    shown = "; ".join(f"{path} is {old!r} there, {new!r} here" for path, old, new in differences[:5])
     hint = " (or --extend, to add steps to the last stage)" if only_steps else ""
+    shown = differences(known, as_json(recipe))
     raise UserError(f"{model_dir} holds another recipe's run: {shown}. Choose another --model_dir{hint}")
+
+
+def differences(there: Any, here: Any) -> str:
+    """The first five places where two recipes' values (`recipe.as_json`) differ, in words."""
+    return "; ".join(f"{path} is {old!r} there, {new!r} here" for path, old, new in _differing(there, here)[:5])
+
+
+def _differing(there: Any, here: Any) -> list[tuple[str, Any, Any]]:
+    there, here = (json.loads(json.dumps(values)) for values in (there, here))
+    return list(_differences(there, here, "Recipe"))
 
 
 def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
