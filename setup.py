@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent
 GIN = sorted({str(path.parent.relative_to(ROOT / "gin") / "*.gin") for path in (ROOT / "gin").rglob("*.gin")})
 
 DEMO = ["django>=5.2,<6", "babel==2.18.0"]
-HF = ["torch>=2.8", "transformers>=5.0", "tokenizers>=0.22", "sentence-transformers>=5.0"]
+HF = ["torch>=2.8", "transformers>=5.0", "sentence-transformers>=5.0"]
 
 setup(
     name="xalign_jax",
@@ -32,6 +32,7 @@ setup(
         "tensorflow-datasets==4.9.10",
         "seqio==0.0.20",
         "sentencepiece==0.2.2",
+        "tokenizers>=0.22",
         "gin-config==0.5.0",
         "tensorboard==2.21.*",
         "tensorboardX==2.6.5",
@@ -47,7 +48,6 @@ setup(
         "cuda": ["jax[cuda13]==0.10.2"],
         "hf": HF,
         "gcs": ["gcsfs"],
-        "s3": ["s3fs"],
         "demo": DEMO,
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
         "test": [

@@ -61,7 +61,7 @@ need_train() {
 
 # Where hosts share no file system, the model directory must be a bucket.
 need_bucket() {
-  [[ " ${TRAIN[*]}" == *" --model_dir=gs://"* || " ${TRAIN[*]}" == *" --model_dir=s3://"* ]] ||
+  [[ " ${TRAIN[*]}" == *" --model_dir=gs://"* ]] ||
     fail "--model_dir must be a bucket that every host sees: gs://BUCKET/FOLDER"
 }
 

@@ -42,7 +42,7 @@ start() {
   fi
   run xpk workload create "${PLACE[@]}" "--workload=$NAME" "--tpu-type=$TPU_TYPE" "--num-slices=$SLICES" \
     "--docker-image=$IMAGE" "--command=$(train_command "exec xalign")" "--max-restarts=${RESTARTS:-100}" \
-    --restart-on-exit-codes=3 "--termination-grace-period-seconds=$GRACE"
+    --restart-on-exit-codes=1,3 "--termination-grace-period-seconds=$GRACE"
 }
 
 case $ACTION in

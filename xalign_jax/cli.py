@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--gin_file", action="append", required=True, metavar="FILE", help="repeatable")
             sub.add_argument("--gin.NAME=VALUE", dest="_", help="a gin binding or macro; repeatable")
         if model_dir:
-            kind = str if name == "train" else Path  # `train` also writes to gs:// and s3://
+            kind = str if name == "train" else Path  # `train` also writes to gs://
             sub.add_argument("--model_dir", type=kind, required=True, metavar="DIR")
         return sub
 

@@ -85,7 +85,6 @@ def test_every_piece_of_both_vocabularies_keeps_its_row(english, both, how):
 
 def test_a_token_added_to_a_file_moves_no_other_row(tmp_path):
     """Of a byte-level vocabulary with newlines, runs of spaces and parts of characters."""
-    pytest.importorskip("tokenizers")
     pieces = ["<|endoftext|>", "Ġ", "Ċ", "ĉ", "a", "Ġa", ",", "Ġ,", "à", "¤", "à¤", "aà", "  ", "你"]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 

@@ -1,5 +1,4 @@
 import dataclasses
-import importlib.util
 import json
 
 import numpy as np
@@ -211,12 +210,6 @@ def hugging_face(tmp_path, content, special):
     return Tokenizer(load_pieces("huggingface", tmp_path), Vocabulary(kind="huggingface", path=str(tmp_path)))
 
 
-needs_tokenizers = pytest.mark.skipif(
-    importlib.util.find_spec("tokenizers") is None, reason="tokenizers (the hf extra) is not installed"
-)
-
-
-@needs_tokenizers
 def test_byte_level_bpe(tmp_path):
     t = hugging_face(tmp_path, BYTE_LEVEL, ["<|endoftext|>"])
     assert (t.pad, t.eos, t.unk, t.bos, t.mask) == (None, 0, None, None, None)
@@ -226,7 +219,6 @@ def test_byte_level_bpe(tmp_path):
     assert t.decode(t.encode(["ab ab,a"])[0]) == "ab ab,a"
 
 
-@needs_tokenizers
 def test_word_piece(tmp_path):
     t = hugging_face(tmp_path, WORD_PIECE, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     assert (t.pad, t.eos, t.unk, t.bos, t.mask) == (0, 3, 1, 2, 4)
@@ -237,7 +229,6 @@ def test_word_piece(tmp_path):
     assert Tokenizer.load(tmp_path / "saved").fingerprint == t.fingerprint
 
 
-@needs_tokenizers
 def test_texts_are_neither_cut_nor_filled_up(tmp_path):
     """Whatever the file's owner had set for batches of his own."""
     cut = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
@@ -245,13 +236,6 @@ def test_texts_are_neither_cut_nor_filled_up(tmp_path):
     fill |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
     t = hugging_face(tmp_path, WORD_PIECE | {"truncation": cut, "padding": fill}, ["[PAD]", "[UNK]"])
     assert [ids.tolist() for ids in t.encode(["a b a b a", "a"])] == [[5, 7, 5, 7, 5], [5]]
-
-
-@pytest.mark.skipif(importlib.util.find_spec("tokenizers") is not None, reason="tokenizers is installed")
-def test_missing_extra_is_named(tmp_path):
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"xalign_jax\[hf\]"):
-        load_pieces("huggingface", tmp_path)
 
 
 def test_settings_are_plain_values():

@@ -1,4 +1,4 @@
-"""Object stores that live in a local folder: gs:// and s3:// without a network, which can be made to fail."""
+"""Object stores that live in a local folder: gs:// without a network, which can be made to fail."""
 
 from __future__ import annotations
 
@@ -36,9 +36,8 @@ class Bucket(LocalFileSystem):
 
 
 def use_buckets(monkeypatch, root):
-    """Reach gs:// and s3:// in the folder `root` until the test ends."""
+    """Reach gs:// in the folder `root` until the test ends."""
     monkeypatch.setattr(Bucket, "root", Path(root))
     monkeypatch.setattr(Bucket, "writes_left", -1)
-    for name in ("gcs", "s3"):
-        monkeypatch.setitem(_registry, name, Bucket)
+    monkeypatch.setitem(_registry, "gcs", Bucket)
     backend.fsspec_backend._get_filesystem.cache_clear()

@@ -64,7 +64,7 @@ def test_what_each_cluster_is_asked_for():
     created = dry("cloud_tpu", "create")
     assert "'queued-resources' 'create' 'n'" in created and "'--node-id=n' '--spot'" in created
     assert "RestartForceExitStatus=3" in dry("cloud_tpu", "run")
-    assert "'--restart-on-exit-codes=3'" in dry("xpk", "run") and "'--num-slices=2'" in dry("xpk", "run")
+    assert "'--restart-on-exit-codes=1,3'" in dry("xpk", "run") and "'--num-slices=2'" in dry("xpk", "run")
     manifest = dry("jobset", "run")
     assert "--coordinator=n-host-0-0.n:8476" in manifest and "--process_id=$JOB_COMPLETION_INDEX" in manifest
     job = dry("slurm", "run")

@@ -224,12 +224,8 @@ class HuggingFacePieces:
     """A `tokenizer.json` (with `tokenizer_config.json` beside it for the names of the specials, if there is one)."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
-        try:
-            from tokenizers import Tokenizer
-        except ImportError:
-            raise UserError(
-                'Vocabulary.kind = "huggingface" needs the tokenizers package: pip install "xalign_jax[hf]"'
-            ) from None
+        from tokenizers import Tokenizer
+
         self.files = files
         content = files["tokenizer.json"].decode()
         self._tokenizer = Tokenizer.from_str(content)

@@ -19,7 +19,7 @@ from xalign_jax.runtime import distributed
 from xalign_jax.runtime.storage import write_atomically
 
 RENEW_SECONDS = 10.0
-APPEAR_SECONDS = 10.0  # within which a file of one host is seen by the others
+APPEAR_SECONDS = 90.0  # within which a file of one host is seen by the others; NFS remembers for 60 that there was none
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Model directories on local disks and in object stores (gs://, s3://)."""
+"""Model directories on local disks and in an object store (gs://)."""
 
 from __future__ import annotations
 
@@ -14,25 +14,23 @@ from xalign_jax.errors import RunError, UserError
 
 os.environ.setdefault("EPATH_USE_TF", "false")  # else etils would load TensorFlow to reach a bucket
 
-EXTRAS = {"gs": "gcsfs", "s3": "s3fs"}
-
 
 def model_directory(text: str) -> epath.Path:
     """The path of a model directory.
 
     Raises:
-      UserError: an object store of another kind, one whose package is not installed, or one that cannot be reached.
+      UserError: an object store of another kind, gcsfs is not installed, or the bucket cannot be reached.
     """
     scheme, separator, _ = text.partition("://")
     if not separator:
         return epath.Path(text)
-    if scheme not in EXTRAS:
-        raise UserError(f"--model_dir={text}: expected a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER")
+    if scheme != "gs":  # Orbax writes checkpoints to no other
+        raise UserError(f"--model_dir={text}: expected a folder or gs://BUCKET/FOLDER")
     try:
         path = epath.Path(text)
         path.exists()
     except ImportError:
-        raise UserError(f"--model_dir={text}: pip install {EXTRAS[scheme]}") from None
+        raise UserError(f"--model_dir={text}: pip install gcsfs") from None
     except Exception as error:  # each object store has exceptions of its own
         raise UserError(f"--model_dir={text} cannot be reached: {' '.join(str(error).split())[:300]}") from error
     return path

@@ -209,7 +209,8 @@ class Run:
         step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages, shared)
         update = jit_step(step, where)
         if self._probes_at(first, planned) and not directory.has_results(self.model_dir, stage.name, first):
-            self._probe(current, first, planned)  # the run was stopped between saving and probing
+            with meter.paused():
+                self._probe(current, first, planned)  # the run was stopped between saving and probing
         watchdog = Watchdog(every.watchdog_seconds)
         with self._bar(planned, first) as bar, watchdog:
             last = planned.last_step
@@ -233,7 +234,8 @@ class Run:
                     raise Interrupted
                 if self._probes_at(at, planned):
                     watchdog.pause()
-                    self._probe(current, at, planned)
+                    with meter.paused():
+                        self._probe(current, at, planned)
         return current
 
     def _probes_at(self, step: int, planned: plan.PlannedStage) -> bool:

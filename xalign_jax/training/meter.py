@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -68,6 +70,14 @@ class Meter:
         if self._log is not None:
             self._log.write(self._planned.stage.name, steps[-1], row)
         return {"loss": f"{row['loss']:.3f}", "tok/s": f"{row['perf/tokens_per_second']:,.0f}"}
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within is no part of the steps' time."""
+        jax.block_until_ready([metrics for _, metrics in self._pending])
+        started = time.monotonic()
+        yield
+        self._since += time.monotonic() - started
 
     def _not_finite(self, step: int, metrics: dict[str, Any]) -> NotFinite:
         for stream in self._planned.stage.streams:
