@@ -136,10 +136,12 @@ def _read(task: seqio.Task, split: str) -> Iterator[Example]:
         return
     dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
     if "text" in task.output_features:
-        for batch in dataset.batch(_BATCH).as_numpy_iterator():
+        # Columns of a task's own, which may be of any length, are left out: rows of one batch must be alike.
+        columns = dataset.map(lambda row: {name: row[name] for name in FEATURES if name in row})
+        for batch in columns.batch(_BATCH).as_numpy_iterator():
             texts, n = batch["text"], len(batch["text"])
-            columns = (batch.get("language", [_UNKNOWN_LANGUAGE.encode()] * n), batch.get("group_id", [b""] * n))
-            for text, language, group in zip(texts, *columns, strict=True):
+            about = (batch.get("language", [_UNKNOWN_LANGUAGE.encode()] * n), batch.get("group_id", [b""] * n))
+            for text, language, group in zip(texts, *about, strict=True):
                 if text.strip():
                     yield Example(Document(*(_string(task, cell) for cell in (text, language, group))))
         return

@@ -215,7 +215,8 @@ def test_a_changed_module_makes_its_tasks_anew(tmp_path, monkeypatch):
 import seqio, tensorflow as tf
 from xalign_jax.tasks.registration import FEATURES
 end = "{end}"
-rows = lambda dataset: dataset.map(lambda text: {{"text": text + end, "language": "en", "group_id": ""}})
+rows = lambda dataset: dataset.map(lambda text: {{"text": text + end, "language": "en", "group_id": "", **own(text)}})
+own = lambda text: {{"bytes of any number": tf.strings.bytes_split(text)}}
 seqio.TaskRegistry.remove("own_of_tests")
 source = seqio.TextLineDataSource({{"train": "{path}"}})
 seqio.TaskRegistry.add("own_of_tests", source=source, preprocessors=[rows], output_features=FEATURES, metric_fns=[])

@@ -38,12 +38,24 @@ def test_a_mixture_without_members_is_an_error():
 
 
 def test_block_counts_are_exact_by_largest_remainder():
-    assert block_counts({"a": 0.88, "b": 0.10, "c": 0.02}).tolist() == [880, 100, 20]
-    assert block_counts({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}).tolist() == [334, 333, 333]
-    counts = block_counts({"a": 0.0, "b": 1.0})
-    assert counts.tolist() == [0, 1000]
-    with pytest.raises(UserError, match="less than one row"):
-        block_counts({"a": 0.9999, "b": 0.0001})
+    for explicit in (True, False):
+        assert block_counts({"a": 0.88, "b": 0.10, "c": 0.02}, explicit).tolist() == [880, 100, 20]
+        assert block_counts({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, explicit).tolist() == [334, 333, 333]
+        assert block_counts({"a": 0.0, "b": 1.0}, explicit).tolist() == [0, 1000]
+    with pytest.raises(UserError, match=r"'b' 0.0001: less than one row in 1000; raise it or leave it out"):
+        block_counts({"a": 0.9999, "b": 0.0001}, explicit=True)
+
+
+def test_small_languages_have_a_row_at_least_where_alpha_decides():
+    """About a hundred languages of which some have a millionth of the text."""
+    sizes = {f"l{i}": round(1e9 * 0.8**i) + 10 for i in range(95)} | {"none": 0}
+    rates = member_rates(sizes, (), 0.7)
+    counts = block_counts(rates, explicit=False)
+    assert counts.sum() == BLOCK and counts[:-1].min() == 1 and counts[-1] == 0
+    exact = np.array(list(rates.values())) * BLOCK
+    assert np.all(np.abs(counts - exact)[1:][exact[1:] >= 1] < 1)  # the largest alone gives
+    with pytest.raises(UserError, match="more than 1000 members"):
+        block_counts({str(i): 1 / 1001 for i in range(1001)}, explicit=False)
 
 
 def blocks(seed: int = 3) -> Blocks:

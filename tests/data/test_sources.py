@@ -129,6 +129,16 @@ def test_every_language_has_validation():
     assert split.of(documents[4]) == "train"
 
 
+def test_a_language_of_few_texts_is_not_drawn_whole():
+    """By chance a whole file of one document would be for validation once in thirty."""
+    for number in range(200):
+        documents = [Document(f"all of it {number} {i}", "de") for i in range(1 + number % 2)]
+        documents += [Document(f"text {i}", "en") for i in range(100)]
+        split = Split(lambda documents=documents: documents)
+        sides = [split.of(document) for document in documents if document.language == "de"]
+        assert "train" in sides and ("validation" in sides or len(sides) == 1)
+
+
 def test_every_language_keeps_training_text():
     """Groups that are another language's whole training text are not taken, and one group serves all its languages."""
     documents = [Document("a", "en", "1"), Document("b", "en", "2"), Document("c", "de", "1"), Document("d", "de", "3")]

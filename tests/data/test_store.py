@@ -51,6 +51,17 @@ def test_documents_survive(cache, tsv):
     assert texts != sorted(texts)
 
 
+def test_only_large_arrays_keep_a_file_open(cache, tsv, monkeypatch):
+    """A hundred languages of five arrays in two splits would take all that a process may open."""
+    small = open_stores(BYTES, tsv, cache)["train"]["en"]
+    monkeypatch.setattr(store, "_MAPPED", 1000)
+    large = open_stores(BYTES, tsv, cache)["train"]["en"]
+    assert isinstance(large.tokens, np.memmap) and not isinstance(small.tokens, np.memmap)
+    for name in store.ARRAYS:
+        a, b = getattr(small, name), getattr(large, name)
+        assert a.dtype == b.dtype and np.array_equal(a, b) and not a.flags.writeable
+
+
 def test_groups_are_dense_per_task_and_splits_disjoint(cache, tsv):
     stores = open_stores(BYTES, tsv, cache)
     groups = {split: set(of["en"].group) | set(of["de"].group) for split, of in stores.items()}

@@ -31,7 +31,8 @@ class Pieces:
         texts = {member.text: member for member in used}
         cursor = np.array([list(texts).index(member.text) for member in used])
         self._most = most
-        self._blocks = Blocks(block_counts({member.name: rates[member.name] for member in used}), cursor, seed)
+        counts = block_counts({member.name: rates[member.name] for member in used}, explicit=bool(mixture.rates))
+        self._blocks = Blocks(counts, cursor, seed)
         self._text_key = np.stack([hash64(seed, "text", text) for text in texts])
         self.languages = tuple(dict.fromkeys(member.language for member in used))
         self._language = np.array([self.languages.index(member.language) for member in used])
@@ -166,7 +167,7 @@ class PairExamples:
         rates = member_rates(texts, mixture.rates, mixture.alpha)
         used = [language for language in pairs.languages if rates[language] > 0]
         self.pairs, self._seed = pairs, seed
-        counts = block_counts({language: rates[language] for language in used})
+        counts = block_counts({language: rates[language] for language in used}, explicit=bool(mixture.rates))
         self._blocks = Blocks(counts, np.arange(len(used)), seed)
         self._language = np.array([pairs.languages.index(language) for language in used])
         self._key = np.stack([hash64(seed, "language", language) for language in used])

@@ -61,7 +61,7 @@ class WindowFeed:
         sizes = {member.name: member.size for member in members}
         rates = member_rates(sizes, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
         used = [member for member in members if rates[member.name] > 0]
-        counts = block_counts({member.name: rates[member.name] for member in used})
+        counts = block_counts({member.name: rates[member.name] for member in used}, explicit=bool(mixture.rates))
         switching = _switching(self.switch, self.length, prepared, used)
         return Windows(self.length, rows, prepared.tokenizer, used, counts, seed, switching)
 

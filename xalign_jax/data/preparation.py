@@ -180,11 +180,12 @@ def _sample(readers: Sequence[Any]) -> list[str]:
 
 
 def _smallest(texts: dict[int, str], budget: int) -> dict[int, str]:
-    """Texts of smallest hash, up to the first that passes the budget of bytes."""
+    """Texts of smallest hash, up to the first that passes the budget of bytes; no more than that of a single one."""
     kept, total = {}, 0
     for key in sorted(texts):
-        kept[key] = texts[key]
-        total += len(texts[key].encode())
+        text = texts[key].encode()
+        kept[key] = texts[key] if len(text) <= budget else text[:budget].decode(errors="ignore")
+        total += len(text)
         if total >= budget:
             break
     return kept

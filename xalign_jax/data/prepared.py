@@ -53,7 +53,7 @@ class Prepared:
     def members(self, mixture: Mixture, split: str = "train") -> list[Member]:
         """A mixture's members: each language of its tasks (or those of `Mixture.languages`), its clones, the facts.
 
-        Facts are there in training only.
+        Facts are there in training only; a language of one text has no validation text.
         Raises:
           UserError: `Mixture.languages` names a language that the tasks lack, or two members have one name.
         """
@@ -62,12 +62,10 @@ class Prepared:
             for language, store in self.stores[task].get(split, {}).items():
                 texts.setdefault(language, []).append(store)
         lacking = [language for language in mixture.languages if language not in texts]
-        if lacking:
-            raise UserError(
-                f"Mixture.languages names {lacking[0]!r}; the {split} text is in {', '.join(texts) or 'none'}"
-            )
+        if lacking and split == "train":
+            raise UserError(f"Mixture.languages names {lacking[0]!r}; the text is in {', '.join(texts) or 'none'}")
         members = []
-        for base in sorted(set(mixture.languages or texts)):
+        for base in sorted(set(mixture.languages or texts) & set(texts)):
             tokens = tuple(np.asarray(store.tokens) for store in texts[base])
             offsets = tuple(np.asarray(store.offsets) for store in texts[base])
             names = [clone_name(base, k) for k in range(self.tokenizer.clones + 1)]

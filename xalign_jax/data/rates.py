@@ -54,21 +54,29 @@ def member_rates(
     return {name: rates.get(name, 0.0) / total for name in tokens}
 
 
-def block_counts(rates: Mapping[str, float]) -> np.ndarray:
+def block_counts(rates: Mapping[str, float], explicit: bool) -> np.ndarray:
     """Rows of each member in a block of 1,000, by largest remainder (ties: the earlier member). (M,) int64.
 
+    Rates that follow from texts and alpha (not `explicit`) come to one row at least, taken from the largest member.
+
     Raises:
-      UserError: a positive rate too small for one row in 1,000.
+      UserError: an explicit positive rate too small for one row in 1,000, or more than 1,000 members.
     """
+    if sum(rate > 0 for rate in rates.values()) > BLOCK:
+        raise UserError(f"Mixture: more than {BLOCK} members; bind Mixture.languages or Mixture.tasks to fewer")
     exact = np.array(list(rates.values()), np.float64) * BLOCK
     counts = np.floor(exact + 1e-9).astype(np.int64)
     order = np.argsort(-(exact - counts), kind="stable")
     counts[order[: BLOCK - counts.sum()]] += 1
     for name, rate, count in zip(rates, rates.values(), counts, strict=True):
-        if rate > 0 and count == 0:
+        if rate > 0 and count == 0 and explicit:
             raise UserError(
-                f"Mixture.rates (or alpha) gives {name!r} {rate:.2g}: less than one row in {BLOCK}; raise it"
+                f"Mixture.rates gives {name!r} {rate:.2g}: less than one row in {BLOCK}; raise it or leave it out"
             )
+    for member, rate in enumerate(rates.values()):
+        if rate > 0 and counts[member] == 0:
+            counts[counts.argmax()] -= 1
+            counts[member] = 1
     return counts
 
 

@@ -285,23 +285,25 @@ class Split:
 
     A language without any gets a document or group (the one that serves most such languages, then the one of smallest
     hash) where that leaves every language some for training. The same text never stands in both splits: training drops
-    those that validation has.
+    those that validation has. A language of which all is drawn keeps the document or group of largest hash for training.
     """
 
     def __init__(self, read: Callable[[], Iterable[Document]], share: float = VALIDATION_SHARE) -> None:
         self._share = share
         training: dict[str, set[int]] = {}  # keys of a language; once it has one for validation, the largest alone
-        drawn: set[str] = set()
+        drawn: dict[str, int] = {}  # the largest key of a language that is drawn
         for document in read():
             language, key = document.language, self._key(document)
             keys = training.setdefault(language, set())
             if self._drawn(key):
-                drawn.add(language)
+                drawn[language] = max(key, drawn.get(language, 0))
             else:
                 keys.add(key)
             if language in drawn and len(keys) > 1:
                 training[language] = {max(keys)}
-        self._extra = _extra_keys(training, {language: training[language] for language in training.keys() - drawn})
+        self._kept = {key for language, key in drawn.items() if not training[language]}
+        undrawn = training.keys() - drawn.keys()
+        self._extra = _extra_keys(training, {language: training[language] for language in undrawn})
         self._texts = {keyed_hash(normal_text(d.text)) for d in read() if self._is_validation(d)}
 
     @staticmethod
@@ -313,7 +315,7 @@ class Split:
 
     def _is_validation(self, document: Document) -> bool:
         key = self._key(document)
-        return self._drawn(key) or key in self._extra
+        return key not in self._kept and (self._drawn(key) or key in self._extra)
 
     def of(self, document: Document) -> str | None:
         """ "train", "validation", or None for a text that must not be in training."""

@@ -25,6 +25,7 @@ from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.recipe import freeze
 
+_MAPPED = 2**20  # bytes beyond which an array stays on disk
 FORMAT = 4  # of what the cache holds and how it is made; another number, another place
 ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
 
@@ -38,7 +39,8 @@ class Mixture:
       tasks: seqio Tasks or Mixtures (of a Mixture the texts count, not its rates), or files spelled as in
         `sources.parse_name` ("text:en=a.txt.gz,de=b.txt", "tsv:...", "pairs:...", "jsonl:...") or "tfds:wiki40b/en".
       rates: share of each member, {"en": 0.88, "en_clone": 0.1, "facts": 0.02}; names every member.
-      alpha: where rates is empty, a member of n tokens has a share that goes with n^alpha (1 proportional, 0 uniform).
+      alpha: where rates is empty, a member of n tokens has a share that goes with n^alpha (1 proportional, 0 uniform), at
+        least one row in 1,000.
       languages: only these languages of the text (base codes); () = all.
     """
 
@@ -198,11 +200,21 @@ def open_stores(
         stores[split] = {}
         for language in languages:
             folder = directory / split / language
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+            arrays = {name: _load_array(folder / f"{name}.npy") for name in ARRAYS}
             stores[split][language] = Store(
                 **arrays, language=language, task=task, split=split, fingerprint=info["fingerprint"]
             )
     return stores
+
+
+def _load_array(file: Path) -> np.ndarray:
+    """A stored array, mapped from its file where that is large: each map keeps a descriptor, and languages are many."""
+    try:
+        array = np.load(file, mmap_mode="r" if file.stat().st_size > _MAPPED else None)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be opened ({error.strerror}); `ulimit -n` may allow too few files") from None
+    array.flags.writeable = False
+    return array
 
 
 def _store_directory(vocabulary: Vocabulary, task: str, cache: str | Path | None, tasks: Sequence[str] | None) -> Path:
