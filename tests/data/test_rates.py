@@ -52,8 +52,9 @@ def test_small_languages_have_a_row_at_least_where_alpha_decides():
     rates = member_rates(sizes, (), 0.7)
     counts = block_counts(rates, explicit=False)
     assert counts.sum() == BLOCK and counts[:-1].min() == 1 and counts[-1] == 0
-    exact = np.array(list(rates.values())) * BLOCK
-    assert np.all(np.abs(counts - exact)[1:][exact[1:] >= 1] < 1)  # the largest alone gives
+    exact, single = np.array(list(rates.values())) * BLOCK, counts == 1
+    exact *= (BLOCK - single.sum()) / exact[~single].sum()
+    assert np.all(np.abs(counts - exact)[counts > 1] <= 1)  # the others keep their proportions
     with pytest.raises(UserError, match="more than 1000 members"):
         block_counts({str(i): 1 / 1001 for i in range(1001)}, explicit=False)
 

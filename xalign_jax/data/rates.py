@@ -57,26 +57,34 @@ def member_rates(
 def block_counts(rates: Mapping[str, float], explicit: bool) -> np.ndarray:
     """Rows of each member in a block of 1,000, by largest remainder (ties: the earlier member). (M,) int64.
 
-    Rates that follow from texts and alpha (not `explicit`) come to one row at least, taken from the largest member.
+    Rates that follow from texts and alpha (not `explicit`) come to one row at least, which the others give by their shares.
 
     Raises:
       UserError: an explicit positive rate too small for one row in 1,000, or more than 1,000 members.
     """
     if sum(rate > 0 for rate in rates.values()) > BLOCK:
         raise UserError(f"Mixture: more than {BLOCK} members; bind Mixture.languages or Mixture.tasks to fewer")
-    exact = np.array(list(rates.values()), np.float64) * BLOCK
+    share = np.array(list(rates.values()), np.float64)
+    single = np.zeros(len(share), bool)  # members that come to one row
+    while True:
+        others = np.where(single, 0.0, share)
+        counts = single + _largest_remainder(others * ((BLOCK - single.sum()) / others.sum()))
+        lacking = (share > 0) & (counts == 0)
+        if not lacking.any():
+            return counts
+        if explicit:
+            name = list(rates)[lacking.argmax()]
+            raise UserError(
+                f"Mixture.rates gives {name!r} {rates[name]:.2g}: less than one row in {BLOCK}; raise it or leave it out"
+            )
+        single |= lacking
+
+
+def _largest_remainder(exact: np.ndarray) -> np.ndarray:
+    """Whole numbers near `exact` with the same (whole) sum."""
     counts = np.floor(exact + 1e-9).astype(np.int64)
     order = np.argsort(-(exact - counts), kind="stable")
-    counts[order[: BLOCK - counts.sum()]] += 1
-    for name, rate, count in zip(rates, rates.values(), counts, strict=True):
-        if rate > 0 and count == 0 and explicit:
-            raise UserError(
-                f"Mixture.rates gives {name!r} {rate:.2g}: less than one row in {BLOCK}; raise it or leave it out"
-            )
-    for member, rate in enumerate(rates.values()):
-        if rate > 0 and counts[member] == 0:
-            counts[counts.argmax()] -= 1
-            counts[member] = 1
+    counts[order[: round(exact.sum()) - counts.sum()]] += 1
     return counts
 
 
