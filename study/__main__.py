@@ -2,7 +2,7 @@
 
     python -m study run [WORD...] [--seeds 1 2] [--jobs 2] [--force] [--data DIR]     or `make study ONLY="WORD..."`
     python -m study list [WORD...]        what is recorded, what is missing, how long it takes
-    python -m study tables                docs/study/tables.md and plots, from the CSV files
+    python -m study tables                docs/study/tables.md, plots and the tables of docs/study.md, from the CSV files
 
 A WORD is a question (clone, clone-50-50, clone-4m, baselines, search, dictionary ..) or an experiment's name; patterns
 such as "K-*" are taken. Exit codes: 0 everything asked for is recorded, 1 something failed or was interrupted.
@@ -27,16 +27,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("words", nargs="*", metavar="WORD")
     parser.add_argument("--seeds", type=int, nargs="+", default=(), help="of each experiment's own, these only")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--force", action="store_true", help="also what is recorded")
+    parser.add_argument(
+        "--force", action="store_true", help="also what is recorded, unless it lies finished in runs/study"
+    )
     parser.add_argument("--data", type=Path, help="folder of texts and dictionaries, for experiments on real languages")
     options = parser.parse_args(argv)
+    from study import run
+
     if options.action == "tables":
         from study import tables
 
-        tables.write(record.read(record.RESULTS), record.read(record.CURVES), record.FOLDER)
+        every = run.jobs(select(()))
+        (results, others), (curves, _) = (run.comparable(record.read(p), every) for p in (record.RESULTS, record.CURVES))
+        print(*others, sep="\n", end="\n" if others else "")
+        tables.write(results, curves, record.FOLDER)
         return 0
-    from study import run
-
     wanted = run.jobs(select(options.words), options.seeds)
     if not wanted:
         parser.error(f"no experiment is called {' '.join(options.words)}")

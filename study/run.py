@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -55,6 +56,25 @@ def missing(wanted: Sequence[Job], results: Sequence[record.Row], curves: Sequen
     ]
 
 
+def comparable(rows: Sequence[record.Row], wanted: Sequence[Job]) -> tuple[list[record.Row], list[str]]:
+    """The rows of these very recipes, on one vocabulary for each text (that of most rows), and why others are left out."""
+    of = {(job.experiment.name, job.seed): job.recipe for job in wanted}
+    known = {key: identity(recipe) for key, recipe in of.items()}
+    text = {key: tuple(mixture.tasks for mixture in plan.mixtures(recipe)) for key, recipe in of.items()}
+    keys = [(row["experiment"], row["seed"]) for row in rows]
+    current = [known.get(key) == row["identity"] for key, row in zip(keys, rows, strict=True)]
+    used = Counter((text[key], row["vocabulary"]) for key, row, fine in zip(keys, rows, current, strict=True) if fine)
+    kept, left = [], []
+    for key, row, fine in zip(keys, rows, current, strict=True):
+        if not fine:
+            left.append(f"{key[0]}-{key[1]}: left out, its recipe is another by now")
+        elif row["vocabulary"] != max((n, v) for (t, v), n in used.items() if t == text[key])[1]:
+            left.append(f"{key[0]}-{key[1]}: left out, its text gave another vocabulary than most runs'")
+        else:
+            kept.append(row)
+    return kept, list(dict.fromkeys(left))
+
+
 def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
     """The jobs whose texts are here: all, once a folder of data is linked, else those that need none.
 
@@ -95,8 +115,12 @@ def run(wanted: Sequence[Job], count: int) -> bool:
 
 
 def _train(job: Job) -> tuple[int, float | None]:
-    """(exit code, seconds) of training; a model directory that holds the finished run is left as it is."""
+    """(exit code, seconds) of training; a model directory that holds the finished run is left as it is.
+
+    Of a run that was begun before nobody knows the seconds.
+    """
     directory, one = RUNS / job.name, job.experiment
+    fresh = not directory.exists()
     if record.finished(directory, job.recipe):
         return 0, None
     RUNS.mkdir(parents=True, exist_ok=True)
@@ -107,7 +131,7 @@ def _train(job: Job) -> tuple[int, float | None]:
     began = time.monotonic()
     with Path(f"{directory}.log").open("a", encoding="utf-8") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-    return code, time.monotonic() - began
+    return code, time.monotonic() - began if fresh else None
 
 
 def _recorded(job: Job, code: int, seconds: float | None) -> bool:
@@ -117,6 +141,9 @@ def _recorded(job: Job, code: int, seconds: float | None) -> bool:
         print(f"{job.name}: failed: {' '.join(last)}", flush=True)
         return False
     row, curve = record.rows_of(job.experiment.name, directory, job.recipe, seconds)
+    before = [r for r in record.read(record.RESULTS) if (r["experiment"], r["seed"]) == (job.experiment.name, job.seed)]
+    if seconds is None and before and before[0]["identity"] == row["identity"] and "wall_seconds" in before[0]:
+        row["wall_seconds"] = before[0]["wall_seconds"]
     record.replace(record.RESULTS, [row])
     if job.experiment.probe_every:
         record.replace(record.CURVES, curve)

@@ -120,6 +120,22 @@ def test_only_what_has_no_row_of_this_very_recipe_is_missing():
     assert "clone: 1 of 4 runs recorded" in run.listing(wanted, wanted[1:], results)
 
 
+def test_tables_are_of_the_recipes_as_they_are_and_of_one_vocabulary_for_a_text():
+    wanted = run.jobs(select(["J", "K", "J-en-de"]), [1, 2])
+    rows = [
+        {"experiment": job.experiment.name, "seed": job.seed, "identity": identity(job.recipe)}
+        | {"vocabulary": "of German" if job.experiment.data else "of the clone"}
+        for job in wanted
+    ]
+    assert run.comparable(rows, wanted) == (rows, [])
+    rows[0]["vocabulary"], rows[1]["identity"] = "of other texts", "an older one"
+    rows.append({"experiment": "GONE", "seed": 1, "identity": "x", "vocabulary": "of the clone"})
+    kept, left = run.comparable(rows, wanted)
+    assert kept == rows[2:6]
+    assert [line.split(":")[0] for line in left] == [f"{r['experiment']}-{r['seed']}" for r in (*rows[:2], rows[6])]
+    assert "vocabulary" in left[0] and "recipe" in left[1] and "recipe" in left[2]
+
+
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     """An empty place for runs and rows."""
@@ -169,6 +185,8 @@ def test_a_finished_run_is_recorded_without_training_and_an_unfinished_one_train
     assert first["own_ppl/2"] == 9.5 and first["train_seconds"] == 350 and "wall_seconds" not in first
     assert second["experiment"] == "K" and second["tokens"] == 700 * 32 * 64 + 100 * 8 * 64 + 600 * 4 * 64
     assert run.missing(wanted, record.read(record.RESULTS), []) == []
+    assert run.run(wanted, 1) and record.read(record.RESULTS) == [first, second]  # what it took is not forgotten
+    assert "wall_seconds" in second and len(asked) == 1
 
 
 def test_an_interrupted_run_stops_the_others_and_a_failed_one_does_not(runs, no_data, monkeypatch, capsys):
@@ -200,6 +218,10 @@ def test_tables_and_plots_come_from_rows_alone(tmp_path):
 
 
 def test_the_document_has_the_tables_of_the_recorded_rows():
+    """Rows that `python -m study tables` would leave out must not stay in the file."""
+    every = run.jobs(EXPERIMENTS)
+    for path in (record.RESULTS, record.CURVES):
+        assert run.comparable(record.read(path), every)[1] == []
     document = (record.FOLDER.parent / "study.md").read_text(encoding="utf-8")
     assert tables.filled(document, tables.arms(record.read(record.RESULTS))) == document
     nothing = tables.filled(document, {})
