@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from study import tables
 
         every = run.jobs(select(()))
-        (results, others), (curves, _) = (run.comparable(record.read(p), every) for p in (record.RESULTS, record.CURVES))
+        (results, others), (curves, _) = (
+            run.comparable(record.read(p), every) for p in (record.RESULTS, record.CURVES)
+        )
         print(*others, sep="\n", end="\n" if others else "")
         tables.write(results, curves, record.FOLDER)
         return 0

@@ -11,8 +11,10 @@ import pytest
 from commands import python
 
 from xalign_jax.errors import UserError
+from xalign_jax.evaluation import plots
 from xalign_jax.evaluation.encoding import row
 from xalign_jax.evaluation.report import compare, report
+from xalign_jax.evaluation.tables import Arm, Run, keys_of
 
 PPL = {"joint": (73.2, 112.6), "prealign": (75.9, 97.7), "kept": (76.3, 94.3)}
 WORDS = {"joint": 0.005, "prealign": 0.31, "kept": 1.0}
@@ -125,6 +127,35 @@ def test_recipes_of_one_name_with_other_settings_stay_apart(tmp_path):
     text = compare([first, other], tmp_path / "out")
     assert "joint (a)" in text
     assert "joint (b)" in text
+
+
+def test_arms_of_one_directory_name_have_names_of_their_own(tmp_path):
+    for place, steps in (("x", 10), ("y", 20)):
+        write_run(tmp_path / place / "run", "joint", 0, settings=f"Stage.steps = {steps}")
+    text = compare([tmp_path / "x" / "run", tmp_path / "y" / "run"], tmp_path / "out")
+    assert "joint (x/run)" in text and "joint (y/run)" in text
+
+
+def test_every_arm_is_in_the_legend():
+    """One that lacks what stands first, too, and one whose name begins as matplotlib's own do."""
+    languages = {"of French": ("fr",), "_mine": ("de", "fr")}
+    runs = [
+        Run(
+            Path(name),
+            name,
+            1,
+            "v",
+            "s",
+            [],
+            counts={},
+            values={("perplexity", "bits_per_byte", lang, *[None] * 3): 1.5 for lang in of},
+        )
+        for name, of in languages.items()
+    ]
+    arms = [Arm(run.arm, (run,)) for run in runs]
+    figure = plots._bars(arms, keys_of(runs), "perplexity", ("bits_per_byte",), "bits per byte")
+    (shown,) = figure.legends
+    assert [text.get_text().strip("\u200b") for text in shown.get_texts()] == list(languages)
 
 
 def test_directories_without_results_are_named(runs, tmp_path):

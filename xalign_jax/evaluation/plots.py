@@ -70,6 +70,11 @@ def _fill(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "hatch": HATCHES[number // len(COLOURS) % len(HATCHES)]}
 
 
+def _shown(name: str) -> str:
+    """A label that matplotlib puts into legends whatever it begins with: "_" means none to it."""
+    return f"\u200b{name}" if name.startswith("_") else name
+
+
 def legend(figure: Any, panels: Sequence[Any]) -> None:
     """One legend of everything that any panel shows, below them all."""
     entries = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
@@ -132,7 +137,7 @@ def _curves(arms: Sequence[Arm]) -> Any:
             steps = max((s[0] for s in series), key=len)
             curves = np.stack([np.interp(steps, s[0], _smooth(s[1]), right=np.nan) for s in series])
             mean = np.nanmean(curves, axis=0)
-            panel.plot(steps, mean, label=arm.name, linewidth=1.6, **style(number))
+            panel.plot(steps, mean, label=_shown(arm.name), linewidth=1.6, **style(number))
             if len(series) > 1:
                 spread = np.nanstd(curves, axis=0, ddof=1)
                 panel.fill_between(steps, mean - spread, mean + spread, color=style(number)["color"], alpha=0.2, lw=0)
@@ -197,7 +202,7 @@ def _bar_group(
             continue
         at, width = _place(x, number, count)
         mean, spread = mean_and_spread(values)
-        panel.bar(at, mean, width * 0.92, label=label if x == 0 else None, edgecolor="white", linewidth=0.5, **style)
+        panel.bar(at, mean, width * 0.92, label=_shown(label), edgecolor="white", linewidth=0.5, **style)
         if spread is not None:
             panel.errorbar(at, mean, spread, color="0.15", linewidth=1, capsize=2)
             panel.plot([at] * len(values), values, ".", color="0.15", markersize=3)
@@ -208,8 +213,7 @@ def _lines(panel: Any, number: int, count: int, found: Sequence[Sequence[float]]
     for x, values in enumerate(found):
         if values:
             (at, width), mean = _place(x, number, count), mean_and_spread(values)[0]
-            name = label if x == 0 else None
-            panel.hlines(mean, at - width / 2, at + width / 2, color="0.35", linestyle="--", linewidth=1.2, label=name)
+            panel.hlines(mean, at - width / 2, at + width / 2, color="0.35", linestyle="--", linewidth=1.2, label=label)
 
 
 def _place(x: float, number: int, count: int) -> tuple[float, float]:

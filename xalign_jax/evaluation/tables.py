@@ -121,14 +121,22 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     for run in runs:
         found.setdefault((run.arm, run.settings), []).append(run)
     names = [name for name, _ in found]
+    places = _shortest([members[0].directory for members in found.values()])
     arms = []
-    for (name, _), members in found.items():
-        label = name if names.count(name) == 1 else f"{name} ({members[0].directory.name})"
+    for ((name, _), members), place in zip(found.items(), places, strict=True):
+        label = name if names.count(name) == 1 else f"{name} ({place})"
         arms.append(Arm(label, tuple(run for run in members if run.last)))
         for stage in dict.fromkeys(run.stage for run in members if not run.last):
             early = tuple(run for run in members if run.stage == stage and not run.last)
             arms.append(Arm(f"{label}, after {stage}", early, early=True))
     return arms
+
+
+def _shortest(directories: Sequence[Path]) -> list[str]:
+    """The last parts of paths, as many as tell all of them apart."""
+    parts = [directory.absolute().parts for directory in directories]
+    ends = ([str(Path(*path[-count:])) for path in parts] for count in range(1, 1 + max(map(len, parts), default=1)))
+    return next((end for end in ends if len({*end}) == len({*parts})), [])
 
 
 def keys_of(runs: Sequence[Run]) -> list[Key]:
