@@ -119,6 +119,24 @@ def test_group_and_text_take_a_key_out_of_batch_and_queue(model):
     assert float(loss_of(alone, model, params, after, one_text, KEY)[0]) == pytest.approx(0.0, abs=1e-4)
 
 
+def test_another_translation_of_the_same_sentence_is_no_negative(model):
+    """English-centred corpora: items of one English sentence and several others, in the batch and in the queue."""
+    batch = _batch()
+    repeated = batch | {"text": jnp.ones_like(batch["text"])}  # one sentence, translated otherwise each time
+    params, memory = _start(PLAIN, model)
+    _, _, after = loss_of(PLAIN, model, params, memory, repeated, KEY)
+    other = repeated | {"group": jnp.where(batch["group"] >= 0, batch["group"] + 500, -1)}
+    other |= {"key_text": batch["key_text"] + jnp.uint32(1)}
+    both = dataclasses.replace(PLAIN, negatives="both")
+    for views in (other, swapped(other)):
+        assert float(loss_of(both, model, params, after, views, KEY)[0]) == pytest.approx(0.0, abs=1e-4)
+    distinct = other | {"text": batch["text"] + jnp.uint32(1)}
+    assert float(loss_of(both, model, params, after, distinct, KEY)[0]) > 1.0
+    ranking = TranslationRanking(temperature=0.1)
+    heads = {"model": params["model"], "heads": {}}
+    assert float(loss_of(ranking, model, heads, {}, other, KEY)[0]) == pytest.approx(0.0, abs=1e-4)
+
+
 def test_mixup_rows_carry_two_groups(model):
     batch = _batch(parts=2)
     params, memory = _start(PLAIN, model)

@@ -24,7 +24,9 @@ def empty(size: int, width: int) -> Queue:
 
 
 def push(queue: Queue, keys: jax.Array, group: jax.Array, text: jax.Array) -> Queue:
-    """Write the present keys (N,D), those with group (N,P) >= 0 in their first part, over the oldest ones; P is 1 or 2.
+    """Write the present keys (N,D), those with group (N,P) >= 0 in their first part, over the oldest ones; texts are (N,P).
+
+    P is 1 or 2, of groups and of texts by itself.
 
     N must not exceed the queue's size. The place moves on by the number of present keys, around the end.
     """
@@ -32,11 +34,10 @@ def push(queue: Queue, keys: jax.Array, group: jax.Array, text: jax.Array) -> Qu
     present = group[:, 0] >= 0
     rank = jnp.cumsum(present) - 1
     place = jnp.where(present, (queue["next"] + rank) % size, size)  # past the end: dropped
-    missing = ((0, 0), (0, PARTS - group.shape[1]))
     written = {
         "keys": keys.astype(jnp.float32),
-        "group": jnp.pad(group, missing, constant_values=-1),
-        "text": jnp.pad(text.astype(jnp.uint32), missing, mode="edge"),
+        "group": jnp.pad(group, ((0, 0), (0, PARTS - group.shape[1])), constant_values=-1),
+        "text": jnp.pad(text.astype(jnp.uint32), ((0, 0), (0, PARTS - text.shape[1])), mode="edge"),
     }
     found = {name: queue[name].at[place].set(new, mode="drop") for name, new in written.items()}
     return found | {"next": (queue["next"] + jnp.sum(present, dtype=jnp.int32)) % size}

@@ -58,12 +58,19 @@ def sentence_vectors(
 def contrast_ids(batch: Mapping[str, jax.Array]) -> tuple[Ids, Ids]:
     """Ids of the queries and the keys of a contrast feed's batch, (R * S,) each: item i is positive with item i.
 
-    A query carries its key's texts too: what equals its positive is no negative.
+    Both carry the texts of both: what equals an anchor's positive is no negative of it, nor is another translation of
+    what equals the anchor (English-centred corpora repeat English sentences).
     """
     group = batch["group"].reshape(-1, batch["group"].shape[-1])
-    text, key_text = (batch[name].reshape(group.shape) for name in ("text", "key_text"))
     own = jnp.where(group[:, 0] >= 0, jnp.arange(group.shape[0], dtype=jnp.int32), -1)
-    return Ids(own, group, jnp.concatenate([text, key_text], axis=1)), Ids(own, group, key_text)
+    text = item_texts(batch)
+    return Ids(own, group, text), Ids(own, group, text)
+
+
+def item_texts(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """(R * S, 2 P) uint32 hashes of the texts on either side of each item, the key's first."""
+    parts = (batch[name].reshape(-1, batch[name].shape[-1]) for name in ("key_text", "text"))
+    return jnp.concatenate(list(parts), axis=1)
 
 
 def swapped(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -28,6 +28,7 @@ from xalign_jax.objectives.sentences import (
     QUERY,
     check_encoder,
     contrast_ids,
+    item_texts,
     items,
     sentence_vectors,
     side,
@@ -41,7 +42,7 @@ from xalign_jax.recipe import freeze, one_of
 class XlCo:
     """Contrast of the two sides of a ContrastFeed's items, summed over items (and directions), counted by them.
 
-    Candidates that share a group or a text with the query, or a text with its own key, are masked.
+    Candidates whose items share a group or a text with the query's are masked: other translations of the same sentence, too.
 
     Attributes:
       level: whose states are contrasted; the pass stops there (published: 8 of 12, large 12 of 24).
@@ -209,7 +210,8 @@ class XlCo:
 
     def _push(self, queue: ring.Queue, keys: jax.Array, batch: Any) -> ring.Queue:
         group = batch["group"].reshape(-1, batch["group"].shape[-1])
-        return ring.push(queue, jax.lax.stop_gradient(keys), group, batch["key_text"].reshape(group.shape))
+        texts = item_texts(batch)[:, : ring.PARTS]  # of mixup rows those of the key alone
+        return ring.push(queue, jax.lax.stop_gradient(keys), group, texts)
 
     def _metrics(self, sums: Contrast, memory: Any) -> dict[str, jax.Array]:
         metrics = {
