@@ -118,7 +118,9 @@ def check_batches(stages: list[PlannedStage], model: Model) -> None:
 
 
 def check_streams(stages: list[PlannedStage], model: Model) -> None:
-    """No stream may be longer than the model's positions, nor have more items than its objective can take."""
+    """No stream may be longer than the model's positions, nor have more items than its objective or languages than its
+    token types can take; and a type must be one language's in all of them."""
+    typed: dict[str, tuple[str, ...]] = {}
     for planned in stages:
         for stream in planned.stage.streams:
             if stream.feed.length > model.max_length:
@@ -128,6 +130,20 @@ def check_streams(stages: list[PlannedStage], model: Model) -> None:
                 )
             if hasattr(stream.objective, "check"):
                 stream.objective.check(stream.rows * stream.feed.slots)
+            if getattr(stream.feed, "language_types", False):
+                typed[stream.name] = planned.feeds[stream.name].feed.languages
+    for name, languages in typed.items():
+        if len(languages) > model.config.types:
+            raise UserError(
+                f"{name}: its {len(languages)} languages are token types (language_types), but the model has "
+                f"{type(model.config).__name__}.types = {model.config.types}"
+            )
+        first = next(iter(typed))
+        if languages != typed[first]:
+            raise UserError(
+                f"{name}: language_types number {', '.join(languages)} here and {', '.join(typed[first])} in {first}; "
+                "bind mixtures of the same languages"
+            )
 
 
 def check_probes(probes: Iterable[Any], model: Model, prepared: data.Prepared) -> None:
