@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from xalign_jax.runtime.hardware import chip
 from xalign_jax.scale.collectives import _groups, collectives
 from xalign_jax.scale.hlo import Module, shapes
 from xalign_jax.scale.products import product_flops
@@ -174,6 +175,32 @@ def test_products_of_tpus_are_convolutions(line, flops):
     lines = [f"  %{name} = {shape} parameter({i})" for i, (name, shape) in enumerate(operands.items())]
     text = "\n".join(["ENTRY %main (a: f32[]) -> f32[] {", *lines, f"  ROOT %out = {line}", "}"])
     assert product_flops(Module(text)) == 2 * math.prod(flops)
+
+
+def test_products_of_gpus_are_calls_of_a_library():
+    config = '{"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],"lhs_batch_dimensions":["0"]}}}'
+    text = f"""ENTRY %main (a: f32[]) -> f32[] {{
+  %a = bf16[8,1024,512] parameter(0)
+  %b = bf16[8,512,256] parameter(1)
+  ROOT %out = (bf16[8,1024,256]{{2,1,0}}, s8[4194304]{{0}}) custom-call(%a, %b), custom_call_target="__cublas$gemm", backend_config={config}
+}}"""
+    assert product_flops(Module(text)) == 2 * 8 * 1024 * 512 * 256
+
+
+@pytest.mark.parametrize(
+    ("kind", "gigabytes"),
+    [
+        ("NVIDIA A100-SXM4-40GB", 40),
+        ("NVIDIA A100-SXM4-80GB", 80),
+        ("NVIDIA GH200 480GB", 96),
+        ("NVIDIA H200", 141),
+        ("NVIDIA H100 80GB HBM3", 80),
+        ("NVIDIA H100 PCIe", 80),
+    ],
+)
+def test_cards_of_one_name_differ(kind, gigabytes):
+    assert chip(kind).hbm == gigabytes * 1e9
+    assert (chip(kind).flops < 989e12) == ("A100" in kind or "PCIe" in kind)
 
 
 @pytest.mark.parametrize(("kernel", "products"), [("splash_mha_fwd_segmented", 2), ("splash_mha_dkv_segmented", 5)])

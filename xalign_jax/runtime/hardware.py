@@ -32,11 +32,20 @@ GIB = 2.0**30
 
 # By a part of `device_kind`; the first that matches counts. Vendors write 16 GB of memory where they mean 16 GiB.
 CHIPS = {
+    "GH200": Chip(
+        989e12, 96 * GB, 4000 * GB, 450 * GB, 50 * GB, "NVIDIA GH200 data sheet (HBM3); network taken as DGX H100's"
+    ),
     "H200": Chip(
         989e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB, "NVIDIA H200 SXM data sheet; DGX H200: 400 Gbit/s a card"
     ),
+    "H100 PCIe": Chip(
+        756e12, 80 * GB, 2000 * GB, 300 * GB, 50 * GB, "NVIDIA H100 PCIe data sheet; network taken as DGX H100's"
+    ),
     "H100": Chip(
         989e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, "NVIDIA H100 SXM data sheet; DGX H100: 400 Gbit/s a card"
+    ),
+    "-40GB": Chip(
+        312e12, 40 * GB, 1555 * GB, 300 * GB, 25 * GB, "NVIDIA A100 40GB data sheet; DGX A100: 200 Gbit/s a card"
     ),
     "A100": Chip(
         312e12, 80 * GB, 2039 * GB, 300 * GB, 25 * GB, "NVIDIA A100 80GB SXM data sheet; DGX A100: 200 Gbit/s a card"

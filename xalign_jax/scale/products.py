@@ -26,7 +26,7 @@ _KERNELS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
 
 def _flops(one: Instruction, computation: Computation) -> int:
     if one.opcode == "custom-call":
-        return _kernel_flops(one, computation)
+        return (_library_flops if '"__cublas' in one.rest else _kernel_flops)(one, computation)
     left, right, out = (shape.dimensions for shape in _shapes(one, computation))
     if one.opcode == "dot":
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
@@ -43,6 +43,14 @@ def _flops(one: Instruction, computation: Computation) -> int:
         pairs *= _pairs(*sizes, {name: value.split("x")[number] for name, value in window.items()})
     features = math.prod(out[labels[3].index(label)] for label in "bf") * right[labels[2].index("i")]
     return 2 * features * pairs
+
+
+def _library_flops(one: Instruction, computation: Computation) -> int:
+    """Those of a product that XLA for GPU leaves to cuBLAS: __cublas$gemm, __cublas$lt$matmul."""
+    left = computation[one.operands[0]].shapes[0].dimensions
+    contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', one.rest)
+    axes = re.findall(r"\d+", contracted[1] if contracted else "")
+    return 2 * math.prod(one.shapes[0].dimensions) * math.prod(left[int(axis)] for axis in axes)
 
 
 def _kernel_flops(one: Instruction, computation: Computation) -> int:
