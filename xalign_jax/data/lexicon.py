@@ -137,7 +137,7 @@ class LexiconTable:
 
     Attributes:
       train: what training reads (shuffled under the control).   dictionary: the true words of the same concepts.
-      heldout: true words of held-out concepts; none of them, in any case, is in training.
+      heldout: true words of held-out concepts; none of them, in any case, is a word in training (a piece of one it may be).
       report: counts of what was kept and why words were dropped.
     """
 
