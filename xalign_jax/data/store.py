@@ -26,7 +26,7 @@ from xalign_jax.errors import RunError, UserError
 from xalign_jax.recipe import freeze
 
 _MAPPED = 2**20  # bytes beyond which an array stays on disk
-FORMAT = 4  # of what the cache holds and how it is made; another number, another place
+FORMAT = 5  # of what the cache holds and how it is made; another number, another place
 ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
 
 
