@@ -64,11 +64,12 @@ def comparable(rows: Sequence[record.Row], wanted: Sequence[Job]) -> tuple[list[
     keys = [(row["experiment"], row["seed"]) for row in rows]
     current = [known.get(key) == row["identity"] for key, row in zip(keys, rows, strict=True)]
     used = Counter((text[key], row["vocabulary"]) for key, row, fine in zip(keys, rows, current, strict=True) if fine)
+    usual = {read: vocabulary for _, vocabulary, read in sorted((n, v, t) for (t, v), n in used.items())}
     kept, left = [], []
     for key, row, fine in zip(keys, rows, current, strict=True):
         if not fine:
             left.append(f"{key[0]}-{key[1]}: left out, its recipe is another by now")
-        elif row["vocabulary"] != max((n, v) for (t, v), n in used.items() if t == text[key])[1]:
+        elif row["vocabulary"] != usual[text[key]]:
             left.append(f"{key[0]}-{key[1]}: left out, its text gave another vocabulary than most runs'")
         else:
             kept.append(row)
@@ -141,9 +142,10 @@ def _recorded(job: Job, code: int, seconds: float | None) -> bool:
         print(f"{job.name}: failed: {' '.join(last)}", flush=True)
         return False
     row, curve = record.rows_of(job.experiment.name, directory, job.recipe, seconds)
-    before = [r for r in record.read(record.RESULTS) if (r["experiment"], r["seed"]) == (job.experiment.name, job.seed)]
-    if seconds is None and before and before[0]["identity"] == row["identity"] and "wall_seconds" in before[0]:
-        row["wall_seconds"] = before[0]["wall_seconds"]
+    if seconds is None:  # but known from when the same run was recorded before, perhaps
+        place = ("experiment", "seed", "identity")
+        same = (r for r in record.read(record.RESULTS) if all(r[name] == row[name] for name in place))
+        row |= {name: value for name, value in next(same, {}).items() if name == "wall_seconds"}
     record.replace(record.RESULTS, [row])
     if job.experiment.probe_every:
         record.replace(record.CURVES, curve)

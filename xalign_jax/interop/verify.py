@@ -73,10 +73,11 @@ def _compare_tokenizers(output: Path, tokenizer: Tokenizer, texts: Sequence[str]
 
     if tokenizer.vocabulary.kind == "ids":
         return
+    encoded = tokenizer.encode(texts)
     folders = {output: 0} | {f: clone_index(f.name.removeprefix("tokenizer_"))[1] for f in output.glob("tokenizer_*/")}
     for folder, k in folders.items():
         theirs = PreTrainedTokenizerFast.from_pretrained(folder)
-        for text, ids in zip(texts, tokenizer.encode(texts), strict=True):
+        for text, ids in zip(texts, encoded, strict=True):
             ours, found = tokenizer.clone(ids, k).tolist(), theirs(text, add_special_tokens=False)["input_ids"]
             if ours != found:
                 raise RunError(
