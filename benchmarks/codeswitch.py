@@ -13,7 +13,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from synthetic import synthetic
@@ -27,7 +29,7 @@ from switch_reference import dictionary, draws_of, switch_loop
 TOKENS, REPEATS = 1 << 16, 5
 
 
-def timed(call) -> tuple[float, object]:
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     """Median seconds of process time, and the last result."""
     seconds = []
     for _ in range(REPEATS):
@@ -71,6 +73,7 @@ def compare(prepared, table, config: Switch, length: int) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared = synthetic(200_000, Path(folder))
+        assert prepared.lexicon is not None
         table = build_table(prepared.lexicon.train, prepared.tokenizer)
         for length in (64, 512, 2048):
             for rate in (0.05, 0.3):

@@ -77,6 +77,7 @@ def theirs(arrays: dict[str, Any], masked: bool) -> Step:
         logits = torch.cat([own, past], 1) / TAU
         loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
         loss.backward()
+        assert query.grad is not None
         return loss.item(), query.grad.numpy()
 
     return step

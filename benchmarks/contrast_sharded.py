@@ -52,10 +52,13 @@ def place(arrays: tuple[np.ndarray, ...], mesh: Any) -> Any:
     from xalign_jax.runtime.sharding import BATCH
 
     query, key, queue, group, queue_group = arrays
-    texts = np.zeros((len(query), 0), np.int32), np.zeros((len(queue), 0), np.int32)
-    ids = Ids(np.arange(len(query), dtype=np.int32), group[:, None], texts[0])
-    queue_ids = Ids(np.full(len(queue), -2, np.int32), queue_group[:, None], texts[1])
-    return jax.device_put((query, key, queue, ids, queue_ids), jax.sharding.NamedSharding(mesh, BATCH))
+
+    def ids(own: Any, group: Any) -> Ids:
+        nothing: Any = np.zeros((len(group), 0), np.int32)
+        return Ids(own, group[:, None], nothing)
+
+    pairs, past = ids(np.arange(len(query), dtype=np.int32), group), ids(np.full(len(queue), -2, np.int32), queue_group)
+    return jax.device_put((query, key, queue, pairs, past), jax.sharding.NamedSharding(mesh, BATCH))
 
 
 def parts(options: argparse.Namespace, chunk: int, block: int) -> dict[str, float]:
@@ -115,6 +118,7 @@ def main() -> None:
         )
         print(f"loss a query {float(value) / options.batch:.4f}, {time.perf_counter() - begun:.0f} s")
     memory = compiled.memory_analysis()
+    assert memory is not None
     print(f"a device: arguments {memory.argument_size_in_bytes / MB:.0f} MB, ", end="")
     print(f"results {memory.output_size_in_bytes / MB:.0f}, temporaries {memory.temp_size_in_bytes / MB:.0f}; of these")
     chunk = min(options.batch, contrast.BATCH_ELEMENTS // (options.batch // options.devices))

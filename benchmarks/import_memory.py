@@ -19,11 +19,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 LIMIT, EVERY = 1.3, 0.01
-CONFIG = {"class": "Llama", "layers": 24, "width": 2048, "heads": 16, "kv_heads": 16, "mlp_width": 5504}
+CONFIG: dict[str, Any] = {"class": "Llama", "layers": 24, "width": 2048, "heads": 16, "kv_heads": 16, "mlp_width": 5504}
 ROWS, SEED = 32_000, 0
 
 
@@ -78,10 +79,11 @@ def _make(folder: Path, scale: float, dtype: str) -> int:
         shape = entry.view.theirs(model[entry.ours].shape[0 if layers == [None] else 1 :])
         shapes |= {entry.theirs.format(layer): shape for layer in layers}
     rng = np.random.default_rng(SEED)
-    tensors = [
-        Tensor(name, shape, lambda shape=shape: rng.standard_normal(shape, np.float32))
-        for name, shape in shapes.items()
-    ]
+
+    def drawn(shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
+        return lambda: rng.standard_normal(shape, np.float32)
+
+    tensors = [Tensor(name, shape, drawn(shape)) for name, shape in shapes.items()]
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(architecture.write(llama, rows, {})))
     write(folder, tensors, dtype)

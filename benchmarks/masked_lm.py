@@ -92,7 +92,8 @@ def labelled(model: Model, batches: list[dict[str, np.ndarray]]) -> list[dict[st
     found = []
     for at, own in enumerate(batches):
         rng, settings = jax.random.key(at), MaskedLM().corruption
-        tokens, chosen = corrupt(rng, own["tokens"], own["segment_ids"], settings, model.special, MASK)
+        given, segment_ids = jax.numpy.asarray(own["tokens"]), jax.numpy.asarray(own["segment_ids"])
+        tokens, chosen = corrupt(rng, given, segment_ids, settings, model.special, MASK)
         labels = np.where(chosen, own["tokens"], IGNORED)
         found.append({"input_ids": torch.tensor(np.asarray(tokens)).long(), "labels": torch.tensor(labels).long()})
     return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from xalign_jax.data.lexicon import LexiconTable, Word, concept_table
 from xalign_jax.data.prepared import Prepared
 from xalign_jax.data.store import Store
+from xalign_jax.data.vocabulary import Tokenizer
 
 PIECES, STARTS, SPECIALS, PUNCTUATION = 8192, 4000, 5, 40
 TYPES = 20_000
@@ -72,4 +74,4 @@ def synthetic(tokens: int, folder: Path) -> Prepared:
     none = np.zeros(0, np.int64)
     store = Store(text, none, none, none, none, language="en", task="text", split="train", fingerprint="")
     lexicon = LexiconTable(table, table, concept_table([], table.languages), {})
-    return Prepared(tokenizer, {"text": {"train": {"en": store}}}, lexicon, None)
+    return Prepared(cast(Tokenizer, tokenizer), {"text": {"train": {"en": store}}}, lexicon, None)
