@@ -9,6 +9,9 @@ from pathlib import Path
 
 from commands import python
 
+from xalign_jax import evaluation
+from xalign_jax.runtime.logging import RESULT_KEYS
+
 DOCS = Path(__file__).parent.parent / "docs"
 # Less of everything, over a text of the reader's own.
 SMALL = """
@@ -50,3 +53,10 @@ def test_the_objective_of_the_documentation_trains(tmp_path):
     assert len(rows) == 3 and all(0 < row["loss/distance"] < 4 for row in rows)
     assert all(row["distance/largest"] >= row["loss/distance"] for row in rows)
     assert "import sentence_distance" in (tmp_path / "run" / "config.gin").read_text()
+
+
+def test_the_document_of_results_has_every_key_and_probe():
+    text = (DOCS / "results.md").read_text(encoding="utf-8")
+    probes = [name for name in evaluation.__all__ if hasattr(getattr(evaluation, name), "rows")]
+    assert len(probes) == 7
+    assert [name for name in (*RESULT_KEYS, *probes) if f"`{name}`" not in text] == []

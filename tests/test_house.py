@@ -29,7 +29,9 @@ PAIR = [
     'DICTIONARY = ("en-de.tsv",)',
 ]
 TEXTS = ['TASKS = ("tsv:en=en.tsv,de=de.tsv",)', 'VOCABULARY = "xlmr/"']
-FROM_USERS = {f"prealign_{size}": PAIR for size in ("pair_tiny", "plus_pair_tiny", "150m", "400m", "1_3b")}
+NO_FACTS = [*PAIR, 'RATES = {"en": 0.9, "de": 0.1}']
+FROM_USERS = {f"prealign_{size}": PAIR for size in ("pair_tiny", "plus_pair_tiny")}
+FROM_USERS |= {f"prealign_{size}": NO_FACTS for size in ("150m", "400m", "1_3b")}
 FROM_USERS |= {"joint_pair_tiny": PAIR, "held_pair_tiny": PAIR, "infoxlm_base": TEXTS, "infoxlm_large": TEXTS}
 RECIPES = [
     path
