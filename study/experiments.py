@@ -63,10 +63,12 @@ def _clone(
 
 J, HELD = recipe("J"), recipe("HELD")
 NO_ANCHOR = "WordDistance.anchored=False"
+SHUFFLED = "Lexicon.shuffle=True"
 VECTORS = "recipes/language_vectors.gin"
 CLONE = [
     *_clone([*MAIN, *(arm for arm in ARMS if arm not in MAIN)], "clone", ""),
     Experiment("clone", "J-vectors", (J, VECTORS)),  # a vector for each language without a dictionary
+    Experiment("clone", "PLUS-random", (recipe("PLUS"),), (SHUFFLED,)),  # and with one that says nothing
     *_clone(ARMS, "clone-50-50", "-50-50", (), EVEN),
     # English is not the rich language there: must its rows still stay where its own text puts them?
     Experiment("clone-50-50", "HELD-no-anchor-50-50", (HELD,), (NO_ANCHOR, EVEN), seeds=(1,)),
@@ -77,7 +79,6 @@ CLONE = [
 # Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast; K's contrast
 # where it cannot align (a random dictionary) and where nothing is left to align (tied clones); other learning rates, once.
 NO_CONTRAST = "align_words/Stream.weight=0.0"
-SHUFFLED = "Lexicon.shuffle=True"
 TIED = "Vocabulary.tie_clones=True"
 BASELINES = [
     Experiment("baselines", "J-restart", (recipe("P"),), (NO_CONTRAST,)),
@@ -125,7 +126,6 @@ SEARCH += [
     )
 ]
 SEARCH += [
-    Experiment("search", "PLUS-random", (recipe("PLUS"),), (SHUFFLED,), seeds=(1,)),
     Experiment("search", "PC-tied-rows", (recipe("PC"), TIED_ROWS), seeds=(1,)),
     Experiment("clone-50-50", "PC-tied-rows-50-50", (recipe("PC"), TIED_ROWS), (EVEN,), seeds=(1,)),
 ]
