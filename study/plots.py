@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ CURVES = {
     "gradients/2": "cosine of gradients",
     "knows/2": "knowledge in the clone",
 }
+
+FLOOR = -50  # per cent of the gap; what lies lower is drawn there, with its figure
+LABEL = 0.036  # of a panel's height, a line of text
 
 # By experiment: English cost and gap closed of its seeds.
 Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -33,28 +37,54 @@ def draw_gap(panels_of: Mapping[str, Points], baselines: tuple[str, str], folder
     if not panels_of:
         return
     names = [*dict.fromkeys(name for points in panels_of.values() for name in points)]
-    figure, panels = axes(len(panels_of), 6.8, 5.6)
+    figure, panels = axes(len(panels_of), 7.4, 5.6)
     for panel, (title, points) in zip(panels, panels_of.items(), strict=True):
-        means = 100 * np.array([(statistics.fmean(x), statistics.fmean(y)) for x, y in points.values()])
-        for number, (name, seeds) in enumerate(points.items()):
-            (x, y), colour = 100 * np.asarray(seeds), style(names.index(name))["color"]
-            panel.plot(x, y, ".", color=colour, markersize=4, alpha=0.6)
-            panel.plot(*means[number], "o", color=colour, markersize=6)
-            away = (5, 4) if _is_upper(means, number) else (5, -11)
-            panel.annotate(name, means[number], xytext=away, textcoords="offset points", fontsize=8)
-        panel.margins(x=0.12)
+        colours = {name: style(names.index(name))["color"] for name in points}
+        for name, seeds in points.items():
+            (x, y), colour = 100 * np.asarray(seeds), colours[name]
+            panel.plot(x, np.maximum(y, FLOOR), ".", color=colour, markersize=4, alpha=0.6)
+            panel.plot(x.mean(), max(y.mean(), FLOOR), "o", color=colour, markersize=6)
         panel.axvline(0, color="0.6", linewidth=0.8)
         panel.axhline(80, color="0.6", linewidth=0.8, linestyle="--")
         panel.set(title=title, xlabel=f"English perplexity against {baselines[0]}, %")
         panel.set_ylabel(f"gap from {baselines[0]} to {baselines[1]} closed, %")
+        _name(panel, {name: 100 * np.mean(seeds, axis=1) for name, seeds in points.items()}, colours)
     figure.savefig(folder / "gap.png", dpi=80)
 
 
-def _is_upper(points: np.ndarray, which: int) -> bool:
-    """Whether a point of (N,2) lies no lower than the one nearest to it, in units of their ranges."""
-    distance = np.linalg.norm((points - points[which]) / np.maximum(np.ptp(points, axis=0), 1e-12), axis=1)
-    distance[which] = np.inf
-    return bool(points[which, 1] >= points[distance.argmin(), 1])
+def _name(panel: Any, means: Mapping[str, np.ndarray], colours: Mapping[str, str]) -> None:
+    """Writes each point's name beside the panel, in the order of their heights, a line leading to it."""
+    low, high = panel.get_ylim()
+    order = sorted(means, key=lambda name: means[name][1])
+    wanted = np.array([(max(means[name][1], FLOOR) - low) / (high - low) for name in order])
+    for name, height in zip(order, apart(wanted, LABEL), strict=True):
+        x, y = means[name]
+        text = name if y >= FLOOR else f"{name} ({y:.0f} %)"
+        leader = {
+            "arrowstyle": "-",
+            "color": colours[name],
+            "linewidth": 0.5,
+            "relpos": (0, 0.5),
+            "shrinkA": 0,
+            "shrinkB": 4,
+        }
+        panel.annotate(
+            text,
+            (x, max(y, FLOOR)),
+            (1.02, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8,
+            arrowprops=leader,
+        )
+
+
+def apart(heights: np.ndarray, least: float) -> np.ndarray:
+    """Ascending heights moved as little as need be, upwards and then back below 1, to lie `least` apart."""
+    steps = least * np.arange(len(heights))
+    up = np.maximum.accumulate(heights - steps) + steps
+    most = 1 - steps[::-1]
+    return np.minimum(up, most)
 
 
 def draw_curves(curves: Mapping[str, Sequence[Row]], folder: Path) -> None:

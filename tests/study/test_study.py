@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))  # `study` is a folder of the repository, not of the installed package
 
-from study import __main__, gap, record, run, tables  # noqa: E402
+from study import __main__, gap, plots, record, run, tables  # noqa: E402
 from study.experiments import EXPERIMENTS, select  # noqa: E402
 from xalign_jax.data.lexicon import Word, concept_table  # noqa: E402
 from xalign_jax.errors import UserError  # noqa: E402
@@ -215,6 +215,13 @@ def test_tables_and_plots_come_from_rows_alone(tmp_path):
     assert "| K " in text and "60 ± 0 %" in text and "old" not in text
     assert text.startswith("Before.\n") and "\n\n| another |\n<!-- differences: K/J O/K -->\n\n|" in text
     assert "| K against J |  2, 2 | +0.0 % (0.0 se) |" in text and "| O against K |" in text
+
+
+def test_names_beside_a_panel_do_not_overlap():
+    heights = np.array([0.1, 0.5, 0.5, 0.51, 0.97, 0.99])
+    placed = plots.apart(heights, 0.04)
+    assert np.all(np.diff(placed) > 0.0399) and placed[-1] <= 1 and placed[0] == 0.1
+    assert np.abs(placed - heights).max() < 0.1
 
 
 def test_the_document_has_the_tables_of_the_recorded_rows():
