@@ -39,44 +39,37 @@ def draw_gap(panels_of: Mapping[str, Points], baselines: tuple[str, str], folder
     names = [*dict.fromkeys(name for points in panels_of.values() for name in points)]
     figure, panels = axes(len(panels_of), 7.4, 5.6)
     for panel, (title, points) in zip(panels, panels_of.items(), strict=True):
-        colours = {name: style(names.index(name))["color"] for name in points}
         for name, seeds in points.items():
-            (x, y), colour = 100 * np.asarray(seeds), colours[name]
+            (x, y), colour = 100 * np.asarray(seeds), style(names.index(name))["color"]
             panel.plot(x, np.maximum(y, FLOOR), ".", color=colour, markersize=4, alpha=0.6)
-            panel.plot(x.mean(), max(y.mean(), FLOOR), "o", color=colour, markersize=6)
         panel.axvline(0, color="0.6", linewidth=0.8)
         panel.axhline(80, color="0.6", linewidth=0.8, linestyle="--")
         panel.set(title=title, xlabel=f"English perplexity against {baselines[0]}, %")
         panel.set_ylabel(f"gap from {baselines[0]} to {baselines[1]} closed, %")
-        _name(panel, {name: 100 * np.mean(seeds, axis=1) for name, seeds in points.items()}, colours)
+        _means(panel, points, [style(names.index(name))["color"] for name in points])
     figure.savefig(folder / "gap.png", dpi=80)
 
 
-def _name(panel: Any, means: Mapping[str, np.ndarray], colours: Mapping[str, str]) -> None:
-    """Writes each point's name beside the panel, in the order of their heights, a line leading to it."""
+def _means(panel: Any, points: Points, colours: Sequence[str]) -> None:
+    """Each experiment's mean, and its name beside the panel, in the order of their heights, a line leading to it."""
+    x, y = 100 * np.array([np.mean(seeds, axis=1) for seeds in points.values()]).T
+    shown = np.maximum(y, FLOOR)
+    for which in range(len(points)):
+        panel.plot(x[which], shown[which], "o", color=colours[which], markersize=6)
     low, high = panel.get_ylim()
-    order = sorted(means, key=lambda name: means[name][1])
-    wanted = np.array([(max(means[name][1], FLOOR) - low) / (high - low) for name in order])
-    for name, height in zip(order, apart(wanted, LABEL), strict=True):
-        x, y = means[name]
-        text = name if y >= FLOOR else f"{name} ({y:.0f} %)"
-        leader = {
+    order = np.argsort(shown, kind="stable")
+    for which, height in zip(order, apart((shown[order] - low) / (high - low), LABEL), strict=True):
+        text = list(points)[which] + (f" ({y[which]:.0f} %)" if y[which] < FLOOR else "")
+        line = {
             "arrowstyle": "-",
-            "color": colours[name],
+            "color": colours[which],
             "linewidth": 0.5,
             "relpos": (0, 0.5),
             "shrinkA": 0,
             "shrinkB": 4,
         }
-        panel.annotate(
-            text,
-            (x, max(y, FLOOR)),
-            (1.02, height),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=8,
-            arrowprops=leader,
-        )
+        about = {"textcoords": "axes fraction", "va": "center", "fontsize": 8, "arrowprops": line}
+        panel.annotate(text, (x[which], shown[which]), (1.02, height), **about)
 
 
 def apart(heights: np.ndarray, least: float) -> np.ndarray:

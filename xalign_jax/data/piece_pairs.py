@@ -18,8 +18,8 @@ def with_pieces(table: Concepts) -> Concepts:
     word stands for which of its translation, pieces at like places more readily (Dyer et al., 2013). A pair counts if
     either piece means the other with a probability above one half, by models of both directions; so no piece has two
     partners. Pieces that are words of the table themselves keep their own concepts; a piece of both languages that stands
-    for itself needs none. A piece may be a held-out word, which its translation is then inferred of from longer words that
-    are not. Pieces are spelt by their numbers.
+    for itself needs none. A piece may be a held-out word; its translation is then inferred from longer words that are not
+    held out. Pieces are spelt by their numbers.
     """
     words = [
         Word(int(concept), int(language), tuple(table.tokens(w).tolist()), text)
