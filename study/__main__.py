@@ -44,9 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*others, sep="\n", end="\n" if others else "")
         tables.write(results, curves, record.FOLDER)
         return 0
+    if unknown := [word for word in options.words if not select([word])]:
+        parser.error(f"no experiment is called {' or '.join(unknown)}")
     wanted = run.jobs(select(options.words), options.seeds)
     if not wanted:
-        parser.error(f"no experiment is called {' '.join(options.words)}")
+        parser.error(f"--seeds: none of these experiments has seed {' or '.join(map(str, options.seeds))}")
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: 1 or more")
     results = record.read(record.RESULTS)
     left = run.missing(wanted, results, record.read(record.CURVES))
     if options.action == "list":

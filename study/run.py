@@ -80,14 +80,16 @@ def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
     """The jobs whose texts are here: all, once a folder of data is linked, else those that need none.
 
     Raises:
-      UserError: another folder is linked.
+      UserError: there is no such folder, or another one is linked.
     """
     link = Path(DATA)
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data={data}: no such folder")
     if data is not None and link.exists() and link.resolve() != data.resolve():
         raise UserError(f"{link} leads to {link.resolve()}: remove it to read {data}")
     if data is not None and not link.exists():
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(data.resolve(strict=True))
+        link.symlink_to(data.resolve())
     able = [job for job in wanted if link.exists() or not job.experiment.data]
     if len(able) < len(wanted):
         print(

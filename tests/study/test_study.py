@@ -236,10 +236,20 @@ def test_the_document_has_the_tables_of_the_recorded_rows():
     assert tables.filled(nothing, tables.arms(record.read(record.RESULTS))) == document
 
 
-def test_unknown_experiments_are_refused(capsys):
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        (["list", "nothing"], "no experiment is called nothing"),
+        (["run", "J", "nothing", "clone"], "no experiment is called nothing"),
+        (["run", "J", "--seeds", "9"], "none of these experiments has seed 9"),
+        (["run", "J", "--jobs", "0"], "--jobs 0: 1 or more"),
+        (["run", "J-en-de", "--data", "/no/such"], "--data=/no/such: no such folder"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(capsys, command, error):
     with pytest.raises(SystemExit):
-        __main__.main(["list", "nothing"])
-    assert "no experiment is called nothing" in capsys.readouterr().err
+        __main__.main(command)
+    assert error in capsys.readouterr().err
 
 
 def test_real_languages_wait_for_their_data(tmp_path, monkeypatch, capsys):
