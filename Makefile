@@ -1,4 +1,4 @@
-# make demo | test | lint | arms | study | clean. Each works on a machine with nothing but Python: `.venv` is made first. `clean`
+# make demo | test | lint | fuzz | arms | study | clean. Each works on a machine with nothing but Python: `.venv` is made first. `clean`
 # keeps runs/ and report/.
 #
 #   make demo                          joint against PreAlign in small; tables and plots in report/
@@ -26,7 +26,9 @@ share = t=$$(($(CORES) / $(1))); export PJRT_NPROC=$$((t > 0 ? t : 1)); export O
 # XLA's buffers on huge pages, where glibc can (benchmarks/huge_pages.py).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint arms study clean prepare-demo prepare-arms
+INPUTS = 10000
+
+.PHONY: demo test lint fuzz arms study clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
 .venv/done: setup.py pyproject.toml constraints.txt
@@ -71,6 +73,10 @@ lint: .venv/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Damaged files to everything that reads files; `make fuzz INPUTS=1000 READERS="dictionary"` for a part of it.
+fuzz: .venv/done
+	$(BIN)/python tests/fuzz/run.py $(READERS) --inputs=$(INPUTS)
 
 test: lint
 	$(BIN)/pytest -n 2 --dist=worksteal --timeout=300 --durations=10
