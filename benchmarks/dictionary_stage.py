@@ -34,7 +34,7 @@ import sentencepiece
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from xalign_jax.config import gin_root
+from xalign_jax.gin_files import gin_root
 from xalign_jax.data.lexicon import Concepts, Word, concept_table
 from xalign_jax.data.words import WordFeed, Words
 from xalign_jax.models.functional import Model, build

@@ -117,7 +117,7 @@ def test_identity_depends_on_every_value(tmp_path):
         ("Recipee.seed = 3", (), "Recipee"),
         ("Recipe.sead = 3", (), "sead"),
         ("include 'recipes/nowhere.gin'", (), "nowhere.gin"),
-        ("Recipe.seed 3", (), "line"),
+        ("Recipe.seed 3", (), "recipe.gin:25: expected NAME = VALUE"),
     ],
 )
 def test_what_gin_would_swallow_is_an_error(tmp_path, extra, bindings, said):
