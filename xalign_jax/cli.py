@@ -7,7 +7,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from xalign_jax.errors import RunError, UserError
 
@@ -31,6 +31,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the command line in one line; options are written in full."""
+
+    def __init__(self, *names: Any, **options: Any) -> None:
+        super().__init__(*names, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the code of bad usage."""
+        shown = " ".join(message.split())
+        self.exit(USAGE, f"{self.prog}: {shown[:400]} (see {self.prog} --help)\n")
+
+
+def _path(text: str) -> Path:
+    """The value of an option that names a file or a folder; an unset variable of the shell names none."""
+    return Path(_named(text))
+
+
+def _named(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("names nothing")
+    return text
+
+
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options, and the gin bindings given as `--gin.NAME=VALUE`."""
     bindings = [arg.removeprefix("--gin.") for arg in argv if arg.startswith("--gin.")]
@@ -39,49 +62,60 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("xalign", description="Cross-lingual alignment in pretraining.", epilog=EPILOG)
+    from xalign_jax import __version__
+
+    parser = _Parser("xalign", description="Cross-lingual alignment in pretraining.", epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"xalign {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, call: object, help: str, gin: bool, model_dir: bool) -> argparse.ArgumentParser:
+    def command(name: str, call: object, help: str, gin: bool, model_dir: str = "") -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help, epilog=EPILOG)
         sub.set_defaults(call=call)
         if gin:
-            sub.add_argument("--gin_file", action="append", required=True, metavar="FILE", help="repeatable")
-            sub.add_argument("--gin.NAME=VALUE", dest="_", help="a gin binding or macro; repeatable")
+            sub.add_argument(
+                "--gin_file",
+                action="append",
+                required=True,
+                metavar="FILE",
+                help="a gin file, here or packaged; repeatable",
+            )
+            sub.add_argument("--gin.NAME=VALUE", action="store_true", help="a gin binding or macro; repeatable")
         if model_dir:
-            kind = str if name == "train" else Path  # `train` also writes to gs://
-            sub.add_argument("--model_dir", type=kind, required=True, metavar="DIR")
+            kind = _named if name == "train" else _path  # `train` also writes to gs://
+            sub.add_argument("--model_dir", type=kind, required=True, metavar="DIR", help=model_dir)
         return sub
 
-    train = command("train", _train, "Train a recipe, or continue it.", gin=True, model_dir=True)
+    train = command("train", _train, "Train a recipe, or continue it.", True, "the run's folder, made if need be")
     train.add_argument("--extend", action="store_true", help="allow more steps of the last stage")
     train.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where nothing else says it")
     train.add_argument("--processes", type=int, metavar="N", help="how many processes there are; 1 = run alone")
     train.add_argument("--process_id", type=int, metavar="I", help="this process's number")
-    evaluate = command("evaluate", _evaluate, "Run probes on a checkpoint.", gin=True, model_dir=True)
-    evaluate.add_argument("--step", type=int, help="the checkpoint's step; default: the newest")
-    compare = command("compare", _compare, "One table and plots from several runs.", gin=False, model_dir=False)
-    compare.add_argument("model_dirs", type=Path, nargs="+", metavar="DIR")
-    compare.add_argument("--output", type=Path, required=True, metavar="DIR")
-    imported = command("import", _import, "Make a model directory of a Hugging Face model.", gin=False, model_dir=True)
-    imported.add_argument("--source", type=Path, required=True, metavar="DIR", help="config.json and safetensors")
-    imported.add_argument("--dtype", default="float32", choices=FLOATS, help="of the parameters")
+    evaluate = command("evaluate", _evaluate, "Run probes on a checkpoint.", True, "the run's folder")
+    evaluate.add_argument("--step", type=int, metavar="N", help="the checkpoint's step; default: the newest")
+    compare = command("compare", _compare, "One table and plots from several runs.", False)
+    compare.add_argument("model_dirs", type=_path, nargs="+", metavar="DIR", help="the folder of a run")
+    compare.add_argument("--output", type=_path, required=True, metavar="DIR", help="where tables and plots go")
+    imported = command(
+        "import", _import, "Make a model directory of a Hugging Face model.", False, "the folder to make"
+    )
+    imported.add_argument("--source", type=_path, required=True, metavar="DIR", help="has config.json and safetensors")
+    imported.add_argument("--dtype", default="float32", choices=FLOATS, help="dtype of the parameters; default float32")
     imported.add_argument("--overwrite", action="store_true", help="replace an imported model")
-    export = command("export", _export, "Write a model for transformers, and check it.", gin=False, model_dir=True)
-    export.add_argument("--output", type=Path, required=True, metavar="DIR")
-    export.add_argument("--step", type=int, help="the checkpoint's step; default: the newest")
-    export.add_argument("--dtype", default="float32", choices=FLOATS, help="of the files")
+    export = command("export", _export, "Write a model for transformers, and check it.", False, "the run's folder")
+    export.add_argument("--output", type=_path, required=True, metavar="DIR", help="where the model's files go")
+    export.add_argument("--step", type=int, metavar="N", help="the checkpoint's step; default: the newest")
+    export.add_argument("--dtype", default="float32", choices=FLOATS, help="dtype of the files; default float32")
     export.add_argument("--overwrite", action="store_true", help="replace an exported model")
     export.add_argument("--params", default="model", help='"model", or "momentum:<stream>" for a momentum encoder')
     export.add_argument("--sentence_encoder", choices=("mean", "first", "pooler"), help="for sentence-transformers")
-    export.add_argument("--level", type=int, help="of the sentence encoder; default: the last")
+    export.add_argument("--level", type=int, metavar="N", help="the sentence encoder's block; default: the last")
     export.add_argument("--normalize", action="store_true", help="sentence vectors of unit length")
-    compiled = command("compile", _compile, "What a recipe's steps need on a machine, here or not.", True, False)
+    compiled = command("compile", _compile, "What a recipe's steps need on a machine, here or not.", True)
     compiled.add_argument("--topology", required=True, metavar="NAME", help='"v5e:16x16", "cpu:8" (simulated) or "gpu"')
     compiled.add_argument("--num_slices", type=int, default=1, metavar="K", help="slices of that topology; default 1")
-    compiled.add_argument("--output", type=Path, metavar="FILE", help="also write what is found as JSON")
-    data = command("data", _data, "Prepare, preview or count a recipe's text.", gin=True, model_dir=False)
-    data.add_argument("action", choices=("prepare", "preview", "stats"))
+    compiled.add_argument("--output", type=_path, metavar="FILE", help="also write what is found as JSON")
+    data = command("data", _data, "Prepare, preview or count a recipe's text.", True)
+    data.add_argument("action", choices=("prepare", "preview", "stats"), help="what to do with the text")
     return parser
 
 
@@ -161,7 +195,7 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     own = str(options.model_dir / "config.gin")
     (recipe,) = config.load([own], [], (Recipe,))
     # The run's Runtime, but for what is said of it here: this may be another machine.
-    evaluation, runtime, bound = config.load([own, *options.gin_file], bindings, (Evaluation, Runtime, Recipe))
+    evaluation, runtime, bound = config.load(options.gin_file, bindings, (Evaluation, Runtime, Recipe), base=[own])
     if bound != recipe:
         shown = directory.differences(as_json(recipe), as_json(bound))
         raise UserError(f"--model_dir={options.model_dir}: a run's recipe stays what it is, but {shown}")

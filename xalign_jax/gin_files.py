@@ -29,7 +29,7 @@ LITERALS = {"true": "True", "false": "False", "none": "None", "null": "None", "n
 
 def gin_root() -> Path:
     """The folder of packaged gin files: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).resolve().parent
     return next(root for root in (package / "gin", package.parent / "gin") if root.is_dir())
 
 
@@ -162,7 +162,8 @@ def _find(file: str, place: str, inside: tuple[Path, ...]) -> Path:
     fresh = [path.resolve() for path in found if path.resolve() not in inside]
     if not fresh:
         names = [path.name for path in inside[inside.index(found[0].resolve()) :]]
-        raise UserError(f"{place}: a file cannot include itself: {' includes '.join([*names, names[0]])}")
+        shown = names if len(names) <= 8 else [*names[:4], "...", *names[-3:]]
+        raise UserError(f"{place}: a file cannot include itself: {' includes '.join([*shown, names[0]])}")
     return fresh[0]
 
 
@@ -219,15 +220,10 @@ def _statements(text: str, place: str, file: bool) -> Iterator[Any]:
         last = getattr(error, "lineno", None) or (parser.current_token.start[0] if parser else start)
         while start < last and not lines[start - 1].split("#")[0].strip():
             start += 1  # blank lines and comments before the statement
-        unclosed = isinstance(error, tokenize.TokenError)
-        what = (
-            "a bracket or a quote is not closed"
-            if unclosed
-            else _mistake(error, "\n".join(lines[start - 1 : last]), file)
-        )
+        what = _mistake(error, "\n".join(lines[start - 1 : last]), file)
         if file:
-            line = start if unclosed else last
-            opened = f"; is a bracket of line {start} left open" if line > start else ""
+            line = start if isinstance(error, tokenize.TokenError) else last
+            opened = f"; is a bracket of line {start} left open?" if line > start and "=" in lines[start - 1] else ""
             place, what = f"{place}:{line}", f"{what}{opened} (it reads: {shorten(lines[line - 1])})"
         raise UserError(f"{place}: {what}") from error
 
@@ -237,6 +233,10 @@ def _mistake(error: Exception, source: str, file: bool) -> str:
     quoted = "a text wants quotes, " + ('NAME = "text"' if file else """--gin.NAME='"text"'""")
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     token = re.search(r"Failed to parse token '(.*)'", text, re.DOTALL)
+    if isinstance(error, tokenize.TokenError):
+        return "a bracket or a quote is not closed"
+    if isinstance(error, IndentationError):
+        return "the lines of a block are indented alike"
     if re.search("[“”„‘’«»]", source):
         return "quotes are written \" or '"
     if token and token[1].lower() in LITERALS:
