@@ -57,8 +57,11 @@ def _named(text: str) -> str:
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options, and the gin bindings given as `--gin.NAME=VALUE`."""
     bindings = [arg.removeprefix("--gin.") for arg in argv if arg.startswith("--gin.")]
-    options = _parser().parse_args([arg for arg in argv if not arg.startswith("--gin.")])
-    return options, bindings
+    parser = _parser()
+    for binding in bindings:
+        if "=" not in binding:
+            parser.error(f"--gin.{binding}: no value; write --gin.NAME=VALUE without spaces around =")
+    return parser.parse_args([arg for arg in argv if not arg.startswith("--gin.")]), bindings
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -261,6 +264,8 @@ def _sample_texts(model_dir: Path, tokenizer: Any) -> list[Any]:
 def _compare(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.evaluation import report
 
+    if options.output.exists() and not options.output.is_dir():
+        raise UserError(f"--output={options.output}: is a file; name a folder")
     print(report.compare(options.model_dirs, options.output))
     return DONE
 
@@ -272,6 +277,8 @@ def _compile(options: argparse.Namespace, bindings: list[str]) -> int:
 
     from xalign_jax.scale import compile, report, topology
 
+    if options.output is not None and not options.output.absolute().parent.is_dir():
+        raise UserError(f"--output={options.output}: its folder does not exist")
     recipe, runtime = _recipe(options, bindings)
     jax.config.update("jax_default_matmul_precision", runtime.matmul_precision)
     machine = topology.find(options.topology, options.num_slices)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xalign_jax.data.sources import Document, hash_file, stamp_file, stamp_package
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, install
 
 _PLACEHOLDER = re.compile(r"%\(\w+\)[a-z]|%[sdif]|%%|\{[\w.]*\}")
 _TAG = re.compile(r"</?[a-zA-Z][^>]*>")
@@ -51,7 +51,7 @@ class Catalogs:
 def _documents(package: str) -> tuple[Document, ...]:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f'catalogs: the package {package} is not installed; pip install "xalign_jax[demo]"')
+        raise UserError(f"catalogs: the package {package} is not installed; {install('demo')}")
     root = Path(spec.submodule_search_locations[0])
     documents: dict[tuple[str, str, str], Document] = {}
     for file in sorted(root.glob("**/locale/*/LC_MESSAGES/*.mo")):

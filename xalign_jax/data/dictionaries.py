@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from xalign_jax.data.sources import check_string, parse_object, read_lines, resolve
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, install
 
 
 class Entry(NamedTuple):
@@ -117,7 +117,7 @@ def _cldr_names(language: str) -> dict[tuple[str, str], str]:
     try:
         from babel import Locale, UnknownLocaleError
     except ImportError:
-        raise UserError('Lexicon.source = "cldr" needs Babel: pip install "xalign_jax[demo]"') from None
+        raise UserError(f'Lexicon.source = "cldr" needs Babel: {install("demo")}') from None
     try:
         locale = Locale.parse(language, sep="-" if "-" in language else "_")
     except (UnknownLocaleError, ValueError) as error:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from xalign_jax.data.pieces import SPECIALS
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, install
 from xalign_jax.interop import architectures
 from xalign_jax.interop.mapping import Architecture, Entry, Settings
 from xalign_jax.interop.weights import DTYPES, Tensors, cast, matches
@@ -212,9 +212,7 @@ def _convert(source: Path, folder: Path, file: str) -> None:
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        raise UserError(
-            f'{source}: {file} without tokenizer.json; transformers converts it: pip install "xalign_jax[hf]"'
-        ) from None
+        raise UserError(f"{source}: {file} without tokenizer.json; transformers converts it: {install('hf')}") from None
     AutoTokenizer.from_pretrained(source, use_fast=True).save_pretrained(folder)
     if not (folder / _TOKENIZER[0]).is_file():
         raise UserError(f"{source}: transformers has no fast tokenizer for {file}")

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from xalign_jax.data.vocabulary import Tokenizer, clone_index
-from xalign_jax.errors import RunError
+from xalign_jax.errors import RunError, install
 from xalign_jax.interop.exporting import Exported
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # relative to a level's largest value, at least 1
@@ -32,7 +32,7 @@ def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray], dtype:
         import torch
         import transformers
     except ImportError:
-        return 'not verified: torch and transformers are missing (pip install "xalign_jax[hf]")'
+        return f"not verified: torch and transformers are missing ({install('hf')})"
     if not len(texts):
         return "not verified: the run has no validation text to compare on"
     _compare_tokenizers(output, exported.tokenizer, [exported.tokenizer.decode(ids[:LENGTH]) for ids in texts])
