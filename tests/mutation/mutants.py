@@ -30,7 +30,19 @@ OPPOSITES = [
 ]  # fmt: skip
 OTHER_NAME = {a: b for a, b in OPPOSITES} | {b: a for a, b in OPPOSITES if b not in dict(OPPOSITES)}
 OTHER_WORD = {"left": "right", "right": "left"}
-WRAPPERS = {"stop_gradient", "sorted", "reversed", "abs", "set", "l2_normalize", "log", "exp", "sqrt", "round", "unique"}
+WRAPPERS = {
+    "stop_gradient",
+    "sorted",
+    "reversed",
+    "abs",
+    "set",
+    "l2_normalize",
+    "log",
+    "exp",
+    "sqrt",
+    "round",
+    "unique",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,13 +147,13 @@ def _constants(value: object) -> Iterator[str]:
 def _calls(node: ast.Call) -> Iterator[str]:
     """Arguments swapped, a keyword left out, a wrapper taken off, one branch of `where`."""
     name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-    plain = not any(isinstance(argument, ast.Starred) for argument in node.args)
+    plain = name != "isinstance" and not any(isinstance(argument, ast.Starred) for argument in node.args)
     if name == "where" and len(node.args) == 3:
         condition, yes, no = node.args
         yield _with(node, args=[condition, no, yes])
         yield f"({ast.unparse(yes)})"
         yield f"({ast.unparse(no)})"
-    elif len(node.args) >= 2 and plain and name not in OTHER_NAME and name != "isinstance":
+    elif len(node.args) >= 2 and plain and name not in OTHER_NAME and ast.dump(node.args[0]) != ast.dump(node.args[1]):
         yield _with(node, args=[node.args[1], node.args[0], *node.args[2:]])
     elif len(node.args) == 1 and plain and name in WRAPPERS:
         yield f"({ast.unparse(node.args[0])})"

@@ -26,7 +26,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("xalign_jax", "gin", "tasks", "tests", "study", "docs", "benchmarks", "tpu_scripts")
 COPIED_FILES = ("pyproject.toml", "setup.py", "README.md", "Makefile", "constraints.txt")
-IMPORTED = ("jax", "jax.numpy", "flax.linen", "optax", "orbax.checkpoint", "numpy", "scipy", "pytest", "gin", "absl.logging")
+IMPORTED = (
+    "jax",
+    "jax.numpy",
+    "flax.linen",
+    "optax",
+    "orbax.checkpoint",
+    "numpy",
+    "scipy",
+    "pytest",
+    "gin",
+    "absl.logging",
+)
 
 # Module or room -> the tests that belong to it, those that see the most first. A module's own entry goes before its room's.
 TESTS = {
@@ -48,11 +59,21 @@ TESTS = {
     "training/step.py": ("training/test_step.py",),
     "training/optimizers.py": ("training/test_optimizers.py",),
     "training/row_coordinates.py": ("training/test_row_coordinates.py",),
-    "data": ("data",),
+    "data/packing.py": ("data/test_packing.py", "data/test_sentences.py"),
+    "data/examples.py": ("data/test_sentences.py",),
+    "data/rates.py": ("data/test_rates.py",),
+    "data/hashing.py": ("data/test_hashing.py",),
+    "data/codeswitch.py": ("data/test_codeswitch.py",),
+    "data/feeds.py": ("data/test_feeds.py",),
+    "data/words.py": ("data/test_feeds.py", "data/test_piece_pairs.py"),
+    "data/piece_pairs.py": ("data/test_piece_pairs.py",),
+    "data/shared_rows.py": ("data/test_feeds.py",),
+    "data/sentences.py": ("data/test_sentences.py",),
+    "data/store.py": ("data/test_store.py",),
 }  # fmt: skip
 
 
-def tests_of(path: str) -> list[str]:
+def belonging(path: str) -> list[str]:
     """Test files of a module, as paths from the repository's root."""
     module = path.removeprefix("xalign_jax/")
     found = TESTS.get(module) or TESTS.get(module.split("/")[0])
@@ -115,10 +136,10 @@ def drawn(wanted: list[str], count: int, seed: int) -> list[tuple[str, object]]:
 
 
 def tried(tree: Path, path: str, mutant: object, seconds: float) -> str:
-    """"caught", "timed out" or "survived"."""
+    """ "caught", "timed out" or "survived"."""
     source = (ROOT / path).read_bytes()
     (tree / path).write_bytes(mutant.of(source))
-    code = in_fork(tree, tests_of(path), seconds)
+    code = in_fork(tree, belonging(path), seconds)
     (tree / path).write_bytes(source)
     if code is None:
         return "timed out"
@@ -132,12 +153,16 @@ def shown(path: str, mutant: object) -> str:
     last = source.find(b"\n", mutant.end)
     old = source[first:last].decode()
     new = (source[first : mutant.start] + mutant.text.encode() + source[mutant.end : last]).decode()
-    return f"{path}:{mutant.line}\n" + "\n".join([f"  - {line.strip()}" for line in old.split("\n")] + [f"  + {line.strip()}" for line in new.split("\n")])
+    return f"{path}:{mutant.line}\n" + "\n".join(
+        [f"  - {line.strip()}" for line in old.split("\n")] + [f"  + {line.strip()}" for line in new.split("\n")]
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", metavar="FILE[:LINE]", help="modules or folders, from the repository's root")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE[:LINE]", help="modules or folders, from the repository's root"
+    )
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -155,7 +180,7 @@ def main() -> None:
         for path, mutant in drawn(options.files, options.count, options.seed):
             if path not in least:
                 started = time.monotonic()
-                if in_fork(tree, tests_of(path), 600) != 0:
+                if in_fork(tree, belonging(path), 600) != 0:
                     sys.exit(f"{path}: its tests fail without a mutant:\n{(tree / 'pytest.log').read_text()}")
                 least[path] = time.monotonic() - started
                 print(f"{path}: its tests take {least[path]:.0f} s", flush=True)
@@ -166,7 +191,9 @@ def main() -> None:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     for path, counts in tally.items():
-        print(f"{path}: {counts.total()} tried, {counts['caught']} caught, {counts['timed out']} timed out, {counts['survived']} survived")
+        print(
+            f"{path}: {counts.total()} tried, {counts['caught']} caught, {counts['timed out']} timed out, {counts['survived']} survived"
+        )
     sys.exit(any(counts["survived"] for counts in tally.values()))
 
 

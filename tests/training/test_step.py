@@ -64,7 +64,9 @@ def updated(chosen, given, before):
     return jax.jit(make_step(chosen, MODEL, FIRST, 7, LANGUAGES))(before, given)
 
 
-@pytest.mark.parametrize("of_a", [{"plus": jnp.array([jnp.inf])}, {"plus": jnp.array([jnp.nan])}, {"root": jnp.ones(1)}])
+@pytest.mark.parametrize(
+    "of_a", [{"plus": jnp.array([jnp.inf])}, {"plus": jnp.array([jnp.nan])}, {"root": jnp.ones(1)}]
+)
 def test_a_step_that_is_not_finite_changes_nothing_and_says_so(of_a):
     """An infinite loss, one that is not a number, and a finite loss with an infinite gradient."""
     chosen = stage()
@@ -142,5 +144,10 @@ def test_rows_are_counted_by_language_and_by_what_bears_a_loss():
     words = {"language": jnp.array([[0, 1], [1, 0]]), "weights": jnp.ones((2, 2))}  # a language for each slot
     names = {"lm": ("en", "de"), "contrast": ("en", "de", "fr"), "words": ("en", "de")}
     found = count_rows({"lm": windows, "contrast": packed, "words": words}, names)
-    expected = {"lm/count_switched": 5, "lm/tokens": [0, 5], "contrast/tokens": [1, 3, 0], "contrast/key_tokens": [3, 1, 0]}
+    expected = {
+        "lm/count_switched": 5,
+        "lm/tokens": [0, 5],
+        "contrast/tokens": [1, 3, 0],
+        "contrast/key_tokens": [3, 1, 0],
+    }
     assert {name: value.tolist() for name, value in found.items()} == expected
