@@ -300,3 +300,11 @@ def test_rows_are_full_and_little_is_left_over(prepared, config, monkeypatch):
     batch = feed.rows(30 * feed.block_rows, slice(None))
     packed = batch.get("count_texts", batch.get("count_pairs")).sum()
     assert (batch["segment_ids"] > 0).mean() > 0.9 and batch["count_dropped"].sum() < 0.01 * packed
+
+
+@pytest.mark.parametrize("config", [TextFeed(T, S), ContrastFeed(T, S, 25)])
+def test_the_report_says_how_full_the_sampled_blocks_are(prepared, config):
+    feed = config.build(prepared, MIXTURE, 4, 0)
+    blocks = config.build(prepared, MIXTURE, 8 * feed.block_rows, 0).rows(0, slice(None))
+    full = np.mean([(blocks[view + "segment_ids"] > 0).mean() for view in ("", "key_") if view + "tokens" in blocks])
+    assert abs(feed.report["percent filled"] - 100 * full) <= 0.5 + 1e-9

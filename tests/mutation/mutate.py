@@ -23,6 +23,10 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from mutation.mutants import Mutant, mutants
+
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("xalign_jax", "gin", "tasks", "tests", "study", "docs", "benchmarks", "tpu_scripts")
 COPIED_FILES = ("pyproject.toml", "setup.py", "README.md", "Makefile", "constraints.txt")
@@ -112,16 +116,14 @@ def _child(tree: Path, tests: list[str]) -> None:
     os.dup2(output, 2)
     shutil.rmtree(tree / "cache", ignore_errors=True)
     os.environ.update(PYTHONPATH=str(tree), XALIGN_CACHE=str(tree / "cache"), PYTHONDONTWRITEBYTECODE="1")
-    sys.path[:] = [str(tree), *(path for path in sys.path if path not in ("", str(Path(__file__).parent)))]
+    sys.path[:] = [str(tree), *(path for path in sys.path if not path.startswith(str(ROOT / "tests")))]
     sys.dont_write_bytecode = True
     code = importlib.import_module("pytest").main(["-x", "-q", "-p", "no:cacheprovider", f"--rootdir={tree}", *tests])
     os._exit(code)
 
 
-def drawn(wanted: list[str], count: int, seed: int) -> list[tuple[str, object]]:
+def drawn(wanted: list[str], count: int, seed: int) -> list[tuple[str, Mutant]]:
     """(file, mutant), at most `count` of all files together, in the order of files and lines."""
-    from mutants import mutants
-
     found = []
     for entry in wanted:
         name, _, line = entry.partition(":")
@@ -135,7 +137,7 @@ def drawn(wanted: list[str], count: int, seed: int) -> list[tuple[str, object]]:
     return [found[i] for i in sorted(chosen)]
 
 
-def tried(tree: Path, path: str, mutant: object, seconds: float) -> str:
+def tried(tree: Path, path: str, mutant: Mutant, seconds: float) -> str:
     """ "caught", "timed out" or "survived"."""
     source = (ROOT / path).read_bytes()
     (tree / path).write_bytes(mutant.of(source))
@@ -146,7 +148,7 @@ def tried(tree: Path, path: str, mutant: object, seconds: float) -> str:
     return "caught" if code else "survived"
 
 
-def shown(path: str, mutant: object) -> str:
+def shown(path: str, mutant: Mutant) -> str:
     """file:line, the old lines and the new ones."""
     source = (ROOT / path).read_bytes()
     first = source.rfind(b"\n", 0, mutant.start) + 1

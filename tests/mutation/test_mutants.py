@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import ast
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from mutate import ROOT, TESTS, drawn, in_fork, belonging
-from mutants import mutants
+from mutation.mutants import mutants
+from mutation.mutate import ROOT, TESTS, belonging, drawn, in_fork
 
 SOURCE = b'''"""A module."""
 NAME = 3
