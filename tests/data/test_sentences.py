@@ -152,6 +152,8 @@ def test_every_piece_comes_once_in_an_epoch(prepared):
     sizes = np.concatenate([np.diff(prepared.stores[t]["train"]["en"].offsets) - 1 for t in "ab"])
     count = int((-(-sizes // 7)).sum())
     assert pieces.report == {"documents": len(sizes), "pieces": count, "empty": 0}
+    german = Mixture(("a",), {"de": 1})
+    assert Pieces(prepared.members(german), german, 25, 0).report == {"documents": 339, "pieces": 339, "empty": 1}
     for epoch in range(2):
         items = pieces.items(epoch * count + np.arange(count))
         spans = set(zip(items.store.ravel().tolist(), items.start.ravel().tolist(), strict=True))
