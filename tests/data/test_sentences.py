@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeTokenizer, make_store
 
 from xalign_jax.data import inspect, packing
-from xalign_jax.data.examples import Pieces
+from xalign_jax.data.examples import Pairs, Pieces
 from xalign_jax.data.prepared import Prepared
 from xalign_jax.data.sentences import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.store import Mixture
@@ -229,6 +229,22 @@ def test_what_has_no_translation_is_left_out_and_reported(prepared):
     assert english.report["documents"] == 100 + 200 and english.languages == ("de", "fr")
     shown = inspect.stats(prepared, {"tlm": feed})
     assert "stream tlm: documents 798, empty 1, without translation 40, rows a block" in shown
+
+
+def test_pairs_are_texts_of_a_group_that_are_not_empty(prepared):
+    """Texts without a group are no translations of each other, and group 0 is a group."""
+
+    def store(language: str, groups: list[int], empty: int):
+        texts = [[20 + i] * (i != empty) for i in range(len(groups))]
+        tokens = np.concatenate([[*text, EOS] for text in texts]).astype(np.uint16)
+        return dataclasses.replace(make_store(tokens, language), group=np.array(groups, np.int32))
+
+    pairs = Pairs([store("de", [0, 1, -1, 2, 3], 9), store("en", [0, 1, -1, 2], 1)], None)
+    assert pairs.report == {"documents": 4, "empty": 1, "without translation": 4}
+    assert pairs.group.tolist() == [0, 0, 1, 1] and pairs.language.tolist() == [0, 1, 0, 1]
+    many = Pairs([store for task in prepared.stores.values() for store in task["train"].values()], None)
+    expected = np.lexsort((np.arange(len(many.language)), many.language))
+    np.testing.assert_array_equal(many.by_language, expected)
 
 
 def test_without_a_bos_there_is_none(prepared, monkeypatch):
