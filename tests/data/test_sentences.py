@@ -160,7 +160,7 @@ def test_every_piece_comes_once_in_an_epoch(prepared):
         assert len(spans) == count and items.size.max() == 7 and items.size.sum() == sizes.sum()
 
 
-@pytest.mark.parametrize("pivot", [None, "en"])
+@pytest.mark.parametrize("pivot", [None, "de", "en"])
 def test_translations_are_of_one_group_and_two_languages(prepared, pivot):
     feed = TranslationFeed(T, S, 30, pivot).build(prepared, MIXTURE, 500, 0)
     known, seen = documents(prepared), set()
@@ -232,19 +232,29 @@ def test_what_has_no_translation_is_left_out_and_reported(prepared):
 
 
 def test_pairs_are_texts_of_a_group_that_are_not_empty(prepared):
-    """Texts without a group are no translations of each other, and group 0 is a group."""
+    """Texts without a group are no translations of each other, nor two of one language; group 0 is a group."""
 
     def store(language: str, groups: list[int], empty: int):
         texts = [[20 + i] * (i != empty) for i in range(len(groups))]
         tokens = np.concatenate([[*text, EOS] for text in texts]).astype(np.uint16)
         return dataclasses.replace(make_store(tokens, language), group=np.array(groups, np.int32))
 
-    pairs = Pairs([store("de", [0, 1, -1, 2, 3], 9), store("en", [0, 1, -1, 2], 1)], None)
-    assert pairs.report == {"documents": 4, "empty": 1, "without translation": 4}
+    pairs = Pairs([store("de", [0, 1, -1, 2, 3, 3], 9), store("en", [0, 1, -1, 2], 1)], None)
+    assert pairs.report == {"documents": 4, "empty": 1, "without translation": 5}
     assert pairs.group.tolist() == [0, 0, 1, 1] and pairs.language.tolist() == [0, 1, 0, 1]
     many = Pairs([store for task in prepared.stores.values() for store in task["train"].values()], None)
     expected = np.lexsort((np.arange(len(many.language)), many.language))
     np.testing.assert_array_equal(many.by_language, expected)
+
+
+@pytest.mark.parametrize(
+    "config", [TranslationFeed(T, S, 30), ContrastFeed(T, S, 30), ContrastFeed(T, S, 30, mixup=True)]
+)
+def test_a_lot_decides_which_side_comes_first(prepared, config):
+    """Every pair is drawn by its German text; that text is first, or the query, in half of them."""
+    feed = config.build(prepared, Mixture(("a",), {"de": 1}), 300, 0)
+    first = np.array([feed.languages[language[0]] for *_, language in segments(feed.rows(0, slice(None)))])
+    assert len(first) > 300 and abs(np.mean(first == "de") - 0.5) < 0.08
 
 
 def test_without_a_bos_there_is_none(prepared, monkeypatch):
