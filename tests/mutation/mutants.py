@@ -1,8 +1,8 @@
 """Small faults put into a source file on purpose: what a typing mistake or a hasty change would leave behind.
 
 A mutant is one edit of one expression or statement; the rest of the file keeps its characters. Not mutated are messages
-(what follows `raise`), annotations, decorators, f-strings, and constants that have a name (defaults of fields, module
-constants): a test of those would only say their value twice.
+(what follows `raise`), annotations, decorators, f-strings, `strict=` of zip, and constants that have a name (defaults of
+fields, module constants): a test of those would only say their value twice.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ def _code(node: ast.AST, named: bool) -> Iterator[Any]:
             if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr | ast.Raise | ast.Import):
                 continue
             if named and isinstance(child, ast.Assign | ast.AnnAssign):
+                continue
+            if isinstance(child, ast.keyword) and child.arg == "strict":
                 continue
             yield child
             yield from _code(child, named and not isinstance(child, ast.FunctionDef))
@@ -157,7 +159,7 @@ def _calls(node: ast.Call) -> Iterator[str]:
         yield _with(node, args=[node.args[1], node.args[0], *node.args[2:]])
     elif len(node.args) == 1 and plain and name in WRAPPERS:
         yield f"({ast.unparse(node.args[0])})"
-    for i in range(len(node.keywords)):
+    for i in (i for i, keyword in enumerate(node.keywords) if keyword.arg != "strict"):
         yield _with(node, keywords=node.keywords[:i] + node.keywords[i + 1 :])
 
 
