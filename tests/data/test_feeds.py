@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from fakes import FakeTokenizer, make_store, prepare
+from fakes import FakeTokenizer, checksum, make_store, prepare
 
 from xalign_jax.data import feeds
 from xalign_jax.data.facts import Facts, build_facts
@@ -67,6 +67,21 @@ def test_any_slice_equals_the_rows_of_the_whole_batch(prepared, switch):
     other = WindowFeed(T, switch).build(prepared, MIXED, 32, 7)
     assert equal(other.rows(6432, slice(0, 32)), {key: array[32:] for key, array in whole.items()})
     assert not equal(whole, WindowFeed(T, switch).build(prepared, MIXED, 64, 8).rows(6400, slice(0, 64)))
+
+
+@pytest.mark.parametrize(
+    ("feed", "expected"),
+    [
+        (WindowFeed(T), 3726448744),
+        (WindowFeed(T, Switch(rate=0.5)), 625290451),
+        (WindowFeed(T, Switch(rate=0.5, vanilla=True, both_ways=True)), 851034222),
+        (WordFeed(T, 6, 10), 3907051830),
+        (PieceFeed(T, 6, 10), 2077055028),
+    ],
+)
+def test_batches_of_a_seed_are_fixed(prepared, feed, expected):
+    """A run that goes on after an update reads what it would have read: this is a format."""
+    assert checksum(feed.build(prepared, MIXED, 32, 7).rows(32 * 10**6, slice(None))) == expected
 
 
 def test_long_batches_are_cut_in_pieces_without_a_seam(prepared, monkeypatch):
