@@ -64,6 +64,7 @@ TESTS = {
     "training/optimizers.py": ("training/test_optimizers.py",),
     "training/row_coordinates.py": ("training/test_row_coordinates.py",),
     "evaluation/encoding.py": (
+        "evaluation/test_encoding.py",
         "evaluation/test_retrieval.py",
         "evaluation/test_similarity.py",
         "evaluation/test_sentence_retrieval.py",
