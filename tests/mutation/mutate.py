@@ -59,6 +59,20 @@ TESTS = {
     "objectives/causal_lm.py": ("objectives/test_causal_lm.py",),
     "objectives/word_contrast.py": ("objectives/test_word_contrast.py",),
     "objectives/word_distance.py": ("objectives/test_word_distance.py",),
+    "objectives/momentum.py": (
+        "objectives/test_xlco.py::test_the_key_encoder_follows_the_optimised_parameters",
+        "objectives/test_xlco.py::test_shares_of_momentum_lie_between_0_and_1",
+    ),
+    "objectives/queue.py": (
+        "objectives/test_xlco.py::test_the_queue_is_a_ring_of_present_keys",
+        "objectives/test_xlco.py::test_mixup_rows_carry_two_groups",
+        "objectives/test_xlco.py::test_group_and_text_take_a_key_out_of_batch_and_queue",
+        "objectives/test_xlco.py::test_metrics_are_of_all_pairs_of_the_batch_and_cosines_are_of_unit_vectors",
+    ),
+    "objectives/translation_ranking.py": (
+        "objectives/test_xlco.py::test_translation_ranking_is_labse_s_formula",
+        "objectives/test_xlco.py::test_the_first_token_of_a_causal_model_is_refused",
+    ),
     "objectives": ("objectives/test_xlco.py",),
     "training/step.py": ("training/test_step.py",),
     "training/optimizers.py": ("training/test_optimizers.py",),
