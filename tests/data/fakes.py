@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 
 from xalign_jax.data.prepared import Prepared
@@ -69,3 +71,9 @@ def make_store(tokens: np.ndarray, language: str = "en", split: str = "train", e
 def prepare(tokenizer, texts: dict[str, np.ndarray], lexicon=None, facts=None) -> Prepared:
     stores = {"texts": {"train": {language: make_store(tokens, language) for language, tokens in texts.items()}}}
     return Prepared(tokenizer, stores, lexicon, facts)
+
+
+def checksum(batch: dict[str, np.ndarray]) -> int:
+    """A number that any other value, dtype or shape of a batch's arrays changes."""
+    parts = [f"{name} {array.dtype} {array.shape} {array.tolist()}" for name, array in sorted(batch.items())]
+    return zlib.crc32("\n".join(parts).encode())

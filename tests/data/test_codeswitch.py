@@ -5,7 +5,7 @@ import pytest
 from fakes import FakeTokenizer
 from switch_reference import dictionary, draws_of, switch_loop
 
-from xalign_jax.data.codeswitch import Switch, build_table, switch
+from xalign_jax.data.codeswitch import Switch, build_table, hash_words, switch
 from xalign_jax.data.hashing import hash64
 from xalign_jax.data.lexicon import Word, concept_table
 
@@ -178,6 +178,14 @@ def test_a_span_that_the_row_would_cut_is_not_switched():
     found = run(tokenizer, table, ["she home b now b"], length=4)
     assert names(tokenizer, found.tokens[0]) == "▁she ▁home ▁b ▁now"
     assert found.switched.tolist() == [0] and found.drawn.tolist() == [3]
+
+
+def test_words_of_two_languages_have_hashes_of_their_own():
+    """Each column and the language have a factor of their own: no word collides with its neighbour."""
+    words = np.array([[a, b] for a in range(-1, 9) for b in range(-1, 9)], np.int32)
+    factors = hash64("table", 1, np.arange(3)) | np.uint64(1)
+    found = [hash_words(words, np.full(len(words), language), factors) for language in range(3)]
+    assert len(np.unique(found)) == 3 * len(words)
 
 
 def test_draws_do_not_depend_on_other_rows():
