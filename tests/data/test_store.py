@@ -9,6 +9,8 @@ import pytest
 from commands import python
 
 from xalign_jax.data import store
+from xalign_jax.data.preparation import _Writer
+from xalign_jax.data.sources import JsonLines
 from xalign_jax.data.store import Mixture, Vocabulary, open_stores, open_tokenizer, prepare, store_info
 from xalign_jax.errors import UserError
 
@@ -148,12 +150,15 @@ def test_validation_text_of_one_task_is_not_in_the_training_of_another(tmp_path)
     assert len(alone.offsets) == len(stores[tasks[0]]["train"]["en"].offsets) + dropped[0]
 
 
-@pytest.mark.parametrize("language", ["../up", "/tmp/x", "", ".."])
+@pytest.mark.parametrize("language", ["../up", "/tmp/x", "", "..", "e n", "en\n", "x" * 101])
 def test_a_language_is_no_path(language, tmp_path):
-    rows = [{"text": "one", "language": language}, {"text": "two", "language": "en"}]
+    """A file names its line; a seqio task, which may be in any language, names the language."""
+    rows = [{"text": "two", "language": "en"}, {"text": "one", "language": language}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"a\.jsonl:2: .* is no name for a language"):
+        list(JsonLines((("en", str(tmp_path / "a.jsonl")),)).documents())
     with pytest.raises(UserError, match="which is no name for a language"):
-        prepare(BYTES, [f"jsonl:en={tmp_path}/a.jsonl"], cache=tmp_path / "cache")
+        _Writer(tmp_path, language, np.uint16)
 
 
 def test_without_tasks(tmp_path):

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from xalign_jax.data.pieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.reading import source_reader
-from xalign_jax.data.sources import keyed_hash, normal_text, resolve, stamp_file
+from xalign_jax.data.sources import is_language, keyed_hash, normal_text, resolve, stamp_file
 from xalign_jax.data.store import FORMAT, canonical_task, index_file
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
@@ -208,7 +208,7 @@ class _Writer:
     """Gathers the documents of one language of one split, then writes them in shuffled order."""
 
     def __init__(self, folder: Path, language: str, dtype: type) -> None:
-        if "/" in language or language.strip(".") != language or not language:
+        if not is_language(language):
             raise UserError(f"Mixture.tasks: a text is in {language!r}, which is no name for a language")
         folder = folder / language
         folder.mkdir(parents=True)
