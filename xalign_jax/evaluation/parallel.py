@@ -121,10 +121,12 @@ def _from_files(tokenizer: Any, files: Sequence[tuple[str, str]], count: int) ->
 
 def _written(tokenizer: Any, languages: tuple[str, str], pairs: list[tuple[str, str]]) -> Sentences:
     """Sentences of pairs of texts, tokenised."""
-    written = tuple(zip(*pairs, strict=True))
-    tokens, hashes = [], []
-    for language, side in zip(languages, written, strict=True):
-        clone = clone_index(language)[1]
-        hashes.append(np.asarray([zlib.crc32(text.encode()) for text in side]))
-        tokens.append([tokenizer.clone(ids, clone) for ids in tokenizer.encode(side)])
-    return Sentences(languages, *tokens, *hashes, (written[0], written[1]))
+    first, second = zip(*pairs, strict=True)
+    source, target = (_tokens(tokenizer, *side) for side in zip(languages, (first, second), strict=True))
+    source_hash, target_hash = (np.asarray([zlib.crc32(text.encode()) for text in side]) for side in (first, second))
+    return Sentences(languages, source, target, source_hash, target_hash, (first, second))
+
+
+def _tokens(tokenizer: Any, language: str, texts: Sequence[str]) -> list[np.ndarray]:
+    clone = clone_index(language)[1]
+    return [tokenizer.clone(ids, clone) for ids in tokenizer.encode(texts)]
