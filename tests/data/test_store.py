@@ -9,10 +9,11 @@ import pytest
 from commands import python
 
 from xalign_jax.data import store
+from xalign_jax.data.cache import make
 from xalign_jax.data.preparation import _Writer
 from xalign_jax.data.sources import JsonLines
 from xalign_jax.data.store import Mixture, Vocabulary, open_stores, open_tokenizer, prepare, store_info
-from xalign_jax.errors import UserError
+from xalign_jax.errors import RunError, UserError
 
 BYTES = Vocabulary(kind="bytes")
 
@@ -108,10 +109,10 @@ def test_clones_share_the_store(cache, tsv):
 
 def test_a_changed_file_is_seen(cache, tsv, tmp_path):
     assert store._is_prepared(cache, BYTES, [tsv], [])
-    (tmp_path / "cache").mkdir()
+    make(tmp_path / "made", lambda folder: (folder / "file").write_text("whole"))
     path = tmp_path / "a.txt"
     path.write_text("text")
-    entry = {"directory": ".", "stamps": [store_stamp(path)], "modules": []}
+    entry = {"directory": "made", "stamps": [store_stamp(path)], "modules": []}
     for task in (None, f"text:en={path}"):
         file = store.index_file(tmp_path, BYTES, [f"text:en={path}"], task)
         file.parent.mkdir(exist_ok=True)
@@ -125,6 +126,14 @@ def store_stamp(path):
     from xalign_jax.data.sources import stamp_file
 
     return stamp_file(str(path))
+
+
+def test_a_cache_that_cannot_be_written_is_named(tsv, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(
+        RunError, match=rf"{tmp_path}/file: File exists; the cache is {tmp_path}/file \(\$XALIGN_CACHE\)"
+    ):
+        prepare(BYTES, [tsv], cache=tmp_path / "file")
 
 
 def test_errors_come_through_the_process(tmp_path):

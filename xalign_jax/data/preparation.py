@@ -12,7 +12,6 @@ import importlib.metadata
 import itertools
 import json
 import os
-import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,10 +21,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from xalign_jax.data.cache import damage, make
 from xalign_jax.data.pieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.reading import source_reader
 from xalign_jax.data.sources import is_language, keyed_hash, normal_text, resolve, stamp_file
-from xalign_jax.data.store import FORMAT, canonical_task, index_file
+from xalign_jax.data.store import CACHE_ERROR, FORMAT, USER_ERROR, canonical_task, index_file
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 
@@ -38,13 +38,22 @@ _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 
 
 def main(argument: str) -> None:
-    """Serve one request (JSON). Exits 2 with {"error": line} as the last line of stdout for a UserError."""
+    """Serve one request (JSON).
+
+    With {"error": line} as the last line of stdout it exits USER_ERROR for a UserError, and CACHE_ERROR where files of the
+    cache cannot be read or written.
+    """
     request = json.loads(argument)
+    cache = Path(request["cache"])
     try:
-        run(Vocabulary(**request["vocabulary"]), request["tasks"], request["modules"], Path(request["cache"]))
+        run(Vocabulary(**request["vocabulary"]), request["tasks"], request["modules"], cache)
     except UserError as error:
         print(json.dumps({"error": str(error)}), flush=True)
-        sys.exit(2)
+        sys.exit(USER_ERROR)
+    except OSError as error:
+        line = f"{error.filename or cache}: {error.strerror or error}; the cache is {cache} ($XALIGN_CACHE)"
+        print(json.dumps({"error": line}), flush=True)
+        sys.exit(CACHE_ERROR)
 
 
 def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], cache: Path) -> None:
@@ -112,23 +121,6 @@ def _write_index(file: Path, cache: Path, directory: Path, stamps: list, modules
     temporary.replace(file)
 
 
-def _make(directory: Path, fill: Callable[[Path], None]) -> None:
-    """Make a directory whole or not at all; if it is there already, it stays."""
-    if directory.exists():
-        return
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        fill(temporary)
-        temporary.rename(directory)
-    except OSError:
-        if not directory.exists():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
@@ -152,12 +144,12 @@ def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Pa
             )
         prints = sorted(reader.fingerprint() for reader in readers)
         directory = folder / _hash(base.size, base.model_type, base.lowercase, prints)
-        if directory.exists():
+        if damage(directory) is None:
             return directory, Tokenizer.load(directory)
         print(f"training a vocabulary of {base.size} pieces", file=sys.stderr)
         model = train_sentencepiece(_sample(readers), base.size, base.model_type, base.lowercase)
         tokenizer = Tokenizer(SentencePieces(model), base)
-    _make(directory, tokenizer.save)
+    make(directory, tokenizer.save)
     return directory, tokenizer
 
 
@@ -270,7 +262,7 @@ def prepare_store(
     def fill(folder: Path) -> None:
         _fill_store(folder, task, reader, tokenizer, prints[task], set().union(*map(held_out, others)))
 
-    _make(directory, fill)
+    make(directory, fill)
     return directory
 
 
