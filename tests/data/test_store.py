@@ -10,7 +10,7 @@ from commands import python
 
 from xalign_jax.data import store
 from xalign_jax.data.cache import make
-from xalign_jax.data.preparation import _Writer
+from xalign_jax.data.preparation import _Writer, split_notes
 from xalign_jax.data.sources import JsonLines
 from xalign_jax.data.store import Mixture, Vocabulary, open_stores, open_tokenizer, prepare, store_info
 from xalign_jax.errors import RunError, UserError
@@ -126,6 +126,29 @@ def store_stamp(path):
     from xalign_jax.data.sources import stamp_file
 
     return stamp_file(str(path))
+
+
+def counts(**documents):
+    """Counts of a split by language: (documents, tokens)."""
+    return {name: dict(zip(("documents", "tokens"), values, strict=True)) for name, values in documents.items()}
+
+
+def test_a_split_far_from_what_was_meant_is_told_with_its_figures():
+    train = counts(en=(1, 81_176), de=(30, 9_700), fr=(2, 600))
+    notes = list(split_notes({"train": train, "validation": counts(en=(1, 268_431), de=(1, 300), fr=(1, 400))}, 0.03))
+    assert len(notes) == 1
+    assert notes[0].startswith(
+        "268,431 of 349,607 tokens in en (2 documents) are for validation, 77% where 3% was meant, and alike in fr; "
+    )
+    assert not list(split_notes({"train": counts(en=(9, 92)), "validation": counts(en=(1, 8))}, 0.03))
+    (note,) = split_notes({"train": counts(en=(1, 92), de=(2, 9)), "validation": counts(de=(1, 0))}, 0.03)
+    assert note.startswith("all text in en is one document")
+
+
+def test_preparing_a_file_without_a_blank_line_says_so(tmp_path, capfd):
+    (tmp_path / "en.txt").write_text("one line\nanother line\n" * 50)
+    prepare(BYTES, [f"text:en={tmp_path}/en.txt"], cache=tmp_path / "cache")
+    assert f"text:en={tmp_path}/en.txt: all text in en is one document" in capfd.readouterr().err
 
 
 def test_a_cache_that_cannot_be_written_is_named(tsv, tmp_path):

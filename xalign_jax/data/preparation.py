@@ -34,6 +34,7 @@ SAMPLE_BYTES = 12_000_000  # text a vocabulary is trained on, in equal shares of
 _SENTENCE_BYTES = 4000  # SentencePiece skips longer sentences
 _SPLITS = ("validation", "train")
 _BATCH = 1024
+_FAR = 3  # times the validation text that was meant: beyond it, a split is worth a line
 _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 
 
@@ -297,6 +298,9 @@ def _fill_store(
         counts[split] = {language: writer.finish() for language, writer in sorted(writers.items())}
     if not counts["train"]:
         raise UserError(f"Mixture.tasks: {task!r} has no training text")
+    if reader.share is not None:
+        for note in split_notes(counts, reader.share):
+            print(f"{task}: {note}", file=sys.stderr)
     info = {
         "format": FORMAT,
         "task": canonical_task(task),
@@ -310,6 +314,42 @@ def _fill_store(
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
     (folder / "store.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
+
+
+def split_notes(counts: Mapping[str, Mapping[str, Mapping[str, int]]], share: float) -> Iterator[str]:
+    """What surprises in a split by documents: whole texts for validation, or none.
+
+    Args:
+      counts: by split and language, as in store.json.
+      share: of the documents that are meant for validation.
+    """
+    train, validation = counts["train"], counts["validation"]
+    single = [name for name, count in train.items() if count["documents"] == 1 and name not in validation]
+    if single:
+        yield (
+            f"all text in {_some(single)} is one document, so that none is left for validation; documents of `text:` files "
+            "stand between blank lines, those of `lines:` files are lines"
+        )
+    far = []
+    for name in train.keys() & validation.keys():
+        held_out, total = validation[name]["tokens"], validation[name]["tokens"] + train[name]["tokens"]
+        if held_out > _FAR * share * total:
+            documents = validation[name]["documents"] + train[name]["documents"]
+            far.append(
+                (held_out / total, name, f"{held_out:,} of {total:,} tokens in {name} ({documents:,} documents)")
+            )
+    if far:
+        _, names, figures = zip(*sorted(far, reverse=True), strict=True)
+        yield (
+            f"{figures[0]} are for validation, {max(far)[0]:.0%} where {share:.0%} was meant"
+            f"{', and alike in ' + _some(names[1:]) if names[1:] else ''}; documents are never divided: cut long ones by "
+            "blank lines, or read the files as `lines:`"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three names and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more languages" if len(names) > 3 else "")
 
 
 def _batches(examples: Iterator[Any]) -> Iterator[list[Any]]:

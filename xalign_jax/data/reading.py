@@ -46,9 +46,14 @@ class SourceReader:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
         return (Example(document) for document in self.source.documents() if self._split.of(document) == split)
 
+    @property
+    def share(self) -> float:
+        """Share of the documents that are meant for validation."""
+        return getattr(self.source, "validation_share", VALIDATION_SHARE)
+
     @functools.cached_property
     def _split(self) -> Split:
-        return Split(self.source.documents, getattr(self.source, "validation_share", VALIDATION_SHARE))
+        return Split(self.source.documents, self.share)
 
 
 def source_reader(task: str) -> SourceReader | None:
