@@ -156,7 +156,7 @@ def test_blank_lines_spaces_and_ids_without_text_are_read_as_a_task_reads_them(t
 def test_a_sentence_longer_than_the_model_is_refused_before_training(toy, tokenizer):
     model, _ = _model(toy, tokenizer, causal=False)
     with pytest.raises(UserError, match=r"SentenceRetrieval\.length = 65: longer than the model's max_length = 64"):
-        SentenceRetrieval(pivot="en", length=65).check(model, _grouped(toy, tokenizer))
+        SentenceRetrieval(pivot="en", length=65).check_model(model)
 
 
 def test_ngrams_know_case_and_space_and_nothing_else():

@@ -34,6 +34,6 @@ def planned(*streams):
 )
 def test_token_types_are_languages_that_the_model_has_and_all_streams_mean(streams, said):
     model = build(XLMRoberta(layers=1, width=8, heads=2, mlp_width=8, max_length=32, types=2), 40)
-    plan.check_streams([planned(("tlm", TYPED, ("de", "en")), ("lm", TextFeed(32, 4), ("de", "en", "fr")))], model)
+    plan.check_types([planned(("tlm", TYPED, ("de", "en")), ("lm", TextFeed(32, 4), ("de", "en", "fr")))], model)
     with pytest.raises(UserError, match=said):
-        plan.check_streams([planned(stream) for stream in streams], model)
+        plan.check_types([planned(stream) for stream in streams], model)

@@ -41,7 +41,14 @@ class Document(NamedTuple):
 
 
 class Source(Protocol):
-    """Something that yields documents, always in the same order."""
+    """Something that yields documents, always in the same order.
+
+    Attributes:
+      languages: of its documents; None where only reading tells.
+    """
+
+    @property
+    def languages(self) -> frozenset[str] | None: ...
 
     def documents(self) -> Iterator[Document]: ...
 
@@ -138,6 +145,10 @@ class _Files:
 
     files: tuple[tuple[str, str], ...]
 
+    @property
+    def languages(self) -> frozenset[str] | None:
+        return frozenset(language for language, _ in self.files)
+
     def fingerprint(self) -> str:
         settings = {**dataclasses.asdict(self), "files": [(language, hash_file(path)) for language, path in self.files]}
         return hashlib.sha256(json.dumps([type(self).__name__, settings]).encode()).hexdigest()
@@ -206,6 +217,10 @@ class JsonLines(_Files):
     text: str = "text"
     language: str = "language"
     group: str = "group_id"
+
+    @property
+    def languages(self) -> None:
+        return None  # an object may name its own
 
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:

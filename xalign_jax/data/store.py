@@ -21,6 +21,7 @@ import gin
 import numpy as np
 
 from xalign_jax.data.cache import damage, read_object
+from xalign_jax.data.rates import check_rates
 from xalign_jax.data.sources import is_current, parse_name, resolve
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
@@ -55,6 +56,8 @@ class Mixture:
         freeze(self)
         if not isinstance(self.rates, tuple) or not all(_is_rate(item) for item in self.rates):
             raise UserError(f'Mixture.rates = {self.rates!r}: expected {{"en": 0.9, "de": 0.1}} and the like')
+        if self.rates:
+            check_rates(self.rates)
         if not (isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1):
             raise UserError(f"Mixture.alpha = {self.alpha!r}: a number from 0 (uniform) to 1 (proportional)")
 
