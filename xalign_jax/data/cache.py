@@ -22,6 +22,7 @@ CHECKED = (
     2**34
 )  # bytes that are read of a file (one core reads about 2 GB a second); beyond, its size alone is compared
 _BLOCK = 2**22
+ADVICE = "run `xalign data prepare`, which makes it again"
 
 
 def make(directory: Path, fill: Callable[[Path], None]) -> None:
@@ -54,27 +55,31 @@ def damage(directory: Path) -> str | None:
     """What is wrong with a directory of `make`, naming the file; None if it is as it was made."""
     try:
         sealed = {str(name): tuple(sums) for name, sums in json.loads((directory / SEAL).read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return f"{directory / SEAL}: missing or damaged"
     for name, sums in sealed.items():
         try:
             if _sums(directory / name) != sums:
                 return f"{directory / name}: damaged (not the bytes that were written)"
-        except OSError as error:
-            return f"{directory / name}: cannot be read ({error.strerror})"
+        except (OSError, ValueError) as error:
+            return f"{directory / name}: cannot be read ({getattr(error, 'strerror', None) or error})"
     return None if sealed else f"{directory / SEAL}: names no file"
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """A JSON object of the cache. Raises FileNotFoundError, or UserError naming a file that holds none."""
+def read_object(file: Path, **kinds: type) -> dict[str, Any]:
+    """A JSON object of the cache whose keys `kinds` hold values of these types.
+
+    Raises: FileNotFoundError, or UserError naming a file that holds no such object.
+    """
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: damaged ({error}); remove it and run `xalign data prepare`") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: damaged (no JSON object); remove it and run `xalign data prepare`")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: damaged ({error}); {ADVICE}") from None
+    for key, kind in kinds.items():
+        if not (isinstance(content, dict) and isinstance(content.get(key), kind)):
+            raise UserError(f"{file}: damaged (no {key!r} of type {kind.__name__}); {ADVICE}")
     return content
 
 

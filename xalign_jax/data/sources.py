@@ -6,7 +6,6 @@ A source yields documents and can say, cheaply, whether it has changed (`stamps`
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import dataclasses
 import functools
@@ -26,6 +25,7 @@ from xalign_jax.errors import UserError
 
 VALIDATION_SHARE = 0.03
 _LANGUAGE_BYTES = 100  # a language's name is the name of a folder
+_MARK = "\ufeff"  # byte order
 _NO_TEXT = {
     b"\0": "a NUL byte, which no text has: the file is damaged, not text, or in UTF-16",
     b"\r": "a carriage return within a line; end lines with LF or CR LF (old Mac files: tr '\\r' '\\n' < OLD > NEW)",
@@ -118,8 +118,8 @@ def _reading(path: str) -> Iterator[None]:
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
     """Numbered lines of a UTF-8 file from 1, without line ends (LF or CR LF); `.gz` is decompressed.
 
-    Every reader of a user's lines goes through this function, so that all of them refuse the same things. A byte-order
-    mark is dropped at the start of any line, because files that begin with one are often joined.
+    Every reader of a user's lines goes through this function, so that all of them refuse the same things. Byte-order
+    marks are dropped at the start of any line, because files that begin with one are often joined.
 
     Raises: UserError where the file is missing, empty, damaged, or (with the line) is not text in UTF-8.
     """
@@ -127,12 +127,12 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
     opener: Any = gzip.open if path.endswith(".gz") else open
     with _reading(path), opener(path, "rb") as file:
         for number, raw in enumerate(file, 1):
-            line = raw.rstrip(b"\r\n").removeprefix(codecs.BOM_UTF8)
+            line = raw.rstrip(b"\r\n")
             for byte, advice in _NO_TEXT.items():
                 if byte in line:
                     raise UserError(f"{path}:{number}: {advice}")
             try:
-                yield number, line.decode()
+                yield number, line.decode().lstrip(_MARK)
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
     if number == 0:

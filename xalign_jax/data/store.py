@@ -20,7 +20,7 @@ from typing import Any
 import gin
 import numpy as np
 
-from xalign_jax.data.cache import damage, read_object
+from xalign_jax.data.cache import ADVICE, damage, read_object
 from xalign_jax.data.rates import check_rates
 from xalign_jax.data.sources import is_current, parse_name, resolve
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
@@ -126,10 +126,14 @@ def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: 
 
 def _entry(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> dict[str, Any]:
     try:
-        return read_object(index_file(cache, vocabulary, tasks, task))
+        return _read_entry(index_file(cache, vocabulary, tasks, task))
     except FileNotFoundError:
         what = f"task {task!r}" if task else "the vocabulary"
         raise UserError(f"{what} has not been prepared in {cache}; run `xalign data prepare`") from None
+
+
+def _read_entry(index: Path) -> dict[str, Any]:
+    return read_object(index, directory=str, stamps=list, modules=list)
 
 
 def _is_prepared(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str]) -> bool:
@@ -141,10 +145,10 @@ def _is_whole(index: Path, cache: Path, modules: Sequence[str]) -> bool:
     if not index.exists():
         return False
     try:
-        entry = read_object(index)
+        entry = _read_entry(index)
         current = entry["modules"] == list(modules) and all(is_current(stamp) for stamp in entry["stamps"])
         return current and damage(cache / entry["directory"]) is None
-    except (UserError, KeyError, TypeError, IndexError):
+    except (UserError, TypeError, ValueError, IndexError):  # the latter three: stamps that are none
         print(f"{index}: damaged; making it again", file=sys.stderr)
         return False
 
@@ -218,10 +222,14 @@ def open_stores(
 
 
 def _info(directory: Path) -> dict[str, Any]:
+    file = directory / "store.json"
     try:
-        return read_object(directory / "store.json")
+        info = read_object(file, counts=dict, fingerprint=str)
     except FileNotFoundError:
-        raise UserError(f"{directory / 'store.json'}: missing; run `xalign data prepare`") from None
+        raise UserError(f"{file}: missing; {ADVICE}") from None
+    if not all(isinstance(languages, dict) for languages in info["counts"].values()):
+        raise UserError(f"{file}: damaged; {ADVICE}")
+    return info
 
 
 def _load_array(file: Path) -> np.ndarray:
@@ -230,8 +238,8 @@ def _load_array(file: Path) -> np.ndarray:
         array = np.load(file, mmap_mode="r" if file.stat().st_size > _MAPPED else None)
     except OSError as error:
         raise UserError(f"{file}: cannot be opened ({error.strerror}); `ulimit -n` may allow too few files") from None
-    except (ValueError, EOFError):
-        raise UserError(f"{file}: damaged; run `xalign data prepare`, which makes it again") from None
+    except Exception:  # what the parsers that numpy calls raise
+        raise UserError(f"{file}: damaged; {ADVICE}") from None
     array.flags.writeable = False
     return array
 
