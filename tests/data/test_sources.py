@@ -1,3 +1,4 @@
+import functools
 import gzip
 import importlib.util
 import struct
@@ -60,6 +61,14 @@ def test_json_lines(tmp_path):
         (JsonLines, b"[1]\n", "bad:1: expected a JSON object"),
         (JsonLines, b'{"text": "half a pair: \\ud83d"}\n', "bad:1: half a surrogate pair at character 13"),
         (JsonLines, b'{"txt": "a"}\n', "bad:1: no string under the key 'text'"),
+        (
+            JsonLines,
+            b'{"text": "a", "group_id": [7]}\n',
+            "bad:1: 'group_id' is [7]; expected a string or a whole number",
+        ),
+        (JsonLines, b'{"text": "a", "language": true}\n', "bad:1: 'language' is True; expected a string"),
+        (JsonLines, b'{"text": "a\\u0000b"}\n', "bad:1: a NUL character, which no text has, at character 1"),
+        (JsonLines, b'{"text": ' + b"[" * 100_000 + b"\n", "bad:1: not JSON"),
     ],
 )
 def test_malformed_files_name_file_and_line(tmp_path, kind, content, place):
@@ -67,6 +76,55 @@ def test_malformed_files_name_file_and_line(tmp_path, kind, content, place):
     with pytest.raises(UserError) as error:
         list(kind((("en", str(tmp_path / "bad")),)).documents())
     assert place in str(error.value)
+
+
+LINE_READERS = {
+    "text": (TextFiles, "{}"),
+    "lines": (functools.partial(TextFiles, document="line"), "{}"),
+    "tsv": (MultiwayTsv, "{}\t{}"),
+    "pairs": (AlignedLines, "{}"),
+    "jsonl": (JsonLines, '{{"text": "{}"}}'),
+    "dictionary": (None, "{}\tx{}"),
+}
+
+
+def read_words(reader, path):
+    """What a reader makes of a file: its texts, or the source words of a dictionary."""
+    if reader is None:
+        return [entry.words[0][1] for entry in dictionaries.read_dictionary(str(path)).entries]
+    return [word for document in reader((("en", str(path)),)).documents() for word in document.text.split("\n")]
+
+
+@pytest.mark.parametrize(("reader", "form"), LINE_READERS.values(), ids=LINE_READERS)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_line_ends_and_damage_in_every_reader_of_lines(tmp_path, reader, form, suffix):
+    """CR LF and byte-order marks are no text; CR alone and NUL bytes are refused, for they hide where lines end."""
+    path = tmp_path / f"file{suffix}"
+    lines = [form.format(word, word) for word in ("one", "two", "three")]
+    for end in ("\n", "\r\n"):
+        for mark in ("", "\ufeff"):
+            write(path, "".join(mark + line + end for line in lines))
+            assert read_words(reader, path) == ["one", "two", "three"], (end, mark)
+    for end, said in (("\r", ":1: a carriage return within a line"), ("\0\n", ":1: a NUL byte")):
+        write(path, "".join(line + end for line in lines) + "\n")
+        with pytest.raises(UserError) as refused:
+            read_words(reader, path)
+        assert said in str(refused.value) and str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_line_separator_ends_no_line(tmp_path):
+    """U+2028 stands inside texts of the web and inside JSON; readers of parallel text would lose their alignment."""
+    en = write(tmp_path / "a.en", "one\u2028more\ntwo\n")
+    de = write(tmp_path / "a.de", "eins\nzwei\n")
+    assert [d.group for d in AlignedLines((("en", en), ("de", de))).documents()] == ["1", "1", "2", "2"]
+    path = write(tmp_path / "a.jsonl", '{"text": "one\u2028more"}\n')
+    assert [d.text for d in JsonLines((("en", path),)).documents()] == ["one\u2028more"]
+
+
+@pytest.mark.parametrize("name", ["text:en=~nobody-has-this-name/a.txt", "text:en=a\0.txt", "text:e n=a.txt"])
+def test_paths_and_languages_that_cannot_be_are_refused(name):
+    with pytest.raises(UserError):
+        parse_name(name)
 
 
 def test_missing_damaged_and_misaligned_files(tmp_path):

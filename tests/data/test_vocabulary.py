@@ -162,6 +162,16 @@ def test_paths_that_are_no_models(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b'{"model"', b"[]", bytes(99)]
+)
+@pytest.mark.parametrize("kind", ["sentencepiece", "huggingface", "ids"])
+def test_files_that_hold_no_vocabulary_are_named(tmp_path, kind, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/file: no {kind} vocabulary \(Vocabulary.path\)[^\n]*$"):
+        load_pieces(kind, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
     "settings",
     [{"kind": "x"}, {"model_type": "char"}, {"kind": "huggingface"}, {"clones": -1}, {"anchors": 2.0}],
 )

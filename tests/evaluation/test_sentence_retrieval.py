@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -113,10 +115,48 @@ def test_files_are_read_as_other_text_is(toy, tokenizer, tmp_path, monkeypatch):
         sentences(prepared, (("en", "~/en.tsv"),), 9)
 
 
+@pytest.mark.parametrize(
+    ("names", "contents", "said"),
+    [
+        ("tsv", ("a\tone\nb\ttwo\n", "a\teins\nb\tzwei\na\tdrei\n"), r"de\.tsv:3: id 'a' stands on line 1 already"),
+        ("tsv", ("a\ten\tone\n", "a\tde\teins\n"), r"en\.tsv:1: expected id<TAB>text"),
+        ("tsv", ("a\tone\nno tab\n", "a\teins\n"), r"en\.tsv:2: expected id<TAB>text"),
+        ("tsv", ("a\tone\n", "b\tzwei\n"), r"en\.tsv and .*de\.tsv: no sentence is in both"),
+        ("txt", ("one\ntwo\n", "eins\n"), r"de\.txt:2: the file ends here, .*en\.txt goes on"),
+        ("txt", ("one\rtwo\r", "eins\rzwei\r"), r"en\.txt:1: a carriage return within a line"),
+    ],
+)
+def test_files_are_refused_as_a_task_refuses_them(toy, tokenizer, tmp_path, names, contents, said):
+    files = tuple((language, str(tmp_path / f"{language}.{names}")) for language in ("en", "de"))
+    for (_, path), content in zip(files, contents, strict=True):
+        Path(path).write_text(content, newline="")
+    with pytest.raises(UserError, match=said):
+        sentences(toy.prepared(tokenizer, []), files, 9)
+
+
+def test_blank_lines_spaces_and_ids_without_text_are_read_as_a_task_reads_them(toy, tokenizer, tmp_path):
+    prepared = toy.prepared(tokenizer, [])
+    (tmp_path / "en.tsv").write_text("a \t one \n\n b\ttwo\nc\t\n")
+    (tmp_path / "de.tsv").write_text("\nb\tzwei\na\teins\t\nc\tdrei\n")
+    (tmp_path / "fr.tsv").write_text("b\tdeux\n")
+    files = tuple((language, str(tmp_path / f"{language}.tsv")) for language in ("en", "de", "fr"))
+    german, french = sentences(prepared, files, 9)
+    assert german.texts == (("one", "two"), ("eins", "zwei"))
+    assert french.languages == ("en", "fr") and french.texts == (("two",), ("deux",))
+    (tmp_path / "a.en").write_text("one\n\nthree \n")
+    (tmp_path / "a.de").write_text("eins\nzwei\n drei\n")
+    (pair,) = sentences(prepared, (("en", str(tmp_path / "a.en")), ("de", str(tmp_path / "a.de"))), 9)
+    assert pair.texts == (("one", "three"), ("eins", "drei"))
+    with pytest.raises(UserError, match=r"a\.de: not a \.tsv file"):
+        sentences(prepared, (files[0], ("de", str(tmp_path / "a.de"))), 9)
+    with pytest.raises(UserError, match="two files are in 'en'"):
+        sentences(prepared, (files[0], ("en", files[1][1])), 9)
+
+
 def test_a_sentence_longer_than_the_model_is_refused_before_training(toy, tokenizer):
     model, _ = _model(toy, tokenizer, causal=False)
     with pytest.raises(UserError, match=r"SentenceRetrieval\.length = 65: longer than the model's max_length = 64"):
-        SentenceRetrieval(pivot="en", length=65).check(model, _grouped(toy, tokenizer))
+        SentenceRetrieval(pivot="en", length=65).check_model(model)
 
 
 def test_ngrams_know_case_and_space_and_nothing_else():

@@ -223,7 +223,7 @@ def use_toy_data(tokenizer: Tokenizer | None = None) -> None:
     """Let recipes read made-up data: no text, no vocabulary to prepare."""
     prepared = SimpleNamespace(tokenizer=tokenizer or ids(), stores={}, lexicon=None, facts=None)
     plan.prepare_data = lambda recipe: None
-    plan.load_data = lambda recipe: prepared
+    plan.load_data = plan.blank_data = lambda recipe: prepared
 
 
 def main() -> None:

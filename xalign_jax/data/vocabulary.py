@@ -228,8 +228,9 @@ class Tokenizer:
         file = Path(directory) / "vocabulary.json"
         try:
             vocabulary = Vocabulary(**json.loads(file.read_text())["vocabulary"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: no saved vocabulary ({error})") from None
+        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+            reason = str(error).partition("\n")[0][:200]  # gin adds lines of its own
+            raise UserError(f"{file}: no saved vocabulary ({reason})") from None
         return Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
 
 

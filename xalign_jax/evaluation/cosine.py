@@ -49,9 +49,12 @@ class HiddenCosine:
         freeze(self)
         at_least_one(self, "length", "windows", "sentences", "batch")
 
-    def check(self, model: Any, prepared: Any) -> None:
-        """Raise UserError for what the model or the data lacks, before anything is trained."""
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_length(model, "HiddenCosine", self.length)
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
         run_texts(prepared, "validation")
         sentences(prepared, self.files, 1)
 

@@ -38,10 +38,13 @@ class GradientCosine:
         freeze(self)
         at_least_one(self, "length", "batches", "batch")
 
-    def check(self, model: Any, prepared: Any) -> None:
-        """Raise UserError for what the model or the data lacks, before anything is trained."""
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_causal(model, "GradientCosine")
         require_length(model, "GradientCosine", self.length)
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
         sentences(prepared, self.files, 1)
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:

@@ -32,9 +32,12 @@ class Knowledge:
         freeze(self)
         at_least_one(self, "batch")
 
-    def check(self, model: Any, prepared: Any) -> None:
-        """Raise UserError for what the model or the data lacks, before anything is trained."""
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_causal(model, "Knowledge")
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
         if prepared.facts is None:
             raise UserError("Knowledge: no facts; bind Recipe.facts or take the probe out of Stage.probes")
 

@@ -70,9 +70,12 @@ class SentenceRetrieval:
         if self.length < 3:
             raise UserError(f"SentenceRetrieval.length = {self.length}: at least 3, bos and eos count")
 
-    def check(self, model: Any, prepared: Any) -> None:
-        """Raise UserError for what the model or the data lacks, before anything is trained."""
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_length(model, "SentenceRetrieval", self.length)
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
         sentences(prepared, self.files, 1, self.pivot, self.least, self.others)
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:

@@ -62,6 +62,7 @@ class Run:
         directory.claim(self.model_dir, recipe, extend)
         self.mesh = sharding.make_mesh(runtime.mesh)
         plan.check_rows(recipe, sharding.batch_ways(self.mesh), runtime.accumulate)
+        self._check_states(build_model(recipe, runtime, plan.blank_data(recipe)))
         if distributed.is_main():
             plan.prepare_data(recipe)
         distributed.wait_for_all("data")
@@ -74,20 +75,19 @@ class Run:
         self.shared = {
             stage.name: shared_rows(self.prepared, stage.tie_words) for stage in recipe.stages if stage.shares_rows
         }
-        self._check_states()
         plan.check_batches(self.stages, self.model)
-        plan.check_streams(self.stages, self.model)
+        plan.check_types(self.stages, self.model)
         plan.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.prepared)
         if jax.process_count() > 1:
             own = {"texts": directory.texts(self.prepared), "first rows": first_rows(self.stages)}
             shared = {f"tokens that share rows in {name}": rows.fingerprint for name, rows in self.shared.items()}
             distributed.agree(own | shared)
 
-    def _check_states(self) -> None:
+    def _check_states(self, model: Model) -> None:
         """Objectives say what they cannot work with; an optimiser's state is kept where the next one has the same."""
         before = None
         for stage in self.recipe.stages:
-            shapes, _ = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
+            shapes, _ = state.shardings(stage, model, self.recipe.seed, self.mesh)
             own = jax.tree.flatten(shapes.opt_state)
             if stage.keep_optimizer and own != before:
                 raise UserError(
