@@ -14,7 +14,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.evaluation import plots
 from xalign_jax.evaluation.encoding import row
 from xalign_jax.evaluation.report import compare, report
-from xalign_jax.evaluation.tables import Arm, Run, keys_of
+from xalign_jax.evaluation.tables import Arm, Key, Run, keys_of
 
 PPL = {"joint": (73.2, 112.6), "prealign": (75.9, 97.7), "kept": (76.3, 94.3)}
 WORDS = {"joint": 0.005, "prealign": 0.31, "kept": 1.0}
@@ -148,7 +148,7 @@ def test_every_arm_is_in_the_legend():
             "s",
             [],
             counts={},
-            values={("perplexity", "bits_per_byte", lang, *[None] * 3): 1.5 for lang in of},
+            values={Key("perplexity", "bits_per_byte", lang): 1.5 for lang in of},
         )
         for name, of in languages.items()
     ]

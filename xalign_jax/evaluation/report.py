@@ -90,17 +90,25 @@ def _notes(arms: Sequence[Arm], runs: Sequence[Run]) -> list[str]:
 
 
 def _sections(arms: Sequence[Arm], keys: Sequence[Key]) -> str:
-    """A table for each thing measured: arms below each other, then controls; below it n, and conditions that differ."""
+    """A table for each thing measured: arms below each other, then controls; below it n, and conditions where they differ."""
     known = {name: about for arm in arms for run in arm.runs for name, about in run.conditions.items()}
     parts = []
     for title, members in groupby(keys, key=section):
         found = list(members)
-        counts = sorted({run.counts[key] for arm in arms for run in arm.runs for key in found if key in run.counts})
-        shown = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        several = [name for name in dict.fromkeys(key.conditions for key in found) if name]
-        below = [f"n = {shown}.", *(f"{name}: {describe(name, known)}." for name in several)]
+        names = list(dict.fromkeys(key.conditions for key in found))
+        below = []
+        for name in names:
+            n = _counts(arms, [key for key in found if key.conditions == name])
+            told = names != [""]
+            below.append(f"{name or 'unnamed'}: n = {n}, {describe(name, known)}." if told else f"n = {n}.")
         parts.append("\n\n".join([f"## {title}", _table(arms, found), *below]))
     return "\n\n".join(parts)
+
+
+def _counts(arms: Sequence[Arm], keys: Sequence[Key]) -> str:
+    """What the values of some keys are means of: 200, or 200 to 1000."""
+    counts = sorted({run.counts[key] for arm in arms for run in arm.runs for key in keys if key in run.counts})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _table(arms: Sequence[Arm], keys: Sequence[Key], heading_of=heading) -> str:

@@ -302,8 +302,9 @@ def per_token(key: Key) -> bool:
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None for a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    """Mean and sample standard deviation; None for a single value, or where a value is not finite."""
+    spread = len(values) > 1 and all(map(math.isfinite, values))
+    return statistics.fmean(values), statistics.stdev(values) if spread else None
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
