@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -156,6 +157,17 @@ def test_every_arm_is_in_the_legend():
     figure = plots._bars(arms, keys_of(runs), "perplexity", ("bits_per_byte",), "bits per byte")
     (shown,) = figure.legends
     assert [text.get_text().strip("\u200b") for text in shown.get_texts()] == list(languages)
+
+
+def test_a_curve_of_one_point_is_drawn(tmp_path):
+    """A line needs two points; a panel with a single one would be empty."""
+    rows = [{"step": 10, "loss/align_words": 2.0, "loss/pretrain_lm": 3.0}, {"step": 20, "loss/pretrain_lm": 2.5}]
+    run = Run(tmp_path, "joint", 0, "v", "s", rows)
+    for figure in (plots._loss(run), plots._curves([Arm("joint", (run,))])):
+        for panel in figure.axes:
+            assert any(line.get_marker() == "o" for line in panel.lines), panel.get_title()
+    long = dataclasses.replace(run, metrics=[{"step": step, "loss/lm": 1.0} for step in range(9)])
+    assert all(line.get_marker() == "None" for line in plots._loss(long).axes[0].lines)
 
 
 def test_directories_without_results_are_named(runs, tmp_path):
