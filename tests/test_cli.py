@@ -93,10 +93,18 @@ def test_evaluate_adds_its_rows(place):
     (place / "probes.gin").write_text(
         "Evaluation.probes = [@Perplexity()]\nPerplexity.length = 32\nPerplexity.windows = 8\n"
     )
+    before = _results(place)
     done = xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=4", cwd=place)
     assert done.returncode == 0, done.stderr
+    assert "windows = 8" in done.stdout and "windows = 16" in done.stdout
     mine = [row for row in _results(place) if row["step"] == 4 and row["probe"] == "perplexity"]
-    assert {row["n"] for row in mine} <= {8 * 32} and mine
+    by_windows = {row["settings"]["windows"]: row["n"] for row in mine}
+    assert by_windows == {8: 8 * 32, 16: 16 * 64}  # beside the run's own
+    assert all(row in _results(place) for row in before)
+    assert xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=4", cwd=place).returncode == 0
+    assert sorted(map(json.dumps, _results(place))) == sorted(
+        map(json.dumps, before + [r for r in mine if r not in before])
+    )
     missing = xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=5", cwd=place)
     assert missing.returncode == 2 and "no checkpoint of step 5" in missing.stderr
     elsewhere = xalign(

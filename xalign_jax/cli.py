@@ -193,12 +193,12 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.training import directory, evaluate
 
     register()
-    if not (options.model_dir / "config.gin").is_file():
-        raise UserError(f"--model_dir={options.model_dir}: no config.gin there; is it a model directory?")
-    own = str(options.model_dir / "config.gin")
-    (recipe,) = config.load([own], [], (Recipe,))
+    own, fixed = evaluate.configuration(options.model_dir)
+    (recipe,) = config.load([own], fixed, (Recipe,))
     # The run's Runtime, but for what is said of it here: this may be another machine.
-    evaluation, runtime, bound = config.load(options.gin_file, bindings, (Evaluation, Runtime, Recipe), base=[own])
+    evaluation, runtime, bound = config.load(
+        options.gin_file, [*fixed, *bindings], (Evaluation, Runtime, Recipe), base=[own]
+    )
     if bound != recipe:
         shown = directory.differences(as_json(recipe), as_json(bound))
         raise UserError(f"--model_dir={options.model_dir}: a run's recipe stays what it is, but {shown}")

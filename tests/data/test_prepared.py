@@ -62,6 +62,20 @@ def test_members_are_languages_clones_and_facts(prepared):
     assert [member.name for member in loaded.members(mixture, "validation")] == ["en", "en_clone"]
 
 
+def test_facts_that_no_mixture_tells_are_not_built(prepared):
+    """Nor are they refused where the dictionary is too small for them; the other members' rows stay what they are."""
+    _, mixture = prepared
+    cache = Path(mixture.tasks[0].removeprefix("text:en=")).parent / "cache"
+    for rates in ({"en": 0.8, "en_clone": 0.2}, {"en": 1.0, "facts": 0.0}, ()):
+        untold = dataclasses.replace(mixture, rates=rates)
+        many = dataclasses.replace(FACTS, count=10_000)
+        found = data.load(VOCABULARY, LEXICON, many, [untold], cache=cache)
+        assert found.facts is None
+        assert [member.name for member in found.members(untold)] == ["en", "en_clone"]
+    told = dataclasses.replace(mixture, rates={"en": 1.0, "facts": 0.1})
+    assert data.load(VOCABULARY, LEXICON, FACTS, [untold, told], cache=cache).facts is not None
+
+
 def test_a_text_is_a_member_once_and_two_members_have_two_names(prepared):
     loaded, mixture = prepared
     (task,) = mixture.tasks

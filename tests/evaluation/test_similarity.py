@@ -57,6 +57,31 @@ def test_cosine_of_sentence_pairs(toy, tokenizer, tmp_path):
     assert {row["n"] for row in rows} == {30}
 
 
+def test_one_window_or_sentence_is_compared_with_no_other(toy, tokenizer, tmp_path):
+    """It would stand for the text that is not parallel as well."""
+    model, params = toy.model(tokenizer.size, 16), toy.params(*[_tables(tokenizer, "other")] * 2)
+    prepared = toy.prepared(tokenizer, [toy.store([[*range(10, 18), 1]])])
+    (tmp_path / "a.txt").write_text("one line\n")
+    files = {"en": str(tmp_path / "a.txt"), "en_clone": str(tmp_path / "a.txt")}
+    for probe in (HiddenCosine(length=16), HiddenCosine(length=16, files=files)):
+        rows = probe.rows(model, params, prepared, 0)
+        assert {row["metric"] for row in rows} == {"parallel"}
+        assert len(rows) == 2
+
+
+def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
+    """Not on windows, which have neither bos nor eos: n counts the documents' own tokens."""
+    table = _tables(tokenizer, "equal")
+    model = toy.model(tokenizer.size, 16)
+    model.causal = False
+    prepared = toy.prepared(tokenizer, [toy.store([[*range(10, 15), 1], [*range(20, 60), 1]])])
+    rows = HiddenCosine(length=16, batch=2).rows(model, toy.params(table, table), prepared, 0)
+    room = 16 - 1 - (tokenizer.bos is not None)
+    assert {row["n"] for row in rows} == {5 + room}
+    with pytest.raises(UserError, match=r"HiddenCosine\.length = 2: at least 3"):
+        HiddenCosine(length=2, files=(("en", "a"), ("de", "b"))).check(model, prepared)
+
+
 def test_gradients_of_the_same_text(toy, tokenizer):
     """A tied clone has the same block gradients; another embedding has unrelated ones."""
     prepared = toy.prepared(tokenizer, [_text(toy)])
@@ -193,9 +218,11 @@ def test_knowledge_scores_are_sums_and_means_where_lengths_differ(toy, tokenizer
     assert (toy.value(rows, "in_language_accuracy"), toy.value(rows, "in_language_accuracy_mean")) == (1.0, 0.0)
 
 
-def test_knowledge_without_facts(toy, tokenizer):
-    with pytest.raises(UserError, match=r"Recipe\.facts"):
-        Knowledge().rows(_Knowing(8, 1), {}, toy.prepared(tokenizer, []), 0)
+def test_knowledge_without_facts_says_so_and_has_no_rows(toy, tokenizer, capsys):
+    prepared = toy.prepared(tokenizer, [])
+    Knowledge().check(_Knowing(8, 1), prepared)
+    assert 'name "facts" in Mixture.rates' in capsys.readouterr().err
+    assert Knowledge().rows(_Knowing(8, 1), {}, prepared, 0) == []
 
 
 def test_probe_files_build():

@@ -91,6 +91,9 @@ def load(
 ) -> Prepared:
     """Opens what `store.prepare` wrote for the mixtures' tasks and builds the lexicon and the facts on it.
 
+    Facts are built only where a mixture tells them (`Mixture.rates` names "facts"): no probe asks for facts that no
+    training text holds.
+
     Raises:
       UserError: facts without a lexicon, and whatever building them finds wrong.
     """
@@ -98,7 +101,8 @@ def load(
     tokenizer = open_tokenizer(vocabulary, tasks, cache)
     stores = {task: open_stores(vocabulary, task, cache, tasks) for task in tasks}
     table = None if lexicon is None else build_lexicon(lexicon, tokenizer, stores)
-    if facts is None:
+    told = any(dict(mixture.rates).get(FACTS, 0) for mixture in mixtures)
+    if facts is None or not told:
         return Prepared(tokenizer, stores, table, None)
     if table is None:
         raise UserError("Recipe.facts needs Recipe.lexicon: facts are made of dictionary words")

@@ -12,6 +12,7 @@ import numpy as np
 from xalign_jax.data.sources import parallel_files
 from xalign_jax.data.vocabulary import clone_index
 from xalign_jax.errors import UserError
+from xalign_jax.evaluation.encoding import fingerprint
 from xalign_jax.evaluation.windows import clone_pairs, run_texts
 
 
@@ -33,6 +34,11 @@ class Sentences:
     target_hash: np.ndarray
     texts: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the sentences, however they are tokenised."""
+        return fingerprint(self.source_hash, self.target_hash)
+
 
 def sentences(
     prepared: Any,
@@ -48,24 +54,32 @@ def sentences(
       files: (language, path) each, the first language paired with every other; TSV files (`id<TAB>text`) are joined on
         the id, other files are aligned by line (`sources.parallel_files`: they are read as a task's text is).
       pivot: without files, this language with each other one that shares at least `least` groups of the validation
-        texts with it (of `others`, if they are named), one text of each language a group. None: every language that has clones with its clones.
+        texts with it (of `others`, if they are named), one text of each language a group. None: every language that has
+        clones with its clones.
+      least: sentences that a pair must have, counted before `count` cuts them.
 
     Raises:
-      UserError: a file is missing or not parallel; no language shares enough with the pivot.
+      UserError: a file is missing or not parallel; files or a clone's documents are fewer than `least`; no language
+        shares enough with the pivot.
     """
     if len(files) == 1:
         raise UserError(f"files = {files!r} of a probe: one language; parallel text needs two or more")
     if files:
-        return _from_files(prepared.tokenizer, files, count)
+        return _from_files(prepared.tokenizer, files, count, least)
     if pivot is not None:
         return _from_groups(prepared, pivot, count, least, others)
     pairs = clone_pairs(run_texts(prepared, "validation"))
-    return [_from_clone(prepared.tokenizer, base, clone, count) for base, clone in pairs]
+    return [_from_clone(prepared.tokenizer, base, clone, count, least) for base, clone in pairs]
 
 
-def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int) -> Sentences:
-    chosen = [(store, d) for store in base.stores for d in range(len(store.offsets) - 1)][:count]
-    found, hashes = _documents(chosen)
+def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int, least: int) -> Sentences:
+    chosen = [(store, d) for store in base.stores for d in range(len(store.offsets) - 1)]
+    if len(chosen) < least:
+        raise UserError(
+            f"SentenceRetrieval.least = {least}: the validation text in {base.language} has {len(chosen)} documents;"
+            " lower it, or take the probe out of Stage.probes"
+        )
+    found, hashes = _documents(chosen[:count])
     cloned = [tokenizer.clone(tokens, clone.clone) for tokens in found]
     return Sentences((base.language, clone.language), found, cloned, hashes, hashes)
 
@@ -105,17 +119,22 @@ def _documents(chosen: list[tuple[Any, int]]) -> tuple[list[np.ndarray], np.ndar
     return tokens, np.asarray([int(store.text_hash[d]) for store, d in chosen])
 
 
-def _from_files(tokenizer: Any, files: Sequence[tuple[str, str]], count: int) -> list[Sentences]:
+def _from_files(tokenizer: Any, files: Sequence[tuple[str, str]], count: int, least: int) -> list[Sentences]:
     texts: dict[str, dict[str, str]] = {language: {} for language, _ in files}
     for document in parallel_files(files).documents():
         texts[document.language][document.group] = document.text
     (first, source), *others = texts.items()
     found = []
     for (language, target), (_, path) in zip(others, files[1:], strict=True):
-        pairs = [(text, target[key]) for key, text in source.items() if key in target][:count]
+        pairs = [(text, target[key]) for key, text in source.items() if key in target]
         if not pairs:
             raise UserError(f"{files[0][1]} and {path}: no sentence is in both")
-        found.append(_written(tokenizer, (first, language), pairs))
+        if len(pairs) < least:
+            raise UserError(
+                f"{files[0][1]} and {path}: {len(pairs)} sentences are in both, but SentenceRetrieval.least = {least};"
+                f" take {language} out of .files, or lower .least"
+            )
+        found.append(_written(tokenizer, (first, language), pairs[:count]))
     return found
 
 
@@ -129,4 +148,4 @@ def _written(tokenizer: Any, languages: tuple[str, str], pairs: list[tuple[str, 
 
 def _tokens(tokenizer: Any, language: str, texts: Sequence[str]) -> list[np.ndarray]:
     clone = clone_index(language)[1]
-    return [tokenizer.clone(ids, clone) for ids in tokenizer.encode(texts)]
+    return [tokenizer.clone(ids, clone) for ids in tokenizer.encode_documents(texts)]

@@ -195,7 +195,7 @@ class Run:
             distributed.wait_for_all("failure.json")  # whoever ends first would end the others before it is written
             hint = f"see {self.model_dir}/failure.json; a lower learning rate (the stage's schedule) may help"
             raise RunError(f"{reason}; {hint}") from None
-        if not directory.has_results(self.model_dir, planned.stage.name, planned.last_step):
+        if not directory.has_results(self.model_dir, planned.stage, planned.last_step):
             self._probe(current, planned.last_step, planned)
         return current
 
@@ -208,7 +208,7 @@ class Run:
         shared = self.shared.get(stage.name)
         step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages, shared)
         update = jit_step(step, where)
-        if self._probes_at(first, planned) and not directory.has_results(self.model_dir, stage.name, first):
+        if self._probes_at(first, planned) and not directory.has_results(self.model_dir, stage, first):
             with meter.paused():
                 self._probe(current, first, planned)  # the run was stopped between saving and probing
         watchdog = Watchdog(every.watchdog_seconds)
@@ -277,10 +277,11 @@ class Run:
 
 
 def run_probes(probes: tuple, model: Model, params: Any, prepared: data.Prepared, seed: int) -> list[dict[str, Any]]:
-    """The rows of all probes, in their order."""
+    """The rows of all probes, in their order, each with its probe's settings."""
     rows: list[dict[str, Any]] = []
     for probe in tqdm(probes, desc="probes", unit="probe", disable=not (probes and distributed.is_main())):
-        rows += probe.rows(model, params, prepared, seed)
+        settings = as_json(probe)
+        rows += [{**row, "settings": settings} for row in probe.rows(model, params, prepared, seed)]
     return rows
 
 
