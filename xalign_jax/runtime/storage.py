@@ -65,6 +65,19 @@ def write_atomically(path: Path | epath.Path, text: str) -> None:
         os.replace(temporary, path)
 
 
+def move(folder: epath.Path, target: epath.Path) -> None:
+    """Move a folder, in place of what is at the target; an object store has no folders, so each object is copied."""
+    target.rmtree(missing_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not is_remote(folder):
+        folder.rename(target)
+        return
+    for file in folder.rglob("*"):
+        if not file.is_dir():
+            file.copy(target / file.relative_to(folder))
+    folder.rmtree()
+
+
 def upload(folder: Path, directory: epath.Path) -> None:
     """Copy the files of a local folder into a directory of an object store.
 

@@ -69,7 +69,8 @@ def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
     Raises:
       UserError: naming the task.
     """
-    if _newest(model_dir)[1] is None:
+    checkpoints = _checkpoints(model_dir)
+    if checkpoints is None or not checkpoints.steps():
         return
     known = read_environment(model_dir)
     if known.get("vocabulary_fingerprint", prepared.tokenizer.fingerprint) != prepared.tokenizer.fingerprint:
@@ -87,16 +88,14 @@ def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
 
 
 def _known_recipe(model_dir: Path | epath.Path) -> Any:
-    checkpoints, newest = _newest(model_dir)
-    return read_environment(model_dir).get("recipe") if newest is None else checkpoints.about(newest)["recipe"]
+    checkpoints = _checkpoints(model_dir)
+    newest = checkpoints and checkpoints.newest(checkpoints.about)
+    return newest[1]["recipe"] if newest else read_environment(model_dir).get("recipe")
 
 
-def _newest(model_dir: Path | epath.Path) -> tuple[Any, int | None]:
-    """(checkpoints, the newest's step) of a directory, None where there are none."""
-    if not (model_dir / "checkpoints").is_dir():
-        return None, None
-    checkpoints = Checkpoints(model_dir / "checkpoints")
-    return checkpoints, checkpoints.latest()
+def _checkpoints(model_dir: Path | epath.Path) -> Checkpoints | None:
+    """The checkpoints of a directory, None where there is no folder for them."""
+    return Checkpoints(model_dir / "checkpoints") if (model_dir / "checkpoints").is_dir() else None
 
 
 def _differences(old: Any, new: Any, path: str) -> Any:
