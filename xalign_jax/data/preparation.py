@@ -38,13 +38,16 @@ _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 
 
 def main(argument: str) -> None:
-    """Serve one request (JSON). Exits 2 with {"error": line} as the last line of stdout for a UserError."""
+    """Serve one request (JSON). Exits with {"error": line} as the last line of stdout: 2 for a UserError, 1 for an OSError."""
     request = json.loads(argument)
     try:
         run(Vocabulary(**request["vocabulary"]), request["tasks"], request["modules"], Path(request["cache"]))
     except UserError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(2)
+    except OSError as error:  # a full disk, say
+        print(json.dumps({"error": f"preparing text in {request['cache']} failed: {error}"}), flush=True)
+        sys.exit(1)
 
 
 def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], cache: Path) -> None:
