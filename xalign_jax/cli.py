@@ -192,6 +192,7 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
         raise UserError(f"--model_dir={options.model_dir}: no config.gin there; is it a model directory?")
     own = str(options.model_dir / "config.gin")
     (recipe,) = config.load([own], [], (Recipe,))
+    directory.check_config(options.model_dir, recipe)
     # The run's Runtime, but for what is said of it here: this may be another machine.
     evaluation, runtime, bound = config.load([own, *options.gin_file], bindings, (Evaluation, Runtime, Recipe))
     if bound != recipe:

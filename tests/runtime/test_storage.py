@@ -11,7 +11,9 @@ from etils.epath import backend
 from runtime.buckets import Bucket, use_buckets
 
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.runtime import lock, logging, storage
+from xalign_jax.runtime import lock, logging, records, storage
+
+ROW = {"stage": "align", "step": 3, "probe": "toy", "metric": "sum"}
 
 
 @pytest.fixture
@@ -41,8 +43,8 @@ def test_metrics_are_appended_across_restarts(bucket):
 
 def test_results_lock_and_folders_lie_in_the_bucket(bucket):
     directory = storage.model_directory("gs://bucket/run")
-    logging.write_results(directory, [{"stage": "align", "step": 3, "value": 1.5}])
-    assert logging.read_results(directory)[0]["value"] == 1.5
+    logging.write_results(directory, [ROW | {"value": 1.5}])
+    assert records.read_results(directory)[0]["value"] == 1.5
     with lock.hold(directory, print):
         assert (bucket / "run" / "lock.json").is_file()
     with storage.as_local(directory) as folder:
@@ -53,11 +55,11 @@ def test_results_lock_and_folders_lie_in_the_bucket(bucket):
 
 def test_a_failing_store_leaves_what_was_there(bucket):
     directory = storage.model_directory("gs://bucket/run")
-    logging.write_results(directory, [{"value": 1}])
+    logging.write_results(directory, [ROW | {"value": 1}])
     Bucket.writes_left = 0
     with pytest.raises(RunError, match=r"gs://bucket/run/results.json could not be written: 503 Service Unavailable"):
-        logging.write_results(directory, [{"value": 2}])
-    assert logging.read_results(directory)[0]["value"] == 1
+        logging.write_results(directory, [ROW | {"value": 2}])
+    assert records.read_results(directory)[0]["value"] == 1
     log = logging.MetricsLog(directory, 0)
     log.write("align", 1, {"loss": 1.0})
     with pytest.raises(RunError, match="could not be written: 503"):

@@ -21,10 +21,11 @@ import numpy as np
 from training import toy
 from training.runs import saved_params
 
+from xalign_jax import config
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.evaluation import report
 from xalign_jax.recipe import Recipe, Runtime
-from xalign_jax.training import evaluate, loop
+from xalign_jax.training import directory, evaluate, loop
 
 STEPS = 6
 RUNTIME = Runtime(mesh=(1, 1, -1), log_every=1, checkpoint_every=2, keep_checkpoints=2)  # leaves steps 4 and 6
@@ -49,7 +50,9 @@ def train(model_dir: Path) -> None:
 
 
 def evaluate_newest(model_dir: Path) -> None:
-    evaluate.evaluate(recipe(), RUNTIME, model_dir, recipe().stages[0].probes, None)
+    (own,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
+    directory.check_config(model_dir, own)
+    evaluate.evaluate(own, RUNTIME, model_dir, recipe().stages[0].probes, None)
 
 
 def compare(model_dir: Path) -> None:

@@ -224,13 +224,17 @@ class Tokenizer:
 
     @staticmethod
     def load(directory: str | Path) -> Tokenizer:
-        """The tokenizer that `save` wrote. Raises UserError if the directory holds none."""
+        """The tokenizer that `save` wrote. Raises UserError if the directory holds none, or not what was saved."""
         file = Path(directory) / "vocabulary.json"
         try:
-            vocabulary = Vocabulary(**json.loads(file.read_text())["vocabulary"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: no saved vocabulary ({error})") from None
-        return Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
+            saved = json.loads(file.read_text(encoding="utf-8"))
+            vocabulary, fingerprint, size = Vocabulary(**saved["vocabulary"]), saved["fingerprint"], saved["size"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"{file}: no saved vocabulary ({' '.join(str(error).split())[:200]})") from None
+        tokenizer = Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
+        if (tokenizer.fingerprint, tokenizer.size) != (fingerprint, size):
+            raise UserError(f"{directory}: its files are not the vocabulary that was saved there; bring them back")
+        return tokenizer
 
 
 def blank_tokenizer(vocabulary: Vocabulary) -> Tokenizer:

@@ -22,7 +22,7 @@ from xalign_jax.interop.sentence_encoder import SentenceEncoder, write_sentence_
 from xalign_jax.interop.tokenizers import write_tokenizers
 from xalign_jax.interop.weights import DTYPES, Tensor, write
 from xalign_jax.models.functional import Model, build
-from xalign_jax.runtime.logging import read_results
+from xalign_jax.runtime.records import read_environment, read_results
 from xalign_jax.runtime.restore import restore_memory, restore_model
 
 
@@ -62,7 +62,10 @@ def export_model(
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype}: one of {', '.join(DTYPES)}")
     _refuse_what_is_there(output, overwrite)
-    environment = _environment(model_dir)
+    if not (model_dir / "environment.json").is_file():
+        raise UserError(f"--model_dir={model_dir}: no environment.json there; is it a model directory?")
+    environment = read_environment(model_dir, ("recipe_name", "recipe"))
+    results = read_results(model_dir)
     config = architectures.config_from_json(environment["recipe"]["model"])
     architecture = architectures.of_config(config)
     tokenizer = Tokenizer.load(model_dir / "vocabulary")
@@ -83,9 +86,7 @@ def export_model(
     card = model_card(
         name=environment["recipe_name"],
         config_text=_text(model_dir / "config.gin"),
-        results_rows=[
-            row for row in read_results(model_dir) if row["step"] == at and (params, config) == ("model", trained)
-        ],
+        results_rows=[row for row in results if row["step"] == at and (params, config) == ("model", trained)],
         languages=languages,
         architecture=name,
         clones=tokenizer.clones > 0,
@@ -140,13 +141,6 @@ def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, par
 
 def _holds_export(output: Path) -> bool:
     return (output / "config.json").exists() or any(output.glob("*.safetensors"))
-
-
-def _environment(model_dir: Path) -> dict[str, Any]:
-    try:
-        return json.loads((model_dir / "environment.json").read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"--model_dir={model_dir}: no environment.json there; is it a model directory?") from None
 
 
 def _text(file: Path) -> str:
