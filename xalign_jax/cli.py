@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from xalign_jax.errors import RunError, UserError
@@ -39,12 +40,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _interrupts() -> list[int]:
     """A list that is no longer empty once SIGINT has come, which raises KeyboardInterrupt wherever the command is.
 
-    Training replaces this by its own handler. A process that was started with SIGINT ignored goes on ignoring it.
+    An import is ended at once instead: modules written in C print exceptions, or hide them. Training replaces this by its
+    own handler. A process that was started with SIGINT ignored goes on ignoring it.
     """
     came: list[int] = []
 
-    def interrupt(number: int, _: object) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         came.append(number)
+        while frame is not None:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                _end_interrupted()
+            frame = frame.f_back
         raise KeyboardInterrupt
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
