@@ -81,6 +81,32 @@ def test_stores_that_cannot_be_had(monkeypatch, where, said):
         storage.model_directory(where)
 
 
+def test_a_folder_that_cannot_be_made_or_written_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for where, said in (
+        (tmp_path / "file", r"--model_dir=\S+/file: \S+/file is a file; choose another folder"),
+        (tmp_path / "file" / "run", r"--model_dir=\S+/file/run: \S+/file is a file"),
+        (tmp_path / ("x" * 300), r"File name too long"),
+    ):
+        with pytest.raises(UserError, match=said):
+            storage.model_directory(str(where))
+    monkeypatch.setattr(storage.os, "access", lambda *_: False)  # root may write everywhere
+    for where in (tmp_path / "folder", tmp_path / "folder" / "run"):
+        with pytest.raises(UserError, match=r"/folder cannot be written; choose another folder"):
+            storage.model_directory(str(where))
+    assert not list((tmp_path / "folder").iterdir())
+
+
+def test_a_damaged_folder_of_a_bucket_is_moved(bucket):
+    folder = storage.model_directory("gs://bucket/run/checkpoints/8")
+    (folder / "params" / "d").mkdir(parents=True)
+    (folder / "params" / "d" / "array").write_bytes(b"values")
+    storage.move(folder, folder.parent / "damaged" / "8")
+    assert (bucket / "run" / "checkpoints" / "damaged" / "8" / "params" / "d" / "array").read_bytes() == b"values"
+    assert not folder.exists()
+
+
 def test_a_local_directory_is_a_path(tmp_path):
     path = storage.model_directory(str(tmp_path / "run"))
     assert not storage.is_remote(path)

@@ -107,11 +107,18 @@ def test_what_a_killed_save_left_is_cleaned_up_by_the_next_run(model_dir):
     assert not left.exists()
 
 
+def test_metadata_of_orbax_that_cannot_be_read_is_named(model_dir):
+    (model_dir / NEWEST / "_CHECKPOINT_METADATA").write_text('{"performance_metrics": "x"}')
+    for command in (damage.train, damage.evaluate_newest):
+        with pytest.raises(UserError, match=r"cannot be listed .*_CHECKPOINT_METADATA is damaged, remove it"):
+            command(model_dir)
+
+
 def test_a_model_of_another_shape_is_not_called_damaged(model_dir):
     recipe = damage.recipe()
     wider = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, mlp_width=96))
     with pytest.raises(
-        UserError, match=r"does not match the recipe's model .*is \[2, 32, 64\] there, \[2, 32, 96\] here"
+        UserError, match=r"does not match the recipe's model .*down is \[2, 64, 32\] there, \[2, 96, 32\] here"
     ):
         evaluate.evaluate(wider, damage.RUNTIME, model_dir, (), None)
 

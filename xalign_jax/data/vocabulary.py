@@ -229,11 +229,17 @@ class Tokenizer:
         try:
             saved = json.loads(file.read_text(encoding="utf-8"))
             vocabulary, fingerprint, size = Vocabulary(**saved["vocabulary"]), saved["fingerprint"], saved["size"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as error:
             raise UserError(f"{file}: no saved vocabulary ({' '.join(str(error).split())[:200]})") from None
-        tokenizer = Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
-        if (tokenizer.fingerprint, tokenizer.size) != (fingerprint, size):
-            raise UserError(f"{directory}: its files are not the vocabulary that was saved there; bring them back")
+        try:
+            tokenizer = Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
+            wrong = (
+                "" if (tokenizer.fingerprint, tokenizer.size) == (fingerprint, size) else "another fingerprint or size"
+            )
+        except Exception as error:  # each kind of pieces has exceptions of its own for damaged files
+            wrong = " ".join(str(error).split())[:200]
+        if wrong:
+            raise UserError(f"{directory}: not the vocabulary that was saved there ({wrong}); bring its files back")
         return tokenizer
 
 

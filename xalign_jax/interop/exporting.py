@@ -62,10 +62,7 @@ def export_model(
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype}: one of {', '.join(DTYPES)}")
     _refuse_what_is_there(output, overwrite)
-    if not (model_dir / "environment.json").is_file():
-        raise UserError(f"--model_dir={model_dir}: no environment.json there; is it a model directory?")
-    environment = read_environment(model_dir, ("recipe_name", "recipe"))
-    results = read_results(model_dir)
+    environment = _environment(model_dir)
     config = architectures.config_from_json(environment["recipe"]["model"])
     architecture = architectures.of_config(config)
     tokenizer = Tokenizer.load(model_dir / "vocabulary")
@@ -86,7 +83,9 @@ def export_model(
     card = model_card(
         name=environment["recipe_name"],
         config_text=_text(model_dir / "config.gin"),
-        results_rows=[row for row in results if row["step"] == at and (params, config) == ("model", trained)],
+        results_rows=[
+            row for row in read_results(model_dir) if row["step"] == at and (params, config) == ("model", trained)
+        ],
         languages=languages,
         architecture=name,
         clones=tokenizer.clones > 0,
@@ -113,7 +112,7 @@ def _base_language(environment: dict[str, Any]) -> str:
     """Language 1: the lexicon's first, else the first of the texts; an imported model's is not known."""
     lexicon = environment["recipe"].get("lexicon")
     texts = [language for splits in environment.get("texts", {}).values() for language in splits.get("train", {})]
-    return clone_index(lexicon["languages"][0])[0] if lexicon else sorted(texts or ["en"])[0]
+    return clone_index(lexicon["languages"][0])[0] if lexicon and lexicon["languages"] else sorted(texts or ["en"])[0]
 
 
 def _write_model(folder: Path, config: Any, params: Any, tokenizer: Tokenizer, dtype: str) -> str:
@@ -143,8 +142,14 @@ def _holds_export(output: Path) -> bool:
     return (output / "config.json").exists() or any(output.glob("*.safetensors"))
 
 
+def _environment(model_dir: Path) -> dict[str, Any]:
+    if not (model_dir / "environment.json").is_file():
+        raise UserError(f"--model_dir={model_dir}: no environment.json there; is it a model directory?")
+    return read_environment(model_dir, ("recipe_name", "recipe"))
+
+
 def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def _json(file: Path, values: dict[str, Any]) -> None:

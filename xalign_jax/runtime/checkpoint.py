@@ -51,18 +51,25 @@ class Checkpoints:
             atomicity_options=COMMIT_FILE if is_remote(directory) else None,
         )
         place = directory if is_remote(directory) else directory.absolute()
-        self._manager = ocp.CheckpointManager(place, options=options, handler_registry=_handlers())
+        try:
+            self._manager = ocp.CheckpointManager(place, options=options, handler_registry=_handlers())
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{place}: the steps there cannot be listed ({' '.join(str(error).split())[:200]}); "
+                "if a file */_CHECKPOINT_METADATA is damaged, remove it: no step needs it"
+            ) from error
         self._reader = ocp.CompositeCheckpointHandler(handler_registry=_handlers())  # the manager's waits for all
 
     def steps(self) -> list[int]:
         """All steps, oldest first, as process 0 sees them; every process must call it."""
         return json.loads(distributed.exchange("steps", json.dumps(sorted(self._manager.all_steps())))[0])
 
-    def newest(self, restore: Callable[[int], T]) -> tuple[int, T] | None:
+    def newest(self, restore: Callable[[int], T], tell: bool = True) -> tuple[int, T] | None:
         """(step, what `restore` gives) of the newest whole step; None if there is no step at all.
 
-        A line on stderr names each newer step that is damaged. A run that trains moves it out of the way of the step
-        that it will save there; it deletes nothing, because what could not be read today may be readable tomorrow.
+        If `tell`, a line on stderr names each newer step that is damaged. A run that trains moves it out of the way of
+        the step that it will save there; it deletes nothing, because a step that could not be read today may be readable
+        tomorrow.
 
         Raises:
           UserError: there are steps, and all are damaged.
@@ -76,7 +83,7 @@ class Checkpoints:
                 continue
             for old, why in damaged.items():
                 moved = f"; moved to {self._set_aside(old)}" if self._trains else ""
-                if distributed.is_main():
+                if tell and distributed.is_main():
                     print(f"xalign: {why}{moved}; step {step} is used in its place", file=sys.stderr)
             return step, found
         if damaged:

@@ -15,18 +15,18 @@ WITHOUT = "bring it back, or remove it to go on without it"
 NUMBER = (int, float, type(None))
 TEXT = (str, type(None))
 
-# A type or a tuple of types stands for its values, [shape] for a list, {str: shape} for any names, another dict for these
-# names where they are present; more names may be there.
-ENVIRONMENT = {
+# A type stands for its values, a tuple for any of its shapes, [shape] for a list, a dict for these names where they are present. The
+# shape under `str` is for all other names, which otherwise may hold anything.
+ENVIRONMENT: dict[Any, Any] = {
     "recipe_name": str,
     "seed": int,
     "identity": str,
     "vocabulary_fingerprint": str,
     "git": TEXT,
     "texts": {str: {str: {str: str}}},
-    "recipe": {"model": {"class": str}, "lexicon": (dict, type(None))},
+    "recipe": {"lexicon": ({"languages": [str]}, type(None))},
 }
-RESULT = {
+RESULT: dict[Any, Any] = {
     "stage": str,
     "step": int,
     "probe": str,
@@ -39,7 +39,7 @@ RESULT = {
     "seed": NUMBER,
     "control": TEXT,
 }
-METRICS = {"stage": str, "step": int}
+METRICS: dict[Any, Any] = {"stage": str, "step": int, str: NUMBER}
 
 
 def read_environment(directory: Path | epath.Path, needs: Sequence[str] = ()) -> dict[str, Any]:
@@ -94,8 +94,8 @@ def _checked(path: Path | epath.Path, contents: bytes, shape: Any, needs: Sequen
         found = json.loads(contents.decode())
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); {WITHOUT}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise _damaged(path, f"not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"not JSON: {' '.join(str(error).split())[:100]}") from None
     if wrong := _misfit(found, shape, ""):
         raise _damaged(path, wrong)
     if lacking := [name for name in needs if name not in found]:
@@ -109,15 +109,18 @@ def _damaged(path: Path | epath.Path, wrong: str) -> UserError:
 
 def _misfit(value: Any, shape: Any, place: str) -> str | None:
     """Where a value differs from its shape, None if nowhere."""
+    if isinstance(shape, tuple):
+        wrong = [_misfit(value, one, place) for one in shape]
+        return wrong[0] if all(wrong) else None
     if isinstance(shape, list):
         items, kind = [(f"{place}[{number}]", item, shape[0]) for number, item in enumerate(_of(value, list))], list
     elif isinstance(shape, dict):
         kind = dict
-        shapes = dict.fromkeys(_of(value, dict), shape[str]) if str in shape else shape
-        items = [(f"{place}.{name}", item, shapes[name]) for name, item in _of(value, dict).items() if name in shapes]
+        found = ((name, item, shape.get(name, shape.get(str, object))) for name, item in _of(value, dict).items())
+        items = [(f"{place}.{name}", item, own) for name, item, own in found]
     else:
         items, kind = [], shape
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         return f"{place or 'it'} is {str(value)[:40]!r}"
     return next((wrong for item in items if (wrong := _misfit(item[1], item[2], item[0]))), None)
 

@@ -107,7 +107,7 @@ def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
 
 def _known_recipe(model_dir: Path | epath.Path) -> Any:
     checkpoints = _checkpoints(model_dir)
-    newest = checkpoints and checkpoints.newest(checkpoints.about)
+    newest = checkpoints and checkpoints.newest(checkpoints.about, tell=False)  # who restores it tells
     return newest[1]["recipe"] if newest else read_environment(model_dir).get("recipe")
 
 
