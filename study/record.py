@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import fcntl
 import itertools
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from xalign_jax.evaluation.tables import read_runs
 from xalign_jax.recipe import Recipe, as_json, identity
+from xalign_jax.runtime.records import read_environment, read_results
 
 Row = dict[str, Any]
 
@@ -77,7 +77,7 @@ def finished(directory: Path, recipe: Recipe) -> bool:
     """Whether the model directory holds this very recipe's run with the probes of its last step."""
     if not (directory / "results.json").is_file():
         return False
-    same = _json(directory / "environment.json")["identity"] == identity(recipe)
+    same = read_environment(directory, ("identity",))["identity"] == identity(recipe)
     return same and read_runs(directory)[-1].step == sum(stage.steps for stage in recipe.stages)
 
 
@@ -88,7 +88,7 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
       wall_seconds: what the run took, start and probes included; None where nobody watched.
     """
     run = read_runs(directory)[-1]
-    environment, results = (_json(directory / f"{name}.json") for name in ("environment", "results"))
+    environment, results = read_environment(directory, ("identity", "git")), read_results(directory)
     place = {"experiment": experiment, "seed": run.seed, "identity": environment["identity"]}
     place |= {"vocabulary": run.fingerprint, "commit": environment["git"] or ""}
     languages = recipe.lexicon.languages[:2]
@@ -103,10 +103,6 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     if wall_seconds is not None:
         costs["wall_seconds"] = round(wall_seconds)
     return end | costs, curve
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def measures(results: Sequence[Row], languages: Sequence[str]) -> Row:

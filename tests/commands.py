@@ -13,17 +13,18 @@ from xalign_jax import cli
 
 def python(*arguments, cwd=None, **environment):
     """What Python did with these arguments: exit status and what it printed."""
-    own = _one_device() | environment
+    own = one_device() | environment
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=own, timeout=280)
 
 
 def xalign(*arguments, cwd=None):
     """What `xalign` did with these arguments."""
-    process = Fork(cli.main, arguments, _one_device(), cwd)
+    process = Fork(cli.main, arguments, one_device(), cwd)
     printed = process.communicate(timeout=280)
     return subprocess.CompletedProcess(arguments, process.returncode, *printed)
 
 
-def _one_device():
+def one_device():
+    """The environment of a process with one device."""
     flags = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
     return os.environ | {"XLA_FLAGS": flags}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from xalign_jax.errors import RunError, UserError
@@ -14,20 +17,23 @@ from xalign_jax.errors import RunError, UserError
 FLOATS = ("float32", "bfloat16", "float16")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 3
 
+INTERRUPTED_LINE = "xalign: interrupted; the same command continues from here"
 EPILOG = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 interrupted and resumable."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
-    options, bindings = _parse(sys.argv[1:] if argv is None else list(argv))
+    interrupted = _interrupts()
     try:
+        options, bindings = _parse(sys.argv[1:] if argv is None else list(argv))
         code = options.call(options, bindings)
-    except UserError as error:
+    except BaseException as error:
+        if interrupted:  # whatever exception a library has made of it
+            _end_interrupted()
+        if not isinstance(error, UserError | RunError):
+            raise
         print(f"xalign: {error}", file=sys.stderr)
-        code = USAGE
-    except RunError as error:
-        print(f"xalign: {error}", file=sys.stderr)
-        code = FAILED
+        code = USAGE if isinstance(error, UserError) else FAILED
     sys.exit(code)
 
 
@@ -52,6 +58,36 @@ def _named(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("names nothing")
     return text
+
+
+def _interrupts() -> list[int]:
+    """A list that is no longer empty once SIGINT has come, which raises KeyboardInterrupt wherever the command is.
+
+    An import is ended at once instead: modules written in C print exceptions, or hide them. Training replaces this by its
+    own handler. A process that was started with SIGINT ignored goes on ignoring it.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        while frame is not None:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                _end_interrupted()
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    return came
+
+
+def _end_interrupted() -> NoReturn:
+    """Say so and end at once: threads of libraries that are half loaded would print traces on the way out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print(INTERRUPTED_LINE, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -178,7 +214,7 @@ def _train(options: argparse.Namespace, bindings: list[str]) -> int:
         try:
             run.train()
         except Interrupted:
-            print("xalign: interrupted; the same command continues from here", file=sys.stderr)
+            print(INTERRUPTED_LINE, file=sys.stderr)
             return INTERRUPTED
         if distributed.is_main():
             with storage.as_local(model_dir) as folder:
@@ -190,11 +226,14 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax import config
     from xalign_jax.evaluation import report
     from xalign_jax.recipe import Evaluation, Recipe, Runtime, as_json
+    from xalign_jax.runtime import storage
     from xalign_jax.training import directory, evaluate
 
     register()
+    storage.check_writable("--model_dir", options.model_dir)
     own, fixed = evaluate.configuration(options.model_dir)
     (recipe,) = config.load([own], fixed, (Recipe,))
+    directory.check_config(options.model_dir, recipe)
     # The run's Runtime, but for what is said of it here: this may be another machine.
     evaluation, runtime, bound = config.load(
         options.gin_file, [*fixed, *bindings], (Evaluation, Runtime, Recipe), base=[own]
@@ -210,8 +249,10 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
 
 def _import(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.interop.importing import import_model
+    from xalign_jax.runtime import storage
     from xalign_jax.runtime.sharding import make_mesh
 
+    storage.check_writable("--model_dir", options.model_dir)
     import_model(options.source, options.model_dir, make_mesh((1, -1, 1)), options.dtype, options.overwrite)
     print(f"{options.model_dir}: a recipe that includes {options.model_dir}/model.gin continues from it")
     return DONE
@@ -221,8 +262,10 @@ def _export(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.interop.exporting import export_model
     from xalign_jax.interop.sentence_encoder import SentenceEncoder
     from xalign_jax.interop.verify import verify
+    from xalign_jax.runtime import storage
     from xalign_jax.runtime.sharding import make_mesh
 
+    storage.check_writable("--output", options.output)
     _start_jax("highest")
     mesh = make_mesh((1, -1, 1))
     encoder = None
@@ -263,9 +306,9 @@ def _sample_texts(model_dir: Path, tokenizer: Any) -> list[Any]:
 
 def _compare(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.evaluation import report
+    from xalign_jax.runtime import storage
 
-    if options.output.exists() and not options.output.is_dir():
-        raise UserError(f"--output={options.output}: is a file; name a folder")
+    storage.check_writable("--output", options.output)
     print(report.compare(options.model_dirs, options.output))
     return DONE
 
@@ -275,10 +318,11 @@ def _compile(options: argparse.Namespace, bindings: list[str]) -> int:
 
     import jax
 
+    from xalign_jax.runtime import storage
     from xalign_jax.scale import compile, report, topology
 
-    if options.output is not None and not options.output.absolute().parent.is_dir():
-        raise UserError(f"--output={options.output}: its folder does not exist")
+    if options.output is not None:
+        storage.check_writable("--output", options.output.parent)
     recipe, runtime = _recipe(options, bindings)
     jax.config.update("jax_default_matmul_precision", runtime.matmul_precision)
     machine = topology.find(options.topology, options.num_slices)

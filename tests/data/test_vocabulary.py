@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from xalign_jax.data.pieces import Bytes, SentencePieces, load_pieces, train_sentencepiece
+from xalign_jax.data.pieces import Bytes, Ids, SentencePieces, load_pieces, train_sentencepiece
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
 from xalign_jax.errors import UserError
 
@@ -250,3 +250,16 @@ def test_texts_are_neither_cut_nor_filled_up(tmp_path):
 
 def test_settings_are_plain_values():
     assert dataclasses.asdict(Vocabulary(clones=1))["clones"] == 1
+
+
+@pytest.mark.parametrize("name", ["ids.json", "vocabulary.json"])
+@pytest.mark.parametrize("contents", [b"", b"\xff", b"[]", None])
+def test_a_saved_vocabulary_that_was_damaged_is_refused(tmp_path, name, contents):
+    settings = json.dumps({"size": 64, "specials": {"pad": 0, "eos": 1, "unk": 2, "mask": 3}}).encode()
+    Tokenizer(Ids(settings), Vocabulary("ids", "ids.json", rows=64)).save(tmp_path)
+    assert Tokenizer.load(tmp_path).base_size == 64
+    file = tmp_path / name
+    file.write_bytes(file.read_bytes().replace(b"64", b"65") if contents is None else contents)
+    with pytest.raises(UserError, match=r"no saved vocabulary|not the vocabulary that was saved") as refused:
+        Tokenizer.load(tmp_path)
+    assert str(tmp_path) in str(refused.value) and "\n" not in str(refused.value)

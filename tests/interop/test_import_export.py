@@ -334,7 +334,14 @@ def test_nothing_is_overwritten_without_being_told(good, tmp_path):
 def test_the_card_tells_what_was_measured_on_these_weights_alone(good, tmp_path):
     mesh = make_mesh((1, -1, 1))
     import_model(good, tmp_path / "in", mesh)  # its checkpoint is of step 0
-    about = {"probe": "perplexity", "metric": "perplexity", "language": "en", "level": None, "split": None}
+    about = {
+        "stage": "import",
+        "probe": "perplexity",
+        "metric": "perplexity",
+        "language": "en",
+        "level": None,
+        "split": None,
+    }
     rows = [about | {"control": None, "n": 5, "step": step, "value": value} for step, value in ((0, 61.25), (9, 17.5))]
     write_results(tmp_path / "in", rows)
     exported = export_model(tmp_path / "in", tmp_path / "out", mesh)

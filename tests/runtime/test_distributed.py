@@ -101,6 +101,20 @@ def test_flags_that_do_not_say_enough(given, said):
         distributed.initialize(*given)
 
 
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (SLURM | {"SLURM_PROCID": ""}, "SLURM_PROCID=''"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "four"}, "SLURM_STEP_NUM_TASKS='four'"),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_RANK": "-1"}, "OMPI_COMM_WORLD_RANK='-1'"),
+        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": ""}, "MEGASCALE_NUM_SLICES=''"),
+    ],
+)
+def test_numbers_of_a_launcher_that_are_none(monkeypatch, environment, said):
+    with pytest.raises(UserError, match=f"the environment has {said}, which is no number"):
+        start(monkeypatch, environment)
+
+
 def test_an_environment_without_a_coordinator(monkeypatch):
     def no_coordinator(*given, **options):
         raise ValueError("coordinator_address should be defined.")

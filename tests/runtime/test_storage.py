@@ -11,7 +11,9 @@ from etils.epath import backend
 from runtime.buckets import Bucket, use_buckets
 
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.runtime import lock, logging, storage
+from xalign_jax.runtime import lock, logging, records, storage
+
+ROW = {"stage": "align", "step": 3, "probe": "toy", "metric": "sum"}
 
 
 @pytest.fixture
@@ -41,8 +43,8 @@ def test_metrics_are_appended_across_restarts(bucket):
 
 def test_results_lock_and_folders_lie_in_the_bucket(bucket):
     directory = storage.model_directory("gs://bucket/run")
-    logging.write_results(directory, [{"stage": "align", "step": 3, "value": 1.5}])
-    assert logging.read_results(directory)[0]["value"] == 1.5
+    logging.write_results(directory, [ROW | {"value": 1.5}])
+    assert records.read_results(directory)[0]["value"] == 1.5
     with lock.hold(directory, print):
         assert (bucket / "run" / "lock.json").is_file()
     with storage.as_local(directory) as folder:
@@ -53,11 +55,11 @@ def test_results_lock_and_folders_lie_in_the_bucket(bucket):
 
 def test_a_failing_store_leaves_what_was_there(bucket):
     directory = storage.model_directory("gs://bucket/run")
-    logging.write_results(directory, [{"value": 1}])
+    logging.write_results(directory, [ROW | {"value": 1}])
     Bucket.writes_left = 0
     with pytest.raises(RunError, match=r"gs://bucket/run/results.json could not be written: 503 Service Unavailable"):
-        logging.write_results(directory, [{"value": 2}])
-    assert logging.read_results(directory)[0]["value"] == 1
+        logging.write_results(directory, [ROW | {"value": 2}])
+    assert records.read_results(directory)[0]["value"] == 1
     log = logging.MetricsLog(directory, 0)
     log.write("align", 1, {"loss": 1.0})
     with pytest.raises(RunError, match="could not be written: 503"):
@@ -77,6 +79,32 @@ def test_stores_that_cannot_be_had(monkeypatch, where, said):
     backend.fsspec_backend._get_filesystem.cache_clear()
     with pytest.raises(UserError, match=said):
         storage.model_directory(where)
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for where, said in (
+        (tmp_path / "file", r"--model_dir=\S+/file: \S+/file is a file; choose another folder"),
+        (tmp_path / "file" / "run", r"--model_dir=\S+/file/run: \S+/file is a file"),
+        (tmp_path / ("x" * 300), r"File name too long"),
+    ):
+        with pytest.raises(UserError, match=said):
+            storage.model_directory(str(where))
+    monkeypatch.setattr(storage.os, "access", lambda *_: False)  # root may write everywhere
+    for where in (tmp_path / "folder", tmp_path / "folder" / "run"):
+        with pytest.raises(UserError, match=r"/folder cannot be written; choose another folder"):
+            storage.model_directory(str(where))
+    assert not list((tmp_path / "folder").iterdir())
+
+
+def test_a_damaged_folder_of_a_bucket_is_moved(bucket):
+    folder = storage.model_directory("gs://bucket/run/checkpoints/8")
+    (folder / "params" / "d").mkdir(parents=True)
+    (folder / "params" / "d" / "array").write_bytes(b"values")
+    storage.move(folder, folder.parent / "damaged" / "8")
+    assert (bucket / "run" / "checkpoints" / "damaged" / "8" / "params" / "d" / "array").read_bytes() == b"values"
+    assert not folder.exists()
 
 
 def test_a_local_directory_is_a_path(tmp_path):

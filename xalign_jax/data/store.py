@@ -30,6 +30,13 @@ from xalign_jax.recipe import freeze
 _MAPPED = 2**20  # bytes beyond which an array stays on disk
 FORMAT = 6  # of what the cache holds and how it is made; another number, another place
 USER_ERROR, CACHE_ERROR = 2, 3  # exit codes of the preparing process
+# The preparing process ends without a word when Ctrl-C interrupts it: the waiting process says so.
+_PREPARE = """
+import signal, sys
+signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
+from xalign_jax.data.preparation import main
+main(sys.argv[1])
+"""
 ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
 
 
@@ -169,13 +176,14 @@ def prepare(
     cache = Path(cache or cache_dir())
     if _is_prepared(cache, vocabulary, tasks, modules):
         return
+    _check_writable(cache)
     request = {
         "vocabulary": dataclasses.asdict(vocabulary),
         "tasks": list(tasks),
         "modules": list(modules),
         "cache": str(cache),
     }
-    command = [sys.executable, "-m", "xalign_jax.data.store", json.dumps(request)]
+    command = [sys.executable, "-c", _PREPARE, json.dumps(request)]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet})
     if done.returncode:
@@ -183,6 +191,16 @@ def prepare(
         if done.returncode in (USER_ERROR, CACHE_ERROR) and lines:
             raise (UserError if done.returncode == USER_ERROR else RunError)(json.loads(lines[-1])["error"])
         raise RunError(f"preparing {', '.join(tasks) or 'the vocabulary'} stopped with exit code {done.returncode}")
+
+
+def _check_writable(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        wrong = "" if os.access(cache, os.W_OK | os.X_OK) else "cannot be written"
+    except OSError as error:
+        wrong = f"cannot be made ({error.strerror})"
+    if wrong:
+        raise UserError(f"the cache {cache} {wrong}; set XALIGN_CACHE to another folder")
 
 
 def open_tokenizer(vocabulary: Vocabulary, tasks: Sequence[str], cache: str | Path | None = None) -> Tokenizer:
@@ -247,9 +265,3 @@ def _load_array(file: Path) -> np.ndarray:
 def _store_directory(vocabulary: Vocabulary, task: str, cache: str | Path | None, tasks: Sequence[str] | None) -> Path:
     cache = Path(cache or cache_dir())
     return cache / _entry(cache, vocabulary, (task,) if tasks is None else tasks, task)["directory"]
-
-
-if __name__ == "__main__":
-    from xalign_jax.data.preparation import main
-
-    main(sys.argv[1])

@@ -224,14 +224,23 @@ class Tokenizer:
 
     @staticmethod
     def load(directory: str | Path) -> Tokenizer:
-        """The tokenizer that `save` wrote. Raises UserError if the directory holds none."""
+        """The tokenizer that `save` wrote. Raises UserError if the directory holds none, or not what was saved."""
         file = Path(directory) / "vocabulary.json"
         try:
-            vocabulary = Vocabulary(**json.loads(file.read_text())["vocabulary"])
-        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
-            reason = str(error).partition("\n")[0][:200]  # gin adds lines of its own
-            raise UserError(f"{file}: no saved vocabulary ({reason})") from None
-        return Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
+            saved = json.loads(file.read_text(encoding="utf-8"))
+            vocabulary, fingerprint, size = Vocabulary(**saved["vocabulary"]), saved["fingerprint"], saved["size"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as error:
+            raise UserError(f"{file}: no saved vocabulary ({' '.join(str(error).split())[:200]})") from None
+        try:
+            tokenizer = Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
+            wrong = (
+                "" if (tokenizer.fingerprint, tokenizer.size) == (fingerprint, size) else "another fingerprint or size"
+            )
+        except Exception as error:  # each kind of pieces has exceptions of its own for damaged files
+            wrong = " ".join(str(error).split())[:200]
+        if wrong:
+            raise UserError(f"{directory}: not the vocabulary that was saved there ({wrong}); bring its files back")
+        return tokenizer
 
 
 def blank_tokenizer(vocabulary: Vocabulary) -> Tokenizer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 import statistics
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from xalign_jax.errors import UserError
 from xalign_jax.runtime.logging import conditions
+from xalign_jax.runtime.records import read_environment, read_metrics, read_results
 
 
 class Key(NamedTuple):
@@ -69,9 +69,8 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
     """
     if not (directory / "environment.json").is_file():
         raise UserError(f"{directory}: no environment.json there; is it a model directory?")
-    environment = _json(directory / "environment.json")
-    path, config = directory / "results.json", directory / "config.gin"
-    rows = _json(path) if path.is_file() else []
+    environment = read_environment(directory, ("recipe_name", "seed", "vocabulary_fingerprint"))
+    config, rows = directory / "config.gin", read_results(directory)
     if needs_results and not rows:
         raise UserError(
             f"{directory}: no results in results.json; finish `xalign train`, or run `xalign evaluate` there"
@@ -81,8 +80,8 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
         arm=environment["recipe_name"],
         seed=environment.get("seed", 0),  # an imported model has none
         fingerprint=environment["vocabulary_fingerprint"],
-        settings=_recipe_settings(config.read_text(encoding="utf-8") if config.is_file() else ""),
-        metrics=_metrics(directory / "metrics.jsonl"),
+        settings=_recipe_settings(config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""),
+        metrics=read_metrics(directory),
     )
     rows = sorted(rows, key=lambda row: row["step"])
     stages = list(dict.fromkeys(row["stage"] for row in rows))
@@ -157,21 +156,6 @@ def describe(name: str, known: Mapping[str, dict[str, Any]]) -> str:
         if any(other.get(option) != value for other in others)
     ]
     return ", ".join([*told, f"data {known[name]['data']}"])
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of `metrics.jsonl`; a run that is still writing may have half a last one."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def _recipe_settings(config: str) -> str:

@@ -27,14 +27,21 @@ def of_config(config: Any) -> Architecture:
     return next(architecture for architecture in ALL if isinstance(config, architecture.config))
 
 
-def config_from_json(values: dict[str, Any]) -> Any:
-    """A model's configuration from what `recipe.as_json` made of it. Raises UserError for a class of no architecture."""
+def config_from_json(values: Any) -> Any:
+    """A model's configuration from what `recipe.as_json` made of it.
+
+    Raises:
+      UserError: a class of no architecture, or values that `as_json` cannot have made.
+    """
     classes = {cls.__name__: cls for cls in [*(a.config for a in ALL), RopeScaling]}
-    if values["class"] not in classes:
-        raise UserError(f"{values['class']}: no architecture of Hugging Face is known for this model")
-    cls = classes[values["class"]]
-    names = {field.name for field in dataclasses.fields(cls)}
-    return cls(**{name: _value(value) for name, value in values.items() if name in names})
+    name = values.get("class") if isinstance(values, dict) else values
+    if not isinstance(name, str) or name not in classes:
+        raise UserError(f"{str(name)[:80]}: no architecture of Hugging Face is known for this model")
+    names = {field.name for field in dataclasses.fields(classes[name])}
+    try:
+        return classes[name](**{field: _value(value) for field, value in values.items() if field in names})
+    except (TypeError, ValueError, RuntimeError, UserError) as error:  # RuntimeError: gin's, of a value that is missing
+        raise UserError(f"the model's configuration: {' '.join(str(error).split())[:300]}") from None
 
 
 def _value(value: Any) -> Any:

@@ -22,7 +22,7 @@ from xalign_jax.interop.sentence_encoder import SentenceEncoder, write_sentence_
 from xalign_jax.interop.tokenizers import write_tokenizers
 from xalign_jax.interop.weights import DTYPES, Tensor, write
 from xalign_jax.models.functional import Model, build
-from xalign_jax.runtime.logging import read_results
+from xalign_jax.runtime.records import read_environment, read_results
 from xalign_jax.runtime.restore import restore_memory, restore_model
 
 
@@ -112,7 +112,7 @@ def _base_language(environment: dict[str, Any]) -> str:
     """Language 1: the lexicon's first, else the first of the texts; an imported model's is not known."""
     lexicon = environment["recipe"].get("lexicon")
     texts = [language for splits in environment.get("texts", {}).values() for language in splits.get("train", {})]
-    return clone_index(lexicon["languages"][0])[0] if lexicon else sorted(texts or ["en"])[0]
+    return clone_index(lexicon["languages"][0])[0] if lexicon and lexicon["languages"] else sorted(texts or ["en"])[0]
 
 
 def _write_model(folder: Path, config: Any, params: Any, tokenizer: Tokenizer, dtype: str) -> str:
@@ -143,14 +143,13 @@ def _holds_export(output: Path) -> bool:
 
 
 def _environment(model_dir: Path) -> dict[str, Any]:
-    try:
-        return json.loads((model_dir / "environment.json").read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"--model_dir={model_dir}: no environment.json there; is it a model directory?") from None
+    if not (model_dir / "environment.json").is_file():
+        raise UserError(f"--model_dir={model_dir}: no environment.json there; is it a model directory?")
+    return read_environment(model_dir, ("recipe_name", "recipe"))
 
 
 def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def _json(file: Path, values: dict[str, Any]) -> None:

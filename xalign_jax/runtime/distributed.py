@@ -96,7 +96,7 @@ def expects_others() -> bool:
     if counted := _counted():
         return counted[0] > 1
     if hosts := os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES"):
-        return len(hosts.split(",")) * int(os.environ.get("MEGASCALE_NUM_SLICES", "1")) > 1
+        return len(hosts.split(",")) * _number("MEGASCALE_NUM_SLICES", "1") > 1
     if "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ:
         return True
     chips = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
@@ -107,8 +107,17 @@ def _counted() -> tuple[int, int] | None:
     """(processes, this one's number) as SLURM or OpenMPI count them."""
     for count, own, _ in LAUNCHERS.values():
         if count in os.environ and own in os.environ:
-            return int(os.environ[count]), int(os.environ[own])
+            return _number(count), _number(own)
     return None
+
+
+def _number(variable: str, default: str = "") -> int:
+    value = os.environ.get(variable, default)
+    if not re.fullmatch("[0-9]{1,9}", value):
+        raise UserError(
+            f"the environment has {variable}={value!r}, which is no number; unset it, or give --processes=1 to run alone"
+        )
+    return int(value)
 
 
 def _all_gpus() -> list[int] | None:

@@ -32,7 +32,7 @@ _ending = threading.Lock()  # whoever takes it ends this process
 def together() -> Iterator[None]:
     """Within, an exception in any process ends all of them; a process that runs alone just raises it.
 
-    Exit codes are the command line's: 2 for a UserError, else 1, the same in every process.
+    Exit codes are the command line's: 2 for a UserError, 3 for an interruption, else 1, the same in every process.
     """
     if distributed.client() is None:
         yield
@@ -43,6 +43,8 @@ def together() -> Iterator[None]:
     watcher.start()
     try:
         yield
+    except KeyboardInterrupt:
+        fail("interrupted; the same command continues from here", 3)
     except Exception as error:
         if not isinstance(error, UserError | RunError):
             traceback.print_exc()

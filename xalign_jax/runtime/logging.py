@@ -14,6 +14,8 @@ from typing import Any
 
 from etils import epath
 
+from xalign_jax.errors import UserError
+from xalign_jax.runtime.records import metrics_rows
 from xalign_jax.runtime.storage import is_remote, upload, write_atomically
 
 
@@ -73,17 +75,17 @@ class MetricsLog:
 
 
 def keep_rows(path: Path, wanted: Callable[[dict], bool]) -> None:
-    """Rewrite a JSON-lines file with the wanted rows; a half-written last line goes too."""
+    """Rewrite a `metrics.jsonl` with the wanted rows; a half-written last line goes too, and damaged ones with a word."""
     if not path.exists():
         return
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if wanted(row):
-            rows.append(line)
+    rows, damaged = [], []
+    for number, row in metrics_rows(path):
+        if isinstance(row, UserError):
+            damaged.append(number)
+        elif wanted(row):
+            rows.append(json.dumps(row))
+    if damaged:
+        print(f"xalign: {path}:{damaged[0]}: {len(damaged)} damaged lines from there on were dropped", file=sys.stderr)
     write_atomically(path, "".join(line + "\n" for line in rows))
 
 
@@ -103,12 +105,6 @@ RESULT_KEYS = (
     "data",
     "reason",
 )
-
-
-def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
-    """The rows of `results.json`, none if there is no such file."""
-    path = directory / "results.json"
-    return json.loads(path.read_text()) if path.exists() else []
 
 
 def write_results(directory: Path | epath.Path, rows: list[dict[str, Any]]) -> None:

@@ -13,42 +13,42 @@ from xalign_jax.runtime.checkpoint import Checkpoints, abstract
 
 
 def restore_model(model_dir: Path, at: int | None, model: Any, mesh: Mesh) -> tuple[int, Any]:
-    """A step of a run (None: its newest) and the model's parameters there, sharded over the mesh.
+    """A step of a run (None: its newest whole one) and the model's parameters there, sharded over the mesh.
 
     Args:
       model: what was saved there: its `init` and `logical_axes` say shapes and places.
 
     Raises:
-      UserError: there is no checkpoint, or it holds another model.
+      UserError: there is no whole checkpoint, the step asked for is damaged, or it holds another model.
     """
-    checkpoints, at = _open(model_dir, at)
-    params = checkpoints.restore_params(at, {"model": _abstract(model, mesh), "heads": {}})["model"]
-    checkpoints.close()
-    return at, params
+    return _restored(model_dir, at, "params", ("model",), model, mesh)
 
 
 def restore_memory(model_dir: Path, at: int | None, model: Any, mesh: Mesh, stream: str, name: str) -> tuple[int, Any]:
     """A step and the parameters that a stream's objective keeps as memory[`name`]["model"], such as a momentum encoder.
 
     Raises:
-      UserError: there is no checkpoint, or the stream remembers no such thing.
+      UserError: as `restore_model`, or the stream remembers no such thing.
     """
-    checkpoints, at = _open(model_dir, at)
-    tree = {"memory": {stream: {name: {"model": _abstract(model, mesh)}}}}
-    found = checkpoints.restore_part(at, tree)["memory"][stream][name]["model"]
-    checkpoints.close()
-    return at, found
+    return _restored(model_dir, at, "rest", ("memory", stream, name, "model"), model, mesh)
 
 
-def _open(model_dir: Path, at: int | None) -> tuple[Checkpoints, int]:
-    """The run's checkpoints and the step asked for, or its newest."""
+def _restored(
+    model_dir: Path, at: int | None, item: str, path: tuple[str, ...], model: Any, mesh: Mesh
+) -> tuple[int, Any]:
+    """The step asked for, or the newest whole one, and a branch of it with the shape of the model's parameters."""
     if not (model_dir / "checkpoints").is_dir():
         raise UserError(f"{model_dir}: no checkpoints there; train it first")
-    checkpoints = Checkpoints(model_dir / "checkpoints")
-    at = checkpoints.latest() if at is None else at
-    if at is None:
-        raise UserError(f"{model_dir}/checkpoints holds no whole checkpoint yet")
-    return checkpoints, at
+    checkpoints, tree = Checkpoints(model_dir / "checkpoints"), _abstract(model, mesh)
+
+    def restore(step: int) -> Any:
+        return checkpoints.restore_part(step, item, path, tree)
+
+    found = checkpoints.newest(restore) if at is None else (at, restore(at))
+    if found is None:
+        raise UserError(f"{model_dir}/checkpoints holds no checkpoint yet")
+    checkpoints.close()
+    return found
 
 
 def _abstract(model: Any, mesh: Mesh) -> Any:

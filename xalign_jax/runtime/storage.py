@@ -19,10 +19,12 @@ def model_directory(text: str) -> epath.Path:
     """The path of a model directory.
 
     Raises:
-      UserError: an object store of another kind, gcsfs is not installed, or the bucket cannot be reached.
+      UserError: a folder that cannot be written, an object store of another kind, gcsfs is not installed, or the bucket
+        cannot be reached.
     """
     scheme, separator, _ = text.partition("://")
     if not separator:
+        check_writable("--model_dir", Path(text))
         return epath.Path(text)
     if scheme != "gs":  # Orbax writes checkpoints to no other
         raise UserError(f"--model_dir={text}: expected a folder or gs://BUCKET/FOLDER")
@@ -34,6 +36,22 @@ def model_directory(text: str) -> epath.Path:
     except Exception as error:  # each object store has exceptions of its own
         raise UserError(f"--model_dir={text} cannot be reached: {' '.join(str(error).split())[:300]}") from error
     return path
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Return if a local folder is there and can be written, or can be made: asked before there is work to lose.
+
+    Raises:
+      UserError: naming the option.
+    """
+    try:
+        there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        wrong = "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written"
+        wrong = wrong if there.is_dir() else f"{there} is a file"
+    except OSError as error:
+        wrong = str(error.strerror)
+    if wrong:
+        raise UserError(f"{option}={folder}: {wrong}; choose another folder")
 
 
 def is_remote(path: os.PathLike) -> bool:
@@ -63,6 +81,19 @@ def write_atomically(path: Path | epath.Path, text: str) -> None:
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
+
+
+def move(folder: epath.Path, target: epath.Path) -> None:
+    """Move a folder, in place of what is at the target; an object store has no folders, so each object is copied."""
+    target.rmtree(missing_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not is_remote(folder):
+        folder.rename(target)
+        return
+    for file in folder.rglob("*"):
+        if not file.is_dir():
+            file.copy(target / file.relative_to(folder))
+    folder.rmtree()
 
 
 def upload(folder: Path, directory: epath.Path) -> None:

@@ -17,7 +17,8 @@ from xalign_jax import config
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json, identity
 from xalign_jax.runtime.checkpoint import Checkpoints
-from xalign_jax.runtime.logging import conditions, read_results, write_results
+from xalign_jax.runtime.logging import conditions, write_results
+from xalign_jax.runtime.records import read_environment, read_results
 from xalign_jax.runtime.storage import as_local, write_atomically
 
 PACKAGES = (
@@ -38,19 +39,36 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
     """Refuse a directory that holds another recipe's run, judged by its newest checkpoint, else `environment.json`.
 
     Raises:
-      UserError: showing the difference; with `extend`, more steps of the last stage are allowed.
+      UserError: showing the difference; with `extend`, more steps of the last stage are allowed. Or the directory's
+        `environment.json` or `results.json` is damaged.
     """
+    read_results(model_dir)
     known = _known_recipe(model_dir)
-    if known is None:
+    if known is None or _continues(known, recipe, extend):
         return
-    found = _differing(known, as_json(recipe))
-    last = f"Recipe.stages[{len(recipe.stages) - 1}].steps"
-    only_steps = [path for path, _, _ in found] == [last]
-    if not found or (extend and only_steps and found[0][1] < found[0][2]):
-        return
-    hint = " (or --extend, to add steps to the last stage)" if only_steps else ""
+    hint = " (or --extend, to add steps to the last stage)" if _continues(known, recipe, True) else ""
     shown = differences(known, as_json(recipe))
     raise UserError(f"{model_dir} holds another recipe's run: {shown}. Choose another --model_dir{hint}")
+
+
+def check_config(model_dir: Path, recipe: Recipe) -> None:
+    """Refuse the recipe of a `config.gin` that was changed after the newest checkpoint there was saved.
+
+    Raises:
+      UserError: showing the difference.
+    """
+    read_results(model_dir)
+    known = _known_recipe(model_dir)
+    if known is not None and not _continues(known, recipe, True):
+        shown = differences(known, as_json(recipe))
+        raise UserError(f"{model_dir}/config.gin is not the recipe of the checkpoints there: {shown}; bring it back")
+
+
+def _continues(known: Any, recipe: Recipe, extend: bool) -> bool:
+    """Whether a recipe is the known one, or (`extend`) the known one with more steps of the last stage."""
+    found = _differing(known, as_json(recipe))
+    last = f"Recipe.stages[{len(recipe.stages) - 1}].steps"
+    return not found or (extend and [path for path, _, _ in found] == [last] and found[0][1] < found[0][2])
 
 
 def differences(there: Any, here: Any) -> str:
@@ -69,7 +87,8 @@ def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
     Raises:
       UserError: naming the task.
     """
-    if _newest(model_dir)[1] is None:
+    checkpoints = _checkpoints(model_dir)
+    if checkpoints is None or not checkpoints.steps():
         return
     known = read_environment(model_dir)
     if known.get("vocabulary_fingerprint", prepared.tokenizer.fingerprint) != prepared.tokenizer.fingerprint:
@@ -87,16 +106,14 @@ def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
 
 
 def _known_recipe(model_dir: Path | epath.Path) -> Any:
-    checkpoints, newest = _newest(model_dir)
-    return read_environment(model_dir).get("recipe") if newest is None else checkpoints.about(newest)["recipe"]
+    checkpoints = _checkpoints(model_dir)
+    newest = checkpoints and checkpoints.newest(checkpoints.about, tell=False)  # who restores it tells
+    return newest[1]["recipe"] if newest else read_environment(model_dir).get("recipe")
 
 
-def _newest(model_dir: Path | epath.Path) -> tuple[Any, int | None]:
-    """(checkpoints, the newest's step) of a directory, None where there are none."""
-    if not (model_dir / "checkpoints").is_dir():
-        return None, None
-    checkpoints = Checkpoints(model_dir / "checkpoints")
-    return checkpoints, checkpoints.latest()
+def _checkpoints(model_dir: Path | epath.Path) -> Checkpoints | None:
+    """The checkpoints of a directory, None where there is no folder for them."""
+    return Checkpoints(model_dir / "checkpoints") if (model_dir / "checkpoints").is_dir() else None
 
 
 def _differences(old: Any, new: Any, path: str) -> Any:
@@ -108,12 +125,6 @@ def _differences(old: Any, new: Any, path: str) -> Any:
             yield from _differences(a, b, f"{path}[{number}]")
     elif old != new:
         yield path, old, new
-
-
-def read_environment(directory: Path | epath.Path) -> dict[str, Any]:
-    """The contents of `environment.json`, {} if there is none."""
-    path = directory / "environment.json"
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def describe(

@@ -19,7 +19,7 @@ from xalign_jax.data import prepared as data
 from xalign_jax.data.shared_rows import shared_rows
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.models.functional import Model, build
-from xalign_jax.recipe import Recipe, Runtime, as_json
+from xalign_jax.recipe import Recipe, Runtime, Stage, as_json
 from xalign_jax.runtime import distributed, failures, lock, sharding
 from xalign_jax.runtime.checkpoint import Checkpoints, abstract
 from xalign_jax.runtime.compilation import jit_once
@@ -135,18 +135,20 @@ class Run:
 
     def _start(self) -> tuple[TrainState, int]:
         """The state to continue from and the number of the stage it belongs to."""
-        newest = self.checkpoints.latest()
-        number = 0 if newest is None else next(i for i, p in enumerate(self.stages) if newest <= p.last_step)
-        stage = self.stages[number].stage
-        if newest is None:
-            return self._entered(0, self._first_state(), set()), 0
-        shapes, where = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
+        newest = self.checkpoints.newest(self._restored)
+        return (self._entered(0, self._first_state(), set()), 0) if newest is None else newest[1]
+
+    def _restored(self, at: int) -> tuple[TrainState, int]:
+        """The state at a checkpoint and the number of its stage."""
+        names = [planned.stage.name for planned in self.stages]
+        number = names.index(self.checkpoints.about(at)["stage"])
+        shapes, where = state.shardings(self.stages[number].stage, self.model, self.recipe.seed, self.mesh)
         rest = abstract(
             {"opt_state": shapes.opt_state, "memory": shapes.memory},
             {"opt_state": where.opt_state, "memory": where.memory},
         )
-        params, rest = self.checkpoints.restore(newest, abstract(shapes.params, where.params), rest)
-        step = jax.device_put(np.int32(newest), where.step)
+        params, rest = self.checkpoints.restore(at, abstract(shapes.params, where.params), rest)
+        step = jax.device_put(np.int32(at), where.step)
         return TrainState(step, params, rest["opt_state"], rest["memory"]), number
 
     def _first_state(self) -> TrainState:
@@ -195,7 +197,7 @@ class Run:
             distributed.wait_for_all("failure.json")  # whoever ends first would end the others before it is written
             hint = f"see {self.model_dir}/failure.json; a lower learning rate (the stage's schedule) may help"
             raise RunError(f"{reason}; {hint}") from None
-        if not directory.has_results(self.model_dir, planned.stage, planned.last_step):
+        if not self._has_probed(planned.stage, planned.last_step):
             self._probe(current, planned.last_step, planned)
         return current
 
@@ -208,7 +210,7 @@ class Run:
         shared = self.shared.get(stage.name)
         step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages, shared)
         update = jit_step(step, where)
-        if self._probes_at(first, planned) and not directory.has_results(self.model_dir, stage, first):
+        if self._probes_at(first, planned) and not self._has_probed(stage, first):
             with meter.paused():
                 self._probe(current, first, planned)  # the run was stopped between saving and probing
         watchdog = Watchdog(every.watchdog_seconds)
@@ -237,6 +239,11 @@ class Run:
                     with meter.paused():
                         self._probe(current, at, planned)
         return current
+
+    def _has_probed(self, stage: Stage, step: int) -> bool:
+        """Whether the stage's probes have run at a step. Process 0 decides: another may see an older file."""
+        probed = "yes" if distributed.is_main() and directory.has_results(self.model_dir, stage, step) else "no"
+        return distributed.exchange("probed", probed)[0] == "yes"
 
     def _probes_at(self, step: int, planned: plan.PlannedStage) -> bool:
         """Whether the stage's probes run at a step besides its last."""

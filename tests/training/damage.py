@@ -1,0 +1,139 @@
+"""What commands do with a model directory one of whose files is damaged; `python tests/training/damage.py` prints a table."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    import conftest  # noqa: F401  (devices and compilation, as for tests)
+
+import jax
+import numpy as np
+from training import toy
+from training.runs import saved_params
+
+from xalign_jax import config
+from xalign_jax.errors import RunError, UserError
+from xalign_jax.evaluation import report
+from xalign_jax.recipe import Recipe, Runtime
+from xalign_jax.training import directory, evaluate, loop
+
+STEPS = 6
+RUNTIME = Runtime(mesh=(1, 1, -1), log_every=1, checkpoint_every=2, keep_checkpoints=2)  # leaves steps 4 and 6
+
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "removed": lambda contents: None,
+    "emptied": lambda contents: b"",
+    "cut": lambda contents: contents[: len(contents) // 2],
+    "zeroed": lambda contents: bytes(len(contents)),
+    "flipped": lambda contents: contents[: (at := len(contents) // 2)] + bytes([contents[at] ^ 1]) + contents[at + 1 :],
+}
+
+
+def recipe() -> Recipe:
+    """One stage of the toy."""
+    made = toy.recipe(STEPS)
+    return dataclasses.replace(made, stages=(dataclasses.replace(made.stages[1], steps=STEPS),))
+
+
+def train(model_dir: Path) -> None:
+    loop.Run(recipe(), RUNTIME, model_dir, "toy").train()
+
+
+def evaluate_newest(model_dir: Path) -> None:
+    (own,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
+    directory.check_config(model_dir, own)
+    evaluate.evaluate(own, RUNTIME, model_dir, recipe().stages[0].probes, None)
+
+
+def compare(model_dir: Path) -> None:
+    report.compare([model_dir], model_dir / "compared")
+
+
+COMMANDS = {"train": train, "evaluate": evaluate_newest, "compare": compare}
+
+
+def damage(path: Path, kind: str) -> None:
+    """Damage a file in place."""
+    contents = DAMAGES[kind](path.read_bytes())
+    path.unlink() if contents is None else path.write_bytes(contents)
+
+
+def outcome(command: str, model_dir: Path, undisturbed: Path, named: str) -> tuple[str, bool]:
+    """(what the command did with a damaged directory, whether that is right).
+
+    Right is one line that names the file or its checkpoint, or the result of the undisturbed run; then a checkpoint that was
+    passed over must have been named.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            COMMANDS[command](model_dir)
+    except (UserError, RunError) as error:
+        line = str(error)
+        return f"refused: {line}", "\n" not in line and len(line) < 700 and named in line
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", False
+    lines = [line for line in said.getvalue().splitlines() if line.startswith("xalign: ")]
+    how = "; ".join(lines) or "no word"
+    if command == "train" and not _equal(saved_params(model_dir, STEPS), saved_params(undisturbed, STEPS)):
+        return f"other parameters; {how}", False
+    if command == "evaluate":
+        # A checkpoint that was passed over gives a row of an earlier step, and then a line has said so.
+        rows, expected = (json.loads((d / "results.json").read_text()) for d in (model_dir, undisturbed))
+        if rows[-1] not in expected and not (rows[-1]["step"] == 4 and lines):
+            return f"another result; {how}", False
+    return f"done: {how}", len(lines) <= 1
+
+
+def _equal(a: object, b: object) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def files(model_dir: Path) -> list[str]:
+    """Files that a run reads again: all but TensorBoard's."""
+    found = (path.relative_to(model_dir) for path in model_dir.rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if not path.name.startswith("events."))
+
+
+def named_by(file: str) -> str:
+    """What a line must name: the file, or the step if it lies in a checkpoint."""
+    parts = Path(file).parts
+    return "/".join(parts[:2]) if parts[0] == "checkpoints" else parts[-1]
+
+
+def table(undisturbed: Path, commands: tuple[str, ...] = tuple(COMMANDS)) -> Iterator[tuple[str, str, str, str, bool]]:
+    """(file, damage, command, outcome, right) of each damage to each file."""
+    for file in files(undisturbed):
+        for kind in DAMAGES:
+            for command in commands:
+                with tempfile.TemporaryDirectory() as parent:
+                    model_dir = Path(shutil.copytree(undisturbed, Path(parent) / "run"))
+                    damage(model_dir / file, kind)
+                    yield file, kind, command, *outcome(command, model_dir, undisturbed, named_by(file))
+
+
+def main() -> None:
+    toy.use_toy_data()
+    jax.config.update("jax_default_matmul_precision", "highest")
+    with tempfile.TemporaryDirectory() as parent:
+        undisturbed = Path(parent) / "undisturbed"
+        train(undisturbed)
+        wrong = 0
+        for file, kind, command, what, right in table(undisturbed):
+            wrong += not right
+            print(f"{'' if right else 'WRONG '}{file} | {kind} | {command} | {what.replace(parent, '')}", flush=True)
+    sys.exit(wrong > 0)
+
+
+if __name__ == "__main__":
+    main()

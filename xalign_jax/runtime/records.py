@@ -1,0 +1,130 @@
+"""What a model directory records as JSON, read back: every value of the kind that was written, or one line that says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from xalign_jax.errors import UserError
+
+WITHOUT = "bring it back, or remove it to go on without it"
+NUMBER = (int, float, type(None))
+TEXT = (str, type(None))
+
+# A type stands for its values, a tuple for any of its shapes, [shape] for a list, a dict for these names where they are present. The
+# shape under `str` is for all other names, which otherwise may hold anything.
+ENVIRONMENT: dict[Any, Any] = {
+    "recipe_name": str,
+    "seed": int,
+    "identity": str,
+    "vocabulary_fingerprint": str,
+    "git": TEXT,
+    "texts": {str: {str: {str: str}}},
+    "recipe": {"lexicon": ({"languages": [str]}, type(None))},
+}
+RESULT: dict[Any, Any] = {
+    "stage": str,
+    "step": int,
+    "probe": str,
+    "metric": str,
+    "value": NUMBER,
+    "n": NUMBER,
+    "language": TEXT,
+    "level": (int, str, type(None)),
+    "split": TEXT,
+    "seed": NUMBER,
+    "control": TEXT,
+}
+OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT}  # newer rows have them
+METRICS: dict[Any, Any] = {"stage": str, "step": int, str: NUMBER}
+
+
+def read_environment(directory: Path | epath.Path, needs: Sequence[str] = ()) -> dict[str, Any]:
+    """The contents of `environment.json`, {} if there is none.
+
+    Raises:
+      UserError: it is damaged, or lacks something of `needs`.
+    """
+    path = directory / "environment.json"
+    return _checked(path, path.read_bytes(), ENVIRONMENT, needs) if path.exists() else {}
+
+
+def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
+    """The rows of `results.json`, none if there is no such file.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = directory / "results.json"
+    rows = _checked(path, path.read_bytes(), [RESULT | OPTIONAL]) if path.exists() else []
+    for number, row in enumerate(rows, start=1):
+        if lacking := [name for name in RESULT if name not in row]:
+            raise _damaged(path, f"row {number} has no {lacking[0]!r}")
+    return rows
+
+
+def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl`, none if there is no such file; a run that is still writing may have half a last one.
+
+    Raises:
+      UserError: another line is damaged.
+    """
+    path, rows = directory / "metrics.jsonl", []
+    for number, row in metrics_rows(path):
+        if isinstance(row, UserError):
+            raise UserError(f"{path}:{number}: not a row of metrics; remove the line")
+        rows.append(row)
+    return rows
+
+
+def metrics_rows(path: Path | epath.Path) -> Iterator[tuple[int, Any]]:
+    """(line number, row) of each whole line of a `metrics.jsonl`; a UserError in place of a row that is damaged."""
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
+        try:
+            yield number, _checked(path, line, METRICS, ("step",))
+        except UserError as error:
+            yield number, error
+
+
+def _checked(path: Path | epath.Path, contents: bytes, shape: Any, needs: Sequence[str] = ()) -> Any:
+    try:
+        found = json.loads(contents.decode())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); {WITHOUT}") from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"not JSON: {' '.join(str(error).split())[:100]}") from None
+    if wrong := _misfit(found, shape, ""):
+        raise _damaged(path, wrong)
+    if lacking := [name for name in needs if name not in found]:
+        raise _damaged(path, f"no {lacking[0]!r}")
+    return found
+
+
+def _damaged(path: Path | epath.Path, wrong: str) -> UserError:
+    return UserError(f"{path} is not what a run wrote ({wrong}); {WITHOUT}")
+
+
+def _misfit(value: Any, shape: Any, place: str) -> str | None:
+    """Where a value differs from its shape, None if nowhere."""
+    if isinstance(shape, tuple):
+        wrong = [_misfit(value, one, place) for one in shape]
+        return wrong[0] if all(wrong) else None
+    if isinstance(shape, list):
+        items, kind = [(f"{place}[{number}]", item, shape[0]) for number, item in enumerate(_of(value, list))], list
+    elif isinstance(shape, dict):
+        kind = dict
+        found = ((name, item, shape.get(name, shape.get(str, object))) for name, item in _of(value, dict).items())
+        items = [(f"{place}.{name}", item, own) for name, item, own in found]
+    else:
+        items, kind = [], shape
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
+        return f"{place or 'it'} is {str(value)[:40]!r}"
+    return next((wrong for item in items if (wrong := _misfit(item[1], item[2], item[0]))), None)
+
+
+def _of(value: Any, kind: type) -> Any:
+    return value if isinstance(value, kind) else kind()
