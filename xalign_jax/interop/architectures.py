@@ -9,6 +9,7 @@ from typing import Any
 from xalign_jax.errors import UserError
 from xalign_jax.interop import encoders, gpt_neox, llama
 from xalign_jax.interop.mapping import Architecture
+from xalign_jax.interop.settings import shown
 from xalign_jax.models.rotary import RopeScaling
 
 ALL = (llama.ARCHITECTURE, gpt_neox.ARCHITECTURE, encoders.XLM_ROBERTA, encoders.BERT)
@@ -18,7 +19,7 @@ def of_model_type(name: Any, file: Path) -> Architecture:
     """By config.json's model_type. Raises UserError for an unknown one."""
     known = {kind: architecture for architecture in ALL for kind in architecture.model_types}
     if name not in known:
-        raise UserError(f"{file}: model_type = {name!r} is not implemented; only {', '.join(known)}")
+        raise UserError(f"{file}: model_type = {shown(name)} is not implemented; only {', '.join(known)}")
     return known[name]
 
 

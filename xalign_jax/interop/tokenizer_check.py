@@ -13,6 +13,14 @@ from xalign_jax.data.vocabulary import Tokenizer, clone_index
 from xalign_jax.interop import sentencepieces
 
 _SPACE = "▁"
+SAMPLES = [
+    "The cat sleeps; 3.14 > 2, isn't it?",
+    "  two  spaces\tand a tab\nand a line ",
+    "Ein Mädchen läuft über die Straße – „schnell“!",
+    "Привет, мир! Καλημέρα. שלום עליכם. السلام عليكم",
+    "नमस्ते दुनिया สวัสดีชาวโลก 你好，世界。こんにちは 안녕하세요",
+    "ﬁn ½ Ⅳ ｶﾞ e\u0301 👍🏽",
+]
 
 
 def unusual_ids(tokenizer: Tokenizer) -> dict[str, list[int]]:
@@ -38,7 +46,13 @@ def unusual_ids(tokenizer: Tokenizer) -> dict[str, list[int]]:
     return {kind: ids for kind, ids in kinds.items() if ids}
 
 
-def texts_around(names: Sequence[str]) -> list[str]:
+def texts_around_unusual(tokenizer: Tokenizer) -> dict[str, list[str]]:
+    """Texts with each unusual piece, by its kind."""
+    names = tokenizer.names
+    return {kind: _texts_around([names[i] for i in ids]) for kind, ids in unusual_ids(tokenizer).items()}
+
+
+def _texts_around(names: Sequence[str]) -> list[str]:
     """Texts of each piece alone, doubled, inside text, inside a word, and before and after the next piece."""
     spelled = [text for name in names for text in dict.fromkeys((name, name.replace(_SPACE, " ")))]
     following = [*spelled[1:], *spelled[:1]]
