@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -341,14 +341,32 @@ def load_pieces(kind: str, path: str | Path) -> Pieces:
         files = {"tokenizer.json": _read(folder / name)}
         if (folder / "tokenizer_config.json").exists():
             files["tokenizer_config.json"] = _read(folder / "tokenizer_config.json")
-        return HuggingFacePieces(files)
+        return _made(lambda: HuggingFacePieces(files), folder / name, files["tokenizer.json"], "a tokenizer.json")
     if kind == "ids":
-        return Ids(_read(path / "ids.json" if path.is_dir() else path))
+        file = path / "ids.json" if path.is_dir() else path
+        content = _read(file)
+        return _made(lambda: Ids(content), file, content, "an ids.json")
     file = path / "spm.model" if path.is_dir() else path
+    content = _read(file)
+    return _made(lambda: SentencePieces(content), file, content, "a SentencePiece model")
+
+
+def _made(make: Callable[[], Pieces], file: Path, content: bytes, what: str) -> Pieces:
+    """What `make` gives. Raises UserError for a file that is empty, cut short or of another format."""
     try:
-        return SentencePieces(_read(file))
-    except (RuntimeError, OSError):
-        raise UserError(f"{file}: not a SentencePiece model (Vocabulary.path)") from None
+        return make()
+    except UserError:
+        raise
+    except Exception as error:  # the libraries raise exceptions of many kinds, `tokenizers` plain ones
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = why_unreadable(content, f"not {what}, or cut short ({ascii(said)[1:-1]:.200})")
+        raise UserError(f"{file}: {reason}; set Vocabulary.path to another file") from None
+
+
+def why_unreadable(content: bytes, otherwise: str) -> str:
+    """Why a foreign file cannot be read: Git LFS keeps a few lines in place of a large file."""
+    pointer = content.startswith(b"version https://git-lfs")
+    return "a pointer of Git LFS, not the file; run `git lfs pull` where it comes from" if pointer else otherwise
 
 
 def _read(path: Path) -> bytes:

@@ -7,28 +7,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from xalign_jax.data.pieces import why_unreadable
 from xalign_jax.errors import UserError
 
 # Keys that say nothing of the computation, whatever their value. So do private ones, which begin with "_".
-_HARMLESS = frozenset(
-    """
-    architectures dtype torch_dtype transformers_version use_cache initializer_range model_type bos_token_id
-    eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id
-    attention_dropout hidden_dropout hidden_dropout_prob attention_probs_dropout_prob classifier_dropout embd_pdrop
-    id2label label2id num_labels problem_type finetuning_task task_specific_params gradient_checkpointing
-    return_dict output_hidden_states output_attentions output_past is_encoder_decoder directionality vocab_size
-    chunk_size_feed_forward pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
-    pooler_type auto_map language prefix max_window_layers tokenizer_class attn_implementation generation_config
-    max_length do_sample temperature top_k top_p repetition_penalty max_sequence_length is_llama_config
-    transformers.js_config unsloth_fixed unsloth_version torchscript use_bfloat16 tie_encoder_decoder
-    cross_attention_hidden_size bos_token eos_token pad_token unk_token sep_token cls_token mask_token attn_pdrop
-    resid_pdrop summary_type suppress_tokens begin_suppress_tokens bad_words_ids forced_bos_token_id
-    forced_eos_token_id min_length num_beams num_beam_groups num_return_sequences diversity_penalty length_penalty
-    early_stopping no_repeat_ngram_size encoder_no_repeat_ngram_size exponential_decay_length_penalty output_scores
-    return_dict_in_generate remove_invalid_values tf_legacy_loss typical_p use_return_dict gguf_file license
-    model_max_length
-    """.split()
-)
+_HARMLESS = frozenset([
+    "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "initializer_range", "model_type",
+    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id",
+    "decoder_start_token_id", "attention_dropout", "hidden_dropout", "hidden_dropout_prob",
+    "attention_probs_dropout_prob", "classifier_dropout", "embd_pdrop", "id2label", "label2id", "num_labels",
+    "problem_type", "finetuning_task", "task_specific_params", "gradient_checkpointing", "return_dict",
+    "output_hidden_states", "output_attentions", "output_past", "is_encoder_decoder", "directionality", "vocab_size",
+    "chunk_size_feed_forward", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
+    "pooler_size_per_head", "pooler_type", "auto_map", "language", "prefix", "max_window_layers", "tokenizer_class",
+    "attn_implementation", "generation_config", "max_length", "do_sample", "temperature", "top_k", "top_p",
+    "repetition_penalty", "max_sequence_length", "is_llama_config", "transformers.js_config", "unsloth_fixed",
+    "unsloth_version", "torchscript", "use_bfloat16", "tie_encoder_decoder", "cross_attention_hidden_size",
+    "bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token", "attn_pdrop",
+    "resid_pdrop", "summary_type", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_bos_token_id",
+    "forced_eos_token_id", "min_length", "num_beams", "num_beam_groups", "num_return_sequences", "diversity_penalty",
+    "length_penalty", "early_stopping", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty", "output_scores", "return_dict_in_generate", "remove_invalid_values",
+    "tf_legacy_loss", "typical_p", "use_return_dict", "gguf_file", "license", "model_max_length",
+])  # fmt: skip
 MOST_LAYERS = 10_000
 _MOST = 2**31 - 1
 _LARGEST = 1e30
@@ -137,10 +138,4 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: {why_not(content, f'not JSON, or cut short ({error})')}") from None
-
-
-def why_not(content: bytes, otherwise: str) -> str:
-    """Why a foreign file cannot be read: Git LFS keeps a few lines in place of a large file."""
-    pointer = content.startswith(b"version https://git-lfs")
-    return "a pointer of Git LFS, not the file; run `git lfs pull` where it comes from" if pointer else otherwise
+        raise UserError(f"{file}: {why_unreadable(content, f'not JSON, or cut short ({error})')}") from None

@@ -13,8 +13,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from xalign_jax.data.pieces import why_unreadable
 from xalign_jax.errors import UserError
-from xalign_jax.interop.settings import bare, read_json, shown, why_not
+from xalign_jax.interop.settings import bare, read_json, shown
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -74,10 +75,11 @@ class Tensors:
             return np.array_equal(self.read(one), self.read(other))
         slices = [self._files[file].get_slice(stored) for file, stored in (self._names[one], self._names[other])]
         rows = max(1, _PART // max(1, math.prod(self.shapes[one][1:])))
-        return all(
-            np.array_equal(*(np.asarray(part[start : start + rows], np.float32) for part in slices))
-            for start in range(0, self.shapes[one][0], rows)
-        )
+        for start in range(0, self.shapes[one][0], rows):
+            first, second = (np.asarray(part[start : start + rows], np.float32) for part in slices)
+            if not np.array_equal(first, second):
+                return False
+        return True
 
 
 def _files(source: Path) -> list[str]:
@@ -115,7 +117,9 @@ def _open(file: Path) -> Any:
     except (SafetensorError, OSError) as error:
         with file.open("rb") as opened:
             start = opened.read(200)
-        raise UserError(f"{file}: {why_not(start, f'cut short or not safetensors ({shown(str(error))})')}") from None
+        raise UserError(
+            f"{file}: {why_unreadable(start, f'cut short or not safetensors ({shown(str(error))})')}"
+        ) from None
 
 
 class Tensor(NamedTuple):
