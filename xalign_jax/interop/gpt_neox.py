@@ -97,6 +97,7 @@ ARCHITECTURE = Architecture(
     table=_table,
     prefix="gpt_neox.",
     auto="AutoModelForCausalLM",
+    embedding="gpt_neox.embed_in.weight",
     head="embed_out.weight",
     redundant=(
         Redundant(r"rotary_emb\.inv_freq$", holds=lambda c, tensor: same_frequencies(c.rotary_dims, c, tensor)),

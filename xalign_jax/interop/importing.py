@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,19 +49,10 @@ def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float3
       UserError: whatever of the source is missing, unknown, cut short or not implemented, by name.
     """
     with whole(model_dir, "--model_dir", overwrite) as building:
-        if not source.is_dir():
-            raise UserError(
-                f"--source={source}: no such folder; if it is on the Hub: hf download {source} --local-dir DIR"
-            )
-        settings = Settings.read(source / "config.json")
-        architecture = architectures.of_model_type(settings.text("model_type"), settings.file)
-        tensors = Tensors(source, architecture.renamed)
-        config = _config(architecture, settings, tensors)
-        rows, pad = settings.whole("vocab_size"), settings.whole("pad_token_id", None, least=0)
-        model = build(config, rows)
-        plan = _plan(architecture, config, pad, model, tensors)
-        tokenizer = _tokenizer(source, building, settings, rows, model_dir.absolute() / "vocabulary")
-        params = _read(plan, model, tensors, mesh, dtype)
+        found = read_source(source)
+        tokenizer = _tokenizer(source, building, found.settings, found.rows, model_dir.absolute() / "vocabulary")
+        params = _read(found.plan, found.model, found.tensors, mesh, dtype)
+        config = found.model.config
         about = {"stage": "import", "recipe": {"model": as_json(config)}}
         checkpoints = Checkpoints(building / "checkpoints")
         checkpoints.save(0, {"model": params, "heads": {}}, {}, about)
@@ -69,28 +60,59 @@ def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float3
         _describe(building, source, config, tokenizer, dtype, model_dir.absolute())
 
 
-def _config(architecture: Architecture, settings: Settings, tensors: Tensors) -> Any:
-    """The model's configuration; its head is untied where the checkpoint has one that is not the embedding."""
-    try:
-        config = architecture.read(settings, frozenset(tensors.shapes))
-    except UserError as error:  # of the configuration itself, which knows no file
-        raise error if str(settings.file) in str(error) else UserError(f"{settings.file}: {error}") from None
-    settings.finish()
-    if architecture.head is None or not config.tied:
+Plan = dict[str, list[tuple[Entry, str]]]  # our path -> (entry, their name) of each layer, one where it has no layers
+
+
+class Found(NamedTuple):
+    """What config.json and the headers of safetensors files say."""
+
+    settings: Settings
+    tensors: Tensors
+    model: Model
+    rows: int
+    plan: Plan
+
+
+def read_source(source: Path) -> Found:
+    """Everything of a checkpoint but its numbers and its tokenizer.
+
+    Raises:
+      UserError: whatever is missing, unknown, cut short or not implemented, by name.
+    """
+    if not source.is_dir():
+        raise UserError(f"--source={source}: no such folder; if it is on the Hub: hf download {source} --local-dir DIR")
+    settings = Settings.read(source / "config.json")
+    tensors = Tensors(source, architectures.of_model_type(settings.text("model_type"), settings.file).renamed)
+    architecture, config = architectures.read_config(settings, frozenset(tensors.shapes))
+    rows, pad = settings.whole("vocab_size"), settings.whole("pad_token_id", None, least=0)
+    embedding = _embedding(architecture, tensors)
+    if embedding is not None and tensors.shapes[embedding] != (rows, config.width):
+        raise _other_shape(tensors, embedding, (rows, config.width))
+    config = _with_own_head(architecture, config, tensors)
+    model = build(config, rows)
+    return Found(settings, tensors, model, rows, _plan(architecture, config, pad, model, tensors))
+
+
+def _with_own_head(architecture: Architecture, config: Any, tensors: Tensors) -> Any:
+    """The configuration; untied where the checkpoint has an output head that is not the embedding."""
+    head = architecture.head and _present(architecture.head, architecture.prefix, tensors)
+    embedding = _embedding(architecture, tensors)
+    if not config.tied or not head or embedding is None:
         return config
-    embedding = next(entry.theirs for entry in architecture.table(config, None) if entry.ours == "embedding")
-    head, table = (_present(name, architecture.prefix, tensors) for name in (architecture.head, embedding))
-    if head is None or table is None:
-        return config
-    if tensors.equal(head, table):
+    if tensors.equal(head, embedding):
         tensors.leave_out(head)
-        print(f"{tensors.source}: left out: {head}, which equals {table}")
+        print(f"{tensors.source}: left out: {head}, which equals {embedding}")
         return config
-    print(f"{tensors.source}: {head} differs from {table}: imported as a head of its own, though config.json ties them")
+    print(f"{tensors.source}: {head} differs from {embedding}: a head of its own, although config.json ties them")
     return dataclasses.replace(config, tied=False)
 
 
-Plan = dict[str, list[tuple[Entry, str]]]  # our path -> (entry, their name) of each layer, one where it has no layers
+def _embedding(architecture: Architecture, tensors: Tensors) -> str | None:
+    return _present(architecture.embedding, architecture.prefix, tensors)
+
+
+def _other_shape(tensors: Tensors, name: str, wanted: tuple[int, ...]) -> UserError:
+    return UserError(f"{tensors.source}: {name} has shape {tensors.shapes[name]}, config.json wants {wanted}")
 
 
 def _plan(architecture: Architecture, config: Any, pad: int | None, model: Model, tensors: Tensors) -> Plan:
@@ -108,9 +130,7 @@ def _plan(architecture: Architecture, config: Any, pad: int | None, model: Model
         ours = shapes[entry.ours].shape[1 if "{}" in entry.theirs else 0 :]
         for _, name in plan[entry.ours]:
             if tensors.shapes[name] != entry.view.theirs(ours):
-                raise UserError(
-                    f"{tensors.source}: {name} has shape {tensors.shapes[name]}, config.json wants {entry.view.theirs(ours)}"
-                )
+                raise _other_shape(tensors, name, entry.view.theirs(ours))
     if missing:
         raise UserError(f"{tensors.source}: {len(missing)} tensors are missing, such as {missing[0]}")
     _leave_out(sorted(tensors.shapes.keys() - used), architecture, config, tensors)

@@ -153,6 +153,7 @@ ARCHITECTURE = Architecture(
     table=_table,
     prefix="model.",
     auto="AutoModelForCausalLM",
+    embedding="model.embed_tokens.weight",
     head="lm_head.weight",
     redundant=(Redundant(r"rotary_emb\.inv_freq$", holds=lambda c, tensor: same_frequencies(c.head_size, c, tensor)),),
 )

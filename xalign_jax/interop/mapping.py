@@ -131,7 +131,7 @@ class Architecture:
       write: (config, rows of the table, special ids) -> config.json without what all share.
       table: (config, id of padding) -> entries.
       prefix: of tensors' names, absent where a model was saved without its head.
-      head: tensor of the output head, where a setting can tie it to the embedding.
+      embedding: tensor of the table of tokens.   head: tensor of the output head, where a setting can tie it to the embedding.
       redundant: tensors that are left out.
       renamed: (old, new) endings of names.
       auto: the class of transformers that loads it.
@@ -144,6 +144,7 @@ class Architecture:
     table: Callable[[Any, int | None], list[Entry]]
     prefix: str
     auto: str
+    embedding: str
     head: str | None = None
     redundant: tuple[Redundant, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()

@@ -75,8 +75,10 @@ class Tensors:
             return np.array_equal(self.read(one), self.read(other))
         slices = [self._files[file].get_slice(stored) for file, stored in (self._names[one], self._names[other])]
         rows = max(1, _PART // max(1, math.prod(self.shapes[one][1:])))
-        for start in range(0, self.shapes[one][0], rows):
-            first, second = (np.asarray(part[start : start + rows], np.float32) for part in slices)
+        length = self.shapes[one][0]
+        for start in range(0, length, rows):
+            end = min(start + rows, length)
+            first, second = (np.asarray(part[start:end], np.float32) for part in slices)
             if not np.array_equal(first, second):
                 return False
         return True
