@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import itertools
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path

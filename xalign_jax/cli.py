@@ -275,33 +275,38 @@ def _export(options: argparse.Namespace, bindings: list[str]) -> int:
         options.model_dir, options.output, mesh, options.step, options.dtype, options.overwrite, options.params, encoder
     )
     print(f"{options.output}: written")
-    print(verify(options.output, exported, _sample_texts(options.model_dir, exported.tokenizer), options.dtype))
+    print(verify(options.output, exported, _validation_texts(options.model_dir, exported.tokenizer), options.dtype))
     return DONE
 
 
-def _sample_texts(model_dir: Path, tokenizer: Any) -> list[Any]:
-    """Token ids of some validation texts of the run in each of its languages; of an imported model's, a text of ours."""
-    import numpy as np
-
-    if tokenizer.vocabulary.kind == "ids":
-        return [np.flatnonzero(~tokenizer.special)[:64]]
-    if not (model_dir / "config.gin").is_file():
-        return tokenizer.encode([" ".join((sys.modules["xalign_jax"].__doc__ or "xalign").split()), EPILOG])
+def _validation_texts(model_dir: Path, tokenizer: Any) -> Any:
+    """Token ids of some validation texts of the run in each of its languages, or why there are none: nothing is prepared."""
     from xalign_jax import config
+    from xalign_jax.data.prepared import Prepared
+    from xalign_jax.data.store import open_stores, open_tokenizer
+    from xalign_jax.interop.verify import Missing
     from xalign_jax.recipe import Recipe
     from xalign_jax.training import plan
 
+    if not (model_dir / "config.gin").is_file():
+        return Missing("an imported model has none")
     register()
-    (recipe,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
-    plan.prepare_data(recipe)
-    prepared = plan.load_data(recipe)
     found = []
-    for mixture in plan.mixtures(recipe):
-        for member in prepared.members(mixture, "validation"):
-            tokens, offsets = member.tokens[0], member.offsets[0]
-            texts = [tokens[a:b] for a, b in itertools.pairwise(offsets[:4])]
-            found += [tokenizer.clone(text, member.k) for text in texts]
-    return found
+    try:
+        (recipe,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
+        mixtures = plan.mixtures(recipe)
+        tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
+        stores = {task: open_stores(recipe.vocabulary, task, tasks=tasks) for task in tasks}
+        if open_tokenizer(recipe.vocabulary, tasks).base_fingerprint != tokenizer.base_fingerprint:
+            return Missing("prepared with another vocabulary since")
+        for mixture in mixtures:
+            for member in Prepared(tokenizer, stores, None, None).members(mixture, "validation"):
+                tokens, offsets = member.tokens[0], member.offsets[0]
+                texts = [tokens[a:b] for a, b in itertools.pairwise(offsets[:4])]
+                found += [tokenizer.clone(text, member.k) for text in texts]
+    except UserError as error:
+        return Missing(str(error))
+    return found or Missing("the run has none")
 
 
 def _compare(options: argparse.Namespace, bindings: list[str]) -> int:

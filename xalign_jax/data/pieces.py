@@ -353,9 +353,16 @@ def load_pieces(kind: str, path: str | Path) -> Pieces:
         return HuggingFacePieces(files)
     except UserError:
         raise
-    except Exception as error:  # the libraries that read them raise what they like, `tokenizers` a bare Exception
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file}: no {kind} vocabulary (Vocabulary.path): {reason}") from None
+    except Exception as error:  # the libraries raise exceptions of many kinds, `tokenizers` plain ones
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = why_unreadable(content, f"no {kind} vocabulary, or cut short ({ascii(said)[1:-1]:.200})")
+        raise UserError(f"{file}: {reason}; set Vocabulary.path to another file") from None
+
+
+def why_unreadable(content: bytes, otherwise: str) -> str:
+    """Why a foreign file cannot be read: Git LFS keeps a few lines in place of a large file."""
+    pointer = content.startswith(b"version https://git-lfs")
+    return "a pointer of Git LFS, not the file; run `git lfs pull` where it comes from" if pointer else otherwise
 
 
 def _read(path: Path) -> bytes:
