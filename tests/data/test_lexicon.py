@@ -147,6 +147,27 @@ def test_several_files_name_their_languages_and_clones_take_base_words(tokenizer
     assert found[1] == {"en": ["wab"], "de": ["vab"], "de_clone": ["vab"]}
 
 
+def test_files_say_their_languages_in_their_names(tokenizer, stores, tmp_path):
+    de = pairs(tmp_path / "en-de.tsv", [("waa", "vaa"), ("wab", "vab")])
+    fr = pairs(tmp_path / "fra-eng.tsv", [("vba", "waa")])
+    lexicon = Lexicon(source="file", paths=(de, fr), languages=("en", "de", "fr"), heldout=0.0)
+    found = by_concept(build_lexicon(lexicon, tokenizer, stores).train)
+    assert found == {0: {"en": ["waa"], "de": ["vaa"], "fr": ["vba"]}, 1: {"en": ["wab"], "de": ["vab"]}}
+
+
+def test_files_in_other_languages_or_in_none_that_they_say_are_refused(tokenizer, stores, tmp_path):
+    french = pairs(tmp_path / "en-fr.tsv", [("waa", "vba")])
+    with pytest.raises(UserError, match=r"Lexicon.paths: .*en-fr.tsv names the language 'fr'"):
+        Lexicon(source="file", paths=(french,), languages=("en", "de"))
+    assert Lexicon(source="file", paths={french: ("en", "de")}, languages=("en", "de")).files[0][1] == ("en", "de")
+    unsaid = pairs(tmp_path / "words.tsv", [("waa", "vaa")])
+    lexicon = Lexicon(source="file", paths=(unsaid,), languages=("en", "de", "fr"))
+    with pytest.raises(UserError, match=r"words.tsv has 2 words a line at most and the recipe 3 languages; say which"):
+        build_lexicon(lexicon, tokenizer, stores)
+    with pytest.raises(UserError, match=r"Lexicon.paths: \('en', 'de'\) is not a file; write"):
+        Lexicon(source="file", paths=(unsaid, ("en", "de")), languages=("en", "de", "fr"))
+
+
 def test_files_may_lead_to_the_source_language_and_words_of_two_languages_may_look_alike(tokenizer, stores, tmp_path):
     there = pairs(tmp_path / "en-de.tsv", [("waa", "vaa")])
     rows = [("waa", "wab"), ("vac", "wac"), ("vaa", "waa"), ("vad", "waa")]  # German "waa" is not English "waa"

@@ -12,7 +12,8 @@ from pathlib import Path
 import gin
 import numpy as np
 
-from xalign_jax.data.dictionaries import cldr_dictionary, read_dictionary
+from xalign_jax.data.dictionaries import Dictionary, cldr_dictionary, read_dictionary
+from xalign_jax.data.filenames import named_languages
 from xalign_jax.data.hashing import hash64
 from xalign_jax.data.store import Stores, training_stores
 from xalign_jax.data.vocabulary import Tokenizer, clone_index
@@ -28,7 +29,8 @@ class Lexicon:
 
     Attributes:
       source: "clone" (identity on the corpus's most frequent words), "file" or "cldr" (names in Babel's locales).
-      paths: files for "file"; a file's words are in the base languages in order, or (path, languages) says otherwise.
+      paths: files for "file". A file's words are in the languages that (path, languages) or else its own name says
+        ("en-de.tsv"), else in the base languages in order.
       languages: source language first; clones may be among them and take their base language's words.
       size: at most this many concepts, the most frequent in the corpus first.
       heldout: share of the concepts held out. Concepts whose source words differ in case only stay together.
@@ -71,6 +73,23 @@ class Lexicon:
             raise UserError(f"Lexicon.shuffle = {self.shuffle}: True, False or a share of the concepts")
         if not 0 <= self.homographs <= 1:
             raise UserError(f"Lexicon.homographs = {self.homographs}: a share of the concepts")
+        for path, languages, _ in self.files:
+            if len({*languages} & {*self.bases}) < 2:
+                raise UserError(f"Lexicon.paths: {path} is in {languages}, less than two of {self.bases}")
+
+    @property
+    def files(self) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
+        """(path, the languages of its words, whether it says them itself). Raises UserError for other things in `paths`."""
+        files = []
+        for item in self.paths:
+            path, languages = (item, None) if isinstance(item, str) else item if len(item) == 2 else (None, None)
+            if not isinstance(path, str) or not isinstance(languages, tuple | None):
+                raise UserError(
+                    f'Lexicon.paths: {item!r} is not a file; write ("a.tsv", "b.tsv") or (("a.tsv", ("en", "fr")),)'
+                )
+            said = languages or named_languages(path, self.bases)
+            files.append((path, said or self.bases, bool(said)))
+        return tuple(files)
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -222,11 +241,7 @@ def _read_entries(lexicon: Lexicon, report: Counter[str]) -> list[Entry]:
     if lexicon.source == "cldr":
         read = [(cldr_dictionary(lexicon.bases), lexicon.bases)]
     else:
-        named = [(path, lexicon.bases) if isinstance(path, str) else path for path in lexicon.paths]
-        for path, languages in named:
-            if len({*languages} & {*lexicon.bases}) < 2:
-                raise UserError(f"Lexicon.paths: {path} is in {languages}, less than two of {lexicon.bases}")
-        read = [(read_dictionary(path, languages), languages) for path, languages in named]
+        read = [(_read_file(path, languages, said), languages) for path, languages, said in lexicon.files]
     merged: dict[str, dict[tuple[str, str], None]] = {}
     for dictionary, languages in read:
         report.update(dictionary.report)
@@ -236,6 +251,18 @@ def _read_entries(lexicon: Lexicon, report: Counter[str]) -> list[Entry]:
                 merged.setdefault(concept, {}).update(dict.fromkeys(members))
     source = lexicon.bases[0]
     return [sorted(words, key=lambda word: word[0] != source) for words in merged.values()]
+
+
+def _read_file(path: str, languages: tuple[str, ...], said: bool) -> Dictionary:
+    """A dictionary file; one that does not say its languages has a word of every one of them."""
+    dictionary = read_dictionary(path, languages)
+    columns = 1 + max((index for entry in dictionary.entries for index, _ in entry.words), default=0)
+    if not said and columns < len(languages):
+        raise UserError(
+            f"Lexicon.paths: {path} has {columns} words a line at most and the recipe {len(languages)} languages; say which "
+            f'ones it holds, in its name ("{languages[0]}-{languages[1]}.tsv") or as ("{path}", {languages[:2]})'
+        )
+    return dictionary
 
 
 def _by_source(concept: str, words: Entry, leads_from: str, source: str) -> list[tuple[str, Entry]]:
