@@ -22,6 +22,7 @@ class SyntheticTokenizer:
     pad, eos, unk, bos, mask = range(SPECIALS)
     base_size, clones, size = PIECES, 1, 2 * PIECES
     standalone = np.arange(PIECES) < SPECIALS + PUNCTUATION
+    texts = ("",) * PIECES
     word_start = np.arange(PIECES) < SPECIALS + PUNCTUATION + STARTS
 
     def decode(self, ids) -> str:

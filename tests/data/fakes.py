@@ -21,6 +21,7 @@ class FakeTokenizer:
         self.size = -(-(clones + 1) * self.base_size // 128) * 128
         self.standalone = np.arange(self.base_size) < len(SPECIALS) + len(punctuation)
         self.word_start = self.standalone | np.array([piece.startswith("▁") for piece in self.pieces])
+        self.texts = [piece.lstrip("▁") for piece in self.pieces]
         self._ids = {piece: i for i, piece in enumerate(self.pieces)}
 
     def _encode(self, text: str) -> np.ndarray:

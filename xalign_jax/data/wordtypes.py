@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xalign_jax.data.codeswitch import hash_words, read_words, split_words, word_flags
 from xalign_jax.data.hashing import hash64
+from xalign_jax.data.wordkeys import hash_words, read_words, split_words, word_flags
 
 if TYPE_CHECKING:
     from xalign_jax.data.store import Store
