@@ -28,7 +28,7 @@ class SyntheticTokenizer:
     def decode(self, ids) -> str:
         return " ".join(map(str, ids))
 
-    def encode_words(self, words) -> list[np.ndarray]:
+    def encode_words(self, words, spaced=False) -> list[np.ndarray]:
         return [np.array(word.split(), np.int32) for word in words]
 
     def clone(self, ids, k):

@@ -38,7 +38,8 @@ class FakeTokenizer:
     def encode(self, texts):
         return [self._encode(text) for text in texts]
 
-    encode_words = encode
+    def encode_words(self, words, spaced=False):
+        return self.encode(words)
 
     def decode(self, ids) -> str:
         return "".join(self.pieces[i] for i in self.unclone(ids).tolist() if i >= 5).replace("▁", " ").strip()

@@ -74,7 +74,7 @@ def build_table(concepts: Concepts, tokenizer: Tokenizer, both_ways: bool = Fals
     """The switching table of a concept table; its language 0 is the source. None if no word has a translation.
 
     A word is looked up as its exact tokens; failing that, in the casings (lower, Capitalised, UPPER) of a word with
-    the same case-folded spelling.
+    the same case-folded spelling, and after a space where its script has none.
     """
     entries: dict[Key, Senses] = {}
     folded: dict[tuple[int, str], Senses] = {}
@@ -96,7 +96,7 @@ def build_table(concepts: Concepts, tokenizer: Tokenizer, both_ways: bool = Fals
     shrink = _mean_loss(entries, np.diff(concepts.starts))
     for (language, spelling), senses in folded.items():
         casings = sorted({spelling, spelling.capitalize(), spelling.title(), spelling.upper()})
-        for ids in tokenizer.encode_words(casings):
+        for ids in (*tokenizer.encode_words(casings), *tokenizer.encode_words(casings, spaced=True)):
             entries.setdefault((language, tuple(ids.tolist())), senses)
     entries = {key: senses for key, senses in entries.items() if key[1]}
     return _pack_table(entries, concepts, word_flags(tokenizer), shrink) if entries else None

@@ -44,6 +44,11 @@ def word_flags(tokenizer: Tokenizer) -> np.ndarray:
     return flags
 
 
+def marks_words(tokenizer: Tokenizer) -> bool:
+    """Whether any piece of text begins a word: without, no border between words can be told."""
+    return bool((word_flags(tokenizer) & (_BEGINS | _NO_WORD) == _BEGINS).any())
+
+
 def split_words(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Word borders of token rows.
 
