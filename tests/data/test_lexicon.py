@@ -321,7 +321,7 @@ def test_equal_ids_have_equal_hashes(tokenizer, stores, tmp_path):
 
 def test_errors_name_what_to_do(tokenizer, stores, tmp_path):
     path = pairs(tmp_path / "d.tsv", [("nowhere", "vaa")])
-    with pytest.raises(UserError, match="0 of 1 entries are trained .* 1 have a word that is not in the text of en; "):
+    with pytest.raises(UserError, match=r"0 of 1 entries are trained .* 1 have a word that is not in the text of en; "):
         build_lexicon(Lexicon(source="file", paths=(path,), languages=("en", "de")), tokenizer, stores)
     with pytest.raises(UserError, match=r"Vocabulary\.clones >= 2"):
         build_lexicon(Lexicon(languages=("en", "en_clone2")), tokenizer, stores)

@@ -133,5 +133,5 @@ def coverage(prepared: Prepared) -> list[str]:
     at, n, _ = table.read(base, begins, np.flatnonzero(ordinary), np.zeros(1, np.int64))
     covered = np.zeros(base.size, bool)
     covered[ranges(at, n)] = True
-    share = np.count_nonzero(covered & ordinary[0]) / max(1, np.count_nonzero(ordinary))
+    share = int(np.count_nonzero(covered & ordinary[0])) / max(1, int(np.count_nonzero(ordinary)))
     return [f"coverage of running words (training text of {language}): {share:.1%}"]

@@ -63,7 +63,7 @@ def count_keys(stores: Iterable[Store], keys: Keys, max_tokens: int) -> tuple[np
             _, _, key = keys.read(base, begins, np.flatnonzero(ordinary), np.zeros(1, np.int64))
             counts += np.bincount(key, minlength=len(counts))
             first = np.flatnonzero(begins)
-            total += np.count_nonzero((np.diff(first) <= max_tokens) & ordinary[0, first[:-1]])
+            total += int(np.count_nonzero((np.diff(first) <= max_tokens) & ordinary[0, first[:-1]]))
     return counts, total
 
 
