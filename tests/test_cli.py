@@ -131,6 +131,18 @@ def test_preview_and_stats_show_the_data(place):
     assert counted.returncode == 0 and "coverage of running words" in counted.stdout
 
 
+def test_preparation_and_training_say_what_became_of_the_dictionary(place):
+    line = "dictionary: 160 of 200 entries are trained on and 40 held out"
+    assert line in xalign("data", "prepare", "--gin_file=small.gin", cwd=place).stdout
+    assert line in xalign("train", "--gin_file=small.gin", "--model_dir=run", cwd=place).stderr
+
+
+def test_stats_show_the_texts_and_the_dictionary_where_facts_are_refused(place):
+    counted = xalign("data", "stats", "--gin_file=small.gin", "--gin.Facts.count=100000", cwd=place)
+    assert counted.returncode == 2 and counted.stderr.startswith("xalign: Facts: 100000 facts take ")
+    assert "bytes/token" in counted.stdout and "coverage of running words" in counted.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -350,17 +350,39 @@ def _data(options: argparse.Namespace, bindings: list[str]) -> int:
     recipe, _ = _recipe(options, bindings)
     plan.check(recipe)
     plan.prepare_data(recipe)
+    if options.action == "stats":
+        return _stats(recipe)
     prepared = plan.load_data(recipe)
     if options.action == "prepare":
+        _show(inspect.words(prepared))
         return DONE
-    feeds = {n: f for stage in plan.plan(recipe, prepared) for n, f in stage.feeds.items()}
-    if options.action == "preview":
-        for name, feed in feeds.items():
+    for stage in plan.plan(recipe, prepared):
+        for name, feed in stage.feeds.items():
             batch = feed.rows(feed.first_step, slice(0, feed.count))
             print(inspect.preview(name, batch, feed.feed.languages, prepared))
-    else:
-        print(inspect.stats(prepared, {name: feed.feed for name, feed in feeds.items()}))
     return DONE
+
+
+def _stats(recipe: Any) -> int:
+    """Shows what there is before it asks for what may be lacking: words of the dictionary, enough of them for the facts."""
+    from xalign_jax.data import inspect, prepared
+    from xalign_jax.training import plan
+
+    data = prepared.open_texts(recipe.vocabulary, plan.mixtures(recipe))
+    _show(inspect.texts(data))
+    if recipe.lexicon is not None:
+        data = data.with_lexicon(recipe.lexicon)
+        _show([*inspect.words(data), *inspect.coverage(data)])
+    if recipe.facts is not None:
+        data = data.with_facts(recipe.facts)
+        _show(inspect.facts(data))
+    _show(inspect.packing({name: feed.feed for stage in plan.plan(recipe, data) for name, feed in stage.feeds.items()}))
+    return DONE
+
+
+def _show(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 
 from xalign_jax.data.prepared import Prepared
 from xalign_jax.data.store import Store
+from xalign_jax.data.wordkeys import is_unspaced
 
 SPECIALS = ("<pad>", "</s>", "<unk>", "<s>", "<mask>")
 
@@ -23,10 +24,11 @@ class FakeTokenizer:
         self.size = -(-(clones + 1) * self.base_size // 128) * 128
         self.standalone = np.arange(self.base_size) < len(SPECIALS) + len(punctuation)
         self.word_start = self.standalone | np.array([piece.startswith("▁") for piece in self.pieces])
+        self.texts = [piece.lstrip("▁") for piece in self.pieces]
         self._ids = {piece: i for i, piece in enumerate(self.pieces)}
 
-    def _encode(self, text: str) -> np.ndarray:
-        text, ids = "▁" + " ".join(text.split()).replace(" ", "▁"), []
+    def _encode(self, text: str, before: str = "▁") -> np.ndarray:
+        text, ids = before + " ".join(text.split()).replace(" ", "▁"), []
         while text and text != "▁":
             sizes = [n for n in range(min(12, len(text)), 0, -1) if text[:n] in self._ids]
             if not sizes and text[0] == "▁":
@@ -39,7 +41,8 @@ class FakeTokenizer:
     def encode(self, texts):
         return [self._encode(text) for text in texts]
 
-    encode_words = encode
+    def encode_words(self, words, spaced=False):
+        return [self._encode(word, "▁" if spaced or not is_unspaced(word) else "") for word in words]
 
     def decode(self, ids) -> str:
         return "".join(self.pieces[i] for i in self.unclone(ids).tolist() if i >= 5).replace("▁", " ").strip()

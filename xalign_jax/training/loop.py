@@ -69,6 +69,8 @@ class Run:
         if not distributed.is_main():  # a host with a cache of its own
             plan.prepare_data(recipe)
         self.prepared = plan.load_data(recipe)
+        if distributed.is_main() and self.prepared.lexicon is not None:
+            print(*self.prepared.lexicon.summary, sep="\n", file=sys.stderr, flush=True)
         directory.claim_data(self.model_dir, self.prepared)
         self.model = build_model(recipe, runtime, self.prepared)
         self.stages = plan.plan(recipe, self.prepared)
