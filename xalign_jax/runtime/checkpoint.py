@@ -77,15 +77,23 @@ class Checkpoints:
         """Restore the parameters alone."""
         return self._restored(step, ocp.args.Composite(params=ocp.args.StandardRestore(params)))["params"]
 
+    def params_metadata(self, step: int) -> Any:
+        """The tree of the parameters saved at a step; its leaves have `shape` and `dtype`."""
+        self._require(step)
+        return self._manager.item_metadata(step)["params"].tree
+
     def restore_part(self, step: int, rest: Any) -> Any:
         """Restore a part of the state besides the parameters: a tree with some of its branches."""
         restore_args = ocp.checkpoint_utils.construct_restore_args(rest)
         part = ocp.args.PyTreeRestore(item=rest, restore_args=restore_args, partial_restore=True)
         return self._restored(step, ocp.args.Composite(rest=part))["rest"]
 
-    def _restored(self, step: int, args: ocp.args.Composite) -> Any:
+    def _require(self, step: int) -> None:
         if step not in self._manager.all_steps():
             raise UserError(f"{self._manager.directory}: no checkpoint of step {step}; there are {self.steps()}")
+
+    def _restored(self, step: int, args: ocp.args.Composite) -> Any:
+        self._require(step)
         try:
             return self._manager.restore(step, args=args)
         except (ValueError, KeyError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from xalign_jax.errors import UserError
@@ -15,6 +16,9 @@ from xalign_jax.runtime.checkpoint import Checkpoints, abstract
 def restore_model(model_dir: Path, at: int | None, model: Any, mesh: Mesh) -> tuple[int, Any]:
     """A step of a run (None: its newest) and the model's parameters there, sharded over the mesh.
 
+    A checkpoint also holds the heads that the run's objectives trained. Orbax restores an item as a whole, so they are
+    read by the shapes that they were saved with, and left out of the result.
+
     Args:
       model: what was saved there: its `init` and `logical_axes` say shapes and places.
 
@@ -22,7 +26,9 @@ def restore_model(model_dir: Path, at: int | None, model: Any, mesh: Mesh) -> tu
       UserError: there is no checkpoint, or it holds another model.
     """
     checkpoints, at = _open(model_dir, at)
-    params = checkpoints.restore_params(at, {"model": _abstract(model, mesh), "heads": {}})["model"]
+    heads = checkpoints.params_metadata(at)["heads"]
+    heads = abstract(heads, jax.tree.map(lambda _: sharding.replicated(mesh), heads))
+    params = checkpoints.restore_params(at, {"model": _abstract(model, mesh), "heads": heads})["model"]
     checkpoints.close()
     return at, params
 
