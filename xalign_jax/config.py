@@ -52,11 +52,10 @@ def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type]) -
         _refuse_nested_scopes()
         _refuse_missing_macros()
         built = [cls() for cls in build]
-    except UserError:
-        raise
     except Exception as error:
         cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
-        raise cause or UserError(_one_line(error)) from error
+        # gin adds a second line to messages: the call in which it was.
+        raise UserError(str(cause).splitlines()[0] if cause else _one_line(error)) from error
     _refuse_unused_bindings(texts)
     _refuse_idle_bindings(bindings)
     return built

@@ -15,7 +15,7 @@ import numpy as np
 
 from xalign_jax.data.hashing import draw32, hash64
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import freeze, within
 
 if TYPE_CHECKING:
     from xalign_jax.data.lexicon import Concepts
@@ -41,8 +41,7 @@ class Switch:
 
     def __post_init__(self) -> None:
         freeze(self)
-        if not 0 <= self.rate <= 1:
-            raise UserError(f"Switch.rate = {self.rate} is not between 0 and 1")
+        within(self, "[0, 1]", "rate")
 
 
 def word_flags(tokenizer: Tokenizer) -> np.ndarray:

@@ -18,7 +18,7 @@ from xalign_jax.data.store import Stores, training_stores
 from xalign_jax.data.vocabulary import Tokenizer, clone_index
 from xalign_jax.data.wordtypes import WordTypes, count_types
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import freeze, one_of
+from xalign_jax.recipe import at_least_one, freeze, one_of, within
 
 
 @gin.configurable
@@ -65,12 +65,11 @@ class Lexicon:
             raise UserError(
                 f'Lexicon.languages = {self.languages}: with Lexicon.source = "clone" all clone one language'
             )
-        if not 0 <= self.heldout < 1 or not 0 < self.coverage <= 1:
-            raise UserError("Lexicon.heldout is in [0, 1) and Lexicon.coverage in (0, 1]")
-        if not 0 <= self.shuffle <= 1:
-            raise UserError(f"Lexicon.shuffle = {self.shuffle}: True, False or a share of the concepts")
-        if not 0 <= self.homographs <= 1:
-            raise UserError(f"Lexicon.homographs = {self.homographs}: a share of the concepts")
+        at_least_one(self, "size", "max_tokens")
+        within(self, "[0, 1)", "heldout")
+        within(self, "(0, 1]", "coverage")
+        within(self, "[0, 1]", "shuffle", "homographs")
+        within(self, "[0, inf)", "seed")
 
     @property
     def bases(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ class TextFeed:
 
     def __post_init__(self) -> None:
         freeze(self)
-        at_least_one(self, "slots")
+        at_least_one(self, "length", "slots")
 
     def build(
         self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
@@ -81,7 +81,7 @@ class TranslationFeed:
 
     def __post_init__(self) -> None:
         freeze(self)
-        at_least_one(self, "side", "slots")
+        at_least_one(self, "length", "side", "slots")
 
     def build(
         self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
@@ -127,7 +127,7 @@ class ContrastFeed:
 
     def __post_init__(self) -> None:
         freeze(self)
-        at_least_one(self, "side", "slots")
+        at_least_one(self, "length", "side", "slots")
 
     def build(
         self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"

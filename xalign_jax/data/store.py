@@ -23,7 +23,7 @@ import numpy as np
 from xalign_jax.data.sources import is_current, parse_name, resolve
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import freeze, within
 
 _MAPPED = 2**20  # bytes beyond which an array stays on disk
 FORMAT = 5  # of what the cache holds and how it is made; another number, another place
@@ -53,8 +53,7 @@ class Mixture:
         freeze(self)
         if not isinstance(self.rates, tuple) or not all(_is_rate(item) for item in self.rates):
             raise UserError(f'Mixture.rates = {self.rates!r}: expected {{"en": 0.9, "de": 0.1}} and the like')
-        if not (isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1):
-            raise UserError(f"Mixture.alpha = {self.alpha!r}: a number from 0 (uniform) to 1 (proportional)")
+        within(self, "[0, 1]", "alpha")
 
 
 def _is_rate(item: Any) -> bool:

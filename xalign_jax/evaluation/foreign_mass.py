@@ -11,7 +11,7 @@ import numpy as np
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import require_causal, require_length, row, score
 from xalign_jax.evaluation.windows import Text, of_text, run_texts
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.recipe import at_least_one, freeze, within
 
 TOKENS_COUNTED = 20_000_000
 
@@ -37,6 +37,7 @@ class ForeignMass:
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "length", "windows", "batch")
+        within(self, "[0, 1]", "share")
 
     def check(self, model: Any, prepared: Any) -> None:
         """Raise UserError for what the model or the data lacks, before anything is trained."""

@@ -15,7 +15,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import ratio_margin, require_length, row, sentence_vectors, unit, untrained
 from xalign_jax.evaluation.ngrams import ngram_cosines
 from xalign_jax.evaluation.parallel import Sentences, sentences
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.recipe import at_least_one, freeze, within
 
 METRICS = tuple(
     "accuracy" + "".join(parts) for parts in itertools.product(*(("", s) for s in ("_first", "_margin", "_centred")))
@@ -64,6 +64,7 @@ class SentenceRetrieval:
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "sentences", "batch")
+        within(self, "[0, inf)", "least")
         for metric in self.metrics:
             if metric not in METRICS:
                 raise UserError(f"SentenceRetrieval.metrics names {metric!r}: any of {', '.join(METRICS)}")
