@@ -76,8 +76,9 @@ class Run:
         self.shared = {
             stage.name: shared_rows(self.prepared, stage.tie_words) for stage in recipe.stages if stage.shares_rows
         }
-        plan.check_batches(self.stages, self.model, self._check_states())
+        states = self._check_states()
         plan.check_streams(self.stages, self.model)
+        plan.check_batches(self.stages, self.model, states)
         plan.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.prepared)
         if jax.process_count() > 1:
             own = {"texts": directory.texts(self.prepared), "inputs": inputs.fingerprints(self.inputs)}
