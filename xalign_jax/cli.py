@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     train = command("train", _train, "Train a recipe, or continue it.", gin=True, model_dir=True)
-    train.add_argument("--extend", action="store_true", help="allow more steps of the last stage")
+    train.add_argument(
+        "--extend", action="store_true", help="allow more steps of the last stage, if its learning rate goes on"
+    )
     train.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where nothing else says it")
     train.add_argument("--processes", type=int, metavar="N", help="how many processes there are; 1 = run alone")
     train.add_argument("--process_id", type=int, metavar="I", help="this process's number")

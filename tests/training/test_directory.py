@@ -59,11 +59,10 @@ def test_paths_are_absolute_in_what_a_run_writes_and_its_identity_is_as_written(
     (read,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
     assert dataclasses.replace(read, modules=()) == with_paths(f"{tmp_path}/")
     directory.claim(model_dir, with_paths(f"{tmp_path}/"), extend=False)  # the same files, spelled otherwise
-    directory.claim(model_dir, with_paths("../"), extend=False)
     directory.claim(model_dir, with_paths(), extend=False)  # the same words: a folder that was moved
     with pytest.raises(UserError, match=r"Recipe\.init_from is .*runs/a' there, .*elsewhere"):
         directory.claim(model_dir, with_paths("./"), extend=False)
-    describe(model_dir, with_paths("../"))
+    describe(model_dir, with_paths(f"{tmp_path}/"))
     assert json.loads((model_dir / "environment.json").read_text())["identity"] == identity(recipe)
 
 

@@ -47,7 +47,7 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
         return
     found = _differing(known["recipe"], as_json(recipe))
     if "located" in known:  # a recipe is the same if its paths lie in the same places, or are spelled the same
-        found = min(found, _differing(known["located"], as_json(located(recipe))), key=len)
+        found = min(_differing(known["located"], as_json(located(recipe))), found, key=len)
     last = f"Recipe.stages[{len(recipe.stages) - 1}].steps"
     only_steps = [path for path, _, _ in found] == [last]
     if extend and only_steps and found[0][1] < found[0][2]:
