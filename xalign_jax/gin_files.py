@@ -161,9 +161,9 @@ def _find(file: str, place: str, inside: tuple[Path, ...]) -> Path:
         )
     fresh = [path.resolve() for path in found if path.resolve() not in inside]
     if not fresh:
-        names = [path.name for path in inside[inside.index(found[0].resolve()) :]]
-        shown = names if len(names) <= 8 else [*names[:4], "...", *names[-3:]]
-        raise UserError(f"{place}: a file cannot include itself: {' includes '.join([*shown, names[0]])}")
+        chain = [path.name for path in inside[inside.index(found[0].resolve()) :]]
+        shown = chain if len(chain) <= 8 else [*chain[:4], "...", *chain[-3:]]
+        raise UserError(f"{place}: a file cannot include itself: {' includes '.join([*shown, chain[0]])}")
     return fresh[0]
 
 

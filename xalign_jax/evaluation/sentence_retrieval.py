@@ -22,8 +22,8 @@ from xalign_jax.evaluation.encoding import (
     untrained,
 )
 from xalign_jax.evaluation.ngrams import ngram_cosines
-from xalign_jax.evaluation.parallel import Sentences, sentences
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.evaluation.parallel import Sentences, located_files, sentences
+from xalign_jax.recipe import at_least_one, freeze, with_paths, within
 
 METRICS = tuple(
     "accuracy" + "".join(parts) for parts in itertools.product(*(("", s) for s in ("_first", "_margin", "_centred")))
@@ -61,7 +61,7 @@ class SentenceRetrieval:
       batch: sentences at a time.
     """
 
-    files: Any = ()
+    files: tuple = dataclasses.field(default=(), metadata=with_paths(located_files))
     pivot: str | None = None
     others: tuple[str, ...] = ()
     least: int = 10
@@ -74,6 +74,7 @@ class SentenceRetrieval:
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "sentences", "batch")
+        within(self, "[0, inf)", "least")
         for metric in self.metrics:
             if metric not in METRICS:
                 raise UserError(f"SentenceRetrieval.metrics names {metric!r}: any of {', '.join(METRICS)}")

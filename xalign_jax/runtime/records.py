@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,20 +111,14 @@ def _damaged(path: Path | epath.Path, wrong: str) -> UserError:
 def _misfit(value: Any, shape: Any, place: str) -> str | None:
     """Where a value differs from its shape, None if nowhere."""
     if isinstance(shape, tuple):
-        wrong = [_misfit(value, one, place) for one in shape]
-        return wrong[0] if all(wrong) else None
-    if isinstance(shape, list):
-        items, kind = [(f"{place}[{number}]", item, shape[0]) for number, item in enumerate(_of(value, list))], list
-    elif isinstance(shape, dict):
-        kind = dict
-        found = ((name, item, shape.get(name, shape.get(str, object))) for name, item in _of(value, dict).items())
-        items = [(f"{place}.{name}", item, own) for name, item, own in found]
-    else:
-        items, kind = [], shape
+        misfits = [_misfit(value, one, place) for one in shape]
+        return misfits[0] if all(misfits) else None
+    kind: type = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         return f"{place or 'it'} is {str(value)[:40]!r}"
-    return next((wrong for item in items if (wrong := _misfit(item[1], item[2], item[0]))), None)
-
-
-def _of(value: Any, kind: type) -> Any:
-    return value if isinstance(value, kind) else kind()
+    inside: Iterable[tuple[str, Any, Any]] = ()
+    if kind is list and isinstance(shape, list):
+        inside = ((f"{place}[{number}]", item, shape[0]) for number, item in enumerate(value))
+    elif kind is dict and isinstance(shape, dict):
+        inside = ((f"{place}.{name}", item, shape.get(name, shape.get(str, object))) for name, item in value.items())
+    return next((wrong for name, item, own in inside if (wrong := _misfit(item, own, name))), None)
