@@ -113,12 +113,12 @@ def _misfit(value: Any, shape: Any, place: str) -> str | None:
     if isinstance(shape, tuple):
         misfits = [_misfit(value, one, place) for one in shape]
         return misfits[0] if all(misfits) else None
-    kind: type = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
+    kind = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         return f"{place or 'it'} is {str(value)[:40]!r}"
     inside: Iterable[tuple[str, Any, Any]] = ()
-    if kind is list and isinstance(shape, list):
+    if isinstance(shape, list):
         inside = ((f"{place}[{number}]", item, shape[0]) for number, item in enumerate(value))
-    elif kind is dict and isinstance(shape, dict):
+    elif isinstance(shape, dict):
         inside = ((f"{place}.{name}", item, shape.get(name, shape.get(str, object))) for name, item in value.items())
     return next((wrong for name, item, own in inside if (wrong := _misfit(item, own, name))), None)
