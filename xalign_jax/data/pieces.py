@@ -106,6 +106,8 @@ class SentencePieces:
         import sentencepiece
         from sentencepiece import sentencepiece_model_pb2
 
+        if not model:
+            raise ValueError("it is empty")
         self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._normalization = sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec.name  # type: ignore[attr-defined]
         self.files = {"spm.model": model}
