@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -100,9 +101,9 @@ def _equal(a: object, b: object) -> bool:
 
 
 def files(model_dir: Path) -> list[str]:
-    """Files that a run reads again: all but TensorBoard's."""
-    found = (path.relative_to(model_dir) for path in model_dir.rglob("*") if path.is_file())
-    return sorted(str(path) for path in found if not path.name.startswith("events."))
+    """Files that commands read again: neither TensorBoard's nor those of the checkpoint before the newest."""
+    found = (str(path.relative_to(model_dir)) for path in model_dir.rglob("*") if path.is_file())
+    return sorted(name for name in found if not name.startswith(("events.", "checkpoints/4/")))
 
 
 def named_by(file: str) -> str:
@@ -123,6 +124,7 @@ def table(undisturbed: Path, commands: tuple[str, ...] = tuple(COMMANDS)) -> Ite
 
 
 def main() -> None:
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     toy.use_toy_data()
     jax.config.update("jax_default_matmul_precision", "highest")
     with tempfile.TemporaryDirectory() as parent:

@@ -129,7 +129,7 @@ def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: 
 def _entry(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> dict[str, Any]:
     try:
         return json.loads(index_file(cache, vocabulary, tasks, task).read_text())
-    except FileNotFoundError:
+    except (OSError, ValueError):  # a damaged entry is made anew, as one that is missing
         what = f"task {task!r}" if task else "the vocabulary"
         raise UserError(f"{what} has not been prepared in {cache}; run `xalign data prepare`") from None
 
