@@ -31,7 +31,7 @@ RESULT: dict[Any, Any] = {
     "step": int,
     "probe": str,
     "metric": str,
-    "value": NUMBER,
+    "value": (int, float),
     "n": NUMBER,
     "language": TEXT,
     "level": (int, str, type(None)),
@@ -110,19 +110,20 @@ def _damaged(path: Path | epath.Path, wrong: str) -> UserError:
 def _misfit(value: Any, shape: Any, place: str) -> str | None:
     """Where a value differs from its shape, None if nowhere."""
     if isinstance(shape, tuple):
-        wrong = [_misfit(value, one, place) for one in shape]
-        return wrong[0] if all(wrong) else None
+        found = [_misfit(value, one, place) for one in shape]
+        return found[0] if all(found) else None
+    items: list[tuple[str, Any, Any]] = []  # place, value and shape of what is inside
+    kind: Any = shape
     if isinstance(shape, list):
-        items, kind = [(f"{place}[{number}]", item, shape[0]) for number, item in enumerate(_of(value, list))], list
+        kind = list
+        items = [(f"{place}[{number}]", item, shape[0]) for number, item in enumerate(_of(value, list))]
     elif isinstance(shape, dict):
         kind = dict
-        found = ((name, item, shape.get(name, shape.get(str, object))) for name, item in _of(value, dict).items())
-        items = [(f"{place}.{name}", item, own) for name, item, own in found]
-    else:
-        items, kind = [], shape
+        pairs = _of(value, dict).items()
+        items = [(f"{place}.{name}", item, shape.get(name, shape.get(str, object))) for name, item in pairs]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         return f"{place or 'it'} is {str(value)[:40]!r}"
-    return next((wrong for item in items if (wrong := _misfit(item[1], item[2], item[0]))), None)
+    return next((wrong for inside, item, own in items if (wrong := _misfit(item, own, inside))), None)
 
 
 def _of(value: Any, kind: type) -> Any:
