@@ -1,4 +1,4 @@
-# make demo | test | lint | fuzz | arms | study | clean. Each works on a machine with nothing but Python: `.venv` is made first. `clean`
+# make demo | test | lint | fuzz | mutate | arms | study | clean. Each works on a machine with nothing but Python: `.venv` is made first. `clean`
 # keeps runs/ and report/.
 #
 #   make demo                          joint against PreAlign in small; tables and plots in report/
@@ -27,8 +27,11 @@ share = t=$$(($(CORES) / $(1))); export PJRT_NPROC=$$((t > 0 ? t : 1)); export O
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 INPUTS = 10000
+FILES = xalign_jax/objectives xalign_jax/training/step.py
+COUNT = 100
+SEED = 0
 
-.PHONY: demo test lint fuzz arms study clean prepare-demo prepare-arms
+.PHONY: demo test lint fuzz mutate arms study clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
 .venv/done: setup.py pyproject.toml constraints.txt
@@ -77,6 +80,10 @@ lint: .venv/done
 # Damaged files to everything that reads files; `make fuzz INPUTS=1000 READERS="dictionary"` for a part of it.
 fuzz: .venv/done
 	$(BIN)/python tests/fuzz/run.py $(READERS) --inputs=$(INPUTS)
+
+# Small faults in the library, one at a time: which do the tests not see? `make mutate FILES="xalign_jax/data/rates.py" COUNT=50 SEED=1`.
+mutate: .venv/done
+	$(BIN)/python tests/mutation/mutate.py $(FILES) --count=$(COUNT) --seed=$(SEED)
 
 test: lint
 	$(BIN)/pytest -n 2 --dist=worksteal --timeout=300 --durations=10

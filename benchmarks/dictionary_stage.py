@@ -34,9 +34,9 @@ import sentencepiece
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from xalign_jax.config import gin_root
 from xalign_jax.data.lexicon import Concepts, Word, concept_table
 from xalign_jax.data.words import WordFeed, Words
+from xalign_jax.gin_files import gin_root
 from xalign_jax.models.functional import Model, build
 from xalign_jax.models.llama import Llama
 from xalign_jax.objectives.word_contrast import WordContrast

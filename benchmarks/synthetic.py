@@ -22,12 +22,13 @@ class SyntheticTokenizer:
     pad, eos, unk, bos, mask = range(SPECIALS)
     base_size, clones, size = PIECES, 1, 2 * PIECES
     standalone = np.arange(PIECES) < SPECIALS + PUNCTUATION
+    texts = ("",) * PIECES
     word_start = np.arange(PIECES) < SPECIALS + PUNCTUATION + STARTS
 
     def decode(self, ids) -> str:
         return " ".join(map(str, ids))
 
-    def encode_words(self, words) -> list[np.ndarray]:
+    def encode_words(self, words, spaced=False) -> list[np.ndarray]:
         return [np.array(word.split(), np.int32) for word in words]
 
     def clone(self, ids, k):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import fcntl
 import itertools
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from xalign_jax.evaluation.tables import read_runs
-from xalign_jax.recipe import Recipe, identity
+from xalign_jax.recipe import Recipe, as_json, identity
 from xalign_jax.runtime.records import read_environment, read_results
 
 Row = dict[str, Any]
@@ -82,7 +83,7 @@ def finished(directory: Path, recipe: Recipe) -> bool:
 
 
 def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: float | None) -> tuple[Row, list[Row]]:
-    """The row of a finished run, and a row for each probed step.
+    """The row of a finished run, and a row for each probed step; what `xalign evaluate` added is left out.
 
     Args:
       wall_seconds: what the run took, start and probes included; None where nobody watched.
@@ -92,6 +93,8 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     place = {"experiment": experiment, "seed": run.seed, "identity": environment["identity"]}
     place |= {"vocabulary": run.fingerprint, "commit": environment["git"] or ""}
     languages = recipe.lexicon.languages[:2]
+    own = [None, *(as_json(probe) for stage in recipe.stages for probe in stage.probes)]  # None: not recorded then
+    results = [row for row in results if row.get("settings") in json.loads(json.dumps(own))]
     curve = []
     for step in sorted({row["step"] for row in results}):
         here = [row for row in results if row["step"] == step]
@@ -113,7 +116,7 @@ def measures(results: Sequence[Row], languages: Sequence[str]) -> Row:
     found: Row = {}
     for row in results:
         column = short.get((row["probe"], row["metric"].replace("in_language_accuracy", "accuracy")))
-        if column is None or row["control"] is not None or row["language"] not in number:
+        if column is None or row["control"] or row["value"] is None or row["language"] not in number:
             continue
         language = number[row["language"]] if column != "words" else None
         parts = (column, row["split"], language, None if row["level"] is None else str(row["level"]))

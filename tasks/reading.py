@@ -45,6 +45,12 @@ class TaskReader:
         found = seqio.get_mixture_or_task(self.name)
         return list(found.tasks) if isinstance(found, seqio.Mixture) else [found]
 
+    @property
+    def share(self) -> float | None:
+        """Share of the documents that are meant for validation; None where tasks have splits of their own."""
+        shares = {SOURCES[task.name].share if task.name in SOURCES else None for task in self.tasks}
+        return shares.pop() if len(shares) == 1 else None
+
     def fingerprint(self) -> str:
         """A hash of what the tasks read, as far as it can be known: files, versions, names."""
         parts = [

@@ -93,10 +93,18 @@ def test_evaluate_adds_its_rows(place):
     (place / "probes.gin").write_text(
         "Evaluation.probes = [@Perplexity()]\nPerplexity.length = 32\nPerplexity.windows = 8\n"
     )
+    before = _results(place)
     done = xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=4", cwd=place)
     assert done.returncode == 0, done.stderr
+    assert "windows = 8" in done.stdout and "windows = 16" in done.stdout
     mine = [row for row in _results(place) if row["step"] == 4 and row["probe"] == "perplexity"]
-    assert {row["n"] for row in mine} <= {8 * 32} and mine
+    by_windows = {row["settings"]["windows"]: row["n"] for row in mine}
+    assert by_windows == {8: 8 * 32, 16: 16 * 64}  # beside the run's own
+    assert all(row in _results(place) for row in before)
+    assert xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=4", cwd=place).returncode == 0
+    assert sorted(map(json.dumps, _results(place))) == sorted(
+        map(json.dumps, before + [r for r in mine if r not in before])
+    )
     missing = xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=5", cwd=place)
     assert missing.returncode == 2 and "no checkpoint of step 5" in missing.stderr
     elsewhere = xalign(
@@ -121,6 +129,18 @@ def test_preview_and_stats_show_the_data(place):
     assert "stream align_words" in shown.stdout and "concept" in shown.stdout
     counted = xalign("data", "stats", "--gin_file=small.gin", cwd=place)
     assert counted.returncode == 0 and "coverage of running words" in counted.stdout
+
+
+def test_preparation_and_training_say_what_became_of_the_dictionary(place):
+    line = "dictionary: 160 of 200 entries are trained on and 40 held out"
+    assert line in xalign("data", "prepare", "--gin_file=small.gin", cwd=place).stdout
+    assert line in xalign("train", "--gin_file=small.gin", "--model_dir=run", cwd=place).stderr
+
+
+def test_stats_show_the_texts_and_the_dictionary_where_facts_are_refused(place):
+    counted = xalign("data", "stats", "--gin_file=small.gin", "--gin.Facts.count=100000", cwd=place)
+    assert counted.returncode == 2 and counted.stderr.startswith("xalign: Facts: 100000 facts take ")
+    assert "bytes/token" in counted.stdout and "coverage of running words" in counted.stdout
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_identity_depends_on_every_value(tmp_path):
         ("Recipee.seed = 3", (), "Recipee"),
         ("Recipe.sead = 3", (), "sead"),
         ("include 'recipes/nowhere.gin'", (), "nowhere.gin"),
-        ("Recipe.seed 3", (), "line"),
+        ("Recipe.seed 3", (), "recipe.gin:25: expected NAME = VALUE"),
     ],
 )
 def test_what_gin_would_swallow_is_an_error(tmp_path, extra, bindings, said):
@@ -135,6 +135,14 @@ def test_what_gin_would_swallow_is_an_error(tmp_path, extra, bindings, said):
         ("pretrain/Stage.probes = [@Toy]", "pretrain/Stage.probes names @Toy"),
         ("pretrain/Stage.steps = 0", "pretrain/Stage.steps = 0: must be at least 1"),
         ("lm/Stream.rows = 0", "lm/Stream.rows = 0: must be at least 1"),
+        ("Recipe.model = 3", "Recipe.model = 3: expected an object, @NAME()"),
+        ("Recipe.vocabulary = None", "Recipe.vocabulary = None: expected an object"),
+        ("Recipe.stages = [3]", "Recipe.stages = (3,): expected an object, @Stage()"),
+        ("Recipe.stages = [@Toy()]", "expected an object, @Stage()"),
+        ("pretrain/Stage.streams = [@Toy()]", "expected an object, @Stream()"),
+        ("pretrain/Stage.probes = [1]", "pretrain/Stage.probes = (1,): expected an object"),
+        ("pretrain/Stage.schedule = 'linear'", "pretrain/Stage.schedule = 'linear': expected an object"),
+        ("lm/Stream.feed = [@Toy()]", "expected an object"),
     ],
 )
 def test_values_of_the_wrong_kind_are_named(tmp_path, bindings, said):

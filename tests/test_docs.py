@@ -9,10 +9,12 @@ from pathlib import Path
 
 from commands import python
 
-from xalign_jax import evaluation
+from xalign_jax import cli, config, evaluation
+from xalign_jax.recipe import Recipe
 from xalign_jax.runtime.logging import RESULT_KEYS
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 # Less of everything, over a text of the reader's own.
 SMALL = """
 Vocabulary.size = 400
@@ -60,3 +62,30 @@ def test_the_document_of_results_has_every_key_and_probe():
     probes = [name for name in evaluation.__all__ if hasattr(getattr(evaluation, name), "rows")]
     assert len(probes) == 7
     assert [name for name in (*RESULT_KEYS, *probes) if f"`{name}`" not in text] == []
+
+
+def test_the_recipe_of_the_documentation_continues_from_the_imported_model(tmp_path, monkeypatch):
+    cli.register()
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = _blocks("interop.md", "gin")
+    Path("runs/xlmr").mkdir(parents=True)
+    Path("runs/xlmr/model.gin").write_text(
+        "Recipe.model = @XLMRoberta()\nXLMRoberta.layers = 3\nRecipe.init_from = 'runs/xlmr'\nVocabulary.rows = 77\n"
+    )
+    Path("mine.gin").write_text(recipe)
+    (built,) = config.load(["mine.gin"], [], (Recipe,))
+    assert (built.model.layers, built.vocabulary.rows, built.init_from) == (3, 77, "runs/xlmr")
+    assert built.vocabulary.path == "runs/xlmr/vocabulary"
+
+
+def test_no_command_installs_the_package_from_an_index():
+    """It is on none: a command names a clone (`-e '.[tpu]'`) or an address (`xalign_jax[tpu] @ git+https://...`)."""
+    files = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    files += [path for folder in ("xalign_jax", "tpu_scripts") for path in (ROOT / folder).rglob("*.*")]
+    wrong = []
+    for path in files:
+        if path.suffix in (".md", ".py", ".sh"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                if re.search(r"(install|--package=|PACKAGE=)\s*[\"'\\\\]*xalign_jax(?!\[[\w,]+\] @ )", line):
+                    wrong.append(f"{path.relative_to(ROOT)}: {line.strip()}")
+    assert not wrong, "\n".join(wrong)

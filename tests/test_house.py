@@ -47,7 +47,8 @@ FUNCTION_LINES = 60
 MAY_IMPORT = {
     "cli": {"training", "evaluation", "data", "models", "objectives", "alignment", "interop", "runtime", "scale"}
     | {"config"},
-    "config": set(),
+    "config": {"gin_files"},
+    "gin_files": set(),
     "scale": {"training", "models", "runtime"},
     "training": {"objectives", "data", "runtime", "models", "config"},
     "evaluation": {"models", "data", "alignment", "runtime"},

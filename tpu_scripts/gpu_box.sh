@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One machine with GPUs: this one, or another by ssh.
 #
-#   gpu_box.sh create   [--host=USER@HOST] --env=DIR --package='xalign_jax[cuda]' [--python=python3.11]
+#   gpu_box.sh create   [--host=USER@HOST] --env=DIR --package='xalign_jax[cuda] @ git+https://...' [--python=python3.11]
 #   gpu_box.sh run      [--host=USER@HOST] --env=DIR --name=N -- --gin_file=F --model_dir=DIR
 #   gpu_box.sh resume   (as run)
 #   gpu_box.sh teardown [--host=USER@HOST] --name=N        the run saves and stops; its model directory stays

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # GPU hosts of a SLURM cluster, one process per host, on a file system that all of them share.
 #
-#   slurm.sh create   --env=DIR --package='xalign_jax[cuda]' [--python=python3.11]      a virtual environment
+#   slurm.sh create   --env=DIR --package='xalign_jax[cuda] @ git+https://...' [--python=python3.11]      a virtual environment
 #   slurm.sh run      --env=DIR --name=N --hosts=4 --gpus=8 --hours=24 [--partition=P] [--account=A] \
 #                     -- --gin_file=F --model_dir=DIR
 #   slurm.sh resume   (as run)

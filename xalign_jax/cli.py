@@ -37,6 +37,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the command line in one line; options are written in full."""
+
+    def __init__(self, *names: Any, **options: Any) -> None:
+        super().__init__(*names, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the code of bad usage."""
+        shown = " ".join(message.split())
+        self.exit(USAGE, f"{self.prog}: {shown[:400]} (see {self.prog} --help)\n")
+
+
+def _path(text: str) -> Path:
+    """The value of an option that names a file or a folder; an unset variable of the shell names none."""
+    return Path(_named(text))
+
+
+def _named(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("names nothing")
+    return text
+
+
 def _interrupts() -> list[int]:
     """A list that is no longer empty once SIGINT has come, which raises KeyboardInterrupt wherever the command is.
 
@@ -70,54 +93,68 @@ def _end_interrupted() -> NoReturn:
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options, and the gin bindings given as `--gin.NAME=VALUE`."""
     bindings = [arg.removeprefix("--gin.") for arg in argv if arg.startswith("--gin.")]
-    options = _parser().parse_args([arg for arg in argv if not arg.startswith("--gin.")])
-    return options, bindings
+    parser = _parser()
+    for binding in bindings:
+        if "=" not in binding:
+            parser.error(f"--gin.{binding}: no value; write --gin.NAME=VALUE without spaces around =")
+    return parser.parse_args([arg for arg in argv if not arg.startswith("--gin.")]), bindings
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("xalign", description="Cross-lingual alignment in pretraining.", epilog=EPILOG)
+    from xalign_jax import __version__
+
+    parser = _Parser("xalign", description="Cross-lingual alignment in pretraining.", epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"xalign {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, call: object, help: str, gin: bool, model_dir: bool) -> argparse.ArgumentParser:
+    def command(name: str, call: object, help: str, gin: bool, model_dir: str = "") -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help, epilog=EPILOG)
         sub.set_defaults(call=call)
         if gin:
-            sub.add_argument("--gin_file", action="append", required=True, metavar="FILE", help="repeatable")
-            sub.add_argument("--gin.NAME=VALUE", dest="_", help="a gin binding or macro; repeatable")
+            sub.add_argument(
+                "--gin_file",
+                action="append",
+                required=True,
+                metavar="FILE",
+                help="a gin file, here or packaged; repeatable",
+            )
+            sub.add_argument("--gin.NAME=VALUE", action="store_true", help="a gin binding or macro; repeatable")
         if model_dir:
-            kind = str if name == "train" else Path  # `train` also writes to gs://
-            sub.add_argument("--model_dir", type=kind, required=True, metavar="DIR")
+            kind = _named if name == "train" else _path  # `train` also writes to gs://
+            sub.add_argument("--model_dir", type=kind, required=True, metavar="DIR", help=model_dir)
         return sub
 
-    train = command("train", _train, "Train a recipe, or continue it.", gin=True, model_dir=True)
+    train = command("train", _train, "Train a recipe, or continue it.", True, "the run's folder, made if need be")
     train.add_argument("--extend", action="store_true", help="allow more steps of the last stage")
     train.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where nothing else says it")
     train.add_argument("--processes", type=int, metavar="N", help="how many processes there are; 1 = run alone")
     train.add_argument("--process_id", type=int, metavar="I", help="this process's number")
-    evaluate = command("evaluate", _evaluate, "Run probes on a checkpoint.", gin=True, model_dir=True)
-    evaluate.add_argument("--step", type=int, help="the checkpoint's step; default: the newest")
-    compare = command("compare", _compare, "One table and plots from several runs.", gin=False, model_dir=False)
-    compare.add_argument("model_dirs", type=Path, nargs="+", metavar="DIR")
-    compare.add_argument("--output", type=Path, required=True, metavar="DIR")
-    imported = command("import", _import, "Make a model directory of a Hugging Face model.", gin=False, model_dir=True)
-    imported.add_argument("--source", type=Path, required=True, metavar="DIR", help="config.json and safetensors")
-    imported.add_argument("--dtype", default="float32", choices=FLOATS, help="of the parameters")
+    evaluate = command("evaluate", _evaluate, "Run probes on a checkpoint.", True, "the run's folder")
+    evaluate.add_argument("--step", type=int, metavar="N", help="the checkpoint's step; default: the newest")
+    compare = command("compare", _compare, "One table and plots from several runs.", False)
+    compare.add_argument("model_dirs", type=_path, nargs="+", metavar="DIR", help="the folder of a run")
+    compare.add_argument("--output", type=_path, required=True, metavar="DIR", help="where tables and plots go")
+    imported = command(
+        "import", _import, "Make a model directory of a Hugging Face model.", False, "the folder to make"
+    )
+    imported.add_argument("--source", type=_path, required=True, metavar="DIR", help="has config.json and safetensors")
+    imported.add_argument("--dtype", default="float32", choices=FLOATS, help="dtype of the parameters; default float32")
     imported.add_argument("--overwrite", action="store_true", help="replace an imported model")
-    export = command("export", _export, "Write a model for transformers, and check it.", gin=False, model_dir=True)
-    export.add_argument("--output", type=Path, required=True, metavar="DIR")
-    export.add_argument("--step", type=int, help="the checkpoint's step; default: the newest")
-    export.add_argument("--dtype", default="float32", choices=FLOATS, help="of the files")
+    export = command("export", _export, "Write a model for transformers, and check it.", False, "the run's folder")
+    export.add_argument("--output", type=_path, required=True, metavar="DIR", help="where the model's files go")
+    export.add_argument("--step", type=int, metavar="N", help="the checkpoint's step; default: the newest")
+    export.add_argument("--dtype", default="float32", choices=FLOATS, help="dtype of the files; default float32")
     export.add_argument("--overwrite", action="store_true", help="replace an exported model")
     export.add_argument("--params", default="model", help='"model", or "momentum:<stream>" for a momentum encoder')
     export.add_argument("--sentence_encoder", choices=("mean", "first", "pooler"), help="for sentence-transformers")
-    export.add_argument("--level", type=int, help="of the sentence encoder; default: the last")
+    export.add_argument("--level", type=int, metavar="N", help="the sentence encoder's block; default: the last")
     export.add_argument("--normalize", action="store_true", help="sentence vectors of unit length")
-    compiled = command("compile", _compile, "What a recipe's steps need on a machine, here or not.", True, False)
+    compiled = command("compile", _compile, "What a recipe's steps need on a machine, here or not.", True)
     compiled.add_argument("--topology", required=True, metavar="NAME", help='"v5e:16x16", "cpu:8" (simulated) or "gpu"')
     compiled.add_argument("--num_slices", type=int, default=1, metavar="K", help="slices of that topology; default 1")
-    compiled.add_argument("--output", type=Path, metavar="FILE", help="also write what is found as JSON")
-    data = command("data", _data, "Prepare, preview or count a recipe's text.", gin=True, model_dir=False)
-    data.add_argument("action", choices=("prepare", "preview", "stats"))
+    compiled.add_argument("--output", type=_path, metavar="FILE", help="also write what is found as JSON")
+    data = command("data", _data, "Prepare, preview or count a recipe's text.", True)
+    data.add_argument("action", choices=("prepare", "preview", "stats"), help="what to do with the text")
     return parser
 
 
@@ -194,13 +231,13 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
 
     register()
     storage.check_writable("--model_dir", options.model_dir)
-    if not (options.model_dir / "config.gin").is_file():
-        raise UserError(f"--model_dir={options.model_dir}: no config.gin there; is it a model directory?")
-    own = str(options.model_dir / "config.gin")
-    (recipe,) = config.load([own], [], (Recipe,))
+    own, fixed = evaluate.configuration(options.model_dir)
+    (recipe,) = config.load([own], fixed, (Recipe,))
     directory.check_config(options.model_dir, recipe)
     # The run's Runtime, but for what is said of it here: this may be another machine.
-    evaluation, runtime, bound = config.load([own, *options.gin_file], bindings, (Evaluation, Runtime, Recipe))
+    evaluation, runtime, bound = config.load(
+        options.gin_file, [*fixed, *bindings], (Evaluation, Runtime, Recipe), base=[own]
+    )
     if bound != recipe:
         shown = directory.differences(as_json(recipe), as_json(bound))
         raise UserError(f"--model_dir={options.model_dir}: a run's recipe stays what it is, but {shown}")
@@ -238,33 +275,38 @@ def _export(options: argparse.Namespace, bindings: list[str]) -> int:
         options.model_dir, options.output, mesh, options.step, options.dtype, options.overwrite, options.params, encoder
     )
     print(f"{options.output}: written")
-    print(verify(options.output, exported, _sample_texts(options.model_dir, exported.tokenizer), options.dtype))
+    print(verify(options.output, exported, _validation_texts(options.model_dir, exported.tokenizer), options.dtype))
     return DONE
 
 
-def _sample_texts(model_dir: Path, tokenizer: Any) -> list[Any]:
-    """Token ids of some validation texts of the run in each of its languages; of an imported model's, a text of ours."""
-    import numpy as np
-
-    if tokenizer.vocabulary.kind == "ids":
-        return [np.flatnonzero(~tokenizer.special)[:64]]
-    if not (model_dir / "config.gin").is_file():
-        return tokenizer.encode([" ".join((sys.modules["xalign_jax"].__doc__ or "xalign").split()), EPILOG])
+def _validation_texts(model_dir: Path, tokenizer: Any) -> Any:
+    """Token ids of some validation texts of the run in each of its languages, or why there are none: nothing is prepared."""
     from xalign_jax import config
+    from xalign_jax.data.prepared import Prepared
+    from xalign_jax.data.store import open_stores, open_tokenizer
+    from xalign_jax.interop.verify import Missing
     from xalign_jax.recipe import Recipe
     from xalign_jax.training import plan
 
+    if not (model_dir / "config.gin").is_file():
+        return Missing("an imported model has none")
     register()
-    (recipe,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
-    plan.prepare_data(recipe)
-    prepared = plan.load_data(recipe)
     found = []
-    for mixture in plan.mixtures(recipe):
-        for member in prepared.members(mixture, "validation"):
-            tokens, offsets = member.tokens[0], member.offsets[0]
-            texts = [tokens[a:b] for a, b in itertools.pairwise(offsets[:4])]
-            found += [tokenizer.clone(text, member.k) for text in texts]
-    return found
+    try:
+        (recipe,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
+        mixtures = plan.mixtures(recipe)
+        tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
+        stores = {task: open_stores(recipe.vocabulary, task, tasks=tasks) for task in tasks}
+        if open_tokenizer(recipe.vocabulary, tasks).base_fingerprint != tokenizer.base_fingerprint:
+            return Missing("prepared with another vocabulary since")
+        for mixture in mixtures:
+            for member in Prepared(tokenizer, stores, None, None).members(mixture, "validation"):
+                tokens, offsets = member.tokens[0], member.offsets[0]
+                texts = [tokens[a:b] for a, b in itertools.pairwise(offsets[:4])]
+                found += [tokenizer.clone(text, member.k) for text in texts]
+    except UserError as error:
+        return Missing(str(error))
+    return found or Missing("the run has none")
 
 
 def _compare(options: argparse.Namespace, bindings: list[str]) -> int:
@@ -308,17 +350,39 @@ def _data(options: argparse.Namespace, bindings: list[str]) -> int:
     recipe, _ = _recipe(options, bindings)
     plan.check(recipe)
     plan.prepare_data(recipe)
+    if options.action == "stats":
+        return _stats(recipe)
     prepared = plan.load_data(recipe)
     if options.action == "prepare":
+        _show(inspect.words(prepared))
         return DONE
-    feeds = {n: f for stage in plan.plan(recipe, prepared) for n, f in stage.feeds.items()}
-    if options.action == "preview":
-        for name, feed in feeds.items():
+    for stage in plan.plan(recipe, prepared):
+        for name, feed in stage.feeds.items():
             batch = feed.rows(feed.first_step, slice(0, feed.count))
             print(inspect.preview(name, batch, feed.feed.languages, prepared))
-    else:
-        print(inspect.stats(prepared, {name: feed.feed for name, feed in feeds.items()}))
     return DONE
+
+
+def _stats(recipe: Any) -> int:
+    """Shows what there is before it asks for what may be lacking: words of the dictionary, enough of them for the facts."""
+    from xalign_jax.data import inspect, prepared
+    from xalign_jax.training import plan
+
+    data = prepared.open_texts(recipe.vocabulary, plan.mixtures(recipe))
+    _show(inspect.texts(data))
+    if recipe.lexicon is not None:
+        data = data.with_lexicon(recipe.lexicon)
+        _show([*inspect.words(data), *inspect.coverage(data)])
+    if recipe.facts is not None:
+        data = data.with_facts(recipe.facts)
+        _show(inspect.facts(data))
+    _show(inspect.packing({name: feed.feed for stage in plan.plan(recipe, data) for name, feed in stage.feeds.items()}))
+    return DONE
+
+
+def _show(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

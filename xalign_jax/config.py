@@ -3,165 +3,171 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import io
-import os
+import itertools
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
 
+from xalign_jax import gin_files
 from xalign_jax.errors import UserError
+from xalign_jax.gin_files import Binding, gin_root, near
+
+MACRO, REQUIRED = "gin.macro", "%gin.REQUIRED"
+Key = tuple[str, str, str]  # scope, whole selector, parameter
 
 
-def gin_root() -> Path:
-    """The folder of packaged gin files: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).parent
-    return next(root for root in (package / "gin", package.parent / "gin") if root.is_dir())
-
-
-def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type]) -> list[Any]:
+def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type], base: Sequence[str] = ()) -> list[Any]:
     """Parse gin files and bindings afresh and build the given configurables, one each.
 
     Args:
       files: paths, resolved against the current directory first, then against the packaged gin root.
       bindings: "Name.parameter = value" or "MACRO = value", applied last.
       build: classes to call with what gin knows, for example `(Recipe, Runtime)`.
+      base: files read first, whose every value the others may replace.
 
     Raises:
-      UserError: a missing file, an unknown name, a wrong value, a nested scope, or a binding nothing used.
+      UserError: a missing file, an unknown name, a wrong value, a nested scope, a value that an include replaces unseen,
+        or a binding nothing used.
     """
     gin.clear_config()
-    gin.config._OPERATIVE_CONFIG.clear()
-    texts: list[str] = []
-
-    def read(path: str) -> Any:
-        texts.append(Path(path).read_text(encoding="utf-8"))
-        return io.StringIO(texts[-1])
-
-    gin.config._FILE_READERS[:] = [(read, os.path.isfile)]  # not packages: `models/x.gin` is no module `models`
-    gin.add_config_file_search_path(str(gin_root()))
+    bound: dict[Key, Binding] = {}
+    named: set[str] = set()  # macros that files make use of
+    for binding in itertools.chain.from_iterable(map(gin_files.read, base)):
+        bound[gin_files.bind(binding)] = dataclasses.replace(binding, files=())
+    for binding in itertools.chain.from_iterable(map(gin_files.read, files)):
+        key = gin_files.bind(binding)
+        _refuse_unseen(bound.get(key, binding), binding)
+        named.update(gin_files.macros(binding.value))
+        bound[key] = binding
+    options = [gin_files.option(text) for text in bindings]
+    _refuse_unknown_macros(options, bound)
+    bound |= {gin_files.bind(option): option for option in options}
+    _refuse_nested_scopes(bound)
+    _refuse_missing_values(bound)
     try:
-        for file in files:
-            _existing(file)
-            gin.parse_config_file(file)
-        _refuse_unknown_macros(bindings)
-        gin.parse_config(list(bindings))
-        _refuse_nested_scopes()
-        _refuse_missing_macros()
         built = [cls() for cls in build]
-    except UserError:
-        raise
     except Exception as error:
-        cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
-        raise cause or UserError(_one_line(error)) from error
-    _refuse_unused_bindings(texts)
-    _refuse_idle_bindings(bindings)
+        raise UserError(_mistake(error, bound, files)) from error
+    _refuse_unused_bindings(bound, named)
+    _refuse_idle_options(options, bound)
     return built
 
 
-def _existing(file: str) -> None:
-    if not (Path(file).is_file() or (gin_root() / file).is_file()):
-        known = sorted(str(p.relative_to(gin_root())) for p in gin_root().rglob("*.gin"))
-        raise UserError(f"--gin_file={file}: no such file here or in {gin_root()}{_near(file, known)}")
+def _refuse_unseen(old: Binding, new: Binding) -> None:
+    """Refuse a value that an include replaces although a nearer file has bound it.
+
+    A file binds after its includes what it wants otherwise than they. Where a file includes two others, the second may
+    replace what the first includes; what the second itself includes may not replace what the first binds.
+    """
+    if not old.files or old.files == new.files or repr(old.value) == repr(new.value):
+        return
+    nearer = len(new.files) < len(old.files)
+    if nearer or (len(new.files) == len(old.files) and repr(new.value) != REQUIRED):
+        return
+    shared = sum(
+        1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(old.files, new.files, strict=False))
+    )
+    first = f"include '{new.files[shared]}'" if shared else f"give --gin_file={new.files[0]}"
+    raise UserError(f"{new.place} would replace {new.name} of {old.place}: {first} before that")
 
 
-def _causes(error: BaseException | None) -> list[BaseException]:
-    found = []
-    while error is not None:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
+def _refuse_unknown_macros(options: Sequence[Binding], bound: dict[Key, Binding]) -> None:
+    known = sorted(scope for scope, selector, _ in bound if selector == MACRO)
+    for option in options:
+        if not option.parameter and option.name not in known:
+            raise UserError(f"--gin.{option.name}: no gin file defines this macro{near(option.name, known)}")
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "No configurable matching" in text:
-        name = text.split("'")[1].split("/")[-1].split(".")[0]
-        known = [selector.split(".")[-1] for selector, _ in gin.config._REGISTRY.items()]
-        text += _near(name, known)
-    return f"gin: {text}"
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; near: {', '.join(close)}" if close else ""
-
-
-def _macros() -> dict[str, Any]:
-    """Values by name."""
-    return {
-        scope: values["value"] for (scope, selector), values in gin.config._CONFIG.items() if selector == "gin.macro"
-    }
-
-
-def _bound(bindings: Sequence[str]) -> list[str]:
-    """What bindings of the command line bind: macros, "Name.parameter", "scope/Name.parameter"."""
-    return [binding.split("=")[0].strip() for binding in bindings]
-
-
-def _refuse_unknown_macros(bindings: Sequence[str]) -> None:
-    for name in _bound(bindings):
-        if "." not in name and name not in _macros():
-            raise UserError(f"--gin.{name}: no gin file defines this macro{_near(name, sorted(_macros()))}")
-
-
-def _refuse_nested_scopes() -> None:
-    for scope, selector in gin.config._CONFIG:
+def _refuse_nested_scopes(bound: dict[Key, Binding]) -> None:
+    for (scope, _, _), binding in bound.items():
         if "/" in scope:
-            raise UserError(
-                f"gin: nested scope {scope}/{selector.split('.')[-1]}; give the inner object a scope of its own"
-            )
+            raise UserError(f"{binding.place}: nested scope {binding.name}; give the inner object a scope of its own")
 
 
-def _refuse_missing_macros() -> None:
+def _refuse_missing_values(bound: dict[Key, Binding]) -> None:
     """gin hands the value of `%gin.REQUIRED` on through a macro; what it is used for would fail much later."""
-    missing = [f"--gin.{name}" for name, value in _macros().items() if repr(value) == "%gin.REQUIRED"]
+    missing = [binding for binding in bound.values() if repr(binding.value) == REQUIRED]
     if missing:
-        raise UserError(f"bind {', '.join(missing)}: the recipe leaves that to you (its gin file says what goes there)")
+        names = ", ".join(f"--gin.{binding.name}" for binding in missing)
+        raise UserError(f"bind {names}: the recipe leaves that to you; {_shown(missing[0])} says what goes there")
 
 
-def _refuse_unused_bindings(texts: Sequence[str]) -> None:
+def _shown(binding: Binding) -> str:
+    """The whole path of a binding's file."""
+    packaged = gin_root() / binding.files[-1] if binding.files else None
+    return str(packaged) if packaged and packaged.is_file() else binding.place
+
+
+def _mistake(error: Exception, bound: dict[Key, Binding], files: Sequence[str]) -> str:
+    """Why gin could not build what it was told to: one line."""
+    chain = list(_causes(error))
+    if any(isinstance(cause, RecursionError) for cause in chain):
+        return "gin: an object or a macro is made of itself, or of too many others"
+    text, *calls = re.split(r"\n\s*In call to configurable ", str(error))
+    inner = re.match(r"'(?P<name>\w+)' .*?(?: in scope '(?P<scope>\S+)')?$", calls[0].strip()) if calls else None
+    where = "/".join(filter(None, (inner["scope"], inner["name"]))) if inner else "gin"
+    if any(isinstance(cause, UserError) for cause in chain):
+        return " ".join(text.split())
+    if inner and inner["name"] == "macro":
+        users = [binding.place for binding in bound.values() if inner["scope"] in gin_files.macros(binding.value)]
+        return f"{users[0]}: %{inner['scope']} has no value; bind {inner['scope']} = VALUE{_part(files)}"
+    lacking = re.match(r"Required bindings for `(.*)` not provided in config: \[(.*)\]", text)
+    if lacking:
+        names = ", ".join(f"{lacking[1]}.{name}" for name in re.findall(r"'(\w+)'", lacking[2]))
+        return f"{', '.join(files)}: no value for {names}{_part(files)}"
+    return f"{where}: {gin_files.shorten(text)}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _part(files: Sequence[str]) -> str:
+    """A hint if the last file is a packaged part of recipes."""
+    recipes = gin_files.recipes_of(files[-1]) if files else []
+    whole = ", ".join(recipes[:3]) + (", ..." if recipes[3:] else "")
+    return f"; {files[-1]} may be a part, {whole} include it" if recipes else ""
+
+
+def _refuse_unused_bindings(bound: dict[Key, Binding], named: set[str]) -> None:
     """gin accepts a misspelt scope in silence; here every scoped binding must have been used, and every macro named.
 
     A macro that a file names for what another file or the command line binds otherwise is no mistake.
     """
-    named = {name for text in texts for name in re.findall(r"%(\w+)", re.sub(r"#.*", "", text))}
-    used: set[tuple[str, str, str]] = set()
-    for (scope, selector), values in gin.config._OPERATIVE_CONFIG.items():
-        for part in scope.split("/"):
-            used.update((part, selector, name) for name in values)
+    used = {
+        (part, kind, name)
+        for (scope, kind), values in gin_files.used().items()
+        for part in scope.split("/")
+        for name in values
+    }
     scopes = sorted({scope for scope, _, _ in used if scope})
-    for (scope, selector), values in gin.config._CONFIG.items():
-        for name in values if scope else ():
-            if (scope, selector, name) in used:
-                continue
-            if selector == "gin.macro":
-                if scope in named:
-                    continue
-                raise UserError(f"gin: macro {scope} is defined but nothing uses it{_near(scope, scopes)}")
-            binding = f"{scope}/{selector.split('.')[-1]}.{name}"
-            raise UserError(f"gin: nothing used the binding {binding}{_near(scope, scopes)}")
+    for key, binding in bound.items():
+        scope, selector, _ = key
+        if not scope or key in used or (selector == MACRO and scope in named):
+            continue
+        what = f"macro {scope}" if selector == MACRO else binding.name
+        raise UserError(f"{binding.place}: nothing uses {what}{near(scope, scopes)}")
 
 
-def _refuse_idle_bindings(bindings: Sequence[str]) -> None:
+def _refuse_idle_options(options: Sequence[Binding], bound: dict[Key, Binding]) -> None:
     """Files may bind what some recipes lack; a value given to one run that reaches nothing in it is a mistake."""
-    for bound in _bound(bindings):
-        name, _, parameter = bound.rpartition(".")
-        if not name or "/" in name:
+    for option in options:
+        if option.scope or not option.parameter:
             continue  # macros and scoped bindings have been looked at
-        selector = gin.config._REGISTRY.get_match(name).selector
-        users = [
-            s for (s, kind), values in gin.config._OPERATIVE_CONFIG.items() if kind == selector and parameter in values
-        ]
-        own = sorted(scope for scope in users if scope and parameter in gin.config._CONFIG.get((scope, selector), ()))
+        _, selector, parameter = gin_files.bind(option)
+        users = [s for (s, kind), values in gin_files.used().items() if kind == selector and parameter in values]
+        own = sorted(scope for scope in users if scope and (scope, selector, parameter) in bound)
         if not users:
-            raise UserError(f"--gin.{bound}: the recipe has no {name}")
+            raise UserError(f"--gin.{option.name}: the recipe has no {option.selector}")
         if len(own) == len(users):
-            there = ", ".join(f"--gin.{scope}/{name}.{parameter}" for scope in own)
-            raise UserError(f"--gin.{bound} reaches no {name}, each has a value of its own; bind {there}")
+            there = ", ".join(f"--gin.{scope}/{option.name}" for scope in own)
+            raise UserError(
+                f"--gin.{option.name} reaches no {option.selector}, each has a value of its own; bind {there}"
+            )
 
 
 def dump(recipe: Any, runtime: Any) -> str:

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to see."""
+"""The exceptions that users are meant to see: their text is the one line that they read."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that started well and failed (a non-finite loss, say): one line, recorded in the model directory."""
+
+
+def install(extra: str) -> str:
+    """How to install an extra of this package. No package index has it, so the way is from a clone."""
+    return f"in the clone of xalign_jax, pip install -e '.[{extra}]'"

@@ -50,6 +50,21 @@ def one_of(config: Any, field: str, known: tuple[str, ...]) -> None:
         raise UserError(f"{_label(config, field)} = {getattr(config, field)!r}: must be one of {', '.join(known)}")
 
 
+def objects(config: Any, *fields: str, kind: type = object) -> None:
+    """Raise UserError for a field, or an item of it, that is a plain value and no object of that kind.
+
+    None passes where it is the field's default. Call in `__post_init__`, after `freeze`.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in fields or (value is None and field.default is None):
+            continue
+        for item in value if str(field.type).startswith("tuple") else (value,):
+            if item is None or isinstance(item, str | int | float | tuple) or not isinstance(item, kind):
+                wanted = "NAME" if kind is object else kind.__name__
+                raise UserError(f"{_label(config, field.name)} = {value!r}: expected an object, @{wanted}()")
+
+
 def _frozen(value: Any, label: str) -> Any:
     if isinstance(value, dict):
         return tuple((key, _frozen(item, label)) for key, item in value.items())
@@ -78,6 +93,7 @@ class Stream:
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "rows")
+        objects(self, "feed", "objective", "mixture")
 
 
 @gin.configurable
@@ -112,6 +128,8 @@ class Stage:
         freeze(self)
         at_least_one(self, "steps")
         one_of(self, "combine", ("means", "pooled"))
+        objects(self, "optimizer", "schedule", "probes")
+        objects(self, "streams", kind=Stream)
 
     @property
     def shares_rows(self) -> bool:
@@ -143,6 +161,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         freeze(self)
+        objects(self, "model", "vocabulary", "lexicon", "facts")
+        objects(self, "stages", kind=Stage)
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise UserError(f"Recipe.seed = {self.seed!r}: a whole number from 0 to 2^31 - 1")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 
 from xalign_jax.data.prepared import Prepared
 from xalign_jax.data.store import Store
+from xalign_jax.data.wordkeys import is_unspaced
 
 SPECIALS = ("<pad>", "</s>", "<unk>", "<s>", "<mask>")
 
@@ -21,10 +24,11 @@ class FakeTokenizer:
         self.size = -(-(clones + 1) * self.base_size // 128) * 128
         self.standalone = np.arange(self.base_size) < len(SPECIALS) + len(punctuation)
         self.word_start = self.standalone | np.array([piece.startswith("▁") for piece in self.pieces])
+        self.texts = [piece.lstrip("▁") for piece in self.pieces]
         self._ids = {piece: i for i, piece in enumerate(self.pieces)}
 
-    def _encode(self, text: str) -> np.ndarray:
-        text, ids = "▁" + " ".join(text.split()).replace(" ", "▁"), []
+    def _encode(self, text: str, before: str = "▁") -> np.ndarray:
+        text, ids = before + " ".join(text.split()).replace(" ", "▁"), []
         while text and text != "▁":
             sizes = [n for n in range(min(12, len(text)), 0, -1) if text[:n] in self._ids]
             if not sizes and text[0] == "▁":
@@ -37,7 +41,8 @@ class FakeTokenizer:
     def encode(self, texts):
         return [self._encode(text) for text in texts]
 
-    encode_words = encode
+    def encode_words(self, words, spaced=False):
+        return [self._encode(word, "▁" if spaced or not is_unspaced(word) else "") for word in words]
 
     def decode(self, ids) -> str:
         return "".join(self.pieces[i] for i in self.unclone(ids).tolist() if i >= 5).replace("▁", " ").strip()
@@ -69,3 +74,9 @@ def make_store(tokens: np.ndarray, language: str = "en", split: str = "train", e
 def prepare(tokenizer, texts: dict[str, np.ndarray], lexicon=None, facts=None) -> Prepared:
     stores = {"texts": {"train": {language: make_store(tokens, language) for language, tokens in texts.items()}}}
     return Prepared(tokenizer, stores, lexicon, facts)
+
+
+def checksum(batch: dict[str, np.ndarray]) -> int:
+    """A number that any other value, dtype or shape of a batch's arrays changes."""
+    parts = [f"{name} {array.dtype} {array.shape} {array.tolist()}" for name, array in sorted(batch.items())]
+    return zlib.crc32("\n".join(parts).encode())

@@ -20,40 +20,59 @@ def switch_loop(
     """
     tokens, labels, weights = [], [], []
     counts = dict.fromkeys(("words", "drawn", "switched", "clipped"), 0)
-    fits, grown = language >= 0, 0
-    for start, end, ordinary in split(row, flags):
+    fits, grown, words, at = language >= 0, 0, split(row, flags), 0
+    keys = longest(row, words, {ids for of, ids in keyed if of == language})
+    while at < len(words):
+        start, end, ordinary = words[at]
         whole = ordinary and end < len(row) and language >= 0
         drawn = draws[start] < config.rate * 2**32
         counts["words"] += whole and start < length
         counts["drawn"] += whole and drawn and start < length
-        choices = keyed.get((language, tuple(row[start:end]))) if whole and drawn else None
-        if choices and fits:
-            translation = choose(choices, picks[start])
-            fits = len(tokens) + len(translation) <= length
+        inside = any(at < before + keys[before] for before in range(at))
+        if whole and drawn and keys[at] and not inside:
+            stop = words[at + keys[at] - 1][1]
+            translation = choose(keyed[language, tuple(row[start:stop])], picks[start])
+            fits = fits and len(tokens) + len(translation) <= length
             if fits:
                 rest = len(translation) - 1
                 tokens += translation
                 labels += translation if config.vanilla else [row[start]] + [pad] * rest
                 weights += [1.0] * (rest + 1) if config.vanilla else [1.0] + [0.0] * rest
                 counts["switched"] += 1
-                grown += (rest + 1 - (end - start)) * (start < length)
+                grown += (rest + 1 - (stop - start)) * (start < length)
+                for later, last, ordinary in words[at + 1 : at + keys[at]]:
+                    whole = ordinary and last < len(row)
+                    counts["words"] += whole and later < length
+                    counts["drawn"] += whole and draws[later] < config.rate * 2**32 and later < length
+                at += keys[at]
                 continue
         tokens += row[start:end]
         labels += row[start:end]
         weights += [1.0] * (end - start)
+        at += 1
     counts["clipped"] = max(0, grown)
     return tokens[:length], labels[:length], weights[:length], counts
 
 
+def longest(row: list[int], words: list[tuple[int, int, bool]], keys: set[tuple[int, ...]]) -> list[int]:
+    """How many words the longest key that begins at each word has, none of them cut by the row's end; 0 = no key."""
+    found = []
+    for at, (start, _, ordinary) in enumerate(words):
+        ends = [end for _, end, _ in words[at:] if end < len(row)]
+        fits = [n for n, end in enumerate(ends, 1) if ordinary and tuple(row[start:end]) in keys]
+        found.append(max(fits, default=0))
+    return found
+
+
 def split(row: list[int], flags: list[int]) -> list[tuple[int, int, bool]]:
     """(start, end, is an ordinary word) covering the row; tokens before the first start are no word."""
-    words, start, ordinary, standalone = [], 0, False, False
+    words, start, ordinary, ended = [], 0, False, 0
     for i, token in enumerate(row):
-        if flags[token] & 1 or standalone:
+        if flags[token] & 1 or ended:
             if i:
                 words.append((start, i, ordinary))
-            start, ordinary = i, flags[token] != 3
-        standalone = flags[token] == 3
+            start, ordinary = i, flags[token] < 4
+        ended = flags[token] & 2
     words.append((start, len(row), ordinary))
     return words
 

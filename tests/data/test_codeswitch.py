@@ -5,7 +5,7 @@ import pytest
 from fakes import FakeTokenizer
 from switch_reference import dictionary, draws_of, switch_loop
 
-from xalign_jax.data.codeswitch import Switch, build_table, switch
+from xalign_jax.data.codeswitch import Switch, build_table, hash_words, switch
 from xalign_jax.data.hashing import hash64
 from xalign_jax.data.lexicon import Word, concept_table
 
@@ -180,6 +180,14 @@ def test_a_span_that_the_row_would_cut_is_not_switched():
     assert found.switched.tolist() == [0] and found.drawn.tolist() == [3]
 
 
+def test_words_of_two_languages_have_hashes_of_their_own():
+    """Each column and the language have a factor of their own: no word collides with its neighbour."""
+    words = np.array([[a, b] for a in range(-1, 9) for b in range(-1, 9)], np.int32)
+    factors = hash64("table", 1, np.arange(3)) | np.uint64(1)
+    found = [hash_words(words, np.full(len(words), language), factors) for language in range(3)]
+    assert len(np.unique(found)) == 3 * len(words)
+
+
 def test_draws_do_not_depend_on_other_rows():
     tokenizer, table = make([("walked", "lief"), ("home", "b"), ("axy", "走")])
     texts = ["she walked home axy " * 8] * 64
@@ -189,14 +197,43 @@ def test_draws_do_not_depend_on_other_rows():
     assert len(np.unique(whole.tokens, axis=0)) > 50
 
 
+def test_a_key_of_several_words_is_switched_as_one():
+    tokenizer, table = make([("now.ed", "lief"), ("now", "b"), ("ed", "she")])
+    found = run(tokenizer, table, ["she now.ed, now.x now"], length=12)
+    assert names(tokenizer, found.tokens[0]) == "▁she ▁l ie f , ▁b . x ▁b </s> <pad> <pad>"
+    assert names(tokenizer, found.labels[0]) == "▁she ▁now <pad> <pad> , ▁now . x ▁now </s> <pad> <pad>"
+    assert found.switched.tolist() == [3] and found.words.tolist() == [6]
+
+
+def test_words_inside_a_longer_key_are_left_alone_though_it_is_not_drawn():
+    tokenizer, table = make([("路走", "b"), ("走", "she")])
+    for seed in range(20):
+        found = run(tokenizer, table, ["路走now"], rate=0.5, length=4, seed=seed)
+        assert "▁she" not in names(tokenizer, found.tokens[0])
+
+
+def test_words_are_found_in_a_script_without_spaces():
+    tokenizer, table = make([("走路", "b"), ("路", "she")])
+    found = run(tokenizer, table, ["路走路路 walk路"], length=8)
+    assert names(tokenizer, found.tokens[0]) == "▁she ▁b ▁she ▁walk ▁she </s> <pad> <pad>"
+    tokenizer, table = make([("walk", "走路")], both_ways=True)
+    found = run(tokenizer, table, ["路走路路"], language=1, length=5)
+    assert names(tokenizer, found.tokens[0]) == "路 ▁walk 路 </s> <pad>"
+
+
 @pytest.mark.parametrize("vanilla", [False, True])
 @pytest.mark.parametrize("rate", [0.05, 0.5, 1.0])
 @pytest.mark.parametrize("slack", [0, 9])
-def test_equals_the_plain_loop(rate, slack, vanilla):
+@pytest.mark.parametrize("several", [False, True])
+def test_equals_the_plain_loop(rate, slack, vanilla, several):
     pairs = [("walked", "lief"), ("walked", "b"), ("home", "走路"), ("axy", "b"), ("b", "axy"), ("now", "she")]
+    if several:
+        pairs += [("走", "now"), ("走路", "b"), ("路走走", "lief"), ("b.x", "she"), ("b.", "axy"), ("axy,b", "b")]
     tokenizer, table = make(pairs)
     rng = np.random.default_rng(0)
-    base = rng.integers(5, tokenizer.base_size, (200, 40 + slack)).astype(np.uint16)
+    some = [tokenizer.pieces.index(piece) for piece in ("走", "路", "▁b", ".", ",", "x", "▁a", "y")]
+    ids = np.array(some) if several else np.arange(5, tokenizer.base_size)
+    base = rng.choice(ids, (200, 40 + slack)).astype(np.uint16)
     base[rng.random(base.shape) < 0.1] = EOS
     valid = np.where(np.arange(200) % 7 == 0, 30, 40 + slack)
     base[np.arange(40 + slack) >= valid[:, None] - (valid < 40 + slack)[:, None]] = EOS

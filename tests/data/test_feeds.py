@@ -5,13 +5,14 @@ import time
 
 import numpy as np
 import pytest
-from fakes import FakeTokenizer, make_store, prepare
+from fakes import FakeTokenizer, checksum, make_store, prepare
 
 from xalign_jax.data import feeds
 from xalign_jax.data.facts import Facts, build_facts
 from xalign_jax.data.feeds import PieceFeed, Switch, WindowFeed, WordFeed
 from xalign_jax.data.lexicon import Lexicon, Word, build_lexicon, concept_table
 from xalign_jax.data.piece_pairs import with_pieces
+from xalign_jax.data.sentences import TextFeed
 from xalign_jax.data.shared_rows import shared_rows
 from xalign_jax.data.store import Mixture
 from xalign_jax.data.words import own_tokens
@@ -69,11 +70,37 @@ def test_any_slice_equals_the_rows_of_the_whole_batch(prepared, switch):
     assert not equal(whole, WindowFeed(T, switch).build(prepared, MIXED, 64, 8).rows(6400, slice(0, 64)))
 
 
+@pytest.mark.parametrize(
+    ("feed", "expected"),
+    [
+        (WindowFeed(T), 3726448744),
+        (WindowFeed(T, Switch(rate=0.5)), 625290451),
+        (WindowFeed(T, Switch(rate=0.5, vanilla=True, both_ways=True)), 851034222),
+        (WordFeed(T, 6, 10), 3907051830),
+        (PieceFeed(T, 6, 10), 2077055028),
+    ],
+)
+def test_batches_of_a_seed_are_fixed(prepared, feed, expected):
+    """A run that goes on after an update reads what it would have read: this is a format."""
+    assert checksum(feed.build(prepared, MIXED, 32, 7).rows(32 * 10**6, slice(None))) == expected
+
+
 def test_long_batches_are_cut_in_pieces_without_a_seam(prepared, monkeypatch):
     feed = WindowFeed(T, Switch(rate=0.5)).build(prepared, MIXED, 500, 7)
     whole = feed.rows(0, slice(0, 500))
-    monkeypatch.setattr(feeds, "_CHUNK", 7 * T)
-    assert equal(feed.rows(0, slice(0, 500)), whole)
+    for rows in (7, 250, 499, 500):
+        monkeypatch.setattr(feeds, "_CHUNK", rows * T)
+        assert equal(feed.rows(0, slice(0, 500)), whole)
+
+
+@pytest.mark.parametrize(("pad", "filled"), [(4, 4), (None, 0)])
+def test_what_is_filled_is_the_vocabularys_padding(prepared, monkeypatch, pad, filled):
+    monkeypatch.setattr(prepared.tokenizer, "pad", pad)
+    words = WordFeed(T, 6, 10).build(prepared, None, 8, 3).rows(0, slice(None))
+    texts = TextFeed(T, 6).build(prepared, MIXED, 8, 3).rows(0, slice(None))
+    for batch in (words, texts):
+        empty = batch["segment_ids"] == 0
+        assert empty.any() and (batch["tokens"][empty] == filled).all()
 
 
 def test_shapes_and_types(prepared):
@@ -137,6 +164,15 @@ def test_every_window_once_in_an_epoch_never_in_two_languages(prepared):
     assert not np.array_equal(start[english & (epoch == 0)], start[english & (epoch == 1)])
 
 
+def test_windows_and_their_offsets_end_with_the_store():
+    """A store of N tokens has (N - 1) // T windows of T targets; one of several is given up for offsets."""
+    sizes = np.arange(6 * T)
+    room, first = feeds._window_table(sizes, T)
+    windows = np.diff(first)
+    assert first[0] == 0 and windows.tolist() == [max(n - 1, 0) // T - (n > 2 * T) for n in sizes]
+    assert room[windows > 0].tolist() == [min(n - 1 - w * T, T - 1) for n, w in zip(sizes, windows, strict=True) if w]
+
+
 def test_languages_have_exact_shares_and_their_own_ids(prepared):
     feed = WindowFeed(T).build(prepared, MIXED, 1000, 5)
     batch = feed.rows(3000, slice(0, 1000))
@@ -190,7 +226,8 @@ def test_held_out_words_are_never_switched(prepared):
     assert not foreign & {int(ids[0]) for ids in held if len(ids) == 1}
 
 
-def test_the_end_of_a_store_is_filled_and_weighs_nothing(prepared, tmp_path):
+@pytest.mark.parametrize(("pad", "stands"), [(0, 0), (4, 4), (None, 0)])
+def test_the_end_of_a_store_is_filled_and_weighs_nothing(prepared, tmp_path, monkeypatch, pad, stands):
     """n -> m translations that shorten rows: the last window has no slack to read."""
     path = tmp_path / "d.tsv"
     path.write_text("".join(f"{source}\t{target}\n" for source, target in zip(WORDS[50:], WORDS[:50], strict=True)))
@@ -199,15 +236,15 @@ def test_the_end_of_a_store_is_filled_and_weighs_nothing(prepared, tmp_path):
     data = prepare(prepared.tokenizer, {"en": tokens})
     lexicon = Lexicon(source="file", paths=(str(path),), languages=("en", "de"), heldout=0.0)
     data = dataclasses.replace(data, lexicon=build_lexicon(lexicon, data.tokenizer, data.stores))
+    monkeypatch.setattr(prepared.tokenizer, "pad", pad)
     feed = WindowFeed(T, Switch(rate=1.0)).build(data, mixture(en=1.0), 3000, 5)
     batch = feed.rows(0, slice(0, 3000))
     filled = batch["count_filled"]
     assert filled.any() and np.mean(filled > 0) < 0.05
     for row in np.flatnonzero(filled):
         rest = slice(T - filled[row], None)
-        assert not any(
-            batch[key][row, rest].any() for key in ("tokens", "targets", "weights", "positions", "segment_ids")
-        )
+        assert all((batch[key][row, rest] == stands).all() for key in ("tokens", "targets"))
+        assert not any(batch[key][row, rest].any() for key in ("weights", "positions", "segment_ids"))
         assert batch["segment_ids"][row, : T - filled[row]].all()
 
 

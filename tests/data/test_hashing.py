@@ -17,9 +17,18 @@ def test_hash_broadcasts_and_depends_on_order_and_values():
 
 
 def test_hash_is_fixed():
-    """Changing the hash changes every run's data: this is a format."""
-    assert int(hash64(0)) == 16294208416658607535
+    """Changing the hash changes every run's data: this is a format. Sums run over without a warning."""
+    with np.errstate(over="raise"):
+        assert int(hash64(0)) == 16294208416658607535
     assert int(hash64(1, "rows", 10**12)) == int(hash64(np.uint64(1), "rows", np.array([10**12]))[0])
+
+
+def test_draws_and_permutations_are_fixed():
+    assert float(uniform(3, 5)) == 0.8061697810074383
+    drawn = [[0, 33350994, 83415710], [2492178918, 2803216774, 197629295]]
+    assert draw32(np.array([0, 7], np.uint32), 3).tolist() == drawn
+    assert permute(np.arange(7), 7, 5).tolist() == [1, 2, 3, 5, 0, 6, 4]
+    assert int(permute(123456789, 10**12, 2)) == 865612116810
 
 
 def test_uniform_is_uniform():

@@ -7,6 +7,7 @@ import pytest
 from fakes import FakeTokenizer, make_store
 
 from xalign_jax.data.codeswitch import build_table
+from xalign_jax.data.entries import REASONS
 from xalign_jax.data.lexicon import Lexicon, build_lexicon
 from xalign_jax.errors import UserError
 
@@ -33,6 +34,12 @@ def stores(tokenizer):
 def pairs(path, rows) -> str:
     path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def accounted(report: dict[str, int]) -> bool:
+    """Whether the counts of a lexicon's entries add up."""
+    used = report["dictionary_concepts"] + report["heldout_concepts"]
+    return report["entries"] == used + sum(report.get(reason, 0) for reason in REASONS)
 
 
 def by_concept(table) -> dict[int, dict[str, list[str]]]:
@@ -133,8 +140,10 @@ def test_file_entries_merge_senses_and_count_what_is_dropped(tokenizer, stores, 
     lexicon = Lexicon(source="file", paths=[path], languages=["en", "de"], heldout=0.0, max_tokens=2)
     table = build_lexicon(lexicon, tokenizer, stores)
     assert by_concept(table.train) == {0: {"en": ["waa"], "de": ["vaa", "vac"]}, 1: {"en": ["wab"], "de": ["vab"]}}
-    wanted = {"not_in_corpus": 1, "too_long": 1, "unknown_piece": 1, "duplicates": 1, "empty": 1}
+    # "wac" and the line without its translation make no entry; "wac wac" is one whose translation is its own tokens.
+    wanted = {"entries": 6, "not_in_text": 1, "too_long": 1, "unknown_piece": 1, "no_translation": 1}
     assert {name: table.report[name] for name in wanted} == wanted
+    assert accounted(table.report)
 
 
 def test_several_files_name_their_languages_and_clones_take_base_words(tokenizer, stores, tmp_path):
@@ -145,6 +154,107 @@ def test_several_files_name_their_languages_and_clones_take_base_words(tokenizer
     found = by_concept(build_lexicon(lexicon, tokenizer, stores).train)
     assert found[0] == {"en": ["waa"], "de": ["vaa"], "fr": ["vba"], "de_clone": ["vaa"]}
     assert found[1] == {"en": ["wab"], "de": ["vab"], "de_clone": ["vab"]}
+
+
+def test_files_say_their_languages_in_their_names(tokenizer, stores, tmp_path):
+    de = pairs(tmp_path / "en-de.tsv", [("waa", "vaa"), ("wab", "vab")])
+    fr = pairs(tmp_path / "fra-eng.tsv", [("vba", "waa")])
+    lexicon = Lexicon(source="file", paths=(de, fr), languages=("en", "de", "fr"), heldout=0.0)
+    found = by_concept(build_lexicon(lexicon, tokenizer, stores).train)
+    assert found == {0: {"en": ["waa"], "de": ["vaa"], "fr": ["vba"]}, 1: {"en": ["wab"], "de": ["vab"]}}
+
+
+def test_files_in_other_languages_or_in_none_that_they_say_are_refused(tokenizer, stores, tmp_path):
+    french = pairs(tmp_path / "en-fr.tsv", [("waa", "vba")])
+    with pytest.raises(UserError, match=r"Lexicon.paths: .*en-fr.tsv names the language 'fr'"):
+        Lexicon(source="file", paths=(french,), languages=("en", "de"))
+    assert Lexicon(source="file", paths={french: ("en", "de")}, languages=("en", "de")).files[0][1] == ("en", "de")
+    unsaid = pairs(tmp_path / "words.tsv", [("waa", "vaa")])
+    lexicon = Lexicon(source="file", paths=(unsaid,), languages=("en", "de", "fr"))
+    with pytest.raises(UserError, match=r"words.tsv has 2 words a line at most and the recipe 3 languages; say which"):
+        build_lexicon(lexicon, tokenizer, stores)
+    with pytest.raises(UserError, match=r"Lexicon.paths: \('en', 'de'\) is not a file; write"):
+        Lexicon(source="file", paths=(unsaid, ("en", "de")), languages=("en", "de", "fr"))
+
+
+def texts_of(tokenizer, **texts: str):
+    """Training stores of a text in each language."""
+    return {"texts": {"train": {name: corpus(tokenizer, text)["texts"]["train"]["en"] for name, text in texts.items()}}}
+
+
+def test_every_entry_is_accounted_for(tokenizer, tmp_path):
+    stores = texts_of(tokenizer, en=" ".join(WORDS[:60] + WORDS[:50]), de=" ".join(TARGETS[:40]))
+    rows = [*zip(WORDS, TARGETS, strict=True), ("the wab", "vaa"), ("The", "vaa vab vac vad")]
+    lexicon = {"source": "file", "paths": (pairs(tmp_path / "en-de.tsv", rows),), "languages": ("en", "de")}
+    linked = build_lexicon(Lexicon(**lexicon, one_to_one=True, size=30, coverage=0.5), tokenizer, stores).report
+    wanted = {"entries": 82, "phrases": 1, "not_in_text": 21, "translation_not_in_text": 20, "beyond_size": 10}
+    wanted |= {"left_out": 12, "dictionary_concepts": 12, "heldout_concepts": 6}
+    assert {name: linked[name] for name in wanted} == wanted and accounted(linked)
+    table = build_lexicon(Lexicon(**lexicon, heldout=0.0, max_tokens=3), tokenizer, stores)
+    assert accounted(table.report) and accounted(build_lexicon(Lexicon(), tokenizer, stores).report)
+    (line,) = table.summary
+    assert line == (
+        "dictionary: 60 of 82 entries are trained on and 0 held out; of the others 1 are phrases of several words, "
+        "21 have a word that is not in the text of en"
+    )
+
+
+HYPHEN = ["▁e", "-", "mail", "▁l", "'", "eau", "▁don", "t", "▁Mail", "▁Wasser", "▁mail", "▁nicht"]
+
+
+def test_words_that_texts_cut_are_found(tmp_path):
+    tokenizer = FakeTokenizer(HYPHEN, punctuation="-'.")
+    stores = texts_of(tokenizer, en="e-mail e-mail don't l'eau e don e-mail", de="Mail Mail Wasser nicht")
+    rows = [("e-mail", "Mail"), ("don't", "nicht"), ("l'eau", "Wasser"), ("e", "Wasser"), ("mail", "Mail")]
+    path = pairs(tmp_path / "en-de.tsv", rows)
+    lexicon = Lexicon(source="file", paths=(path,), languages=("en", "de"), heldout=0.0)
+    table = build_lexicon(lexicon, tokenizer, stores)
+    found = [words["en"][0] for words in by_concept(table.train).values()]
+    assert found == ["e-mail", "don't", "l'eau", "e"]  # "mail" only stands in "e-mail"
+    assert table.report["not_in_text"] == 1 and accounted(table.report)
+
+
+def test_words_of_scripts_without_spaces_are_found(tmp_path):
+    tokenizer = FakeTokenizer(["▁cat", "▁walk", "▁east", "東", "京", "都", "猫", "走る", "▁猫", "▁Tokyo"])
+    stores = texts_of(tokenizer, en="cat cat walk Tokyo east", ja="猫 東京都東京猫走る走る走るcat")
+    rows = [("cat", "猫"), ("Tokyo", "東京"), ("walk", "走る"), ("east", "京都")]
+    path = pairs(tmp_path / "en-ja.tsv", rows)
+    lexicon = Lexicon(source="file", paths=(path,), languages=("en", "ja"), heldout=0.0, one_to_one=True)
+    table = build_lexicon(lexicon, tokenizer, stores)
+    assert [words["ja"][0] for words in by_concept(table.train).values()] == ["猫", "東京", "走る"]
+    assert table.report["translation_not_in_text"] == 1  # "京都" only stands across "東京" and "都"
+    ids = table.train.tokens(table.train.words.index("猫"))
+    assert [tokenizer.pieces[i] for i in ids] == ["猫"]
+
+
+def test_a_clone_of_a_language_without_spaces_has_its_words():
+    tokenizer = FakeTokenizer(["東京", "走る", "猫"], clones=1)
+    stores = texts_of(tokenizer, ja="東京走る走る猫")
+    table = build_lexicon(Lexicon(languages=("ja", "ja_clone"), heldout=0.0), tokenizer, stores)
+    assert table.dictionary.words[::2] == ("走る", "東京")  # words of one letter are left out
+
+
+def test_a_dictionary_the_wrong_way_round_is_told(tokenizer, tmp_path):
+    stores = texts_of(tokenizer, en=" ".join(WORDS), de=" ".join(TARGETS))
+    path = pairs(tmp_path / "words.tsv", list(zip(TARGETS, WORDS, strict=True)))
+    message = r"words.tsv seems to lead from de to en: of 80 words that it has for en, 0 .* \(\"de\", \"en\"\)\)"
+    with pytest.raises(UserError, match=message):
+        build_lexicon(Lexicon(source="file", paths=(path,), languages=("en", "de")), tokenizer, stores)
+    lexicon = Lexicon(source="file", paths={path: ("de", "en")}, languages=("en", "de"), heldout=0.0)
+    assert build_lexicon(lexicon, tokenizer, stores).report["dictionary_concepts"] == 80
+
+
+def test_a_file_of_whose_words_the_texts_have_few_is_told(tokenizer, tmp_path):
+    stores = texts_of(tokenizer, en=" ".join(WORDS), de=" ".join(["x", TARGETS[0]]))
+    path = pairs(tmp_path / "words.tsv", list(zip(WORDS, TARGETS, strict=True)))
+    lexicon = Lexicon(source="file", paths=(path,), languages=("en", "de"))
+    note = f"{path}: of 80 of its words of de, the text of de has 1; is it a dictionary of de, and for such texts?"
+    assert build_lexicon(lexicon, tokenizer, stores).notes == (note,)
+
+
+def test_a_vocabulary_that_marks_no_words_is_refused(stores):
+    with pytest.raises(UserError, match=r"Vocabulary.path: no piece of the vocabulary begins a word"):
+        build_lexicon(Lexicon(), FakeTokenizer(["ab", "c"], clones=1), stores)
 
 
 def test_files_may_lead_to_the_source_language_and_words_of_two_languages_may_look_alike(tokenizer, stores, tmp_path):
@@ -189,7 +299,7 @@ def test_one_to_one_links_words_that_are_alike_in_frequency_and_none_twice(token
     options = {"source": "file", "paths": (path,), "languages": ("en", "de"), "heldout": 0.0}
     table = build_lexicon(Lexicon(**options, one_to_one=True), tokenizer, stores)
     assert by_concept(table.train) == {0: {"en": ["waa"], "de": ["vaa"]}, 1: {"en": ["wab"], "de": ["vab"]}}
-    assert table.report["not_linked"] == 2
+    assert (table.report["not_in_text"], table.report["translation_taken"]) == (1, 1) and accounted(table.report)
     assert len(build_lexicon(Lexicon(**options), tokenizer, stores).train.words) == 3 + 6
 
 
@@ -211,7 +321,7 @@ def test_equal_ids_have_equal_hashes(tokenizer, stores, tmp_path):
 
 def test_errors_name_what_to_do(tokenizer, stores, tmp_path):
     path = pairs(tmp_path / "d.tsv", [("nowhere", "vaa")])
-    with pytest.raises(UserError, match="no word of it"):
+    with pytest.raises(UserError, match=r"0 of 1 entries are trained .* 1 have a word that is not in the text of en; "):
         build_lexicon(Lexicon(source="file", paths=(path,), languages=("en", "de")), tokenizer, stores)
     with pytest.raises(UserError, match=r"Vocabulary\.clones >= 2"):
         build_lexicon(Lexicon(languages=("en", "en_clone2")), tokenizer, stores)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from xalign_jax.data import piece_pairs
 from xalign_jax.data.lexicon import Word, concept_table
 from xalign_jax.data.piece_pairs import with_pieces
 
@@ -26,6 +27,20 @@ def pieces(table, known):
         (piece,) = table.tokens(w).tolist()
         found.setdefault(table.concept[w], [None, None])[table.language[w]] = piece
     return sorted(map(tuple, found.values()))
+
+
+def test_links_are_all_pairs_of_pieces_each_at_a_place_of_its_own():
+    links = piece_pairs._links(lexicon([(0, [1, 2]), (1, [11])], [(0, [3]), (1, [12, 13, 14])]), 1)
+    expected = {
+        "source": [1, 2, 3, 3, 3],
+        "target": [11, 11, 12, 13, 14],
+        "source_at": [0, 1, 2, 2, 2],
+        "target_at": [0, 0, 1, 2, 3],
+        "prior": np.exp(-4 * np.array([1 / 4, 1 / 4, 1 / 3, 0, 1 / 3])),
+    }
+    assert links.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(links[name], values, atol=1e-12, err_msg=name)
 
 
 def test_pieces_of_a_clone_are_found():

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xalign_jax.data import inspect, store
 from xalign_jax.data import prepared as data
-from xalign_jax.data import store
 from xalign_jax.data.facts import Facts
 from xalign_jax.data.feeds import Switch, WindowFeed, WordFeed
 from xalign_jax.data.lexicon import Lexicon
@@ -62,6 +62,20 @@ def test_members_are_languages_clones_and_facts(prepared):
     assert [member.name for member in loaded.members(mixture, "validation")] == ["en", "en_clone"]
 
 
+def test_facts_that_no_mixture_tells_are_not_built(prepared):
+    """Nor are they refused where the dictionary is too small for them; the other members' rows stay what they are."""
+    _, mixture = prepared
+    cache = Path(mixture.tasks[0].removeprefix("text:en=")).parent / "cache"
+    for rates in ({"en": 0.8, "en_clone": 0.2}, {"en": 1.0, "facts": 0.0}, ()):
+        untold = dataclasses.replace(mixture, rates=rates)
+        many = dataclasses.replace(FACTS, count=10_000)
+        found = data.load(VOCABULARY, LEXICON, many, [untold], cache=cache)
+        assert found.facts is None
+        assert [member.name for member in found.members(untold)] == ["en", "en_clone"]
+    told = dataclasses.replace(mixture, rates={"en": 1.0, "facts": 0.1})
+    assert data.load(VOCABULARY, LEXICON, FACTS, [untold, told], cache=cache).facts is not None
+
+
 def test_a_text_is_a_member_once_and_two_members_have_two_names(prepared):
     loaded, mixture = prepared
     (task,) = mixture.tasks
@@ -112,3 +126,39 @@ def test_facts_need_a_lexicon(prepared):
     cache = Path(mixture.tasks[0].partition("=")[2]).parent / "cache"
     with pytest.raises(UserError, match=r"Recipe\.facts needs Recipe\.lexicon"):
         data.load(VOCABULARY, None, FACTS, [mixture], cache=cache)
+
+
+def test_facts_that_take_more_words_than_there_are_say_what_to_do(prepared):
+    loaded, _ = prepared
+    with pytest.raises(
+        UserError, match=r"take 80 training words .* has 18; lower Facts.count, .* or see in `xalign data"
+    ):
+        loaded.with_facts(Facts(count=200))
+
+
+def test_stats_add_up_and_name_tasks_in_full(prepared):
+    loaded, mixture = prepared
+    shown = inspect.texts(loaded)
+    assert shown[2].startswith(f"{mixture.tasks[0]} train       en ") and len({len(line) for line in shown[1:]}) == 1
+    assert inspect.words(loaded) == ["dictionary: 18 of 24 entries are trained on and 6 held out"]
+    (line,) = inspect.coverage(loaded)
+    assert line.startswith("coverage of running words (training text of en): ")
+
+
+def test_a_preview_shows_switched_words_whole(prepared):
+    """Words: "tree" for "the house" of three tokens, "a" for "b", and two in a row."""
+    loaded, _ = prepared
+    t = loaded.tokenizer
+    the, tree, garden, window, sees = (t.encode_words([w])[0] for w in ("the", "tree", "garden", "window", "sees"))
+    pad = lambda ids: [ids[0], *[t.pad] * (len(ids) - 1)]  # noqa: E731
+    read = [t.eos, *the, *garden, *window, *sees, *the, t.pad]
+    predicted = [*the, *[tree[0], *pad(garden)[1:]], *[sees[0], *pad(window)[1:]], *sees, *the, t.pad, t.pad]
+    weights = np.ones(len(read), np.float32)
+    for first, ids in ((len(the), garden), (len(the) + len(garden), window)):
+        weights[first + 1 : first + len(ids)] = 0
+    segments = np.where(np.arange(len(read)) < len(read) - 1, 1, 0)
+    weights[-2:] = 0
+    batch = {"tokens": read, "targets": predicted, "weights": weights, "segment_ids": segments, "language": 0}
+    shown = inspect.preview("s", {name: np.array([values]) for name, values in batch.items()}, ("en",), loaded)
+    first = [t.decode(ids[:1]) for ids in (tree, sees)]
+    assert f"  0 [en] the [garden ← {first[0]}] [window ← {first[1]}] sees the" in shown

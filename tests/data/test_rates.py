@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.data.rates import BLOCK, Blocks, block_counts, member_rates
+from xalign_jax.data.store import Mixture
 from xalign_jax.errors import UserError
 
 TOKENS = {"en": 8000, "en_clone": 8000, "de": 1000, "facts": 50}
@@ -24,9 +25,23 @@ def test_proportional_temperature_and_uniform_rates():
 
 
 @pytest.mark.parametrize(
-    "explicit",
-    [(("fr", 1.0),), (("en", 0.0),), (("en", -1.0), ("de", 2.0)), (("en", float("nan")),), (("empty", 1.0),)],
+    ("rates", "said"),
+    [
+        ({"en": 0.0}, "sum to 0.0"),
+        ({"en": -1.0, "de": 2.0}, "gives 'en' the rate -1.0; rates are numbers >= 0"),
+        ({"en": float("nan")}, "gives 'en' the rate nan"),
+        ({"en": float("inf")}, "gives 'en' the rate inf"),
+        ({"en": 1e308, "de": 1e308}, "sum to inf"),
+        ((("en", 1.0), ("en", 2.0)), "names a member twice"),
+        ({"en": 1.0, "de": 0.0001}, "gives 'de' 0.0001: less than one row in 1000"),
+    ],
 )
+def test_a_mixture_refuses_rates_that_none_can_have(rates, said):
+    with pytest.raises(UserError, match=r"Mixture\.rates.*" + said):
+        Mixture(tasks=("docs_en",), rates=rates)
+
+
+@pytest.mark.parametrize("explicit", [(("fr", 1.0),), (("empty", 1.0),)])
 def test_rates_that_do_not_fit_name_the_binding(explicit):
     with pytest.raises(UserError, match=r"Mixture\.rates"):
         member_rates(TOKENS | {"empty": 0}, explicit, 1.0)

@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from fakes import FakeTokenizer, make_store
+from fakes import FakeTokenizer, checksum, make_store
 
 from xalign_jax.data import inspect, packing
-from xalign_jax.data.examples import Pieces
+from xalign_jax.data.examples import Pairs, Pieces
 from xalign_jax.data.prepared import Prepared
 from xalign_jax.data.sentences import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.store import Mixture
@@ -56,6 +56,7 @@ FEEDS = [
     ContrastFeed(T, S, 30),
     ContrastFeed(T, S, 30, "en", mixup=True),
 ]
+CHECKSUMS = [2505578756, 4246245812, 3414661746, 2876385161, 1099679157]  # of a batch of each
 
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -111,6 +112,12 @@ def test_any_slice_of_any_step_equals_the_rows_of_the_whole_batch(prepared, conf
     assert feed.rows(10**12, slice(0, 4))["tokens"].shape == (4, T)
 
 
+@pytest.mark.parametrize(("config", "expected"), zip(FEEDS, CHECKSUMS, strict=True))
+def test_batches_of_a_seed_are_fixed(prepared, config, expected):
+    """A run that goes on after an update reads what it would have read: this is a format."""
+    assert checksum(config.build(prepared, MIXTURE, 32, 7).rows(32 * 10**6, slice(None))) == expected
+
+
 @pytest.mark.parametrize("config", FEEDS)
 def test_shapes_types_and_counts(prepared, config):
     feed = config.build(prepared, MIXTURE, 0, 0)
@@ -152,13 +159,15 @@ def test_every_piece_comes_once_in_an_epoch(prepared):
     sizes = np.concatenate([np.diff(prepared.stores[t]["train"]["en"].offsets) - 1 for t in "ab"])
     count = int((-(-sizes // 7)).sum())
     assert pieces.report == {"documents": len(sizes), "pieces": count, "empty": 0}
+    german = Mixture(("a",), {"de": 1})
+    assert Pieces(prepared.members(german), german, 25, 0).report == {"documents": 339, "pieces": 339, "empty": 1}
     for epoch in range(2):
         items = pieces.items(epoch * count + np.arange(count))
         spans = set(zip(items.store.ravel().tolist(), items.start.ravel().tolist(), strict=True))
         assert len(spans) == count and items.size.max() == 7 and items.size.sum() == sizes.sum()
 
 
-@pytest.mark.parametrize("pivot", [None, "en"])
+@pytest.mark.parametrize("pivot", [None, "de", "en"])
 def test_translations_are_of_one_group_and_two_languages(prepared, pivot):
     feed = TranslationFeed(T, S, 30, pivot).build(prepared, MIXTURE, 500, 0)
     known, seen = documents(prepared), set()
@@ -225,8 +234,34 @@ def test_what_has_no_translation_is_left_out_and_reported(prepared):
     assert used == {"documents": 299 + 299 + 200, "empty": 1, "without translation": 40}
     english = TranslationFeed(T, S, 30).build(prepared, Mixture(("a",), languages=("de", "fr")), 4, 0)
     assert english.report["documents"] == 100 + 200 and english.languages == ("de", "fr")
-    shown = inspect.stats(prepared, {"tlm": feed})
+    shown = "\n".join(inspect.packing({"tlm": feed}))
     assert "stream tlm: documents 798, empty 1, without translation 40, rows a block" in shown
+
+
+def test_pairs_are_texts_of_a_group_that_are_not_empty(prepared):
+    """Texts without a group are no translations of each other, nor two of one language; group 0 is a group."""
+
+    def store(language: str, groups: list[int], empty: int):
+        texts = [[20 + i] * (i != empty) for i in range(len(groups))]
+        tokens = np.concatenate([[*text, EOS] for text in texts]).astype(np.uint16)
+        return dataclasses.replace(make_store(tokens, language), group=np.array(groups, np.int32))
+
+    pairs = Pairs([store("de", [0, 1, -1, 2, 3, 3], 9), store("en", [0, 1, -1, 2], 1)], None)
+    assert pairs.report == {"documents": 4, "empty": 1, "without translation": 5}
+    assert pairs.group.tolist() == [0, 0, 1, 1] and pairs.language.tolist() == [0, 1, 0, 1]
+    many = Pairs([store for task in prepared.stores.values() for store in task["train"].values()], None)
+    expected = np.lexsort((np.arange(len(many.language)), many.language))
+    np.testing.assert_array_equal(many.by_language, expected)
+
+
+@pytest.mark.parametrize(
+    "config", [TranslationFeed(T, S, 30), ContrastFeed(T, S, 30), ContrastFeed(T, S, 30, mixup=True)]
+)
+def test_a_lot_decides_which_side_comes_first(prepared, config):
+    """Every pair is drawn by its German text; that text is first, or the query, in half of them."""
+    feed = config.build(prepared, Mixture(("a",), {"de": 1}), 300, 0)
+    first = np.array([feed.languages[language[0]] for *_, language in segments(feed.rows(0, slice(None)))])
+    assert len(first) > 300 and abs(np.mean(first == "de") - 0.5) < 0.08
 
 
 def test_without_a_bos_there_is_none(prepared, monkeypatch):
@@ -300,3 +335,11 @@ def test_rows_are_full_and_little_is_left_over(prepared, config, monkeypatch):
     batch = feed.rows(30 * feed.block_rows, slice(None))
     packed = batch.get("count_texts", batch.get("count_pairs")).sum()
     assert (batch["segment_ids"] > 0).mean() > 0.9 and batch["count_dropped"].sum() < 0.01 * packed
+
+
+@pytest.mark.parametrize("config", [TextFeed(T, S), ContrastFeed(T, S, 25)])
+def test_the_report_says_how_full_the_sampled_blocks_are(prepared, config):
+    feed = config.build(prepared, MIXTURE, 4, 0)
+    blocks = config.build(prepared, MIXTURE, 8 * feed.block_rows, 0).rows(0, slice(None))
+    full = np.mean([(blocks[view + "segment_ids"] > 0).mean() for view in ("", "key_") if view + "tokens" in blocks])
+    assert abs(feed.report["percent filled"] - 100 * full) <= 0.5 + 1e-9

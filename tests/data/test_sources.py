@@ -1,3 +1,4 @@
+import functools
 import gzip
 import importlib.util
 import struct
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.data import catalogs, dictionaries, documentation, sources
+from xalign_jax.data.filenames import named_languages
 from xalign_jax.data.sources import AlignedLines, Document, JsonLines, MultiwayTsv, Split, TextFiles, parse_name
 from xalign_jax.errors import UserError
 
@@ -60,6 +62,14 @@ def test_json_lines(tmp_path):
         (JsonLines, b"[1]\n", "bad:1: expected a JSON object"),
         (JsonLines, b'{"text": "half a pair: \\ud83d"}\n', "bad:1: half a surrogate pair at character 13"),
         (JsonLines, b'{"txt": "a"}\n', "bad:1: no string under the key 'text'"),
+        (
+            JsonLines,
+            b'{"text": "a", "group_id": [7]}\n',
+            "bad:1: 'group_id' is [7]; expected a string or a whole number",
+        ),
+        (JsonLines, b'{"text": "a", "language": true}\n', "bad:1: 'language' is True; expected a string"),
+        (JsonLines, b'{"text": "a\\u0000b"}\n', "bad:1: a NUL character, which no text has, at character 1"),
+        (JsonLines, b'{"text": ' + b"[" * 100_000 + b"\n", "bad:1: not JSON"),
     ],
 )
 def test_malformed_files_name_file_and_line(tmp_path, kind, content, place):
@@ -67,6 +77,55 @@ def test_malformed_files_name_file_and_line(tmp_path, kind, content, place):
     with pytest.raises(UserError) as error:
         list(kind((("en", str(tmp_path / "bad")),)).documents())
     assert place in str(error.value)
+
+
+LINE_READERS = {
+    "text": (TextFiles, "{}"),
+    "lines": (functools.partial(TextFiles, document="line"), "{}"),
+    "tsv": (MultiwayTsv, "{}\t{}"),
+    "pairs": (AlignedLines, "{}"),
+    "jsonl": (JsonLines, '{{"text": "{}"}}'),
+    "dictionary": (None, "{}\tx{}"),
+}
+
+
+def read_words(reader, path):
+    """What a reader makes of a file: its texts, or the source words of a dictionary."""
+    if reader is None:
+        return [entry.words[0][1] for entry in dictionaries.read_dictionary(str(path)).entries]
+    return [word for document in reader((("en", str(path)),)).documents() for word in document.text.split("\n")]
+
+
+@pytest.mark.parametrize(("reader", "form"), LINE_READERS.values(), ids=LINE_READERS)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_line_ends_and_damage_in_every_reader_of_lines(tmp_path, reader, form, suffix):
+    """CR LF and byte-order marks are no text; CR alone and NUL bytes are refused, for they hide where lines end."""
+    path = tmp_path / f"file{suffix}"
+    lines = [form.format(word, word) for word in ("one", "two", "three")]
+    for end in ("\n", "\r\n"):
+        for mark in ("", "\ufeff"):
+            write(path, "".join(mark + line + end for line in lines))
+            assert read_words(reader, path) == ["one", "two", "three"], (end, mark)
+    for end, said in (("\r", ":1: a carriage return within a line"), ("\0\n", ":1: a NUL byte")):
+        write(path, "".join(line + end for line in lines) + "\n")
+        with pytest.raises(UserError) as refused:
+            read_words(reader, path)
+        assert said in str(refused.value) and str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_line_separator_ends_no_line(tmp_path):
+    """U+2028 stands inside texts of the web and inside JSON; readers of parallel text would lose their alignment."""
+    en = write(tmp_path / "a.en", "one\u2028more\ntwo\n")
+    de = write(tmp_path / "a.de", "eins\nzwei\n")
+    assert [d.group for d in AlignedLines((("en", en), ("de", de))).documents()] == ["1", "1", "2", "2"]
+    path = write(tmp_path / "a.jsonl", '{"text": "one\u2028more"}\n')
+    assert [d.text for d in JsonLines((("en", path),)).documents()] == ["one\u2028more"]
+
+
+@pytest.mark.parametrize("name", ["text:en=~nobody-has-this-name/a.txt", "text:en=a\0.txt", "text:e n=a.txt"])
+def test_paths_and_languages_that_cannot_be_are_refused(name):
+    with pytest.raises(UserError):
+        parse_name(name)
 
 
 def test_missing_damaged_and_misaligned_files(tmp_path):
@@ -169,12 +228,68 @@ def test_dictionary_forms(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "cat\tKatze\t0.91",
+        "cat\tKatze\t12\t-1.5e-3\t98 %\t",
+        "cat\tKatze\t\t",
+        "cat Katze 0,91",
+        '{"src_text": "cat", "tgt_text": "Katze", "score": 0.91, "count": null}',
+        '{"words": "cat $ Katze", "index": 3, "score": 1}',
+    ],
+)
+def test_numbers_beside_the_words_are_scores(tmp_path, line):
+    (entry,) = dictionaries.read_dictionary(write(tmp_path / "d", line + "\n")).entries
+    assert entry.words == ((0, "cat"), (1, "Katze"))
+
+
+def test_a_number_may_be_a_word_and_an_empty_column_keeps_its_place(tmp_path):
+    path = write(tmp_path / "d", "five\t5\n5\tfünf\ncat\tKatze\t\tgato\t0.5\n")
+    found = dictionaries.read_dictionary(path, ("en", "de", "fr", "es"))
+    wanted = [((0, "five"), (1, "5")), ((0, "5"), (1, "fünf")), ((0, "cat"), (1, "Katze"), (3, "gato"))]
+    assert [entry.words for entry in found.entries] == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "languages"),
+    [
+        ("en-de.tsv", ("en", "de")),
+        ("de-en.tsv.gz", ("de", "en")),
+        ("eng_fra.txt", ("en", "fr")),
+        ("freedict-eng-deu.tsv", ("en", "de")),
+        ("EN-DE.tsv", ("en", "de")),
+        ("en-de.0-5000.txt", ("en", "de")),
+        ("en-de-fr.jsonl", ("en", "de", "fr")),
+        ("en-pt.tsv", ("en", "pt-BR")),
+        ("en-zh-Hant.tsv", ("en", "zh-Hant")),
+        ("words.tsv", None),
+        ("my-new-list.tsv", None),
+        ("es-en/words.tsv", None),
+    ],
+)
+def test_a_dictionary_names_its_languages(name, languages):
+    assert named_languages(name, ("en", "de", "fr", "pt-BR", "zh-Hant")) == languages
+
+
+def test_a_dictionary_in_another_language_is_refused_by_its_name():
+    with pytest.raises(UserError, match=r"Lexicon.paths: d/en-fr.tsv names the language 'fr', and .* are en, de; take"):
+        named_languages("d/en-fr.tsv", ("en", "de"))
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("one two three", "d:2: expected source<TAB>target"),
         ('{"a": 1}', "d:2: expected the keys"),
         ('{"words": "a $ b", "index": "x"}', "d:2: index must be"),
         ('{"words": ', "d:2: not JSON"),
+        ("cat\tKatze\tnoun", "d:2: 'noun' in column 3 is no score, and the file is in 2 languages (en, de)"),
+        ("cat\tKatze\tKater\t0.3", "d:2: 'Kater' in column 3"),
+        ("cat Katze noun", "d:2: expected source<TAB>target"),
+        ("cat\tKatze {f}\tnoun\t[zool.]", "d:2: 'Katze {f}' holds the remark '{f}', as dict.cc writes grammar"),
+        ('{"words": "cat $ Katze $ chat"}', "d:2: 'chat' in column 3"),
+        ('{"src_text": "cat", "tgt_text": "Katze", "pos": "noun"}', "d:2: unknown key 'pos'"),
+        ('{"src_text": "cat", "tgt_text": "Katze", "words": "a $ b"}', "d:2: expected the keys"),
     ],
 )
 def test_malformed_dictionaries(tmp_path, line, message):

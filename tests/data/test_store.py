@@ -9,8 +9,11 @@ import pytest
 from commands import python
 
 from xalign_jax.data import store
+from xalign_jax.data.cache import make
+from xalign_jax.data.preparation import _Writer, split_notes
+from xalign_jax.data.sources import JsonLines
 from xalign_jax.data.store import Mixture, Vocabulary, open_stores, open_tokenizer, prepare, store_info
-from xalign_jax.errors import UserError
+from xalign_jax.errors import RunError, UserError
 
 BYTES = Vocabulary(kind="bytes")
 
@@ -106,10 +109,10 @@ def test_clones_share_the_store(cache, tsv):
 
 def test_a_changed_file_is_seen(cache, tsv, tmp_path):
     assert store._is_prepared(cache, BYTES, [tsv], [])
-    (tmp_path / "cache").mkdir()
+    make(tmp_path / "made", lambda folder: (folder / "file").write_text("whole"))
     path = tmp_path / "a.txt"
     path.write_text("text")
-    entry = {"directory": ".", "stamps": [store_stamp(path)], "modules": []}
+    entry = {"directory": "made", "stamps": [store_stamp(path)], "modules": []}
     for task in (None, f"text:en={path}"):
         file = store.index_file(tmp_path, BYTES, [f"text:en={path}"], task)
         file.parent.mkdir(exist_ok=True)
@@ -123,6 +126,37 @@ def store_stamp(path):
     from xalign_jax.data.sources import stamp_file
 
     return stamp_file(str(path))
+
+
+def counts(**documents):
+    """Counts of a split by language: (documents, tokens)."""
+    return {name: dict(zip(("documents", "tokens"), values, strict=True)) for name, values in documents.items()}
+
+
+def test_a_split_far_from_what_was_meant_is_told_with_its_figures():
+    train = counts(en=(1, 81_176), de=(30, 9_700), fr=(2, 600))
+    notes = list(split_notes({"train": train, "validation": counts(en=(1, 268_431), de=(1, 300), fr=(1, 400))}, 0.03))
+    assert len(notes) == 1
+    assert notes[0].startswith(
+        "268,431 of 349,607 tokens in en (2 documents) are for validation, 77% where 3% was meant, and alike in fr; "
+    )
+    assert not list(split_notes({"train": counts(en=(9, 92)), "validation": counts(en=(1, 8))}, 0.03))
+    (note,) = split_notes({"train": counts(en=(1, 92), de=(2, 9)), "validation": counts(de=(1, 0))}, 0.03)
+    assert note.startswith("all text in en is one document")
+
+
+def test_preparing_a_file_without_a_blank_line_says_so(tmp_path, capfd):
+    (tmp_path / "en.txt").write_text("one line\nanother line\n" * 50)
+    prepare(BYTES, [f"text:en={tmp_path}/en.txt"], cache=tmp_path / "cache")
+    assert f"text:en={tmp_path}/en.txt: all text in en is one document" in capfd.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_is_named(tsv, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(
+        RunError, match=rf"{tmp_path}/file: File exists; the cache is {tmp_path}/file \(\$XALIGN_CACHE\)"
+    ):
+        prepare(BYTES, [tsv], cache=tmp_path / "file")
 
 
 def test_errors_come_through_the_process(tmp_path):
@@ -148,12 +182,15 @@ def test_validation_text_of_one_task_is_not_in_the_training_of_another(tmp_path)
     assert len(alone.offsets) == len(stores[tasks[0]]["train"]["en"].offsets) + dropped[0]
 
 
-@pytest.mark.parametrize("language", ["../up", "/tmp/x", "", ".."])
+@pytest.mark.parametrize("language", ["../up", "/tmp/x", "", "..", "e n", "en\n", "x" * 101])
 def test_a_language_is_no_path(language, tmp_path):
-    rows = [{"text": "one", "language": language}, {"text": "two", "language": "en"}]
+    """A file names its line; a seqio task, which may be in any language, names the language."""
+    rows = [{"text": "two", "language": "en"}, {"text": "one", "language": language}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"a\.jsonl:2: .* is no name for a language"):
+        list(JsonLines((("en", str(tmp_path / "a.jsonl")),)).documents())
     with pytest.raises(UserError, match="which is no name for a language"):
-        prepare(BYTES, [f"jsonl:en={tmp_path}/a.jsonl"], cache=tmp_path / "cache")
+        _Writer(tmp_path, language, np.uint16)
 
 
 def test_without_tasks(tmp_path):

@@ -64,6 +64,19 @@ def test_words_have_a_leading_space(model):
     assert np.concatenate(t.encode_words(["near", "home"])).tolist() == sentence.tolist()
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_words_of_scripts_without_spaces_stand_after_another_character(kind):
+    rng = np.random.default_rng(0)
+    lines = ["。".join(rng.choice(["東京", "大学", "行く", "猫"], 12)) for _ in range(300)]
+    t = Tokenizer(SentencePieces(train_sentencepiece([*LINES, *lines], 310, kind, False)), Vocabulary())
+    inside = t.encode(["猫。東京。猫"])[0].tolist()
+    (word,), (spaced,) = t.encode_words(["東京"]), t.encode_words(["東京"], spaced=True)
+    assert any(inside[at : at + len(word)] == word.tolist() for at in range(len(inside)))
+    assert spaced.tolist() == t.encode(["東京"])[0].tolist() and spaced.tolist() != word.tolist()
+    mixed = t.encode_words(["home", "東京", "near"])
+    assert [ids.tolist() for ids in mixed] == [t.encode_words([w])[0].tolist() for w in ("home", "東京", "near")]
+
+
 @pytest.mark.parametrize("clone_specials", [False, True])
 @pytest.mark.parametrize("anchors", [0.0, 0.25])
 def test_clones_invert(model, clone_specials, anchors):
@@ -159,6 +172,16 @@ def test_paths_that_are_no_models(tmp_path):
         load_pieces("sentencepiece", tmp_path / "bad.model")
     with pytest.raises(UserError, match=r"none\.model.*Vocabulary\.path"):
         load_pieces("sentencepiece", tmp_path / "none.model")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b'{"model"', b"[]", bytes(99)]
+)
+@pytest.mark.parametrize("kind", ["sentencepiece", "huggingface", "ids"])
+def test_files_that_hold_no_vocabulary_are_named(tmp_path, kind, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/file: no {kind} vocabulary \(Vocabulary.path\)[^\n]*$"):
+        load_pieces(kind, tmp_path / "file")
 
 
 @pytest.mark.parametrize(

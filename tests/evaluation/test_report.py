@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -14,7 +15,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.evaluation import plots
 from xalign_jax.evaluation.encoding import row
 from xalign_jax.evaluation.report import compare, report
-from xalign_jax.evaluation.tables import Arm, Run, keys_of
+from xalign_jax.evaluation.tables import Arm, Key, Run, keys_of
 
 PPL = {"joint": (73.2, 112.6), "prealign": (75.9, 97.7), "kept": (76.3, 94.3)}
 WORDS = {"joint": 0.005, "prealign": 0.31, "kept": 1.0}
@@ -148,7 +149,7 @@ def test_every_arm_is_in_the_legend():
             "s",
             [],
             counts={},
-            values={("perplexity", "bits_per_byte", lang, *[None] * 3): 1.5 for lang in of},
+            values={Key("perplexity", "bits_per_byte", lang): 1.5 for lang in of},
         )
         for name, of in languages.items()
     ]
@@ -156,6 +157,17 @@ def test_every_arm_is_in_the_legend():
     figure = plots._bars(arms, keys_of(runs), "perplexity", ("bits_per_byte",), "bits per byte")
     (shown,) = figure.legends
     assert [text.get_text().strip("\u200b") for text in shown.get_texts()] == list(languages)
+
+
+def test_a_curve_of_one_point_is_drawn(tmp_path):
+    """A line needs two points; a panel with a single one would be empty."""
+    rows = [{"step": 10, "loss/align_words": 2.0, "loss/pretrain_lm": 3.0}, {"step": 20, "loss/pretrain_lm": 2.5}]
+    run = Run(tmp_path, "joint", 0, "v", "s", rows)
+    for figure in (plots._loss(run), plots._curves([Arm("joint", (run,))])):
+        for panel in figure.axes:
+            assert any(line.get_marker() == "o" for line in panel.lines), panel.get_title()
+    long = dataclasses.replace(run, metrics=[{"step": step, "loss/lm": 1.0} for step in range(9)])
+    assert all(line.get_marker() == "None" for line in plots._loss(long).axes[0].lines)
 
 
 def test_directories_without_results_are_named(runs, tmp_path):

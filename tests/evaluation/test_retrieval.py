@@ -65,6 +65,30 @@ def test_candidates_are_limited_and_the_same_for_every_run(toy, tokenizer):
     assert first == second
 
 
+def test_one_concept_leaves_nothing_to_choose_from(toy, tokenizer):
+    model, params = _aligned(toy, tokenizer)
+    rows = WordRetrieval(batch=4).rows(model, params, toy.prepared(tokenizer, [], _lexicon(toy, tokenizer, 1)), 0)
+    assert {row["split"] for row in rows} == {"dictionary"}
+
+
+def test_an_encoder_reads_words_between_bos_and_eos(toy, tokenizer):
+    """States that add up what stands before: with bos in front they differ, and the head's rows do not."""
+    model, params = _aligned(toy, tokenizer)
+    prepared = toy.prepared(tokenizer, [], _lexicon(toy, tokenizer))
+    read = []
+
+    def hidden(params, tokens, *rest, **options):
+        read.append(tokens.shape[1])
+        return type(model).hidden(model, params, tokens, *rest, **options)
+
+    model.hidden = hidden
+    for causal, longest in ((True, 1), (False, 3)):
+        model.causal = causal
+        rows = WordRetrieval(batch=16 if causal else 15).rows(model, params, prepared, 0)
+        assert read[-1] == longest
+        assert toy.value(rows, "accuracy", split="heldout", level=1) == 1.0
+
+
 def test_a_word_written_like_the_right_one_is_right(toy, tokenizer):
     """Two concepts share their target's spelling: either answer counts for both."""
     words = [([10], 0, 0, 0), ([11], 1, 0, 1), ([271], 0, 1, 7), ([271], 1, 1, 7)]
@@ -117,14 +141,18 @@ def test_parallel_sentences_from_files(toy, tokenizer, tmp_path):
     prepared = toy.prepared(tokenizer, [toy.store(_documents(5))])
     for kind, n in (("txt", 4), ("tsv", 3)):
         files = {"en": str(tmp_path / f"a.{kind}"), "en_clone": str(tmp_path / f"b.{kind}")}
-        rows = SentenceRetrieval(files=files, batch=4).rows(model, params, prepared, 0)
+        rows = SentenceRetrieval(files=files, least=3, batch=4).rows(model, params, prepared, 0)
         assert toy.value(rows, "accuracy", language="en->en_clone", level=0) == 1.0
         assert {row["n"] for row in rows} == {n}
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
-    [("b.txt", "one\n", "1 lines"), ("b.tsv", "no tab\n", r"b\.tsv:1"), ("none.txt", None, "no such file")],
+    [
+        ("b.txt", "one\n", r"b\.txt:2: the file ends here"),
+        ("b.tsv", "no tab\n", r"b\.tsv:1"),
+        ("none.txt", None, "no such file"),
+    ],
 )
 def test_bad_sentence_files(toy, tokenizer, tmp_path, name, text, message):
     first = tmp_path / ("a" + name[name.index(".") :])

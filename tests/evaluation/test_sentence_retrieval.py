@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation import SentenceRetrieval
-from xalign_jax.evaluation.encoding import ratio_margin, sentence_vectors
+from xalign_jax.evaluation.encoding import padded, ratio_margin, sentence_vectors
 from xalign_jax.evaluation.ngrams import ngram_cosines
 from xalign_jax.evaluation.parallel import sentences
+from xalign_jax.objectives.sentences import sentence_vectors as objective_vectors
 
 WIDTH = 16
 
@@ -69,7 +72,7 @@ def test_rows_of_every_variant_and_control(toy, tokenizer):
 
 
 def test_what_is_read(toy, tokenizer):
-    """Bidirectional: bos x eos with x cut to what is left, x pooled; causal: the tokens as they are."""
+    """Bidirectional: bos x eos with x cut to what is left; causal: x alone. x is pooled, stored with its eos or not."""
     texts = [np.asarray(ids, np.int32) for ids in ([10, 20, 1], [30, 31, 32, 33, 34, 1], [40])]
     model, params = _model(toy, tokenizer, causal=False)
     table = np.asarray(params["embedding"])
@@ -82,9 +85,53 @@ def test_what_is_read(toy, tokenizer):
         np.testing.assert_allclose(found["first"][0, d], table[first], rtol=1e-6)
     model, params = _model(toy, tokenizer, causal=True)
     found = sentence_vectors(model, params, tokenizer, texts, 5, 2, "test")
-    for d, own in enumerate(([10, 20, 1], [30, 31, 32, 33, 34], [40])):
+    for d, own in enumerate(([10, 20], [30, 31, 32, 33, 34], [40])):
         np.testing.assert_allclose(found["mean"][1, d], table[own].mean(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found["first"][1, d], table[own[0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_objectives_pool_what_probes_pool(toy, tokenizer, causal):
+    """A row framed as feeds frame it, and the same text as a probe is given it."""
+    model, params = _model(toy, tokenizer, causal)
+    model.special = tokenizer.special
+    own = np.asarray([10, 20, 30], np.int32)
+    row = [own] if causal else [np.asarray([*[[tokenizer.bos], []][tokenizer.bos is None], *own, tokenizer.eos])]
+    for pooling in ("mean", "first"):
+        probed = sentence_vectors(model, params, tokenizer, [own], 9, 1, "test")[pooling]
+        for level in (0, 1):
+            trained = objective_vectors(model, params, padded(row, 9), 1, level, pooling, False)
+            np.testing.assert_allclose(probed[level], trained, rtol=1e-6)
+
+
+def test_too_few_sentences_are_refused(toy, tokenizer, tmp_path):
+    """Among one candidate the right one is always found; `least` counts before `sentences` cuts."""
+    for language in ("en", "de"):
+        (tmp_path / f"{language}.txt").write_text("one\ntwo\nthree\n")
+    files = tuple((language, str(tmp_path / f"{language}.txt")) for language in ("en", "de"))
+    model, params = _model(toy, tokenizer, causal=True)
+    prepared = toy.prepared(tokenizer, [])
+    with pytest.raises(UserError, match=r"3 sentences are in both, but SentenceRetrieval\.least = 10; take de out"):
+        SentenceRetrieval(files=files).check(model, prepared)
+    probe = SentenceRetrieval(files=files, least=3, sentences=1)
+    probe.check(model, prepared)
+    rows = probe.rows(model, params, prepared, 0)
+    assert {row["n"] for row in rows} == {1}
+    assert "shuffled" not in {row["control"] for row in rows}
+    clones = toy.prepared(tokenizer, [toy.store([[10, 11, 1]])])
+    with pytest.raises(UserError, match=r"SentenceRetrieval\.least = 10: the validation text in en has 1 documents"):
+        SentenceRetrieval().check(model, clones)
+
+
+def test_a_mean_over_languages_counts_each_alike(toy, tokenizer):
+    model, params = _model(toy, tokenizer, causal=True)
+    rows = SentenceRetrieval(pivot="en", least=1, metrics=("accuracy",)).rows(
+        model, params, _grouped(toy, tokenizer), 0
+    )
+    for name, pair in (("en->*", "en->{}"), ("*->en", "{}->en")):
+        both = [toy.value(rows, "accuracy", language=pair.format(other), level=1) for other in ("de", "fr")]
+        assert toy.value(rows, "accuracy", language=name, level=1) == pytest.approx(np.mean(both))
+    assert not [row for row in rows if row["control"] == "shuffled" and "*" in row["language"]]  # fr has one sentence
 
 
 def test_ratio_margin_by_hand():
@@ -113,10 +160,48 @@ def test_files_are_read_as_other_text_is(toy, tokenizer, tmp_path, monkeypatch):
         sentences(prepared, (("en", "~/en.tsv"),), 9)
 
 
+@pytest.mark.parametrize(
+    ("names", "contents", "said"),
+    [
+        ("tsv", ("a\tone\nb\ttwo\n", "a\teins\nb\tzwei\na\tdrei\n"), r"de\.tsv:3: id 'a' stands on line 1 already"),
+        ("tsv", ("a\ten\tone\n", "a\tde\teins\n"), r"en\.tsv:1: expected id<TAB>text"),
+        ("tsv", ("a\tone\nno tab\n", "a\teins\n"), r"en\.tsv:2: expected id<TAB>text"),
+        ("tsv", ("a\tone\n", "b\tzwei\n"), r"en\.tsv and .*de\.tsv: no sentence is in both"),
+        ("txt", ("one\ntwo\n", "eins\n"), r"de\.txt:2: the file ends here, .*en\.txt goes on"),
+        ("txt", ("one\rtwo\r", "eins\rzwei\r"), r"en\.txt:1: a carriage return within a line"),
+    ],
+)
+def test_files_are_refused_as_a_task_refuses_them(toy, tokenizer, tmp_path, names, contents, said):
+    files = tuple((language, str(tmp_path / f"{language}.{names}")) for language in ("en", "de"))
+    for (_, path), content in zip(files, contents, strict=True):
+        Path(path).write_text(content, newline="")
+    with pytest.raises(UserError, match=said):
+        sentences(toy.prepared(tokenizer, []), files, 9)
+
+
+def test_blank_lines_spaces_and_ids_without_text_are_read_as_a_task_reads_them(toy, tokenizer, tmp_path):
+    prepared = toy.prepared(tokenizer, [])
+    (tmp_path / "en.tsv").write_text("a \t one \n\n b\ttwo\nc\t\n")
+    (tmp_path / "de.tsv").write_text("\nb\tzwei\na\teins\t\nc\tdrei\n")
+    (tmp_path / "fr.tsv").write_text("b\tdeux\n")
+    files = tuple((language, str(tmp_path / f"{language}.tsv")) for language in ("en", "de", "fr"))
+    german, french = sentences(prepared, files, 9)
+    assert german.texts == (("one", "two"), ("eins", "zwei"))
+    assert french.languages == ("en", "fr") and french.texts == (("two",), ("deux",))
+    (tmp_path / "a.en").write_text("one\n\nthree \n")
+    (tmp_path / "a.de").write_text("eins\nzwei\n drei\n")
+    (pair,) = sentences(prepared, (("en", str(tmp_path / "a.en")), ("de", str(tmp_path / "a.de"))), 9)
+    assert pair.texts == (("one", "three"), ("eins", "drei"))
+    with pytest.raises(UserError, match=r"a\.de: not a \.tsv file"):
+        sentences(prepared, (files[0], ("de", str(tmp_path / "a.de"))), 9)
+    with pytest.raises(UserError, match="two files are in 'en'"):
+        sentences(prepared, (files[0], ("en", files[1][1])), 9)
+
+
 def test_a_sentence_longer_than_the_model_is_refused_before_training(toy, tokenizer):
     model, _ = _model(toy, tokenizer, causal=False)
     with pytest.raises(UserError, match=r"SentenceRetrieval\.length = 65: longer than the model's max_length = 64"):
-        SentenceRetrieval(pivot="en", length=65).check(model, _grouped(toy, tokenizer))
+        SentenceRetrieval(pivot="en", length=65).check_model(model)
 
 
 def test_ngrams_know_case_and_space_and_nothing_else():

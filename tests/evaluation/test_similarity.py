@@ -57,6 +57,31 @@ def test_cosine_of_sentence_pairs(toy, tokenizer, tmp_path):
     assert {row["n"] for row in rows} == {30}
 
 
+def test_one_window_or_sentence_is_compared_with_no_other(toy, tokenizer, tmp_path):
+    """It would stand for the text that is not parallel as well."""
+    model, params = toy.model(tokenizer.size, 16), toy.params(*[_tables(tokenizer, "other")] * 2)
+    prepared = toy.prepared(tokenizer, [toy.store([[*range(10, 18), 1]])])
+    (tmp_path / "a.txt").write_text("one line\n")
+    files = {"en": str(tmp_path / "a.txt"), "en_clone": str(tmp_path / "a.txt")}
+    for probe in (HiddenCosine(length=16), HiddenCosine(length=16, files=files)):
+        rows = probe.rows(model, params, prepared, 0)
+        assert {row["metric"] for row in rows} == {"parallel"}
+        assert len(rows) == 2
+
+
+def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
+    """Not on windows, which have neither bos nor eos: n counts the documents' own tokens."""
+    table = _tables(tokenizer, "equal")
+    model = toy.model(tokenizer.size, 16)
+    model.causal = False
+    prepared = toy.prepared(tokenizer, [toy.store([[*range(10, 15), 1], [*range(20, 60), 1]])])
+    rows = HiddenCosine(length=16, batch=2).rows(model, toy.params(table, table), prepared, 0)
+    room = 16 - 1 - (tokenizer.bos is not None)
+    assert {row["n"] for row in rows} == {5 + room}
+    with pytest.raises(UserError, match=r"HiddenCosine\.length = 2: at least 3"):
+        HiddenCosine(length=2, files=(("en", "a"), ("de", "b"))).check(model, prepared)
+
+
 def test_gradients_of_the_same_text(toy, tokenizer):
     """A tied clone has the same block gradients; another embedding has unrelated ones."""
     prepared = toy.prepared(tokenizer, [_text(toy)])
@@ -103,7 +128,7 @@ def test_less_text_than_a_batch_of_gradients_is_one_batch(toy, tokenizer):
     assert [whole] == GradientCosine(length=16, batch=6).rows(model, params, prepared, 0) and whole["n"] == 1
 
 
-def _facts(tokenizer, count: int = 12, choices: int = 4, ragged: bool = False):
+def _facts(tokenizer, count: int = 12, choices: int = 4):
     """Fact q: tokens (10 + q, 40), answer 60 + q; other choices are answers of other facts."""
 
     def queries(language: int):
@@ -112,12 +137,11 @@ def _facts(tokenizer, count: int = 12, choices: int = 4, ragged: bool = False):
         answer = rng.integers(0, choices, count).astype(np.int32)
         first = 60 + (np.arange(count)[:, None] + (np.arange(choices) - answer[:, None])) % count
         candidates = np.stack([first, np.full_like(first, 120)], 2)
-        lengths = np.full(first.shape, 1) + (np.arange(choices) % 2 if ragged else 0)
         return types.SimpleNamespace(
             prompts=tokenizer.clone(prompts, language),
             prompt_lengths=np.full(count, 2),
             candidates=tokenizer.clone(candidates, language),
-            candidate_lengths=lengths,
+            candidate_lengths=np.ones_like(first),
             answer=answer,
         )
 
@@ -165,20 +189,40 @@ def test_knowledge_in_the_language_and_across(toy, tokenizer, known):
     assert not [row for row in rows if row["metric"].endswith("_mean")]
 
 
-def test_knowledge_scores_are_sums(toy, tokenizer):
-    """A second token of unequal candidates: the sum punishes it, the mean does not."""
-    lexicon = types.SimpleNamespace(languages=("en",))
-    prepared = toy.prepared(tokenizer, [], lexicon, _facts(tokenizer, ragged=True))
-    model = _Knowing(tokenizer.size, 2)
-    rows = Knowledge(batch=16).rows(model, {"scale": jnp.zeros(())}, prepared, 0)
-    answer = _facts(tokenizer).queries(0).answer
-    assert toy.value(rows, "in_language_accuracy") == pytest.approx((answer == 0).mean())
-    assert toy.value(rows, "in_language_accuracy_mean") >= 0.0
+def test_knowledge_scores_are_sums_and_means_where_lengths_differ(toy, tokenizer):
+    """After 10, one token of log-probability -2 stands against two of -1.5 each: the sum prefers it, the mean does not."""
+    size = tokenizer.size
+    known = {10: {20: -2.0, 21: -1.5}, 21: {22: -1.5}}
+    table = np.zeros((size, size))
+    for before, found in known.items():
+        table[before] = np.log((1 - sum(map(np.exp, found.values()))) / (size - len(found)))
+        table[before, list(found)] = list(found.values())
+    queries = types.SimpleNamespace(
+        prompts=np.array([[30, 10], [10, 0]]),
+        prompt_lengths=np.array([2, 1]),
+        candidates=np.array([[[20, 0], [21, 22]]] * 2),
+        candidate_lengths=np.array([[1, 2]] * 2),
+        answer=np.array([0, 1], np.int32),
+    )
+    facts = types.SimpleNamespace(queries=lambda language: queries)
+    prepared = toy.prepared(tokenizer, [], types.SimpleNamespace(languages=("en",)), facts)
+    model, params = toy.model(size, size), toy.params(np.eye(size), table.T)
+    scores = Knowledge(batch=4)._scores(model, params, tokenizer, "en", queries)
+    np.testing.assert_allclose(scores[""], [[-2, -3]] * 2, rtol=1e-4)
+    np.testing.assert_allclose(scores["_mean"], [[-2, -1.5]] * 2, rtol=1e-4)
+    rows = Knowledge(batch=4).rows(model, params, prepared, 0)
+    assert toy.value(rows, "in_language_accuracy") == toy.value(rows, "in_language_accuracy_mean") == 0.5
+    assert {row["n"] for row in rows} == {2}
+    queries.answer = np.zeros(2, np.int32)
+    rows = Knowledge(batch=4).rows(model, params, prepared, 0)
+    assert (toy.value(rows, "in_language_accuracy"), toy.value(rows, "in_language_accuracy_mean")) == (1.0, 0.0)
 
 
-def test_knowledge_without_facts(toy, tokenizer):
-    with pytest.raises(UserError, match=r"Recipe\.facts"):
-        Knowledge().rows(_Knowing(8, 1), {}, toy.prepared(tokenizer, []), 0)
+def test_knowledge_without_facts_says_so_and_has_no_rows(toy, tokenizer, capsys):
+    prepared = toy.prepared(tokenizer, [])
+    Knowledge().check(_Knowing(8, 1), prepared)
+    assert 'name "facts" in Mixture.rates' in capsys.readouterr().err
+    assert Knowledge().rows(_Knowing(8, 1), {}, prepared, 0) == []
 
 
 def test_probe_files_build():

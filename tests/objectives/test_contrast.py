@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xalign_jax.objectives import contrast
 from xalign_jax.objectives.contrast import Ids, infonce
 from xalign_jax.objectives.primitives import l2_normalize
 from xalign_jax.runtime.sharding import BATCH, make_mesh
@@ -62,6 +64,22 @@ def dense_loss(query, key, queue, masks, margin=0.0, after=False):
     return jnp.sum(count * normaliser) - jnp.sum(jnp.where(positive, logits, 0))
 
 
+def dense_sums(query, key, queue, masks, present):
+    """The figures of a `Contrast` beside its loss, without a margin; present: (n,m) both rows are there."""
+    positive, candidate = masks
+    cosines = query @ np.concatenate([key, queue]).T
+    anchors = positive.any(1)
+    best = [np.where(mask, cosines, -np.inf).max(1) for mask in (positive, candidate & ~positive)]
+    return {
+        "positives": positive.sum(),
+        "correct": np.sum(anchors & (best[0] > best[1])),
+        "anchors": anchors.sum(),
+        "positive_similarity": cosines[positive].sum(),
+        "similarity": cosines[:, : len(key)][present].sum(),
+        "pairs": present.sum(),
+    }
+
+
 OPTIONS = [
     {},
     {"in_batch": False},
@@ -92,6 +110,29 @@ def test_loss_and_gradients_equal_a_dense_form_in_float64(options):
         for a, b in zip(grads, expected_grads, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-10)
         assert not grads[2].any() and grads[1].any()
+
+
+@pytest.mark.parametrize("block", [1, 7, 44])
+def test_a_queue_of_many_blocks_equals_a_dense_form(block, monkeypatch):
+    """Maxima rise and fall from block to block, and the last block has fewer rows."""
+    query, key, query_ids, key_ids, queue, queue_ids = draw_case()
+    monkeypatch.setattr(contrast, "QUEUE_ELEMENTS", {"cpu": block * len(query)})
+    masks = dense_masks(query_ids, key_ids, queue_ids, False, True)
+    present = (query_ids.own != -1)[:, None] & (key_ids.own != -1)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def ours(q, k):
+        found = infonce(q, k, query_ids, key_ids, TAU, queue=queue, queue_ids=queue_ids)
+        return found.loss, found
+
+    (value, found), grads = ours(query, key)
+    expected, expected_grads = jax.jit(jax.value_and_grad(dense_loss, argnums=(0, 1)))(query, key, queue, masks)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for a, b in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    for name, figure in dense_sums(query, key, queue, masks, present).items():
+        np.testing.assert_allclose(getattr(found, name), figure, rtol=1e-5, err_msg=name)
 
 
 def test_same_side_negatives_with_a_queue_equal_a_dense_form():

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xalign_jax.alignment.pooling import segment_means, segment_sums
 from xalign_jax.objectives.contrast import Ids, infonce, positive_pairs
-from xalign_jax.objectives.primitives import join_rows, l2_normalize, pool_segments, split_rows, token_cross_entropy
+from xalign_jax.objectives.primitives import join_rows, l2_normalize, split_rows, token_cross_entropy
 
 TAU = 0.1
 
@@ -82,10 +83,12 @@ def test_splitting_rows_into_pieces_is_undone_by_joining():
 def test_pooling_sums_each_segment():
     h = draw(2, 6, 3)
     segments = np.array([[1, 1, 2, 0, 0, 0], [1, 3, 3, 3, 0, 0]], np.int32)
-    pooled = pool_segments(h, segments, 4)
+    pooled = segment_sums(h, segments, 4)
     assert pooled.shape == (2, 4, 3)
     np.testing.assert_allclose(pooled[0], [h[0, :2].sum(0), h[0, 2], np.zeros(3), np.zeros(3)], rtol=1e-6)
     np.testing.assert_allclose(pooled[1], [h[1, 0], np.zeros(3), h[1, 1:4].sum(0), np.zeros(3)], rtol=1e-6)
+    means = pooled / np.asarray([[3, 1, 1, 1], [1, 1, 3, 1]])[..., None]
+    np.testing.assert_allclose(segment_means(h, segments, 4), means, rtol=1e-6)
 
 
 def test_normalising_keeps_zeros_and_their_gradient_finite():

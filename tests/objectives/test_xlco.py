@@ -15,6 +15,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.models.functional import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives import queue as ring
+from xalign_jax.objectives.masking import Corruption
 from xalign_jax.objectives.momentum import ConstantMomentum, LinearMomentum, PowerMomentum
 from xalign_jax.objectives.sentences import sentence_vectors, side, swapped
 from xalign_jax.objectives.translation_ranking import TranslationRanking
@@ -85,6 +86,63 @@ def test_the_published_form_is_the_formula_over_own_key_and_queue(model):
     np.testing.assert_allclose(after["queue"]["keys"][: R * S - 1], k, rtol=1e-5)
     np.testing.assert_array_equal(after["queue"]["keys"][R * S - 1 :], past[R * S - 1 :])
     assert metrics["queue_norm"] > 0
+
+
+def _rows_of(model, params, batch, which, pooling="first"):
+    """Projected vectors of one side, the absent last item left out."""
+    return (
+        _vectors(model, params["model"], side(batch, which), pooling=pooling) @ params["heads"]["xlco"]["projection"]
+    )[:-1]
+
+
+def test_metrics_are_of_all_pairs_of_the_batch_and_cosines_are_of_unit_vectors(model):
+    batch = _batch()
+    objective = dataclasses.replace(PLAIN, negatives="both", cosine=True, momentum=None, pooling="mean")
+    params, memory = _start(objective, model)
+    past = 3 * jax.random.normal(KEY, (16, 16))
+    memory["queue"] |= {"keys": past, "group": jnp.arange(100, 132).reshape(16, 2)}
+    loss, metrics, _ = loss_of(objective, model, params, memory, batch, KEY)
+    q, k = (_rows_of(model, params, batch, which, "mean") for which in ("", "key_"))
+    q, k = (np.asarray(x / jnp.linalg.norm(x, axis=1, keepdims=True)) for x in (q, k))
+    cosine, others = q @ k.T, q @ np.asarray(past).T
+    logits = np.concatenate([cosine, others], 1) / 0.25
+    np.testing.assert_allclose(loss, np.sum(np.log(np.exp(logits).sum(1)) - np.diag(logits)), rtol=1e-5)
+    right = np.diag(cosine) > np.where(np.eye(len(q)), -9, logits[:, : len(q)] * 0.25).max(1)
+    right &= np.diag(cosine) > others.max(1)
+    np.testing.assert_allclose(metrics["accuracy"], right.mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["positive_similarity"], np.diag(cosine).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["mean_similarity"], cosine.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["queue_norm"], np.sqrt(np.sum(np.square(past), 1).mean()), rtol=1e-5)
+
+
+def test_a_mean_is_over_a_segments_tokens_that_are_not_special(model):
+    batch, params = _batch(), {"model": jax.jit(model.init)(KEY)}
+    found = np.asarray(_vectors(model, params["model"], side(batch, ""), pooling="mean")).reshape(R, S, -1)
+    states = jax.jit(lambda b: model.hidden(params["model"], *b, levels=(1,))[1])(
+        [batch[name] for name in ("tokens", "positions", "segment_ids")]
+    )
+    expected = np.asarray(states).reshape(R, S, 4, -1)[:, :, 1:3].mean(2)  # bos x x eos
+    expected[3, 2] = 0  # absent
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_both_views_are_corrupted_each_by_its_own_key(model):
+    """With every ordinary token masked the vectors are known; with half of them, equal sides come apart."""
+    batch = _batch()
+    params, memory = _start(PLAIN, model)
+    masked = {name: jnp.where(batch[name] >= 5, 4, batch[name]) for name in ("tokens", "key_tokens")}
+    all_of_them = dataclasses.replace(PLAIN, corruption=Corruption(rate=1.0, mask=1.0, random=0.0))
+    found, _, after = loss_of(all_of_them, model, params, memory, batch, KEY)
+    expected, _, queue = loss_of(PLAIN, model, params, memory, batch | masked, KEY)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(after["queue"]["keys"], queue["queue"]["keys"], rtol=1e-5, atol=1e-7)
+    half = dataclasses.replace(PLAIN, pooling="mean", momentum=None, cosine=True, both_directions=True, queue=32)
+    half = dataclasses.replace(half, corruption=Corruption(rate=0.5, mask=1.0, random=0.0))
+    same = batch | {"key_" + name: batch[name] for name in ("tokens", "positions", "segment_ids", "text")}
+    _, metrics, after = loss_of(half, model, params, half.init(KEY, model)[1], same, KEY)
+    assert metrics["positive_similarity"] < 0.99
+    first, second = (after["queue"]["keys"][n * 11 : n * 11 + 11] for n in (0, 1))
+    assert jnp.abs(first - second).max() > 0.01  # each direction draws anew
 
 
 def test_no_gradient_reaches_the_key_encoder_or_the_queue_and_true_ones_the_rest(model):
@@ -241,6 +299,28 @@ def test_settings_that_mean_nothing_are_refused(values, said):
         XlCo(level=1, **values)
 
 
+@pytest.mark.parametrize("bad", [-0.1, 1.1])
+def test_shares_of_momentum_lie_between_0_and_1(bad):
+    for settings in ({"first": bad}, {"last": bad}, {"steps": 0}):
+        with pytest.raises(UserError, match=r"LinearMomentum\.first"):
+            LinearMomentum(**settings)
+    with pytest.raises(UserError, match=r"ConstantMomentum\.value"):
+        ConstantMomentum(bad)
+    with pytest.raises(UserError, match=r"PowerMomentum\.exponent"):
+        PowerMomentum(0.0)
+    for share in (0.0, 1.0):
+        assert ConstantMomentum(share).at(jnp.int32(0)) == share == LinearMomentum(share, share, 1).at(jnp.int32(3))
+
+
+def test_a_step_fits_the_queue_exactly(model):
+    for both, slots in ((False, 16), (True, 8)):
+        objective = dataclasses.replace(PLAIN, both_directions=both)
+        objective.check(slots)
+        with pytest.raises(UserError, match=r"XlCo\.queue = 16: smaller"):
+            objective.check(slots + 1)
+    dataclasses.replace(PLAIN, queue=0, negatives="batch").check(99)
+
+
 def test_translation_ranking_is_labse_s_formula(model):
     batch = _batch()
     objective = TranslationRanking(temperature=0.1, margin=0.3)
@@ -252,6 +332,14 @@ def test_translation_ranking_is_labse_s_formula(model):
     loss, metrics, _ = loss_of(objective, model, params, {}, batch, KEY)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["positive_cosine"], np.diag(cosine).mean(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["mean_cosine"], cosine.mean(), rtol=1e-4)
+    right = [np.diag(c) > np.where(np.eye(len(x)), -9, c).max(1) for c in (cosine, cosine.T)]
+    np.testing.assert_allclose(metrics["accuracy"], np.mean(right), rtol=1e-6)
+    after = dataclasses.replace(objective, level=2, margin_after_temperature=True)
+    shifted = [c / 0.1 - 0.3 * np.eye(len(x)) for c in (cosine, cosine.T)]
+    expected_after = sum(np.sum(np.log(np.exp(s).sum(1)) - np.diag(s)) for s in shifted)
+    np.testing.assert_allclose(loss_of(after, model, params, {}, batch, KEY)[0], expected_after, rtol=1e-5)
+    assert loss_of(dataclasses.replace(after, level=1), model, params, {}, batch, KEY)[0] != expected_after
     assert objective.count(model, batch, KEY) == R * S - 1
     one_way = loss_of(dataclasses.replace(objective, both_directions=False), model, params, {}, batch, KEY)[0]
     np.testing.assert_allclose(one_way, np.sum(np.log(np.exp(logits).sum(1)) - np.diag(logits)), rtol=1e-5)

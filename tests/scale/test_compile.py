@@ -141,7 +141,9 @@ def test_between_slices_go_sums_of_gradients_only():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: xalign_jax[tpu]")
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install -e '.[tpu]'"
+)
 def test_a_tpu_slice_that_is_not_here(tmp_path: Path):
     """In its loop over layers a sharded step gathers weights and scatters gradients, and moves no rows."""
     output = tmp_path / "report.json"

@@ -35,6 +35,7 @@ from xalign_jax.training.step import make_step
 def toy_data(monkeypatch):
     monkeypatch.setattr(loop.plan, "prepare_data", loop.plan.prepare_data)
     monkeypatch.setattr(loop.plan, "load_data", loop.plan.load_data)
+    monkeypatch.setattr(loop.plan, "blank_data", loop.plan.blank_data)
     toy.use_toy_data()
 
 

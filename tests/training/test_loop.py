@@ -47,6 +47,7 @@ from xalign_jax.training.optimizers import AdamW
 def toy_data(monkeypatch):
     monkeypatch.setattr(loop.plan, "prepare_data", loop.plan.prepare_data)
     monkeypatch.setattr(loop.plan, "load_data", loop.plan.load_data)
+    monkeypatch.setattr(loop.plan, "blank_data", loop.plan.blank_data)
     toy.use_toy_data()
 
 
@@ -242,7 +243,8 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, mesh, change, said
         ({"keep_optimizer": True, "train": ("model/layers/",)}, r"pretrain/Stage\.keep_optimizer: the stage before"),
     ],
 )
-def test_a_stage_that_cannot_follow_is_refused_before_training(tmp_path, change, said):
+def test_a_stage_that_cannot_follow_is_refused_before_data_is_prepared(tmp_path, monkeypatch, change, said):
+    monkeypatch.setattr(loop.plan, "prepare_data", lambda recipe: pytest.fail("data was prepared"))
     align, pretrain = toy.recipe(3).stages
     stages = (align, dataclasses.replace(pretrain, **change))
     with pytest.raises(UserError, match=said):

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
+from xalign_jax.data.facts import Facts
+from xalign_jax.data.feeds import Switch, WindowFeed, WordFeed
+from xalign_jax.data.lexicon import Lexicon
 from xalign_jax.data.sentences import TextFeed, TranslationFeed
+from xalign_jax.data.store import Mixture
+from xalign_jax.data.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
+from xalign_jax.evaluation import Knowledge, Perplexity
 from xalign_jax.models.functional import build
+from xalign_jax.models.llama import Llama
 from xalign_jax.models.xlm_roberta import XLMRoberta
+from xalign_jax.objectives.causal_lm import CausalLM
+from xalign_jax.objectives.xlco import XlCo
+from xalign_jax.recipe import Recipe, Stage, Stream
 from xalign_jax.training import plan
+from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
 TYPED = TranslationFeed(32, 4, 8, language_types=True)
 
@@ -34,6 +46,57 @@ def planned(*streams):
 )
 def test_token_types_are_languages_that_the_model_has_and_all_streams_mean(streams, said):
     model = build(XLMRoberta(layers=1, width=8, heads=2, mlp_width=8, max_length=32, types=2), 40)
-    plan.check_streams([planned(("tlm", TYPED, ("de", "en")), ("lm", TextFeed(32, 4), ("de", "en", "fr")))], model)
+    plan.check_types([planned(("tlm", TYPED, ("de", "en")), ("lm", TextFeed(32, 4), ("de", "en", "fr")))], model)
     with pytest.raises(UserError, match=said):
-        plan.check_streams([planned(stream) for stream in streams], model)
+        plan.check_types([planned(stream) for stream in streams], model)
+
+
+MIXTURE = Mixture(("lines:en=none.en,de=none.de",), {"en": 0.9, "de": 0.1})
+STREAM = Stream("lm", WindowFeed(32), CausalLM(), 8, MIXTURE)
+MODEL = {"layers": 1, "width": 8, "heads": 2, "mlp_width": 8, "max_length": 32}
+
+
+def recipe(stream=STREAM, model=None, probes=(), **settings):
+    """A recipe whose texts do not exist."""
+    stage = Stage("pretrain", 1, (stream,), AdamW(), WarmupCosine(1e-3), probes=probes)
+    return Recipe(model or Llama(kv_heads=2, **MODEL), Vocabulary("bytes", clones=1), (stage,), **settings)
+
+
+def of(**changes):
+    return {"stream": dataclasses.replace(STREAM, **changes)}
+
+
+def mixed(**changes):
+    return of(mixture=dataclasses.replace(MIXTURE, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (mixed(rates={"en": 1, "fr": 1}), r"Mixture\.rates names 'fr', which .* members: de, de_clone, en, en_clone$"),
+        (mixed(rates={"en": 1, "facts": 1}), r"Mixture\.rates names 'facts'"),
+        (mixed(languages=("en",)), r"Mixture\.rates names 'de', which .* members: en, en_clone$"),
+        (mixed(languages=("fr",)), r"Mixture\.languages names 'fr'; the text is in de, en"),
+        (of(feed=WindowFeed(33)), "lm: sequences of 33 tokens are longer than the model's max_length = 32"),
+        (of(mixture=None), r"Stream\.mixture: a WindowFeed reads text"),
+        (of(mixture=None, feed=TextFeed(32, 4)), r"Stream\.mixture: a TextFeed reads text"),
+        (of(feed=WindowFeed(32, Switch(rate=0.1))), r"WindowFeed\.switch needs Recipe\.lexicon"),
+        (of(feed=WordFeed(32, 4, 4)), r"WordFeed needs Recipe\.lexicon"),
+        (of(feed=TextFeed(32, 4), objective=XlCo(level=1, queue=16)), r"XlCo\.queue = 16: smaller than"),
+        ({"facts": Facts()}, r"Recipe\.facts needs Recipe\.lexicon"),
+        ({"lexicon": Lexicon("file", ("none.tsv",), ("en", "de"))}, r"none\.tsv: no such file"),
+        ({"lexicon": Lexicon("file", (("no.tsv", ("en", "de")),), ("en", "de"))}, r"no\.tsv: no such file"),
+        ({"probes": (Perplexity(33),)}, r"Perplexity\.length = 33: longer than the model's max_length = 32"),
+        ({"probes": (Knowledge(),), "model": XLMRoberta(**MODEL)}, "Knowledge: scores the next token"),
+    ],
+)
+def test_what_needs_no_data_is_refused_before_any_is_read(changes, said):
+    plan.check(recipe())
+    with pytest.raises(UserError, match=said):
+        plan.check(recipe(**changes))
+
+
+def test_languages_that_only_reading_tells_are_left_to_the_reader():
+    jsonl = mixed(tasks=("jsonl:en=none.jsonl",), rates={"en": 1, "fr": 1})
+    plan.check(recipe(**jsonl))
+    plan.check(recipe(**mixed(rates={"en": 1, "de_clone": 1, "facts": 1}), facts=Facts(), lexicon=Lexicon()))

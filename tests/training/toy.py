@@ -195,7 +195,7 @@ def recipe(steps: int = 12, bad_row: int = -1, peak: float = 1e-2) -> Recipe:
         Stage("align", first, (words, lm("align_lm")), **shared),
         Stage("pretrain", second, (lm("pretrain_lm"),), **shared),
     )
-    return Recipe(model, "toy", stages)
+    return Recipe(model, Vocabulary(), stages)
 
 
 def infoxlm(steps: int = 12) -> Recipe:
@@ -208,7 +208,7 @@ def infoxlm(steps: int = 12) -> Recipe:
         Stream("xlco", ToySentences(), contrast, 8),
     )
     stage = Stage("pretrain", steps, streams, AdamW(), WarmupCosine(1e-3), probes=(ToyProbe(),))
-    return Recipe(model, "toy", (stage,))
+    return Recipe(model, Vocabulary(), (stage,))
 
 
 def ids(**settings) -> Tokenizer:
@@ -223,7 +223,7 @@ def use_toy_data(tokenizer: Tokenizer | None = None) -> None:
     """Let recipes read made-up data: no text, no vocabulary to prepare."""
     prepared = SimpleNamespace(tokenizer=tokenizer or ids(), stores={}, lexicon=None, facts=None)
     plan.prepare_data = lambda recipe: None
-    plan.load_data = lambda recipe: prepared
+    plan.load_data = plan.blank_data = lambda recipe: prepared
 
 
 def main() -> None:

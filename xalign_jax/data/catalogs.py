@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xalign_jax.data.sources import Document, hash_file, stamp_file, stamp_package
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, install
 
 _PLACEHOLDER = re.compile(r"%\(\w+\)[a-z]|%[sdif]|%%|\{[\w.]*\}")
 _TAG = re.compile(r"</?[a-zA-Z][^>]*>")
@@ -36,6 +36,10 @@ class Catalogs:
     package: str = "django"
     validation_share: float = 0.2
 
+    @property
+    def languages(self) -> None:
+        return None  # the package's folders tell
+
     def fingerprint(self) -> str:
         state = ["catalogs", stamp_package(self.package), hash_file(__file__)]
         return hashlib.sha256(json.dumps(state).encode()).hexdigest()
@@ -51,7 +55,7 @@ class Catalogs:
 def _documents(package: str) -> tuple[Document, ...]:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f'catalogs: the package {package} is not installed; pip install "xalign_jax[demo]"')
+        raise UserError(f"catalogs: the package {package} is not installed; {install('demo')}")
     root = Path(spec.submodule_search_locations[0])
     documents: dict[tuple[str, str, str], Document] = {}
     for file in sorted(root.glob("**/locale/*/LC_MESSAGES/*.mo")):
@@ -88,10 +92,13 @@ def read_mo(path: Path) -> Iterator[tuple[str, str, str]]:
             pair = []
             for table in (sources, translations):
                 length, start = struct.unpack_from(f"{order}2I", content, table + 8 * i)
+                if content[start + length : start + length + 1] != b"\0":
+                    raise ValueError(f"message {i} does not end where it should")
                 pair.append(content[start : start + length].decode())
             context, _, source = pair[0].rpartition("\x04")
-            if source:
-                yield context, source.split("\0")[-1], pair[1].split("\0")[-1]
+            source, translation = source.split("\0")[-1], pair[1].split("\0")[-1]
+            if source and translation:
+                yield context, source, translation
     except (struct.error, ValueError) as error:
         raise UserError(f"{path}: not a compiled gettext catalog in UTF-8 ({error})") from None
 

@@ -14,14 +14,13 @@ import gin
 import numpy as np
 
 from xalign_jax.data.hashing import draw32, hash64
+from xalign_jax.data.wordkeys import Key, Keys, make_keys, split_words, word_flags
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze
 
 if TYPE_CHECKING:
     from xalign_jax.data.lexicon import Concepts
     from xalign_jax.data.vocabulary import Tokenizer
-
-_FOLLOWER, _START, _STANDALONE = 0, 1, 3
 
 
 @gin.configurable
@@ -45,43 +44,16 @@ class Switch:
             raise UserError(f"Switch.rate = {self.rate} is not between 0 and 1")
 
 
-def word_flags(tokenizer: Tokenizer) -> np.ndarray:
-    """(base_size,) uint8: 1 = begins a word, 3 = a word of its own (specials, punctuation), 0 = goes on with a word."""
-    return np.where(tokenizer.standalone, _STANDALONE, tokenizer.word_start.astype(np.uint8)).astype(np.uint8)
-
-
-def split_words(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Word borders of token rows.
-
-    Args:
-      flags: (B, L) uint8, `word_flags` of the tokens.
-    Returns:
-      begins (B, L) bool: a word or a standalone token begins here (also whatever follows a standalone token);
-      ordinary (B, L) bool: those of them that are not standalone.
-    """
-    begins = flags & 1
-    begins[:, 1:] |= flags[:, :-1] >> 1
-    return begins.view(bool), begins > (flags >> 1)
-
-
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """Words and their translations. Keys are looked up by a hash that is unique among them, then compared exactly.
+class Table(Keys):
+    """Words and their translations.
 
     Attributes:
-      flags: (base_size,) uint8, see `word_flags`.
-      factors: (n + 1,) uint64 odd multipliers of the n key columns and the language: hash = their sum of products.
-      hashes: (K,) uint64, sorted.   keys: (K, n) int32 base ids, -1 = none.   key_language: (K,) int32.
       choices: (K + 1,) int64, key -> its target languages; translations: (G + 1,) int64, target language -> words.
       word: (X,) int64 translation -> row of `starts`;  starts: (W + 1,) int64;  ids: (n,) int32 clone ids applied.
       shrink: mean tokens that a switched word of a key loses (0 when it gains).
     """
 
-    flags: np.ndarray
-    factors: np.ndarray
-    hashes: np.ndarray
-    keys: np.ndarray
-    key_language: np.ndarray
     choices: np.ndarray
     translations: np.ndarray
     word: np.ndarray
@@ -94,29 +66,15 @@ class Table:
         mean = length * rate * self.shrink
         return min(length, int(np.ceil(mean + 6 * np.sqrt(mean * max(1.0, self.shrink)))))
 
-    def find(self, words: np.ndarray, language: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Args: words (C, n) int32 padded with -1; language (C,). Returns: key (C,) int64, found (C,) bool."""
-        key = np.searchsorted(self.hashes, hash_words(words, language, self.factors))
-        np.minimum(key, len(self.hashes) - 1, out=key)
-        found = (self.keys[key] == words).all(axis=1) & (self.key_language[key] == language)
-        return key, found
-
-
-def hash_words(words: np.ndarray, language: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Multilinear hash (C,) uint64 of words (C, n) padded with -1 and their language (C,); factors (n + 1,)."""
-    with np.errstate(over="ignore"):
-        return words.astype(np.uint64) @ factors[:-1] + language.astype(np.uint64) * factors[-1]
-
 
 Senses = dict[int, set[int]]  # target language -> words of the concept table
-Key = tuple[int, tuple[int, ...]]  # language, base ids
 
 
 def build_table(concepts: Concepts, tokenizer: Tokenizer, both_ways: bool = False) -> Table | None:
     """The switching table of a concept table; its language 0 is the source. None if no word has a translation.
 
     A word is looked up as its exact tokens; failing that, in the casings (lower, Capitalised, UPPER) of a word with
-    the same case-folded spelling.
+    the same case-folded spelling, and after a space where its script has none.
     """
     entries: dict[Key, Senses] = {}
     folded: dict[tuple[int, str], Senses] = {}
@@ -138,7 +96,7 @@ def build_table(concepts: Concepts, tokenizer: Tokenizer, both_ways: bool = Fals
     shrink = _mean_loss(entries, np.diff(concepts.starts))
     for (language, spelling), senses in folded.items():
         casings = sorted({spelling, spelling.capitalize(), spelling.title(), spelling.upper()})
-        for ids in tokenizer.encode_words(casings):
+        for ids in (*tokenizer.encode_words(casings), *tokenizer.encode_words(casings, spaced=True)):
             entries.setdefault((language, tuple(ids.tolist())), senses)
     entries = {key: senses for key, senses in entries.items() if key[1]}
     return _pack_table(entries, concepts, word_flags(tokenizer), shrink) if entries else None
@@ -152,18 +110,7 @@ def _mean_loss(entries: dict[Key, Senses], size: np.ndarray) -> float:
 
 def _pack_table(entries: dict[Key, Senses], concepts: Concepts, flags: np.ndarray, shrink: float) -> Table:
     items = sorted(entries.items())
-    width = max(len(ids) for (_, ids), _ in items)
-    keys = np.full((len(items), width), -1, np.int32)
-    for row, ((_, ids), _) in enumerate(items):
-        keys[row, : len(ids)] = ids
-    language = np.array([language for (language, _), _ in items], np.int32)
-    hashes = np.zeros(len(items), np.uint64)
-    salt = 0
-    while len(np.unique(hashes)) < len(items) or not salt:
-        salt += 1
-        factors = hash64("table", salt, np.arange(width + 1)) | np.uint64(1)
-        hashes = hash_words(keys, language, factors)
-    order = np.argsort(hashes)
+    keys, order = make_keys([key for key, _ in items], flags)
     choices, translations, word = [0], [0], []
     for index in order:
         senses = items[index][1]
@@ -172,11 +119,7 @@ def _pack_table(entries: dict[Key, Senses], concepts: Concepts, flags: np.ndarra
             translations.append(len(word))
         choices.append(len(translations) - 1)
     return Table(
-        flags=flags,
-        factors=factors,
-        hashes=hashes[order],
-        keys=keys[order],
-        key_language=language[order],
+        **vars(keys),
         choices=np.array(choices, np.int64),
         translations=np.array(translations, np.int64),
         word=np.array(word, np.int64),
@@ -246,32 +189,17 @@ def switch(
     limit = np.uint32(np.ceil(config.rate * 2.0**32) - 1)
     drawn = draw32((keys >> np.uint64(32)).astype(np.uint32), base.shape[1]) <= limit
     drawn &= ordinary
-    row, column = np.divmod(np.flatnonzero(drawn), base.shape[1])
+    at = np.flatnonzero(drawn)
+    row, column = np.divmod(at, base.shape[1])
     whole = column < last[row]
-    row, column = row[whole], column[whole]
-    n, words = read_words(base, begins, row, column, table.keys.shape[1])
-    key, found = table.find(words, language[row])
-    spans = _choose(row[found], column[found], n[found], key[found], keys, table, length)
+    at, n, key = table.read(base, begins, at[whole], language)
+    spans = _choose(*np.divmod(at, base.shape[1]), n, key, keys, table, length)
     cut = (last < length) & ordinary[np.arange(len(base)), last]
     counts = {
         "words": (np.count_nonzero(ordinary[:, :length], axis=1) - cut).astype(np.int32),
-        "drawn": np.bincount(row[column < length], minlength=len(base)).astype(np.int32),
+        "drawn": np.bincount(row[whole & (column < length)], minlength=len(base)).astype(np.int32),
     }
     return _replace(tokens, valid, spans, table, config.vanilla, length, pad, counts)
-
-
-def read_words(
-    base: np.ndarray, begins: np.ndarray, row: np.ndarray, column: np.ndarray, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths (C,) and ids (C, width), padded with -1, of the words that begin at (row, column); too long: all -1."""
-    size = base.shape[1]
-    start = (row * size + column)[:, None]
-    ahead = np.arange(1, width + 1)
-    ends = begins.ravel().take(start + ahead, mode="clip") & (column[:, None] + ahead < size)
-    n = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, 0)
-    words = base.ravel().take(start + ahead - 1, mode="clip").astype(np.int32)
-    words[ahead > n[:, None]] = -1
-    return n, words
 
 
 def _choose(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from xalign_jax.data.sources import check_string, parse_object, read_lines, resolve
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, install
 
 
 class Entry(NamedTuple):
@@ -31,25 +32,28 @@ class Dictionary:
 
 
 _Row = tuple[str | None, list[tuple[int, str]]]
+_KEYS = ("src_text", "tgt_text", "words", "index")
+_SCORE = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s?%?|[-+]?(inf|nan)", re.IGNORECASE)
+_DICT_CC = re.compile(r"\{(m|f|n|pl|sg|m/f|adj|adv|verb)\.?\}")
 
 
 def read_dictionary(path: str, languages: tuple[str, ...] = ("en", "de"), max_words: int | None = None) -> Dictionary:
     """A dictionary file; `.gz` is decompressed. The form is told by its lines:
 
-      TSV `source<TAB>target...`, MUSE `source target`, JSON pairs {"src_text", "tgt_text"}, JSON rows
-      {"words": "a $ b $ c"} with an optional integer "index". The first word is in languages[0], the n-th in
-      languages[n-1] or the last one named.
+      TSV `source<TAB>target`, MUSE `source target`, JSON pairs {"src_text", "tgt_text"}, JSON rows
+      {"words": "a $ b $ c"} with an optional integer "index". The n-th word is in languages[n - 1].
 
-    Lines of one source word, or of one "index", make one entry. Words of more than `max_words` white-space separated
-    words are dropped.
-    Raises: UserError naming file:line.
+    Numbers from the third column on, and further JSON keys of a number, are scores and are left out. Lines of one source
+    word, or of one "index", make one entry. Words of more than `max_words` white-space separated words are dropped.
+    Raises: UserError naming file:line, for anything else beyond the languages as well.
     """
     path = resolve(path)
-    rows = (_parse(line, path, number, len(languages)) for number, line in read_lines(path) if line.strip())
+    rows = (_parse(line, path, number, languages) for number, line in read_lines(path) if line.strip())
     return _merge(rows, max_words)
 
 
-def _parse(line: str, path: str, number: int, languages: int) -> _Row:
+def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Row:
+    concept = None
     if line.lstrip().startswith("{"):
         row = parse_object(line, path, number)
         words = _json_words(row, path, number)
@@ -59,18 +63,39 @@ def _parse(line: str, path: str, number: int, languages: int) -> _Row:
         concept = None if index is None else f"index:{index}"
     else:
         words = line.split("\t") if "\t" in line else line.split()
-        concept = None
-        if "\t" not in line and len(words) != 2:
+        words[2:] = ["" if _SCORE.fullmatch(word.strip()) else word for word in words[2:]]
+        if "\t" not in line and (len(words) < 2 or any(words[2:])):
             raise UserError(f"{path}:{number}: expected source<TAB>target, two words, or a JSON object: {line[:60]!r}")
-    return concept, [(min(i, languages - 1), " ".join(word.split())) for i, word in enumerate(words)]
+    return concept, list(enumerate(_check_words([" ".join(word.split()) for word in words], path, number, languages)))
+
+
+def _check_words(words: list[str], path: str, number: int, languages: tuple[str, ...]) -> list[str]:
+    """The words without empty columns at the end. Raises UserError for more of them than languages, and for dict.cc's."""
+    for word in words:
+        if remark := _DICT_CC.search(word):
+            raise UserError(
+                f"{path}:{number}: {word[:40]!r} holds the remark {remark[0]!r}, as dict.cc writes grammar, and no text "
+                "has it so; take remarks in brackets, and columns after the second, out of the file"
+            )
+    extra = [(column, word) for column, word in enumerate(words[len(languages) :], len(languages) + 1) if word]
+    if extra:
+        column, word = extra[0]
+        raise UserError(
+            f"{path}:{number}: {word[:40]!r} in column {column} is no score, and the file is in {len(languages)} "
+            f"languages ({', '.join(languages)}); take it out, or give a further translation a line of its own"
+        )
+    return words[: len(languages)]
 
 
 def _json_words(row: dict[str, Any], path: str, number: int) -> list[str]:
+    unknown = [key for key, value in row.items() if key not in _KEYS and not isinstance(value, int | float | None)]
+    if unknown:
+        raise UserError(f"{path}:{number}: unknown key {unknown[0]!r}; take it out of the file")
     pair = [row.get("src_text"), row.get("tgt_text")]
-    if all(isinstance(word, str) for word in pair):
-        return [check_string(str(word), path, number) for word in pair]
     words = row.get("words")
-    if isinstance(words, str):
+    if all(isinstance(word, str) for word in pair) and words is None:
+        return [check_string(str(word), path, number) for word in pair]
+    if isinstance(words, str) and pair == [None, None]:
         return check_string(words, path, number).split("$")
     raise UserError(f"{path}:{number}: expected the keys src_text and tgt_text, or words")
 
@@ -117,7 +142,7 @@ def _cldr_names(language: str) -> dict[tuple[str, str], str]:
     try:
         from babel import Locale, UnknownLocaleError
     except ImportError:
-        raise UserError('Lexicon.source = "cldr" needs Babel: pip install "xalign_jax[demo]"') from None
+        raise UserError(f'Lexicon.source = "cldr" needs Babel: {install("demo")}') from None
     try:
         locale = Locale.parse(language, sep="-" if "-" in language else "_")
     except (UnknownLocaleError, ValueError) as error:

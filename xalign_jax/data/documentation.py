@@ -36,6 +36,10 @@ class Documentation:
 
     packages: tuple[str, ...] = PACKAGES
 
+    @property
+    def languages(self) -> frozenset[str]:
+        return frozenset({"en"})
+
     def fingerprint(self) -> str:
         reader = hash_file(__file__)
         versions = [stamp_package(package) for package in self.packages]

@@ -104,9 +104,11 @@ def build_facts(facts: Facts, table: LexiconTable, tokenizer: Tokenizer) -> Fact
     order = _shortest(words, facts.relations + facts.objects + facts.count, rng)
     relations, objects, subjects = np.split(order, [facts.relations, facts.relations + facts.objects])
     if len(subjects) * facts.relations < facts.count:
+        needed = facts.relations + facts.objects - (-facts.count // facts.relations)
         raise UserError(
-            f"Facts: {facts.count} facts need {facts.relations + facts.objects} dictionary words for relations and "
-            f"objects and {-(-facts.count // facts.relations)} subjects; the lexicon has {len(words[0])} that fit"
+            f"Facts: {facts.count} facts take {needed} training words of the dictionary that are unambiguous, and the "
+            f"lexicon has {len(words[0])}; lower Facts.count, .relations and .objects, bind Recipe.facts = None, or see in "
+            "`xalign data stats` what became of the dictionary"
         )
     number = np.arange(facts.count)
     first = rng.integers(facts.relations, size=len(subjects))

@@ -17,7 +17,7 @@ from xalign_jax.data.hashing import hash64, permute
 from xalign_jax.data.packing import Batch, blank
 from xalign_jax.data.prepared import FACTS, Member
 from xalign_jax.data.rates import Blocks, block_counts, member_rates
-from xalign_jax.data.sentences import ContrastFeed, TextFeed, TranslationFeed
+from xalign_jax.data.sentences import ContrastFeed, TextFeed, TranslationFeed, reads
 from xalign_jax.data.words import PieceFeed, WordFeed
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import at_least_one, freeze
@@ -49,14 +49,19 @@ class WindowFeed:
         freeze(self)
         at_least_one(self, "length")
 
+    def check(self, mixture: Mixture | None, lexicon: bool) -> None:
+        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        reads(self, mixture)
+        if self.switch is not None and not lexicon:
+            raise UserError("WindowFeed.switch needs Recipe.lexicon")
+
     def build(self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Windows:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
           UserError: rates that do not fit the mixture, a member with less text than one window, or no lexicon.
         """
-        if mixture is None:
-            raise UserError("Stream.mixture: a WindowFeed reads text; bind a Mixture")
+        mixture = reads(self, mixture)
         members = prepared.members(mixture, split)
         sizes = {member.name: member.size for member in members}
         rates = member_rates(sizes, mixture.rates, mixture.alpha, only_explicit=(FACTS,))

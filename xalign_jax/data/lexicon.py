@@ -6,16 +6,26 @@ import dataclasses
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import gin
 import numpy as np
 
-from xalign_jax.data.dictionaries import cldr_dictionary, read_dictionary
+from xalign_jax.data.entries import (
+    Entry,
+    account,
+    in_texts,
+    linked_entries,
+    most_frequent,
+    read_entries,
+    word_shares,
+)
+from xalign_jax.data.filenames import named_languages
 from xalign_jax.data.hashing import hash64
 from xalign_jax.data.store import Stores, training_stores
 from xalign_jax.data.vocabulary import Tokenizer, clone_index
+from xalign_jax.data.wordkeys import marks_words
 from xalign_jax.data.wordtypes import WordTypes, count_types
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze, one_of
@@ -28,7 +38,8 @@ class Lexicon:
 
     Attributes:
       source: "clone" (identity on the corpus's most frequent words), "file" or "cldr" (names in Babel's locales).
-      paths: files for "file"; a file's words are in the base languages in order, or (path, languages) says otherwise.
+      paths: files for "file". A file's words are in the languages that (path, languages) or else its own name says
+        ("en-de.tsv"), else in the base languages in order.
       languages: source language first; clones may be among them and take their base language's words.
       size: at most this many concepts, the most frequent in the corpus first.
       heldout: share of the concepts held out. Concepts whose source words differ in case only stay together.
@@ -71,6 +82,23 @@ class Lexicon:
             raise UserError(f"Lexicon.shuffle = {self.shuffle}: True, False or a share of the concepts")
         if not 0 <= self.homographs <= 1:
             raise UserError(f"Lexicon.homographs = {self.homographs}: a share of the concepts")
+        for path, languages, _ in self.files:
+            if len({*languages} & {*self.bases}) < 2:
+                raise UserError(f"Lexicon.paths: {path} is in {languages}, less than two of {self.bases}")
+
+    @property
+    def files(self) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
+        """(path, the languages of its words, whether it says them itself). Raises UserError for other things in `paths`."""
+        files = []
+        for item in self.paths:
+            path, languages = (item, None) if isinstance(item, str) else item if len(item) == 2 else (None, None)
+            if not isinstance(path, str) or not isinstance(languages, tuple | None):
+                raise UserError(
+                    f'Lexicon.paths: {item!r} is not a file; write ("a.tsv", "b.tsv") or (("a.tsv", ("en", "fr")),)'
+                )
+            said = languages or named_languages(path, self.bases)
+            files.append((path, said or self.bases, bool(said)))
+        return tuple(files)
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -138,13 +166,21 @@ class LexiconTable:
     Attributes:
       train: what training reads (shuffled under the control).   dictionary: the true words of the same concepts.
       heldout: true words of held-out concepts; none of them, in any case, is a word in training (a piece of one it may be).
-      report: counts of what was kept and why words were dropped.
+      report: counts of `entries`, of those used (`dictionary_concepts`, `heldout_concepts`) and of the others by reason
+        (`entries.REASONS`): they add up. What a dictionary's `lines` lack is counted as `dictionaries.Dictionary` says.
+      notes: lines about files of whose words the texts have few.
     """
 
     train: Concepts
     dictionary: Concepts
     heldout: Concepts
     report: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> list[str]:
+        """How much of the dictionary is used and why not more, in a line, and the notes."""
+        return [f"dictionary: {account(self.report, self.languages)}", *(f"dictionary {note}" for note in self.notes)]
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -164,41 +200,50 @@ class LexiconTable:
         (Path(directory) / "report.tsv").write_text(report, encoding="utf-8")
 
 
-Entry = list[tuple[str, str]]  # words of one concept: (base language, word), the source word first
-
-
 def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> LexiconTable:
     """The lexicon's tables over a vocabulary; frequencies are those of the training stores of the source language.
 
     Args:
       stores: task -> split -> base language -> Store.
     Raises:
-      UserError: a clone that the vocabulary lacks, files that cannot be read, or no word that the corpus has.
+      UserError: a clone that the vocabulary lacks, a vocabulary that does not show where words begin, files that cannot
+        be read or lead the other way, or no word that the corpus has.
     """
     most = max(clone_index(language)[1] for language in lexicon.languages)
     if most > tokenizer.clones:
         raise UserError(f"Lexicon.languages = {lexicon.languages} needs Vocabulary.clones >= {most}")
+    if not marks_words(tokenizer):
+        raise UserError(
+            'Vocabulary.path: no piece of the vocabulary begins a word (a leading space, "▁" or "Ġ"), so no word of a '
+            "lexicon can be found in the texts; use a vocabulary that marks spaces, or no Recipe.lexicon"
+        )
     report: Counter[str] = Counter()
-    source = lexicon.bases[0]
-    types = {
-        base: count_types(training_stores(stores, base), tokenizer, lexicon.max_tokens)
-        for base in (lexicon.bases if lexicon.one_to_one else lexicon.bases[:1])
-    }
+    notes: list[str] = []
+    texts = {base: training_stores(stores, base) for base in lexicon.bases}
     if lexicon.source == "clone":
-        entries = _frequent_words(types[source], tokenizer, lexicon.size, source)
+        types = count_types(texts[lexicon.bases[0]], tokenizer, lexicon.max_tokens)
+        entries = _frequent_words(types, tokenizer, lexicon.size, lexicon.bases[0])
+        report["entries"] = len(entries)
     else:
-        entries = _read_entries(lexicon, report)
-        shares = _shares(entries, types, tokenizer)
+        entries, notes = read_entries(lexicon, tokenizer, texts, report)
+        counted = lexicon.bases if lexicon.one_to_one else lexicon.bases[:1]
+        shares = word_shares(entries, {base: texts[base] for base in counted}, tokenizer, lexicon.max_tokens)
+        entries = in_texts(entries, shares, report)
         if lexicon.one_to_one:
-            entries = _linked(entries, shares, report)
-        entries = _most_frequent(entries, shares, lexicon.size, report)
+            entries = linked_entries(entries, shares, report)
+        entries = most_frequent(entries, shares, lexicon.size, report)
     concepts = _concepts(entries, tokenizer, lexicon, report)
     if not concepts:
         raise UserError(
-            f"Lexicon (source {lexicon.source!r}): no word of it with a translation occurs in the training text of "
-            f"{', '.join(map(repr, types))}; check Lexicon.paths, Lexicon.languages and Mixture.tasks"
+            "; ".join(
+                [
+                    f"Lexicon (source {lexicon.source!r}): {account(report, lexicon.languages)}",
+                    *notes,
+                    "check Lexicon.paths, Lexicon.languages and Mixture.tasks",
+                ]
+            )
         )
-    return _split(concepts, lexicon, report)
+    return _split(concepts, lexicon, report, notes)
 
 
 def _frequent_words(types: WordTypes, tokenizer: Tokenizer, size: int, language: str) -> list[Entry]:
@@ -218,84 +263,6 @@ def _is_alphabetic(text: str) -> bool:
     return any(map(str.isalpha, text)) and all(unicodedata.category(character)[0] in "LM" for character in text)
 
 
-def _read_entries(lexicon: Lexicon, report: Counter[str]) -> list[Entry]:
-    if lexicon.source == "cldr":
-        read = [(cldr_dictionary(lexicon.bases), lexicon.bases)]
-    else:
-        named = [(path, lexicon.bases) if isinstance(path, str) else path for path in lexicon.paths]
-        for path, languages in named:
-            if len({*languages} & {*lexicon.bases}) < 2:
-                raise UserError(f"Lexicon.paths: {path} is in {languages}, less than two of {lexicon.bases}")
-        read = [(read_dictionary(path, languages), languages) for path, languages in named]
-    merged: dict[str, dict[tuple[str, str], None]] = {}
-    for dictionary, languages in read:
-        report.update(dictionary.report)
-        for entry in dictionary.entries:
-            words = [(languages[index], word) for index, word in entry.words]
-            for concept, members in _by_source(entry.concept, words, languages[0], lexicon.bases[0]):
-                merged.setdefault(concept, {}).update(dict.fromkeys(members))
-    source = lexicon.bases[0]
-    return [sorted(words, key=lambda word: word[0] != source) for words in merged.values()]
-
-
-def _by_source(concept: str, words: Entry, leads_from: str, source: str) -> list[tuple[str, Entry]]:
-    """The concepts that an entry belongs to: those of its source words where its file leads from another language."""
-    if leads_from == source or concept.startswith("index:"):
-        return [(concept, words)]
-    others = [word for word in words if word[0] != source]
-    own = [(f"word:{word[1]}", [word, *others]) for word in words if word[0] == source]
-    return own or [(f"{leads_from} {concept}", words)]
-
-
-def _shares(entries: list[Entry], types: Mapping[str, WordTypes], tokenizer: Tokenizer) -> dict[tuple[str, str], float]:
-    """(language, word) -> share of the language's running words that are this word, in any case; those above 0 only."""
-    words = sorted({word for entry in entries for word in entry if word[0] in types})
-    casings = [sorted({w, w.casefold(), w.capitalize(), w.title(), w.upper()}) for _, w in words]
-    ids = iter(tokenizer.encode_words([casing for several in casings for casing in several]))
-    counts = {language: dict(zip(t.tuples(), t.counts.tolist(), strict=True)) for language, t in types.items()}
-    found = {}
-    for word, several in zip(words, casings, strict=True):
-        count = sum(counts[word[0]].get(key, 0) for key in {tuple(next(ids).tolist()) for _ in several})
-        if count:
-            found[word] = count / int(types[word[0]].counts.sum())
-    return found
-
-
-def _linked(entries: list[Entry], shares: Mapping[tuple[str, str], float], report: Counter[str]) -> list[Entry]:
-    """The entries with one word for each language, no word twice; those that keep no translation are dropped.
-
-    Competitive linking (Melamed, 2000) with frequency as the score: translations are about as frequent as each other,
-    so the pairs of a source word and its listed translations are linked in the order of 2 min(p, q) / (p + q) of their
-    shares of the running words, most alike first, unless either has a partner in that language already. Words that the
-    texts lack link to nothing.
-    """
-    pairs = []
-    for number, entry in enumerate(entries):
-        p = shares.get(entry[0], 0.0)
-        others = [word for word in entry if word[0] != entry[0][0]]
-        pairs += [(-min(p, q) / (p + q), number, word) for word in others if (q := shares.get(word, 0.0)) and p]
-    taken: set[tuple[str, str]] = set()
-    linked: dict[int, Entry] = {}
-    for _, number, word in sorted(pairs):
-        mine = linked.setdefault(number, [entries[number][0]])
-        if word not in taken and all(word[0] != other[0] for other in mine):
-            taken.add(word)
-            mine.append(word)
-    kept = [linked[number] for number in sorted(linked) if len(linked[number]) > 1]
-    report["not_linked"] += len(entries) - len(kept)
-    return kept
-
-
-def _most_frequent(
-    entries: list[Entry], shares: Mapping[tuple[str, str], float], size: int, report: Counter[str]
-) -> list[Entry]:
-    """The `size` entries whose source word is most frequent; those the corpus lacks are dropped."""
-    found = [entry for entry in entries if entry[0] in shares]
-    report["not_in_corpus"] += len(entries) - len(found)
-    report["beyond_size"] += max(0, len(found) - size)
-    return sorted(found, key=lambda entry: -shares[entry[0]])[:size]
-
-
 def _concepts(
     entries: list[Entry], tokenizer: Tokenizer, lexicon: Lexicon, report: Counter[str]
 ) -> dict[int, list[Word]]:
@@ -304,26 +271,26 @@ def _concepts(
     found: dict[int, list[Word]] = {}
     for number, entry in enumerate(entries):
         words: dict[tuple[int, ...], Word] = {}
+        problems: list[str] = []
         tokens = [(base, text, next(encoded)) for base, text in entry]
         for language, (base, k) in enumerate(map(clone_index, lexicon.languages)):
             for _, text, ids in (row for row in tokens if row[0] == base):
                 final = tuple(tokenizer.clone(ids, k).tolist())
-                problem = _problem(ids, lexicon.max_tokens, tokenizer.unk) or ("duplicates" if final in words else "")
-                if problem:
-                    report[problem] += 1
+                if problem := _problem(ids, lexicon.max_tokens, tokenizer.unk):
+                    problems.append(problem)
                 else:
-                    words[final] = Word(number, language, final, text)
+                    words.setdefault(final, Word(number, language, final, text))
         if _is_concept(words.values()):
             found[number] = list(words.values())
         else:
-            report["single"] += 1
+            report[[*problems, "no_translation"][0]] += 1
     return found
 
 
 def _problem(ids: np.ndarray, most: int, unknown: int | None) -> str:
-    if not len(ids):
-        return "empty"
-    return "too_long" if len(ids) > most else "unknown_piece" if unknown in ids.tolist() else ""
+    if len(ids) > most:
+        return "too_long"
+    return "unknown_piece" if not len(ids) or unknown in ids.tolist() else ""
 
 
 def _is_concept(words: Iterable[Word]) -> bool:
@@ -332,12 +299,12 @@ def _is_concept(words: Iterable[Word]) -> bool:
     return 0 in languages and len(languages) > 1
 
 
-def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[str]) -> LexiconTable:
+def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[str], notes: list[str]) -> LexiconTable:
     groups: dict[str, list[int]] = {}
     for number, words in concepts.items():
         groups.setdefault(words[0].text.casefold(), []).append(number)
     heldout, training = _share(list(groups), lexicon.heldout, lexicon.seed, "heldout")
-    kept, _ = _share(training, lexicon.coverage, lexicon.seed, "coverage")
+    kept, left_out = _share(training, lexicon.coverage, lexicon.seed, "coverage")
     if not kept:
         raise UserError(f"Lexicon: no training concept is left of {len(groups)}; lower Lexicon.heldout")
     seen = {word.spelling for group in training for number in groups[group] for word in concepts[number]}
@@ -345,9 +312,11 @@ def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[st
     unseen = []
     for number in (number for group in heldout for number in groups[group]):
         words = [word for word in concepts[number] if word.spelling not in seen]
-        report["heldout_in_training"] += len(concepts[number]) - len(words)
         if _is_concept(words):
             unseen += words
+        else:
+            report["heldout_in_training"] += 1
+    report["left_out"] = sum(len(groups[group]) for group in left_out)
     dictionary, held = concept_table(true, lexicon.languages), concept_table(unseen, lexicon.languages)
 
     def some(share: float, purpose: str) -> set[int]:
@@ -360,8 +329,8 @@ def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[st
         senses = _shuffle(true, some(lexicon.homographs, "homographs"), lexicon.seed + 1)
         trained = trained + sorted(set(senses) - set(true), key=lambda word: (word.concept, word.language, word.ids))
     for name, table in (("dictionary", dictionary), ("heldout", held)):
-        report[f"{name}_concepts"], report[f"{name}_words"] = len(np.unique(table.concept)), len(table.words)
-    return LexiconTable(concept_table(trained, lexicon.languages), dictionary, held, dict(report))
+        report[f"{name}_concepts"] = len(np.unique(table.concept))
+    return LexiconTable(concept_table(trained, lexicon.languages), dictionary, held, dict(report), tuple(notes))
 
 
 def _share(names: Sequence[str], share: float, seed: int, purpose: str) -> tuple[list[str], list[str]]:

@@ -106,6 +106,8 @@ class SentencePieces:
         import sentencepiece
         from sentencepiece import sentencepiece_model_pb2
 
+        if not model:
+            raise ValueError("the file is empty")
         self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._normalization = sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec.name  # type: ignore[attr-defined]
         self.files = {"spm.model": model}
@@ -331,24 +333,36 @@ class Ids:
         return " ".join(f"<{i}>" for i in ids)
 
 
+_FILES = {"sentencepiece": "spm.model", "huggingface": "tokenizer.json", "ids": "ids.json"}  # by kind of vocabulary
+
+
 def load_pieces(kind: str, path: str | Path) -> Pieces:
     """The pieces of a file or directory. Raises UserError naming it where it is missing or not of that kind."""
-    path = Path(path).expanduser()
     if kind == "bytes":
         return Bytes()
-    if kind == "huggingface":
-        folder, name = (path, "tokenizer.json") if path.is_dir() else (path.parent, path.name)
-        files = {"tokenizer.json": _read(folder / name)}
-        if (folder / "tokenizer_config.json").exists():
-            files["tokenizer_config.json"] = _read(folder / "tokenizer_config.json")
-        return HuggingFacePieces(files)
-    if kind == "ids":
-        return Ids(_read(path / "ids.json" if path.is_dir() else path))
-    file = path / "spm.model" if path.is_dir() else path
+    path = Path(path).expanduser()
+    file = path / _FILES[kind] if path.is_dir() else path
+    content = _read(file)
+    config = file.parent / "tokenizer_config.json"
     try:
-        return SentencePieces(_read(file))
-    except (RuntimeError, OSError):
-        raise UserError(f"{file}: not a SentencePiece model (Vocabulary.path)") from None
+        if kind == "sentencepiece":
+            return SentencePieces(content)
+        if kind == "ids":
+            return Ids(content)
+        files = {"tokenizer.json": content} | ({config.name: _read(config)} if config.exists() else {})
+        return HuggingFacePieces(files)
+    except UserError:
+        raise
+    except Exception as error:  # the libraries raise exceptions of many kinds, `tokenizers` plain ones
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = why_unreadable(content, f"no {kind} vocabulary, or cut short ({ascii(said)[1:-1]:.200})")
+        raise UserError(f"{file}: {reason}; set Vocabulary.path to another file") from None
+
+
+def why_unreadable(content: bytes, otherwise: str) -> str:
+    """Why a foreign file cannot be read: Git LFS keeps a few lines in place of a large file."""
+    pointer = content.startswith(b"version https://git-lfs")
+    return "a pointer of Git LFS, not the file; run `git lfs pull` where it comes from" if pointer else otherwise
 
 
 def _read(path: Path) -> bytes:

@@ -12,7 +12,6 @@ import importlib.metadata
 import itertools
 import json
 import os
-import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,10 +21,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from xalign_jax.data.cache import damage, make
 from xalign_jax.data.pieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.reading import source_reader
-from xalign_jax.data.sources import keyed_hash, normal_text, resolve, stamp_file
-from xalign_jax.data.store import FORMAT, canonical_task, index_file
+from xalign_jax.data.sources import is_language, keyed_hash, normal_text, resolve, stamp_file
+from xalign_jax.data.store import CACHE_ERROR, FORMAT, USER_ERROR, canonical_task, index_file
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 
@@ -34,20 +34,27 @@ SAMPLE_BYTES = 12_000_000  # text a vocabulary is trained on, in equal shares of
 _SENTENCE_BYTES = 4000  # SentencePiece skips longer sentences
 _SPLITS = ("validation", "train")
 _BATCH = 1024
+_FAR = 3  # times the validation text that was meant: beyond it, a split is worth a line
 _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 
 
 def main(argument: str) -> None:
-    """Serve one request (JSON). Exits with {"error": line} as the last line of stdout: 2 for a UserError, 1 for an OSError."""
+    """Serve one request (JSON).
+
+    With {"error": line} as the last line of stdout it exits USER_ERROR for a UserError, and CACHE_ERROR where files of the
+    cache cannot be read or written.
+    """
     request = json.loads(argument)
+    cache = Path(request["cache"])
     try:
-        run(Vocabulary(**request["vocabulary"]), request["tasks"], request["modules"], Path(request["cache"]))
+        run(Vocabulary(**request["vocabulary"]), request["tasks"], request["modules"], cache)
     except UserError as error:
         print(json.dumps({"error": str(error)}), flush=True)
-        sys.exit(2)
-    except OSError as error:  # a full disk, say
-        print(json.dumps({"error": f"preparing text in {request['cache']} failed: {error}"}), flush=True)
-        sys.exit(1)
+        sys.exit(USER_ERROR)
+    except OSError as error:
+        line = f"{error.filename or cache}: {error.strerror or error}; the cache is {cache} ($XALIGN_CACHE)"
+        print(json.dumps({"error": line}), flush=True)
+        sys.exit(CACHE_ERROR)
 
 
 def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], cache: Path) -> None:
@@ -115,23 +122,6 @@ def _write_index(file: Path, cache: Path, directory: Path, stamps: list, modules
     temporary.replace(file)
 
 
-def _make(directory: Path, fill: Callable[[Path], None]) -> None:
-    """Make a directory whole or not at all; if it is there already, it stays."""
-    if directory.exists():
-        return
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        fill(temporary)
-        temporary.rename(directory)
-    except OSError:
-        if not directory.exists():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
@@ -155,12 +145,12 @@ def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Pa
             )
         prints = sorted(reader.fingerprint() for reader in readers)
         directory = folder / _hash(base.size, base.model_type, base.lowercase, prints)
-        if directory.exists():
+        if damage(directory) is None:
             return directory, Tokenizer.load(directory)
         print(f"training a vocabulary of {base.size} pieces", file=sys.stderr)
         model = train_sentencepiece(_sample(readers), base.size, base.model_type, base.lowercase)
         tokenizer = Tokenizer(SentencePieces(model), base)
-    _make(directory, tokenizer.save)
+    make(directory, tokenizer.save)
     return directory, tokenizer
 
 
@@ -211,7 +201,7 @@ class _Writer:
     """Gathers the documents of one language of one split, then writes them in shuffled order."""
 
     def __init__(self, folder: Path, language: str, dtype: type) -> None:
-        if "/" in language or language.strip(".") != language or not language:
+        if not is_language(language):
             raise UserError(f"Mixture.tasks: a text is in {language!r}, which is no name for a language")
         folder = folder / language
         folder.mkdir(parents=True)
@@ -273,7 +263,7 @@ def prepare_store(
     def fill(folder: Path) -> None:
         _fill_store(folder, task, reader, tokenizer, prints[task], set().union(*map(held_out, others)))
 
-    _make(directory, fill)
+    make(directory, fill)
     return directory
 
 
@@ -308,6 +298,9 @@ def _fill_store(
         counts[split] = {language: writer.finish() for language, writer in sorted(writers.items())}
     if not counts["train"]:
         raise UserError(f"Mixture.tasks: {task!r} has no training text")
+    if reader.share is not None:
+        for note in split_notes(counts, reader.share):
+            print(f"{task}: {note}", file=sys.stderr)
     info = {
         "format": FORMAT,
         "task": canonical_task(task),
@@ -321,6 +314,42 @@ def _fill_store(
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
     (folder / "store.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
+
+
+def split_notes(counts: Mapping[str, Mapping[str, Mapping[str, int]]], share: float) -> Iterator[str]:
+    """What surprises in a split by documents: whole texts for validation, or none.
+
+    Args:
+      counts: by split and language, as in store.json.
+      share: of the documents that are meant for validation.
+    """
+    train, validation = counts["train"], counts["validation"]
+    single = [name for name, count in train.items() if count["documents"] == 1 and name not in validation]
+    if single:
+        yield (
+            f"all text in {_some(single)} is one document, so that none is left for validation; documents of `text:` files "
+            "stand between blank lines, those of `lines:` files are lines"
+        )
+    far = []
+    for name in train.keys() & validation.keys():
+        held_out, total = validation[name]["tokens"], validation[name]["tokens"] + train[name]["tokens"]
+        if held_out > _FAR * share * total:
+            documents = validation[name]["documents"] + train[name]["documents"]
+            far.append(
+                (held_out / total, name, f"{held_out:,} of {total:,} tokens in {name} ({documents:,} documents)")
+            )
+    if far:
+        _, names, figures = zip(*sorted(far, reverse=True), strict=True)
+        yield (
+            f"{figures[0]} are for validation, {max(far)[0]:.0%} where {share:.0%} was meant"
+            f"{', and alike in ' + _some(names[1:]) if names[1:] else ''}; documents are never divided: cut long ones by "
+            "blank lines, or read the files as `lines:`"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three names and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more languages" if len(names) > 3 else "")
 
 
 def _batches(examples: Iterator[Any]) -> Iterator[list[Any]]:

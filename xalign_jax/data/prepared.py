@@ -50,6 +50,16 @@ class Prepared:
     lexicon: LexiconTable | None
     facts: FactTable | None
 
+    def with_lexicon(self, lexicon: Lexicon) -> Prepared:
+        """This, and a lexicon built on it. Raises UserError as `build_lexicon` does."""
+        return dataclasses.replace(self, lexicon=build_lexicon(lexicon, self.tokenizer, self.stores))
+
+    def with_facts(self, facts: Facts) -> Prepared:
+        """This, and facts made of its lexicon's words. Raises UserError without a lexicon, or too few words."""
+        if self.lexicon is None:
+            raise UserError("Recipe.facts needs Recipe.lexicon: facts are made of dictionary words")
+        return dataclasses.replace(self, facts=build_facts(facts, self.lexicon, self.tokenizer))
+
     def members(self, mixture: Mixture, split: str = "train") -> list[Member]:
         """A mixture's members: each language of its tasks (or those of `Mixture.languages`), its clones, the facts.
 
@@ -91,15 +101,22 @@ def load(
 ) -> Prepared:
     """Opens what `store.prepare` wrote for the mixtures' tasks and builds the lexicon and the facts on it.
 
+    Facts are built only where a mixture tells them (`Mixture.rates` names "facts"): no probe asks for facts that no
+    training text holds.
+
     Raises:
       UserError: facts without a lexicon, and whatever building them finds wrong.
     """
+    prepared = open_texts(vocabulary, mixtures, cache)
+    if lexicon is not None:
+        prepared = prepared.with_lexicon(lexicon)
+    told = any(dict(mixture.rates).get(FACTS, 0) for mixture in mixtures)
+    return prepared.with_facts(facts) if facts is not None and told else prepared
+
+
+def open_texts(vocabulary: Vocabulary, mixtures: Sequence[Mixture], cache: str | Path | None = None) -> Prepared:
+    """The vocabulary and the stores of the mixtures' tasks that `store.prepare` wrote."""
     tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
     tokenizer = open_tokenizer(vocabulary, tasks, cache)
     stores = {task: open_stores(vocabulary, task, cache, tasks) for task in tasks}
-    table = None if lexicon is None else build_lexicon(lexicon, tokenizer, stores)
-    if facts is None:
-        return Prepared(tokenizer, stores, table, None)
-    if table is None:
-        raise UserError("Recipe.facts needs Recipe.lexicon: facts are made of dictionary words")
-    return Prepared(tokenizer, stores, table, build_facts(facts, table, tokenizer))
+    return Prepared(tokenizer, stores, None, None)

@@ -18,6 +18,24 @@ from xalign_jax.errors import UserError
 BLOCK = 1000
 
 
+def check_rates(explicit: Sequence[tuple[str, float]]) -> None:
+    """Refuse rates that no mixture could have, whatever its members.
+
+    Raises:
+      UserError: a negative rate, rates that sum to 0, a member named twice, a rate below one row in 1,000.
+    """
+    rates = dict(explicit)
+    if len(rates) < len(explicit):
+        raise UserError(f"Mixture.rates = {explicit!r}: names a member twice")
+    for name, rate in rates.items():
+        if not (np.isfinite(rate) and rate >= 0):
+            raise UserError(f"Mixture.rates gives {name!r} the rate {rate}; rates are numbers >= 0")
+    total = sum(rates.values())
+    if not 0 < total < np.inf:
+        raise UserError(f"Mixture.rates sum to {total}; give some member a rate greater than 0")
+    block_counts({name: rate / total for name, rate in rates.items()}, explicit=True)
+
+
 def member_rates(
     tokens: Mapping[str, int],
     explicit: Sequence[tuple[str, float]],
@@ -28,11 +46,12 @@ def member_rates(
 
     Args:
       tokens: member -> tokens of text it has.
-      explicit: `Mixture.rates` as (member, rate) pairs; members left out have rate 0. Empty: p ~ tokens^alpha.
+      explicit: `Mixture.rates` as (member, rate) pairs, see `check_rates`; members left out have rate 0. Empty: p ~
+        tokens^alpha.
       alpha: 1 proportional, 0 uniform (Conneau et al. 2020, section 3.1, use 0.3).
       only_explicit: members that join only when `explicit` names them.
     Raises:
-      UserError: an unknown member, a negative rate, rates that sum to 0, or a rate for a member without text.
+      UserError: an unknown member, a rate for a member without text, or no member with text.
     """
     known = ", ".join(tokens) or "none"
     if explicit:
@@ -42,12 +61,9 @@ def member_rates(
             raise UserError(f"Mixture.rates names {unknown[0]!r}, which this mixture lacks; members: {known}")
     else:
         rates = {name: float(n) ** alpha for name, n in tokens.items() if n and name not in only_explicit}
-    bad = [name for name, rate in rates.items() if not (np.isfinite(rate) and rate >= 0)]
-    if bad:
-        raise UserError(f"Mixture.rates gives {bad[0]!r} the rate {rates[bad[0]]}; rates are numbers >= 0")
     total = sum(rates.values())
     if not total > 0:
-        raise UserError(f"Mixture.rates must sum to more than 0; members: {known}")
+        raise UserError(f"Mixture.rates: no member of the mixture has text; members: {known}")
     empty = [name for name, rate in rates.items() if rate and not tokens[name]]
     if empty:
         raise UserError(f"Mixture.rates gives {empty[0]!r} a rate, but it has no text; remove it or add text")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -46,9 +46,14 @@ class SourceReader:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
         return (Example(document) for document in self.source.documents() if self._split.of(document) == split)
 
+    @property
+    def share(self) -> float:
+        """Share of the documents that are meant for validation."""
+        return getattr(self.source, "validation_share", VALIDATION_SHARE)
+
     @functools.cached_property
     def _split(self) -> Split:
-        return Split(self.source.documents, getattr(self.source, "validation_share", VALIDATION_SHARE))
+        return Split(self.source.documents, self.share)
 
 
 def source_reader(task: str) -> SourceReader | None:
@@ -56,3 +61,10 @@ def source_reader(task: str) -> SourceReader | None:
     spelled = parse_name(task)
     source = spelled[1] if spelled else EMBEDDED.get(task)
     return SourceReader(source) if source else None
+
+
+def languages_of(tasks: Iterable[str]) -> frozenset[str] | None:
+    """The languages of these tasks' documents; None where only reading tells."""
+    readers = [source_reader(task) for task in tasks]
+    found = [None if reader is None else reader.source.languages for reader in readers]
+    return frozenset().union(*(languages or () for languages in found)) if None not in found else None

@@ -36,6 +36,10 @@ class TextFeed:
         freeze(self)
         at_least_one(self, "slots")
 
+    def check(self, mixture: Mixture | None, lexicon: bool) -> None:
+        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        reads(self, mixture)
+
     def build(
         self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
     ) -> PackedRows:
@@ -44,7 +48,7 @@ class TextFeed:
         Raises:
           UserError: rates that do not fit the mixture, a row too short for a token and its specials, no text.
         """
-        mixture = _reads(self, mixture)
+        mixture = reads(self, mixture)
         own = int(hash64(seed, "TextFeed"))
         most = self.length - _specials(prepared, 1)
         if most < 1:
@@ -82,6 +86,10 @@ class TranslationFeed:
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "side", "slots")
+
+    def check(self, mixture: Mixture | None, lexicon: bool) -> None:
+        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        reads(self, mixture)
 
     def build(
         self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
@@ -129,6 +137,10 @@ class ContrastFeed:
         freeze(self)
         at_least_one(self, "side", "slots")
 
+    def check(self, mixture: Mixture | None, lexicon: bool) -> None:
+        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        reads(self, mixture)
+
     def build(
         self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
     ) -> PackedRows:
@@ -151,7 +163,8 @@ def _specials(prepared: Prepared, texts: int) -> int:
     return texts + (prepared.tokenizer.bos is not None)
 
 
-def _reads(feed: Any, mixture: Mixture | None) -> Mixture:
+def reads(feed: Any, mixture: Mixture | None) -> Mixture:
+    """The mixture of a feed that reads text. Raises UserError where there is none."""
     if mixture is None:
         raise UserError(f"Stream.mixture: a {type(feed).__name__} reads text; bind a Mixture")
     return mixture
@@ -167,7 +180,7 @@ def _check_side(feed: Any, texts: int, prepared: Prepared) -> None:
 
 
 def _examples(feed: Any, prepared: Prepared, mixture: Mixture | None, seed: int, split: str) -> PairExamples:
-    name, mixture = type(feed).__name__, _reads(feed, mixture)
+    name, mixture = type(feed).__name__, reads(feed, mixture)
     languages = {member.text for member in prepared.members(mixture, split)}
     stores = [
         store

@@ -24,6 +24,12 @@ from typing import Any, NamedTuple, Protocol
 from xalign_jax.errors import UserError
 
 VALIDATION_SHARE = 0.03
+_LANGUAGE_BYTES = 100  # a language's name is the name of a folder
+_MARK = "\ufeff"  # byte order
+_NO_TEXT = {
+    b"\0": "a NUL byte, which no text has: the file is damaged, not text, or in UTF-16",
+    b"\r": "a carriage return within a line; end lines with LF or CR LF (old Mac files: tr '\\r' '\\n' < OLD > NEW)",
+}
 
 
 class Document(NamedTuple):
@@ -35,7 +41,14 @@ class Document(NamedTuple):
 
 
 class Source(Protocol):
-    """Something that yields documents, always in the same order."""
+    """Something that yields documents, always in the same order.
+
+    Attributes:
+      languages: of its documents; None where only reading tells.
+    """
+
+    @property
+    def languages(self) -> frozenset[str] | None: ...
 
     def documents(self) -> Iterator[Document]: ...
 
@@ -47,8 +60,17 @@ class Source(Protocol):
 
 
 def resolve(path: str | os.PathLike) -> str:
-    """An absolute path: `~` expanded, relative paths taken from the current directory."""
-    return str(Path(path).expanduser().absolute())
+    """An absolute path: `~` expanded, relative paths taken from the current directory.
+
+    Raises: UserError for a path that no system has.
+    """
+    try:
+        found = str(Path(path).expanduser().absolute())
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}") from None
+    if "\0" in found:
+        raise UserError(f"{found!r}: a path holds no NUL character")
+    return found
 
 
 def stamp_file(path: str) -> tuple[str, ...]:
@@ -94,19 +116,25 @@ def _reading(path: str) -> Iterator[None]:
 
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file from 1, without line ends; `.gz` is decompressed.
+    """Numbered lines of a UTF-8 file from 1, without line ends (LF or CR LF); `.gz` is decompressed.
 
-    Raises: UserError where the file is missing, empty, damaged, or (with the line) not UTF-8.
+    Every reader of a user's lines goes through this function, so that all of them refuse the same things. Byte-order
+    marks are dropped at the start of any line, because files that begin with one are often joined.
+
+    Raises: UserError where the file is missing, empty, damaged, or (with the line) is not text in UTF-8.
     """
     number = 0
     opener: Any = gzip.open if path.endswith(".gz") else open
     with _reading(path), opener(path, "rb") as file:
         for number, raw in enumerate(file, 1):
+            line = raw.rstrip(b"\r\n")
+            for byte, advice in _NO_TEXT.items():
+                if byte in line:
+                    raise UserError(f"{path}:{number}: {advice}")
             try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, line.decode().lstrip(_MARK)
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
-            yield number, line.rstrip("\r\n")
     if number == 0:
         raise UserError(f"{path}: the file is empty")
 
@@ -116,6 +144,10 @@ class _Files:
     """Files by language: ((language, path), ...), absolute."""
 
     files: tuple[tuple[str, str], ...]
+
+    @property
+    def languages(self) -> frozenset[str] | None:
+        return frozenset(language for language, _ in self.files)
 
     def fingerprint(self) -> str:
         settings = {**dataclasses.asdict(self), "files": [(language, hash_file(path)) for language, path in self.files]}
@@ -186,6 +218,10 @@ class JsonLines(_Files):
     language: str = "language"
     group: str = "group_id"
 
+    @property
+    def languages(self) -> None:
+        return None  # an object may name its own
+
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:
             for number, line in read_lines(path):
@@ -195,10 +231,20 @@ class JsonLines(_Files):
                 text = row.get(self.text)
                 if not isinstance(text, str):
                     raise UserError(f"{path}:{number}: no string under the key {self.text!r}")
-                own, group = row.get(self.language), row.get(self.group)
+                own = _cell(row, self.language, language, path, number)
+                group = _cell(row, self.group, "", path, number)
+                if not is_language(own):
+                    raise UserError(f"{path}:{number}: {own!r} is no name for a language")
                 if text.strip():
-                    own, group = language if own is None else str(own), "" if group is None else str(group)
-                    yield Document(*(check_string(value, path, number) for value in (text.strip(), own, group)))
+                    yield Document(check_string(text.strip(), path, number), own, group)
+
+
+def _cell(row: dict[str, Any], key: str, default: str, path: str, number: int) -> str:
+    """A string or whole number of a JSON object as a string; `default` for null or no such key."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        raise UserError(f"{path}:{number}: {key!r} is {value!r}; expected a string or a whole number")
+    return default if value is None else check_string(str(value), path, number)
 
 
 _KINDS: dict[str, Callable[[tuple[tuple[str, str], ...]], Source]] = {
@@ -229,17 +275,41 @@ def parse_name(name: str) -> tuple[str, Source] | None:
         language, equals, path = part.partition("=")
         if not (equals and language.strip() and path.strip()):
             raise UserError(f"Mixture.tasks: {name!r}: expected {kind}:LANGUAGE=PATH,LANGUAGE=PATH")
+        if not is_language(language.strip()):
+            raise UserError(f"Mixture.tasks: {name!r}: {language!r} is no name for a language")
         files.append((language.strip(), resolve(path.strip())))
     if len({language for language, _ in files}) < len(files):
         raise UserError(f"Mixture.tasks: {name!r} names a language twice")
     return f"{kind}:" + ",".join(f"{language}={path}" for language, path in files), _KINDS[kind](tuple(files))
 
 
+def parallel_files(files: Sequence[tuple[str, str]]) -> Source:
+    """The source that joins files of translations, (language, path) each: `.tsv` files by id, other files by line.
+
+    Raises: UserError if only some of the files are `.tsv`, or two are in one language.
+    """
+    joined = [path.removesuffix(".gz").endswith(".tsv") for _, path in files]
+    if any(joined) and not all(joined):
+        other = files[joined.index(False)][1]
+        raise UserError(f"{other}: not a .tsv file, as others of this list are; name .tsv files only, or none")
+    named = Counter(language for language, _ in files)
+    if twice := [language for language, times in named.items() if times > 1]:
+        raise UserError(f"{files[0][1]} and its translations: two files are in {twice[0]!r}")
+    kind = MultiwayTsv if all(joined) else AlignedLines
+    return kind(tuple((language, resolve(path)) for language, path in files))
+
+
+def is_language(name: str) -> bool:
+    """True for what can name a language: printable, without spaces, a name that a folder can have."""
+    usable = name.isprintable() and not set(" /\\") & set(name) and name.strip(".") == name
+    return bool(name) and usable and len(name.encode()) <= _LANGUAGE_BYTES
+
+
 def parse_object(line: str, path: str, number: int) -> dict[str, Any]:
     """A JSON object from a line. Raises UserError naming file:line."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}:{number}: not JSON ({error})") from None
     if not isinstance(row, dict):
         raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
@@ -247,7 +317,9 @@ def parse_object(line: str, path: str, number: int) -> dict[str, Any]:
 
 
 def check_string(text: str, path: str, number: int) -> str:
-    """The string. Raises UserError naming file:line for half a surrogate pair, which is legal JSON but no text."""
+    """The string of a JSON file. Raises UserError naming file:line for what JSON can spell and no text has."""
+    if "\0" in text:
+        raise UserError(f"{path}:{number}: a NUL character, which no text has, at character {text.index(chr(0))}")
     try:
         text.encode()
     except UnicodeEncodeError as error:

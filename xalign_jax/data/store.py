@@ -2,7 +2,7 @@
 
 Layout under the cache: `stores/<key>/{store.json, <split>/<language>/*.npy}`, `vocabularies/<key>/`, and `index/`, which
 says which of them belong to a vocabulary setting and a task, and by which stamps (file times, package versions) that is
-still so. Keys cover content: they never go stale, and whoever finishes one first wins.
+still so. Keys cover content: they never go stale, and whoever finishes one first wins. `cache` seals what they hold.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from typing import Any
 import gin
 import numpy as np
 
+from xalign_jax.data.cache import ADVICE, damage, read_object
+from xalign_jax.data.rates import check_rates
 from xalign_jax.data.sources import is_current, parse_name, resolve
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.recipe import freeze
 
 _MAPPED = 2**20  # bytes beyond which an array stays on disk
-FORMAT = 5  # of what the cache holds and how it is made; another number, another place
+FORMAT = 6  # of what the cache holds and how it is made; another number, another place
+USER_ERROR, CACHE_ERROR = 2, 3  # exit codes of the preparing process
 # The preparing process ends without a word when Ctrl-C interrupts it: the waiting process says so.
 _PREPARE = """
 import signal, sys
-signal.signal(signal.SIGINT, lambda *_: sys.exit(3))
+signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
 from xalign_jax.data.preparation import main
 main(sys.argv[1])
 """
@@ -60,6 +63,8 @@ class Mixture:
         freeze(self)
         if not isinstance(self.rates, tuple) or not all(_is_rate(item) for item in self.rates):
             raise UserError(f'Mixture.rates = {self.rates!r}: expected {{"en": 0.9, "de": 0.1}} and the like')
+        if self.rates:
+            check_rates(self.rates)
         if not (isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1):
             raise UserError(f"Mixture.alpha = {self.alpha!r}: a number from 0 (uniform) to 1 (proportional)")
 
@@ -128,22 +133,31 @@ def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: 
 
 def _entry(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> dict[str, Any]:
     try:
-        return json.loads(index_file(cache, vocabulary, tasks, task).read_text())
-    except (OSError, ValueError):  # a damaged entry is made anew, as one that is missing
+        return _read_entry(index_file(cache, vocabulary, tasks, task))
+    except (FileNotFoundError, NotADirectoryError):
         what = f"task {task!r}" if task else "the vocabulary"
         raise UserError(f"{what} has not been prepared in {cache}; run `xalign data prepare`") from None
 
 
+def _read_entry(index: Path) -> dict[str, Any]:
+    return read_object(index, directory=str, stamps=list, modules=list)
+
+
 def _is_prepared(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str]) -> bool:
-    for task in (None, *tasks):
-        try:
-            entry = _entry(cache, vocabulary, tasks, task)
-        except UserError:
-            return False
+    return all(_is_whole(index_file(cache, vocabulary, tasks, task), cache, modules) for task in (None, *tasks))
+
+
+def _is_whole(index: Path, cache: Path, modules: Sequence[str]) -> bool:
+    """Whether an entry of the index holds still, and what it names is as it was made."""
+    if not index.exists():
+        return False
+    try:
+        entry = _read_entry(index)
         current = entry["modules"] == list(modules) and all(is_current(stamp) for stamp in entry["stamps"])
-        if not current or not (cache / entry["directory"]).is_dir():
-            return False
-    return True
+        return current and damage(cache / entry["directory"]) is None
+    except (UserError, TypeError, ValueError, IndexError):  # the latter three: stamps that are none
+        print(f"{index}: damaged; making it again", file=sys.stderr)
+        return False
 
 
 def prepare(
@@ -156,7 +170,8 @@ def prepare(
     Args:
       tasks: ALL text tasks of the recipe: a trained vocabulary is trained on them.
       modules: Python modules that register the user's tasks.
-    Raises: UserError (bad settings, files, modules), RunError (anything else that stopped it).
+    Raises: UserError (bad settings, files, modules), RunError (a cache that cannot be written, anything else that
+      stopped it).
     """
     cache = Path(cache or cache_dir())
     if _is_prepared(cache, vocabulary, tasks, modules):
@@ -173,8 +188,8 @@ def prepare(
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet})
     if done.returncode:
         lines = done.stdout.strip().splitlines()
-        if done.returncode in (1, 2) and lines and lines[-1].startswith('{"error": '):
-            raise (UserError if done.returncode == 2 else RunError)(json.loads(lines[-1])["error"])
+        if done.returncode in (USER_ERROR, CACHE_ERROR) and lines:
+            raise (UserError if done.returncode == USER_ERROR else RunError)(json.loads(lines[-1])["error"])
         raise RunError(f"preparing {', '.join(tasks) or 'the vocabulary'} stopped with exit code {done.returncode}")
 
 
@@ -199,8 +214,7 @@ def store_info(
     vocabulary: Vocabulary, task: str, cache: str | Path | None = None, tasks: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """A prepared task's store.json: counts by split and language (documents, tokens, utf8_bytes, words), versions."""
-    directory = _store_directory(vocabulary, task, cache, tasks)
-    return json.loads((directory / "store.json").read_text())
+    return _info(_store_directory(vocabulary, task, cache, tasks))
 
 
 def open_stores(
@@ -212,7 +226,7 @@ def open_stores(
     Raises: UserError if it has not been prepared.
     """
     directory = _store_directory(vocabulary, task, cache, tasks)
-    info = json.loads((directory / "store.json").read_text())
+    info = _info(directory)
     stores: dict[str, dict[str, Store]] = {}
     for split, languages in info["counts"].items():
         stores[split] = {}
@@ -225,12 +239,25 @@ def open_stores(
     return stores
 
 
+def _info(directory: Path) -> dict[str, Any]:
+    file = directory / "store.json"
+    try:
+        info = read_object(file, counts=dict, fingerprint=str)
+    except FileNotFoundError:
+        raise UserError(f"{file}: missing; {ADVICE}") from None
+    if not all(isinstance(languages, dict) for languages in info["counts"].values()):
+        raise UserError(f"{file}: damaged; {ADVICE}")
+    return info
+
+
 def _load_array(file: Path) -> np.ndarray:
     """A stored array, mapped from its file where that is large: each map keeps a descriptor, and languages are many."""
     try:
         array = np.load(file, mmap_mode="r" if file.stat().st_size > _MAPPED else None)
     except OSError as error:
         raise UserError(f"{file}: cannot be opened ({error.strerror}); `ulimit -n` may allow too few files") from None
+    except Exception:  # what the parsers that numpy calls raise
+        raise UserError(f"{file}: damaged; {ADVICE}") from None
     array.flags.writeable = False
     return array
 

@@ -19,12 +19,14 @@ import gin
 import numpy as np
 
 from xalign_jax.data.pieces import SPECIALS, Ids, Pieces, fingerprint, load_pieces
+from xalign_jax.data.wordkeys import is_unspaced
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze
 
 _ROUND = 128
 _KINDS = ("sentencepiece", "bytes", "huggingface", "ids")
 _MODEL_TYPES = ("unigram", "bpe", "word")
+_STOP = "。"  # what an unspaced word may stand after; a piece of its own in most vocabularies
 _CLONE = re.compile(r"(.+)_clone(\d*)")
 
 
@@ -146,9 +148,23 @@ class Tokenizer:
         """`encode` of texts to learn from: the name of a special token in them is text to imported tokenizers too."""
         return [np.array(ids, np.int32) for ids in self._pieces.encode_documents(texts)]
 
-    def encode_words(self, words: Sequence[str]) -> list[np.ndarray]:
-        """Base ids (n,) int32 of each word as it stands inside a text, after a space; no specials are added."""
-        return [np.array(ids, np.int32) for ids in self._pieces.encode_words(words)]
+    def encode_words(self, words: Sequence[str], spaced: bool = False) -> list[np.ndarray]:
+        """Base ids (n,) int32 of each word as it stands inside a text; no specials are added.
+
+        Words stand after a space, and where their script has no spaces, after another character.
+
+        Args:
+          spaced: all words stand after a space, as those of scripts without spaces do here and there.
+        """
+        found = self._pieces.encode_words(words)
+        unspaced = [number for number, word in enumerate(words) if not spaced and is_unspaced(word)]
+        before, *texts = (
+            self._pieces.encode([_STOP, *(_STOP + words[number] for number in unspaced)]) if unspaced else [[]]
+        )
+        for number, ids in zip(unspaced, texts, strict=True):
+            if ids[: len(before)] == before and len(ids) > len(before):
+                found[number] = ids[len(before) :]
+        return [np.array(ids, np.int32) for ids in found]
 
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """Text of ids; those of clones read as the base text, specials and unused rows as nothing."""

@@ -42,6 +42,11 @@ class WordFeed:
         freeze(self)
         at_least_one(self, "length", "words_per_row", "concepts")
 
+    def check(self, mixture: Mixture | None, lexicon: bool) -> None:
+        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        if not lexicon:
+            raise UserError(f"{type(self).__name__} needs Recipe.lexicon")
+
     def build(self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Words:
         """The feed over the lexicon's training table; no mixture is read and no split but "train" exists.
 

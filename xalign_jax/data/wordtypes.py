@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xalign_jax.data.codeswitch import hash_words, read_words, split_words, word_flags
 from xalign_jax.data.hashing import hash64
+from xalign_jax.data.wordkeys import Keys, hash_words, read_words, split_words, word_flags
 
 if TYPE_CHECKING:
     from xalign_jax.data.store import Store
@@ -47,6 +47,24 @@ def count_types(stores: Iterable[Store], tokenizer: Tokenizer, max_tokens: int) 
     words, counts = words[first], np.bincount(inverse, weights=counts).astype(np.int64)
     order = np.lexsort((*words.T[::-1], -counts))
     return WordTypes(words[order], counts[order])
+
+
+def count_keys(stores: Iterable[Store], keys: Keys, max_tokens: int) -> tuple[np.ndarray, int]:
+    """How often each key stands in the texts (K,) int64, and their ordinary words of up to `max_tokens` tokens.
+
+    Args:
+      keys: of one language, number 0.
+    """
+    counts, total = np.zeros(len(keys.hashes), np.int64), 0
+    for store in stores:
+        for start in range(0, min(len(store.tokens), SAMPLE), _CHUNK):
+            base = np.asarray(store.tokens[start : start + _CHUNK])[None]
+            begins, ordinary = split_words(keys.flags.take(base))
+            _, _, key = keys.read(base, begins, np.flatnonzero(ordinary), np.zeros(1, np.int64))
+            counts += np.bincount(key, minlength=len(counts))
+            first = np.flatnonzero(begins)
+            total += int(np.count_nonzero((np.diff(first) <= max_tokens) & ordinary[0, first[:-1]]))
+    return counts, total
 
 
 def token_shares(stores: Iterable[Store], tokenizer: Tokenizer) -> np.ndarray:

@@ -7,6 +7,7 @@ is ever held at once. `model` is the model as functions, `params` its own parame
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from xalign_jax.alignment.pooling import pooled_tokens, segment_means
 from xalign_jax.errors import UserError
 from xalign_jax.runtime.compilation import jit_once
 
@@ -25,9 +27,18 @@ SECONDS_BEFORE_A_BAR = 5.0
 
 
 def row(probe: str, metric: str, value: float, n: int, **about: Any) -> dict[str, Any]:
-    """A row of `results.json` without stage, step and seed; `about`: language, level, split, control."""
-    absent = {"language": None, "level": None, "split": None, "control": None}
+    """A row of `results.json` without stage, step, seed and settings; `about`: language, level, split, control, data."""
+    absent = {"language": None, "level": None, "split": None, "control": None, "data": None}
     return {"probe": probe, "metric": metric, "value": float(value), "n": int(n), **absent, **about}
+
+
+def fingerprint(*columns: Any) -> str:
+    """12 hex digits that identify the data of a row: a hash of integer arrays of any shape."""
+    digest = hashlib.sha256()
+    for column in columns:
+        values = np.asarray(column, np.int64)
+        digest.update(np.asarray(values.shape, np.int64).tobytes() + values.tobytes())
+    return digest.hexdigest()[:12]
 
 
 def require_causal(model: Any, probe: str) -> None:
@@ -40,6 +51,12 @@ def require_length(model: Any, probe: str, length: int) -> None:
     """Refuse windows that the model has no positions for."""
     if length > model.max_length:
         raise UserError(f"{probe}.length = {length}: longer than the model's max_length = {model.max_length}")
+
+
+def require_frame(model: Any, probe: str, length: int) -> None:
+    """Refuse sentences so short that bos and eos leave no room for a token."""
+    if length < 3 and not model.causal:
+        raise UserError(f"{probe}.length = {length}: at least 3, bos and eos count")
 
 
 def untrained(model: Any, params: Any, seed: int) -> Any:
@@ -145,46 +162,44 @@ def score(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _pooled(model: Any, params: Any, batch: Batch) -> jax.Array:
-    real = (batch["segment_ids"] > 0)[None, :, :, None]
-    states = jnp.where(real, hidden_levels(model, params, batch), 0.0)
-    return states.sum(2) / jnp.maximum(real.sum(2), 1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _sentence_vectors(model: Any, params: Any, batch: Batch) -> jax.Array:
-    states = hidden_levels(model, params, batch)
-    own = batch["own"][None, :, :, None]
-    mean = jnp.where(own, states, 0.0).sum(2) / jnp.maximum(own.sum(2), 1)
-    return jnp.stack([mean, states[:, :, 0]])
+def _sentence_vectors(model: Any, params: Any, batch: dict[str, Any]) -> dict[str, jax.Array]:
+    """By pooling: (L+1,B,D) float32 vectors of rows that hold one text each."""
+    states = hidden_levels(model, params, batch)  # (L+1,B,T,D)
+    found = {}
+    for pooling in ("mean", "first"):
+        own = pooled_tokens(batch["segment_ids"], batch["positions"], batch["special"], pooling)  # (B,T)
+        found[pooling] = jax.vmap(segment_means, (0, None, None))(states, own, 1)[:, :, 0]
+    return found
 
 
 def sentence_vectors(
     model: Any, params: Any, tokenizer: Any, sentences: Sequence[np.ndarray], length: int, batch: int, name: str
 ) -> dict[str, np.ndarray]:
-    """Hidden states of sentences by pooling, (L+1, N, D) float32 each; every sentence stands alone.
+    """Vectors of texts (words, sentences) by pooling, (L+1, N, D) float32 each; every text stands alone.
 
-    A bidirectional model reads bos x eos, x cut to what `length` leaves (no bos or eos where the vocabulary has none);
-    a causal one reads the tokens as they are. "mean" is the mean over x, "first" the first token read.
+    "mean" is the mean over a text's own tokens, without bos and eos. "first" is the first token that is read.
     """
+    arrays = framed(model, tokenizer, sentences, length)
+    arrays["special"] = tokenizer.special[arrays["tokens"]]
+    parts = [
+        {pooling: fetch(found)[:, :real] for pooling, found in _sentence_vectors(model, params, cut).items()}
+        for cut, real in batches(arrays, batch, name)
+    ]
+    return {pooling: np.concatenate([part[pooling] for part in parts], axis=1) for pooling in parts[0]}
+
+
+def framed(model: Any, tokenizer: Any, sentences: Sequence[np.ndarray], length: int) -> Batch:
+    """Texts x as the model reads them, a row each, as `padded`; whether x ends with eos already makes no difference.
+
+    A bidirectional model reads bos x eos, x cut to what `length` leaves (no bos or eos where the vocabulary has none).
+    A causal one reads x alone.
+    """
+    own = [s[: len(s) - bool(len(s) and s[-1] == tokenizer.eos)] for s in sentences]
     if model.causal:
-        arrays = padded(sentences, length)
-        arrays["own"] = arrays["segment_ids"] > 0
-    else:
-        arrays = _framed(tokenizer, sentences, length)
-    cuts = batches(arrays, batch, name)
-    found = np.concatenate([fetch(_sentence_vectors(model, params, cut))[:, :, :real] for cut, real in cuts], axis=2)
-    return {"mean": found[0], "first": found[1]}
-
-
-def _framed(tokenizer: Any, sentences: Sequence[np.ndarray], length: int) -> Batch:
-    """Rows bos x eos as `padded`, and `own` (N, length) bool: the tokens of x."""
+        return padded(own, length)
     start, end = ([] if special is None else [special] for special in (tokenizer.bos, tokenizer.eos))
-    room = length - len(start) - len(end)
-    own = [s[: len(s) - bool(len(s) and s[-1] == tokenizer.eos)][:room] for s in sentences]
-    arrays = padded([np.concatenate([start, s, end]).astype(np.int32) for s in own], length)
-    since = arrays["positions"] - len(start)
-    return arrays | {"own": (since >= 0) & (since < np.asarray([len(s) for s in own])[:, None])}
+    room = max(0, length - len(start) - len(end))
+    return padded([np.concatenate([start, s[:room], end]).astype(np.int32) for s in own], length)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -192,12 +207,6 @@ def _pooled_head(model: Any, params: Any, batch: Batch) -> jax.Array:
     real = (batch["segment_ids"] > 0)[..., None]
     rows = jnp.where(real, model.head_weight(params)[batch["tokens"]].astype(jnp.float32), 0.0)
     return rows.sum(1) / jnp.maximum(real.sum(1), 1)
-
-
-def pool(model: Any, params: Any, sequences: Sequence[np.ndarray], length: int, batch: int, name: str) -> np.ndarray:
-    """Mean-pooled hidden states of token sequences, (L+1, N, D) float32; each sequence stands alone."""
-    cuts = batches(padded(sequences, length), batch, name)
-    return np.concatenate([fetch(_pooled(model, params, cut))[:, :real] for cut, real in cuts], axis=1)
 
 
 def pool_head(model: Any, params: Any, sequences: Sequence[np.ndarray], length: int, batch: int) -> np.ndarray:
@@ -208,16 +217,18 @@ def pool_head(model: Any, params: Any, sequences: Sequence[np.ndarray], length: 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _level_sums(model: Any, params: Any, batch: Batch) -> jax.Array:
-    real = (batch["segment_ids"] > 0)[None, :, :, None]
+    real = batch["own"][None, :, :, None]
     return jnp.where(real, hidden_levels(model, params, batch), 0.0).sum(2)
 
 
-def language_means(model: Any, params: Any, windows: Batch, batch: int) -> np.ndarray:
-    """Mean hidden state per level over all tokens of some windows, (L+1, D) float32: what centring takes away."""
-    inputs = {key: windows[key] for key in ("tokens", "positions", "segment_ids")}
-    cuts = batches(inputs, batch, "language means")
+def language_means(model: Any, params: Any, rows: Batch, batch: int) -> np.ndarray:
+    """Mean hidden state per level over the places `own` (N,T) bool of some rows, (L+1, D) float32.
+
+    Centring takes this mean away.
+    """
+    cuts = batches(rows, batch, "language means")
     total = sum(fetch(_level_sums(model, params, cut))[:, :real].sum(1, dtype=np.float64) for cut, real in cuts)
-    return np.asarray(total / (windows["segment_ids"] > 0).sum(), np.float32)
+    return np.asarray(total / rows["own"].sum(), np.float32)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import gin
 import numpy as np
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encoding import require_causal, require_length, row, score
+from xalign_jax.evaluation.encoding import Batch, require_causal, require_length, row, score
 from xalign_jax.evaluation.windows import Text, of_text, run_texts
 from xalign_jax.recipe import at_least_one, freeze
 
@@ -24,7 +24,7 @@ class ForeignMass:
 
     Such tokens are: for a clone, its rows that are not shared; between languages that share a vocabulary, tokens of
     which more than `share` of the occurrences in the two languages' training texts (their first 20 million tokens
-    each) are in language 2. Vanilla code-switching shows here.
+    each) are in language 2. A language without such tokens has no row. Vanilla code-switching shows here.
     """
 
     length: int = gin.REQUIRED
@@ -38,25 +38,37 @@ class ForeignMass:
         freeze(self)
         at_least_one(self, "length", "windows", "batch")
 
-    def check(self, model: Any, prepared: Any) -> None:
-        """Raise UserError for what the model or the data lacks, before anything is trained."""
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_causal(model, "ForeignMass")
         require_length(model, "ForeignMass", self.length)
-        self._texts(prepared)
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
+        first, _, held_out = self._texts(prepared)
+        if not _predicted(self._read(held_out, prepared.tokenizer)).any():
+            raise UserError(f"ForeignMass: the {self.split} text in {first.language} holds no document of two tokens")
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """One row per language other than the first."""
         require_causal(model, "ForeignMass")
         first, others, held_out = self._texts(prepared)
-        text = of_text(held_out, prepared.tokenizer, self.length, self.windows)
-        real = (text["weights"] > 0) & (text["positions"] > 0)  # after bos alone there is no context yet
+        text = self._read(held_out, prepared.tokenizer)
+        real = _predicted(text)
         found = []
         for other in others:
             foreign = self._only(prepared.tokenizer, first, other)
+            if not foreign.any():
+                continue
             _, log_mass = score(model, params, text, foreign, self.batch, f"foreign mass {other.language}")
             mass = np.exp(log_mass[real].astype(np.float64)).mean()
-            found.append(row("foreign_mass", "mass", mass, real.sum(), language=other.language))
+            found.append(
+                row("foreign_mass", "mass", mass, real.sum(), language=other.language, data=held_out.fingerprint)
+            )
         return found
+
+    def _read(self, held_out: Text, tokenizer: Any) -> Batch:
+        return of_text(held_out, tokenizer, self.length, self.windows)
 
     def _texts(self, prepared: Any) -> tuple[Text, list[Text], Text]:
         """The first language's training text, the other languages', and the first one's held-out text."""
@@ -72,6 +84,11 @@ class ForeignMass:
             return tokenizer.language_rows(other.clone) & ~tokenizer.language_rows(first.clone)
         here, there = (_counts(text, tokenizer.size) for text in (first, other))
         return (there > 0) & (there > self.share * (here + there))
+
+
+def _predicted(windows: Batch) -> np.ndarray:
+    """(N,T) bool: places whose prediction counts. After bos alone there is no context yet."""
+    return (windows["weights"] > 0) & (windows["positions"] > 0)
 
 
 def _counts(text: Text, size: int) -> np.ndarray:

@@ -38,17 +38,20 @@ class GradientCosine:
         freeze(self)
         at_least_one(self, "length", "batches", "batch")
 
-    def check(self, model: Any, prepared: Any) -> None:
-        """Raise UserError for what the model or the data lacks, before anything is trained."""
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_causal(model, "GradientCosine")
         require_length(model, "GradientCosine", self.length)
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
         sentences(prepared, self.files, 1)
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Two rows per pair of languages: parallel, and the control."""
         require_causal(model, "GradientCosine")
         found = []
-        for language, *sides in self._parallel(prepared):
+        for language, data, *sides in self._parallel(prepared):
             cosines: dict[str | None, list[float]] = {None: [], "shuffled": []}
             before = None
             total = len(sides[0]["tokens"])
@@ -62,23 +65,24 @@ class GradientCosine:
                 before = target
             for control, values in cosines.items():
                 if values:
-                    about = {"language": language, "control": control}
+                    about = {"language": language, "control": control, "data": data}
                     found.append(row("gradient_cosine", "cosine", float(np.mean(values)), len(values), **about))
         return found
 
-    def _parallel(self, prepared: Any) -> list[tuple[str, Batch, Batch]]:
-        """(target language, rows, parallel rows) of each pair."""
+    def _parallel(self, prepared: Any) -> list[tuple[str, str, Batch, Batch]]:
+        """(target language, fingerprint of the text, rows, parallel rows) of each pair."""
         count = self.batches * self.batch
         found = []
         if self.files:
             for pair in sentences(prepared, self.files, count):
                 source, target = (_causal_rows(side, self.length) for side in (pair.source, pair.target))
-                found.append((pair.languages[1], source, target))
+                found.append((pair.languages[1], pair.fingerprint, source, target))
             return found
         for base, clone in clone_pairs(run_texts(prepared, "validation")):
             text = of_text(base, prepared.tokenizer, self.length, count)
             text = {key: text[key] for key in ("tokens", "targets", "weights", "positions", "segment_ids")}
-            found.append((clone.language, text, in_language(text, prepared.tokenizer, clone.clone)))
+            cloned = in_language(text, prepared.tokenizer, clone.clone)
+            found.append((clone.language, base.fingerprint, text, cloned))
         return found
 
 

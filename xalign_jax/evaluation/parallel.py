@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xalign_jax.data.sources import read_lines
+from xalign_jax.data.sources import parallel_files
 from xalign_jax.data.vocabulary import clone_index
 from xalign_jax.errors import UserError
+from xalign_jax.evaluation.encoding import fingerprint
 from xalign_jax.evaluation.windows import clone_pairs, run_texts
 
 
@@ -34,6 +34,11 @@ class Sentences:
     target_hash: np.ndarray
     texts: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the sentences, however they are tokenised."""
+        return fingerprint(self.source_hash, self.target_hash)
+
 
 def sentences(
     prepared: Any,
@@ -46,27 +51,35 @@ def sentences(
     """The first `count` sentences of each pair of languages.
 
     Args:
-      files: (language, path) each, the first language paired with every other; two TSV files (`key<TAB>text`) are joined
-        on the key, other files are aligned by line.
+      files: (language, path) each, the first language paired with every other; TSV files (`id<TAB>text`) are joined on
+        the id, other files are aligned by line (`sources.parallel_files`: they are read as a task's text is).
       pivot: without files, this language with each other one that shares at least `least` groups of the validation
-        texts with it (of `others`, if they are named), one text of each language a group. None: every language that has clones with its clones.
+        texts with it (of `others`, if they are named), one text of each language a group. None: every language that has
+        clones with its clones.
+      least: sentences that a pair must have, counted before `count` cuts them.
 
     Raises:
-      UserError: a file is missing or not parallel; no language shares enough with the pivot.
+      UserError: a file is missing or not parallel; files or a clone's documents are fewer than `least`; no language
+        shares enough with the pivot.
     """
     if len(files) == 1:
         raise UserError(f"files = {files!r} of a probe: one language; parallel text needs two or more")
     if files:
-        return [_from_files(prepared.tokenizer, files[0], other, count) for other in files[1:]]
+        return _from_files(prepared.tokenizer, files, count, least)
     if pivot is not None:
         return _from_groups(prepared, pivot, count, least, others)
     pairs = clone_pairs(run_texts(prepared, "validation"))
-    return [_from_clone(prepared.tokenizer, base, clone, count) for base, clone in pairs]
+    return [_from_clone(prepared.tokenizer, base, clone, count, least) for base, clone in pairs]
 
 
-def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int) -> Sentences:
-    chosen = [(store, d) for store in base.stores for d in range(len(store.offsets) - 1)][:count]
-    found, hashes = _documents(chosen)
+def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int, least: int) -> Sentences:
+    chosen = [(store, d) for store in base.stores for d in range(len(store.offsets) - 1)]
+    if len(chosen) < least:
+        raise UserError(
+            f"SentenceRetrieval.least = {least}: the validation text in {base.language} has {len(chosen)} documents;"
+            " lower it, or take the probe out of Stage.probes"
+        )
+    found, hashes = _documents(chosen[:count])
     cloned = [tokenizer.clone(tokens, clone.clone) for tokens in found]
     return Sentences((base.language, clone.language), found, cloned, hashes, hashes)
 
@@ -106,47 +119,33 @@ def _documents(chosen: list[tuple[Any, int]]) -> tuple[list[np.ndarray], np.ndar
     return tokens, np.asarray([int(store.text_hash[d]) for store, d in chosen])
 
 
-def _from_files(tokenizer: Any, first: tuple[str, str], second: tuple[str, str], count: int) -> Sentences:
-    languages, paths = zip(first, second, strict=True)
-    texts = _joined(*paths) if all(_is_tsv(path) for path in paths) else _by_line(*paths)
-    texts = [(a, b) for a, b in texts if a.strip() and b.strip()][:count]
-    if not texts:
-        raise UserError(f"{paths[0]} and {paths[1]}: no sentence is in both")
-    sides = []
-    for language, side in zip(languages, zip(*texts, strict=True), strict=True):
-        clone = clone_index(language)[1]
-        hashes = np.asarray([zlib.crc32(text.strip().encode()) for text in side])
-        sides.append(([tokenizer.clone(tokens, clone) for tokens in tokenizer.encode(side)], hashes))
-    (source, source_hash), (target, target_hash) = sides
-    written = tuple(zip(*texts, strict=True))
-    return Sentences((languages[0], languages[1]), source, target, source_hash, target_hash, (written[0], written[1]))
+def _from_files(tokenizer: Any, files: Sequence[tuple[str, str]], count: int, least: int) -> list[Sentences]:
+    texts: dict[str, dict[str, str]] = {language: {} for language, _ in files}
+    for document in parallel_files(files).documents():
+        texts[document.language][document.group] = document.text
+    (first, source), *others = texts.items()
+    found = []
+    for (language, target), (_, path) in zip(others, files[1:], strict=True):
+        pairs = [(text, target[key]) for key, text in source.items() if key in target]
+        if not pairs:
+            raise UserError(f"{files[0][1]} and {path}: no sentence is in both")
+        if len(pairs) < least:
+            raise UserError(
+                f"{files[0][1]} and {path}: {len(pairs)} sentences are in both, but SentenceRetrieval.least = {least};"
+                f" take {language} out of .files, or lower .least"
+            )
+        found.append(_written(tokenizer, (first, language), pairs[:count]))
+    return found
 
 
-def _is_tsv(path: str) -> bool:
-    return path.removesuffix(".gz").endswith(".tsv")
+def _written(tokenizer: Any, languages: tuple[str, str], pairs: list[tuple[str, str]]) -> Sentences:
+    """Sentences of pairs of texts, tokenised."""
+    first, second = zip(*pairs, strict=True)
+    source, target = (_tokens(tokenizer, *side) for side in zip(languages, (first, second), strict=True))
+    source_hash, target_hash = (np.asarray([zlib.crc32(text.encode()) for text in side]) for side in (first, second))
+    return Sentences(languages, source, target, source_hash, target_hash, (first, second))
 
 
-def _lines(path: str) -> list[str]:
-    return [line for _, line in read_lines(str(Path(path).expanduser()))]
-
-
-def _by_line(path_a: str, path_b: str) -> list[tuple[str, str]]:
-    a, b = _lines(path_a), _lines(path_b)
-    if len(a) != len(b):
-        raise UserError(f"{path_b}: {len(b)} lines, but {path_a} has {len(a)}; parallel text is aligned by line")
-    return list(zip(a, b, strict=True))
-
-
-def _joined(path_a: str, path_b: str) -> list[tuple[str, str]]:
-    a, b = _keyed(path_a), _keyed(path_b)
-    return [(text, b[key]) for key, text in a.items() if key in b]
-
-
-def _keyed(path: str) -> dict[str, str]:
-    keyed = {}
-    for number, line in enumerate(_lines(path), start=1):
-        key, tab, text = line.partition("\t")
-        if not tab:
-            raise UserError(f"{path}:{number}: no tab; a line is key<TAB>text")
-        keyed[key] = text
-    return keyed
+def _tokens(tokenizer: Any, language: str, texts: Sequence[str]) -> list[np.ndarray]:
+    clone = clone_index(language)[1]
+    return [tokenizer.clone(ids, clone) for ids in tokenizer.encode_documents(texts)]

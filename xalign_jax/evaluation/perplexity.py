@@ -8,6 +8,7 @@ from typing import Any
 
 import gin
 
+from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import require_causal, require_length, row, score
 from xalign_jax.evaluation.windows import of_text, run_texts
 from xalign_jax.recipe import at_least_one, freeze
@@ -36,11 +37,18 @@ class Perplexity:
         freeze(self)
         at_least_one(self, "length", "windows", "batch")
 
-    def check(self, model: Any, prepared: Any) -> None:
-        """Raise UserError for what the model or the data lacks, before anything is trained."""
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_causal(model, "Perplexity")
         require_length(model, "Perplexity", self.length)
-        run_texts(prepared, self.split, self.tasks)
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
+        for text in run_texts(prepared, self.split, self.tasks):
+            if not of_text(text, prepared.tokenizer, self.length, self.windows)["weights"].any():
+                raise UserError(
+                    f"Perplexity: no token of the {self.split} text in {text.language} has another before it"
+                )
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
         """Three rows per language."""
@@ -58,7 +66,8 @@ class Perplexity:
                 "perplexity_in_language": _exp(renormalised / n),
                 "bits_per_byte": total / (math.log(2) * rows["bytes"].sum()),
             }
-            found += [row("perplexity", name, value, n, language=text.language) for name, value in metrics.items()]
+            about = {"language": text.language, "data": text.fingerprint}
+            found += [row("perplexity", name, value, n, **about) for name, value in metrics.items()]
         return found
 
 

@@ -15,6 +15,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES, HATCHES = ("-", "--", ":"), ("", "..", "xx")
 MARKERS = "osD^vPX*"
 SMOOTHING = 40
+FEW = 4  # points of a curve that are marked
 
 
 def draw_run(run: Run, folder: Path) -> list[Path]:
@@ -24,7 +25,11 @@ def draw_run(run: Run, folder: Path) -> list[Path]:
 
 def draw_comparison(arms: Sequence[Arm], keys: Sequence[Key], folder: Path) -> list[Path]:
     """Learning curves, perplexity (or bits per byte), words by level and knowledge of several arms."""
-    per_language = "perplexity" if any(key[:2] == ("perplexity", "perplexity") for key in keys) else "bits_per_byte"
+    per_language = (
+        "perplexity"
+        if any((key.probe, key.metric) == ("perplexity", "perplexity") for key in keys)
+        else "bits_per_byte"
+    )
     figures = {
         "learning_curves": _curves(arms),
         per_language: _bars(arms, keys, "perplexity", (per_language,), per_language.replace("_", " ")),
@@ -108,6 +113,11 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (total[index + reach + 1] - total[index - reach]) / (2 * reach + 1)
 
 
+def _marker(steps: np.ndarray) -> str | None:
+    """A dot at each point of a short curve: a line through a single point shows nothing."""
+    return "o" if len(steps) < FEW else None
+
+
 def _loss(run: Run) -> Any:
     """Loss by step, a panel for each stream (their scales differ)."""
     streams = _streams(run.metrics)
@@ -116,8 +126,9 @@ def _loss(run: Run) -> Any:
     figure, panels = axes(len(streams), 4.6, 3.2)
     for number, (panel, stream) in enumerate(zip(panels, streams, strict=True)):
         steps, values = _series(run.metrics, stream)
-        panel.plot(steps, values, color=COLOURS[number % len(COLOURS)], alpha=0.25, linewidth=0.8)
-        panel.plot(steps, _smooth(values), color=COLOURS[number % len(COLOURS)], linewidth=1.8)
+        colour = COLOURS[number % len(COLOURS)]
+        panel.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        panel.plot(steps, _smooth(values), color=colour, linewidth=1.8, marker=_marker(steps))
         panel.set(title=stream.removeprefix("loss/"), xlabel="step", ylabel="loss (nats)")
     figure.suptitle(f"{run.arm}, seed {run.seed}: loss (thin: as logged, thick: running mean)", fontsize=10)
     return figure
@@ -137,7 +148,7 @@ def _curves(arms: Sequence[Arm]) -> Any:
             steps = max((s[0] for s in series), key=len)
             curves = np.stack([np.interp(steps, s[0], _smooth(s[1]), right=np.nan) for s in series])
             mean = np.nanmean(curves, axis=0)
-            panel.plot(steps, mean, label=_shown(arm.name), linewidth=1.6, **style(number))
+            panel.plot(steps, mean, label=_shown(arm.name), linewidth=1.6, marker=_marker(steps), **style(number))
             if len(series) > 1:
                 spread = np.nanstd(curves, axis=0, ddof=1)
                 panel.fill_between(steps, mean - spread, mean + spread, color=style(number)["color"], alpha=0.2, lw=0)
@@ -148,24 +159,25 @@ def _curves(arms: Sequence[Arm]) -> Any:
 
 def _retrieval(arms: Sequence[Arm], keys: Sequence[Key]) -> Any:
     """Word retrieval by level, a panel for each target language and split; a dashed line is what an arm started from."""
-    words = [key for key in keys if key[0] == "word_retrieval" and key[1] == "accuracy" and key[-1] is None]
-    panels_of = list(dict.fromkeys((key[2], key[4]) for key in words))
+    words = [k for k in keys if k.probe == "word_retrieval" and k.metric == "accuracy" and k.control is None]
+    panels_of = list(dict.fromkeys(key._replace(level=None) for key in words))
     if not panels_of:
         return None
     figure, panels = axes(len(panels_of), max(5.0, 2.2 + 0.75 * len(arms)), 3.4, sharey=True)
-    for panel, (language, split) in zip(panels, panels_of, strict=True):
-        levels = [key[3] for key in words if (key[2], key[4]) == (language, split)]
+    for panel, place in zip(panels, panels_of, strict=True):
+        levels = [key.level for key in words if key._replace(level=None) == place]
         levels = [*sorted(level for level in levels if isinstance(level, int)), *(["head"] if "head" in levels else [])]
         for number, arm in enumerate(arms):
             found, before = (
-                [arm.values(("word_retrieval", "accuracy", language, level, split, control)) for level in levels]
+                [arm.values(place._replace(level=level, control=control)) for level in levels]
                 for control in (None, "untrained")
             )
             _bar_group(panel, number, len(arms), found, arm.name, _fill(number))
             _lines(panel, number, len(arms), before, "untrained")
         panel.set_xticks(range(len(levels)), [str(level) for level in levels])
-        kind = {"dictionary": "dictionary words", "heldout": "held-out words"}.get(str(split), str(split))
-        panel.set(title=f"{kind}, {language}", xlabel="level", ylim=(0, 1.05))
+        kind = {"dictionary": "dictionary words", "heldout": "held-out words"}.get(str(place.split), str(place.split))
+        title = ", ".join(part for part in (kind, place.language, place.conditions) if part)
+        panel.set(title=title, xlabel="level", ylim=(0, 1.05))
         panel.set_ylabel("retrieval@1")
     _explain(figure, arms)
     legend(figure, panels)
@@ -174,17 +186,19 @@ def _retrieval(arms: Sequence[Arm], keys: Sequence[Key]) -> Any:
 
 def _bars(arms: Sequence[Arm], keys: Sequence[Key], probe: str, metrics: Sequence[str], label: str) -> Any:
     """Bars by language of one probe, an arm a colour; a dashed line where a chance level is known."""
-    bars = [key for metric in metrics for key in keys if key[:2] == (probe, metric) and key[-1] is None]
+    bars = [k for metric in metrics for k in keys if (k.probe, k.metric, k.control) == (probe, metric, None)]
     if not bars:
         return None
     figure, (panel,) = axes(1, max(5.0, 1.2 + 0.35 * len(bars) * (len(arms) + 1)), 3.6)
     for number, arm in enumerate(arms):
         _bar_group(panel, number, len(arms), [arm.values(key) for key in bars], arm.name, _fill(number))
-    chance = [value for arm in arms for key in keys if key[:2] == (probe, "chance") for value in arm.values(key)]
+    chances = [key for key in keys if (key.probe, key.metric) == (probe, "chance")]
+    chance = [value for arm in arms for key in chances for value in arm.values(key)]
     if chance:
         panel.axhline(chance[0], color="0.3", linestyle="--", linewidth=1, label="chance")
         panel.set_ylim(0, 1.05)
-    names = [f"{key[2]} (taught)" if key[1] == "in_language_accuracy" else key[2] for key in bars]
+    taught = {"in_language_accuracy": "(taught)"}
+    names = [" ".join(part for part in (k.language, taught.get(k.metric), k.conditions) if part) for k in bars]
     panel.set_xticks(range(len(bars)), names)
     panel.set_ylabel(label)
     panel.set_title(f"{probe} by language")

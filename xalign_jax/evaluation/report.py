@@ -14,6 +14,7 @@ from xalign_jax.evaluation.tables import (
     Key,
     Run,
     column_name,
+    describe,
     group,
     heading,
     keys_of,
@@ -23,6 +24,7 @@ from xalign_jax.evaluation.tables import (
     per_token,
     read_runs,
     section,
+    tell_apart,
 )
 
 CONTROLS = {"untrained": "control: untrained", "shuffled": "control: shuffled", "ngram": "control: n-grams"}
@@ -34,11 +36,11 @@ def report(model_dir: Path) -> str:
     Raises:
       UserError: it is not a model directory.
     """
-    stages = read_runs(model_dir, needs_results=False)
-    run = stages[-1]
+    steps = tell_apart(read_runs(model_dir, needs_results=False))
+    run = steps[-1]
     title = f"# {run.arm}, seed {run.seed}\n\nVocabulary {run.fingerprint}."
-    arms = [Arm(f"{stage.stage}, step {stage.step}", (stage,)) for stage in stages]
-    body = _sections(arms, keys_of(stages)) or "No probe has run yet."
+    arms = [Arm(f"{one.stage}, step {one.step}", (one,)) for one in steps]
+    body = _sections(arms, keys_of(steps)) or "No probe has run yet."
     pictures = plots.draw_run(run, model_dir)
     text = "\n\n".join([title, body, *_pictures(pictures)]) + "\n"
     (model_dir / "report.md").write_text(text, encoding="utf-8")
@@ -48,14 +50,15 @@ def report(model_dir: Path) -> str:
 def compare(model_dirs: Sequence[Path], output: Path) -> str:
     """Write `table.md`, `table.csv` and plots of several runs into `output`; returns the text of `table.md`.
 
-    Runs of one recipe are averaged over their seeds, the sample standard deviation beside the mean. Across different
-    vocabularies perplexity is left out; bits per byte stays.
+    Runs of one recipe are averaged over their seeds, the sample standard deviation beside the mean. What was measured
+    with different settings or on different data stands apart. Across different vocabularies perplexity is left out; bits
+    per byte stays.
 
     Raises:
       UserError: a directory is not a model directory or has no results.
     """
     directories = dict.fromkeys(path.resolve() for path in model_dirs)
-    runs = [run for directory in directories for run in read_runs(directory)]
+    runs = tell_apart([run for directory in directories for run in read_runs(directory)])
     arms = group(runs)
     keys, notes = keys_of(runs), _notes(arms, runs)
     if len({run.fingerprint for run in runs}) > 1:
@@ -87,31 +90,49 @@ def _notes(arms: Sequence[Arm], runs: Sequence[Run]) -> list[str]:
 
 
 def _sections(arms: Sequence[Arm], keys: Sequence[Key]) -> str:
-    """A table for each thing measured: arms below each other, then controls."""
+    """A table for each thing measured: arms below each other, then controls; below it n, and conditions where they differ."""
+    known = {name: about for arm in arms for run in arm.runs for name, about in run.conditions.items()}
     parts = []
     for title, members in groupby(keys, key=section):
         found = list(members)
-        counts = sorted({run.counts[key] for arm in arms for run in arm.runs for key in found if key in run.counts})
-        shown = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        parts.append(f"## {title}\n\n{_table(arms, found)}\n\nn = {shown}.")
+        names = list(dict.fromkeys(key.conditions for key in found))
+        below = []
+        for name in names:
+            n = _counts(arms, [key for key in found if key.conditions == name])
+            told = names != [""]
+            below.append(f"{name or 'unnamed'}: n = {n}, {describe(name, known)}." if told else f"n = {n}.")
+        parts.append("\n\n".join([f"## {title}", _table(arms, found), *below]))
     return "\n\n".join(parts)
 
 
+def _counts(arms: Sequence[Arm], keys: Sequence[Key]) -> str:
+    """What the values of some keys are means of: 200, or 200 to 1000."""
+    counts = sorted({run.counts[key] for arm in arms for run in arm.runs for key in keys if key in run.counts})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
 def _table(arms: Sequence[Arm], keys: Sequence[Key], heading_of=heading) -> str:
-    plain = [key for key in keys if key[-1] is None]
+    plain = [key for key in keys if key.control is None]
     rows = [[arm.name, str(len(arm.runs)), *(_cell(arm.values(key)) for key in plain)] for arm in arms]
-    everyone = Arm("", tuple(run for arm in arms for run in arm.runs))
+    runs = sorted((run for arm in arms for run in arm.runs), key=lambda run: run.step)
     for control, name in CONTROLS.items():
-        if any(key[-1] == control for key in keys):
-            cells = [_cell(_of_control(everyone, key, control)) for key in plain]
-            rows.append([name, str(len(everyone.runs)), *cells])
+        have = {run.directory for run in runs for key in keys if key.control == control and key in run.values}
+        if have:
+            rows.append([name, str(len(have)), *(_cell(_of_control(runs, key, control)) for key in plain)])
     return markdown(["", "runs", *map(heading_of, plain)], rows)
 
 
-def _of_control(everyone: Arm, key: Key, control: str) -> list[float]:
-    """A control's values beside a key; one that has no levels stands at each of them."""
-    probe, metric, language, _, split, _ = key
-    return everyone.values((*key[:-1], control)) or everyone.values((probe, metric, language, None, split, control))
+def _of_control(runs: Sequence[Run], key: Key, control: str) -> list[float]:
+    """A control's values beside a key, of each directory's newest step; one that has no levels stands at each of them.
+
+    Args:
+      runs: in order of their steps.
+    """
+    for place in (key._replace(control=control), key._replace(control=control, level=None)):
+        newest = {run.directory: run for run in runs if place in run.values}
+        if newest:
+            return Arm("", tuple(newest.values())).values(place)
+    return []
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -120,22 +141,23 @@ def _cell(values: Sequence[float]) -> str:
 
 def _summary(keys: Sequence[Key]) -> list[Key]:
     """Language model, words and means of sentence retrieval at the middle level, knowledge, foreign mass; no controls."""
-    levels = [key[3] for key in keys if key[0] in LEVELLED and isinstance(key[3], int)]
+    levels = [key.level for key in keys if key.probe in LEVELLED and isinstance(key.level, int)]
     middle = max(levels, default=0) // 2
     wanted = []
     for key in keys:
-        found = key[0] == "word_retrieval" or (key[0] == "sentence_retrieval" and "*" in (key[2] or ""))
-        found = found and key[1] == "accuracy" and key[3] == middle
-        if key[-1] is None and (found or key[0] in ("perplexity", "knowledge", "foreign_mass")):
+        found = key.probe == "word_retrieval" or (key.probe == "sentence_retrieval" and "*" in (key.language or ""))
+        found = found and key.metric == "accuracy" and key.level == middle
+        if key.control is None and (found or key.probe in ("perplexity", "knowledge", "foreign_mass")):
             wanted.append(key)
     return wanted
 
 
 def _summary_heading(key: Key) -> str:
-    if key[0] in LEVELLED:
-        what = f"words {key[2]} {key[4]}" if key[0] == "word_retrieval" else f"sentences {key[2]}"
-        return f"{what} level {key[3]}"
-    return heading(key) if key[0] == "perplexity" else f"{key[0].split('_')[0]} {heading(key)}"
+    if key.probe in LEVELLED:
+        words = key.probe == "word_retrieval"
+        what = f"words {key.language} {key.split}" if words else f"sentences {key.language}"
+        return " ".join(part for part in (what, f"level {key.level}", key.conditions) if part)
+    return heading(key) if key.probe == "perplexity" else f"{key.probe.split('_')[0]} {heading(key)}"
 
 
 def _write_csv(path: Path, arms: Sequence[Arm], keys: Sequence[Key]) -> None:

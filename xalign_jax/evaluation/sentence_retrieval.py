@@ -12,7 +12,15 @@ import numpy as np
 
 from xalign_jax.data.vocabulary import clone_index
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encoding import ratio_margin, require_length, row, sentence_vectors, unit, untrained
+from xalign_jax.evaluation.encoding import (
+    fingerprint,
+    ratio_margin,
+    require_length,
+    row,
+    sentence_vectors,
+    unit,
+    untrained,
+)
 from xalign_jax.evaluation.ngrams import ngram_cosines
 from xalign_jax.evaluation.parallel import Sentences, sentences
 from xalign_jax.recipe import at_least_one, freeze
@@ -29,23 +37,25 @@ class SentenceRetrieval:
     """Share of sentences whose nearest sentence in the other language is their translation.
 
     n = sentences = candidates; a candidate with the right one's text counts as right. Rows by direction (language
-    "en->de") and level; with several languages beside one also their mean ("en->*", "*->en"), n then all sentences.
+    "en->de") and level. With several languages beside one there is also their mean ("en->*", "*->en"): every language
+    counts alike, however many sentences it has, and n is the sum over languages.
 
     Metrics: `accuracy` (mean over a sentence's own tokens, cosine), with any of these suffixes in this order:
       `_first`: the first token instead of the mean.
       `_margin`: ratio margin of cosines (k = 4) instead of the cosine.
       `_centred`: each language's mean sentence vector taken away, over up to 256 documents of its training text, which
         are cut to `length`; languages without training text have no such row.
-    Controls: `shuffled` (right answers moved by one), `ngram` (character n-grams, no level; not for clones, which are
+    Controls: `shuffled` (right answers moved by one, where there are two or more), `ngram` (character n-grams, no level; not for clones, which are
     not written) and with `untrained` fresh parameters of this seed.
 
     Sources: `files` is {language: path}, parallel text aligned by line or (.tsv, key<TAB>text) by key; the first
-    language is compared with each other one. Else `pivot` is compared with each other language that shares at least
-    `least` groups of the run's validation texts, one text a group. Else a clone with its original on the validation
-    documents.
+    language is compared with each other one. Else `pivot` is compared with each other language that shares enough groups
+    of the run's validation texts, one text a group. Else a clone with its original on the validation documents.
 
     Attributes:
       others: the only languages that the pivot is compared with; () = all.
+      least: sentences that a pair of languages must have. Languages that share fewer with the pivot are left out; `files`
+        and clones with fewer are refused.
       sentences: at most so many of each pair of languages.
       length: tokens read of a sentence, with specials where the model reads them (bidirectional models: bos x eos).
       batch: sentences at a time.
@@ -70,9 +80,12 @@ class SentenceRetrieval:
         if self.length < 3:
             raise UserError(f"SentenceRetrieval.length = {self.length}: at least 3, bos and eos count")
 
-    def check(self, model: Any, prepared: Any) -> None:
-        """Raise UserError for what the model or the data lacks, before anything is trained."""
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_length(model, "SentenceRetrieval", self.length)
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
         sentences(prepared, self.files, 1, self.pivot, self.least, self.others)
 
     def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
@@ -122,7 +135,7 @@ class SentenceRetrieval:
                 vectors = [{kind: side[kind] - mean[kind]} for side, mean in zip(sides, means, strict=True)]
             for level in range(len(vectors[0][kind])):
                 source, target = (unit(side[kind][level]) for side in vectors)
-                about = {"level": level, "control": control}
+                about = {"level": level, "control": control, "data": pair.fingerprint}
                 found += _directions(pair, source @ target.T, metric, "_margin" in metric, about)
         return found
 
@@ -143,7 +156,7 @@ def _directions(
     for languages, similarity, texts in (forward, backward):
         best = np.argmax(ratio_margin(similarity) if margin else similarity, axis=1)
         answers = {about["control"]: texts}
-        if about["control"] is None:
+        if about["control"] is None and len(texts) > 1:
             answers["shuffled"] = np.roll(texts, 1)
         for control, right in answers.items():
             where = about | {"language": "->".join(languages), "control": control}
@@ -155,11 +168,15 @@ def _ngram_rows(pair: Sentences, tokenizer: Any) -> list[dict[str, Any]]:
     if any(clone_index(language)[1] for language in pair.languages):
         return []
     texts = pair.texts or tuple([tokenizer.decode(tokens) for tokens in side] for side in (pair.source, pair.target))
-    return _directions(pair, ngram_cosines(*texts), "accuracy", False, {"level": None, "control": "ngram"})
+    about = {"level": None, "control": "ngram", "data": pair.fingerprint}
+    return _directions(pair, ngram_cosines(*texts), "accuracy", False, about)
 
 
 def _mean_rows(found: list[dict[str, Any]], pairs: list[Sentences]) -> list[dict[str, Any]]:
-    """The mean over languages of every value that all pairs with a first language have, if there are several."""
+    """The mean over languages, each counting alike, of every value that all pairs with a first language have.
+
+    A single pair has no mean.
+    """
     means = []
     for first in dict.fromkeys(pair.languages[0] for pair in pairs):
         others = [pair.languages[1] for pair in pairs if pair.languages[0] == first]
@@ -176,5 +193,6 @@ def _mean_rows(found: list[dict[str, Any]], pairs: list[Sentences]) -> list[dict
             for rows in kinds.values():
                 if len(rows) == len(others):
                     value, n = np.mean([one["value"] for one in rows]), sum(one["n"] for one in rows)
-                    means.append(rows[0] | {"language": name, "value": float(value), "n": n})
+                    data = fingerprint([int(one["data"], 16) for one in rows])
+                    means.append(rows[0] | {"language": name, "value": float(value), "n": n, "data": data})
     return means

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xalign_jax.errors import UserError
+from xalign_jax.runtime.logging import conditions
 from xalign_jax.runtime.records import read_environment, read_metrics, read_results
 
-Key = tuple[str, str, str | None, Any, str | None, str | None]  # probe, metric, language, level, split, control
+
+class Key(NamedTuple):
+    """What a value measures.
+
+    Attributes:
+      conditions: "" where only one probe's settings and data measured this; else a hash that tells several apart
+        (`tell_apart`).
+    """
+
+    probe: str
+    metric: str
+    language: str | None = None
+    level: Any = None
+    split: str | None = None
+    control: str | None = None
+    conditions: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a model directory says at the end of a stage: the newest value of every measured thing, and the training log.
+    """What a model directory says of one step of a stage: the values whose newest measurement is there.
 
     Attributes:
-      arm: the recipe's name.   fingerprint: of its vocabulary.   stage, step: of the newest rows.
-      last: no later stage has been probed.
+      arm: the recipe's name.   fingerprint: of its vocabulary.   stage, step: of the values.
+      early: what the step is in the run: "after STAGE", "step N of STAGE"; "" for the newest step of the last stage.
       settings: `config.gin` without the seed; runs of one arm share it.
-      values: by (probe, metric, language, level, split, control).   counts: n of each.
+      values: by what they measure; NaN where the value was not finite.   counts: n of each.
+      conditions: by hash, the probe's settings and the data's fingerprint: {"settings": ..., "data": ...}.
       metrics: the rows of `metrics.jsonl`.
     """
 
@@ -36,13 +54,16 @@ class Run:
     metrics: list[dict[str, Any]]
     stage: str = ""
     step: int = 0
-    last: bool = True
+    early: str = ""
     values: dict[Key, float] = dataclasses.field(default_factory=dict)
     counts: dict[Key, int] = dataclasses.field(default_factory=dict)
+    conditions: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
-    """Read a model directory: a `Run` for each probed stage in order, at least one.
+    """Read a model directory: at least one `Run`, for each probed stage in order.
+
+    A stage has one at its newest step. What was measured at an earlier step only stands in a `Run` of that step.
 
     Raises:
       UserError: it is not a model directory, or holds no results where they are needed.
@@ -58,24 +79,84 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
     empty = Run(
         directory=directory,
         arm=environment["recipe_name"],
-        seed=environment["seed"],
+        seed=environment.get("seed", 0),  # an imported model has none
         fingerprint=environment["vocabulary_fingerprint"],
         settings=_recipe_settings(config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""),
         metrics=read_metrics(directory),
     )
     rows = sorted(rows, key=lambda row: row["step"])
     stages = list(dict.fromkeys(row["stage"] for row in rows))
-    return [_at(empty, [row for row in rows if row["stage"] == name], name == stages[-1]) for name in stages] or [empty]
+    found = []
+    for name in stages:
+        newest = {_key(row): row for row in rows if row["stage"] == name}  # the last of equal keys stays
+        steps = sorted({row["step"] for row in newest.values()})
+        for step in steps:
+            ends = step == steps[-1]
+            early = "" if ends and name == stages[-1] else f"after {name}" if ends else f"step {step} of {name}"
+            here = {key: row for key, row in newest.items() if row["step"] == step}
+            found.append(_with(dataclasses.replace(empty, stage=name, step=step, early=early), here))
+    return found or [empty]
 
 
-def _at(run: Run, rows: Sequence[dict[str, Any]], last: bool) -> Run:
-    """The run with the rows of one stage, in order of their steps."""
+def _key(row: dict[str, Any]) -> Key:
     names = ("probe", "metric", "language", "level", "split", "control")
-    keys: list[Key] = [tuple(row[name] for name in names) for row in rows]  # type: ignore[misc]
-    values = {key: row["value"] for key, row in zip(keys, rows, strict=True)}
-    counts = {key: row["n"] for key, row in zip(keys, rows, strict=True)}
-    end = rows[-1]
-    return dataclasses.replace(run, stage=end["stage"], step=end["step"], last=last, values=values, counts=counts)
+    return Key(**{name: row[name] for name in names}, conditions=conditions(row))
+
+
+def _with(run: Run, rows: Mapping[Key, dict[str, Any]]) -> Run:
+    """The run with the values of some rows of `results.json`."""
+    return dataclasses.replace(
+        run,
+        values={key: math.nan if row["value"] is None else row["value"] for key, row in rows.items()},
+        counts={key: row["n"] for key, row in rows.items()},
+        conditions={
+            key.conditions: {"settings": row.get("settings") or {}, "data": row.get("data")}
+            for key, row in rows.items()
+            if key.conditions
+        },
+    )
+
+
+def tell_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs, with `Key.conditions` only where the same thing was measured under several conditions in any of them.
+
+    So values of different test sets or settings never stand under one heading, and a heading is plain where one suffices.
+    """
+    seen: dict[tuple, set[str]] = {}
+    for run in runs:
+        for key in run.values:
+            seen.setdefault(_place(key), set()).add(key.conditions)
+
+    def short(key: Key) -> Key:
+        return key if len(seen[_place(key)]) > 1 else key._replace(conditions="")
+
+    return [
+        dataclasses.replace(
+            run,
+            values={short(key): value for key, value in run.values.items()},
+            counts={short(key): count for key, count in run.counts.items()},
+        )
+        for run in runs
+    ]
+
+
+def _place(key: Key) -> tuple:
+    """What stands together under one heading."""
+    return key.probe, key.language, key.split
+
+
+def describe(name: str, known: Mapping[str, dict[str, Any]]) -> str:
+    """What tells conditions from the others of their probe: `sentences = 200, data 5c2e1a7b9d03`."""
+    if name not in known:
+        return "settings and data were not recorded"
+    own = known[name]["settings"]
+    others = [one["settings"] for one in known.values() if one["settings"].get("class") == own.get("class")]
+    told = [
+        f"{option} = {json.dumps(value, ensure_ascii=False)}"
+        for option, value in own.items()
+        if any(other.get(option) != value for other in others)
+    ]
+    return ", ".join([*told, f"data {known[name]['data']}"])
 
 
 def _recipe_settings(config: str) -> str:
@@ -85,21 +166,25 @@ def _recipe_settings(config: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """The runs of one recipe, apart from the seed; `early`: as they were before their last stage."""
+    """The runs of one recipe, apart from the seed; `early`: as they were before their last stage's newest step."""
 
     name: str
     runs: tuple[Run, ...]
     early: bool = False
 
     def values(self, key: Key) -> list[float]:
-        """One value a run that has it."""
-        return [run.values[key] for run in self.runs if key in run.values]
+        """One value for each seed that has it: the mean over the runs of a seed, which are no independent draws."""
+        seeds: dict[int, list[float]] = {}
+        for run in self.runs:
+            if key in run.values:
+                seeds.setdefault(run.seed, []).append(run.values[key])
+        return [statistics.fmean(values) for values in seeds.values()]
 
 
 def group(runs: Sequence[Run]) -> list[Arm]:
     """Runs by recipe, in the order given; recipes of one name that differ in settings are told apart by directory.
 
-    What a run was at the end of an earlier stage stands apart, after its end.
+    What a run was at an earlier step or at the end of an earlier stage stands apart, after its end.
     """
     found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -109,10 +194,9 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     arms = []
     for ((name, _), members), place in zip(found.items(), places, strict=True):
         label = name if names.count(name) == 1 else f"{name} ({place})"
-        arms.append(Arm(label, tuple(run for run in members if run.last)))
-        for stage in dict.fromkeys(run.stage for run in members if not run.last):
-            early = tuple(run for run in members if run.stage == stage and not run.last)
-            arms.append(Arm(f"{label}, after {stage}", early, early=True))
+        arms.append(Arm(label, tuple(run for run in members if not run.early)))
+        for early in dict.fromkeys(run.early for run in members if run.early):
+            arms.append(Arm(f"{label}, {early}", tuple(run for run in members if run.early == early), early=True))
     return arms
 
 
@@ -159,11 +243,11 @@ _WORDS = {"dictionary": "dictionary words", "heldout": "held-out words"}
 
 
 def _order(key: Key) -> tuple:
-    probe, metric, language, level, split, control = key
+    level = key.level
     depth = level if isinstance(level, int) else math.inf if level == "head" else -1
-    by_metric = _rank(list(_METRICS), metric)
-    inner = (language or "", by_metric) if probe in LEVELLED else (by_metric, language or "")
-    return (_rank(_PROBES, probe), probe, split or "", *inner, depth, control or "")
+    by_metric, language = _rank(list(_METRICS), key.metric), key.language or ""
+    inner = (language, by_metric) if key.probe in LEVELLED else (by_metric, language)
+    return (_rank(_PROBES, key.probe), key.probe, key.split or "", *inner, key.conditions, depth, key.control or "")
 
 
 def _rank(known: Sequence[str], name: str) -> int:
@@ -176,36 +260,36 @@ LEVELLED = ("word_retrieval", "cosine", "sentence_retrieval")
 
 def section(key: Key) -> str:
     """The heading of the table a value stands in."""
-    probe, metric, language, _, split, _ = key
+    probe, metric = key.probe, key.metric
     title = {"perplexity": "Language model", "cosine": "Hidden cosine"}.get(probe, probe.replace("_", " ").capitalize())
     if probe not in LEVELLED:
         return title
-    parts = [title, language, _WORDS.get(split or ""), None if metric == "accuracy" else _METRICS.get(metric, metric)]
-    return ", ".join(part for part in parts if part)
+    kind = None if metric == "accuracy" else _METRICS.get(metric, metric)
+    return ", ".join(part for part in (title, key.language, _WORDS.get(key.split or ""), kind, key.conditions) if part)
 
 
 def heading(key: Key) -> str:
     """The heading of the column a value stands in."""
-    probe, metric, language, level, _, _ = key
-    if probe in LEVELLED:
-        return f"level {level}" if isinstance(level, int) else str(level)
-    return " ".join(part for part in (_METRICS.get(metric, metric), language) if part)
+    if key.probe in LEVELLED:
+        return f"level {key.level}" if isinstance(key.level, int) else str(key.level)
+    return " ".join(part for part in (_METRICS.get(key.metric, key.metric), key.language, key.conditions) if part)
 
 
 def column_name(key: Key) -> str:
-    """The name of a column of the CSV: probe/metric/language/split/level/control, what is absent left out."""
-    probe, metric, language, level, split, control = key
-    return "/".join(str(part) for part in (probe, metric, language, split, level, control) if part is not None)
+    """A column of the CSV: probe/metric/language/split/level/control/conditions; what is absent is left out."""
+    parts = (key.probe, key.metric, key.language, key.split, key.level, key.control, key.conditions or None)
+    return "/".join(str(part) for part in parts if part is not None)
 
 
 def per_token(key: Key) -> bool:
     """Whether a value says nothing beside that of another vocabulary."""
-    return key[0] == "perplexity" and key[1] != "bits_per_byte"
+    return key.probe == "perplexity" and key.metric != "bits_per_byte"
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None for a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    """Mean and sample standard deviation; None for a single value, or where a value is not finite."""
+    spread = len(values) > 1 and all(map(math.isfinite, values))
+    return statistics.fmean(values), statistics.stdev(values) if spread else None
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

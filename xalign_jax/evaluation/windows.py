@@ -10,7 +10,7 @@ import numpy as np
 
 from xalign_jax.data.vocabulary import clone_name
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encoding import Batch
+from xalign_jax.evaluation.encoding import Batch, fingerprint
 
 
 def consecutive(store: Any, tokenizer: Any, length: int, count: int, first: int = 0) -> Batch:
@@ -58,14 +58,32 @@ class Text:
     clone: int
     stores: tuple[Any, ...]
 
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the texts, however they are tokenised; a clone's are its base language's."""
+        return fingerprint(*(store.text_hash for store in self.stores))
+
 
 def run_texts(prepared: Any, split: str, tasks: Sequence[str] = ()) -> list[Text]:
+    """`known_texts`, of which there must be some.
+
+    Raises:
+      UserError: there is none, or a task is not the run's.
+    """
+    found = known_texts(prepared, split, tasks)
+    if not found:
+        where = ", ".join(tasks or prepared.stores) or "the run, which has no texts: bind probes that read files"
+        raise UserError(f"probes: no text in the {split} split of {where}")
+    return found
+
+
+def known_texts(prepared: Any, split: str, tasks: Sequence[str] = ()) -> list[Text]:
     """Every language with text in a split of the run's tasks (all of them, or the named ones), clones after their base.
 
     The dictionary's source language comes first.
 
     Raises:
-      UserError: there is none, or a task is not the run's.
+      UserError: a task is not the run's.
     """
     for task in tasks:
         if task not in prepared.stores:
@@ -75,12 +93,28 @@ def run_texts(prepared: Any, split: str, tasks: Sequence[str] = ()) -> list[Text
         for language, store in prepared.stores[task].get(split, {}).items():
             if len(store.tokens):
                 found.setdefault(language, []).append(store)
-    if not found:
-        raise UserError(f"probes: no text in the {split} split of {', '.join(tasks or prepared.stores) or 'the run'}")
     first = None if prepared.lexicon is None else prepared.lexicon.languages[0]
     bases = sorted(found, key=lambda language: language != first)
     clones = range(prepared.tokenizer.clones + 1)
     return [Text(clone_name(base, k), base, k, tuple(found[base])) for base in bases for k in clones]
+
+
+def _shares(text: Text, count: int) -> list[tuple[Any, int]]:
+    """(store, its share of `count`) for each store of a text, as even as whole numbers allow."""
+    each, more = divmod(count, len(text.stores))
+    return [(store, each + (number < more)) for number, store in enumerate(text.stores)]
+
+
+def documents(text: Text, tokenizer: Any, count: int, end: bool = False) -> list[np.ndarray]:
+    """Up to `count` documents of a text in its own language, shared evenly over its stores; `end` as in `of_text`."""
+    found = []
+    for store, share in _shares(text, count):
+        total = len(store.offsets) - 1
+        first = max(0, total - share) if end else 0
+        for d in range(first, min(first + share, total)):
+            tokens = np.asarray(store.tokens[store.offsets[d] : store.offsets[d + 1]], np.int32)
+            found.append(tokenizer.clone(tokens, text.clone))
+    return found
 
 
 def of_text(text: Text, tokenizer: Any, length: int, count: int, end: bool = False) -> Batch:
@@ -89,10 +123,9 @@ def of_text(text: Text, tokenizer: Any, length: int, count: int, end: bool = Fal
     `end`: the last windows of each store instead of its first (text to fit means on, apart from what is scored).
     """
     parts = []
-    for number, store in enumerate(text.stores):
-        quota = count // len(text.stores) + (number < count % len(text.stores))
-        first = max(0, -(-len(store.tokens) // length) - quota) if end else 0
-        parts.append(consecutive(store, tokenizer, length, quota, first))
+    for store, share in _shares(text, count):
+        first = max(0, -(-len(store.tokens) // length) - share) if end else 0
+        parts.append(consecutive(store, tokenizer, length, share, first))
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return in_language(joined, tokenizer, text.clone)
 

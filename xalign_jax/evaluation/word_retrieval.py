@@ -9,7 +9,7 @@ import gin
 import numpy as np
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encoding import nearest, pool, pool_head, row, untrained
+from xalign_jax.evaluation.encoding import fingerprint, nearest, pool_head, row, sentence_vectors, untrained
 from xalign_jax.recipe import at_least_one, freeze
 
 Level = int | str
@@ -20,10 +20,11 @@ Level = int | str
 class WordRetrieval:
     """Share of source words whose nearest target word by cosine translates them, over the TRUE word pairs.
 
-    A word's vector is the mean of its tokens' hidden states, the word standing alone (level 0 .. L), or of its tokens'
-    output-head rows (level "head", untied models only). Candidates are the target words of up to `candidates` concepts
-    of the same split, drawn once with a fixed seed; n = source words asked, chance is about one in as many. A candidate
-    written like a right one counts as right.
+    A word's vector is the mean of its tokens' hidden states, the word standing alone (level 0 .. L; a bidirectional
+    model reads it between bos and eos), or of its tokens' output-head rows (level "head", untied models only).
+    Candidates are the target words of up to `candidates` concepts of the same split, drawn once with a fixed seed; n =
+    source words asked, chance is about one in as many. A candidate written like a right one counts as right. A split
+    with words of a single concept leaves nothing to choose from and has no rows.
 
     Metrics: `accuracy`, and `accuracy_centred` with each language's mean taken away (fitted on the words of the other
     split). Splits: `dictionary` (concepts that training may use) and `heldout`. Controls, at every level: `untrained`
@@ -50,12 +51,15 @@ class WordRetrieval:
         longest = max(len(tokens) for words in chosen.values() for tokens in words.tokens)
         found = []
         for control, weights in ((None, params), ("untrained", untrained(model, params, seed))):
-            vectors = {split: _vectors(model, weights, words, longest, self.batch) for split, words in chosen.items()}
+            vectors = {
+                split: _vectors(model, weights, prepared.tokenizer, words, longest, self.batch)
+                for split, words in chosen.items()
+            }
             means = {split: _means(vectors[split], words) for split, words in chosen.items()}
             for split, words in chosen.items():
                 fitted = means.get("heldout" if split == "dictionary" else "dictionary", {})
                 for language in range(1, len(words.languages)):
-                    about = {"split": split, "language": words.languages[language]}
+                    about = {"split": split, "language": words.languages[language], "data": words.fingerprint}
                     for level, every in vectors[split].items():
                         found += _level(words, language, every, fitted, control, about | {"level": level})
         return found
@@ -71,6 +75,11 @@ class _Words:
     text_hash: np.ndarray
     languages: tuple[str, ...]
 
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the words and which of them translate each other."""
+        return fingerprint(self.concept, self.language, self.text_hash)
+
 
 def _choose(table: Any, concepts: int) -> _Words:
     """The words of up to `concepts` concepts, always the same ones of a table."""
@@ -83,12 +92,15 @@ def _choose(table: Any, concepts: int) -> _Words:
     return _Words(tokens, concept, language, text_hash, tuple(table.languages))
 
 
-def _vectors(model: Any, params: Any, words: _Words, length: int, batch: int) -> dict[Level, np.ndarray]:
-    """Word vectors (W, D) by level."""
-    states = pool(model, params, words.tokens, length, batch, "word retrieval")
+def _vectors(
+    model: Any, params: Any, tokenizer: Any, words: _Words, longest: int, batch: int
+) -> dict[Level, np.ndarray]:
+    """Word vectors (W, D) by level, of words of up to `longest` tokens."""
+    length = min(longest + (0 if model.causal else 2), model.max_length)
+    states = sentence_vectors(model, params, tokenizer, words.tokens, length, batch, "word retrieval")["mean"]
     vectors: dict[Level, np.ndarray] = dict(enumerate(states))
     if not model.tied:
-        vectors["head"] = pool_head(model, params, words.tokens, length, batch)
+        vectors["head"] = pool_head(model, params, words.tokens, longest, batch)
     return vectors
 
 
@@ -104,7 +116,7 @@ def _level(
     """Rows of one level, split and target language."""
     candidates = np.flatnonzero(words.language == language)
     sources = np.flatnonzero((words.language == 0) & np.isin(words.concept, words.concept[candidates]))
-    if not len(sources):
+    if len(np.unique(words.concept[sources])) < 2:
         return []
 
     def accuracy(best: np.ndarray, asked: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from xalign_jax.errors import UserError
 from xalign_jax.interop import encoders, gpt_neox, llama
 from xalign_jax.interop.mapping import Architecture
+from xalign_jax.interop.settings import Settings, shown
 from xalign_jax.models.rotary import RopeScaling
 
 ALL = (llama.ARCHITECTURE, gpt_neox.ARCHITECTURE, encoders.XLM_ROBERTA, encoders.BERT)
@@ -18,8 +19,27 @@ def of_model_type(name: Any, file: Path) -> Architecture:
     """By config.json's model_type. Raises UserError for an unknown one."""
     known = {kind: architecture for architecture in ALL for kind in architecture.model_types}
     if name not in known:
-        raise UserError(f"{file}: model_type = {name!r} is not implemented; only {', '.join(known)}")
+        raise UserError(f"{file}: model_type = {shown(name)} is not implemented; only {', '.join(known)}")
     return known[name]
+
+
+def read_config(settings: Settings, names: frozenset[str]) -> tuple[Architecture, Any]:
+    """The architecture that config.json names, and our configuration of it.
+
+    Args:
+      names: of the checkpoint's tensors.
+
+    Raises:
+      UserError: a setting that is missing, of another type or not implemented, by name.
+    """
+    architecture = of_model_type(settings.text("model_type"), settings.file)
+    try:
+        config = architecture.read(settings, names)
+    except UserError as error:
+        said = str(error).splitlines()[0]  # gin adds lines to what a configuration itself raises, which knows no file
+        raise UserError(said if said.startswith(str(settings.file)) else f"{settings.file}: {said}") from None
+    settings.finish()
+    return architecture, config
 
 
 def of_config(config: Any) -> Architecture:

@@ -6,7 +6,8 @@ import functools
 from typing import Any
 
 from xalign_jax.errors import UserError
-from xalign_jax.interop.mapping import Architecture, Entry, Settings, Shifted, Transposed
+from xalign_jax.interop.mapping import Architecture, Entry, Redundant, Shifted, Transposed, counts_up
+from xalign_jax.interop.settings import MOST_LAYERS, Settings
 from xalign_jax.models.bert import Bert
 from xalign_jax.models.encoder import EncoderShape
 from xalign_jax.models.xlm_roberta import XLMRoberta
@@ -20,24 +21,27 @@ def _shape(settings: Settings) -> dict[str, Any]:
     settings.only("add_cross_attention", False)
     settings.only("tie_word_embeddings", True)
     return {
-        "layers": settings.get("num_hidden_layers"),
-        "width": settings.get("hidden_size"),
-        "heads": settings.get("num_attention_heads"),
-        "mlp_width": settings.get("intermediate_size"),
-        "types": settings.get("type_vocab_size", 2),
-        "norm_eps": settings.get("layer_norm_eps", 1e-12),
-        "activation": settings.get("hidden_act", "gelu"),
+        "layers": settings.whole("num_hidden_layers", most=MOST_LAYERS),
+        "width": settings.whole("hidden_size"),
+        "heads": settings.whole("num_attention_heads"),
+        "mlp_width": settings.whole("intermediate_size"),
+        "types": settings.whole("type_vocab_size", 2),
+        "norm_eps": settings.number("layer_norm_eps", 1e-12),
+        "activation": settings.text("hidden_act", "gelu"),
     }
 
 
 def _read_bert(settings: Settings, names: frozenset[str]) -> Bert:
     pooler = any(name.endswith(_POOLER) for name in names)
-    return Bert(**_shape(settings), max_length=settings.get("max_position_embeddings", 512), pooler=pooler)
+    return Bert(**_shape(settings), max_length=settings.whole("max_position_embeddings", 512), pooler=pooler)
 
 
 def _read_xlm_roberta(settings: Settings, names: frozenset[str]) -> XLMRoberta:
-    first = _first_position(settings.get("pad_token_id", 1))
-    return XLMRoberta(**_shape(settings), max_length=settings.get("max_position_embeddings", 512) - first)
+    first = _first_position(settings.whole("pad_token_id", None if "pad_token_id" in settings.values else 1, least=0))
+    rows = settings.whole("max_position_embeddings", 512)
+    if rows <= first:
+        raise UserError(f"{settings.file}: max_position_embeddings = {rows} leaves no position behind pad_token_id")
+    return XLMRoberta(**_shape(settings), max_length=rows - first)
 
 
 def _first_position(pad: int | None) -> int:
@@ -122,8 +126,14 @@ BERT = Architecture(
     write=functools.partial(_write, "bert"),
     table=_bert_table,
     prefix="bert.",
+    embedding="bert.embeddings.word_embeddings.weight",
     auto="AutoModelForMaskedLM",
-    ignored=(r"position_ids$", r"^cls\.predictions\.decoder\.", r"^cls\.seq_relationship\."),
+    redundant=(
+        Redundant(r"position_ids$", holds=counts_up),
+        Redundant(r"^cls\.predictions\.decoder\.weight$", copy_of="bert.embeddings.word_embeddings.weight"),
+        Redundant(r"^cls\.predictions\.decoder\.bias$", copy_of="cls.predictions.bias"),
+        Redundant(r"^cls\.seq_relationship\."),
+    ),
     renamed=((".gamma", ".weight"), (".beta", ".bias")),
 )
 XLM_ROBERTA = Architecture(
@@ -133,6 +143,12 @@ XLM_ROBERTA = Architecture(
     write=functools.partial(_write, "xlm-roberta"),
     table=_xlm_roberta_table,
     prefix="roberta.",
+    embedding="roberta.embeddings.word_embeddings.weight",
     auto="AutoModelForMaskedLM",
-    ignored=(r"position_ids$", r"^lm_head\.decoder\.", r"pooler\.dense\."),
+    redundant=(
+        Redundant(r"position_ids$", holds=counts_up),
+        Redundant(r"^lm_head\.decoder\.weight$", copy_of="roberta.embeddings.word_embeddings.weight"),
+        Redundant(r"^lm_head\.decoder\.bias$", copy_of="lm_head.bias"),
+        Redundant(r"pooler\.dense\."),
+    ),
 )

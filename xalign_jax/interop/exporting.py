@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +14,12 @@ from jax.sharding import Mesh
 from xalign_jax.data.vocabulary import Tokenizer, clone_index, clone_name
 from xalign_jax.errors import UserError
 from xalign_jax.interop import architectures
+from xalign_jax.interop.folders import whole
 from xalign_jax.interop.importing import flat
 from xalign_jax.interop.mapping import Entry
 from xalign_jax.interop.model_card import model_card
 from xalign_jax.interop.sentence_encoder import SentenceEncoder, write_sentence_encoder
+from xalign_jax.interop.tokenizer_check import difference, texts_around_unusual
 from xalign_jax.interop.tokenizers import write_tokenizers
 from xalign_jax.interop.weights import DTYPES, Tensor, write
 from xalign_jax.models.functional import Model, build
@@ -61,51 +62,40 @@ def export_model(
     """
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype}: one of {', '.join(DTYPES)}")
-    _refuse_what_is_there(output, overwrite)
-    environment = _environment(model_dir)
-    config = architectures.config_from_json(environment["recipe"]["model"])
-    architecture = architectures.of_config(config)
-    tokenizer = Tokenizer.load(model_dir / "vocabulary")
-    model = build(config, tokenizer.size, row_map=tokenizer.row_map)
-    at, values = _parameters(model_dir, step, model, mesh, params)
-    trained = config
-    if encoder is not None:
-        config, values = encoder.shortened(config, values)
+    with whole(output, "--output", overwrite) as building:
+        environment = _environment(model_dir)
+        trained = config = architectures.config_from_json(environment["recipe"]["model"])
+        tokenizer = Tokenizer.load(model_dir / "vocabulary")
+        languages = [clone_name(_base_language(environment), k) for k in range(tokenizer.clones + 1)]
+        write_tokenizers(tokenizer, building, causal=config.causal, max_length=config.max_length, languages=languages)
+        _refuse_unequal(building, tokenizer, model_dir)
         model = build(config, tokenizer.size, row_map=tokenizer.row_map)
-    building = output.parent / f".{output.name}.unfinished"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    languages = [clone_name(_base_language(environment), k) for k in range(tokenizer.clones + 1)]
-    name = _write_model(building, config, values, tokenizer, dtype)
-    write_tokenizers(tokenizer, building, causal=config.causal, max_length=config.max_length, languages=languages)
-    if encoder is not None:
-        write_sentence_encoder(building, encoder, config.width, config.max_length, tokenizer.special, values)
-    card = model_card(
-        name=environment["recipe_name"],
-        config_text=_text(model_dir / "config.gin"),
-        results_rows=[
-            row for row in read_results(model_dir) if row["step"] == at and (params, config) == ("model", trained)
-        ],
-        languages=languages,
-        architecture=name,
-        clones=tokenizer.clones > 0,
-    )
-    (building / "README.md").write_text(card, encoding="utf-8")
-    if output.exists():
-        shutil.rmtree(output)
-    building.rename(output)
-    return Exported(model, values, tokenizer, architecture.auto)
-
-
-def _refuse_what_is_there(output: Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not output.is_dir() or (any(output.iterdir()) and not _holds_export(output)):
-        raise UserError(
-            f"{output} holds no exported model, and --overwrite does not remove it; choose another --output"
+        at, values = _parameters(model_dir, step, model, mesh, params)
+        if encoder is not None:
+            config, values = encoder.shortened(config, values)
+            model = build(config, tokenizer.size, row_map=tokenizer.row_map)
+        name = _write_model(building, config, values, tokenizer, dtype)
+        if encoder is not None:
+            write_sentence_encoder(building, encoder, config.width, config.max_length, tokenizer.special, values)
+        card = model_card(
+            name=environment["recipe_name"],
+            config_text=_text(model_dir / "config.gin"),
+            results_rows=[
+                row for row in read_results(model_dir) if row["step"] == at and (params, config) == ("model", trained)
+            ],
+            languages=languages,
+            architecture=name,
+            clones=tokenizer.clones > 0,
         )
-    if _holds_export(output) and not overwrite:
-        raise UserError(f"{output} holds a model already; choose another --output or add --overwrite")
+        (building / "README.md").write_text(card, encoding="utf-8")
+    return Exported(model, values, tokenizer, architectures.of_config(config).auto)
+
+
+def _refuse_unequal(folder: Path, tokenizer: Tokenizer, model_dir: Path) -> None:
+    """No fast tokenizer may exist that reads the vocabulary's unusual pieces as the run does: that shows before weights."""
+    found = difference(folder, tokenizer, texts_around_unusual(tokenizer))
+    if found:
+        raise UserError(f"{model_dir}/vocabulary cannot be exported: {found}")
 
 
 def _base_language(environment: dict[str, Any]) -> str:
@@ -136,10 +126,6 @@ def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, par
     if kind != "momentum" or not stream:
         raise UserError(f'--params={params}: "model" or "momentum:<stream>"')
     return restore_memory(model_dir, step, model, mesh, stream, "encoder")
-
-
-def _holds_export(output: Path) -> bool:
-    return (output / "config.json").exists() or any(output.glob("*.safetensors"))
 
 
 def _environment(model_dir: Path) -> dict[str, Any]:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from xalign_jax.interop.mapping import Architecture, Entry, Fused, Settings, Transposed
-from xalign_jax.interop.rope import read_longest, read_rope, write_longest, write_rope
+import numpy as np
+
+from xalign_jax.interop.mapping import Architecture, Entry, Fused, Redundant, Transposed
+from xalign_jax.interop.rope import read_longest, read_rope, same_frequencies, write_longest, write_rope
+from xalign_jax.interop.settings import MOST_LAYERS, Settings
 from xalign_jax.models.gpt_neox import GPTNeoX
 
 
 def _read(settings: Settings, names: frozenset[str]) -> GPTNeoX:
     theta, scaling, fraction = read_rope(settings, "rotary_emb_base", "rotary_pct")
-    theta = float(settings.get("rope_theta", theta))
     return GPTNeoX(
-        layers=settings.get("num_hidden_layers"),
-        width=settings.get("hidden_size"),
-        heads=settings.get("num_attention_heads"),
-        mlp_width=settings.get("intermediate_size"),
+        layers=settings.whole("num_hidden_layers", most=MOST_LAYERS),
+        width=settings.whole("hidden_size"),
+        heads=settings.whole("num_attention_heads"),
+        mlp_width=settings.whole("intermediate_size"),
         rotary_fraction=0.25 if fraction is None else fraction,
-        rope_theta=theta,
+        rope_theta=float(settings.number("rope_theta", theta)),
         rope_scaling=scaling,
-        parallel_residual=bool(settings.get("use_parallel_residual", True)),
-        attention_bias=bool(settings.get("attention_bias", True)),
-        activation=settings.get("hidden_act", "gelu"),
-        norm_eps=settings.get("layer_norm_eps", 1e-5),
-        tied=bool(settings.get("tie_word_embeddings", False)),
+        parallel_residual=settings.flag("use_parallel_residual", True),
+        attention_bias=settings.flag("attention_bias", True),
+        activation=settings.text("hidden_act", "gelu"),
+        norm_eps=settings.number("layer_norm_eps", 1e-5),
+        tied=settings.flag("tie_word_embeddings", False),
         max_length=read_longest(settings, scaling, 2048),
     )
 
@@ -80,6 +82,13 @@ def _table(c: GPTNeoX, pad: int | None) -> list[Entry]:
     return entries
 
 
+def _is_causal_mask(c: GPTNeoX, tensor: np.ndarray) -> bool:
+    seen = (
+        tensor.reshape(tensor.shape[-2:]) if tensor.ndim >= 2 and tensor.size == np.prod(tensor.shape[-2:]) else tensor
+    )
+    return seen.ndim == 2 and np.array_equal(seen != 0, np.tri(*seen.shape, dtype=bool))
+
+
 ARCHITECTURE = Architecture(
     config=GPTNeoX,
     model_types=("gpt_neox",),
@@ -88,6 +97,12 @@ ARCHITECTURE = Architecture(
     table=_table,
     prefix="gpt_neox.",
     auto="AutoModelForCausalLM",
-    ignored=(r"rotary_emb\.inv_freq$", r"attention\.bias$", r"attention\.masked_bias$"),
+    embedding="gpt_neox.embed_in.weight",
+    head="embed_out.weight",
+    redundant=(
+        Redundant(r"rotary_emb\.inv_freq$", holds=lambda c, tensor: same_frequencies(c.rotary_dims, c, tensor)),
+        Redundant(r"attention\.bias$", holds=_is_causal_mask),
+        Redundant(r"attention\.masked_bias$", holds=lambda c, tensor: bool((tensor <= -1e4).all())),
+    ),
     renamed=(("lm_head.weight", "embed_out.weight"),),
 )

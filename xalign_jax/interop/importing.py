@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from xalign_jax.data.pieces import SPECIALS
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, install
 from xalign_jax.interop import architectures
-from xalign_jax.interop.mapping import Architecture, Entry, Settings
-from xalign_jax.interop.weights import DTYPES, Tensors, cast, matches
+from xalign_jax.interop.folders import whole
+from xalign_jax.interop.mapping import Architecture, Entry
+from xalign_jax.interop.settings import Settings, bare
+from xalign_jax.interop.weights import DTYPES, Tensors, cast
 from xalign_jax.models.functional import Model, build
 from xalign_jax.recipe import as_json
 from xalign_jax.runtime import sharding
@@ -46,43 +48,71 @@ def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float3
     Raises:
       UserError: whatever of the source is missing, unknown, cut short or not implemented, by name.
     """
-    if model_dir.exists() and any(model_dir.iterdir()):
-        if not overwrite:
-            raise UserError(f"{model_dir} is not empty; choose another --model_dir or add --overwrite")
-        if not (model_dir / "model.gin").is_file():
-            raise UserError(f"{model_dir} holds no imported model: --overwrite does not remove it")
-    settings = _settings(source / "config.json")
-    architecture = architectures.of_model_type(settings.get("model_type"), settings.file)
-    tensors = Tensors(source, architecture.renamed)
-    config = architecture.read(settings, frozenset(tensors.shapes))
-    settings.finish()
-    rows = settings.get("vocab_size")
-    model = build(config, rows)
-    plan = _plan(architecture, config, settings.get("pad_token_id", None), model, tensors)
-    building = model_dir.absolute().parent / f".{model_dir.name}.unfinished"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    tokenizer = _tokenizer(source, building, settings, rows, model_dir.absolute() / "vocabulary")
-    params = _read(plan, model, tensors, mesh, dtype)
-    about = {"stage": "import", "recipe": {"model": as_json(config)}}
-    checkpoints = Checkpoints(building / "checkpoints")
-    checkpoints.save(0, {"model": params, "heads": {}}, {}, about)
-    checkpoints.close()
-    _describe(building, source, config, tokenizer, dtype, model_dir.absolute())
-    shutil.rmtree(model_dir, ignore_errors=True)
-    building.rename(model_dir)
-
-
-def _settings(file: Path) -> Settings:
-    try:
-        return Settings(file, json.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{file}: not JSON ({error})") from None
+    with whole(model_dir, "--model_dir", overwrite) as building:
+        found = read_source(source)
+        tokenizer = _tokenizer(source, building, found.settings, found.rows, model_dir.absolute() / "vocabulary")
+        params = _read(found.plan, found.model, found.tensors, mesh, dtype)
+        config = found.model.config
+        about = {"stage": "import", "recipe": {"model": as_json(config)}}
+        checkpoints = Checkpoints(building / "checkpoints")
+        checkpoints.save(0, {"model": params, "heads": {}}, {}, about)
+        checkpoints.close()
+        _describe(building, source, config, tokenizer, dtype, model_dir.absolute())
 
 
 Plan = dict[str, list[tuple[Entry, str]]]  # our path -> (entry, their name) of each layer, one where it has no layers
+
+
+class Found(NamedTuple):
+    """What config.json and the headers of safetensors files say."""
+
+    settings: Settings
+    tensors: Tensors
+    model: Model
+    rows: int
+    plan: Plan
+
+
+def read_source(source: Path) -> Found:
+    """Everything of a checkpoint but its numbers and its tokenizer.
+
+    Raises:
+      UserError: whatever is missing, unknown, cut short or not implemented, by name.
+    """
+    if not source.is_dir():
+        raise UserError(f"--source={source}: no such folder; if it is on the Hub: hf download {source} --local-dir DIR")
+    settings = Settings.read(source / "config.json")
+    tensors = Tensors(source, architectures.of_model_type(settings.text("model_type"), settings.file).renamed)
+    architecture, config = architectures.read_config(settings, frozenset(tensors.shapes))
+    rows, pad = settings.whole("vocab_size"), settings.whole("pad_token_id", None, least=0)
+    embedding = _embedding(architecture, tensors)
+    if embedding is not None and tensors.shapes[embedding] != (rows, config.width):
+        raise _other_shape(tensors, embedding, (rows, config.width))
+    config = _with_own_head(architecture, config, tensors)
+    model = build(config, rows)
+    return Found(settings, tensors, model, rows, _plan(architecture, config, pad, model, tensors))
+
+
+def _with_own_head(architecture: Architecture, config: Any, tensors: Tensors) -> Any:
+    """The configuration; untied where the checkpoint has an output head that is not the embedding."""
+    head = architecture.head and _present(architecture.head, architecture.prefix, tensors)
+    embedding = _embedding(architecture, tensors)
+    if not config.tied or not head or embedding is None:
+        return config
+    if tensors.equal(head, embedding):
+        tensors.leave_out(head)
+        print(f"{tensors.source}: left out: {head}, which equals {embedding}")
+        return config
+    print(f"{tensors.source}: {head} differs from {embedding}: a head of its own, although config.json ties them")
+    return dataclasses.replace(config, tied=False)
+
+
+def _embedding(architecture: Architecture, tensors: Tensors) -> str | None:
+    return _present(architecture.embedding, architecture.prefix, tensors)
+
+
+def _other_shape(tensors: Tensors, name: str, wanted: tuple[int, ...]) -> UserError:
+    return UserError(f"{tensors.source}: {name} has shape {tensors.shapes[name]}, config.json wants {wanted}")
 
 
 def _plan(architecture: Architecture, config: Any, pad: int | None, model: Model, tensors: Tensors) -> Plan:
@@ -100,21 +130,10 @@ def _plan(architecture: Architecture, config: Any, pad: int | None, model: Model
         ours = shapes[entry.ours].shape[1 if "{}" in entry.theirs else 0 :]
         for _, name in plan[entry.ours]:
             if tensors.shapes[name] != entry.view.theirs(ours):
-                raise UserError(
-                    f"{tensors.source}: {name} has shape {tensors.shapes[name]}, config.json wants {entry.view.theirs(ours)}"
-                )
+                raise _other_shape(tensors, name, entry.view.theirs(ours))
     if missing:
         raise UserError(f"{tensors.source}: {len(missing)} tensors are missing, such as {missing[0]}")
-    unused = sorted(tensors.shapes.keys() - used)
-    left = [name for name in unused if not _carries_nothing(name, architecture, config)]
-    if left:
-        raise UserError(
-            f"{tensors.source}: {len(left)} tensors belong to no {type(config).__name__}, such as {left[0]}"
-        )
-    if unused:
-        print(
-            f"{tensors.source}: left out: {', '.join(sorted({re.sub(r'[.][0-9]+[.]', '.*.', name) for name in unused}))}"
-        )
+    _leave_out(sorted(tensors.shapes.keys() - used), architecture, config, tensors)
     tensors.check_dtypes(sorted(used))
     return plan
 
@@ -131,9 +150,24 @@ def _present(name: str, prefix: str, tensors: Tensors) -> str | None:
     return next((candidate for candidate in candidates if candidate in tensors.shapes), None)
 
 
-def _carries_nothing(name: str, architecture: Architecture, config: Any) -> bool:
-    tied_copy = config.tied and name in ("lm_head.weight", "embed_out.weight")
-    return tied_copy or matches(name, architecture.ignored)
+def _leave_out(names: list[str], architecture: Architecture, config: Any, tensors: Tensors) -> None:
+    """Refuse tensors that no parameter is made of, unless they are known and hold what is known of them."""
+    for name in names:
+        known = next((rule for rule in architecture.redundant if re.search(rule.pattern, name)), None)
+        if known is None:
+            raise UserError(
+                f"{tensors.source}: {len(names)} tensors belong to no {type(config).__name__}, such as {bare(name)}"
+            )
+        copied = known.copy_of and _present(known.copy_of, architecture.prefix, tensors)
+        if known.copy_of and not (copied and tensors.equal(name, copied)):
+            raise UserError(
+                f"{tensors.source}: {bare(name)} is not equal to {known.copy_of}, as transformers ties them; not implemented"
+            )
+        if known.holds and not known.holds(config, tensors.read(name)):
+            raise UserError(f"{tensors.source}: {bare(name)} holds other numbers than follow from config.json")
+    if names:
+        kinds = sorted({re.sub(r"[.][0-9]+[.]", ".*.", name) for name in names})
+        print(f"{tensors.source}: left out: {', '.join(map(bare, kinds))}")
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -212,9 +246,7 @@ def _convert(source: Path, folder: Path, file: str) -> None:
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        raise UserError(
-            f'{source}: {file} without tokenizer.json; transformers converts it: pip install "xalign_jax[hf]"'
-        ) from None
+        raise UserError(f"{source}: {file} without tokenizer.json; transformers converts it: {install('hf')}") from None
     AutoTokenizer.from_pretrained(source, use_fast=True).save_pretrained(folder)
     if not (folder / _TOKENIZER[0]).is_file():
         raise UserError(f"{source}: transformers has no fast tokenizer for {file}")

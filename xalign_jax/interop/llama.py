@@ -5,37 +5,38 @@ from __future__ import annotations
 from typing import Any
 
 from xalign_jax.errors import UserError
-from xalign_jax.interop.mapping import Architecture, Entry, Settings, Transposed
-from xalign_jax.interop.rope import read_longest, read_rope, write_longest, write_rope
+from xalign_jax.interop.mapping import Architecture, Entry, Redundant, Transposed
+from xalign_jax.interop.rope import read_longest, read_rope, same_frequencies, write_longest, write_rope
+from xalign_jax.interop.settings import MOST_LAYERS, Settings, shown
 from xalign_jax.models.llama import Llama
 
 _LONGEST = {"mistral": 4096 * 32, "qwen2": 32768, "qwen3": 32768}  # max_position_embeddings where none is given
 
 
 def _read(settings: Settings, names: frozenset[str]) -> Llama:
-    kind, layers = settings.get("model_type"), settings.get("num_hidden_layers")
-    heads = settings.get("num_attention_heads")
+    kind, layers = settings.get("model_type"), settings.whole("num_hidden_layers", most=MOST_LAYERS)
+    heads = settings.whole("num_attention_heads")
     settings.only("hidden_act", "silu")
     settings.only("pretraining_tp", 1)
     theta, scaling, fraction = read_rope(settings, "rope_theta", "partial_rotary_factor")
     if fraction not in (None, 1.0):
         raise UserError(f"{settings.file}: partial_rotary_factor = {fraction!r} is not implemented for {kind}")
-    biases = bool(settings.get("attention_bias", False)) if kind in ("llama", "qwen3") else False
+    biases = settings.flag("attention_bias", False) if kind in ("llama", "qwen3") else False
     window, full = _windows(settings, kind, layers)
     return Llama(
         layers=layers,
-        width=settings.get("hidden_size"),
+        width=settings.whole("hidden_size"),
         heads=heads,
-        kv_heads=settings.get("num_key_value_heads", None) or heads,
-        mlp_width=settings.get("intermediate_size"),
-        head_dim=settings.get("head_dim", 128 if kind == "qwen3" else None),
+        kv_heads=settings.whole("num_key_value_heads", heads),
+        mlp_width=settings.whole("intermediate_size"),
+        head_dim=settings.whole("head_dim", 128 if kind == "qwen3" else None),
         rope_theta=theta,
-        norm_eps=settings.get("rms_norm_eps", 1e-6),
-        tied=bool(settings.get("tie_word_embeddings", False)),
+        norm_eps=settings.number("rms_norm_eps", 1e-6),
+        tied=settings.flag("tie_word_embeddings", False),
         max_length=read_longest(settings, scaling, _LONGEST.get(kind, 2048)),
         qkv_bias=biases or kind == "qwen2",
         output_bias=biases,
-        mlp_bias=bool(settings.get("mlp_bias", False)) if kind == "llama" else False,
+        mlp_bias=settings.flag("mlp_bias", False) if kind == "llama" else False,
         qk_norm=kind == "qwen3",
         rope_scaling=scaling,
         window=window,
@@ -45,17 +46,20 @@ def _read(settings: Settings, names: frozenset[str]) -> Llama:
 
 def _windows(settings: Settings, kind: str, layers: int) -> tuple[int | None, tuple[int, ...]]:
     """(window or None, layers that ignore it)."""
-    window = settings.get("sliding_window", 4096 if kind == "mistral" else None) if kind != "llama" else None
+    assumed = 4096 if kind == "mistral" and "sliding_window" not in settings.values else None  # a null is no window
+    window = settings.whole("sliding_window", assumed) if kind != "llama" else None
     types = settings.get("layer_types", None)
-    if kind in ("qwen2", "qwen3") and not settings.get("use_sliding_window", False):
+    if kind in ("qwen2", "qwen3") and not settings.flag("use_sliding_window", False):
         window = None
     if types is None and kind in ("qwen2", "qwen3"):
-        first = settings.get("max_window_layers", 28)
+        first = settings.whole("max_window_layers", 28, least=0)
         types = ["sliding_attention" if window and i >= first else "full_attention" for i in range(layers)]
     types = types or ["sliding_attention" if window else "full_attention"] * layers
+    if not isinstance(types, list) or len(types) != layers:
+        raise UserError(f"{settings.file}: layer_types = {shown(types)}, but a list of {layers} names is expected")
     for name in types:
         if name not in ("sliding_attention", "full_attention"):
-            raise UserError(f"{settings.file}: layer_types names {name!r}, which is not implemented")
+            raise UserError(f"{settings.file}: layer_types names {shown(name)}, which is not implemented")
     full = tuple(i for i, name in enumerate(types) if name == "full_attention")
     if window is None or len(full) == layers:
         return None, ()
@@ -149,5 +153,7 @@ ARCHITECTURE = Architecture(
     table=_table,
     prefix="model.",
     auto="AutoModelForCausalLM",
-    ignored=(r"rotary_emb\.inv_freq$",),
+    embedding="model.embed_tokens.weight",
+    head="lm_head.weight",
+    redundant=(Redundant(r"rotary_emb\.inv_freq$", holds=lambda c, tensor: same_frequencies(c.head_size, c, tensor)),),
 )

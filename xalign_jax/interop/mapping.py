@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xalign_jax.errors import UserError
+from xalign_jax.interop.settings import Settings
 
 Shape = tuple[int, ...]
 
@@ -103,6 +102,26 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
+class Redundant:
+    """Tensors that are not read, because other tensors or config.json say what is in them. That is checked.
+
+    Attributes:
+      pattern: regular expression of their names.
+      copy_of: the tensor that they must equal.
+      holds: (config, tensor) -> whether it holds what follows from the configuration. Neither: a part of another model.
+    """
+
+    pattern: str
+    copy_of: str | None = None
+    holds: Callable[[Any, np.ndarray], bool] | None = None
+
+
+def counts_up(config: Any, tensor: np.ndarray) -> bool:
+    """Positions 0, 1, 2, and so on."""
+    return np.array_equal(tensor.reshape(-1), np.arange(tensor.size))
+
+
+@dataclasses.dataclass(frozen=True)
 class Architecture:
     """How one of our models is kept by transformers.
 
@@ -112,7 +131,8 @@ class Architecture:
       write: (config, rows of the table, special ids) -> config.json without what all share.
       table: (config, id of padding) -> entries.
       prefix: of tensors' names, absent where a model was saved without its head.
-      ignored: regular expressions of tensors that carry nothing of the model.
+      embedding: tensor of the table of tokens.   head: tensor of the output head, where a setting can tie it to the embedding.
+      redundant: tensors that are left out.
       renamed: (old, new) endings of names.
       auto: the class of transformers that loads it.
     """
@@ -124,110 +144,7 @@ class Architecture:
     table: Callable[[Any, int | None], list[Entry]]
     prefix: str
     auto: str
-    ignored: tuple[str, ...] = ()
+    embedding: str
+    head: str | None = None
+    redundant: tuple[Redundant, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
-
-
-# What says nothing of the computation, whatever its value.
-_HARMLESS = frozenset(
-    [
-        "architectures",
-        "dtype",
-        "torch_dtype",
-        "transformers_version",
-        "_name_or_path",
-        "use_cache",
-        "initializer_range",
-        "model_type",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "sep_token_id",
-        "cls_token_id",
-        "mask_token_id",
-        "unk_token_id",
-        "decoder_start_token_id",
-        "attention_dropout",
-        "hidden_dropout",
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "classifier_dropout",
-        "embd_pdrop",
-        "id2label",
-        "label2id",
-        "num_labels",
-        "problem_type",
-        "finetuning_task",
-        "task_specific_params",
-        "gradient_checkpointing",
-        "return_dict",
-        "output_hidden_states",
-        "output_attentions",
-        "output_past",
-        "is_encoder_decoder",
-        "directionality",
-        "vocab_size",
-        "chunk_size_feed_forward",
-        "pooler_fc_size",
-        "pooler_num_attention_heads",
-        "pooler_num_fc_layers",
-        "pooler_size_per_head",
-        "pooler_type",
-        "_attn_implementation",
-        "auto_map",
-        "language",
-        "prefix",
-        "max_window_layers",
-        "tokenizer_class",
-        "_commit_hash",
-        "attn_implementation",
-        "generation_config",
-        "max_length",
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "repetition_penalty",
-        "max_sequence_length",
-        "is_llama_config",
-        "transformers.js_config",
-        "unsloth_fixed",
-        "unsloth_version",
-        "_attn_implementation_autoset",
-        "_flash_attn_2_enabled",
-    ]
-)
-_MISSING = object()
-
-
-class Settings:
-    """A config.json of which every key must be asked for, or be known to say nothing of the computation."""
-
-    def __init__(self, file: Path, values: dict[str, Any]) -> None:
-        self.file, self.values, self._asked = file, values, set[str]()
-
-    def get(self, key: str, default: Any = _MISSING) -> Any:
-        """A value. Raises UserError if it is missing and has no default."""
-        self._asked.add(key)
-        value = self.values.get(key, default)
-        if value is _MISSING:
-            raise UserError(f"{self.file}: no {key!r}")
-        return value
-
-    def only(self, key: str, *allowed: Any) -> None:
-        """Refuse a value that is there and not one of these."""
-        value = self.get(key, allowed[0])
-        if value not in allowed:
-            raise UserError(f"{self.file}: {key} = {value!r} is not implemented; only {_listed(allowed)}")
-
-    def finish(self) -> None:
-        """Refuse what nobody asked for."""
-        for key in sorted(self.values.keys() - self._asked - _HARMLESS):
-            if self.values[key] not in (None, False):
-                raise UserError(
-                    f"{self.file}: {key} = {self.values[key]!r} is not implemented for {self.values['model_type']}"
-                )
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return " or ".join(map(repr, values))

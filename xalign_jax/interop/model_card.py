@@ -57,7 +57,11 @@ def _loading(languages: Sequence[str], architecture: str, clones: bool) -> str:
 
 def _results(rows: Sequence[dict[str, Any]]) -> str:
     """The values of what a reader asks for first; means over languages where there are any."""
-    chosen = [row for row in rows if row["control"] is None and row["probe"] in _SHOWN and _headline(row, rows)]
+    chosen = [
+        row
+        for row in rows
+        if not row["control"] and row["value"] is not None and row["probe"] in _SHOWN and _headline(row, rows)
+    ]
     if not chosen:
         return ""
     lines = ["| probe | metric | language | level | words | value | n |", "|---|---|---|---|---|---|---|"]

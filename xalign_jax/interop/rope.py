@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from xalign_jax.errors import UserError
-from xalign_jax.interop.mapping import Settings
-from xalign_jax.models.rotary import KINDS, RopeScaling
+from xalign_jax.interop.settings import Settings, bare, is_number, shown
+from xalign_jax.models.rotary import KINDS, RopeScaling, frequencies
 
 # Theirs -> ours, beside rope_type, rope_theta and partial_rotary_factor.
 _NAMES = {
@@ -44,26 +46,35 @@ def read_rope(settings: Settings, theta_key: str, fraction_key: str) -> tuple[fl
     Raises:
       UserError: a kind or an option that is not implemented.
     """
-    old_theta, old_fraction = settings.get(theta_key, None), settings.get(fraction_key, None)
-    given = dict(settings.get("rope_parameters", None) or {})
-    given |= {key: value for key, value in (settings.get("rope_scaling", None) or {}).items() if key not in given}
+    old_theta, old_fraction = settings.number(theta_key, None), settings.number(fraction_key, None)
+    given = dict(settings.table("rope_parameters"))
+    given |= {key: value for key, value in settings.table("rope_scaling").items() if key not in given}
+    given = {key: value for key, value in given.items() if value is not None}
     kind = given.pop("rope_type", given.pop("type", "default"))
     given.pop("type", None)
-    theta = given.pop("rope_theta", old_theta)
-    fraction = given.pop("partial_rotary_factor", old_fraction)
-    theta = 1e4 if theta is None else float(theta)
+    theta = _number(settings, given, "rope_theta", 1e4 if old_theta is None else old_theta)
+    fraction = _number(settings, given, "partial_rotary_factor", old_fraction)
+    if not theta:
+        raise UserError(f"{settings.file}: a rotary base of 0 (rope_theta)")
     if kind == "default":
         for key, value in given.items():
             if isinstance(value, dict):
-                raise UserError(f"{settings.file}: rope_parameters of {key!r} alone are not implemented")
-        return theta, None, fraction
+                raise UserError(f"{settings.file}: rope_parameters of {bare(key)!r} alone are not implemented")
+        return float(theta), None, fraction
     if kind not in KINDS:
-        raise UserError(f"{settings.file}: rope_type = {kind!r} is not implemented; only {', '.join(KINDS)}")
+        raise UserError(f"{settings.file}: rope_type = {shown(kind)} is not implemented; only {', '.join(KINDS)}")
     unknown = sorted(key for key in given if key not in _OF_KIND[kind] and key not in _NAMES)
     if unknown:
-        raise UserError(f"{settings.file}: rope {kind}: {unknown[0]} = {given[unknown[0]]!r} is not implemented")
-    options = {_NAMES[key]: given[key] for key in _OF_KIND[kind] if given.get(key) is not None}
-    longest = settings.get("max_position_embeddings")
+        raise UserError(
+            f"{settings.file}: rope {kind}: {bare(unknown[0])} = {shown(given[unknown[0]])} is not implemented"
+        )
+    return float(theta), _scaling(settings, kind, given), fraction
+
+
+def _scaling(settings: Settings, kind: str, given: dict[str, Any]) -> RopeScaling:
+    """The scaling of a kind from the options of config.json."""
+    options = {_NAMES[key]: _number(settings, given, key) for key in _OF_KIND[kind] if key in given}
+    longest = settings.whole("max_position_embeddings")
     if kind == "dynamic":
         options["original_max_length"] = longest
     elif kind != "linear":
@@ -72,12 +83,34 @@ def read_rope(settings: Settings, theta_key: str, fraction_key: str) -> tuple[fl
         options["factor"] = longest / options["original_max_length"]
     if "factor" not in options:
         raise UserError(f"{settings.file}: rope {kind}: no 'factor'")
-    return theta, RopeScaling(kind=kind, **options), fraction
+    return RopeScaling(kind=kind, **options)
+
+
+def _number(settings: Settings, given: dict[str, Any], key: str, default: Any = None) -> Any:
+    """Takes a number, or yarn's flag, out of the options of a rotary kind.
+
+    Raises:
+      UserError: it is of another type, or 0 where numbers are divided by it.
+    """
+    value = given.pop(key, default)
+    right = isinstance(value, bool) if key == "truncate" else value is None or is_number(value)
+    if not right or (value == 0 and key in ("factor", "original_max_position_embeddings")):
+        raise UserError(f"{settings.file}: {key} = {shown(value)} of rotary positions is not implemented")
+    return value
+
+
+def same_frequencies(dims: int, config: Any, tensor: Any) -> bool:
+    """Whether a stored buffer holds a model's rotary frequencies, in whatever precision: as they are or before scaling."""
+    if tensor.size != dims // 2:
+        return False
+    held = tensor.reshape(-1).astype(np.float32)
+    ways = (frequencies(dims, config.rope_theta, scaling) for scaling in (None, config.rope_scaling))
+    return any(np.allclose(held, way, rtol=1e-2, atol=1e-6) for way in ways)
 
 
 def read_longest(settings: Settings, scaling: RopeScaling | None, default: int) -> int:
     """Longest sequence. With "dynamic", their max_position_embeddings is the length of the first training."""
-    longest = settings.get("max_position_embeddings", default)
+    longest = settings.whole("max_position_embeddings", default)
     return int(longest * scaling.factor) if scaling is not None and scaling.kind == "dynamic" else longest
 
 

@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from xalign_jax.data.pieces import composes, lowers
 from xalign_jax.errors import UserError
 
 NEVER = -1000.0  # score of a unigram piece that no text is to be segmented into
+_USER_SCORE = 0.1  # of a user-defined piece in a unigram model, for each byte but the first
 _SPACES = "[\u1680\u200b\u200c\u200e\u200f\u2028\u2029\ufeff\ufffd]"  # what SentencePiece's nmt_ rules add to NFKC's
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+UNUSUAL = {_USER: "user-defined", _CONTROL: "control", _UNKNOWN: "unknown", _UNUSED: "unused", _BYTE: "byte"}
+
+
+def read_proto(model: bytes) -> Any:
+    """The message of a SentencePiece model's file."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
 
 
 def convert(model: bytes) -> dict[str, Any]:
     """tokenizer.json without added tokens and post-processor.
 
     Raises:
-      UserError: a model of words or characters.
+      UserError: a model of words or characters, or one that treats spaces in a way that no fast tokenizer has.
     """
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    proto = read_proto(model)
     byte_fallback = any(piece.type == _BYTE for piece in proto.pieces)
     make = {1: _unigram, 2: _bpe}.get(proto.trainer_spec.model_type)
     if make is None:
         raise UserError(
             "Vocabulary: a fast tokenizer exists for unigram and BPE models only; SentencePiece joins unknown words"
         )
+    if proto.trainer_spec.treat_whitespace_as_suffix:
+        raise UserError("Vocabulary: no fast tokenizer exists for SentencePiece's treat_whitespace_as_suffix")
+    if not proto.normalizer_spec.escape_whitespaces:
+        raise UserError("Vocabulary: no fast tokenizer exists for SentencePiece's escape_whitespaces = False")
     return {
         "version": "1.0",
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(proto.normalizer_spec)},
@@ -58,19 +71,52 @@ def _replace(pattern: str, content: str) -> dict[str, Any]:
 
 
 def _splits(proto: Any) -> list[dict[str, Any]]:
-    """Words, unless a piece crosses spaces or is several; and the characters of specials' names that no piece holds.
+    """Words, unless a piece crosses spaces; a BPE model's user-defined pieces; and cuts in names that no text may match.
 
-    The lattice of `tokenizers` prefers any piece, a special's name too, to an unknown character.
+    A BPE model takes user-defined pieces out of a text before it merges anything. Its isolated pieces are whole words to
+    `tokenizers`, which `ignore_merges` leaves whole.
     """
-    crossing = any("▁" in piece.piece[1:] for piece in proto.pieces if piece.type in (_NORMAL, _USER))
-    word = {"type": "Split", "pattern": {"String": "▁"}, "behavior": "MergedWithNext", "invert": False}
-    splits = [] if crossing else [word]
-    known = {p.piece for p in proto.pieces if p.type in (_NORMAL, _USER)}
-    named = {character for p in proto.pieces if p.type in (_CONTROL, _UNKNOWN, _BYTE) for character in p.piece}
-    if unknown := sorted(named - known):
-        pattern = {"Regex": "|".join(re.escape(character) for character in unknown)}
-        splits.append({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False})
+    own = [p.piece for p in proto.pieces if p.type in (_NORMAL, _USER)]
+    crossing = any("▁" in piece[1:] for piece in own)
+    splits = [] if crossing else [_split({"String": "▁"}, "MergedWithNext")]
+    if _takes_out(proto):
+        user = sorted((p.piece for p in proto.pieces if p.type == _USER), key=len, reverse=True)
+        splits.insert(0, _split({"Regex": _any(user)}, "Isolated"))
+    if cuts := _cuts(proto, own):
+        splits.append(_split({"Regex": cuts}, "MergedWithPrevious"))
     return splits
+
+
+def _takes_out(proto: Any) -> bool:
+    return proto.trainer_spec.model_type == 2 and any(p.type == _USER for p in proto.pieces)
+
+
+def _split(pattern: dict[str, str], behavior: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
+
+
+def _cuts(proto: Any, own: list[str]) -> str:
+    """A pattern that ends inside each name (of a control piece, a byte and so on) which a text could wrongly match.
+
+    A name is cut between two characters that stand together in no piece of a text, so that the cut changes nothing else.
+    The lattice of `tokenizers` prefers a name to an unknown character; a BPE model takes a whole word for a piece.
+    """
+    known = {piece for piece in own if len(piece) == 1}
+    together = {pair for piece in own for pair in map("".join, itertools.pairwise(piece))}
+    tails: dict[str, list[str]] = {}  # what follows the cut, by what comes before
+    for name in (p.piece for p in proto.pieces if p.type not in (_NORMAL, _USER)):
+        if not _takes_out(proto) and (proto.trainer_spec.model_type == 2 or known.issuperset(name)):
+            continue
+        places = [i for i in range(1, len(name)) if name[i - 1 : i + 1] not in together]
+        # Two unknown characters are one unknown piece if nothing parts them.
+        places.sort(key=lambda i: known.isdisjoint(name[i - 1 : i + 1]))
+        if places:
+            tails.setdefault(name[: places[0]], []).append(name[places[0] :])
+    return "|".join(f"{re.escape(head)}(?={_any(found)})" for head, found in tails.items())
+
+
+def _any(texts: Iterable[str]) -> str:
+    return "|".join(map(re.escape, texts))
 
 
 def _decoders(byte_fallback: bool) -> list[dict[str, Any]]:
@@ -80,8 +126,12 @@ def _decoders(byte_fallback: bool) -> list[dict[str, Any]]:
 
 
 def _unigram(proto: Any, byte_fallback: bool) -> dict[str, Any]:
-    """Pieces that SentencePiece never finds in a text get a score that no segmentation pays."""
-    vocab = [[p.piece, p.score if p.type in (_NORMAL, _USER) else NEVER] for p in proto.pieces]
+    """Scores as SentencePiece uses them: of a user-defined piece its length decides.
+
+    Pieces that SentencePiece never finds in a text get a score that no segmentation pays.
+    """
+    scores = {_NORMAL: lambda p: p.score, _USER: lambda p: _USER_SCORE * (len(p.piece.encode()) - 1)}
+    vocab = [[p.piece, scores.get(p.type, lambda p: NEVER)(p)] for p in proto.pieces]
     unknown = next(i for i, p in enumerate(proto.pieces) if p.type == _UNKNOWN)
     return {"type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": byte_fallback}
 
@@ -89,7 +139,7 @@ def _unigram(proto: Any, byte_fallback: bool) -> dict[str, Any]:
 def _bpe(proto: Any, byte_fallback: bool) -> dict[str, Any]:
     """Merges in the order of the scores of what they make."""
     vocab = {p.piece: i for i, p in enumerate(proto.pieces)}
-    normal = {p.piece: p.score for p in proto.pieces if p.type in (_NORMAL, _USER)}
+    normal = {p.piece: p.score for p in proto.pieces if p.type == _NORMAL}
     merges = []
     for piece in sorted(normal, key=lambda piece: (-normal[piece], vocab[piece])):
         pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
@@ -101,6 +151,7 @@ def _bpe(proto: Any, byte_fallback: bool) -> dict[str, Any]:
         "unk_token": unknown,
         "fuse_unk": True,
         "byte_fallback": byte_fallback,
+        "ignore_merges": _takes_out(proto),
         "vocab": vocab,
         "merges": [list(pair) for pair in merges],
     }

@@ -8,34 +8,61 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from xalign_jax.data.vocabulary import Tokenizer, clone_index
-from xalign_jax.errors import RunError
+from xalign_jax.data.vocabulary import Tokenizer
+from xalign_jax.errors import RunError, install
 from xalign_jax.interop.exporting import Exported
+from xalign_jax.interop.tokenizer_check import SAMPLES, difference, texts_around_unusual, texts_of_pieces, unusual_ids
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # relative to a level's largest value, at least 1
-LENGTH = 64
+LENGTH, ROWS = 64, 4
 
 
-def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray], dtype: str) -> str:
-    """Compare token ids, logits and every hidden state on some texts; returns the largest difference of each level.
+class Missing(str):
+    """Why there are no validation texts."""
 
-    Both compute in float32, from the parameters as they were exported and as they are here: for "bfloat16" the difference
-    is what rounding costs.
+
+def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray] | Missing, dtype: str) -> str:
+    """Compare token ids, logits and every hidden state; returns what was compared and the largest difference of each level.
+
+    Read are the vocabulary's own pieces, sample texts, and the validation texts where there are any. Both compute in
+    float32, from the parameters as they were exported and as they are here: for "bfloat16" the difference is what rounding
+    costs.
 
     Args:
-      texts: token ids, each row read alone and cut to LENGTH.
+      texts: token ids of validation texts, each row read alone and cut to LENGTH.
 
     Raises:
       RunError: naming the tokenizer or the first level that differs. The files stay.
     """
+    tokenizer, validation = exported.tokenizer, [] if isinstance(texts, Missing) else list(texts)
+    read = _compare_tokenizers(output, tokenizer, [tokenizer.decode(ids[:LENGTH]) for ids in validation])
+    lacking = f"; not read: validation texts ({texts})" if isinstance(texts, Missing) else ""
+    rows = {"validation texts": validation, "rows of ids": rows_of_ids(tokenizer)}
+    rows = {name: some for name, some in rows.items() if some}
     try:
-        import torch
-        import transformers
+        computed = _compare_numbers(output, exported, [row for some in rows.values() for row in some], dtype)
     except ImportError:
-        return 'not verified: torch and transformers are missing (pip install "xalign_jax[hf]")'
-    if not len(texts):
-        return "not verified: the run has no validation text to compare on"
-    _compare_tokenizers(output, exported.tokenizer, [exported.tokenizer.decode(ids[:LENGTH]) for ids in texts])
+        return f"{read}; logits not verified: torch and transformers are missing ({install('hf')}){lacking}"
+    what = " and ".join(f"{len(some)} {name}" for name, some in rows.items())
+    return f"verified: {read}; of {what} the largest difference, relative to the largest value: {computed}{lacking}"
+
+
+def rows_of_ids(tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Ids without text: of unusual pieces, the first ROWS * LENGTH of them, and as many rows at random over all clones.
+
+    Padding is left out: XLM-R gives it no position.
+    """
+    unusual = [i for ids in unusual_ids(tokenizer).values() for i in ids if i != tokenizer.pad]
+    drawn = np.random.default_rng(0).choice(np.flatnonzero(~tokenizer.special), ROWS * LENGTH)
+    firsts = np.array(unusual[: ROWS * LENGTH], np.int32)
+    return [some[i : i + LENGTH] for some in (firsts, drawn) for i in range(0, len(some), LENGTH)]
+
+
+def _compare_numbers(output: Path, exported: Exported, texts: Sequence[np.ndarray], dtype: str) -> str:
+    """The largest difference of each level, in words. Raises ImportError without torch and transformers."""
+    import torch
+    import transformers
+
     theirs = getattr(transformers, exported.auto).from_pretrained(output, dtype=torch.float32).eval()
     model, last = exported.model, exported.model.num_layers
     run = jax.jit(lambda params, *rows: model.hidden(params, *rows, levels=tuple(range(last + 1))))
@@ -63,23 +90,18 @@ def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray], dtype:
             f"{output}: transformers differs first at {names[bad[0]]}: {worst[bad[0]]:.2g} of the largest value, "
             f"tolerance {TOLERANCE[dtype]:g} for {dtype}; the files were kept"
         )
-    shown = ", ".join(f"{name} {value:.1e}" for name, value in zip(names, worst, strict=True))
-    return f"verified on {len(texts)} texts: largest difference, relative to the largest value: {shown}"
+    return ", ".join(f"{name} {value:.1e}" for name, value in zip(names, worst, strict=True))
 
 
-def _compare_tokenizers(output: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
-    """The root tokenizer and those of the clones must give the ids of the run; of bare ids there is none."""
-    from transformers import PreTrainedTokenizerFast
-
+def _compare_tokenizers(output: Path, tokenizer: Tokenizer, validation: Sequence[str]) -> str:
+    """The root tokenizer and those of the clones must give the ids of the run; says on what. There is none of bare ids."""
     if tokenizer.vocabulary.kind == "ids":
-        return
-    encoded = tokenizer.encode(texts)
-    folders = {output: 0} | {f: clone_index(f.name.removeprefix("tokenizer_"))[1] for f in output.glob("tokenizer_*/")}
-    for folder, k in folders.items():
-        theirs = PreTrainedTokenizerFast.from_pretrained(folder)
-        for text, ids in zip(texts, encoded, strict=True):
-            ours, found = tokenizer.clone(ids, k).tolist(), theirs(text, add_special_tokens=False)["input_ids"]
-            if ours != found:
-                raise RunError(
-                    f"{folder}: the tokenizer reads {text[:40]!r} as {found[:20]}, the run as {ours[:20]}; the files were kept"
-                )
+        return "no tokenizer"
+    around = texts_around_unusual(tokenizer)
+    texts = {"pieces": texts_of_pieces(tokenizer), "sample texts": SAMPLES}
+    found = difference(output, tokenizer, {**texts, **around, "validation texts": validation})
+    if found:
+        raise RunError(f"{output}: {found}; the files were kept")
+    kinds = ", ".join(f"{len(ids)} {kind}" for kind, ids in unusual_ids(tokenizer).items())
+    alone = f"{len(texts['pieces'])} pieces alone, unusual ones ({kinds}) within text as well"
+    return f"equal ids for {alone}, {len(texts['sample texts'])} sample texts and {len(validation)} validation texts"

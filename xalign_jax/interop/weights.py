@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,19 +13,22 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from xalign_jax.data.pieces import why_unreadable
 from xalign_jax.errors import UserError
+from xalign_jax.interop.settings import bare, read_json, shown
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _READABLE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SHARD_BYTES = 1 << 30
+_PART = 1 << 24  # numbers of a tensor that are compared at a time
 
 
 class Tensors:
     """The tensors of a checkpoint by name; nothing is read but headers until `read`.
 
     Raises:
-      UserError: no safetensors files, or one that is missing or cut short.
+      UserError: no safetensors files, one that is missing or cut short, or two tensors of one name.
     """
 
     def __init__(self, source: Path, renamed: Sequence[tuple[str, str]] = ()) -> None:
@@ -38,6 +41,10 @@ class Tensors:
             handle = self._files[file] = _open(source / file)
             for name in handle.keys():  # noqa: SIM118 - not a dict
                 shown = next((name.removesuffix(old) + new for old, new in renamed if name.endswith(old)), name)
+                if shown in self._names:
+                    raise UserError(
+                        f"{source / file}: {bare(name)} is there twice, as {'/'.join(self._names[shown])} too"
+                    )
                 slice_ = handle.get_slice(name)
                 self._names[shown] = file, name
                 self.shapes[shown], self.dtypes[shown] = tuple(slice_.get_shape()), slice_.get_dtype()
@@ -55,30 +62,66 @@ class Tensors:
         file, stored = self._names[name]
         return self._files[file].get_tensor(stored)
 
+    def leave_out(self, name: str) -> None:
+        """Forget a tensor."""
+        for known in (self._names, self.shapes, self.dtypes):
+            del known[name]
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two tensors hold the same numbers, in whatever dtypes; read in parts."""
+        if self.shapes[one] != self.shapes[other]:
+            return False
+        if not self.shapes[one]:
+            return np.array_equal(self.read(one), self.read(other))
+        slices = [self._files[file].get_slice(stored) for file, stored in (self._names[one], self._names[other])]
+        rows = max(1, _PART // max(1, math.prod(self.shapes[one][1:])))
+        length = self.shapes[one][0]
+        for start in range(0, length, rows):
+            end = min(start + rows, length)
+            first, second = (np.asarray(part[start:end], np.float32) for part in slices)
+            if not np.array_equal(first, second):
+                return False
+        return True
+
 
 def _files(source: Path) -> list[str]:
     if (source / SINGLE).is_file():  # as transformers does: an index beside it is of an earlier save
-        found = [SINGLE]
-    elif (source / INDEX).is_file():
-        try:
-            found = sorted(set(json.loads((source / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{source / INDEX}: not an index of shards ({error})") from None
-    else:
-        other = sorted(path.name for path in source.glob("*.bin")) if source.is_dir() else []
-        hint = f"; {other[0]} is not read: save the model as safetensors" if other else ""
-        raise UserError(f"{source}: no {SINGLE} and no {INDEX} there{hint}")
+        return [SINGLE]
+    if not (source / INDEX).is_file():
+        raise UserError(f"{source}: no {SINGLE} and no {INDEX} there{_conversion(source)}")
+    index = read_json(source / INDEX)
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise UserError(f"{source / INDEX}: not an index of shards (no weight_map of file names)")
+    found = sorted(set(names.values()))
     for file in found:
+        if Path(file).name != file or not file.isprintable():
+            raise UserError(f"{source / INDEX}: {shown(file)} is not the name of a file beside it")
         if not (source / file).is_file():
             raise UserError(f"{source / file}: missing; {INDEX} names it")
     return found
 
 
+def _conversion(source: Path) -> str:
+    """How a checkpoint in PyTorch's own format becomes safetensors, where there is one."""
+    if not any(source.glob("pytorch_model*.bin")):
+        return ""
+    return (
+        '; convert pytorch_model.bin: python -c "import glob, torch, safetensors.torch as s; '
+        f"t = {{k: v.clone() for f in glob.glob('{source}/pytorch_model*.bin') "
+        f"for k, v in torch.load(f, weights_only=True).items()}}; s.save_file(t, '{source}/{SINGLE}')\""
+    )
+
+
 def _open(file: Path) -> Any:
     try:
         return safe_open(file, framework="numpy")
-    except SafetensorError as error:
-        raise UserError(f"{file}: cut short or not safetensors ({error})") from None
+    except (SafetensorError, OSError) as error:
+        with file.open("rb") as opened:
+            start = opened.read(200)
+        raise UserError(
+            f"{file}: {why_unreadable(start, f'cut short or not safetensors ({shown(str(error))})')}"
+        ) from None
 
 
 class Tensor(NamedTuple):
@@ -117,8 +160,3 @@ def cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "float16" and not np.isfinite(made).all():
         raise UserError(f"--dtype=float16: {name} has values beyond 65,504; use bfloat16 or float32")
     return made
-
-
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether any of the regular expressions occurs in a name."""
-    return any(re.search(pattern, name) for pattern in patterns)

@@ -213,12 +213,6 @@ def _cross_entropy_backward(pieces: int, gradients: Any, g: tuple[jax.Array, jax
 _cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-def pool_segments(h: jax.Array, segment_ids: jax.Array, slots: int) -> jax.Array:
-    """Sums of h (R,T,D) over the tokens of segments 1..slots: (R,slots,D), in h's dtype; empty segments give 0."""
-    member = segment_ids[:, None, :] == jnp.arange(1, slots + 1, dtype=segment_ids.dtype)[:, None]
-    return jnp.einsum("rst,rtd->rsd", member.astype(h.dtype), h)
-
-
 def l2_normalize(x: jax.Array) -> jax.Array:
     """x / |x| along the last axis, at least float32; zero vectors stay 0."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))

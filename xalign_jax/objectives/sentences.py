@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from xalign_jax.alignment.pooling import pooled_tokens, segment_means
 from xalign_jax.errors import UserError
 from xalign_jax.objectives.contrast import Ids
-from xalign_jax.objectives.primitives import pool_segments
 
 POOLINGS = ("first", "mean")
 QUERY, KEY = "", "key_"
@@ -43,16 +43,11 @@ def sentence_vectors(
     "first" is a segment's first token, "mean" the mean over its tokens that are not special. Where rows have
     `corrupted` tokens the model reads those.
     """
-    segment_ids = rows["segment_ids"]
+    positions, segment_ids = rows["positions"], rows["segment_ids"]
     tokens = rows.get("corrupted", rows["tokens"])
-    states = model.hidden(params, tokens, rows["positions"], segment_ids, train=train, levels=(level,))[level]
-    if pooling == "first":
-        segment_ids = jnp.where(rows["positions"] == 0, segment_ids, 0)
-    else:
-        segment_ids = jnp.where(jnp.asarray(model.special)[rows["tokens"]], 0, segment_ids)
-    sums = pool_segments(states.astype(jnp.float32), segment_ids, slots)
-    sizes = jnp.sum(segment_ids[:, None, :] == jnp.arange(1, slots + 1)[:, None], axis=2)
-    return (sums / jnp.maximum(sizes, 1)[..., None]).reshape(-1, states.shape[-1])
+    states = model.hidden(params, tokens, positions, segment_ids, train=train, levels=(level,))[level]
+    own = pooled_tokens(segment_ids, positions, jnp.asarray(model.special)[rows["tokens"]], pooling)
+    return segment_means(states, own, slots).reshape(-1, states.shape[-1])
 
 
 def contrast_ids(batch: Mapping[str, jax.Array]) -> tuple[Ids, Ids]:

@@ -14,9 +14,10 @@ import gin
 import jax
 import jax.numpy as jnp
 
+from xalign_jax.alignment.pooling import segment_sums
 from xalign_jax.errors import UserError
 from xalign_jax.objectives.contrast import Contrast, Ids, check_temperature, infonce, positive_pairs
-from xalign_jax.objectives.primitives import l2_normalize, pool_segments
+from xalign_jax.objectives.primitives import l2_normalize
 from xalign_jax.recipe import freeze
 
 
@@ -93,9 +94,9 @@ class WordContrast:
         tokens, segment_ids = batch["tokens"], batch["segment_ids"]
         slots = batch["concept"].shape[1]
         states = model.hidden(params, tokens, batch["positions"], segment_ids, train=train, levels=levels)
-        pooled = [pool_segments(states[level], segment_ids, slots) for level in levels]
+        pooled = [segment_sums(states[level], segment_ids, slots) for level in levels]
         if self.head:
-            pooled.append(pool_segments(model.head_rows(params, tokens), segment_ids, slots))
+            pooled.append(segment_sums(model.head_rows(params, tokens), segment_ids, slots))
         return jnp.stack([l2_normalize(words).reshape(-1, words.shape[-1]) for words in pooled])
 
 

@@ -10,7 +10,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from xalign_jax.objectives.primitives import pool_segments
+from xalign_jax.alignment.pooling import segment_sums
 from xalign_jax.recipe import freeze
 
 
@@ -66,12 +66,12 @@ class WordDistance:
         language = batch["language"].reshape(-1)
         alike = ((language[:, None] == language) & (concept >= 0)).astype(jnp.float32) if self.offset else None
         slots = batch["concept"].shape[1]
-        size = jnp.maximum(pool_segments(jnp.ones((*tokens.shape, 1)), segment_ids, slots), 1)
+        size = jnp.maximum(segment_sums(jnp.ones((*tokens.shape, 1)), segment_ids, slots), 1)
         sums = {}
         for name, rows in tables.items():
             if self.anchored:
                 rows = jnp.where((batch["own_tokens"] > 0)[..., None], rows, jax.lax.stop_gradient(rows))
-            words = (pool_segments(rows, segment_ids, slots) / size).reshape(len(concept), -1)
+            words = (segment_sums(rows, segment_ids, slots) / size).reshape(len(concept), -1)
             sums[name] = _distances(words, mates, alike)
         count = jnp.maximum(self.count(model, batch, rng), 1)
         metrics = {f"{name}/distance": total / count for name, total in sums.items()}

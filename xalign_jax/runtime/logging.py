@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -99,10 +101,34 @@ RESULT_KEYS = (
     "split",
     "seed",
     "control",
+    "settings",
+    "data",
+    "reason",
 )
 
 
 def write_results(directory: Path | epath.Path, rows: list[dict[str, Any]]) -> None:
-    """Write `results.json`: every row has every key, unused ones null."""
-    full = [{key: row.get(key) for key in RESULT_KEYS} for row in rows]
-    write_atomically(directory / "results.json", "[\n" + ",\n".join(json.dumps(row) for row in full) + "\n]\n")
+    """Write `results.json` as strict JSON: every row has every key, unused ones null.
+
+    A value that is not finite becomes null too; `reason` then says what it was.
+    """
+    full = [{key: row.get(key) for key in RESULT_KEYS} | _not_finite(row["value"]) for row in rows]
+    lines = [json.dumps(row, allow_nan=False) for row in full]
+    write_atomically(directory / "results.json", "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def _not_finite(value: float | None) -> dict[str, Any]:
+    """What replaces a value that JSON has no number for."""
+    return {} if value is None or math.isfinite(value) else {"value": None, "reason": f"not finite: {value}"}
+
+
+def conditions(row: dict[str, Any]) -> str:
+    """A short hash of the conditions of a measurement: the probe's settings and the data. "" where a row lacks both.
+
+    The paths of `files` do not count where `data` identifies their contents.
+    """
+    settings, data = row.get("settings"), row.get("data")
+    if settings is None and data is None:
+        return ""
+    counted = {name: value for name, value in (settings or {}).items() if data is None or name != "files"}
+    return hashlib.sha256(json.dumps([counted, data], sort_keys=True).encode()).hexdigest()[:6]

@@ -39,6 +39,7 @@ RESULT: dict[Any, Any] = {
     "seed": NUMBER,
     "control": TEXT,
 }
+OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT}  # newer rows have them
 METRICS: dict[Any, Any] = {"stage": str, "step": int, str: NUMBER}
 
 
@@ -59,7 +60,7 @@ def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
       UserError: it is damaged.
     """
     path = directory / "results.json"
-    rows = _checked(path, path.read_bytes(), [RESULT]) if path.exists() else []
+    rows = _checked(path, path.read_bytes(), [RESULT | OPTIONAL]) if path.exists() else []
     for number, row in enumerate(rows, start=1):
         if lacking := [name for name in RESULT if name not in row]:
             raise _damaged(path, f"row {number} has no {lacking[0]!r}")

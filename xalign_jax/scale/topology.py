@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, install
 from xalign_jax.runtime import hardware
 
 # Shapes of slices by chip, as the clouds rent them. A v4 chip shows as two devices.
@@ -72,7 +72,7 @@ def _tpu(name: str, num_slices: int) -> Machine:
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is touched that two processes could fight over
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError(f"--topology={name}: needs the TPU compiler: pip install 'xalign_jax[tpu]'")
+        raise UserError(f"--topology={name}: needs the TPU compiler: {install('tpu')}")
     jax.config.update("jax_platforms", "cpu")
     try:
         there = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=num_slices)

@@ -15,9 +15,9 @@ from etils import epath
 
 from xalign_jax import config
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import Recipe, Runtime, as_json, identity
+from xalign_jax.recipe import Recipe, Runtime, Stage, as_json, identity
 from xalign_jax.runtime.checkpoint import Checkpoints
-from xalign_jax.runtime.logging import write_results
+from xalign_jax.runtime.logging import conditions, write_results
 from xalign_jax.runtime.records import read_environment, read_results
 from xalign_jax.runtime.storage import as_local, write_atomically
 
@@ -206,14 +206,19 @@ def forget_failure(directory: Path | epath.Path) -> None:
 
 
 def add_results(model_dir: Path | epath.Path, rows: list[dict[str, Any]], stage: str, step: int, seed: int) -> None:
-    """Add a stage's probe rows at a step to `results.json`; rows of the same probes there are replaced."""
-    probes = {row["probe"] for row in rows}
-    kept = [
-        row
-        for row in read_results(model_dir)
-        if (row["stage"], row["step"]) != (stage, step) or row["probe"] not in probes
-    ]
-    write_results(model_dir, kept + [{"stage": stage, "step": step, "seed": seed, **row} for row in rows])
+    """Add a stage's probe rows at a step to `results.json`.
+
+    A row there that measured the same thing under the same conditions is replaced; any other row stays.
+    """
+    new = [{"stage": stage, "step": step, "seed": seed, **row} for row in rows]
+    measured = {_measured(row) for row in new}
+    write_results(model_dir, [row for row in read_results(model_dir) if _measured(row) not in measured] + new)
+
+
+def _measured(row: dict[str, Any]) -> tuple:
+    """What a row measures: where, what, and under which conditions."""
+    keys = ("stage", "step", "probe", "metric", "language", "level", "split", "control")
+    return (*(row[key] for key in keys), conditions(row))
 
 
 def drop_results_past(model_dir: Path | epath.Path, step: int) -> None:
@@ -223,6 +228,10 @@ def drop_results_past(model_dir: Path | epath.Path, step: int) -> None:
         write_results(model_dir, [row for row in rows if row["step"] <= step])
 
 
-def has_results(model_dir: Path | epath.Path, stage: str, step: int) -> bool:
-    """Whether the stage's probes have already run at this step."""
-    return any((row["stage"], row["step"]) == (stage, step) for row in read_results(model_dir))
+def has_results(model_dir: Path | epath.Path, stage: Stage, step: int) -> bool:
+    """Whether the stage's own probes have already run at this step; rows of other settings are of `xalign evaluate`."""
+    own = [None, *(json.loads(json.dumps(as_json(probe))) for probe in stage.probes)]  # None: an older version's rows
+    return any(
+        (row["stage"], row["step"]) == (stage.name, step) and row.get("settings") in own
+        for row in read_results(model_dir)
+    )

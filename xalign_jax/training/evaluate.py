@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from xalign_jax.data.prepared import Prepared
+from xalign_jax.errors import UserError
 from xalign_jax.models.functional import Model
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import sharding
@@ -33,6 +34,22 @@ def restored(
     return prepared, mesh, model, *restore_model(model_dir, step, model, mesh)
 
 
+def configuration(model_dir: Path) -> tuple[str, list[str]]:
+    """The gin file of a run or of an imported model, and the bindings that make a `Recipe` of it.
+
+    An imported model has a vocabulary and no stages: there is no text of its own to probe.
+
+    Raises:
+      UserError: the directory holds neither.
+    """
+    if (model_dir / "config.gin").is_file():
+        return str(model_dir / "config.gin"), []
+    if (model_dir / "model.gin").is_file():
+        vocabulary = str(model_dir / "vocabulary")
+        return str(model_dir / "model.gin"), [f"Vocabulary.path = {vocabulary!r}", "Recipe.stages = ()"]
+    raise UserError(f"--model_dir={model_dir}: neither config.gin nor model.gin there; is it a model directory?")
+
+
 def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, step: int | None) -> None:
     """Run probes on a run's checkpoint (None: its newest) and add their rows to its `results.json`.
 
@@ -43,5 +60,7 @@ def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, s
     plan.check_probes(probes, model, prepared)
     with jax.set_mesh(mesh):
         rows = run_probes(probes, model, params, prepared, recipe.seed)
-    ends = [planned for planned in plan.plan(recipe, prepared) if step <= planned.last_step]
-    directory.add_results(model_dir, rows, ends[0].stage.name, step, recipe.seed)
+    if not rows:
+        raise UserError(f"--model_dir={model_dir}: the probes measure nothing that this run has")
+    stage = next((one.stage.name for one in plan.plan(recipe, prepared) if step <= one.last_step), "import")
+    directory.add_results(model_dir, rows, stage, step, recipe.seed)

@@ -19,7 +19,7 @@ from xalign_jax.data import prepared as data
 from xalign_jax.data.shared_rows import shared_rows
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.models.functional import Model, build
-from xalign_jax.recipe import Recipe, Runtime, as_json
+from xalign_jax.recipe import Recipe, Runtime, Stage, as_json
 from xalign_jax.runtime import distributed, failures, lock, sharding
 from xalign_jax.runtime.checkpoint import Checkpoints, abstract
 from xalign_jax.runtime.compilation import jit_once
@@ -62,32 +62,34 @@ class Run:
         directory.claim(self.model_dir, recipe, extend)
         self.mesh = sharding.make_mesh(runtime.mesh)
         plan.check_rows(recipe, sharding.batch_ways(self.mesh), runtime.accumulate)
+        self._check_states(build_model(recipe, runtime, plan.blank_data(recipe)))
         if distributed.is_main():
             plan.prepare_data(recipe)
         distributed.wait_for_all("data")
         if not distributed.is_main():  # a host with a cache of its own
             plan.prepare_data(recipe)
         self.prepared = plan.load_data(recipe)
+        if distributed.is_main() and self.prepared.lexicon is not None:
+            print(*self.prepared.lexicon.summary, sep="\n", file=sys.stderr, flush=True)
         directory.claim_data(self.model_dir, self.prepared)
         self.model = build_model(recipe, runtime, self.prepared)
         self.stages = plan.plan(recipe, self.prepared)
         self.shared = {
             stage.name: shared_rows(self.prepared, stage.tie_words) for stage in recipe.stages if stage.shares_rows
         }
-        self._check_states()
         plan.check_batches(self.stages, self.model)
-        plan.check_streams(self.stages, self.model)
+        plan.check_types(self.stages, self.model)
         plan.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.prepared)
         if jax.process_count() > 1:
             own = {"texts": directory.texts(self.prepared), "first rows": first_rows(self.stages)}
             shared = {f"tokens that share rows in {name}": rows.fingerprint for name, rows in self.shared.items()}
             distributed.agree(own | shared)
 
-    def _check_states(self) -> None:
+    def _check_states(self, model: Model) -> None:
         """Objectives say what they cannot work with; an optimiser's state is kept where the next one has the same."""
         before = None
         for stage in self.recipe.stages:
-            shapes, _ = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
+            shapes, _ = state.shardings(stage, model, self.recipe.seed, self.mesh)
             own = jax.tree.flatten(shapes.opt_state)
             if stage.keep_optimizer and own != before:
                 raise UserError(
@@ -197,7 +199,7 @@ class Run:
             distributed.wait_for_all("failure.json")  # whoever ends first would end the others before it is written
             hint = f"see {self.model_dir}/failure.json; a lower learning rate (the stage's schedule) may help"
             raise RunError(f"{reason}; {hint}") from None
-        if not self._has_probed(planned.stage.name, planned.last_step):
+        if not self._has_probed(planned.stage, planned.last_step):
             self._probe(current, planned.last_step, planned)
         return current
 
@@ -210,7 +212,7 @@ class Run:
         shared = self.shared.get(stage.name)
         step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages, shared)
         update = jit_step(step, where)
-        if self._probes_at(first, planned) and not self._has_probed(stage.name, first):
+        if self._probes_at(first, planned) and not self._has_probed(stage, first):
             with meter.paused():
                 self._probe(current, first, planned)  # the run was stopped between saving and probing
         watchdog = Watchdog(every.watchdog_seconds)
@@ -240,7 +242,7 @@ class Run:
                         self._probe(current, at, planned)
         return current
 
-    def _has_probed(self, stage: str, step: int) -> bool:
+    def _has_probed(self, stage: Stage, step: int) -> bool:
         """Whether the stage's probes have run at a step. Process 0 decides: another may see an older file."""
         probed = "yes" if distributed.is_main() and directory.has_results(self.model_dir, stage, step) else "no"
         return distributed.exchange("probed", probed)[0] == "yes"
@@ -284,10 +286,11 @@ class Run:
 
 
 def run_probes(probes: tuple, model: Model, params: Any, prepared: data.Prepared, seed: int) -> list[dict[str, Any]]:
-    """The rows of all probes, in their order."""
+    """The rows of all probes, in their order, each with its probe's settings."""
     rows: list[dict[str, Any]] = []
     for probe in tqdm(probes, desc="probes", unit="probe", disable=not (probes and distributed.is_main())):
-        rows += probe.rows(model, params, prepared, seed)
+        settings = as_json(probe)
+        rows += [{**row, "settings": settings} for row in probe.rows(model, params, prepared, seed)]
     return rows
 
 

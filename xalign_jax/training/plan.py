@@ -15,8 +15,10 @@ import numpy as np
 
 from xalign_jax.data import prepared as data
 from xalign_jax.data import store
+from xalign_jax.data.reading import languages_of
 from xalign_jax.data.shared_rows import SharedRows
-from xalign_jax.data.vocabulary import blank_tokenizer
+from xalign_jax.data.sources import read_lines, resolve
+from xalign_jax.data.vocabulary import blank_tokenizer, clone_name
 from xalign_jax.errors import UserError
 from xalign_jax.models.functional import Model
 from xalign_jax.recipe import Recipe, Stage, Stream
@@ -54,7 +56,7 @@ class PlannedStage:
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse what no run could mean.
+    """Check the recipe for errors that need no data: preparing data may take hours.
 
     Raises:
       UserError: naming the gin binding.
@@ -63,11 +65,13 @@ def check(recipe: Recipe) -> None:
         raise UserError("Recipe.stages is empty")
     _check_names(recipe)
     for stage in recipe.stages:
-        if not stage.streams:
-            raise UserError(f"{stage.name}/Stage.streams is empty")
-        for option in ("language_vectors", "tie_words"):
-            if getattr(stage, option) and stage.train:
-                raise UserError(f"{stage.name}/Stage.{option} moves rows, which Stage.train = {stage.train} may forbid")
+        _check_stage(recipe, stage)
+    for mixture in mixtures(recipe):
+        _check_languages(recipe, mixture)
+    for path in [] if recipe.lexicon is None else recipe.lexicon.paths:
+        next(read_lines(resolve(path if isinstance(path, str) else path[0])))
+    if recipe.facts is not None and recipe.lexicon is None:
+        raise UserError("Recipe.facts needs Recipe.lexicon: facts are made of dictionary words")
     for before, stage in itertools.pairwise(recipe.stages):
         sharing = {(s.shares_rows, s.tie_words) for s in (before, stage)}
         if stage.keep_optimizer and len(sharing) > 1:
@@ -75,6 +79,44 @@ def check(recipe: Recipe) -> None:
                 f"{stage.name}/Stage.keep_optimizer: the moments of {before.name} are of other rows, for language_vectors "
                 f"and tie_words differ; bind them alike or start afresh"
             )
+
+
+def _check_stage(recipe: Recipe, stage: Stage) -> None:
+    """Streams that fit the model and the recipe's lexicon, probes that fit the model."""
+    if not stage.streams:
+        raise UserError(f"{stage.name}/Stage.streams is empty")
+    for option in ("language_vectors", "tie_words"):
+        if getattr(stage, option) and stage.train:
+            raise UserError(f"{stage.name}/Stage.{option} moves rows, which Stage.train = {stage.train} may forbid")
+    for stream in stage.streams:
+        if stream.feed.length > recipe.model.max_length:
+            raise UserError(
+                f"{stream.name}: sequences of {stream.feed.length} tokens are longer than the model's "
+                f"max_length = {recipe.model.max_length}"
+            )
+        if hasattr(stream.feed, "check"):
+            stream.feed.check(stream.mixture, recipe.lexicon is not None)
+        if hasattr(stream.objective, "check"):
+            stream.objective.check(stream.rows * stream.feed.slots)
+    for probe in stage.probes:
+        if hasattr(probe, "check_model"):
+            probe.check_model(recipe.model)
+
+
+def _check_languages(recipe: Recipe, mixture: store.Mixture) -> None:
+    """Rates and languages must be the mixture's, as far as the names of its tasks tell."""
+    languages = languages_of(mixture.tasks)
+    if languages is None:
+        return
+    if lacking := [language for language in mixture.languages if language not in languages]:
+        raise UserError(f"Mixture.languages names {lacking[0]!r}; the text is in {', '.join(sorted(languages))}")
+    read = sorted(set(mixture.languages) or languages)
+    members = [clone_name(base, k) for base in read for k in range(recipe.vocabulary.clones + 1)]
+    members += [data.FACTS] if recipe.facts is not None else []
+    if unknown := [name for name, _ in mixture.rates if name not in members]:
+        raise UserError(
+            f"Mixture.rates names {unknown[0]!r}, which this mixture lacks; members: {', '.join(members) or 'none'}"
+        )
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -117,21 +159,14 @@ def check_batches(stages: list[PlannedStage], model: Model) -> None:
                 ) from None
 
 
-def check_streams(stages: list[PlannedStage], model: Model) -> None:
-    """No stream may be longer than the model's positions, nor have more items than its objective or languages than its
-    token types can take; and a type must be one language's in all of them."""
-    typed: dict[str, tuple[str, ...]] = {}
-    for planned in stages:
-        for stream in planned.stage.streams:
-            if stream.feed.length > model.max_length:
-                raise UserError(
-                    f"{stream.name}: sequences of {stream.feed.length} tokens are longer than the model's "
-                    f"max_length = {model.max_length}"
-                )
-            if hasattr(stream.objective, "check"):
-                stream.objective.check(stream.rows * stream.feed.slots)
-            if getattr(stream.feed, "language_types", False):
-                typed[stream.name] = planned.feeds[stream.name].feed.languages
+def check_types(stages: list[PlannedStage], model: Model) -> None:
+    """No stream may have more languages than its model has token types, and a type must be one language's in all."""
+    typed = {
+        stream.name: planned.feeds[stream.name].feed.languages
+        for planned in stages
+        for stream in planned.stage.streams
+        if getattr(stream.feed, "language_types", False)
+    }
     for name, languages in typed.items():
         if len(languages) > model.config.types:
             raise UserError(
@@ -147,8 +182,10 @@ def check_streams(stages: list[PlannedStage], model: Model) -> None:
 
 
 def check_probes(probes: Iterable[Any], model: Model, prepared: data.Prepared) -> None:
-    """Probes that say what they need (`check(model, prepared)`) must have it."""
+    """Probes that say what they need, of the model (`check_model`) and of the data (`check`), must have it."""
     for probe in probes:
+        if hasattr(probe, "check_model"):
+            probe.check_model(model)
         if hasattr(probe, "check"):
             probe.check(model, prepared)
 

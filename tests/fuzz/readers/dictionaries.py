@@ -5,10 +5,10 @@ from __future__ import annotations
 from fuzz.harness import Reader
 from xalign_jax.data.dictionaries import Dictionary, read_dictionary
 
-TSV = "cat\tKatze\ndog\tHund\tKöter\nhouse\tHaus\nthe house\tdas Haus\n" * 2
+TSV = "cat\tKatze\ndog\tHund\t0.8\nhouse\tHaus\nthe house\tdas Haus\n" * 2
 MUSE = "cat Katze\ndog Hund\nhouse Haus\n"
 PAIRS = '{"src_text": "cat", "tgt_text": "Katze"}\n{"src_text": "dog", "tgt_text": "Hund"}\n'
-ROWS = '{"words": "cat $ Katze $ chat", "index": 3}\n{"words": "dog $ Hund", "index": 4}\n'
+ROWS = '{"words": "cat $ Katze", "index": 3}\n{"words": "dog $ Hund", "index": 4}\n'
 
 
 def _seeds() -> list[dict[str, bytes]]:

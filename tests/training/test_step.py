@@ -1,0 +1,153 @@
+"""One update on a model of two arrays: what moves, what stays after a step that is not finite, what is counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xalign_jax.recipe import Stage, Stream
+from xalign_jax.training.optimizers import AdamW, WarmupConstant
+from xalign_jax.training.state import TrainState, optimizer
+from xalign_jax.training.step import combine, count_rows, make_step, stream_key
+
+MODEL: Any = SimpleNamespace(logical_axes=lambda: {"w": ("vocab", "embed"), "norm": ("norm",)})
+LANGUAGES = {"a": ("en", "de"), "b": ("en", "de")}
+FIRST, STEPS = 5, 4  # of the stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """sum(x w) + sum(x norm) over the rows x of a batch; remembers the batch where it has a memory."""
+
+    def count(self, model, batch, rng):
+        return jnp.sum(batch["counted"])
+
+    def loss(self, model, params, memory, batch, rng):
+        w, norm = params["model"]["w"], params["model"]["norm"]
+        total = jnp.sum(batch["x"][:, None] * w) + jnp.sum(batch["x"][:, None] * norm) + jnp.sum(batch["plus"])
+        total = total + jnp.sum(jnp.sqrt(jnp.where(batch["root"] > 0, w[0, 0] - 1.0, 1.0)) - 1.0)  # steep at w = 1
+        memory = memory and memory | {"seen": memory["seen"] + batch["x"]}
+        return total, {"draw": jax.random.uniform(rng), "sum": jnp.sum(batch["x"])}, memory
+
+
+class Following(Line):
+    """Also remembers the parameters that an update left."""
+
+    def after_update(self, params, memory):
+        return memory | {"norm": params["model"]["norm"]}
+
+
+def stage(**changes):
+    streams = [Stream("a", None, Following(), 2, weight=2.0), Stream("b", None, Line(), 2, weight=0.5)]
+    parts = {"optimizer": AdamW(weight_decay=0.5, clip=0.0), "schedule": WarmupConstant(peak=0.1, warmup=0.5)}
+    return Stage("only", STEPS, streams, **(parts | changes))
+
+
+def batches(**of_a):
+    one = {"x": jnp.array([1.0, 2.0]), "counted": jnp.array([4]), "plus": jnp.zeros(1), "root": jnp.zeros(1)}
+    return {"a": one | of_a, "b": one | {"x": jnp.array([3.0, -1.0]), "counted": jnp.array([8])}}
+
+
+def state(chosen, step=FIRST):
+    params = {"model": {"w": jnp.ones((2, 3)), "norm": jnp.full(3, 2.0)}, "heads": {}}
+    memory = {"a": {"seen": jnp.zeros(2), "norm": jnp.zeros(3)}, "b": {"seen": jnp.ones(2)}}
+    return TrainState(jnp.int32(step), params, optimizer(chosen, MODEL, params).init(params), memory)
+
+
+def updated(chosen, given, before):
+    return jax.jit(make_step(chosen, MODEL, FIRST, 7, LANGUAGES))(before, given)
+
+
+@pytest.mark.parametrize(
+    "of_a", [{"plus": jnp.array([jnp.inf])}, {"plus": jnp.array([jnp.nan])}, {"root": jnp.ones(1)}]
+)
+def test_a_step_that_is_not_finite_changes_nothing_and_says_so(of_a):
+    """An infinite loss, one that is not a number, and a finite loss with an infinite gradient."""
+    chosen = stage()
+    before = state(chosen)._replace(memory={"a": {"seen": jnp.ones(2), "norm": jnp.ones(3)}})
+    after, metrics = updated(chosen, batches(**of_a), before)
+    assert not metrics["finite"] and bool(jnp.isfinite(metrics["loss"])) == ("root" in of_a)
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_an_update_is_the_rate_of_its_step_times_the_direction_and_reaches_all_of_the_state():
+    chosen = stage()
+    before = state(chosen, step=FIRST + 1)
+    after, metrics = updated(chosen, batches(), before)
+    # Warm-up is over two steps of the stage. The first direction of Adam is the gradient's sign; matrices decay.
+    assert metrics["finite"] and metrics["learning_rate"] == np.float32(0.1)
+    np.testing.assert_allclose(after.params["model"]["w"], np.full((2, 3), 1 - 0.1 * (1 + 0.5 * 1)), rtol=1e-5)
+    np.testing.assert_allclose(after.params["model"]["norm"], np.full(3, 2 - 0.1), rtol=1e-5)
+    assert after.step == FIRST + 2
+    assert optimizer_steps(after) == optimizer_steps(before) + 1
+    np.testing.assert_array_equal(after.memory["a"]["seen"], [1, 2])
+    np.testing.assert_array_equal(after.memory["a"]["norm"], after.params["model"]["norm"])
+    np.testing.assert_array_equal(after.memory["b"].pop("seen"), [4, 0])
+    assert after.memory["b"] == {}  # `Line` follows no parameters
+    _, first = updated(chosen, batches(), state(chosen))
+    assert first["learning_rate"] == np.float32(0.05)
+
+
+def optimizer_steps(found):
+    (count,) = [leaf for leaf in jax.tree.leaves(found.opt_state) if leaf.ndim == 0]
+    return int(count)
+
+
+def test_metrics_are_means_of_each_stream_and_the_norm_of_the_whole_gradient():
+    chosen = stage()
+    _, metrics = updated(chosen, batches(), state(chosen))
+    # Of a: 3 times the sums of each column of w (2 rows of ones) and of norm; of b: x sums to 2.
+    of_a, of_b = 3 * 3 + 3 * 6, 2 * 3 + 2 * 6
+    np.testing.assert_allclose(metrics["loss/a"], of_a / 4)
+    np.testing.assert_allclose(metrics["loss/b"], of_b / 8)
+    np.testing.assert_allclose(metrics["loss"], 2 * of_a / 4 + 0.5 * of_b / 8)
+    assert metrics["a/sum"] == 3 and metrics["b/sum"] == 2
+    # d loss / d w[i, j] = 2 x_a[i] / 4 + 0.5 x_b[i] / 8; d loss / d norm sums both rows.
+    rows = 2 * np.array([1.0, 2.0]) / 4 + 0.5 * np.array([3.0, -1.0]) / 8
+    np.testing.assert_allclose(metrics["gradient_norm"], np.sqrt(3 * np.sum(rows**2) + 3 * rows.sum() ** 2), rtol=1e-6)
+    for name in ("a", "b"):
+        assert metrics[f"{name}/draw"] == jax.random.uniform(stream_key(7, jnp.int32(FIRST), name))
+
+
+def test_a_streams_key_depends_on_seed_step_and_name():
+    keys = [stream_key(*given) for given in ((1, 2, "a"), (2, 2, "a"), (1, 3, "a"), (1, 2, "b"), (2, 1, "a"))]
+    assert len({tuple(np.asarray(jax.random.key_data(key))) for key in keys}) == 5
+
+
+def test_sums_are_combined_over_counts_and_a_stream_without_a_count_adds_nothing():
+    sums, counts = {"a": jnp.float32(6), "b": jnp.float32(10)}, {"a": jnp.float32(3), "b": jnp.float32(1)}
+    nothing = {"a": jnp.float32(0), "b": jnp.float32(1)}
+    for name, full, part in (("means", 2 * 6 / 3 + 0.5 * 10, 0.5 * 10), ("pooled", 17 / 4, 17 / 1)):
+        np.testing.assert_allclose(combine(stage(combine=name), sums, counts), full, rtol=1e-6)
+        np.testing.assert_allclose(combine(stage(combine=name), sums, nothing), part, rtol=1e-6)
+    none = dict.fromkeys(counts, jnp.float32(0))
+    value, grads = jax.value_and_grad(lambda s: combine(stage(), s, none))(sums)
+    assert value == 0 and not any(grads.values())
+
+
+def test_rows_are_counted_by_language_and_by_what_bears_a_loss():
+    windows = {
+        "weights": jnp.array([[1.0, 0.0, 0.5], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
+        "language": jnp.array([1, 0, 1]),
+        "count_switched": jnp.array([2, 0, 3]),
+    }
+    packed = {
+        "token_language": jnp.array([[0, 1, -1], [1, 1, -1]]),
+        "key_token_language": jnp.array([[0, 0, 0], [-1, -1, 1]]),
+    }
+    words = {"language": jnp.array([[0, 1], [1, 0]]), "weights": jnp.ones((2, 2))}  # a language for each slot
+    names = {"lm": ("en", "de"), "contrast": ("en", "de", "fr"), "words": ("en", "de")}
+    found = count_rows({"lm": windows, "contrast": packed, "words": words}, names)
+    expected = {
+        "lm/count_switched": 5,
+        "lm/tokens": [0, 5],
+        "contrast/tokens": [1, 3, 0],
+        "contrast/key_tokens": [3, 1, 0],
+    }
+    assert {name: value.tolist() for name, value in found.items()} == expected

@@ -1,0 +1,265 @@
+"""Read gin files and `--gin.NAME=VALUE` options: every binding with its place, every mistake as one line that names it.
+
+A file that `include` names is looked for in the current directory, then among the packaged files. Packaged files include
+packaged files only, so that a file of the user's that happens to be called `recipes/tiny.gin` changes no packaged recipe.
+A file never includes itself: where a user's `recipes/x.gin` includes `recipes/x.gin`, the packaged one is meant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import io
+import os
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+from gin import config_parser
+
+from xalign_jax.errors import UserError
+
+SHOWN = 100  # characters of a value or a line in a message
+LITERALS = {"true": "True", "false": "False", "none": "None", "null": "None", "nil": "None"}
+
+
+def gin_root() -> Path:
+    """The folder of packaged gin files: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next(root for root in (package / "gin", package.parent / "gin") if root.is_dir())
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """One statement `scope/Name.parameter = value`.
+
+    Attributes:
+      name: the left side as it was written.
+      parameter: "" for a macro, `NAME = value`.
+      place: "file:line" or the option.
+      files: the files read for it: the one given, the one it includes, and so on; () for an option.
+    """
+
+    scope: str
+    selector: str
+    parameter: str
+    value: Any
+    place: str
+    files: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The left side of the statement."""
+        selector = f"{self.selector}.{self.parameter}" if self.parameter else self.selector
+        return f"{self.scope}/{selector}" if self.scope else selector
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """(scope, selector, parameter) as gin binds it."""
+        if self.parameter:
+            return self.scope, self.selector, self.parameter
+        return self.name, "gin.macro", "value"
+
+
+def read(file: str) -> Iterator[Binding]:
+    """The bindings of a gin file and of the files it includes, in their order. Modules are imported on the way.
+
+    Raises:
+      UserError: a file that is missing, no text or includes itself; a statement that gin cannot read.
+    """
+    yield from _read(_find(file, f"--gin_file={file}", ()), file, ())
+
+
+def option(text: str) -> Binding:
+    """The binding of `--gin.NAME=VALUE`, given NAME=VALUE.
+
+    Raises:
+      UserError: not one binding.
+    """
+    place = f"--gin.{shorten(text)}"
+    statements = list(_statements(text, place, file=False))
+    if len(statements) != 1 or not isinstance(statements[0], config_parser.BindingStatement):
+        raise UserError(f"{place}: expected one binding, --gin.NAME=VALUE")
+    return _binding(statements[0], place, ())
+
+
+def bind(binding: Binding) -> tuple[str, str, str]:
+    """Hand a binding to gin; returns (scope, whole selector, parameter).
+
+    Raises:
+      UserError: nothing is called so.
+    """
+    try:
+        key = gin.config.ParsedBindingKey.parse(binding.key)
+        gin.bind_parameter(key, binding.value)
+    except Exception as error:
+        raise UserError(f"{binding.place}: {_unknown(str(error))}") from error
+    return key.scope, key.complete_selector, key.arg_name
+
+
+def configurables() -> list[str]:
+    """The names that gin knows."""
+    return [selector.split(".")[-1] for selector, _ in gin.config._REGISTRY.items()]
+
+
+def used() -> dict[tuple[str, str], dict[str, Any]]:
+    """(scope, whole selector) -> the parameters that gin has given a value since it was cleared."""
+    return gin.config._OPERATIVE_CONFIG
+
+
+def macros(value: Any) -> Iterator[str]:
+    """The macros that a bound value names."""
+    if isinstance(value, gin.config.ConfigurableReference):
+        if str(value).startswith("%"):
+            yield str(value)[1:]
+    elif isinstance(value, dict):
+        yield from macros([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from macros(item)
+
+
+def shorten(text: str) -> str:
+    """Text on one line, cut where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else f"{line[: SHOWN - 3]}..."
+
+
+def near(name: str, known: Sequence[str]) -> str:
+    """ "; near: ..." with the known names that look like `name`, or ""."""
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"; near: {', '.join(close)}" if close else ""
+
+
+def recipes_of(part: str) -> list[str]:
+    """The packaged files that include a packaged file, directly or not, and that no other file includes."""
+    users: dict[str, list[str]] = {}
+    for path in sorted(gin_root().rglob("*.gin")):
+        for included in re.findall(r"^include '(.+)'", path.read_text(encoding="utf-8"), re.MULTILINE):
+            users.setdefault(included, []).append(str(path.relative_to(gin_root())))
+
+    def whole(file: str) -> set[str]:
+        return set().union(*map(whole, users[file])) if file in users else {file}
+
+    return sorted(whole(part) - {part})
+
+
+def _find(file: str, place: str, inside: tuple[Path, ...]) -> Path:
+    """The file that `file` names within the files `inside` which are being read."""
+    packaged = gin_root() / file
+    own = inside and inside[-1].is_relative_to(gin_root())
+    found = [path for path in ([packaged] if own else [Path(file), packaged]) if os.path.isfile(path)]
+    if not found:
+        names = {path.stem: str(path.relative_to(gin_root())) for path in sorted(gin_root().rglob("*.gin"))}
+        close = [names[stem] for stem in difflib.get_close_matches(Path(file).stem, list(names), n=3, cutoff=0.75)]
+        raise UserError(
+            f"{place}: no such file here or in {gin_root()}" + (f"; near: {', '.join(close)}" if close else "")
+        )
+    fresh = [path.resolve() for path in found if path.resolve() not in inside]
+    if not fresh:
+        names = [path.name for path in inside[inside.index(found[0].resolve()) :]]
+        shown = names if len(names) <= 8 else [*names[:4], "...", *names[-3:]]
+        raise UserError(f"{place}: a file cannot include itself: {' includes '.join([*shown, names[0]])}")
+    return fresh[0]
+
+
+def _read(path: Path, name: str, outer: tuple[tuple[Path, str], ...]) -> Iterator[Binding]:
+    inside = (*outer, (path, name))
+    files = tuple(name for _, name in inside)
+    for statement in _statements(_text(path, name), name, file=True):
+        place = f"{name}:{statement.location.line_num}"
+        match statement:
+            case config_parser.BindingStatement():
+                yield _binding(statement, place, files)
+            case config_parser.IncludeStatement():
+                included = statement.filename
+                found = _find(included, f"{place}: include '{shorten(included)}'", tuple(path for path, _ in inside))
+                yield from _read(found, included, inside)
+            case config_parser.ImportStatement():
+                try:
+                    importlib.import_module(statement.module)
+                except Exception as error:
+                    raise UserError(f"{place}: {shorten(statement.format())} failed: {shorten(str(error))}") from error
+
+
+def _text(path: Path, name: str) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _binding(statement: config_parser.BindingStatement, place: str, files: tuple[str, ...]) -> Binding:
+    return Binding(statement.scope, statement.selector, statement.arg_name, statement.value, place, files)
+
+
+def _statements(text: str, place: str, file: bool) -> Iterator[Any]:
+    """gin's statements of a text.
+
+    Raises:
+      UserError: one that gin cannot read, with its line if the text is a file's.
+    """
+    parser, start = None, 1
+    try:
+        parser = config_parser.ConfigParser(io.StringIO(text), gin.config.ParserDelegate())
+        while True:
+            start = parser.current_token.start[0]
+            statement = parser.parse_statement()
+            if statement is None:
+                return
+            yield statement
+    except Exception as error:
+        lines = [*text.split("\n"), ""]
+        last = getattr(error, "lineno", None) or (parser.current_token.start[0] if parser else start)
+        while start < last and not lines[start - 1].split("#")[0].strip():
+            start += 1  # blank lines and comments before the statement
+        what = _mistake(error, "\n".join(lines[start - 1 : last]), file)
+        if file:
+            line = start if isinstance(error, tokenize.TokenError) else last
+            opened = f"; is a bracket of line {start} left open?" if line > start and "=" in lines[start - 1] else ""
+            place, what = f"{place}:{line}", f"{what}{opened} (it reads: {shorten(lines[line - 1])})"
+        raise UserError(f"{place}: {what}") from error
+
+
+def _mistake(error: Exception, source: str, file: bool) -> str:
+    """What is wrong with a statement that gin cannot read."""
+    quoted = "a text wants quotes, " + ('NAME = "text"' if file else """--gin.NAME='"text"'""")
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    token = re.search(r"Failed to parse token '(.*)'", text, re.DOTALL)
+    if isinstance(error, tokenize.TokenError):
+        return "a bracket or a quote is not closed"
+    if isinstance(error, IndentationError):
+        return "the lines of a block are indented alike"
+    if re.search("[“”„‘’«»]", source):
+        return "quotes are written \" or '"
+    if token and token[1].lower() in LITERALS:
+        return f"write {LITERALS[token[1].lower()]}, not {token[1]}"
+    if token:
+        return f"{shorten(token[1])} is no value" + (f"; {quoted}" if token[1][:1].isalpha() else "")
+    if re.match(r"\s*[\w./]+\s*:\s*\S", source):
+        return "expected NAME = VALUE, not NAME: VALUE"
+    if re.search(r"=\s*$", source):
+        return "no value after ="
+    if "Unable to parse value" in text:
+        return f"no value that gin can read; {quoted}"
+    if "Expected newline" in text:
+        return f"more than one value; {quoted}"
+    if "Unexpected token" in text or "Couldn't parse statement" in text:
+        return "expected NAME = VALUE, include 'FILE' or import MODULE"
+    if isinstance(error, RecursionError):
+        return "brackets within too many brackets"
+    return _unknown(text)
+
+
+def _unknown(text: str) -> str:
+    """gin's words for a name that it does not know, and names that are near."""
+    text = text.split("\n")[0] or "gin cannot read this"
+    name = re.search(r"No configurable matching (?:reference )?'@?(?:.*/)?([\w.]+?)(?:\(\))?'", text)
+    return shorten(text) + (near(name[1].split(".")[0], configurables()) if name else "")
