@@ -31,7 +31,7 @@ RESULT: dict[Any, Any] = {
     "step": int,
     "probe": str,
     "metric": str,
-    "value": (int, float),
+    "value": NUMBER,
     "n": NUMBER,
     "language": TEXT,
     "level": (int, str, type(None)),
