@@ -176,7 +176,6 @@ def prepare(
     cache = Path(cache or cache_dir())
     if _is_prepared(cache, vocabulary, tasks, modules):
         return
-    _check_writable(cache)
     request = {
         "vocabulary": dataclasses.asdict(vocabulary),
         "tasks": list(tasks),
@@ -191,16 +190,6 @@ def prepare(
         if done.returncode in (USER_ERROR, CACHE_ERROR) and lines:
             raise (UserError if done.returncode == USER_ERROR else RunError)(json.loads(lines[-1])["error"])
         raise RunError(f"preparing {', '.join(tasks) or 'the vocabulary'} stopped with exit code {done.returncode}")
-
-
-def _check_writable(cache: Path) -> None:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        wrong = "" if os.access(cache, os.W_OK | os.X_OK) else "cannot be written"
-    except OSError as error:
-        wrong = f"cannot be made ({error.strerror})"
-    if wrong:
-        raise UserError(f"the cache {cache} {wrong}; set XALIGN_CACHE to another folder")
 
 
 def open_tokenizer(vocabulary: Vocabulary, tasks: Sequence[str], cache: str | Path | None = None) -> Tokenizer:
