@@ -231,11 +231,3 @@ def test_preparing_files_loads_no_tensorflow(tsv, tmp_path):
     code = f"import json, sys; from xalign_jax.data.preparation import main; main(json.dumps({request})); {WITHOUT}"
     assert python("-c", code).returncode == 0
     assert len(open_stores(BYTES, tsv, tmp_path)["train"]["de"].tokens)
-
-
-def test_a_cache_that_cannot_be_written_is_named_before_text_is_read(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(
-        UserError, match=r"the cache \S+/file/cache cannot be made \(Not a directory\); set XALIGN_CACHE"
-    ):
-        prepare(Vocabulary("bytes"), ["text:en=nowhere.txt"], cache=tmp_path / "file" / "cache")

@@ -117,3 +117,12 @@ def test_losing_the_lock_is_noticed(tmp_path):
         wait_until(lambda: not any("lock of" in thread.name for thread in threading.enumerate()))  # it has said all
     assert len(lost) == 1 and "another run has taken the lock" in lost[0]
     assert lock.read_lock(epath.Path(tmp_path))["token"] == "other", "a lock that is not ours stays"
+
+
+@pytest.mark.parametrize(
+    "contents", [b"", b"\xff", b"[]", b'{"host": "a"}', b'{"token": "a", "host": "b", "pid": -1, "renewed": 0}']
+)
+def test_a_damaged_lock_holds_nobody_up(tmp_path, contents):
+    (tmp_path / "lock.json").write_bytes(contents)
+    with lock.hold(tmp_path, print):
+        assert lock.read_lock(tmp_path)["renewed"] == 0

@@ -371,3 +371,12 @@ def test_a_clone_starts_from_another_run_as_its_original(tmp_path, request):
         np.testing.assert_array_equal(copied[table][size + 4 :], old[table][4:])
         np.testing.assert_allclose(mean[table][size + 4 :], np.tile(old[table][4:].mean(0), (size - 4, 1)), atol=1e-6)
     np.testing.assert_array_equal(copied["final_norm"]["scale"], old["final_norm"]["scale"])
+
+
+def test_process_0_decides_whether_probes_have_run(monkeypatch, tmp_path):
+    """Another process may see an older results.json; probes are collective, so all must run them or none."""
+    said = []
+    monkeypatch.setattr(loop.distributed, "is_main", lambda: False)
+    monkeypatch.setattr(loop.distributed, "exchange", lambda name, own: said.append(own) or ["yes", own])
+    assert loop.Run._has_probed(SimpleNamespace(model_dir=tmp_path), "pretrain", STEPS)
+    assert said == ["no"]

@@ -138,7 +138,7 @@ def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: 
 def _entry(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> dict[str, Any]:
     try:
         return _read_entry(index_file(cache, vocabulary, tasks, task))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         what = f"task {task!r}" if task else "the vocabulary"
         raise UserError(f"{what} has not been prepared in {cache}; run `xalign data prepare`") from None
 
@@ -180,7 +180,6 @@ def prepare(
     cache = Path(cache or cache_dir())
     if _is_prepared(cache, vocabulary, tasks, modules):
         return
-    _check_writable(cache)
     request = {
         "vocabulary": dataclasses.asdict(vocabulary),
         "tasks": list(tasks),
@@ -195,16 +194,6 @@ def prepare(
         if done.returncode in (USER_ERROR, CACHE_ERROR) and lines:
             raise (UserError if done.returncode == USER_ERROR else RunError)(json.loads(lines[-1])["error"])
         raise RunError(f"preparing {', '.join(tasks) or 'the vocabulary'} stopped with exit code {done.returncode}")
-
-
-def _check_writable(cache: Path) -> None:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        wrong = "" if os.access(cache, os.W_OK | os.X_OK) else "cannot be written"
-    except OSError as error:
-        wrong = f"cannot be made ({error.strerror})"
-    if wrong:
-        raise UserError(f"the cache {cache} {wrong}; set XALIGN_CACHE to another folder")
 
 
 def open_tokenizer(vocabulary: Vocabulary, tasks: Sequence[str], cache: str | Path | None = None) -> Tokenizer:

@@ -111,7 +111,7 @@ class Checkpoints:
           RunError: this step, or the one before, could not be written. So do `wait` and `close`.
         """
         arrays = {item: _described(tree) for item, tree in (("params", params), ("rest", rest))}
-        record = {"step": step, **about, "arrays": arrays}
+        record = json.loads(json.dumps({"step": step, **about, "arrays": arrays}))  # as it will be read
         items = {
             "params": ocp.args.PyTreeSave(params),
             "rest": ocp.args.PyTreeSave({"step": step, **rest}),

@@ -19,6 +19,7 @@ from xalign_jax.runtime import distributed
 from xalign_jax.runtime.storage import write_atomically
 
 RENEW_SECONDS = 10.0
+LOCK = {"token": str, "host": str, "pid": int, "renewed": int}
 APPEAR_SECONDS = 90.0  # within which a file of one host is seen by the others; NFS remembers for 60 that there was none
 
 
@@ -109,11 +110,13 @@ class DirectoryLock:
 
 
 def read_lock(directory: epath.Path) -> dict[str, Any]:
-    """What `lock.json` says, {} if there is none."""
+    """What `lock.json` says, {} if there is none, or one that no run can have written."""
     try:
-        return json.loads((directory / "lock.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        found = json.loads((directory / "lock.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return {}
+    whole = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in LOCK.items())
+    return found if whole and 0 < found["pid"] < 2**31 else {}
 
 
 def _is_gone(found: dict[str, Any]) -> bool:

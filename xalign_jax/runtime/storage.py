@@ -90,10 +90,17 @@ def move(folder: epath.Path, target: epath.Path) -> None:
     if not is_remote(folder):
         folder.rename(target)
         return
-    for file in folder.rglob("*"):
-        if not file.is_dir():
-            file.copy(target / file.relative_to(folder))
+    _copy(folder, target)
     folder.rmtree()
+
+
+def _copy(folder: epath.Path, target: epath.Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for place in folder.iterdir():
+        if place.is_dir():
+            _copy(place, target / place.name)
+        else:
+            place.copy(target / place.name)
 
 
 def upload(folder: Path, directory: epath.Path) -> None:
