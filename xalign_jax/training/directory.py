@@ -17,7 +17,7 @@ from xalign_jax import config
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json, identity
 from xalign_jax.runtime.checkpoint import Checkpoints
-from xalign_jax.runtime.logging import conditions, read_results, write_results
+from xalign_jax.runtime.logging import conditions, read_results, without_places, write_results
 from xalign_jax.runtime.storage import as_local, write_atomically
 
 PACKAGES = (
@@ -219,8 +219,7 @@ def drop_results_past(model_dir: Path | epath.Path, step: int) -> None:
 
 def has_results(model_dir: Path | epath.Path, stage: Stage, step: int) -> bool:
     """Whether the stage's own probes have already run at this step; rows of other settings are of `xalign evaluate`."""
-    own = [None, *(json.loads(json.dumps(as_json(probe))) for probe in stage.probes)]  # None: an older version's rows
-    return any(
-        (row["stage"], row["step"]) == (stage.name, step) and row.get("settings") in own
-        for row in read_results(model_dir)
-    )
+    own = json.loads(json.dumps([without_places(as_json(probe)) for probe in stage.probes]))
+    here = [row for row in read_results(model_dir) if (row["stage"], row["step"]) == (stage.name, step)]
+    # Rows of older versions have no settings.
+    return any(row.get("settings") is None or without_places(row["settings"]) in own for row in here)
