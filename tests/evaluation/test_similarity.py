@@ -67,6 +67,7 @@ def test_one_window_or_sentence_is_compared_with_no_other(toy, tokenizer, tmp_pa
         rows = probe.rows(model, params, prepared, 0)
         assert {row["metric"] for row in rows} == {"parallel"}
         assert len(rows) == 2
+    assert probe.rows(model, params, toy.prepared(tokenizer, []), 0) == []  # nor can it be centred on itself
 
 
 def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):

@@ -33,7 +33,6 @@ from waiting import wait_until
 from xalign_jax import config
 from xalign_jax.data.shared_rows import SharedRows
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.evaluation.knowledge import Knowledge
 from xalign_jax.evaluation.perplexity import Perplexity
 from xalign_jax.evaluation.word_retrieval import WordRetrieval
 from xalign_jax.objectives.translation_ranking import TranslationRanking
@@ -158,7 +157,6 @@ def test_a_run_does_not_go_on_with_other_texts_or_another_vocabulary(undisturbed
 @pytest.mark.parametrize(
     ("probe", "said"),
     [
-        (Knowledge(), "Knowledge: no facts"),
         (WordRetrieval(), "WordRetrieval: no dictionary"),
         (Perplexity(length=1000), r"Perplexity\.length = 1000: longer than"),
         (Perplexity(length=8), "no text in the validation split"),

@@ -45,8 +45,8 @@ class SentenceRetrieval:
       `_margin`: ratio margin of cosines (k = 4) instead of the cosine.
       `_centred`: each language's mean sentence vector taken away, over up to 256 documents of its training text, which
         are cut to `length`; languages without training text have no such row.
-    Controls: `shuffled` (right answers moved by one, where there are two or more), `ngram` (character n-grams, no level; not for clones, which are
-    not written) and with `untrained` fresh parameters of this seed.
+    Controls: `shuffled` (right answers moved by one, where there are two or more), `ngram` (character n-grams, no level;
+    not for clones, which are not written) and with `untrained` fresh parameters of this seed.
 
     Sources: `files` is {language: path}, parallel text aligned by line or (.tsv, key<TAB>text) by key; the first
     language is compared with each other one. Else `pivot` is compared with each other language that shares enough groups

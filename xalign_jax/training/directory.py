@@ -18,7 +18,7 @@ from xalign_jax import config
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json, identity, located
 from xalign_jax.runtime.checkpoint import Checkpoints
-from xalign_jax.runtime.logging import conditions, write_results
+from xalign_jax.runtime.logging import conditions, without_places, write_results
 from xalign_jax.runtime.records import read_environment, read_results
 from xalign_jax.runtime.storage import as_local, write_atomically
 from xalign_jax.training import inputs
@@ -293,7 +293,7 @@ def add_results(model_dir: Path | epath.Path, rows: list[dict[str, Any]], stage:
 def _measured(row: dict[str, Any]) -> tuple:
     """What a row measures: where, what, and under which conditions."""
     keys = ("stage", "step", "probe", "metric", "language", "level", "split", "control")
-    return (*(row[key] for key in keys), conditions(row))
+    return (*(row.get(key) for key in keys), conditions(row))
 
 
 def drop_results_past(model_dir: Path | epath.Path, step: int) -> None:
@@ -305,8 +305,7 @@ def drop_results_past(model_dir: Path | epath.Path, step: int) -> None:
 
 def has_results(model_dir: Path | epath.Path, stage: Stage, step: int) -> bool:
     """Whether the stage's own probes have already run at this step; rows of other settings are of `xalign evaluate`."""
-    own = [None, *(json.loads(json.dumps(as_json(probe))) for probe in stage.probes)]  # None: an older version's rows
-    return any(
-        (row["stage"], row["step"]) == (stage.name, step) and row.get("settings") in own
-        for row in read_results(model_dir)
-    )
+    own = json.loads(json.dumps([without_places(as_json(probe)) for probe in stage.probes]))
+    here = [row for row in read_results(model_dir) if (row["stage"], row["step"]) == (stage.name, step)]
+    # Rows of older versions have no settings.
+    return any(row.get("settings") is None or without_places(row["settings"]) in own for row in here)
