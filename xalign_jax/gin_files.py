@@ -154,8 +154,8 @@ def _find(file: str, place: str, inside: tuple[Path, ...]) -> Path:
     own = inside and inside[-1].is_relative_to(gin_root())
     found = [path for path in ([packaged] if own else [Path(file), packaged]) if os.path.isfile(path)]
     if not found:
-        names = {path.stem: str(path.relative_to(gin_root())) for path in sorted(gin_root().rglob("*.gin"))}
-        close = [names[stem] for stem in difflib.get_close_matches(Path(file).stem, list(names), n=3, cutoff=0.75)]
+        stems = {path.stem: str(path.relative_to(gin_root())) for path in sorted(gin_root().rglob("*.gin"))}
+        close = [stems[stem] for stem in difflib.get_close_matches(Path(file).stem, list(stems), n=3, cutoff=0.75)]
         raise UserError(
             f"{place}: no such file here or in {gin_root()}" + (f"; near: {', '.join(close)}" if close else "")
         )
