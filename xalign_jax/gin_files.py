@@ -24,6 +24,7 @@ from gin import config_parser
 from xalign_jax.errors import UserError
 
 SHOWN = 100  # characters of a value or a line in a message
+DEEPEST = 50  # files that include one within the other
 LITERALS = {"true": "True", "false": "False", "none": "None", "null": "None", "nil": "None"}
 
 
@@ -169,6 +170,8 @@ def _find(file: str, place: str, inside: tuple[Path, ...]) -> Path:
 
 def _read(path: Path, name: str, outer: tuple[tuple[Path, str], ...]) -> Iterator[Binding]:
     inside = (*outer, (path, name))
+    if len(inside) > DEEPEST:
+        raise UserError(f"{name}: {DEEPEST} files include each other one within the other; that is as deep as it goes")
     files = tuple(name for _, name in inside)
     for statement in _statements(_text(path, name), name, file=True):
         place = f"{name}:{statement.location.line_num}"
