@@ -39,7 +39,6 @@ class Binding:
     """One statement `scope/Name.parameter = value`.
 
     Attributes:
-      name: the left side as it was written.
       parameter: "" for a macro, `NAME = value`.
       place: "file:line" or the option.
       files: the files read for it: the one given, the one it includes, and so on; () for an option.
