@@ -101,10 +101,10 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from xalign_jax import __version__
+    import xalign_jax
 
     parser = _Parser("xalign", description="Cross-lingual alignment in pretraining.", epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=f"xalign {__version__}")
+    parser.add_argument("--version", action="version", version=f"xalign {xalign_jax.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, call: object, help: str, gin: bool, model_dir: str = "") -> argparse.ArgumentParser:
