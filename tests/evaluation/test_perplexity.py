@@ -74,6 +74,9 @@ def test_windows_are_consecutive_and_count_bytes(toy, tokenizer):
     whole = consecutive(store, tokenizer, 8, 100)
     real = whole["weights"] > 0
     assert whole["targets"][real].tolist() == store.tokens.tolist()
+    assert (
+        not any(whole[key][~real].any() for key in ("tokens", "targets", "positions", "segment_ids")) and not real.all()
+    )
     assert whole["tokens"][0].tolist() == [3, *range(10, 17)]
     assert whole["bytes"].sum() == pytest.approx(55)
     assert whole["segment_ids"][2].tolist() == [1, 1, 1, 1, 1, 2, 2, 2]

@@ -57,6 +57,21 @@ def test_cosine_of_sentence_pairs(toy, tokenizer, tmp_path):
     assert {row["n"] for row in rows} == {30}
 
 
+def test_shuffled_sentences_are_the_ones_after_and_files_pass_the_check(toy, tokenizer, tmp_path):
+    """Of two sentences each is the other's control."""
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("abcdefgh\nstuvwxyz\n")
+    table = _tables(tokenizer, "equal")
+    model, params = toy.model(tokenizer.size, 16), toy.params(table, table)
+    prepared = toy.prepared(tokenizer, [_text(toy)])
+    files = {"en": str(tmp_path / "a.txt"), "en_clone": str(tmp_path / "b.txt")}
+    probe = HiddenCosine(length=32, files=files, batch=8)
+    for each in (probe, GradientCosine(length=32, files=files)):
+        each.check(model, prepared)
+    rows = probe.rows(model, params, prepared, 0)
+    assert toy.value(rows, "gap", level=1) > 0.5
+
+
 def test_gradients_of_the_same_text(toy, tokenizer):
     """A tied clone has the same block gradients; another embedding has unrelated ones."""
     prepared = toy.prepared(tokenizer, [_text(toy)])
