@@ -123,6 +123,7 @@ def test_foreign_mass_of_a_clone(toy, tokenizer):
     rows = ForeignMass(length=8, batch=4).rows(model, params, prepared, 0)
     own = int((~tokenizer.shared).sum())
     assert toy.value(rows, "mass", language="en_clone") == pytest.approx(own / tokenizer.size, rel=1e-5)
+    assert rows[0]["n"] == 58 - 10  # the first of each window and document has no context
 
 
 def test_foreign_mass_reads_the_first_language(toy, tokenizer):

@@ -113,6 +113,14 @@ def test_files_are_read_as_other_text_is(toy, tokenizer, tmp_path, monkeypatch):
         sentences(prepared, (("en", "~/en.tsv"),), 9)
 
 
+def test_a_line_that_is_blank_on_either_side_is_no_sentence(toy, tokenizer, tmp_path):
+    (tmp_path / "en.txt").write_text("one\n \nthree\nfour\nfive\n")
+    (tmp_path / "de.txt").write_text("eins\nzwei\n\nvier\nfünf\n")
+    files = (("en", str(tmp_path / "en.txt")), ("de", str(tmp_path / "de.txt")))
+    (pair,) = sentences(toy.prepared(tokenizer, []), files, 2)
+    assert pair.texts == (("one", "four"), ("eins", "vier"))
+
+
 def test_a_sentence_longer_than_the_model_is_refused_before_training(toy, tokenizer):
     model, _ = _model(toy, tokenizer, causal=False)
     with pytest.raises(UserError, match=r"SentenceRetrieval\.length = 65: longer than the model's max_length = 64"):

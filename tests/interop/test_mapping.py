@@ -72,3 +72,5 @@ def test_settings_are_asked_for_or_refused():
     for value in (True, 1, "x", []):
         with pytest.raises(UserError, match=r"odd = .* is not implemented for llama"):
             settings(odd=value).finish()
+    with pytest.raises(UserError, match="a1 = True"):  # the first of them in the order of names
+        settings(**{f"{letter}{n}": True for letter in "cba" for n in (2, 1)}).finish()
