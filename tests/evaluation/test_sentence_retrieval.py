@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation import SentenceRetrieval
+from xalign_jax.evaluation import SentenceRetrieval, sentence_retrieval
 from xalign_jax.evaluation.encoding import ratio_margin, sentence_vectors
 from xalign_jax.evaluation.ngrams import ngram_cosines
 from xalign_jax.evaluation.parallel import sentences
@@ -111,6 +111,15 @@ def test_files_are_read_as_other_text_is(toy, tokenizer, tmp_path, monkeypatch):
         sentences(prepared, (("en", "~/en.tsv"), ("de", "~/de.tsv")), 9)
     with pytest.raises(UserError, match="parallel text needs two or more"):
         sentences(prepared, (("en", "~/en.tsv"),), 9)
+
+
+@pytest.mark.parametrize(("fitted", "expected"), [(256, range(10)), (8, [0, 3, 6, 9])])
+def test_means_are_fitted_on_documents_spread_over_a_store(toy, fitted, expected, monkeypatch):
+    """Two stores give half of the documents each, or all that they have."""
+    monkeypatch.setattr(sentence_retrieval, "FITTED", fitted)
+    store = toy.store([[10 + d, 1] for d in range(10)])
+    found = [document.tolist() for document in sentence_retrieval._spread(store, [store, store])]
+    assert found == [[10 + d, 1] for d in expected]
 
 
 def test_a_line_that_is_blank_on_either_side_is_no_sentence(toy, tokenizer, tmp_path):
