@@ -126,8 +126,19 @@ def test_a_line_that_is_blank_on_either_side_is_no_sentence(toy, tokenizer, tmp_
     (tmp_path / "en.txt").write_text("one\n \nthree\nfour\nfive\n")
     (tmp_path / "de.txt").write_text("eins\nzwei\n\nvier\nfünf\n")
     files = (("en", str(tmp_path / "en.txt")), ("de", str(tmp_path / "de.txt")))
-    (pair,) = sentences(toy.prepared(tokenizer, []), files, 2)
+    prepared = toy.prepared(tokenizer, [])
+    (pair,) = sentences(prepared, files, 2)
     assert pair.texts == (("one", "four"), ("eins", "vier"))
+
+
+def test_ngrams_are_of_texts_as_they_are_written_where_these_are_known(toy, tokenizer, tmp_path, monkeypatch):
+    """Decoding tokens may lose what a vocabulary lacks."""
+    (tmp_path / "text.txt").write_text("one\nzwei\n")
+    files = {"en": str(tmp_path / "text.txt"), "de": str(tmp_path / "text.txt")}
+    monkeypatch.setattr(tokenizer, "decode", lambda ids: "lost")
+    model, params = _model(toy, tokenizer, causal=False)
+    rows = SentenceRetrieval(files=files, metrics=["accuracy"]).rows(model, params, toy.prepared(tokenizer, []), 0)
+    assert toy.value(rows, "accuracy", language="en->de", control="ngram") == 1.0
 
 
 def test_a_sentence_longer_than_the_model_is_refused_before_training(toy, tokenizer):
