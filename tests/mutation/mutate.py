@@ -1,4 +1,4 @@
-"""`python tests/mutation/mutate.py [FILE[:LINE] ...] [--count=100] [--seed=0]`: break the library on purpose; do the tests see it?
+"""`python tests/mutation/mutate.py FILE[:LINE] ... [--count=100] [--seed=0]`: break the library; do the tests see it?
 
 Draws mutants of the files (`mutants.py`), puts one after another into a copy of the repository and runs the tests that
 belong to the file until one fails. Prints each survivor with its line before and after. A survivor wants a test, or is
@@ -149,17 +149,22 @@ def in_fork(tree: Path, tests: list[str], seconds: float) -> int | None:
 
 
 def _child(tree: Path, tests: list[str]) -> None:
-    os.setsid()
-    os.chdir(tree)
-    output = os.open("pytest.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    shutil.rmtree(tree / "cache", ignore_errors=True)
-    os.environ.update(PYTHONPATH=str(tree), XALIGN_CACHE=str(tree / "cache"), PYTHONDONTWRITEBYTECODE="1")
-    sys.path[:] = [str(tree), *(path for path in sys.path if not path.startswith(str(ROOT / "tests")))]
-    sys.dont_write_bytecode = True
-    code = importlib.import_module("pytest").main(["-x", "-q", "-p", "no:cacheprovider", f"--rootdir={tree}", *tests])
-    os._exit(code)
+    """Run pytest in the tree, in a process group of its own, and end."""
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(tree)
+        output = os.open("pytest.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        shutil.rmtree(tree / "cache", ignore_errors=True)
+        os.environ.update(PYTHONPATH=str(tree), XALIGN_CACHE=str(tree / "cache"), PYTHONDONTWRITEBYTECODE="1")
+        sys.path[:] = [str(tree), *(path for path in sys.path if not path.startswith(str(ROOT / "tests")))]
+        sys.dont_write_bytecode = True
+        pytest = importlib.import_module("pytest")
+        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", f"--rootdir={tree}", *tests]))
+    finally:
+        os._exit(code)
 
 
 def drawn(wanted: list[str], count: int, seed: int) -> list[tuple[str, Mutant]]:
@@ -168,6 +173,8 @@ def drawn(wanted: list[str], count: int, seed: int) -> list[tuple[str, Mutant]]:
     for entry in wanted:
         name, _, line = entry.partition(":")
         path = (ROOT / name).resolve()
+        if not path.exists():
+            sys.exit(f"{name}: no such file in {ROOT}")
         for each in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             found += [
                 (str(each.relative_to(ROOT)), m) for m in mutants(each.read_bytes()) if not line or m.line == int(line)
@@ -178,7 +185,7 @@ def drawn(wanted: list[str], count: int, seed: int) -> list[tuple[str, Mutant]]:
 
 
 def tried(tree: Path, path: str, mutant: Mutant, seconds: float) -> str:
-    """ "caught", "timed out" or "survived"."""
+    """One of "caught", "timed out" and "survived"."""
     source = (ROOT / path).read_bytes()
     (tree / path).write_bytes(mutant.of(source))
     code = in_fork(tree, belonging(path), seconds)
