@@ -153,6 +153,16 @@ def test_a_dictionary_that_changed_is_named(tmp_path, monkeypatch):
         claims(tmp_path, monkeypatch, changed, inputs.of_data(recipe, prepared))
 
 
+def test_a_module_that_changed_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_tasks.py").write_text("a = 1\n")
+    recipe = dataclasses.replace(toy.recipe(3), modules=("my_tasks", "a_module.that_is_not"))
+    then = inputs.of_start(recipe)
+    (tmp_path / "my_tasks.py").write_text("a = 2\n")
+    with pytest.raises(UserError, match=rf"module my_tasks \({tmp_path}/my_tasks\.py\) is"):
+        claims(tmp_path, monkeypatch, then, inputs.of_start(recipe))
+
+
 def test_other_parameters_to_start_from_are_named_and_a_source_that_trains_on_is_none(tmp_path, monkeypatch):
     recipe = dataclasses.replace(toy.recipe(3), init_from=str(tmp_path / "a"))
     steps = tmp_path / "a" / "checkpoints"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 import signal
 
 import jax
@@ -70,17 +69,18 @@ def test_sigterm_and_restart_are_bit_identical(undisturbed, tmp_path):
     assert_identical(model_dir, undisturbed)
 
 
-def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(undisturbed, tmp_path):
-    assert saved_params(undisturbed)["heads"]["xlco"]["projection"].shape == (32, 32)
-    shutil.copytree(undisturbed, tmp_path / "run")
-    recipe = toy.infoxlm(STEPS)
-    (before,) = json.loads((undisturbed / "results.json").read_text())
-    evaluate.evaluate(recipe, Runtime(), tmp_path / "run", (toy.ToyProbe(),), None)
-    after = json.loads((tmp_path / "run" / "results.json").read_text())
+def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path):
+    recipe, runtime, model_dir = toy.infoxlm(1), Runtime(mesh=(8, 1, 1)), tmp_path / "run"
+    loop.Run(recipe, runtime, model_dir, "toy").train()
+    saved = saved_params(model_dir, 1)
+    assert saved["heads"]["xlco"]["projection"].shape == (32, 32)
+    (before,) = json.loads((model_dir / "results.json").read_text())
+    evaluate.evaluate(recipe, runtime, model_dir, (toy.ToyProbe(),), None)
+    after = json.loads((model_dir / "results.json").read_text())
     np.testing.assert_allclose([row["value"] for row in after], before["value"], rtol=1e-6)
-    start = dataclasses.replace(recipe, init_from=str(undisturbed), seed=5)
-    fresh = loop.Run(start, Runtime(mesh=(8, 1, 1)), tmp_path / "other", "toy")._first_state()
-    jax.tree.map(np.testing.assert_array_equal, fresh.params["model"], saved_params(undisturbed)["model"])
+    start = dataclasses.replace(recipe, init_from=str(model_dir), seed=5)
+    fresh = loop.Run(start, runtime, tmp_path / "other", "toy")._first_state()
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(fresh.params["model"]), saved["model"])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,8 +97,11 @@ def _source(module: str) -> str | None:
     """The file of a module's source; None where it has none, as in a notebook."""
     if module in sys.modules:
         return getattr(sys.modules[module], "__file__", None)
-    found = importlib.util.find_spec(module)
-    return None if found is None or not found.has_location else found.origin
+    name = module.replace(
+        ".", "/"
+    )  # looked for as the process that prepares data imports it, without importing it here
+    places = (Path(folder, file) for folder in ("", *sys.path) for file in (f"{name}.py", f"{name}/__init__.py"))
+    return next((resolve(place) for place in places if place.is_file()), None)
 
 
 def _hash(*arrays: np.ndarray) -> str:
