@@ -60,7 +60,7 @@ def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Ro
         words = _json_words(row, path, number)
         index = row.get("index")
         if index is not None and not isinstance(index, int):
-            raise UserError(f"{path}:{number}: index must be an integer, found {index!r}")
+            raise UserError(f"{path}:{number}: index must be an integer, found {str(index)[:40]!r}")
         concept = None if index is None else f"index:{index}"
     else:
         words = line.split("\t") if "\t" in line else line.split()
@@ -91,7 +91,7 @@ def _check_words(words: list[str], path: str, number: int, languages: tuple[str,
 def _json_words(row: dict[str, Any], path: str, number: int) -> list[str]:
     unknown = [key for key, value in row.items() if key not in _KEYS and not isinstance(value, int | float | None)]
     if unknown:
-        raise UserError(f"{path}:{number}: unknown key {unknown[0]!r}; take it out of the file")
+        raise UserError(f"{path}:{number}: unknown key {unknown[0][:40]!r}; take it out of the file")
     pair = [row.get("src_text"), row.get("tgt_text")]
     words = row.get("words")
     if all(isinstance(word, str) for word in pair) and words is None:
