@@ -87,7 +87,7 @@ def test_pooling_sums_each_segment():
     assert pooled.shape == (2, 4, 3)
     np.testing.assert_allclose(pooled[0], [h[0, :2].sum(0), h[0, 2], np.zeros(3), np.zeros(3)], rtol=1e-6)
     np.testing.assert_allclose(pooled[1], [h[1, 0], np.zeros(3), h[1, 1:4].sum(0), np.zeros(3)], rtol=1e-6)
-    means = pooled / np.asarray([[3, 1, 1, 1], [1, 1, 3, 1]])[..., None]
+    means = pooled / np.asarray([[2, 1, 1, 1], [1, 1, 3, 1]])[..., None]
     np.testing.assert_allclose(segment_means(h, segments, 4), means, rtol=1e-6)
 
 

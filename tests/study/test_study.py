@@ -21,7 +21,7 @@ from study import __main__, gap, plots, record, run, tables  # noqa: E402
 from study.experiments import EXPERIMENTS, select  # noqa: E402
 from xalign_jax.data.lexicon import Word, concept_table  # noqa: E402
 from xalign_jax.errors import UserError  # noqa: E402
-from xalign_jax.recipe import identity  # noqa: E402
+from xalign_jax.recipe import as_json, identity  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +187,18 @@ def test_a_finished_run_is_recorded_without_training_and_an_unfinished_one_train
     assert run.missing(wanted, record.read(record.RESULTS), []) == []
     assert run.run(wanted, 1) and record.read(record.RESULTS) == [first, second]  # what it took is not forgotten
     assert "wall_seconds" in second and len(asked) == 1
+
+
+def test_what_evaluate_added_to_a_run_is_not_recorded(runs, no_data):
+    (job,) = run.jobs(select(["J"]), [1])
+    finish(runs / "J-1", job.recipe, 700)
+    before = record.rows_of("J", runs / "J-1", job.recipe, None)
+    path = runs / "J-1" / "results.json"
+    rows = json.loads(path.read_text())
+    own = json.loads(json.dumps(as_json(job.recipe.stages[-1].probes[0])))
+    added = [row | {"settings": own | {"length": 7}, "data": "aaaaaaaaaaaa", "value": 1.5} for row in rows]
+    path.write_text(json.dumps([row | {"settings": own, "data": "bbbbbbbbbbbb"} for row in rows] + added))
+    assert record.rows_of("J", runs / "J-1", job.recipe, None) == before
 
 
 def test_an_interrupted_run_stops_the_others_and_a_failed_one_does_not(runs, no_data, monkeypatch, capsys):
