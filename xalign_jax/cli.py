@@ -375,7 +375,7 @@ def _stats(recipe: Any) -> int:
     if recipe.lexicon is not None:
         data = data.with_lexicon(recipe.lexicon)
         _show([*inspect.words(data), *inspect.coverage(data)])
-    if recipe.facts is not None:
+    if recipe.facts is not None and prepared.tells_facts(plan.mixtures(recipe)):
         data = data.with_facts(recipe.facts)
         _show(inspect.facts(data))
     _show(inspect.packing({name: feed.feed for stage in plan.plan(recipe, data) for name, feed in stage.feeds.items()}))

@@ -110,8 +110,12 @@ def load(
     prepared = open_texts(vocabulary, mixtures, cache)
     if lexicon is not None:
         prepared = prepared.with_lexicon(lexicon)
-    told = any(dict(mixture.rates).get(FACTS, 0) for mixture in mixtures)
-    return prepared.with_facts(facts) if facts is not None and told else prepared
+    return prepared.with_facts(facts) if facts is not None and tells_facts(mixtures) else prepared
+
+
+def tells_facts(mixtures: Sequence[Mixture]) -> bool:
+    """Whether any mixture draws rows of the facts."""
+    return any(dict(mixture.rates).get(FACTS, 0) for mixture in mixtures)
 
 
 def open_texts(vocabulary: Vocabulary, mixtures: Sequence[Mixture], cache: str | Path | None = None) -> Prepared:

@@ -19,6 +19,7 @@ from xalign_jax.interop.importing import flat
 from xalign_jax.interop.mapping import Entry
 from xalign_jax.interop.model_card import model_card
 from xalign_jax.interop.sentence_encoder import SentenceEncoder, write_sentence_encoder
+from xalign_jax.interop.settings import read_json
 from xalign_jax.interop.tokenizer_check import difference, texts_around_unusual
 from xalign_jax.interop.tokenizers import write_tokenizers
 from xalign_jax.interop.weights import DTYPES, Tensor, write
@@ -65,12 +66,13 @@ def export_model(
     with whole(output, "--output", overwrite) as building:
         environment = _environment(model_dir)
         trained = config = architectures.config_from_json(environment["recipe"]["model"])
+        stream = _momentum_stream(params, environment["recipe"])
         tokenizer = Tokenizer.load(model_dir / "vocabulary")
         languages = [clone_name(_base_language(environment), k) for k in range(tokenizer.clones + 1)]
         write_tokenizers(tokenizer, building, causal=config.causal, max_length=config.max_length, languages=languages)
         _refuse_unequal(building, tokenizer, model_dir)
         model = build(config, tokenizer.size, row_map=tokenizer.row_map)
-        at, values = _parameters(model_dir, step, model, mesh, params)
+        at, values = _parameters(model_dir, step, model, mesh, stream)
         if encoder is not None:
             config, values = encoder.shortened(config, values)
             model = build(config, tokenizer.size, row_map=tokenizer.row_map)
@@ -118,20 +120,49 @@ def _write_model(folder: Path, config: Any, params: Any, tokenizer: Tokenizer, d
     return settings["architectures"][0]
 
 
-def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, params: str) -> tuple[int, Any]:
-    """(step, parameters) of what is exported."""
+def _momentum_stream(params: str, recipe: dict[str, Any]) -> str | None:
+    """The stream whose momentum encoder is exported; None = the model itself.
+
+    Raises:
+      UserError: the recipe has no such stream, or no momentum encoder in it.
+    """
     if params == "model":
+        return None
+    streams = [stream for stage in recipe.get("stages", ()) for stream in stage["streams"]]
+    there = {f"momentum:{stream['name']}" for stream in streams if stream["objective"].get("momentum")}
+    if params not in there:
+        raise UserError(f"--params={params}: this run has {', '.join(['model', *sorted(there)])}")
+    return params.removeprefix("momentum:")
+
+
+def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, stream: str | None) -> tuple[int, Any]:
+    """(step, parameters) of what is exported."""
+    if stream is None:
         return restore_model(model_dir, step, model, mesh)
-    kind, _, stream = params.partition(":")
-    if kind != "momentum" or not stream:
-        raise UserError(f'--params={params}: "model" or "momentum:<stream>"')
-    return restore_memory(model_dir, step, model, mesh, stream, "encoder")
+    try:
+        return restore_memory(model_dir, step, model, mesh, stream, "encoder")
+    except TypeError:  # how Orbax says that a branch is missing
+        raise UserError(
+            f"--params=momentum:{stream}: the checkpoint has no such encoder; choose a --step of the stream's stage"
+        ) from None
 
 
 def _environment(model_dir: Path) -> dict[str, Any]:
+<<<<<<< HEAD
     if not (model_dir / "environment.json").is_file():
         raise UserError(f"--model_dir={model_dir}: no environment.json there; is it a model directory?")
     return read_environment(model_dir, ("recipe_name", "recipe"))
+=======
+    file = model_dir / "environment.json"
+    if not file.is_file():
+        raise UserError(f"--model_dir={model_dir}: no environment.json there; is it a model directory?")
+    environment = read_json(file)
+    try:
+        environment["recipe_name"], environment["recipe"]["model"]["class"]
+    except (TypeError, KeyError):
+        raise UserError(f"{file}: not what a run or an import writes there (recipe_name, recipe)") from None
+    return environment
+>>>>>>> interop
 
 
 def _text(file: Path) -> str:
