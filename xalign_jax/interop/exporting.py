@@ -19,7 +19,6 @@ from xalign_jax.interop.importing import flat
 from xalign_jax.interop.mapping import Entry
 from xalign_jax.interop.model_card import model_card
 from xalign_jax.interop.sentence_encoder import SentenceEncoder, write_sentence_encoder
-from xalign_jax.interop.settings import read_json
 from xalign_jax.interop.tokenizer_check import difference, texts_around_unusual
 from xalign_jax.interop.tokenizers import write_tokenizers
 from xalign_jax.interop.weights import DTYPES, Tensor, write
@@ -148,21 +147,14 @@ def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, str
 
 
 def _environment(model_dir: Path) -> dict[str, Any]:
-<<<<<<< HEAD
-    if not (model_dir / "environment.json").is_file():
-        raise UserError(f"--model_dir={model_dir}: no environment.json there; is it a model directory?")
-    return read_environment(model_dir, ("recipe_name", "recipe"))
-=======
     file = model_dir / "environment.json"
     if not file.is_file():
         raise UserError(f"--model_dir={model_dir}: no environment.json there; is it a model directory?")
-    environment = read_json(file)
-    try:
-        environment["recipe_name"], environment["recipe"]["model"]["class"]
-    except (TypeError, KeyError):
-        raise UserError(f"{file}: not what a run or an import writes there (recipe_name, recipe)") from None
+    environment = read_environment(model_dir, ("recipe_name", "recipe"))
+    model = environment["recipe"].get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("class"), str):
+        raise UserError(f"{file}: not what a run or an import writes there (recipe.model.class)")
     return environment
->>>>>>> interop
 
 
 def _text(file: Path) -> str:
