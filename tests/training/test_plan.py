@@ -84,8 +84,6 @@ def mixed(**changes):
         (of(feed=WordFeed(32, 4, 4)), r"WordFeed needs Recipe\.lexicon"),
         (of(feed=TextFeed(32, 4), objective=XlCo(level=1, queue=16)), r"XlCo\.queue = 16: smaller than"),
         ({"facts": Facts()}, r"Recipe\.facts needs Recipe\.lexicon"),
-        ({"lexicon": Lexicon("file", ("none.tsv",), ("en", "de"))}, r"none\.tsv: no such file"),
-        ({"lexicon": Lexicon("file", (("no.tsv", ("en", "de")),), ("en", "de"))}, r"no\.tsv: no such file"),
         ({"probes": (Perplexity(33),)}, r"Perplexity\.length = 33: longer than the model's max_length = 32"),
         ({"probes": (Knowledge(),), "model": XLMRoberta(**MODEL)}, "Knowledge: scores the next token"),
     ],
@@ -100,3 +98,10 @@ def test_languages_that_only_reading_tells_are_left_to_the_reader():
     jsonl = mixed(tasks=("jsonl:en=none.jsonl",), rates={"en": 1, "fr": 1})
     plan.check(recipe(**jsonl))
     plan.check(recipe(**mixed(rates={"en": 1, "de_clone": 1, "facts": 1}), facts=Facts(), lexicon=Lexicon()))
+
+
+@pytest.mark.parametrize("paths", [("none.tsv",), (("none.tsv", ("en", "de")),)])
+def test_a_dictionary_is_opened_before_text_is_prepared(paths, monkeypatch):
+    monkeypatch.setattr(plan.store, "prepare", lambda *_: pytest.fail("text was prepared"))
+    with pytest.raises(UserError, match=r"none\.tsv: no such file"):
+        plan.prepare_data(recipe(lexicon=Lexicon("file", paths, ("en", "de"))))

@@ -203,7 +203,7 @@ class _Writer:
 
     def __init__(self, folder: Path, language: str, dtype: type) -> None:
         if not is_language(language):
-            raise UserError(f"Mixture.tasks: a text is in {language!r}, which is no name for a language")
+            raise UserError(f"Mixture.tasks: a text is in {language[:60]!r}, which is no name for a language")
         folder = folder / language
         folder.mkdir(parents=True)
         self._folder, self._dtype = folder, dtype

@@ -24,6 +24,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
 VALIDATION_SHARE = 0.03
+_SHOWN = 60  # characters of a wrong value that a message shows
 _LANGUAGE_BYTES = 100  # a language's name is the name of a folder
 _MARK = "\ufeff"  # byte order
 _NO_TEXT = {
@@ -175,7 +176,7 @@ class MultiwayTsv(_Files):
                 if not tab or not key or "\t" in text.strip():
                     raise UserError(f"{path}:{number}: expected id<TAB>text")
                 if key in seen:
-                    raise UserError(f"{path}:{number}: id {key!r} stands on line {seen[key]} already")
+                    raise UserError(f"{path}:{number}: id {key[:_SHOWN]!r} stands on line {seen[key]} already")
                 seen[key] = number
                 if text.strip():
                     yield Document(text.strip(), language, key)
@@ -220,7 +221,7 @@ class JsonLines(_Files):
                 own = _cell(row, self.language, language, path, number)
                 group = _cell(row, self.group, "", path, number)
                 if not is_language(own):
-                    raise UserError(f"{path}:{number}: {own!r} is no name for a language")
+                    raise UserError(f"{path}:{number}: {own[:_SHOWN]!r} is no name for a language")
                 if text.strip():
                     yield Document(check_string(text.strip(), path, number), own, group)
 
@@ -229,7 +230,7 @@ def _cell(row: dict[str, Any], key: str, default: str, path: str, number: int) -
     """A string or whole number of a JSON object as a string; `default` for null or no such key."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int | None):
-        raise UserError(f"{path}:{number}: {key!r} is {value!r}; expected a string or a whole number")
+        raise UserError(f"{path}:{number}: {key!r} is {str(value)[:_SHOWN]}; expected a string or a whole number")
     return default if value is None else check_string(str(value), path, number)
 
 

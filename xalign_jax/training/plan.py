@@ -71,8 +71,6 @@ def check(recipe: Recipe) -> None:
         _check_stage(recipe, stage)
     for mixture in mixtures(recipe):
         _check_languages(recipe, mixture)
-    for path in [] if recipe.lexicon is None else recipe.lexicon.paths:
-        next(read_lines(resolve(path if isinstance(path, str) else path[0])))
     if recipe.facts is not None and recipe.lexicon is None:
         raise UserError("Recipe.facts needs Recipe.lexicon: facts are made of dictionary words")
     for before, stage in itertools.pairwise(recipe.stages):
@@ -220,7 +218,13 @@ def mixtures(recipe: Recipe) -> list[store.Mixture]:
 
 
 def prepare_data(recipe: Recipe) -> None:
-    """Tokenise whatever the recipe reads and no store holds yet (a subprocess; this one stays free of TensorFlow)."""
+    """Tokenise whatever the recipe reads and no store holds yet (a subprocess; this one stays free of TensorFlow).
+
+    Raises:
+      UserError: a text or dictionary that cannot be read; dictionaries are opened before any text is read.
+    """
+    for path in [] if recipe.lexicon is None else recipe.lexicon.paths:
+        next(read_lines(resolve(path if isinstance(path, str) else path[0])))
     tasks = list(dict.fromkeys(task for mixture in mixtures(recipe) for task in mixture.tasks))
     store.prepare(recipe.vocabulary, tasks, recipe.modules)
 
