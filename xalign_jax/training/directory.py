@@ -218,7 +218,7 @@ def add_results(model_dir: Path | epath.Path, rows: list[dict[str, Any]], stage:
 def _measured(row: dict[str, Any]) -> tuple:
     """What a row measures: where, what, and under which conditions."""
     keys = ("stage", "step", "probe", "metric", "language", "level", "split", "control")
-    return (*(row[key] for key in keys), conditions(row))
+    return (*(row.get(key) for key in keys), conditions(row))
 
 
 def drop_results_past(model_dir: Path | epath.Path, step: int) -> None:
