@@ -13,6 +13,7 @@ from typing import Any
 
 from xalign_jax.evaluation.tables import read_runs
 from xalign_jax.recipe import Recipe, as_json, identity
+from xalign_jax.runtime.logging import without_places
 from xalign_jax.runtime.records import read_environment, read_results
 
 Row = dict[str, Any]
@@ -93,8 +94,9 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     place = {"experiment": experiment, "seed": run.seed, "identity": environment["identity"]}
     place |= {"vocabulary": run.fingerprint, "commit": environment["git"] or ""}
     languages = recipe.lexicon.languages[:2]
-    own = [None, *(as_json(probe) for stage in recipe.stages for probe in stage.probes)]  # None: not recorded then
-    results = [row for row in results if row.get("settings") in json.loads(json.dumps(own))]
+    probes = [without_places(as_json(probe)) for stage in recipe.stages for probe in stage.probes]
+    own = json.loads(json.dumps(probes))  # rows of older versions have no settings
+    results = [row for row in results if row.get("settings") is None or without_places(row["settings"]) in own]
     curve = []
     for step in sorted({row["step"] for row in results}):
         here = [row for row in results if row["step"] == step]

@@ -119,6 +119,14 @@ def ratio_margins(cosines: Any, k: int) -> np.ndarray:
     return found
 
 
+def ngram_cosine(a: str, b: str) -> float:
+    """The cosine of how often each run of two to four characters occurs; a space stands before and after a text."""
+    texts = [f" {' '.join(text.casefold().split())} " for text in (a, b)]
+    grams = [[text[i : i + n] for n in (2, 3, 4) for i in range(len(text) - n + 1)] for text in texts]
+    every = sorted({*grams[0], *grams[1]})
+    return cosine(*([side.count(gram) for gram in every] for side in grams))
+
+
 def adamw(
     params: Any, gradients: Any, decayed: Any, rates: Any, b1: float, b2: float, eps: float, wd: float, clip: float
 ):

@@ -60,6 +60,11 @@ def test_files_that_include_each_other_are_named(length):
     assert message.endswith("includes f0.gin")
 
 
+def test_includes_go_only_so_deep():
+    _write({f"f{n}.gin": f"include 'f{n + 1}.gin'\n" for n in range(2000)})
+    assert "f50.gin: 50 files include each other" in _refusal("f0.gin")
+
+
 def test_a_cycle_is_named_from_where_it_begins():
     _write({"start.gin": "include 'a.gin'", "a.gin": "include './b.gin'", "b.gin": "include 'a.gin'"})
     assert _refusal("start.gin").endswith("a.gin includes b.gin includes a.gin")

@@ -16,6 +16,7 @@ from formulas import (
     dot,
     itermax_twice,
     mutual,
+    ngram_cosine,
     normalised,
     permuted,
     ratio_margins,
@@ -28,6 +29,7 @@ from reference_cases import ABSENT, SPECIALS, compute
 from xalign_jax.data.hashing import hash64, permute, uniform
 from xalign_jax.data.rates import block_counts, member_rates
 from xalign_jax.evaluation.encoding import nearest, ratio_margin
+from xalign_jax.evaluation.ngrams import ngram_cosines
 from xalign_jax.objectives import contrast as contrast_module
 from xalign_jax.objectives.contrast import Ids, infonce
 from xalign_jax.objectives.momentum import LinearMomentum, PowerMomentum, moved
@@ -254,6 +256,12 @@ def test_retrieval_by_cosine_and_by_ratio_margin():
         np.testing.assert_allclose(found[kept], wanted[kept], **EXACT)
         np.testing.assert_array_equal(kept.sum(1), k)
         np.testing.assert_array_equal(found.argmax(1), np.where(kept, wanted, -np.inf).argmax(1))
+
+
+def test_the_copy_baseline_counts_ngrams_of_characters():
+    source, target = ["The  cat sat", "aaaa", "Zürich 2024"], ["die Katze saß", "the cat", "aa aa", "ZÜRICH, 2024"]
+    wanted = [[ngram_cosine(a, b) for b in target] for a in source]
+    np.testing.assert_allclose(ngram_cosines(source, target), wanted, **SINGLE)
 
 
 def test_learning_rates_at_every_step():

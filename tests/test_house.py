@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "errors": set(),
     "__init__": set(),
 }
-OPEN = {"recipe", "errors", "__init__"}
+OPEN = {"recipe", "errors", "__init__", "__version__"}
 
 # Third-party package -> the only rooms or files that may import it.
 PREPARATION = "xalign_jax/data/preparation.py"  # runs in a process of its own

@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the command line in one line; options are written in full."""
 
     def __init__(self, *names: Any, **options: Any) -> None:
-        super().__init__(*names, allow_abbrev=False, **options)
+        super().__init__(*names, **(options | {"allow_abbrev": False}))
 
     def error(self, message: str) -> NoReturn:
         """Exit with the code of bad usage."""
@@ -101,10 +101,10 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from xalign_jax import __version__
+    import xalign_jax
 
     parser = _Parser("xalign", description="Cross-lingual alignment in pretraining.", epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=f"xalign {__version__}")
+    parser.add_argument("--version", action="version", version=f"xalign {xalign_jax.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, call: object, help: str, gin: bool, model_dir: str = "") -> argparse.ArgumentParser:
@@ -125,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     train = command("train", _train, "Train a recipe, or continue it.", True, "the run's folder, made if need be")
-    train.add_argument("--extend", action="store_true", help="allow more steps of the last stage")
+    train.add_argument(
+        "--extend", action="store_true", help="allow more steps of the last stage, if its learning rate goes on"
+    )
     train.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where nothing else says it")
     train.add_argument("--processes", type=int, metavar="N", help="how many processes there are; 1 = run alone")
     train.add_argument("--process_id", type=int, metavar="I", help="this process's number")
@@ -225,7 +227,7 @@ def _train(options: argparse.Namespace, bindings: list[str]) -> int:
 def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax import config
     from xalign_jax.evaluation import report
-    from xalign_jax.recipe import Evaluation, Recipe, Runtime, as_json
+    from xalign_jax.recipe import Evaluation, Recipe, Runtime, as_json, located
     from xalign_jax.runtime import storage
     from xalign_jax.training import directory, evaluate
 
@@ -238,8 +240,8 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     evaluation, runtime, bound = config.load(
         options.gin_file, [*fixed, *bindings], (Evaluation, Runtime, Recipe), base=[own]
     )
-    if bound != recipe:
-        shown = directory.differences(as_json(recipe), as_json(bound))
+    if located(bound) != located(recipe):
+        shown = directory.differences(as_json(located(recipe)), as_json(located(bound)))
         raise UserError(f"--model_dir={options.model_dir}: a run's recipe stays what it is, but {shown}")
     _start_jax(runtime.matmul_precision)
     evaluate.evaluate(recipe, runtime, options.model_dir, evaluation.probes, options.step)

@@ -105,14 +105,16 @@ def _mistake(error: Exception, bound: dict[Key, Binding], files: Sequence[str]) 
     chain = list(_causes(error))
     if any(isinstance(cause, RecursionError) for cause in chain):
         return "gin: an object or a macro is made of itself, or of too many others"
-    text, *calls = re.split(r"\n\s*In call to configurable ", str(error))
+    refused = next((cause for cause in chain if isinstance(cause, UserError)), None)
+    text, *calls = re.split(r"\n\s*In call to configurable ", str(refused or error))
+    if refused:
+        return " ".join(text.split())
     inner = re.match(r"'(?P<name>\w+)' .*?(?: in scope '(?P<scope>\S+)')?$", calls[0].strip()) if calls else None
     where = "/".join(filter(None, (inner["scope"], inner["name"]))) if inner else "gin"
-    if any(isinstance(cause, UserError) for cause in chain):
-        return " ".join(text.split())
-    if inner and inner["name"] == "macro":
-        users = [binding.place for binding in bound.values() if inner["scope"] in gin_files.macros(binding.value)]
-        return f"{users[0]}: %{inner['scope']} has no value; bind {inner['scope']} = VALUE{_part(files)}"
+    if where.endswith("/macro"):
+        macro = where.split("/")[-2]
+        place = next((b.place for b in bound.values() if macro in gin_files.macros(b.value)), "gin")
+        return f"{place}: %{macro} has no value; bind {macro} = VALUE{_part(files)}"
     lacking = re.match(r"Required bindings for `(.*)` not provided in config: \[(.*)\]", text)
     if lacking:
         names = ", ".join(f"{lacking[1]}.{name}" for name in re.findall(r"'(\w+)'", lacking[2]))

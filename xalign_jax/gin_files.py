@@ -24,6 +24,7 @@ from gin import config_parser
 from xalign_jax.errors import UserError
 
 SHOWN = 100  # characters of a value or a line in a message
+DEEPEST = 50  # files that include one within the other
 LITERALS = {"true": "True", "false": "False", "none": "None", "null": "None", "nil": "None"}
 
 
@@ -38,7 +39,6 @@ class Binding:
     """One statement `scope/Name.parameter = value`.
 
     Attributes:
-      name: the left side as it was written.
       parameter: "" for a macro, `NAME = value`.
       place: "file:line" or the option.
       files: the files read for it: the one given, the one it includes, and so on; () for an option.
@@ -154,21 +154,23 @@ def _find(file: str, place: str, inside: tuple[Path, ...]) -> Path:
     own = inside and inside[-1].is_relative_to(gin_root())
     found = [path for path in ([packaged] if own else [Path(file), packaged]) if os.path.isfile(path)]
     if not found:
-        names = {path.stem: str(path.relative_to(gin_root())) for path in sorted(gin_root().rglob("*.gin"))}
-        close = [names[stem] for stem in difflib.get_close_matches(Path(file).stem, list(names), n=3, cutoff=0.75)]
+        stems = {path.stem: str(path.relative_to(gin_root())) for path in sorted(gin_root().rglob("*.gin"))}
+        close = [stems[stem] for stem in difflib.get_close_matches(Path(file).stem, list(stems), n=3, cutoff=0.75)]
         raise UserError(
             f"{place}: no such file here or in {gin_root()}" + (f"; near: {', '.join(close)}" if close else "")
         )
     fresh = [path.resolve() for path in found if path.resolve() not in inside]
     if not fresh:
-        names = [path.name for path in inside[inside.index(found[0].resolve()) :]]
-        shown = names if len(names) <= 8 else [*names[:4], "...", *names[-3:]]
-        raise UserError(f"{place}: a file cannot include itself: {' includes '.join([*shown, names[0]])}")
+        chain = [path.name for path in inside[inside.index(found[0].resolve()) :]]
+        shown = chain if len(chain) <= 8 else [*chain[:4], "...", *chain[-3:]]
+        raise UserError(f"{place}: a file cannot include itself: {' includes '.join([*shown, chain[0]])}")
     return fresh[0]
 
 
 def _read(path: Path, name: str, outer: tuple[tuple[Path, str], ...]) -> Iterator[Binding]:
     inside = (*outer, (path, name))
+    if len(inside) > DEEPEST:
+        raise UserError(f"{name}: {DEEPEST} files include each other one within the other; that is as deep as it goes")
     files = tuple(name for _, name in inside)
     for statement in _statements(_text(path, name), name, file=True):
         place = f"{name}:{statement.location.line_num}"

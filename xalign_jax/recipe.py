@@ -10,6 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gin
@@ -21,13 +24,65 @@ def freeze(config: Any) -> None:
     """Turn the lists and dicts that gin put into a frozen dataclass into tuples, in place. Call in `__post_init__`.
 
     Raises:
-      UserError: a class instead of an object of it, or a single value where a list belongs.
+      UserError: a class instead of an object of it, a single value where a list belongs, or a value that is none of the
+        plain types in the field's annotation. `True` is no number, and no number is infinite, NaN or out of 32 bits.
     """
     for field in dataclasses.fields(config):
-        value = _frozen(getattr(config, field.name), _label(config, field.name))
-        if str(field.type).startswith("tuple") and not isinstance(value, tuple):
-            raise UserError(f"{_label(config, field.name)} = {value!r}: expected a list")
+        label, kind = _label(config, field.name), getattr(field.type, "__name__", str(field.type))
+        value = _frozen(getattr(config, field.name), label)
+        if kind.startswith("tuple") and not isinstance(value, tuple):
+            raise UserError(f"{label} = {value!r}: expected a list")
+        kinds = kind.split(" | ")
+        if {*kinds} <= _EXPECTED.keys() and not any(_is_a(value, kind) for kind in kinds):
+            raise UserError(f"{label} = {value!r}: expected {' or '.join(_EXPECTED[kind] for kind in kinds)}")
         object.__setattr__(config, field.name, value)
+
+
+def resolve(path: str | os.PathLike) -> str:
+    """An absolute path: `~` expanded, relative paths taken from the current directory; a URL such as gs://... stays.
+
+    Raises:
+      UserError: a path that no system has.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise UserError(f"{text!r}: a path holds no NUL character")
+    try:
+        return text if "://" in text else str(Path(text).expanduser().absolute())
+    except RuntimeError as error:
+        raise UserError(f"{text}: {error}") from None
+
+
+def with_paths(located: Callable[[Any], Any]) -> dict[str, Any]:
+    """`dataclasses.field(metadata=...)` of a field that holds paths; `located` returns its value with absolute ones."""
+    return {"located": located}
+
+
+def located(config: Any) -> Any:
+    """The config with every path in it absolute, so that it means the same wherever it is read."""
+    if isinstance(config, tuple):
+        return tuple(map(located, config))
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return config
+    fields = dataclasses.fields(config)
+    return dataclasses.replace(
+        config, **{f.name: f.metadata.get("located", located)(getattr(config, f.name)) for f in fields}
+    )
+
+
+_EXPECTED = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a string", "None": "None"}
+_LARGEST_FLOAT = 3.4e38  # of float32
+
+
+def _is_a(value: Any, kind: str) -> bool:
+    """Whether a value is of a plain type, by its name in an annotation."""
+    if kind == "None":
+        return value is None
+    if kind == "str" or isinstance(value, bool):
+        return type(value).__name__ == kind
+    if kind == "int":
+        return isinstance(value, int) and -(2**31) <= value < 2**31
+    return kind == "float" and isinstance(value, int | float) and abs(value) <= _LARGEST_FLOAT
 
 
 def _label(config: Any, field: str) -> str:
@@ -36,11 +91,24 @@ def _label(config: Any, field: str) -> str:
     return f"{name}/{type(config).__name__}.{field}" if isinstance(name, str) else f"{type(config).__name__}.{field}"
 
 
-def at_least_one(config: Any, *fields: str) -> None:
-    """Raise UserError for a field that is no whole number of at least 1. Call in `__post_init__`."""
+def within(config: Any, interval: str, *fields: str) -> None:
+    """Raise UserError for a field whose number lies outside an interval, such as "[0, 1)"; None passes.
+
+    Call in `__post_init__`, after `freeze` has made sure that the fields hold numbers.
+    """
+    low, high = map(float, interval[1:-1].split(","))
     for field in fields:
         value = getattr(config, field)
-        if not isinstance(value, int) or value < 1:
+        at_an_end = (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
+        if value is not None and not (low < value < high or at_an_end):
+            raise UserError(f"{_label(config, field)} = {value!r}: must lie in {interval}")
+
+
+def at_least_one(config: Any, *fields: str) -> None:
+    """Raise UserError for a field whose number is below 1; None passes. Call in `__post_init__`, after `freeze`."""
+    for field in fields:
+        value = getattr(config, field)
+        if value is not None and value < 1:
             raise UserError(f"{_label(config, field)} = {value!r}: must be at least 1")
 
 
@@ -94,6 +162,7 @@ class Stream:
         freeze(self)
         at_least_one(self, "rows")
         objects(self, "feed", "objective", "mixture")
+        within(self, "[0, inf)", "weight")
 
 
 @gin.configurable
@@ -155,7 +224,7 @@ class Recipe:
     lexicon: Any = None
     facts: Any = None
     modules: tuple = ()
-    init_from: str | None = None
+    init_from: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
     new_rows: str = "mean"
     seed: int = 0
 
@@ -163,8 +232,7 @@ class Recipe:
         freeze(self)
         objects(self, "model", "vocabulary", "lexicon", "facts")
         objects(self, "stages", kind=Stage)
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
-            raise UserError(f"Recipe.seed = {self.seed!r}: a whole number from 0 to 2^31 - 1")
+        within(self, "[0, inf)", "seed")
 
 
 @gin.configurable
@@ -199,8 +267,11 @@ class Runtime:
 
     def __post_init__(self) -> None:
         freeze(self)
-        at_least_one(self, "accumulate", "log_every", "checkpoint_every", "keep_checkpoints")
+        at_least_one(self, "accumulate", "prefetch", "log_every", "checkpoint_every", "keep_checkpoints")
+        within(self, "[0, inf)", "probe_every", "watchdog_seconds")
         one_of(self, "dtype", ("auto", "float32", "bfloat16"))
+        if not all(_is_a(size, "int") and (size == -1 or size >= 1) for size in self.mesh):
+            raise UserError(f"Runtime.mesh = {self.mesh}: three numbers of devices, one of which may be -1")
         one_of(self, "matmul_precision", ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32"))
 
 

@@ -12,25 +12,34 @@ Dictionary = dict[tuple[int, tuple[int, ...]], list[list[list[int]]]]
 
 def switch_loop(
     row: list[int], draws: list[int], picks: list[int], language: int,
-    keyed: Dictionary, flags: list[int], config: Switch, length: int, pad: int = 0,
+    keyed: Dictionary, flags: list[int], config: Switch, length: int, pad: int = 0, most: int = 1,
 ) -> tuple[list[int], list[int], list[float], dict[str, int]]:  # fmt: skip
     """Tokens, labels, weights (each at most `length`) and counts of one row.
 
     row: the tokens that are there, the last one is standalone or cut.   draws, picks: one integer for each token.
+    most: words of the longest key.
     """
     tokens, labels, weights = [], [], []
     counts = dict.fromkeys(("words", "drawn", "switched", "clipped"), 0)
     fits, grown, words, at = language >= 0, 0, split(row, flags), 0
-    keys = longest(row, words, {ids for of, ids in keyed if of == language})
+
+    def longest(at: int) -> int:
+        """How many words the longest key that begins at a word has, none of them cut by the row's end; 0 = no key."""
+        for n in range(min(most, len(words) - at), 0, -1) if words[at][2] else ():
+            start, end = words[at][0], words[at + n - 1][1]
+            if end < len(row) and (language, tuple(row[start:end])) in keyed:
+                return n
+        return 0
+
     while at < len(words):
         start, end, ordinary = words[at]
         whole = ordinary and end < len(row) and language >= 0
         drawn = draws[start] < config.rate * 2**32
         counts["words"] += whole and start < length
         counts["drawn"] += whole and drawn and start < length
-        inside = any(at < before + keys[before] for before in range(at))
-        if whole and drawn and keys[at] and not inside:
-            stop = words[at + keys[at] - 1][1]
+        key = longest(at) if whole and drawn else 0
+        if key and not any(at < before + longest(before) for before in range(max(0, at - most + 1), at)):
+            stop = words[at + key - 1][1]
             translation = choose(keyed[language, tuple(row[start:stop])], picks[start])
             fits = fits and len(tokens) + len(translation) <= length
             if fits:
@@ -40,11 +49,11 @@ def switch_loop(
                 weights += [1.0] * (rest + 1) if config.vanilla else [1.0] + [0.0] * rest
                 counts["switched"] += 1
                 grown += (rest + 1 - (stop - start)) * (start < length)
-                for later, last, ordinary in words[at + 1 : at + keys[at]]:
+                for later, last, ordinary in words[at + 1 : at + key]:
                     whole = ordinary and last < len(row)
                     counts["words"] += whole and later < length
                     counts["drawn"] += whole and draws[later] < config.rate * 2**32 and later < length
-                at += keys[at]
+                at += key
                 continue
         tokens += row[start:end]
         labels += row[start:end]
@@ -52,16 +61,6 @@ def switch_loop(
         at += 1
     counts["clipped"] = max(0, grown)
     return tokens[:length], labels[:length], weights[:length], counts
-
-
-def longest(row: list[int], words: list[tuple[int, int, bool]], keys: set[tuple[int, ...]]) -> list[int]:
-    """How many words the longest key that begins at each word has, none of them cut by the row's end; 0 = no key."""
-    found = []
-    for at, (start, _, ordinary) in enumerate(words):
-        ends = [end for _, end, _ in words[at:] if end < len(row)]
-        fits = [n for n, end in enumerate(ends, 1) if ordinary and tuple(row[start:end]) in keys]
-        found.append(max(fits, default=0))
-    return found
 
 
 def split(row: list[int], flags: list[int]) -> list[tuple[int, int, bool]]:

@@ -243,8 +243,9 @@ def test_equals_the_plain_loop(rate, slack, vanilla, several):
     (draws, picks), keyed, flags = draws_of(keys, 40 + slack), dictionary(table), table.flags.tolist()
     for row in range(200):
         tokens, labels, weights, counts = switch_loop(
-            base[row, : valid[row]].tolist(), draws[row], picks[row], language[row], keyed, flags, config, 40
-        )
+            base[row, : valid[row]].tolist(), draws[row], picks[row], language[row], keyed, flags, config, 40, PAD,
+            3 if several else 1,
+        )  # fmt: skip
         there = len(tokens)
         assert found.length[row] == there and found.filled[row] == 40 - there
         assert found.tokens[row, :there].tolist() == tokens and (found.tokens[row, there:] == PAD).all()

@@ -342,4 +342,5 @@ def test_the_report_says_how_full_the_sampled_blocks_are(prepared, config):
     feed = config.build(prepared, MIXTURE, 4, 0)
     blocks = config.build(prepared, MIXTURE, 8 * feed.block_rows, 0).rows(0, slice(None))
     full = np.mean([(blocks[view + "segment_ids"] > 0).mean() for view in ("", "key_") if view + "tokens" in blocks])
+    assert isinstance(feed.report["percent filled"], int)
     assert abs(feed.report["percent filled"] - 100 * full) <= 0.5 + 1e-9

@@ -388,9 +388,11 @@ def test_catalog_messages(tmp_path):
     ]
     assert catalogs.clean("Hello <b>%(name)s</b> &amp; {other}\n") == "Hello # & #"
     assert catalogs.normal_language("zh_Hans") == "zh"
-    (tmp_path / "bad.mo").write_bytes(b"x" * 40)
-    with pytest.raises(UserError, match=r"bad\.mo"):
-        list(catalogs.read_mo(tmp_path / "bad.mo"))
+    whole = (tmp_path / "de.mo").read_bytes()
+    for damaged in (b"x" * 40, b"", whole[:-8], whole[: len(whole) // 2], whole.replace(b"Ja\0", b"Jaa")):
+        (tmp_path / "bad.mo").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"bad\.mo: not a compiled gettext catalog"):
+            list(catalogs.read_mo(tmp_path / "bad.mo"))
 
 
 def test_django_catalogs():

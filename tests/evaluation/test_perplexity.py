@@ -74,6 +74,9 @@ def test_windows_are_consecutive_and_count_bytes(toy, tokenizer):
     whole = consecutive(store, tokenizer, 8, 100)
     real = whole["weights"] > 0
     assert whole["targets"][real].tolist() == store.tokens.tolist()
+    assert (
+        not any(whole[key][~real].any() for key in ("tokens", "targets", "positions", "segment_ids")) and not real.all()
+    )
     assert whole["tokens"][0].tolist() == [3, *range(10, 17)]
     assert whole["bytes"].sum() == pytest.approx(55)
     assert whole["segment_ids"][2].tolist() == [1, 1, 1, 1, 1, 2, 2, 2]
@@ -120,6 +123,7 @@ def test_foreign_mass_of_a_clone(toy, tokenizer):
     rows = ForeignMass(length=8, batch=4).rows(model, params, prepared, 0)
     own = int((~tokenizer.shared).sum())
     assert toy.value(rows, "mass", language="en_clone") == pytest.approx(own / tokenizer.size, rel=1e-5)
+    assert rows[0]["n"] == 58 - 10  # the first of each window and document has no context
 
 
 def test_foreign_mass_reads_the_first_language(toy, tokenizer):

@@ -72,7 +72,7 @@ def test_one_concept_leaves_nothing_to_choose_from(toy, tokenizer):
 
 
 def test_an_encoder_reads_words_between_bos_and_eos(toy, tokenizer):
-    """States that add up what stands before: with bos in front they differ, and the head's rows do not."""
+    """A word of one token is a row of three; the mean is over the word alone."""
     model, params = _aligned(toy, tokenizer)
     prepared = toy.prepared(tokenizer, [], _lexicon(toy, tokenizer))
     read = []

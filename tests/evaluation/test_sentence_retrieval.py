@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation import SentenceRetrieval
+from xalign_jax.evaluation import SentenceRetrieval, sentence_retrieval
 from xalign_jax.evaluation.encoding import padded, ratio_margin, sentence_vectors
 from xalign_jax.evaluation.ngrams import ngram_cosines
 from xalign_jax.evaluation.parallel import sentences
@@ -196,6 +196,34 @@ def test_blank_lines_spaces_and_ids_without_text_are_read_as_a_task_reads_them(t
         sentences(prepared, (files[0], ("de", str(tmp_path / "a.de"))), 9)
     with pytest.raises(UserError, match="two files are in 'en'"):
         sentences(prepared, (files[0], ("en", files[1][1])), 9)
+
+
+@pytest.mark.parametrize(("fitted", "expected"), [(256, range(10)), (8, [0, 3, 6, 9])])
+def test_means_are_fitted_on_documents_spread_over_a_store(toy, fitted, expected, monkeypatch):
+    """Two stores give half of the documents each, or all that they have."""
+    monkeypatch.setattr(sentence_retrieval, "FITTED", fitted)
+    store = toy.store([[10 + d, 1] for d in range(10)])
+    found = [document.tolist() for document in sentence_retrieval._spread(store, [store, store])]
+    assert found == [[10 + d, 1] for d in expected]
+
+
+def test_a_line_that_is_blank_on_either_side_is_no_sentence(toy, tokenizer, tmp_path):
+    (tmp_path / "en.txt").write_text("one\n \nthree\nfour\nfive\n")
+    (tmp_path / "de.txt").write_text("eins\nzwei\n\nvier\nfünf\n")
+    files = (("en", str(tmp_path / "en.txt")), ("de", str(tmp_path / "de.txt")))
+    prepared = toy.prepared(tokenizer, [])
+    (pair,) = sentences(prepared, files, 2)
+    assert pair.texts == (("one", "four"), ("eins", "vier"))
+
+
+def test_ngrams_are_of_texts_as_they_are_written_where_these_are_known(toy, tokenizer, tmp_path, monkeypatch):
+    """Decoding tokens may lose what a vocabulary lacks."""
+    (tmp_path / "text.txt").write_text("one\nzwei\n")
+    files = {"en": str(tmp_path / "text.txt"), "de": str(tmp_path / "text.txt")}
+    monkeypatch.setattr(tokenizer, "decode", lambda ids: "lost")
+    model, params = _model(toy, tokenizer, causal=False)
+    rows = SentenceRetrieval(files=files, metrics=["accuracy"]).rows(model, params, toy.prepared(tokenizer, []), 0)
+    assert toy.value(rows, "accuracy", language="en->de", control="ngram") == 1.0
 
 
 def test_a_sentence_longer_than_the_model_is_refused_before_training(toy, tokenizer):

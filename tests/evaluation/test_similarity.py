@@ -12,6 +12,7 @@ from xalign_jax import config
 from xalign_jax import evaluation as probes
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation import GradientCosine, HiddenCosine, Knowledge
+from xalign_jax.evaluation.gradient_cosine import _causal_rows
 from xalign_jax.recipe import Evaluation
 
 
@@ -33,7 +34,7 @@ def _tables(tokenizer, clone: str, width: int = 16):
 def test_centred_cosine(toy, tokenizer, clone, parallel):
     table = _tables(tokenizer, clone) + 5.0
     prepared = toy.prepared(tokenizer, [_text(toy)])
-    probe = HiddenCosine(length=16, windows=32, batch=8)
+    probe = HiddenCosine(length=12, windows=32, batch=8)  # not the width
     rows = probe.rows(toy.model(tokenizer.size, 16), toy.params(table, table), prepared, 0)
     for level in (0, 1):
         about = {"language": "en_clone", "level": level}
@@ -67,6 +68,7 @@ def test_one_window_or_sentence_is_compared_with_no_other(toy, tokenizer, tmp_pa
         rows = probe.rows(model, params, prepared, 0)
         assert {row["metric"] for row in rows} == {"parallel"}
         assert len(rows) == 2
+    assert probe.rows(model, params, toy.prepared(tokenizer, []), 0) == []  # nor can it be centred on itself
 
 
 def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
@@ -80,6 +82,21 @@ def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
     assert {row["n"] for row in rows} == {5 + room}
     with pytest.raises(UserError, match=r"HiddenCosine\.length = 2: at least 3"):
         HiddenCosine(length=2, files=(("en", "a"), ("de", "b"))).check(model, prepared)
+
+
+def test_shuffled_sentences_are_the_ones_after_and_files_pass_the_check(toy, tokenizer, tmp_path):
+    """Of two sentences each is the other's control."""
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("abcdefgh\nstuvwxyz\n")
+    table = _tables(tokenizer, "equal")
+    model, params = toy.model(tokenizer.size, 16), toy.params(table, table)
+    prepared = toy.prepared(tokenizer, [_text(toy)])
+    files = {"en": str(tmp_path / "a.txt"), "en_clone": str(tmp_path / "b.txt")}
+    probe = HiddenCosine(length=32, files=files, batch=8)
+    for each in (probe, GradientCosine(length=32, files=files)):
+        each.check(model, prepared)
+    rows = probe.rows(model, params, prepared, 0)
+    assert toy.value(rows, "gap", level=1) > 0.5
 
 
 def test_gradients_of_the_same_text(toy, tokenizer):
@@ -119,6 +136,15 @@ def test_gradient_cosine_is_exact_on_one_tensor(toy, tokenizer):
     a, b = gradients
     expected = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
     assert toy.value(rows, "cosine") == pytest.approx(expected, rel=1e-4)
+
+
+def test_sentences_predict_their_own_next_tokens():
+    rows = _causal_rows([np.array([7, 8, 9, 1]), np.array([5, 1]), np.arange(2, 8)], 4)
+    assert rows["tokens"].tolist() == [[7, 8, 9, 1], [5, 1, 0, 0], [2, 3, 4, 5]]
+    assert rows["targets"].tolist() == [[8, 9, 1, 0], [1, 0, 0, 0], [3, 4, 5, 6]]
+    assert rows["weights"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
+    assert rows["segment_ids"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]]
+    assert rows["positions"].tolist() == [[0, 1, 2, 3]] * 3
 
 
 def test_less_text_than_a_batch_of_gradients_is_one_batch(toy, tokenizer):

@@ -38,7 +38,7 @@ def test_a_file_of_the_user_in_the_way_stays(tmp_path):
     folder = tmp_path / "out"
     write(folder, a="1")
     (folder / "README.md").write_text("mine")
-    with pytest.raises(UserError, match="README.md is not of an earlier export or import"):
+    with pytest.raises(UserError, match=r"README\.md is not of an earlier export or import"):
         write(folder, overwrite=True, **{"README.md": "2", "a": "2"})
     assert (folder / "README.md").read_text() == "mine" and (folder / "a").read_text() == "1"
 
@@ -53,7 +53,7 @@ def test_a_folder_of_others_is_refused_before_any_work(tmp_path):
         for overwrite in (False, True):
             with pytest.raises(UserError, match=said):
                 write(tmp_path / name, overwrite, a="1")
-    with pytest.raises(UserError, match="--output=.*file/out: cannot be written"):
+    with pytest.raises(UserError, match=r"--output=.*file/out: cannot be written"):
         write(tmp_path / "file" / "out", a="1")
     assert everything(tmp_path) == {"home/thesis.tex", "file", f"odd/{LIST}"}
 

@@ -14,9 +14,9 @@ from xalign_jax.errors import RunError, UserError
 from xalign_jax.interop import architectures, exporting
 from xalign_jax.interop.exporting import export_model
 from xalign_jax.interop.importing import flat, import_model
-from xalign_jax.interop.mapping import Settings
+from xalign_jax.interop.settings import Settings
 from xalign_jax.interop.tokenizers import write_tokenizers
-from xalign_jax.interop.verify import verify
+from xalign_jax.interop.verify import Missing, verify
 from xalign_jax.models.functional import build
 from xalign_jax.runtime.logging import write_results
 from xalign_jax.runtime.restore import restore_model
@@ -147,7 +147,8 @@ def test_import_computes_the_same_and_export_gives_the_same_model_back(name, tmp
     assert_same_outputs(theirs, model, params)
 
     exported = export_model(tmp_path / "in", tmp_path / "out", make_mesh((1, -1, 1)))
-    assert "verified on 3 texts" in verify(tmp_path / "out", exported, tokens(), "float32")
+    found = verify(tmp_path / "out", exported, tokens(), "float32")
+    assert found.startswith("verified: no tokenizer; of 3 validation texts and ") and "logits" in found
     import_model(tmp_path / "out", tmp_path / "again", make_mesh((2, 2, 2)))
     again, other = ours(tmp_path / "again")
     assert again.config == model.config
@@ -205,7 +206,8 @@ def test_settings_that_say_nothing_of_the_computation_and_defaults_of_theirs(goo
     """As SmolLM2, mirrors of Llama and models with generation settings in config.json have them."""
     shutil.copytree(good, tmp_path / "hf")
     _edit(tmp_path / "hf" / "config.json", max_position_embeddings="DELETE", is_llama_config=True, unsloth_fixed=True)
-    _edit(tmp_path / "hf" / "config.json", max_length=20, temperature=0.6, rope_interleaved=False)
+    _edit(tmp_path / "hf" / "config.json", max_length=20, temperature=0.6, rope_interleaved=False, num_beams=1)
+    _edit(tmp_path / "hf" / "config.json", _model_name_or_path="x.gguf", _anything={"at": "all"}, pruned_heads={})
     import_model(tmp_path / "hf", tmp_path / "in", make_mesh((1, -1, 1)))
     assert ours(tmp_path / "in")[0].config.max_length == transformers.LlamaConfig().max_position_embeddings
     _edit(tmp_path / "hf" / "config.json", rope_interleaved=True)
@@ -255,7 +257,41 @@ def _rewrite(file, change):
 BAD = {
     "truncated": (lambda d: (d / SINGLE).write_bytes((d / SINGLE).read_bytes()[:-50]), r"model.safetensors: cut short"),
     "no weights": (lambda d: (d / SINGLE).unlink(), r"no model.safetensors and no"),
-    "pickles": (lambda d: (d / SINGLE).rename(d / "pytorch_model.bin"), r"pytorch_model.bin is not read"),
+    "pickles": (lambda d: (d / SINGLE).rename(d / "pytorch_model.bin"), r"convert pytorch_model.bin: python -c"),
+    "pointer": (lambda d: (d / SINGLE).write_bytes(POINTER), r"model.safetensors: a pointer of Git LFS"),
+    "pointer config": (lambda d: (d / "config.json").write_bytes(POINTER), r"config.json: a pointer of Git LFS"),
+    "pointer tokenizer": (
+        lambda d: (d / "tokenizer.json").write_bytes(POINTER),
+        r"tokenizer.json: a pointer of Git LFS",
+    ),
+    "cut tokenizer": (
+        lambda d: (d / "tokenizer.json").write_text('{"version": "1.0", '),
+        r"tokenizer.json: not a token",
+    ),
+    "text for a number": (
+        lambda d: _edit(d / "config.json", num_hidden_layers="2"),
+        r"config.json: num_hidden_layers = '2', but a whole number",
+    ),
+    "text for a factor": (
+        lambda d: _edit(d / "config.json", rope_parameters={"rope_type": "linear", "factor": "2.0"}),
+        r"config.json: factor = '2.0' of rotary positions",
+    ),
+    "a name of the Hub": (lambda d: shutil.rmtree(d), r"hf download .*hf --local-dir DIR"),
+    "twice": (
+        lambda d: (
+            _rewrite(d / SINGLE, lambda a: None),
+            shutil.copy(d / SINGLE, d / "model-1.safetensors"),
+            (d / SINGLE).rename(d / "model-2.safetensors"),
+            (d / "model.safetensors.index.json").write_text(
+                json.dumps({"weight_map": {"x": "model-1.safetensors", "y": "model-2.safetensors"}})
+            ),
+        ),
+        r"is there twice",
+    ),
+    "frequencies of another base": (
+        lambda d: _rewrite(d / SINGLE, lambda a: a.update({"model.rotary_emb.inv_freq": np.ones(4, np.float32)})),
+        r"model.rotary_emb.inv_freq holds other numbers than follow from config.json",
+    ),
     "missing shard": (
         lambda d: (
             (d / SINGLE).unlink(),
@@ -290,6 +326,7 @@ BAD = {
     "no config": (lambda d: (d / "config.json").unlink(), r"config.json: cannot be read"),
 }
 SINGLE = "model.safetensors"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
 
 
 @pytest.fixture(scope="module")
@@ -306,29 +343,28 @@ def test_what_cannot_be_imported_is_named_and_nothing_is_written(what, good, tmp
     change(tmp_path / "hf")
     with pytest.raises(UserError, match=said):
         import_model(tmp_path / "hf", tmp_path / "in", make_mesh((1, -1, 1)))
-    assert not (tmp_path / "in").exists()
+    assert not (tmp_path / "in").exists() and not (tmp_path / ".in.unfinished").exists()
 
 
 def test_nothing_is_overwritten_without_being_told(good, tmp_path):
     mesh = make_mesh((1, -1, 1))
     import_model(good, tmp_path / "in", mesh)
-    with pytest.raises(UserError, match="is not empty; choose another --model_dir or add --overwrite"):
+    with pytest.raises(UserError, match="is not empty; name another folder or add --overwrite"):
         import_model(good, tmp_path / "in", mesh)
     import_model(good, tmp_path / "in", mesh, overwrite=True)
     export_model(tmp_path / "in", tmp_path / "out", mesh)
-    with pytest.raises(UserError, match="holds a model already"):
+    with pytest.raises(UserError, match="is not empty; name another folder or add --overwrite"):
         export_model(tmp_path / "in", tmp_path / "out", mesh)
     export_model(tmp_path / "in", tmp_path / "out", mesh, dtype="bfloat16", overwrite=True)
     with pytest.raises(UserError, match="--dtype=int4"):
         export_model(tmp_path / "in", tmp_path / "other", mesh, dtype="int4")
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.tex").write_text("x")
-    for overwrite in (False, True):
-        with pytest.raises(UserError, match="--overwrite does not remove it"):
-            export_model(tmp_path / "in", tmp_path / "home", mesh, overwrite=overwrite)
-    assert not (tmp_path / ".home.unfinished").exists()
-    with pytest.raises(UserError, match="--overwrite does not remove it"):
-        import_model(good, tmp_path / "home", mesh, overwrite=True)
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    export_model(tmp_path / "in", tmp_path / "out", mesh, overwrite=True)
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "mine"
+    import_model(tmp_path / "out", tmp_path / "in", mesh, overwrite=True)
+    import_model(good, tmp_path / "again", mesh)
+    for path, array in flat(ours(tmp_path / "again")[1]).items():
+        np.testing.assert_array_equal(flat(ours(tmp_path / "in")[1])[path], array)
 
 
 def test_the_card_tells_what_was_measured_on_these_weights_alone(good, tmp_path):
@@ -347,7 +383,9 @@ def test_the_card_tells_what_was_measured_on_these_weights_alone(good, tmp_path)
     exported = export_model(tmp_path / "in", tmp_path / "out", mesh)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Results at step 0" in card and "61.25" in card and "17.5" not in card
-    assert verify(tmp_path / "out", exported, [], "float32").startswith("not verified: the run has no")
+    found = verify(tmp_path / "out", exported, Missing("en.tsv: no such file"), "float32")
+    assert found.startswith("verified: no tokenizer; of 5 rows of ids the largest")
+    assert found.endswith("; not read: validation texts (en.tsv: no such file)")
 
 
 def test_a_difference_is_found_and_named(good, tmp_path):
@@ -368,9 +406,10 @@ def test_a_tokenizer_that_reads_otherwise_is_found_and_named(good, tmp_path):
     write_tokenizers(words, tmp_path / "out", causal=True, max_length=32, languages=["en", "en_clone"])
     exported = exported._replace(tokenizer=words)
     texts = [words.encode(["a b"])[0]]
-    assert "verified on 0" not in verify(tmp_path / "out", exported, [t % V for t in texts], "float32")
+    with pytest.raises(IndexError):  # ids of bytes in a model of fewer: the tokenizers were equal
+        verify(tmp_path / "out", exported, [t % V for t in texts], "float32")
     _edit(tmp_path / "out" / "tokenizer_en_clone" / "tokenizer.json", normalizer=None)
-    with pytest.raises(RunError, match=r"tokenizer_en_clone: the tokenizer reads 'a b' as"):
+    with pytest.raises(RunError, match=r"tokenizer_en_clone reads .* as .*, the run as .*; the files were kept"):
         verify(tmp_path / "out", exported, texts, "float32")
 
 

@@ -100,6 +100,21 @@ def test_a_word_moves_by_the_tokens_that_are_its_languages_own(model, params):
 
 
 @pytest.mark.parametrize("offset", [False, True])
+def test_the_size_of_rows_gets_no_gradient(model, params, offset):
+    """The loss is a square over a constant: its slope along the rows is twice its value, and not 0."""
+    found = batch([[1], [2], [3], [4]], [0, 0, 1, 1])
+    tables = {name: params["model"][name] for name in ("embedding", "head")}
+
+    def loss(tables):
+        return WordDistance(offset).loss(model, {"model": params["model"] | tables}, {}, found, KEY)[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(tables)
+    slope = sum(np.sum(gradient[name] * tables[name]) for name in tables)
+    assert value > 0.1
+    np.testing.assert_allclose(slope, 2 * value, rtol=1e-4)
+
+
+@pytest.mark.parametrize("offset", [False, True])
 def test_eight_devices_equal_one(model, params, offset):
     rng = np.random.default_rng(0)
     words = [rng.integers(1, V, rng.integers(1, 5)) for _ in range(16)]

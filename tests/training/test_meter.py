@@ -18,7 +18,7 @@ def test_what_a_probe_takes_is_no_part_of_a_step(monkeypatch):
     found = meter.Meter(planned, None, SimpleNamespace(write=lambda stage, step, row: rows.append((step, row))))
     for step in (1, 2, 3, 4):
         now[0] += 1.0
-        found.add(step, {"finite": np.bool_(True), "loss": jnp.float32(step)})
+        found.add(step, {"finite": np.bool_(True), "loss": jnp.float32(step), "counts": {}})
         if step == 2:
             with found.paused():
                 now[0] += 60.0

@@ -15,8 +15,7 @@ import numpy as np
 
 from xalign_jax.data.hashing import draw32, hash64
 from xalign_jax.data.wordkeys import Key, Keys, make_keys, split_words, word_flags
-from xalign_jax.errors import UserError
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import freeze, within
 
 if TYPE_CHECKING:
     from xalign_jax.data.lexicon import Concepts
@@ -40,8 +39,7 @@ class Switch:
 
     def __post_init__(self) -> None:
         freeze(self)
-        if not 0 <= self.rate <= 1:
-            raise UserError(f"Switch.rate = {self.rate} is not between 0 and 1")
+        within(self, "[0, 1]", "rate")
 
 
 @dataclasses.dataclass(frozen=True)

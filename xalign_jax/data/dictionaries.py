@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from xalign_jax.data.sources import check_string, parse_object, read_lines, resolve
+from xalign_jax.data.sources import check_string, parse_object, read_lines
 from xalign_jax.errors import UserError, install
+from xalign_jax.recipe import resolve
 
 
 class Entry(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from xalign_jax.data.lexicon import Concepts, LexiconTable
 from xalign_jax.data.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze, within
 
 COPIES = 64
 
@@ -37,8 +37,10 @@ class Facts:
 
     def __post_init__(self) -> None:
         freeze(self)
-        if min(self.count, self.relations) < 1 or not 2 <= self.candidates <= self.objects:
-            raise UserError("Facts needs count >= 1, relations >= 1 and 2 <= candidates <= objects")
+        at_least_one(self, "count", "relations")
+        within(self, "[0, inf)", "seed")
+        within(self, "[2, inf)", "objects")
+        within(self, f"[2, {self.objects}]", "candidates")
 
 
 @dataclasses.dataclass(frozen=True)

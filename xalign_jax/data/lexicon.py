@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gin
 import numpy as np
@@ -28,7 +29,12 @@ from xalign_jax.data.vocabulary import Tokenizer, clone_index
 from xalign_jax.data.wordkeys import marks_words
 from xalign_jax.data.wordtypes import WordTypes, count_types
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import freeze, one_of
+from xalign_jax.recipe import at_least_one, freeze, one_of, resolve, with_paths, within
+
+
+def _located(path: Any) -> Any:
+    """A path, or (path, languages), absolute."""
+    return resolve(path) if isinstance(path, str) else (resolve(path[0]), *path[1:])
 
 
 @gin.configurable
@@ -54,7 +60,7 @@ class Lexicon:
     """
 
     source: str = "clone"
-    paths: tuple = ()
+    paths: tuple = dataclasses.field(default=(), metadata=with_paths(lambda paths: tuple(map(_located, paths))))
     languages: tuple = ("en", "en_clone")
     size: int = 2000
     heldout: float = 0.2
@@ -76,12 +82,11 @@ class Lexicon:
             raise UserError(
                 f'Lexicon.languages = {self.languages}: with Lexicon.source = "clone" all clone one language'
             )
-        if not 0 <= self.heldout < 1 or not 0 < self.coverage <= 1:
-            raise UserError("Lexicon.heldout is in [0, 1) and Lexicon.coverage in (0, 1]")
-        if not 0 <= self.shuffle <= 1:
-            raise UserError(f"Lexicon.shuffle = {self.shuffle}: True, False or a share of the concepts")
-        if not 0 <= self.homographs <= 1:
-            raise UserError(f"Lexicon.homographs = {self.homographs}: a share of the concepts")
+        at_least_one(self, "size", "max_tokens")
+        within(self, "[0, 1)", "heldout")
+        within(self, "(0, 1]", "coverage")
+        within(self, "[0, 1]", "shuffle", "homographs")
+        within(self, "[0, inf)", "seed")
         for path, languages, _ in self.files:
             if len({*languages} & {*self.bases}) < 2:
                 raise UserError(f"Lexicon.paths: {path} is in {languages}, less than two of {self.bases}")

@@ -34,7 +34,7 @@ class TextFeed:
 
     def __post_init__(self) -> None:
         freeze(self)
-        at_least_one(self, "slots")
+        at_least_one(self, "length", "slots")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
@@ -85,7 +85,7 @@ class TranslationFeed:
 
     def __post_init__(self) -> None:
         freeze(self)
-        at_least_one(self, "side", "slots")
+        at_least_one(self, "length", "side", "slots")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
@@ -135,7 +135,7 @@ class ContrastFeed:
 
     def __post_init__(self) -> None:
         freeze(self)
-        at_least_one(self, "side", "slots")
+        at_least_one(self, "length", "side", "slots")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""

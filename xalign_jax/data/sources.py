@@ -18,10 +18,10 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from xalign_jax.errors import UserError
+from xalign_jax.recipe import resolve
 
 VALIDATION_SHARE = 0.03
 _LANGUAGE_BYTES = 100  # a language's name is the name of a folder
@@ -57,20 +57,6 @@ class Source(Protocol):
 
     def stamps(self) -> list[tuple[str, ...]]:
         """What must stay as it is for the content to be unchanged; see `stamp_file`, `stamp_package`."""
-
-
-def resolve(path: str | os.PathLike) -> str:
-    """An absolute path: `~` expanded, relative paths taken from the current directory.
-
-    Raises: UserError for a path that no system has.
-    """
-    try:
-        found = str(Path(path).expanduser().absolute())
-    except RuntimeError as error:
-        raise UserError(f"{path}: {error}") from None
-    if "\0" in found:
-        raise UserError(f"{found!r}: a path holds no NUL character")
-    return found
 
 
 def stamp_file(path: str) -> tuple[str, ...]:

@@ -22,10 +22,10 @@ import numpy as np
 
 from xalign_jax.data.cache import ADVICE, damage, read_object
 from xalign_jax.data.rates import check_rates
-from xalign_jax.data.sources import is_current, parse_name, resolve
+from xalign_jax.data.sources import is_current, parse_name
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import freeze, resolve, with_paths, within
 
 _MAPPED = 2**20  # bytes beyond which an array stays on disk
 FORMAT = 6  # of what the cache holds and how it is made; another number, another place
@@ -38,6 +38,17 @@ from xalign_jax.data.preparation import main
 main(sys.argv[1])
 """
 ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
+
+
+def canonical_task(task: str) -> str:
+    """A task's name with the paths in it absolute."""
+    spelled = parse_name(task)
+    return spelled[0] if spelled else task
+
+
+def canonical_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
+    """`canonical_task` of several."""
+    return tuple(map(canonical_task, tasks))
 
 
 @gin.configurable
@@ -54,7 +65,7 @@ class Mixture:
       languages: only these languages of the text (base codes); () = all.
     """
 
-    tasks: tuple = ()
+    tasks: tuple = dataclasses.field(default=(), metadata=with_paths(canonical_tasks))
     rates: Any = ()
     alpha: float = 1.0
     languages: tuple = ()
@@ -65,8 +76,7 @@ class Mixture:
             raise UserError(f'Mixture.rates = {self.rates!r}: expected {{"en": 0.9, "de": 0.1}} and the like')
         if self.rates:
             check_rates(self.rates)
-        if not (isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1):
-            raise UserError(f"Mixture.alpha = {self.alpha!r}: a number from 0 (uniform) to 1 (proportional)")
+        within(self, "[0, 1]", "alpha")
 
 
 def _is_rate(item: Any) -> bool:
@@ -108,12 +118,6 @@ def training_stores(stores: Stores, language: str) -> list[Store]:
 def cache_dir() -> Path:
     """$XALIGN_CACHE, else ~/.cache/xalign_jax."""
     return Path(os.environ.get("XALIGN_CACHE") or "~/.cache/xalign_jax").expanduser().absolute()
-
-
-def canonical_task(task: str) -> str:
-    """A task's name with the paths in it absolute."""
-    spelled = parse_name(task)
-    return spelled[0] if spelled else task
 
 
 def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> Path:

@@ -21,7 +21,7 @@ import numpy as np
 from xalign_jax.data.pieces import SPECIALS, Ids, Pieces, fingerprint, load_pieces
 from xalign_jax.data.wordkeys import is_unspaced
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze, resolve, with_paths, within
 
 _ROUND = 128
 _KINDS = ("sentencepiece", "bytes", "huggingface", "ids")
@@ -51,7 +51,7 @@ class Vocabulary:
     """
 
     kind: str = "sentencepiece"
-    path: str | None = None
+    path: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
     size: int = 8192
     model_type: str = "unigram"
     lowercase: bool = False
@@ -70,10 +70,9 @@ class Vocabulary:
         if self.kind in ("huggingface", "ids") and self.path is None:
             file = {"huggingface": "tokenizer.json", "ids": "ids.json"}[self.kind]
             raise UserError(f'Vocabulary.path: name the {file} of Vocabulary.kind = "{self.kind}"')
-        if self.clones < 0 or not 0 <= self.anchors <= 1:
-            raise UserError(
-                f"Vocabulary.clones = {self.clones}, .anchors = {self.anchors}: clones >= 0 and 0 <= anchors <= 1"
-            )
+        at_least_one(self, "size", "rows")
+        within(self, "[0, inf)", "clones")
+        within(self, "[0, 1]", "anchors")
 
     @property
     def trained(self) -> bool:

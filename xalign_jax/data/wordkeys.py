@@ -121,12 +121,12 @@ class Keys:
         Returns:
           at (F,): those places that have a key; n (F,): its tokens; key (F,).
         """
-        lead = np.flatnonzero((self.most.take(base) > 1) & begins)
-        n, _ = self._longest(base, begins, lead, language)
-        edges = np.bincount(lead + 1, minlength=base.size + 1) - np.bincount(
-            lead + np.maximum(n, 1), minlength=base.size + 1
-        )
-        at = at[np.cumsum(edges)[at] == 0] if len(lead) else at
+        if self.most.max() > 1:
+            lead = np.flatnonzero((self.most.take(base) > 1) & begins)
+            n, _ = self._longest(base, begins, lead, language)
+            # A key covers the tokens from the one after its first to its last; (B * L,) how many keys cover each.
+            first, past = (np.bincount(edge, minlength=base.size + 1) for edge in (lead + 1, lead + np.maximum(n, 1)))
+            at = at[np.cumsum(first - past)[at] == 0]
         n, key = self._longest(base, begins, at, language)
         found = n > 0
         return at[found], n[found], key[found]
@@ -144,7 +144,8 @@ class Keys:
             start = at[some, None]
             # (S, n): a word ends `ahead` tokens on; the key would end where as many have.
             ends = begins.ravel().take(start + ahead, mode="clip") & (column[some, None] + ahead < size)
-            ends &= np.cumsum(ends, axis=1) == words
+            if words > 1:
+                ends &= np.cumsum(ends, axis=1) == words
             n = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, 0)
             ids = base.ravel().take(start + ahead - 1, mode="clip").astype(np.int32)
             ids[ahead > n[:, None]] = -1

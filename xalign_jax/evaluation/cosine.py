@@ -24,9 +24,9 @@ from xalign_jax.evaluation.encoding import (
     sentence_vectors,
     unit,
 )
-from xalign_jax.evaluation.parallel import sentences
+from xalign_jax.evaluation.parallel import located_files, sentences
 from xalign_jax.evaluation.windows import Text, clone_pairs, documents, known_texts, of_text, run_texts
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.recipe import at_least_one, freeze, with_paths
 
 
 @gin.configurable
@@ -40,14 +40,14 @@ class HiddenCosine:
     sentence has no other to be shuffled with, so that `shuffled` and `gap` are left out.
 
     Each language's mean hidden state is taken away, fitted on the last windows of its own validation text, which are not
-    the scored ones unless the text is short (without text of its own a language is centred on the scored sentences).
+    the scored ones unless the text is short (without text of its own a language is centred on the scored sentences, of which there must be two).
     language = the target language; n = cosines averaged. Raw cosines would say little: states of any two texts share a
     large mean.
     """
 
     length: int = gin.REQUIRED
     windows: int = 64
-    files: Any = ()
+    files: tuple = dataclasses.field(default=(), metadata=with_paths(located_files))
     sentences: int = 1000
     batch: int = 32
 
@@ -102,6 +102,8 @@ class HiddenCosine:
     def _sentences(self, model: Any, params: Any, prepared: Any, means: dict) -> list[dict[str, Any]]:
         found = []
         for pair in sentences(prepared, self.files, self.sentences):
+            if len(pair.source) == 1 and not means.keys() >= set(pair.languages):
+                continue  # centred on itself nothing is left
             sides = []
             for language, side in zip(pair.languages, (pair.source, pair.target), strict=True):
                 vectors = sentence_vectors(model, params, prepared.tokenizer, side, self.length, self.batch, "cosine")

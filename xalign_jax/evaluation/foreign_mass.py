@@ -8,10 +8,11 @@ from typing import Any
 import gin
 import numpy as np
 
+from xalign_jax.data.store import canonical_tasks
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import Batch, require_causal, require_length, row, score
 from xalign_jax.evaluation.windows import Text, of_text, run_texts
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.recipe import at_least_one, freeze, with_paths, within
 
 TOKENS_COUNTED = 20_000_000
 
@@ -29,7 +30,7 @@ class ForeignMass:
 
     length: int = gin.REQUIRED
     windows: int = 64
-    tasks: tuple = ()
+    tasks: tuple = dataclasses.field(default=(), metadata=with_paths(canonical_tasks))
     share: float = 0.99
     split: str = "validation"
     batch: int = 32
@@ -37,6 +38,7 @@ class ForeignMass:
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "length", "windows", "batch")
+        within(self, "[0, 1]", "share")
 
     def check_model(self, model: Any) -> None:
         """Raise UserError for what the model, or its configuration, lacks: this needs no data."""

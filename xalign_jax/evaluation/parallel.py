@@ -14,6 +14,7 @@ from xalign_jax.data.vocabulary import clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import fingerprint
 from xalign_jax.evaluation.windows import clone_pairs, run_texts
+from xalign_jax.recipe import resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Sentences:
     def fingerprint(self) -> str:
         """Identifies the sentences, however they are tokenised."""
         return fingerprint(self.source_hash, self.target_hash)
+
+
+def located_files(files: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """(language, path) each, the paths absolute."""
+    return tuple((language, resolve(path)) for language, path in files)
 
 
 def sentences(

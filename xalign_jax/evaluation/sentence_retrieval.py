@@ -22,8 +22,8 @@ from xalign_jax.evaluation.encoding import (
     untrained,
 )
 from xalign_jax.evaluation.ngrams import ngram_cosines
-from xalign_jax.evaluation.parallel import Sentences, sentences
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.evaluation.parallel import Sentences, located_files, sentences
+from xalign_jax.recipe import at_least_one, freeze, with_paths, within
 
 METRICS = tuple(
     "accuracy" + "".join(parts) for parts in itertools.product(*(("", s) for s in ("_first", "_margin", "_centred")))
@@ -45,8 +45,8 @@ class SentenceRetrieval:
       `_margin`: ratio margin of cosines (k = 4) instead of the cosine.
       `_centred`: each language's mean sentence vector taken away, over up to 256 documents of its training text, which
         are cut to `length`; languages without training text have no such row.
-    Controls: `shuffled` (right answers moved by one, where there are two or more), `ngram` (character n-grams, no level; not for clones, which are
-    not written) and with `untrained` fresh parameters of this seed.
+    Controls: `shuffled` (right answers moved by one, where there are two or more), `ngram` (character n-grams, no level;
+    not for clones, which are not written) and with `untrained` fresh parameters of this seed.
 
     Sources: `files` is {language: path}, parallel text aligned by line or (.tsv, key<TAB>text) by key; the first
     language is compared with each other one. Else `pivot` is compared with each other language that shares enough groups
@@ -61,7 +61,7 @@ class SentenceRetrieval:
       batch: sentences at a time.
     """
 
-    files: Any = ()
+    files: tuple = dataclasses.field(default=(), metadata=with_paths(located_files))
     pivot: str | None = None
     others: tuple[str, ...] = ()
     least: int = 10
@@ -74,6 +74,7 @@ class SentenceRetrieval:
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "sentences", "batch")
+        within(self, "[0, inf)", "least")
         for metric in self.metrics:
             if metric not in METRICS:
                 raise UserError(f"SentenceRetrieval.metrics names {metric!r}: any of {', '.join(METRICS)}")

@@ -13,6 +13,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.models.attention import Context, SelfAttention, mutual_context
 from xalign_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Maker, check_activation
 from xalign_jax.models.placement import lookup
+from xalign_jax.recipe import at_least_one, freeze, within
 
 
 class EncoderShape:
@@ -30,11 +31,13 @@ class EncoderShape:
     first_position: ClassVar[int]  # the row of the position table that position 0 reads
 
     def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "layers", "width", "heads", "mlp_width", "max_length", "types")
+        within(self, "(0, inf)", "norm_eps")
+        within(self, "[0, inf)", "init_std")
         name = type(self).__name__
         if self.width % self.heads:
             raise UserError(f"{name}.heads = {self.heads} must divide {name}.width = {self.width}")
-        if self.types < 1:
-            raise UserError(f"{name}.types = {self.types}: at least 1, which is none told apart")
         check_activation(self)
 
     @property

@@ -14,6 +14,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.models.attention import Context, SelfAttention
 from xalign_jax.models.decoder import Decoder
 from xalign_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Maker, check_activation
+from xalign_jax.recipe import at_least_one, freeze, within
 
 
 @gin.configurable
@@ -51,6 +52,11 @@ class GPTNeoX:
     table_std: float | None = None
 
     def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "layers", "width", "heads", "mlp_width", "max_length")
+        within(self, "[0, 1]", "rotary_fraction")
+        within(self, "(0, inf)", "rope_theta", "norm_eps")
+        within(self, "[0, inf)", "init_std", "table_std")
         if self.width % self.heads:
             raise UserError(f"GPTNeoX.heads = {self.heads} must divide GPTNeoX.width = {self.width}")
         if self.rotary_dims % 2 or not 0 <= self.rotary_dims <= self.head_size:

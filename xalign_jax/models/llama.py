@@ -17,6 +17,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.models.attention import Context, SelfAttention
 from xalign_jax.models.decoder import Decoder
 from xalign_jax.models.layers import Maker, RMSNorm, SwiGLU
+from xalign_jax.recipe import at_least_one, freeze, within
 
 
 @gin.configurable
@@ -59,14 +60,16 @@ class Llama:
     full_attention_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "layers", "width", "heads", "kv_heads", "mlp_width", "head_dim", "max_length", "window")
+        within(self, "(0, inf)", "rope_theta", "norm_eps")
+        within(self, "[0, inf)", "init_std", "table_std")
         if self.heads % self.kv_heads:
             raise UserError(f"Llama.kv_heads = {self.kv_heads} must divide Llama.heads = {self.heads}")
         if self.head_dim is None and self.width % self.heads:
             raise UserError(f"Llama.heads = {self.heads} must divide Llama.width = {self.width}, or set Llama.head_dim")
         if self.head_size % 2:
             raise UserError(f"Llama.head_dim = {self.head_size} must be even for rotary positions")
-        if self.window is not None and self.window < 1:
-            raise UserError(f"Llama.window = {self.window}: at least 1, or None")
         if not {*self.full_attention_layers} <= {*range(self.layers)}:
             raise UserError(
                 f"Llama.full_attention_layers = {self.full_attention_layers}: layers 0 to {self.layers - 1} exist"

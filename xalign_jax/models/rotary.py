@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xalign_jax.errors import UserError
+from xalign_jax.recipe import at_least_one, freeze, one_of, within
 
 KINDS = ("linear", "dynamic", "llama3", "yarn")
 
@@ -48,8 +49,12 @@ class RopeScaling:
     truncate: bool = True
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"RopeScaling.kind = {self.kind!r}: one of {', '.join(KINDS)}")
+        freeze(self)
+        one_of(self, "kind", KINDS)
+        at_least_one(self, "original_max_length")
+        within(self, "(0, inf)", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")
+        within(self, "(0, inf)", "attention_factor")
+        within(self, "[0, inf)", "mscale", "mscale_all_dim")
         if self.kind != "linear" and self.original_max_length is None:
             raise UserError(f"RopeScaling.original_max_length: kind = {self.kind!r} needs it")
 

@@ -20,20 +20,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from xalign_jax.errors import UserError
 from xalign_jax.objectives.primitives import join_rows, matmul, rows_on_mesh, split_rows
 
 # Similarities of queries and keys held at once on a device, and of queries and queue rows (on a CPU: what its cache holds).
 BATCH_ELEMENTS = 2**24
 QUEUE_ELEMENTS = {"cpu": 2**19}
 QUEUE_ELEMENTS_ACCELERATOR = 2**24
-
-
-def check_temperature(objective: Any) -> None:
-    """Raise UserError unless the objective's temperature is greater than 0."""
-    if objective.temperature <= 0:
-        name = type(objective).__name__
-        raise UserError(f"{name}.temperature = {objective.temperature}: must be greater than 0")
 
 
 class Ids(NamedTuple):

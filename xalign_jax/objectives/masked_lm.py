@@ -52,6 +52,8 @@ class MaskedLM:
 
     def __post_init__(self) -> None:
         freeze(self)
+        if not isinstance(self.corruption, Corruption):
+            raise UserError(f"MaskedLM.corruption = {self.corruption!r}: expected @Corruption()")
 
     def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """No heads, no memory.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xalign_jax.errors import UserError
+from xalign_jax.recipe import freeze, within
 
 
 @gin.configurable
@@ -32,8 +33,8 @@ class Corruption:
     random: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise UserError(f"Corruption.rate = {self.rate}: must lie in (0, 1]")
+        freeze(self)
+        within(self, "(0, 1]", "rate")
         if self.mask < 0 or self.random < 0 or self.mask + self.random > 1:
             raise UserError(f"Corruption.mask = {self.mask}, Corruption.random = {self.random}: shares of at most 1")
 

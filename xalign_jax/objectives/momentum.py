@@ -9,8 +9,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from xalign_jax.errors import UserError
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze, within
 
 
 @gin.configurable
@@ -22,8 +21,7 @@ class ConstantMomentum:
 
     def __post_init__(self) -> None:
         freeze(self)
-        if not 0 <= self.value <= 1:
-            raise UserError(f"ConstantMomentum.value = {self.value}: must lie between 0 and 1")
+        within(self, "[0, 1]", "value")
 
     def at(self, updates: jax.Array) -> jax.Array:
         """Share of the old average kept at update number `updates` (int32, from 0); float32 scalar."""
@@ -41,11 +39,8 @@ class LinearMomentum:
 
     def __post_init__(self) -> None:
         freeze(self)
-        if not (0 <= self.first <= 1 and 0 <= self.last <= 1 and self.steps >= 1):
-            raise UserError(
-                f"LinearMomentum.first = {self.first}, .last = {self.last}, .steps = {self.steps}: shares lie between "
-                "0 and 1, steps are at least 1"
-            )
+        within(self, "[0, 1]", "first", "last")
+        at_least_one(self, "steps")
 
     def at(self, updates: jax.Array) -> jax.Array:
         """Share of the old average kept at update number `updates` (int32, from 0); float32 scalar."""
@@ -61,8 +56,7 @@ class PowerMomentum:
 
     def __post_init__(self) -> None:
         freeze(self)
-        if self.exponent <= 0:
-            raise UserError(f"PowerMomentum.exponent = {self.exponent}: must be greater than 0")
+        within(self, "(0, inf)", "exponent")
 
     def at(self, updates: jax.Array) -> jax.Array:
         """Share of the old average kept at update number `updates` (int32, from 0); float32 scalar."""

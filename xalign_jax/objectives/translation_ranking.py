@@ -15,10 +15,11 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from xalign_jax.objectives.contrast import check_temperature, infonce
+from xalign_jax.objectives.contrast import infonce
 from xalign_jax.objectives.primitives import l2_normalize
 from xalign_jax.objectives.sentences import (
     KEY,
+    POOLINGS,
     QUERY,
     check_encoder,
     contrast_ids,
@@ -27,7 +28,7 @@ from xalign_jax.objectives.sentences import (
     side,
     swapped,
 )
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import freeze, one_of, within
 
 
 @gin.configurable
@@ -54,7 +55,9 @@ class TranslationRanking:
 
     def __post_init__(self) -> None:
         freeze(self)
-        check_temperature(self)
+        one_of(self, "pooling", POOLINGS)
+        within(self, "[0, inf)", "level", "margin")
+        within(self, "(0, inf)", "temperature")
 
     def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """No heads, no memory. Raises UserError for a level or pooling that there is not."""

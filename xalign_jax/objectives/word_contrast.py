@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from xalign_jax.alignment.pooling import segment_sums
 from xalign_jax.errors import UserError
-from xalign_jax.objectives.contrast import Contrast, Ids, check_temperature, infonce, positive_pairs
+from xalign_jax.objectives.contrast import Contrast, Ids, infonce, positive_pairs
 from xalign_jax.objectives.primitives import l2_normalize
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import freeze, within
 
 
 @gin.configurable
@@ -41,7 +41,7 @@ class WordContrast:
 
     def __post_init__(self) -> None:
         freeze(self)
-        check_temperature(self)
+        within(self, "(0, inf)", "temperature")
 
     def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """No heads, no memory.

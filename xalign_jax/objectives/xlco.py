@@ -19,12 +19,13 @@ import jax.numpy as jnp
 from xalign_jax.errors import UserError
 from xalign_jax.objectives import momentum as averages
 from xalign_jax.objectives import queue as ring
-from xalign_jax.objectives.contrast import Contrast, check_temperature, infonce
+from xalign_jax.objectives.contrast import Contrast, infonce
 from xalign_jax.objectives.masking import Corruption, corrupt
 from xalign_jax.objectives.momentum import ConstantMomentum
 from xalign_jax.objectives.primitives import l2_normalize
 from xalign_jax.objectives.sentences import (
     KEY,
+    POOLINGS,
     QUERY,
     check_encoder,
     contrast_ids,
@@ -34,7 +35,7 @@ from xalign_jax.objectives.sentences import (
     side,
     swapped,
 )
-from xalign_jax.recipe import freeze, one_of
+from xalign_jax.recipe import freeze, one_of, within
 
 
 @gin.configurable
@@ -71,9 +72,11 @@ class XlCo:
     def __post_init__(self) -> None:
         freeze(self)
         one_of(self, "negatives", ("queue", "batch", "both"))
+        one_of(self, "pooling", POOLINGS)
+        within(self, "[0, inf)", "level", "queue")
+        within(self, "(0, inf)", "temperature")
         if (self.negatives == "batch") != (self.queue == 0):
             raise UserError(f"XlCo.queue = {self.queue} with XlCo.negatives = {self.negatives!r}: one of them is wrong")
-        check_temperature(self)
         if not (self.momentum is None or hasattr(self.momentum, "at")):
             raise UserError(f"XlCo.momentum = {self.momentum!r}: a schedule, as @ConstantMomentum(), or None")
         if not (self.corruption is None or isinstance(self.corruption, Corruption)):

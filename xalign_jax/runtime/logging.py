@@ -122,13 +122,15 @@ def _not_finite(value: float | None) -> dict[str, Any]:
     return {} if value is None or math.isfinite(value) else {"value": None, "reason": f"not finite: {value}"}
 
 
-def conditions(row: dict[str, Any]) -> str:
-    """A short hash of the conditions of a measurement: the probe's settings and the data. "" where a row lacks both.
+def without_places(settings: dict[str, Any]) -> dict[str, Any]:
+    """A probe's settings without those that say where its data lies: `data` of a row identifies what was there."""
+    return {name: value for name, value in settings.items() if name not in ("files", "tasks")}
 
-    The paths of `files` do not count where `data` identifies their contents.
-    """
+
+def conditions(row: dict[str, Any]) -> str:
+    """A short hash of the conditions of a measurement: the probe's settings and the data. "" where a row lacks both."""
     settings, data = row.get("settings"), row.get("data")
     if settings is None and data is None:
         return ""
-    counted = {name: value for name, value in (settings or {}).items() if data is None or name != "files"}
+    counted = settings if data is None else without_places(settings or {})
     return hashlib.sha256(json.dumps([counted, data], sort_keys=True).encode()).hexdigest()[:6]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +111,14 @@ def _damaged(path: Path | epath.Path, wrong: str) -> UserError:
 def _misfit(value: Any, shape: Any, place: str) -> str | None:
     """Where a value differs from its shape, None if nowhere."""
     if isinstance(shape, tuple):
-        found = [_misfit(value, one, place) for one in shape]
-        return found[0] if all(found) else None
-    items: list[tuple[str, Any, Any]] = []  # place, value and shape of what is inside
-    kind: Any = shape
-    if isinstance(shape, list):
-        kind = list
-        items = [(f"{place}[{number}]", item, shape[0]) for number, item in enumerate(_of(value, list))]
-    elif isinstance(shape, dict):
-        kind = dict
-        pairs = _of(value, dict).items()
-        items = [(f"{place}.{name}", item, shape.get(name, shape.get(str, object))) for name, item in pairs]
+        misfits = [_misfit(value, one, place) for one in shape]
+        return misfits[0] if all(misfits) else None
+    kind = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         return f"{place or 'it'} is {str(value)[:40]!r}"
-    return next((wrong for inside, item, own in items if (wrong := _misfit(item, own, inside))), None)
-
-
-def _of(value: Any, kind: type) -> Any:
-    return value if isinstance(value, kind) else kind()
+    inside: Iterable[tuple[str, Any, Any]] = ()
+    if isinstance(shape, list):
+        inside = ((f"{place}[{number}]", item, shape[0]) for number, item in enumerate(value))
+    elif isinstance(shape, dict):
+        inside = ((f"{place}.{name}", item, shape.get(name, shape.get(str, object))) for name, item in value.items())
+    return next((wrong for name, item, own in inside if (wrong := _misfit(item, own, name))), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,19 @@ def restore_memory(model_dir: Path, at: int | None, model: Any, mesh: Mesh, stre
       UserError: as `restore_model`, or the stream remembers no such thing.
     """
     return _restored(model_dir, at, "rest", ("memory", stream, name, "model"), model, mesh)
+
+
+def newest_params(model_dir: Path) -> tuple[int, str] | None:
+    """The newest whole step of a run and a hash of its parameters; None where there is none."""
+    if not (model_dir / "checkpoints").is_dir():
+        return None
+    checkpoints = Checkpoints(model_dir / "checkpoints")
+    found = checkpoints.newest(checkpoints.about, tell=False)
+    if found is None:
+        return None
+    step, about = found
+    recorded = json.dumps(about.get("arrays", {}).get("params", step), sort_keys=True)
+    return step, hashlib.sha256(recorded.encode()).hexdigest()[:16]
 
 
 def _restored(

@@ -9,7 +9,7 @@ import gin
 import jax.numpy as jnp
 import optax
 
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import freeze, within
 
 
 @gin.configurable
@@ -23,6 +23,8 @@ class WarmupCosine:
 
     def __post_init__(self) -> None:
         freeze(self)
+        within(self, "[0, inf)", "peak")
+        within(self, "[0, 1]", "warmup", "final")
 
     def schedule(self, steps: int) -> optax.Schedule:
         """Learning rate as a function of the step within the stage."""
@@ -42,6 +44,8 @@ class WarmupConstant:
 
     def __post_init__(self) -> None:
         freeze(self)
+        within(self, "[0, inf)", "peak")
+        within(self, "[0, 1]", "warmup")
 
     def schedule(self, steps: int) -> optax.Schedule:
         """Learning rate as a function of the step within the stage."""
@@ -59,11 +63,48 @@ class WarmupLinear:
 
     def __post_init__(self) -> None:
         freeze(self)
+        within(self, "[0, inf)", "peak")
+        within(self, "[0, 1]", "warmup")
 
     def schedule(self, steps: int) -> optax.Schedule:
         """Learning rate as a function of the step within the stage."""
         warm = max(1, round(self.warmup * steps))
         return lambda step: self.peak * jnp.minimum((step + 1) / warm, (steps - step) / max(steps - warm, 1))
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class WarmupStableDecay:
+    """Linear warm-up over some steps, a constant rate, then a line from `peak` to `final` x `peak` (Hu et al. 2024).
+
+    Made for runs whose length is not known in advance: before its decay begins, the rate at a step does not depend on the
+    stage's length, so that `xalign train --extend` continues as if the stage had been longer from the start.
+
+    Attributes:
+      warmup_steps: steps of the warm-up.
+      decay: share of the stage's steps, the last ones, in which the rate falls.
+      final: the rate after the last step, as a share of `peak`.
+    """
+
+    peak: float = 1e-3
+    warmup_steps: int = 100
+    decay: float = 0.1
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        within(self, "[0, inf)", "peak", "warmup_steps")
+        within(self, "[0, 1]", "decay", "final")
+
+    def schedule(self, steps: int) -> optax.Schedule:
+        """Learning rate as a function of the step within the stage."""
+        warm, falling = max(1, self.warmup_steps), max(1, round(self.decay * steps))
+
+        def rate(step: Any) -> jnp.ndarray:
+            left = jnp.minimum(1.0, (steps - step) / falling)
+            return self.peak * jnp.minimum(1.0, (step + 1) / warm) * (self.final + (1 - self.final) * left)
+
+        return rate
 
 
 @gin.configurable
@@ -79,6 +120,9 @@ class AdamW:
 
     def __post_init__(self) -> None:
         freeze(self)
+        within(self, "[0, 1)", "b1", "b2")
+        within(self, "(0, inf)", "eps")
+        within(self, "[0, inf)", "weight_decay", "clip")
 
     def direction(self, decay_mask: Any) -> optax.GradientTransformation:
         """The update before it is scaled by minus the learning rate.

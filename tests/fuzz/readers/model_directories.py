@@ -89,7 +89,7 @@ def _check_metrics(found: Any, folder: Path) -> None:
 
 def _read_config(folder: Path) -> Recipe:
     (recipe,) = config.load([str(folder / "config.gin")], [], (Recipe,))
-    if not directory._continues(as_json(RECIPE), recipe, False):
+    if directory._changes({"recipe": as_json(RECIPE)}, recipe):
         directory.differences(as_json(RECIPE), as_json(recipe))  # what the refusal shows
         return RECIPE
     return recipe

@@ -1,0 +1,114 @@
+"""Every number that gin can bind is refused where it means nothing, in one line that names the binding."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import gin
+import pytest
+
+from xalign_jax import cli, config
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import Recipe
+
+cli.register()
+
+SHAPE = {"layers": 2, "width": 8, "heads": 2, "mlp_width": 8}
+ROWS = {"length": 32, "slots": 4}
+REQUIRED = {
+    "Llama": SHAPE | {"kv_heads": 2},
+    "GPTNeoX": SHAPE | {"rotary_fraction": 0.5},
+    "Bert": SHAPE,
+    "XLMRoberta": SHAPE,
+    "RopeScaling": {"kind": "yarn", "factor": 2.0, "original_max_length": 8},
+    "XlCo": {"level": 1},
+    "WindowFeed": {"length": 32},
+    "TextFeed": ROWS,
+    "TranslationFeed": ROWS | {"side": 8},
+    "ContrastFeed": ROWS | {"side": 8},
+    "WordFeed": {"length": 32, "words_per_row": 4, "concepts": 8},
+    "PieceFeed": {"length": 32, "words_per_row": 4, "concepts": 8},
+    "Perplexity": {"length": 32},
+    "HiddenCosine": {"length": 32},
+    "GradientCosine": {"length": 32},
+    "ForeignMass": {"length": 32},
+    "Stream": {"name": "lm", "feed": None, "objective": None, "rows": 8},
+    "Stage": {"name": "pretrain", "steps": 2, "streams": (), "optimizer": None, "schedule": None},
+    "Recipe": {"model": None, "vocabulary": None, "stages": ()},
+    "Evaluation": {"probes": ()},
+}
+CLASSES = {
+    found.wrapped.__name__: found.wrapped
+    for _, found in gin.config._REGISTRY.items()
+    if dataclasses.is_dataclass(found.wrapped) and found.wrapped.__module__.startswith("xalign_jax.")
+}
+NUMBERS = [
+    (name, field.name, kinds)
+    for name, cls in CLASSES.items()
+    for field in dataclasses.fields(cls)
+    if {"int", "float"} & (kinds := {*str(field.type).split(" | ")})
+]
+
+
+def make(name, **values):
+    return CLASSES[name](**REQUIRED.get(name, {}) | values)
+
+
+def test_all_configurables_are_looked_at():
+    assert len(CLASSES) > 30 and len(NUMBERS) > 100
+    for name in CLASSES:
+        make(name)
+
+
+@pytest.mark.parametrize(("name", "field", "kinds"), NUMBERS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_number_that_means_nothing_is_refused(name, field, kinds):
+    wrong = [-1, -0.5, math.nan, math.inf, 1e300, 2**128, "3", (1,), *([] if "bool" in kinds else [True])]
+    wrong += [0.5, 2**31] if "float" not in kinds else []
+    wrong += [] if "None" in kinds else [None]
+    for value in wrong:
+        with pytest.raises(UserError) as refused:
+            make(name, **{field: value})
+        assert f"{name}.{field} = " in str(refused.value).splitlines()[0], value
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("AdamW", "b1", 1.5),
+        ("AdamW", "b2", 1),
+        ("AdamW", "eps", 0),
+        ("WarmupCosine", "warmup", 2),
+        ("WarmupCosine", "final", 1.5),
+        ("WarmupStableDecay", "decay", 1.1),
+        ("Runtime", "prefetch", 0),
+        ("Runtime", "mesh", ("data", -1, 1)),
+        ("Runtime", "mesh", (0, -1, 1)),
+        ("Runtime", "remat", 1),
+        ("Runtime", "dtype", "float16"),
+        ("Stage", "steps", 0),
+        ("Llama", "layers", 0),
+        ("Llama", "tied", "yes"),
+        ("XlCo", "temperature", 0),
+        ("TranslationRanking", "pooling", "last"),
+        ("Corruption", "rate", 0),
+        ("MaskedLM", "corruption", None),
+        ("Vocabulary", "rows", 0),
+        ("Lexicon", "heldout", 1),
+        ("Lexicon", "max_tokens", 0),
+        ("Facts", "objects", 1),
+        ("Facts", "candidates", 51),
+        ("ForeignMass", "share", 1.5),
+    ],
+)
+def test_a_value_beyond_its_range_is_refused(name, field, value):
+    with pytest.raises(UserError, match=rf"{name}\.{field} = "):
+        make(name, **{field: value})
+
+
+def test_a_gin_file_with_a_wrong_value_is_refused_in_one_line():
+    with pytest.raises(UserError) as refused:
+        config.load(["recipes/prealign_clone_tiny.gin"], ["AdamW.b1 = 1.5"], (Recipe,))
+    assert str(refused.value) == "AdamW.b1 = 1.5: must lie in [0, 1)"
+    with pytest.raises(UserError, match=r"^lm/Stream\.weight = nan: expected a number"):
+        make("Stream", weight=math.nan)
