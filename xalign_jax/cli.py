@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the command line in one line; options are written in full."""
 
-    def __init__(self, *names: Any, **options: Any) -> None:
-        super().__init__(*names, **(options | {"allow_abbrev": False}))
+    def __init__(self, prog: str | None = None, **options: Any) -> None:
+        super().__init__(prog, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Exit with the code of bad usage."""

@@ -12,7 +12,7 @@ import gin
 
 from xalign_jax import gin_files
 from xalign_jax.errors import UserError
-from xalign_jax.gin_files import Binding, gin_root, near
+from xalign_jax.gin_files import Binding, gin_root, near, shorten
 
 MACRO, REQUIRED = "gin.macro", "%gin.REQUIRED"
 Key = tuple[str, str, str]  # scope, whole selector, parameter
@@ -77,13 +77,15 @@ def _refuse_unknown_macros(options: Sequence[Binding], bound: dict[Key, Binding]
     known = sorted(scope for scope, selector, _ in bound if selector == MACRO)
     for option in options:
         if not option.parameter and option.name not in known:
-            raise UserError(f"--gin.{option.name}: no gin file defines this macro{near(option.name, known)}")
+            raise UserError(f"--gin.{shorten(option.name)}: no gin file defines this macro{near(option.name, known)}")
 
 
 def _refuse_nested_scopes(bound: dict[Key, Binding]) -> None:
     for (scope, _, _), binding in bound.items():
         if "/" in scope:
-            raise UserError(f"{binding.place}: nested scope {binding.name}; give the inner object a scope of its own")
+            raise UserError(
+                f"{binding.place}: nested scope {shorten(binding.name)}; give the inner object a scope of its own"
+            )
 
 
 def _refuse_missing_values(bound: dict[Key, Binding]) -> None:
@@ -119,7 +121,7 @@ def _mistake(error: Exception, bound: dict[Key, Binding], files: Sequence[str]) 
     if lacking:
         names = ", ".join(f"{lacking[1]}.{name}" for name in re.findall(r"'(\w+)'", lacking[2]))
         return f"{', '.join(files)}: no value for {names}{_part(files)}"
-    return f"{where}: {gin_files.shorten(text)}"
+    return f"{where}: {shorten(text)}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -151,7 +153,7 @@ def _refuse_unused_bindings(bound: dict[Key, Binding], named: set[str]) -> None:
         scope, selector, _ = key
         if not scope or key in used or (selector == MACRO and scope in named):
             continue
-        what = f"macro {scope}" if selector == MACRO else binding.name
+        what = shorten(f"macro {scope}" if selector == MACRO else binding.name)
         raise UserError(f"{binding.place}: nothing uses {what}{near(scope, scopes)}")
 
 

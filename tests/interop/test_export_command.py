@@ -88,13 +88,13 @@ def test_parameters_that_a_run_does_not_have_are_refused(model_dir, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"recipe_name": "x", "recipe": {"model": 3}}', b"\xff"])
 def test_a_damaged_environment_is_named(content, model_dir, tmp_path):
     (model_dir / "environment.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"environment\.json: not (JSON|what)"):
+    with pytest.raises(UserError, match=r"environment\.json.* not (JSON|what)"):
         export_model(model_dir, tmp_path / "out", make_mesh((1, -1, 1)))
     assert {path.name for path in tmp_path.iterdir()} == {"hf", "run"}
 
 
 def test_a_sentencepiece_file_that_is_empty_is_named(tmp_path):
-    for content, said in ((b"", "it is empty"), (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS")):
+    for content, said in ((b"", "is empty"), (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS")):
         (tmp_path / "spm.model").write_bytes(content)
         with pytest.raises(UserError, match=rf"spm\.model: .*{said}"):
             Tokenizer.of(Vocabulary(path=str(tmp_path / "spm.model")))

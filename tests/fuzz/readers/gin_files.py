@@ -78,6 +78,7 @@ def _check(built: list[Any], folder: object) -> None:
 
 
 def _options() -> list[dict[str, bytes]]:
+    _packaged()  # imports take longer than an input may
     return [{"option": option.encode()} for option in OPTIONS]
 
 
