@@ -125,7 +125,7 @@ def test_vectors_are_first_states_or_means_over_a_segments_tokens_that_are_not_s
     states = jax.jit(lambda b: model.hidden(params["model"], *b, levels=(1,))[1])(
         [batch[name] for name in ("tokens", "positions", "segment_ids")]
     )
-    states = np.asarray(states).reshape(R, S, 4, -1)  # bos x x eos
+    states = np.array(states).reshape(R, S, 4, -1)  # bos x x eos
     states[3, 2] = 0  # absent
     expected = states[:, :, 1:3].mean(2)
     expected[0, 0] = states[0, 0, 2]
