@@ -11,7 +11,8 @@ import pytest
 from xalign_jax import config
 from xalign_jax import evaluation as probes
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation import GradientCosine, HiddenCosine, Knowledge
+from xalign_jax.evaluation import GradientCosine, HiddenCosine, Knowledge, encoding
+from xalign_jax.evaluation.cosine import _token_cosines
 from xalign_jax.evaluation.gradient_cosine import _causal_rows
 from xalign_jax.recipe import Evaluation
 
@@ -58,6 +59,7 @@ def test_cosine_of_sentence_pairs(toy, tokenizer, tmp_path):
     assert {row["n"] for row in rows} == {30}
 
 
+<<<<<<< HEAD
 def test_one_window_or_sentence_is_compared_with_no_other(toy, tokenizer, tmp_path):
     """It would stand for the text that is not parallel as well."""
     model, params = toy.model(tokenizer.size, 16), toy.params(*[_tables(tokenizer, "other")] * 2)
@@ -89,14 +91,41 @@ def test_shuffled_sentences_are_the_ones_after_and_files_pass_the_check(toy, tok
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("abcdefgh\nstuvwxyz\n")
     table = _tables(tokenizer, "equal")
+=======
+def test_cosines_of_sentences_by_hand_and_files_pass_the_check(toy, tokenizer, tmp_path):
+    """Languages without text of their own are centred on the sentences; each sentence's control is the one after."""
+    written = {"xx": ["abcd", "efg", "hijklm", "no"], "yy": ["bcde", "fgh", "ijk", "p"]}
+    for name, lines in written.items():
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    table = np.random.default_rng(3).normal(size=(tokenizer.size, 16))
+>>>>>>> mutation
     model, params = toy.model(tokenizer.size, 16), toy.params(table, table)
     prepared = toy.prepared(tokenizer, [_text(toy)])
-    files = {"en": str(tmp_path / "a.txt"), "en_clone": str(tmp_path / "b.txt")}
+    files = {name: str(tmp_path / name) for name in written}
     probe = HiddenCosine(length=32, files=files, batch=8)
     for each in (probe, GradientCosine(length=32, files=files)):
         each.check(model, prepared)
     rows = probe.rows(model, params, prepared, 0)
-    assert toy.value(rows, "gap", level=1) > 0.5
+    sides = [np.stack([table[ids].mean(0) for ids in tokenizer.encode(lines)]) for lines in written.values()]
+    a, b = (encoding.unit(side - side.mean(0)) for side in sides)
+    for level in (0, 1):
+        same, other = np.sum(a * b, 1).mean(), np.sum(a * np.roll(b, -1, 0), 1).mean()
+        for metric, value in (("parallel", same), ("shuffled", other), ("gap", same - other)):
+            assert toy.value(rows, metric, level=level, language="yy") == pytest.approx(value, abs=1e-5)
+    assert len(rows) == 6 and {row["n"] for row in rows} == {4}
+
+
+def test_cosines_of_tokens_are_over_the_places_that_both_texts_have(toy, tokenizer):
+    table = np.random.default_rng(3).normal(size=(tokenizer.size, 16))
+    model, params = toy.model(tokenizer.size, 16), toy.params(table, table)
+    a = encoding.padded([np.arange(10, 15), np.arange(20, 22), np.arange(30, 37)], 6)
+    b = encoding.padded([np.arange(40, 44), np.arange(50, 53), np.arange(60, 67)], 6)
+    means = [np.full((2, 16), value, np.float32) for value in (0.1, -0.2)]
+    found, n = _token_cosines(model, params, a, b, tuple(means), 2)
+    x, y = (encoding.unit(table[side["tokens"]] - mean[0]) for side, mean in ((a, means[0]), (b, means[1])))
+    both = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [1] * 6]) > 0
+    assert n == both.sum()
+    np.testing.assert_allclose(found, [np.sum(x * y, -1)[both].mean()] * 2, atol=1e-5)
 
 
 def test_gradients_of_the_same_text(toy, tokenizer):

@@ -115,15 +115,22 @@ def test_metrics_are_of_all_pairs_of_the_batch_and_cosines_are_of_unit_vectors(m
     np.testing.assert_allclose(metrics["queue_norm"], np.sqrt(np.sum(np.square(past), 1).mean()), rtol=1e-5)
 
 
-def test_a_mean_is_over_a_segments_tokens_that_are_not_special(model):
+def test_vectors_are_first_states_or_means_over_a_segments_tokens_that_are_not_special(model):
     batch, params = _batch(), {"model": jax.jit(model.init)(KEY)}
-    found = np.asarray(_vectors(model, params["model"], side(batch, ""), pooling="mean")).reshape(R, S, -1)
+    batch |= {"tokens": batch["tokens"].at[0, 1].set(1)}  # one token is left to the first segment
+    found, first = (
+        np.asarray(_vectors(model, params["model"], side(batch, ""), pooling=name)).reshape(R, S, -1)
+        for name in ("mean", "first")
+    )
     states = jax.jit(lambda b: model.hidden(params["model"], *b, levels=(1,))[1])(
         [batch[name] for name in ("tokens", "positions", "segment_ids")]
     )
-    expected = np.asarray(states).reshape(R, S, 4, -1)[:, :, 1:3].mean(2)  # bos x x eos
-    expected[3, 2] = 0  # absent
+    states = np.array(states).reshape(R, S, 4, -1)  # bos x x eos
+    states[3, 2] = 0  # absent
+    expected = states[:, :, 1:3].mean(2)
+    expected[0, 0] = states[0, 0, 2]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(first, states[:, :, 0], rtol=1e-4, atol=1e-6)
 
 
 def test_both_views_are_corrupted_each_by_its_own_key(model):
