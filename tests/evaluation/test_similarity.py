@@ -59,7 +59,6 @@ def test_cosine_of_sentence_pairs(toy, tokenizer, tmp_path):
     assert {row["n"] for row in rows} == {30}
 
 
-<<<<<<< HEAD
 def test_one_window_or_sentence_is_compared_with_no_other(toy, tokenizer, tmp_path):
     """It would stand for the text that is not parallel as well."""
     model, params = toy.model(tokenizer.size, 16), toy.params(*[_tables(tokenizer, "other")] * 2)
@@ -86,19 +85,12 @@ def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
         HiddenCosine(length=2, files=(("en", "a"), ("de", "b"))).check(model, prepared)
 
 
-def test_shuffled_sentences_are_the_ones_after_and_files_pass_the_check(toy, tokenizer, tmp_path):
-    """Of two sentences each is the other's control."""
-    for name in ("a.txt", "b.txt"):
-        (tmp_path / name).write_text("abcdefgh\nstuvwxyz\n")
-    table = _tables(tokenizer, "equal")
-=======
 def test_cosines_of_sentences_by_hand_and_files_pass_the_check(toy, tokenizer, tmp_path):
     """Languages without text of their own are centred on the sentences; each sentence's control is the one after."""
     written = {"xx": ["abcd", "efg", "hijklm", "no"], "yy": ["bcde", "fgh", "ijk", "p"]}
     for name, lines in written.items():
         (tmp_path / name).write_text("\n".join(lines) + "\n")
     table = np.random.default_rng(3).normal(size=(tokenizer.size, 16))
->>>>>>> mutation
     model, params = toy.model(tokenizer.size, 16), toy.params(table, table)
     prepared = toy.prepared(tokenizer, [_text(toy)])
     files = {name: str(tmp_path / name) for name in written}
