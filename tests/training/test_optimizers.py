@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xalign_jax.training.optimizers import AdamW, WarmupConstant, WarmupCosine, WarmupLinear
+from xalign_jax.training.optimizers import AdamW, WarmupConstant, WarmupCosine, WarmupLinear, WarmupStableDecay
 
 
 def rates(schedule, steps):
@@ -63,3 +63,16 @@ def test_moments_decay_at_their_own_rates():
     first = (0.5 * 2.0 + 0.5 * 1.0) / (1 - 0.5**2)
     second = (0.75 * 4.0 + 0.25 * 1.0) / (1 - 0.75**2)
     np.testing.assert_allclose(found["w"], first / np.sqrt(second), rtol=1e-5)
+
+
+def test_warmup_stable_decay_rises_stays_and_falls():
+    schedule = WarmupStableDecay(peak=2.0, warmup_steps=4, decay=0.4, final=0.1)
+    rates = [float(schedule.schedule(10)(step)) for step in range(11)]
+    np.testing.assert_allclose(rates, [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 1.55, 1.1, 0.65, 0.2], rtol=1e-6)
+    longer = [float(schedule.schedule(1000)(step)) for step in range(7)]
+    assert longer == rates[:7]  # before the decay the length does not matter
+
+
+def test_without_warmup_and_decay_the_rate_is_constant():
+    schedule = WarmupStableDecay(peak=2.0, warmup_steps=0, decay=0.0).schedule(5)
+    assert [float(schedule(step)) for step in range(5)] == [2.0] * 5
