@@ -58,14 +58,14 @@ def where_it_hangs() -> None:
 
 def stop(own: int, directory: Path) -> None:
     """Steps with a barrier each; process 1 is told to stop."""
-    notice = StopNotice()
-    for step in range(1, 10_000):
-        distributed.wait_for_all("step")
-        if own == 1 and step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        if notice.reached():
-            (directory / f"stopped-{own}").write_text(str(step))
-            sys.exit(3)
+    with StopNotice() as notice:
+        for step in range(1, 10_000):
+            distributed.wait_for_all("step")
+            if own == 1 and step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if notice.reached():
+                (directory / f"stopped-{own}").write_text(str(step))
+                sys.exit(3)
         time.sleep(0.01)
 
 

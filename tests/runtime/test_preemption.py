@@ -5,7 +5,10 @@ from __future__ import annotations
 import http.server
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import jax
 import pytest
@@ -15,21 +18,54 @@ from xalign_jax.errors import RunError
 from xalign_jax.runtime import failures, preemption
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """The session's own signal handlers are there again afterwards."""
-    before = {told: signal.getsignal(told) for told in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for told, handler in before.items():
-        signal.signal(told, handler)
-
-
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_heard_by_a_process_alone(told):
-    notice = preemption.StopNotice()
-    assert not notice.reached()
-    os.kill(os.getpid(), told)
-    assert notice.reached()
+def test_a_signal_is_heard_by_a_process_alone_and_only_within_the_context(told):
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    with preemption.StopNotice() as notice:
+        assert not notice.reached()
+        os.kill(os.getpid(), told)
+        assert notice.reached()
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_another_thread_trains_without_handlers():
+    found = []
+
+    def train():
+        with preemption.StopNotice() as notice:
+            found.append(notice.reached())
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+HANGS = """
+import ctypes, sys
+from xalign_jax.runtime import preemption
+with preemption.StopNotice():
+    print("ready", flush=True)
+    while True:
+        ctypes.CDLL(None).sleep(600)  # in C: no handler of Python's runs meanwhile
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_interrupt_ends_a_process_that_hangs(first):
+    process = subprocess.Popen([sys.executable, "-c", HANGS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(first)
+        assert process.stderr.readline() == preemption.FIRST + "\n"
+        time.sleep(2 * preemption.ONCE_SECONDS)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 3 and errors == f"xalign: {preemption.SECOND}\n"
 
 
 @pytest.mark.parametrize(
@@ -54,11 +90,11 @@ def test_a_notice_of_the_metadata_server_is_heard(monkeypatch, event, said):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
     monkeypatch.setattr(preemption, "METADATA_SECONDS", 0.2)
-    notice = preemption.StopNotice()
-    wait_until(lambda: len(asked) > 2 * len(answers))  # the ordinary answers have been read
-    assert set(asked) == {"Google"} and not notice.reached()
-    answers[event] = said
-    wait_until(notice.reached)
+    with preemption.StopNotice() as notice:
+        wait_until(lambda: len(asked) > 2 * len(answers))  # the ordinary answers have been read
+        assert set(asked) == {"Google"} and not notice.reached()
+        answers[event] = said
+        wait_until(notice.reached)
     server.shutdown()
 
 
