@@ -87,19 +87,19 @@ class Meter:
 
     def _row(self, fetched: list[dict[str, Any]]) -> dict[str, float]:
         """Means of losses and metrics; sums of counters and of tokens by language."""
-        row: dict[str, float] = {}
-        for name in fetched[0]:
-            values = np.stack([metrics[name] for metrics in fetched])
-            stream, _, key = name.rpartition("/")
-            if key == "tokens":
-                for language, count in zip(self._planned.feeds[stream].feed.languages, values.sum(0), strict=True):
-                    row[f"tokens/{language}"] = row.get(f"tokens/{language}", 0) + int(count)
-            elif key == "key_tokens":
-                row[name] = int(values.sum())
-            elif key.startswith("count_"):
-                row[f"{stream}/{key.removeprefix('count_')}"] = int(values.sum())
-            elif name != "finite":
-                row[name] = float(values.mean())
+        row: dict[str, float] = {
+            name: float(np.stack([metrics[name] for metrics in fetched]).mean())
+            for name in fetched[0]
+            if name not in ("finite", "counts")
+        }
+        for stream, counts in fetched[0]["counts"].items():
+            for key in counts:
+                total = np.stack([metrics["counts"][stream][key] for metrics in fetched]).sum(0)
+                if key == "tokens":
+                    for language, count in zip(self._planned.feeds[stream].feed.languages, total, strict=True):
+                        row[f"tokens/{language}"] = row.get(f"tokens/{language}", 0) + int(count)
+                else:
+                    row[f"{stream}/{key.removeprefix('count_')}"] = int(total.sum())
         return row | self._switching(row)
 
     def _switching(self, row: dict[str, float]) -> dict[str, float]:

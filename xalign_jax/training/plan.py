@@ -20,6 +20,9 @@ from xalign_jax.data.vocabulary import blank_tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.models.functional import Model
 from xalign_jax.recipe import Recipe, Stage, Stream
+from xalign_jax.training.state import TrainState
+
+LOGGED = ("loss", "tokens", "perf")  # first parts of columns that belong to no stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +91,11 @@ def _check_names(recipe: Recipe) -> None:
                 )
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise UserError(f"Recipe.stages: the name {name!r} is no scope of gin; use letters, digits and _")
+    for stream in _streams(recipe):
+        if stream.name in LOGGED:
+            raise UserError(
+                f"{stream.name}/Stream.name: metrics.jsonl has columns {stream.name}/... of its own; rename it"
+            )
     known: dict[str, Stream] = {}
     for stream in _streams(recipe):
         other = known.setdefault(stream.name, stream)
@@ -103,18 +111,30 @@ def check_rows(recipe: Recipe, ways: int, parts: int) -> None:
             raise UserError(f"{stream.name}/Stream.rows = {stream.rows} does not divide over {among}")
 
 
-def check_batches(stages: list[PlannedStage], model: Model) -> None:
-    """A stream's batches must have what its objective reads: one row of each is counted, in shapes alone."""
-    for planned in stages:
+def check_batches(stages: list[PlannedStage], model: Model, states: list[TrainState]) -> None:
+    """A stream's batches must have what its objective reads: its loss is evaluated in shapes alone.
+
+    Args:
+      states: the shapes of each stage's state.
+    """
+    for planned, shapes in zip(stages, states, strict=True):
         for stream in planned.stage.streams:
             row = planned.feeds[stream.name].rows(planned.first_step, slice(0, 1))
+            batch = {key: jax.ShapeDtypeStruct((stream.rows, *one.shape[1:]), one.dtype) for key, one in row.items()}
+            memory = shapes.memory.get(stream.name, {})
             try:
-                jax.eval_shape(functools.partial(stream.objective.count, model), row, jax.random.key(0))
+                jax.eval_shape(functools.partial(_loss, stream.objective, model), shapes.params, memory, batch)
             except KeyError as missing:
                 objective, feed = type(stream.objective).__name__, type(stream.feed).__name__
                 raise UserError(
                     f"{stream.name}/Stream: {objective} reads {missing}, which batches of a {feed} lack; bind another feed"
                 ) from None
+
+
+def _loss(objective: Any, model: Model, params: Any, memory: Any, batch: Any) -> Any:
+    """What a step asks of an objective."""
+    rng = jax.random.key(0)
+    return objective.count(model, batch, rng), objective.loss(model, params, memory, batch, rng)
 
 
 def check_streams(stages: list[PlannedStage], model: Model) -> None:
@@ -146,7 +166,7 @@ def check_streams(stages: list[PlannedStage], model: Model) -> None:
             )
 
 
-def check_probes(probes: Iterable[Any], model: Model, prepared: data.Prepared) -> None:
+def check_probes(probes: Iterable[Any], model: Model, prepared: Any) -> None:
     """Probes that say what they need (`check(model, prepared)`) must have it."""
     for probe in probes:
         if hasattr(probe, "check"):

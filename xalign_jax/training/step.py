@@ -32,11 +32,12 @@ def make_step(
     seed: int,
     languages: Mapping[str, tuple[str, ...]],
     shared: SharedRows | None = None,
-) -> Callable[[TrainState, Batches], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, Batches], tuple[TrainState, dict[str, Any]]]:
     """The update function of a stage whose first update is number `first_step` (counted from 0).
 
     On a non-finite loss or gradient it keeps the old parameters, optimiser state and memory, and says so in the
-    metric `finite` (bool). `loss` and `loss/<stream>` are means over the batch.
+    metric `finite` (bool). `loss` and `loss/<stream>` are means over the batch. `counts` holds sums, by stream
+    (`count_rows`).
 
     Args:
       languages: the feed's languages, by stream.
@@ -44,15 +45,17 @@ def make_step(
     """
     schedule, view = stage.schedule.schedule(stage.steps), RowCoordinates(model, shared)
 
-    def step(state: TrainState, batches: Batches) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batches: Batches) -> tuple[TrainState, dict[str, Any]]:
         keys = {stream.name: stream_key(seed, state.step, stream.name) for stream in stage.streams}
         counts = {s.name: s.objective.count(model, batches[s.name], keys[s.name]) for s in stage.streams}
 
-        def total_loss(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, Any]]]:
-            sums, metrics, memory = {}, {}, dict(state.memory)
+        def total_loss(params: Any) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]:
+            sums, memory = {}, dict(state.memory)
+            metrics: dict[str, Any] = {"counts": count_rows(batches, languages)}
             for s in stage.streams:
                 own = memory.get(s.name, {})
                 sums[s.name], found, own = s.objective.loss(model, params, own, batches[s.name], keys[s.name])
+                metrics["counts"][s.name] |= {name: found.pop(name) for name in [*found] if name.startswith("count_")}
                 metrics.update({f"{s.name}/{name}": value for name, value in found.items()})
                 if own:
                     memory[s.name] = own
@@ -70,7 +73,7 @@ def make_step(
         new = TrainState(state.step + 1, params, opt_state, memory)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         metrics |= {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "finite": finite}
-        return new, metrics | count_rows(batches, languages)
+        return new, metrics
 
     return step
 
@@ -99,20 +102,21 @@ def _after_update(stage: Stage, params: Any, memory: dict[str, Any]) -> dict[str
     return memory
 
 
-def count_rows(batches: Batches, languages: Mapping[str, tuple[str, ...]]) -> dict[str, jax.Array]:
-    """Sums of the feeds' own counters (`<stream>/count_...`) and tokens by language number.
+def count_rows(batches: Batches, languages: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, jax.Array]]:
+    """By stream, sums of the feed's own counters (`count_...`) and `tokens` by language number.
 
     Those are the loss-bearing ones of windows, all tokens of packed texts and of contrasts' queries; `key_tokens` are
     those of their keys.
     """
-    found = {}
+    counts = {}
     for name, batch in batches.items():
-        found.update({f"{name}/{key}": jnp.sum(value) for key, value in batch.items() if key.startswith("count_")})
+        found = {key: jnp.sum(value) for key, value in batch.items() if key.startswith("count_")}
         tokens = jnp.zeros(len(languages[name]), jnp.int32)
         if "weights" in batch and batch["language"].ndim == 1:
-            found[f"{name}/tokens"] = tokens.at[batch["language"]].add(jnp.sum(batch["weights"] > 0, axis=1))
+            found["tokens"] = tokens.at[batch["language"]].add(jnp.sum(batch["weights"] > 0, axis=1))
         for which in ("", "key_"):
             if (own := batch.get(f"{which}token_language")) is not None:
                 own = jnp.where(own < 0, len(languages[name]), own)
-                found[f"{name}/{which}tokens"] = tokens.at[own.reshape(-1)].add(1, mode="drop")
-    return found
+                found[f"{which}tokens"] = tokens.at[own.reshape(-1)].add(1, mode="drop")
+        counts[name] = found
+    return counts
