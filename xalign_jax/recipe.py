@@ -10,6 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gin
@@ -33,6 +36,28 @@ def freeze(config: Any) -> None:
         if {*kinds} <= _EXPECTED.keys() and not any(_is_a(value, kind) for kind in kinds):
             raise UserError(f"{label} = {value!r}: expected {' or '.join(_EXPECTED[kind] for kind in kinds)}")
         object.__setattr__(config, field.name, value)
+
+
+def resolve(path: str | os.PathLike) -> str:
+    """An absolute path: `~` expanded, relative paths taken from the current directory; a URL such as gs://... stays."""
+    return os.fspath(path) if "://" in os.fspath(path) else str(Path(path).expanduser().absolute())
+
+
+def with_paths(located: Callable[[Any], Any]) -> dict[str, Any]:
+    """`dataclasses.field(metadata=...)` of a field that holds paths; `located` returns its value with absolute ones."""
+    return {"located": located}
+
+
+def located(config: Any) -> Any:
+    """The config with every path in it absolute, so that it means the same wherever it is read."""
+    if isinstance(config, tuple):
+        return tuple(map(located, config))
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return config
+    fields = dataclasses.fields(config)
+    return dataclasses.replace(
+        config, **{f.name: f.metadata.get("located", located)(getattr(config, f.name)) for f in fields}
+    )
 
 
 _EXPECTED = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a string", "None": "None"}
@@ -171,7 +196,7 @@ class Recipe:
     lexicon: Any = None
     facts: Any = None
     modules: tuple = ()
-    init_from: str | None = None
+    init_from: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
     new_rows: str = "mean"
     seed: int = 0
 

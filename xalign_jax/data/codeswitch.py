@@ -14,7 +14,6 @@ import gin
 import numpy as np
 
 from xalign_jax.data.hashing import draw32, hash64
-from xalign_jax.errors import UserError
 from xalign_jax.recipe import freeze, within
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from xalign_jax.data.sources import check_string, parse_object, read_lines, resolve
+from xalign_jax.data.sources import check_string, parse_object, read_lines
 from xalign_jax.errors import UserError
+from xalign_jax.recipe import resolve
 
 
 class Entry(NamedTuple):

@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gin
 import numpy as np
@@ -18,7 +19,12 @@ from xalign_jax.data.store import Stores, training_stores
 from xalign_jax.data.vocabulary import Tokenizer, clone_index
 from xalign_jax.data.wordtypes import WordTypes, count_types
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import at_least_one, freeze, one_of, within
+from xalign_jax.recipe import at_least_one, freeze, one_of, resolve, with_paths, within
+
+
+def _located(path: Any) -> Any:
+    """A path, or (path, languages), absolute."""
+    return resolve(path) if isinstance(path, str) else (resolve(path[0]), *path[1:])
 
 
 @gin.configurable
@@ -43,7 +49,7 @@ class Lexicon:
     """
 
     source: str = "clone"
-    paths: tuple = ()
+    paths: tuple = dataclasses.field(default=(), metadata=with_paths(lambda paths: tuple(map(_located, paths))))
     languages: tuple = ("en", "en_clone")
     size: int = 2000
     heldout: float = 0.2

@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from xalign_jax.data.pieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.reading import source_reader
-from xalign_jax.data.sources import keyed_hash, normal_text, resolve, stamp_file
+from xalign_jax.data.sources import keyed_hash, normal_text, stamp_file
 from xalign_jax.data.store import FORMAT, canonical_task, index_file
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
+from xalign_jax.recipe import resolve
 
 _CONTENT = 2  # of a store's fingerprint, which runs compare when they go on: it outlives FORMAT
 SAMPLE_BYTES = 12_000_000  # text a vocabulary is trained on, in equal shares of the languages

@@ -18,10 +18,10 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from xalign_jax.errors import UserError
+from xalign_jax.recipe import resolve
 
 VALIDATION_SHARE = 0.03
 
@@ -44,11 +44,6 @@ class Source(Protocol):
 
     def stamps(self) -> list[tuple[str, ...]]:
         """What must stay as it is for the content to be unchanged; see `stamp_file`, `stamp_package`."""
-
-
-def resolve(path: str | os.PathLike) -> str:
-    """An absolute path: `~` expanded, relative paths taken from the current directory."""
-    return str(Path(path).expanduser().absolute())
 
 
 def stamp_file(path: str) -> tuple[str, ...]:

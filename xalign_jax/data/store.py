@@ -20,14 +20,25 @@ from typing import Any
 import gin
 import numpy as np
 
-from xalign_jax.data.sources import is_current, parse_name, resolve
+from xalign_jax.data.sources import is_current, parse_name
 from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.recipe import freeze, within
+from xalign_jax.recipe import freeze, resolve, with_paths, within
 
 _MAPPED = 2**20  # bytes beyond which an array stays on disk
 FORMAT = 5  # of what the cache holds and how it is made; another number, another place
 ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
+
+
+def canonical_task(task: str) -> str:
+    """A task's name with the paths in it absolute."""
+    spelled = parse_name(task)
+    return spelled[0] if spelled else task
+
+
+def canonical_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
+    """`canonical_task` of several."""
+    return tuple(map(canonical_task, tasks))
 
 
 @gin.configurable
@@ -44,7 +55,7 @@ class Mixture:
       languages: only these languages of the text (base codes); () = all.
     """
 
-    tasks: tuple = ()
+    tasks: tuple = dataclasses.field(default=(), metadata=with_paths(canonical_tasks))
     rates: Any = ()
     alpha: float = 1.0
     languages: tuple = ()
@@ -95,12 +106,6 @@ def training_stores(stores: Stores, language: str) -> list[Store]:
 def cache_dir() -> Path:
     """$XALIGN_CACHE, else ~/.cache/xalign_jax."""
     return Path(os.environ.get("XALIGN_CACHE") or "~/.cache/xalign_jax").expanduser().absolute()
-
-
-def canonical_task(task: str) -> str:
-    """A task's name with the paths in it absolute."""
-    spelled = parse_name(task)
-    return spelled[0] if spelled else task
 
 
 def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> Path:

@@ -20,7 +20,7 @@ import numpy as np
 
 from xalign_jax.data.pieces import SPECIALS, Ids, Pieces, fingerprint, load_pieces
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import at_least_one, freeze, within
+from xalign_jax.recipe import at_least_one, freeze, resolve, with_paths, within
 
 _ROUND = 128
 _KINDS = ("sentencepiece", "bytes", "huggingface", "ids")
@@ -49,7 +49,7 @@ class Vocabulary:
     """
 
     kind: str = "sentencepiece"
-    path: str | None = None
+    path: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
     size: int = 8192
     model_type: str = "unigram"
     lowercase: bool = False

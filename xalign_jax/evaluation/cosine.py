@@ -22,9 +22,9 @@ from xalign_jax.evaluation.encoding import (
     row,
     unit,
 )
-from xalign_jax.evaluation.parallel import sentences
+from xalign_jax.evaluation.parallel import located_files, sentences
 from xalign_jax.evaluation.windows import Text, clone_pairs, in_language, of_text, run_texts
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.recipe import at_least_one, freeze, with_paths
 
 
 @gin.configurable
@@ -41,7 +41,7 @@ class HiddenCosine:
 
     length: int = gin.REQUIRED
     windows: int = 64
-    files: Any = ()
+    files: tuple = dataclasses.field(default=(), metadata=with_paths(located_files))
     sentences: int = 1000
     batch: int = 32
 

@@ -8,10 +8,11 @@ from typing import Any
 import gin
 import numpy as np
 
+from xalign_jax.data.store import canonical_tasks
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import require_causal, require_length, row, score
 from xalign_jax.evaluation.windows import Text, of_text, run_texts
-from xalign_jax.recipe import at_least_one, freeze, within
+from xalign_jax.recipe import at_least_one, freeze, with_paths, within
 
 TOKENS_COUNTED = 20_000_000
 
@@ -29,7 +30,7 @@ class ForeignMass:
 
     length: int = gin.REQUIRED
     windows: int = 64
-    tasks: tuple = ()
+    tasks: tuple = dataclasses.field(default=(), metadata=with_paths(canonical_tasks))
     share: float = 0.99
     split: str = "validation"
     batch: int = 32

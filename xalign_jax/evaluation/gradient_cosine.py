@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from xalign_jax.evaluation.encoding import Batch, fetch, next_token_scores, padded, require_causal, require_length, row
-from xalign_jax.evaluation.parallel import sentences
+from xalign_jax.evaluation.parallel import located_files, sentences
 from xalign_jax.evaluation.windows import clone_pairs, in_language, of_text, run_texts
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.recipe import at_least_one, freeze, with_paths
 
 
 @gin.configurable
@@ -32,7 +32,7 @@ class GradientCosine:
     length: int = gin.REQUIRED
     batches: int = 4
     batch: int = 16
-    files: Any = ()
+    files: tuple = dataclasses.field(default=(), metadata=with_paths(located_files))
 
     def __post_init__(self) -> None:
         freeze(self)

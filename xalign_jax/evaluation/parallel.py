@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from xalign_jax.data.sources import read_lines
 from xalign_jax.data.vocabulary import clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.windows import clone_pairs, run_texts
+from xalign_jax.recipe import resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Sentences:
     source_hash: np.ndarray
     target_hash: np.ndarray
     texts: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+
+
+def located_files(files: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """(language, path) each, the paths absolute."""
+    return tuple((language, resolve(path)) for language, path in files)
 
 
 def sentences(
@@ -127,7 +132,7 @@ def _is_tsv(path: str) -> bool:
 
 
 def _lines(path: str) -> list[str]:
-    return [line for _, line in read_lines(str(Path(path).expanduser()))]
+    return [line for _, line in read_lines(resolve(path))]
 
 
 def _by_line(path_a: str, path_b: str) -> list[tuple[str, str]]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import gin
 
+from xalign_jax.data.store import canonical_tasks
 from xalign_jax.evaluation.encoding import require_causal, require_length, row, score
 from xalign_jax.evaluation.windows import of_text, run_texts
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.recipe import at_least_one, freeze, with_paths
 
 
 @gin.configurable
@@ -28,7 +29,7 @@ class Perplexity:
 
     length: int = gin.REQUIRED
     windows: int = 256
-    tasks: tuple = ()
+    tasks: tuple = dataclasses.field(default=(), metadata=with_paths(canonical_tasks))
     split: str = "validation"
     batch: int = 32
 

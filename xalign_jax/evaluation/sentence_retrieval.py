@@ -14,8 +14,8 @@ from xalign_jax.data.vocabulary import clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encoding import ratio_margin, require_length, row, sentence_vectors, unit, untrained
 from xalign_jax.evaluation.ngrams import ngram_cosines
-from xalign_jax.evaluation.parallel import Sentences, sentences
-from xalign_jax.recipe import at_least_one, freeze, within
+from xalign_jax.evaluation.parallel import Sentences, located_files, sentences
+from xalign_jax.recipe import at_least_one, freeze, with_paths, within
 
 METRICS = tuple(
     "accuracy" + "".join(parts) for parts in itertools.product(*(("", s) for s in ("_first", "_margin", "_centred")))
@@ -51,7 +51,7 @@ class SentenceRetrieval:
       batch: sentences at a time.
     """
 
-    files: Any = ()
+    files: tuple = dataclasses.field(default=(), metadata=with_paths(located_files))
     pivot: str | None = None
     others: tuple[str, ...] = ()
     least: int = 10
