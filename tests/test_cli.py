@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
 from commands import python, xalign
@@ -39,7 +40,7 @@ def place(tmp_path_factory):
     words = ["".join(chance.choices(LETTERS, k=chance.randint(2, 7))) for _ in range(300)]
     lines = [" ".join(chance.choices(words, weights=range(300, 0, -1), k=12)) + "." for _ in range(3000)]
     (folder / "text.txt").write_text("\n".join(lines))
-    (folder / "small.gin").write_text(RECIPE.format(text=folder / "text.txt"))
+    (folder / "small.gin").write_text(RECIPE.format(text="text.txt"))
     done = xalign("train", "--gin_file=small.gin", "--model_dir=run", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -105,6 +106,28 @@ def test_evaluate_adds_its_rows(place):
     assert elsewhere.returncode == 2 and "Runtime.mesh = (3, 1, 1)" in elsewhere.stderr
     other = xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--gin.Recipe.seed=7", cwd=place)
     assert other.returncode == 2 and "recipe stays what it is, but Recipe.seed is 0 there, 7 here" in other.stderr
+
+
+def test_a_run_is_evaluated_from_any_folder_and_on_other_text_without_its_own(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    (tmp_path / "other.txt").write_text("one two three\nfour five six\nseven eight nine\n")
+    (tmp_path / "own.gin").write_text("Evaluation.probes = [@Perplexity()]\nPerplexity.length = 32\n")
+    (tmp_path / "other.gin").write_text(
+        "Evaluation.probes = [@SentenceRetrieval()]\n"
+        'SentenceRetrieval.files = (("en", "other.txt"), ("en_clone", "other.txt"))\n'
+        'SentenceRetrieval.metrics = ("accuracy",)\n'  # centred ones read the run's training text
+    )
+    own = xalign("evaluate", "--gin_file=own.gin", "--model_dir=run", cwd=tmp_path)
+    assert own.returncode == 0, own.stderr
+    shutil.move(place / "text.txt", place / "gone.txt")
+    try:
+        other = xalign("evaluate", "--gin_file=other.gin", "--model_dir=run", cwd=tmp_path)
+        assert other.returncode == 0, other.stderr
+        missing = xalign("evaluate", "--gin_file=own.gin", "--model_dir=run", cwd=tmp_path)
+        assert missing.returncode == 2 and missing.stderr.splitlines()[-1] == f"xalign: {place}/text.txt: no such file"
+    finally:
+        shutil.move(place / "gone.txt", place / "text.txt")
+    assert "sentence_retrieval" in {row["probe"] for row in json.loads((tmp_path / "run" / "results.json").read_text())}
 
 
 def test_compare_prints_and_writes_one_table(place):

@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     train = command("train", _train, "Train a recipe, or continue it.", gin=True, model_dir=True)
-    train.add_argument("--extend", action="store_true", help="allow more steps of the last stage")
+    train.add_argument(
+        "--extend", action="store_true", help="allow more steps of the last stage, if its learning rate goes on"
+    )
     train.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where nothing else says it")
     train.add_argument("--processes", type=int, metavar="N", help="how many processes there are; 1 = run alone")
     train.add_argument("--process_id", type=int, metavar="I", help="this process's number")
@@ -152,7 +154,7 @@ def _train(options: argparse.Namespace, bindings: list[str]) -> int:
 def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax import config
     from xalign_jax.evaluation import report
-    from xalign_jax.recipe import Evaluation, Recipe, Runtime, as_json
+    from xalign_jax.recipe import Evaluation, Recipe, Runtime, as_json, located
     from xalign_jax.training import directory, evaluate
 
     register()
@@ -162,8 +164,8 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     (recipe,) = config.load([own], [], (Recipe,))
     # The run's Runtime, but for what is said of it here: this may be another machine.
     evaluation, runtime, bound = config.load([own, *options.gin_file], bindings, (Evaluation, Runtime, Recipe))
-    if bound != recipe:
-        shown = directory.differences(as_json(recipe), as_json(bound))
+    if located(bound) != located(recipe):
+        shown = directory.differences(as_json(located(recipe)), as_json(located(bound)))
         raise UserError(f"--model_dir={options.model_dir}: a run's recipe stays what it is, but {shown}")
     _start_jax(runtime.matmul_precision)
     evaluate.evaluate(recipe, runtime, options.model_dir, evaluation.probes, options.step)

@@ -6,6 +6,7 @@ Momentum is 0.5, so that a key encoder that moved wrongly shows within 24 steps.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import signal
 
@@ -20,6 +21,7 @@ from training.runs import (
     finish,
     go_on,
     metrics,
+    saved_params,
     spawn,
     steps_logged,
 )
@@ -27,7 +29,7 @@ from waiting import wait_until
 
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Runtime
-from xalign_jax.training import loop, state
+from xalign_jax.training import evaluate, loop, state
 from xalign_jax.training.step import make_step
 
 
@@ -64,6 +66,20 @@ def test_sigterm_and_restart_are_bit_identical(undisturbed, tmp_path):
     assert process.returncode == 3 and len(metrics(model_dir)) < STEPS
     finish(spawn(model_dir, recipe="infoxlm"))
     assert_identical(model_dir, undisturbed)
+
+
+def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path):
+    recipe, runtime, model_dir = toy.infoxlm(1), Runtime(mesh=(8, 1, 1)), tmp_path / "run"
+    loop.Run(recipe, runtime, model_dir, "toy").train()
+    saved = saved_params(model_dir, 1)
+    assert saved["heads"]["xlco"]["projection"].shape == (32, 32)
+    (before,) = json.loads((model_dir / "results.json").read_text())
+    evaluate.evaluate(recipe, runtime, model_dir, (toy.ToyProbe(),), None)
+    after = json.loads((model_dir / "results.json").read_text())
+    np.testing.assert_allclose([row["value"] for row in after], before["value"], rtol=1e-6)
+    start = dataclasses.replace(recipe, init_from=str(model_dir), seed=5)
+    fresh = loop.Run(start, runtime, tmp_path / "other", "toy")._first_state()
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(fresh.params["model"]), saved["model"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -40,7 +41,7 @@ from xalign_jax.objectives.word_contrast import WordContrast
 from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.training import loop
-from xalign_jax.training.optimizers import AdamW
+from xalign_jax.training.optimizers import AdamW, WarmupConstant
 
 
 @pytest.fixture(autouse=True)
@@ -180,12 +181,14 @@ def test_an_objective_that_cannot_work_is_refused_before_anything_is_trained(tmp
 
 def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp_path):
     runtime = Runtime(mesh=(1, 8, 1), checkpoint_every=4)
-    loop.Run(toy.recipe(3), runtime, tmp_path, "toy").train()
-    with pytest.raises(UserError, match=r"Recipe.stages\[0\].schedule.peak is 0.01 there, 0.02 here"):
-        loop.Run(toy.recipe(3, peak=0.02), runtime, tmp_path, "toy")
-    longer = toy.recipe(3)
-    last = dataclasses.replace(longer.stages[1], steps=4)
-    longer = dataclasses.replace(longer, stages=(longer.stages[0], last))
+    align, pretrain = toy.recipe(3).stages
+    pretrain = dataclasses.replace(pretrain, schedule=WarmupConstant(1e-2))
+    recipe = dataclasses.replace(toy.recipe(3), stages=(align, pretrain))
+    loop.Run(recipe, runtime, tmp_path, "toy").train()
+    higher = dataclasses.replace(pretrain, schedule=WarmupConstant(2e-2))
+    with pytest.raises(UserError, match=r"Recipe.stages\[1\].schedule.peak is 0.01 there, 0.02 here"):
+        loop.Run(dataclasses.replace(recipe, stages=(align, higher)), runtime, tmp_path, "toy")
+    longer = dataclasses.replace(recipe, stages=(align, dataclasses.replace(pretrain, steps=4)))
     with pytest.raises(UserError, match="--extend"):
         loop.Run(longer, runtime, tmp_path, "toy")
     loop.Run(longer, dataclasses.replace(runtime, mesh=(2, 2, 2)), tmp_path, "toy", extend=True).train()
@@ -209,6 +212,19 @@ def test_streams_of_one_text_take_turns_and_more_steps_change_none_before(monkey
     assert read[5][:2] == read[2]
 
 
+@dataclasses.dataclass(frozen=True)
+class WithoutTargets(toy.ToyFeed):
+    """Batches that can be counted, but have no loss."""
+
+    def build(self, prepared, mixture, rows, seed):
+        return RowsWithoutTargets(self.length, rows, seed, self.bad_row)
+
+
+class RowsWithoutTargets(toy.ToyRows):
+    def rows(self, first_row, row_slice):
+        return {key: value for key, value in super().rows(first_row, row_slice).items() if key != "targets"}
+
+
 @pytest.mark.parametrize(
     ("mesh", "change", "said"),
     [
@@ -220,6 +236,12 @@ def test_streams_of_one_text_take_turns_and_more_steps_change_none_before(monkey
             {"objective": WordContrast()},
             "align_lm/Stream: WordContrast reads 'concept', which batches of a Toy",
         ),
+        (
+            (8, 1, 1),
+            {"feed": WithoutTargets()},
+            "align_lm/Stream: CausalLM reads 'targets', which batches of a WithoutTargets lack; bind another feed",
+        ),
+        ((8, 1, 1), {"name": "tokens"}, r"tokens/Stream\.name: metrics\.jsonl has columns tokens/"),
         ((8, 1, 1), {"name": "align_words"}, "'align_words' is used 2 times"),
         ((8, 1, 1), {"name": "pretrain"}, "'pretrain' is used 2 times"),
         ((8, 1, 1), {"name": "align-lm"}, "'align-lm' is no scope of gin"),
@@ -280,7 +302,7 @@ def test_a_stream_of_two_stages_carries_its_memory(tmp_path, monkeypatch):
 def test_probes_between_run_also_where_a_run_was_stopped(tmp_path, monkeypatch):
     asked = itertools.count(1)
     stop = SimpleNamespace(reached=lambda: next(asked) == 6)
-    monkeypatch.setattr(loop, "StopNotice", lambda: stop)
+    monkeypatch.setattr(loop, "StopNotice", lambda: contextlib.nullcontext(stop))
     runtime = Runtime(mesh=(8, 1, 1), probe_every=2)
     with pytest.raises(loop.Interrupted):
         loop.Run(toy.recipe(12), runtime, tmp_path, "toy").train()

@@ -46,6 +46,14 @@ def restore_memory(model_dir: Path, at: int | None, model: Any, mesh: Mesh, stre
     return at, found
 
 
+def newest_params(model_dir: Path) -> tuple[int, Path] | None:
+    """The newest step of a run and the folder of its parameters; None where there is none."""
+    if not (model_dir / "checkpoints").is_dir():
+        return None
+    at = Checkpoints(model_dir / "checkpoints").latest()
+    return None if at is None else (at, model_dir / "checkpoints" / str(at) / "params")
+
+
 def _open(model_dir: Path, at: int | None) -> tuple[Checkpoints, int]:
     """The run's checkpoints and the step asked for, or its newest."""
     if not (model_dir / "checkpoints").is_dir():

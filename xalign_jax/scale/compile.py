@@ -46,7 +46,7 @@ def programs(recipe: Recipe, runtime: Runtime, machine: Machine) -> Iterator[Pro
     mesh = sharding.make_mesh(runtime.mesh, machine.slices)
     plan.check_rows(recipe, sharding.batch_ways(mesh), runtime.accumulate)
     with _as_if_on(machine):
-        model = build_model(recipe, runtime, plan.blank_data(recipe))
+        model = build_model(recipe, runtime, plan.blank_data(recipe).tokenizer)
         plan.check_streams([plan.PlannedStage(stage, 0, stage.steps, {}) for stage in recipe.stages], model)
         for stage in recipe.stages:
             yield _lower(stage, model, mesh, recipe.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 from pathlib import Path
@@ -15,10 +16,11 @@ from etils import epath
 
 from xalign_jax import config
 from xalign_jax.errors import UserError
-from xalign_jax.recipe import Recipe, Runtime, as_json, identity
+from xalign_jax.recipe import Recipe, Runtime, as_json, identity, located
 from xalign_jax.runtime.checkpoint import Checkpoints
 from xalign_jax.runtime.logging import read_results, write_results
 from xalign_jax.runtime.storage import as_local, write_atomically
+from xalign_jax.training import inputs
 
 PACKAGES = (
     "xalign_jax",
@@ -40,22 +42,46 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
     Raises:
       UserError: showing the difference; with `extend`, more steps of the last stage are allowed.
     """
-    known = _known_recipe(model_dir)
-    if known is None:
+    known, done = _known(model_dir)
+    if "recipe" not in known:
         return
-    found = _differing(known, as_json(recipe))
+    found = _differing(known["recipe"], as_json(recipe))
+    if "located" in known:  # a recipe is the same if its paths lie in the same places, or are spelled the same
+        found = min(_differing(known["located"], as_json(located(recipe))), found, key=len)
     last = f"Recipe.stages[{len(recipe.stages) - 1}].steps"
     only_steps = [path for path, _, _ in found] == [last]
-    if not found or (extend and only_steps and found[0][1] < found[0][2]):
+    if extend and only_steps and found[0][1] < found[0][2]:
+        _refuse_another_rate(recipe, found[0][1], done)
+    elif found:
+        hint = " (or --extend, to add steps to the last stage)" if only_steps else ""
+        raise UserError(f"{model_dir} holds another recipe's run: {_in_words(found)}. Choose another --model_dir{hint}")
+
+
+def _refuse_another_rate(recipe: Recipe, steps: int, done: int) -> None:
+    """Refuse to extend the last stage, which had so many `steps`, if its learning rate would jump after the steps done.
+
+    It does unless the longer schedule has the same rate at the last step done.
+    """
+    stage = recipe.stages[-1]
+    at = done - sum(before.steps for before in recipe.stages[:-1]) - 1
+    if at < 0:
         return
-    hint = " (or --extend, to add steps to the last stage)" if only_steps else ""
-    shown = differences(known, as_json(recipe))
-    raise UserError(f"{model_dir} holds another recipe's run: {shown}. Choose another --model_dir{hint}")
+    old, new = (float(stage.schedule.schedule(length)(at)) for length in (steps, stage.steps))
+    if not math.isclose(old, new, rel_tol=1e-5):
+        raise UserError(
+            f"--extend: {type(stage.schedule).__name__} depends on the length of {stage.name}: the learning rate of step "
+            f"{at + 1} was {old:.3g} and would be {new:.3g}. Stages can be extended after the warm-up of WarmupConstant "
+            "and before the decay of WarmupStableDecay; with another schedule, start a run with Recipe.init_from"
+        )
 
 
 def differences(there: Any, here: Any) -> str:
     """The first five places where two recipes' values (`recipe.as_json`) differ, in words."""
-    return "; ".join(f"{path} is {old!r} there, {new!r} here" for path, old, new in _differing(there, here)[:5])
+    return _in_words(_differing(there, here))
+
+
+def _in_words(found: list[tuple[str, Any, Any]]) -> str:
+    return "; ".join(f"{path} is {old!r} there, {new!r} here" for path, old, new in found[:5])
 
 
 def _differing(there: Any, here: Any) -> list[tuple[str, Any, Any]]:
@@ -77,18 +103,36 @@ def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
             f"{model_dir}: its vocabulary is not the one the recipe's texts give now; see {model_dir}/vocabulary; "
             "choose another --model_dir to train anew"
         )
-    now = texts(prepared)
+    now = iter(texts(prepared).values())  # the recipe's tasks in its order; paths may be spelled otherwise than then
     for task, then in known.get("texts", {}).items():
-        if now.get(task) != then:
+        if next(now, None) != then:
             raise UserError(
                 f"{model_dir}: the text of {task!r} is no longer what its checkpoints were trained on; "
                 "bring it back, or choose another --model_dir to train anew"
             )
 
 
-def _known_recipe(model_dir: Path | epath.Path) -> Any:
+def claim_inputs(model_dir: Path | epath.Path, now: inputs.Inputs) -> inputs.Inputs:
+    """What the run read when it started, if it has started, and else what it reads now.
+
+    Raises:
+      UserError: they differ; naming what has changed.
+    """
+    if _newest(model_dir)[1] is None:
+        return now
+    then = read_environment(model_dir).get("inputs", {})
+    for change in inputs.changes(then, now):
+        raise UserError(
+            f"{model_dir}: {change} when its checkpoints were trained; bring it back, or choose another --model_dir to "
+            "train anew"
+        )
+    return now | {label: inputs.Input(*read) for label, read in then.items()}
+
+
+def _known(model_dir: Path | epath.Path) -> tuple[dict[str, Any], int]:
+    """What the newest checkpoint, else environment.json, says about the run; and the steps done."""
     checkpoints, newest = _newest(model_dir)
-    return read_environment(model_dir).get("recipe") if newest is None else checkpoints.about(newest)["recipe"]
+    return (read_environment(model_dir), 0) if newest is None else (checkpoints.about(newest), newest)
 
 
 def _newest(model_dir: Path | epath.Path) -> tuple[Any, int | None]:
@@ -117,15 +161,29 @@ def read_environment(directory: Path | epath.Path) -> dict[str, Any]:
 
 
 def describe(
-    directory: Path | epath.Path, recipe: Recipe, runtime: Runtime, name: str, mesh: Any, prepared: Any
+    directory: Path | epath.Path,
+    recipe: Recipe,
+    runtime: Runtime,
+    name: str,
+    mesh: Any,
+    prepared: Any,
+    read: inputs.Inputs,
 ) -> None:
-    """Write `config.gin`, `environment.json`, `vocabulary/` and the lexicon's splits."""
+    """Write `config.gin`, `environment.json`, `vocabulary/` and the lexicon's splits.
+
+    Paths in `config.gin` are absolute, so that it can be used from any folder. In `environment.json`, `recipe` and its
+    hash `identity` are the recipe as it was written when the run started, and `located` has the absolute paths.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / "config.gin", config.dump(recipe, runtime))
+    write_atomically(directory / "config.gin", config.dump(located(recipe), runtime))
+    first = {"identity": identity(recipe), "recipe": as_json(recipe), "located": as_json(located(recipe))}
+    known = read_environment(directory)
+    if known.get("located") == first["located"]:
+        first = {key: known[key] for key in first}
     environment = {
         "recipe_name": name,
         "seed": recipe.seed,
-        "identity": identity(recipe),
+        "folder": str(Path.cwd()),
         "vocabulary_fingerprint": prepared.tokenizer.fingerprint,
         "versions": versions(),
         "devices": [str(device) for device in jax.devices()],
@@ -134,7 +192,8 @@ def describe(
         "mesh": dict(mesh.shape),
         "git": git(),
         "texts": texts(prepared),
-        "recipe": as_json(recipe),
+        "inputs": read,
+        **first,
     }
     write_atomically(directory / "environment.json", json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
     with as_local(directory / "vocabulary") as folder:
@@ -171,11 +230,19 @@ def _version(package: str) -> str | None:
 
 
 def git() -> str | None:
-    """The source's commit, with "+" if files differ from it; None outside a checkout."""
-    root = Path(__file__).parent
-    try:
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    """The source's commit, with "+" if files differ from it; None where no repository tracks this package's files.
+
+    An installed package may lie inside the repository of something else, such as a user's project with its environment.
+    """
+    file = Path(__file__)
+
+    def said(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        said("ls-files", "--error-unmatch", file.name)
+        return said("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -2,46 +2,89 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from xalign_jax.data.facts import FactTable
+from xalign_jax.data.lexicon import LexiconTable
 from xalign_jax.data.prepared import Prepared
+from xalign_jax.data.store import Stores
+from xalign_jax.data.vocabulary import Tokenizer
 from xalign_jax.models.functional import Model
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.restore import restore_model
-from xalign_jax.training import directory, plan
+from xalign_jax.training import directory, inputs, plan
 from xalign_jax.training.loop import build_model, run_probes
+
+
+class RunData:
+    """A run's data as probes see it (`data.prepared.Prepared`): the vocabulary that the run wrote, and the rest on demand.
+
+    The run's texts and dictionaries are opened when a probe first asks for them, so that a probe of other text needs
+    none of them.
+
+    Raises:
+      UserError: on opening them, if they are no longer what the run was trained on.
+    """
+
+    def __init__(self, recipe: Recipe, model_dir: Path) -> None:
+        self._recipe, self._model_dir = recipe, model_dir
+        self.tokenizer = Tokenizer.load(model_dir / "vocabulary")
+
+    @functools.cached_property
+    def _opened(self) -> Prepared:
+        plan.prepare_data(self._recipe)
+        prepared = plan.load_data(self._recipe)
+        directory.claim_data(self._model_dir, prepared)
+        directory.claim_inputs(self._model_dir, inputs.of_data(self._recipe, prepared))
+        return prepared
+
+    @property
+    def stores(self) -> Stores:
+        """As in `Prepared`; so are `lexicon` and `facts`."""
+        return self._opened.stores
+
+    @property
+    def lexicon(self) -> LexiconTable | None:
+        """The recipe's dictionary."""
+        return None if self._recipe.lexicon is None else self._opened.lexicon
+
+    @property
+    def facts(self) -> FactTable | None:
+        """The recipe's facts."""
+        return None if self._recipe.facts is None else self._opened.facts
 
 
 def restored(
     recipe: Recipe, runtime: Runtime, model_dir: Path, step: int | None = None
-) -> tuple[Prepared, Mesh, Model, int, Any]:
+) -> tuple[RunData, Mesh, Model, int, Any]:
     """(data, mesh, model, step, parameters) of a run's checkpoint (None: its newest).
 
     Raises:
-      UserError: no such checkpoint, or it was trained on another vocabulary or other texts than the recipe's now.
+      UserError: no such checkpoint.
     """
-    plan.prepare_data(recipe)
-    prepared = plan.load_data(recipe)
-    directory.claim_data(model_dir, prepared)
+    run = RunData(recipe, model_dir)
     mesh = sharding.make_mesh(runtime.mesh)
-    model = build_model(recipe, runtime, prepared)
-    return prepared, mesh, model, *restore_model(model_dir, step, model, mesh)
+    model = build_model(recipe, runtime, run.tokenizer)
+    return run, mesh, model, *restore_model(model_dir, step, model, mesh)
 
 
 def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, step: int | None) -> None:
     """Run probes on a run's checkpoint (None: its newest) and add their rows to its `results.json`.
 
     Raises:
-      UserError: no such checkpoint, or it was trained on another vocabulary or other texts than the recipe's now.
+      UserError: no such checkpoint, or a probe reads texts or dictionaries that are not what the run was trained on.
     """
-    prepared, mesh, model, step, params = restored(recipe, runtime, model_dir, step)
-    plan.check_probes(probes, model, prepared)
+    run, mesh, model, step, params = restored(recipe, runtime, model_dir, step)
+    plan.check_probes(probes, model, run)
     with jax.set_mesh(mesh):
-        rows = run_probes(probes, model, params, prepared, recipe.seed)
-    ends = [planned for planned in plan.plan(recipe, prepared) if step <= planned.last_step]
-    directory.add_results(model_dir, rows, ends[0].stage.name, step, recipe.seed)
+        rows = run_probes(probes, model, params, run, recipe.seed)
+    ends = itertools.accumulate(stage.steps for stage in recipe.stages)
+    stage = next(stage for stage, end in zip(recipe.stages, ends, strict=True) if step <= end)
+    directory.add_results(model_dir, rows, stage.name, step, recipe.seed)

@@ -15,18 +15,18 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from xalign_jax.data import prepared as data
 from xalign_jax.data.shared_rows import shared_rows
+from xalign_jax.data.vocabulary import Tokenizer
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.models.functional import Model, build
-from xalign_jax.recipe import Recipe, Runtime, as_json
+from xalign_jax.recipe import Recipe, Runtime, as_json, located
 from xalign_jax.runtime import distributed, failures, lock, sharding
 from xalign_jax.runtime.checkpoint import Checkpoints, abstract
 from xalign_jax.runtime.compilation import jit_once
 from xalign_jax.runtime.logging import MetricsLog
 from xalign_jax.runtime.preemption import StopNotice
 from xalign_jax.runtime.watchdog import Watchdog
-from xalign_jax.training import directory, plan, state
+from xalign_jax.training import directory, inputs, plan, state
 from xalign_jax.training.initial import initial_params
 from xalign_jax.training.meter import Meter, NotFinite
 from xalign_jax.training.row_coordinates import RowCoordinates
@@ -60,6 +60,7 @@ class Run:
             | {"versions": directory.versions(), "source": directory.source(), "git": directory.git()}
         )
         directory.claim(self.model_dir, recipe, extend)
+        self.inputs = directory.claim_inputs(self.model_dir, inputs.of_start(recipe))
         self.mesh = sharding.make_mesh(runtime.mesh)
         plan.check_rows(recipe, sharding.batch_ways(self.mesh), runtime.accumulate)
         if distributed.is_main():
@@ -69,25 +70,32 @@ class Run:
             plan.prepare_data(recipe)
         self.prepared = plan.load_data(recipe)
         directory.claim_data(self.model_dir, self.prepared)
-        self.model = build_model(recipe, runtime, self.prepared)
+        self.inputs |= directory.claim_inputs(self.model_dir, inputs.of_data(recipe, self.prepared))
+        self.model = build_model(recipe, runtime, self.prepared.tokenizer)
         self.stages = plan.plan(recipe, self.prepared)
         self.shared = {
             stage.name: shared_rows(self.prepared, stage.tie_words) for stage in recipe.stages if stage.shares_rows
         }
-        self._check_states()
-        plan.check_batches(self.stages, self.model)
+        states = self._check_states()
         plan.check_streams(self.stages, self.model)
+        plan.check_batches(self.stages, self.model, states)
         plan.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.prepared)
         if jax.process_count() > 1:
-            own = {"texts": directory.texts(self.prepared), "first rows": first_rows(self.stages)}
+            own = {"texts": directory.texts(self.prepared), "inputs": inputs.fingerprints(self.inputs)}
+            own |= {"first rows": first_rows(self.stages)}
             shared = {f"tokens that share rows in {name}": rows.fingerprint for name, rows in self.shared.items()}
             distributed.agree(own | shared)
 
-    def _check_states(self) -> None:
-        """Objectives say what they cannot work with; an optimiser's state is kept where the next one has the same."""
-        before = None
+    def _check_states(self) -> list[TrainState]:
+        """Objectives say what they cannot work with; an optimiser's state is kept where the next one has the same.
+
+        Returns:
+          the shapes of each stage's state.
+        """
+        before, found = None, []
         for stage in self.recipe.stages:
             shapes, _ = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
+            found.append(shapes)
             own = jax.tree.flatten(shapes.opt_state)
             if stage.keep_optimizer and own != before:
                 raise UserError(
@@ -95,6 +103,7 @@ class Run:
                     "Stage.train, or there is none"
                 )
             before = own
+        return found
 
     def train(self) -> None:
         """Train to the recipe's end, from the newest checkpoint if there is one.
@@ -104,10 +113,14 @@ class Run:
           UserError: another run is writing the model directory, or not every process sees it.
           RunError: a loss or gradient was not finite (`failure.json` says where), memory ran out, or storage failed.
         """
-        self.notice = StopNotice()
-        with lock.hold(self.model_dir, lambda cause: failures.fail(cause, 1)), failures.advise(MEMORY_ADVICE):
+        with (
+            StopNotice() as self.notice,
+            lock.hold(self.model_dir, lambda cause: failures.fail(cause, 1)),
+            failures.advise(MEMORY_ADVICE),
+        ):
             if distributed.is_main():
-                directory.describe(self.model_dir, self.recipe, self.runtime, self.name, self.mesh, self.prepared)
+                about = (self.name, self.mesh, self.prepared, self.inputs)
+                directory.describe(self.model_dir, self.recipe, self.runtime, *about)
             distributed.wait_for_all("model directory")
             self.checkpoints = Checkpoints(self.model_dir / "checkpoints", keep=self.runtime.keep_checkpoints)
             current, first = self._start()
@@ -268,7 +281,8 @@ class Run:
 
     def _save(self, current: TrainState, at: int, stage: str) -> None:
         rest = {"opt_state": current.opt_state, "memory": current.memory}
-        self.checkpoints.save(at, current.params, rest, {"stage": stage, "recipe": as_json(self.recipe)})
+        about = {"stage": stage, "recipe": as_json(self.recipe), "located": as_json(located(self.recipe))}
+        self.checkpoints.save(at, current.params, rest, about)
 
     def _probe(self, current: TrainState, at: int, planned: plan.PlannedStage) -> None:
         rows = run_probes(planned.stage.probes, self.model, current.params["model"], self.prepared, self.recipe.seed)
@@ -276,7 +290,7 @@ class Run:
             directory.add_results(self.model_dir, rows, planned.stage.name, at, self.recipe.seed)
 
 
-def run_probes(probes: tuple, model: Model, params: Any, prepared: data.Prepared, seed: int) -> list[dict[str, Any]]:
+def run_probes(probes: tuple, model: Model, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
     """The rows of all probes, in their order."""
     rows: list[dict[str, Any]] = []
     for probe in tqdm(probes, desc="probes", unit="probe", disable=not (probes and distributed.is_main())):
@@ -295,12 +309,11 @@ def first_rows(stages: list[plan.PlannedStage]) -> dict[str, str]:
     }
 
 
-def build_model(recipe: Recipe, runtime: Runtime, prepared: data.Prepared) -> Model:
+def build_model(recipe: Recipe, runtime: Runtime, tokenizer: Tokenizer) -> Model:
     """The recipe's model for this runtime; dtype "auto" is bfloat16 on accelerators and float32 on CPUs."""
     dtype = runtime.dtype
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    tokenizer = prepared.tokenizer
     return build(
         recipe.model,
         tokenizer.size,
