@@ -27,6 +27,9 @@ Recipe.vocabulary = @Vocabulary()
 Recipe.stages = [@only/Stage()]
 only/Stage.name = "only"
 only/Stage.steps = 1
+only/Stage.optimizer = @AdamW()
+only/Stage.schedule = @WarmupCosine()
+WarmupCosine.peak = 0.001
 only/Stage.streams = [@lm/Stream()]
 lm/Stream.name = "lm"
 lm/Stream.feed = @WindowFeed()
@@ -79,7 +82,7 @@ def test_parameters_that_a_run_does_not_have_are_refused(model_dir, tmp_path):
     stream = {"name": "lm", "objective": {"class": "XlCo", "momentum": {"class": "ConstantMomentum"}}}
     values["recipe"]["stages"] = [{"streams": [stream]}]
     (model_dir / "environment.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match="this run has model, momentum:lm$"):
+    with pytest.raises(UserError, match=r"this run has model, momentum:lm$"):
         export_model(model_dir, tmp_path / "out", make_mesh((1, -1, 1)), params="momentum:none")
     with pytest.raises(UserError, match="--params=momentum:lm: the checkpoint has no such encoder"):
         export_model(model_dir, tmp_path / "out", make_mesh((1, -1, 1)), params="momentum:lm")
