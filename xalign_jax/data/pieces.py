@@ -213,6 +213,7 @@ class Bytes:
         return bytes(i - offset for i in ids if i >= offset).decode(errors="replace").removeprefix(" ")
 
 
+_MOST_HOLES = 100_000  # ids that no token has, more than there are tokens: a damaged id would fill the memory
 _HF_SPECIALS = {
     "pad": ("<pad>", "[PAD]", "<|pad|>"),
     "eos": ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "[SEP]"),
@@ -235,6 +236,8 @@ class HuggingFacePieces:
         self._tokenizer.no_padding()
         table = self._tokenizer.get_vocab(with_added_tokens=True)
         self.size = max(table.values()) + 1
+        if self.size > 2 * len(table) + _MOST_HOLES:
+            raise ValueError(f"{len(table)} tokens with ids up to {self.size - 1}")
         added = [entry["content"] for entry in json.loads(content).get("added_tokens", []) if entry.get("special")]
         self.specials = _hf_specials(table, json.loads(files.get("tokenizer_config.json", b"{}")), added)
         self.control = np.zeros(self.size, bool)

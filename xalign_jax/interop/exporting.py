@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -138,12 +139,14 @@ def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, str
     """(step, parameters) of what is exported."""
     if stream is None:
         return restore_model(model_dir, step, model, mesh)
-    try:
-        return restore_memory(model_dir, step, model, mesh, stream, "encoder")
-    except TypeError:  # how Orbax says that a branch is missing
+    found: tuple[int, Any] = (-1, None)
+    with contextlib.suppress(TypeError):  # so Orbax says that a branch is missing, or it gives the asked shapes back
+        found = restore_memory(model_dir, step, model, mesh, stream, "encoder")
+    if not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found[1])) or found[1] is None:
         raise UserError(
             f"--params=momentum:{stream}: the checkpoint has no such encoder; choose a --step of the stream's stage"
-        ) from None
+        )
+    return found
 
 
 def _environment(model_dir: Path) -> dict[str, Any]:
