@@ -113,7 +113,7 @@ def _misfit(value: Any, shape: Any, place: str) -> str | None:
     if isinstance(shape, tuple):
         misfits = [_misfit(value, one, place) for one in shape]
         return misfits[0] if all(misfits) else None
-    kind = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
+    kind: Any = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         return f"{place or 'it'} is {str(value)[:40]!r}"
     inside: Iterable[tuple[str, Any, Any]] = ()
