@@ -224,23 +224,6 @@ def test_a_length_that_is_not_given_is_what_transformers_takes(kind, tmp_path):
     assert found.max_length == default.max_position_embeddings
 
 
-def test_a_sentence_encoder_without_its_head_comes_in_with_a_fresh_one(tmp_path, capsys):
-    theirs = save("bert", tmp_path / "mlm").bert
-    body = transformers.BertModel(theirs.config).eval()
-    body.save_pretrained(tmp_path / "hf")
-    import_model(tmp_path / "hf", tmp_path / "in", make_mesh((1, -1, 1)))
-    assert "no masked-LM head there; fresh: head/bias" in capsys.readouterr().out
-    model, params = ours(tmp_path / "in")
-    assert model.config.pooler
-    ids = tokens()[1]
-    rows = np.stack([ids, np.arange(11, dtype=np.int32), np.ones(11, np.int32)])[:, None]
-    with torch.no_grad():
-        expected = body(torch.tensor(ids[None].astype(np.int64))).pooler_output.numpy()
-    h = model.hidden(params, *rows, levels=(2,))[2]
-    np.testing.assert_allclose(model.pooled(params, h[:, 0]), expected, atol=1e-5)
-    assert np.std(params["head"]["weight"]) == pytest.approx(model.config.init_std, rel=0.2)
-
-
 def _edit(file, **changes):
     values = json.loads(file.read_text())
     file.write_text(json.dumps({k: v for k, v in (values | changes).items() if v != "DELETE"}))

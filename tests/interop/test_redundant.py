@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from test_import_export import SINGLE, _edit, _rewrite, assert_same_outputs, ours, save, torch
+from test_import_export import SINGLE, _edit, _rewrite, assert_same_outputs, ours, save, tokens, torch, transformers
 
 from xalign_jax.errors import UserError
 from xalign_jax.interop.importing import import_model
@@ -99,3 +99,20 @@ def test_the_advice_for_a_pickled_checkpoint_works(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True)
     import_model(tmp_path / "hf", tmp_path / "in", make_mesh((1, -1, 1)))
     assert_same_outputs(theirs, *ours(tmp_path / "in"))
+
+
+def test_a_sentence_encoder_without_its_head_comes_in_with_a_fresh_one(tmp_path, capsys):
+    theirs = save("bert", tmp_path / "mlm").bert
+    body = transformers.BertModel(theirs.config).eval()
+    body.save_pretrained(tmp_path / "hf")
+    import_model(tmp_path / "hf", tmp_path / "in", make_mesh((1, -1, 1)))
+    assert "no masked-LM head there; fresh: head/bias" in capsys.readouterr().out
+    model, params = ours(tmp_path / "in")
+    assert model.config.pooler
+    ids = tokens()[1]
+    rows = np.stack([ids, np.arange(11, dtype=np.int32), np.ones(11, np.int32)])[:, None]
+    with torch.no_grad():
+        expected = body(torch.tensor(ids[None].astype(np.int64))).pooler_output.numpy()
+    h = model.hidden(params, *rows, levels=(2,))[2]
+    np.testing.assert_allclose(model.pooled(params, h[:, 0]), expected, atol=1e-5)
+    assert np.std(params["head"]["weight"]) == pytest.approx(model.config.init_std, rel=0.2)

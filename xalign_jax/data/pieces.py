@@ -356,7 +356,9 @@ def load_pieces(kind: str, path: str | Path) -> Pieces:
         return HuggingFacePieces(files)
     except UserError:
         raise
-    except Exception as error:  # the libraries raise exceptions of many kinds, `tokenizers` plain ones
+    except BaseException as error:  # the libraries raise exceptions of many kinds; a panic of Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         reason = why_unreadable(content, f"no {kind} vocabulary, or cut short ({ascii(said)[1:-1]:.200})")
         raise UserError(f"{file}: {reason}; set Vocabulary.path to another file") from None

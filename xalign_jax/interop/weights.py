@@ -21,6 +21,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _READABLE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SHARD_BYTES = 1 << 30
+_LONGEST_NAME = 255  # of a file, in bytes
 _PART = 1 << 24  # numbers of a tensor that are compared at a time
 
 
@@ -95,7 +96,7 @@ def _files(source: Path) -> list[str]:
         raise UserError(f"{source / INDEX}: not an index of shards (no weight_map of file names)")
     found = sorted(set(names.values()))
     for file in found:
-        if Path(file).name != file or not file.isprintable():
+        if Path(file).name != file or not file.isprintable() or len(file.encode()) > _LONGEST_NAME:
             raise UserError(f"{source / INDEX}: {shown(file)} is not the name of a file beside it")
         if not (source / file).is_file():
             raise UserError(f"{source / file}: missing; {INDEX} names it")
