@@ -70,7 +70,7 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
     """
     if not (directory / "environment.json").is_file():
         raise UserError(f"{directory}: no environment.json there; is it a model directory?")
-    environment = read_environment(directory, ("recipe_name", "seed", "vocabulary_fingerprint"))
+    environment = read_environment(directory, ("recipe_name", "vocabulary_fingerprint"))
     config, rows = directory / "config.gin", read_results(directory)
     if needs_results and not rows:
         raise UserError(

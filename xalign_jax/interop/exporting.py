@@ -104,7 +104,9 @@ def _base_language(environment: dict[str, Any]) -> str:
     """Language 1: the lexicon's first, else the first of the texts; an imported model's is not known."""
     lexicon = environment["recipe"].get("lexicon")
     texts = [language for splits in environment.get("texts", {}).values() for language in splits.get("train", {})]
-    return clone_index(lexicon["languages"][0])[0] if lexicon and lexicon["languages"] else sorted(texts or ["en"])[0]
+    return (
+        clone_index(lexicon["languages"][0])[0] if lexicon and lexicon.get("languages") else sorted(texts or ["en"])[0]
+    )
 
 
 def _write_model(folder: Path, config: Any, params: Any, tokenizer: Tokenizer, dtype: str) -> str:

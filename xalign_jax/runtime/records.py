@@ -15,8 +15,8 @@ WITHOUT = "bring it back, or remove it to go on without it"
 NUMBER = (int, float, type(None))
 TEXT = (str, type(None))
 
-# A type stands for its values, a tuple for any of its shapes, [shape] for a list, a dict for these names where they are present. The
-# shape under `str` is for all other names, which otherwise may hold anything.
+# A type stands for its values, a tuple for any of its shapes, [shape] for a list, [shape, shape] for a pair, a dict for
+# these names where they are present. The shape under `str` is for all other names, which otherwise may hold anything.
 ENVIRONMENT: dict[Any, Any] = {
     "recipe_name": str,
     "seed": int,
@@ -24,6 +24,7 @@ ENVIRONMENT: dict[Any, Any] = {
     "vocabulary_fingerprint": str,
     "git": TEXT,
     "texts": {str: {str: {str: str}}},
+    "inputs": {str: [str, str]},
     "recipe": {"lexicon": ({"languages": [str]}, type(None))},
 }
 RESULT: dict[Any, Any] = {

@@ -158,9 +158,9 @@ def claim_inputs(model_dir: Path | epath.Path, now: inputs.Inputs) -> inputs.Inp
 
 def _known(model_dir: Path | epath.Path) -> tuple[dict[str, Any], int]:
     """What the newest whole checkpoint, else environment.json, says about the run; and the steps done."""
-    checkpoints = _checkpoints(model_dir)
+    environment, checkpoints = read_environment(model_dir), _checkpoints(model_dir)
     newest = checkpoints and checkpoints.newest(checkpoints.about, tell=False)  # who restores it tells
-    return (newest[1], newest[0]) if newest else (read_environment(model_dir), 0)
+    return (newest[1], newest[0]) if newest else (environment, 0)
 
 
 def _checkpoints(model_dir: Path | epath.Path) -> Checkpoints | None:

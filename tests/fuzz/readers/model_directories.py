@@ -26,7 +26,7 @@ from xalign_jax.recipe import Recipe, Runtime, as_json, identity
 from xalign_jax.runtime.checkpoint import Checkpoints
 from xalign_jax.runtime.logging import keep_rows, write_results
 from xalign_jax.runtime.records import read_metrics, read_results
-from xalign_jax.training import directory
+from xalign_jax.training import directory, inputs
 
 RECIPE = toy.recipe()
 STEP = 7
@@ -50,6 +50,7 @@ def _records() -> dict[str, bytes]:
             "vocabulary_fingerprint": "0123456789abcdef",
             "git": None,
             "texts": {"lines:en=a.txt": {"train": {"en": "00ff"}, "validation": {"en": "ff00"}}},
+            "inputs": {"Recipe.lexicon": ["its words", "00ff"]},
             "recipe": as_json(RECIPE) | {"lexicon": {"class": "Lexicon", "languages": ["en", "en_clone"]}},
         }
         (folder / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
@@ -67,6 +68,7 @@ def _records() -> dict[str, bytes]:
 
 def _read_environment(folder: Path) -> Any:
     environment = _environment(folder)
+    list(inputs.changes(environment.get("inputs", {}), {"Recipe.lexicon": inputs.Input("its words", "ff00")}))
     return config_from_json(environment["recipe"].get("model")), _base_language(environment), read_runs(folder)
 
 
