@@ -47,6 +47,7 @@ IMPORTED = (
 TESTS = {
     "objectives/contrast.py": (
         "objectives/test_contrast.py",
+        "objectives/test_primitives.py::test_contrast_and_gradient_equal_a_dense_float64_reference",
         "objectives/test_primitives.py::test_words_spelt_like_an_anchor_or_its_positive_are_no_negatives",
         "objectives/test_primitives.py::test_order_and_absent_rows_change_nothing",
         "objectives/test_primitives.py::test_retrieval_counts_strict_winners_only",

@@ -256,6 +256,18 @@ def test_prefill_copies_the_parameters_and_fills_from_the_first_batches(model):
     assert loss == 0 and objective.count(model, empty, KEY) == 0
 
 
+def test_a_queue_that_is_full_reads_no_further_batch(model):
+    """11 keys a batch; without a projection they are the encoder's own vectors."""
+    objective = dataclasses.replace(PLAIN, queue=22, projection=False)
+    params, memory = _start(objective, model)
+    assert params["heads"] == {} == memory["encoder"]["heads"]
+    read = []
+    memory = objective.prefill(model, params, memory, (read.append(n) or _batch(n) for n in range(9)), KEY)
+    assert read == [0, 1] and _filled(memory["queue"]) == 22
+    expected = np.concatenate([_vectors(model, params["model"], side(_batch(n), "key_"))[:-1] for n in read])
+    np.testing.assert_allclose(memory["queue"]["keys"], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_the_key_encoder_follows_the_optimised_parameters(model):
     objective = dataclasses.replace(PLAIN, momentum=LinearMomentum(0.5, 1.0, 2))
     params, memory = _start(objective, model)
