@@ -5,7 +5,7 @@ import pytest
 from fakes import FakeTokenizer
 from switch_reference import dictionary, draws_of, switch_loop
 
-from xalign_jax.data.codeswitch import Switch, build_table, hash_words, switch
+from xalign_jax.data.codeswitch import Switch, build_table, switch
 from xalign_jax.data.hashing import hash64
 from xalign_jax.data.lexicon import Word, concept_table
 

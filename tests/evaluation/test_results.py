@@ -16,7 +16,8 @@ from test_similarity import _facts, _tables, _text
 from xalign_jax import evaluation
 from xalign_jax.evaluation.report import compare, report
 from xalign_jax.recipe import as_json
-from xalign_jax.runtime.logging import RESULT_KEYS, read_results, write_results
+from xalign_jax.runtime.logging import RESULT_KEYS, write_results
+from xalign_jax.runtime.records import read_results
 from xalign_jax.training import directory
 from xalign_jax.training.loop import run_probes
 
