@@ -81,7 +81,7 @@ lint: .venv/done
 fuzz: .venv/done
 	$(BIN)/python tests/fuzz/run.py $(READERS) --inputs=$(INPUTS)
 
-# Small faults in the library, one at a time: which do the tests not see? `make mutate FILES="xalign_jax/data/rates.py" COUNT=50 SEED=1`.
+# Small faults in the library, one at a time: which do the tests not see? `make mutate FILES="xalign_jax/data/sampling/mixing.py" COUNT=50 SEED=1`.
 mutate: .venv/done
 	$(BIN)/python tests/mutation/mutate.py $(FILES) --count=$(COUNT) --seed=$(SEED)
 

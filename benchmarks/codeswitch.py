@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from synthetic import synthetic
 
-from xalign_jax.data.codeswitch import Switch, build_table, switch
-from xalign_jax.data.hashing import hash64
+from xalign_jax.data.feeds.codeswitch import Switch, build_table, switch
+from xalign_jax.data.sampling.hashing import hash64
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data"))
 from switch_reference import dictionary, draws_of, switch_loop

@@ -41,7 +41,7 @@ def draw(queue: int, width: int, queries: int) -> dict[str, Any]:
 def ours(arrays: dict[str, Any], masked: bool) -> Step:
     import jax
 
-    from xalign_jax.objectives.contrast import Ids, infonce
+    from xalign_jax.objectives.parts.contrast import Ids, infonce
 
     def ids(name: str, own: Any) -> Ids:
         group = arrays[f"{name}_group"][:, None]

@@ -48,7 +48,7 @@ def place(arrays: tuple[np.ndarray, ...], mesh: Any) -> Any:
     """What `infonce` takes, rows spread over the mesh."""
     import jax
 
-    from xalign_jax.objectives.contrast import Ids
+    from xalign_jax.objectives.parts.contrast import Ids
     from xalign_jax.runtime.sharding import BATCH
 
     query, key, queue, group, queue_group = arrays
@@ -89,7 +89,7 @@ def main() -> None:
 
     import jax
 
-    from xalign_jax.objectives import contrast
+    from xalign_jax.objectives.parts import contrast
     from xalign_jax.runtime.sharding import make_mesh
 
     def loss(query, key, queue, ids, queue_ids):

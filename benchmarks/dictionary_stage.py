@@ -34,11 +34,11 @@ import sentencepiece
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from xalign_jax.data.lexicon import Concepts, Word, concept_table
-from xalign_jax.data.words import WordFeed, Words
+from xalign_jax.data.feeds.words import WordFeed, Words
+from xalign_jax.data.lexicon.lexicon import Concepts, Word, concept_table
 from xalign_jax.gin_files import gin_root
-from xalign_jax.models.functional import Model, build
 from xalign_jax.models.llama import Llama
+from xalign_jax.models.model import Model, build
 from xalign_jax.objectives.word_contrast import WordContrast
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from synthetic import synthetic
 
-from xalign_jax.data.feeds import Switch, WindowFeed
-from xalign_jax.data.store import Mixture
+from xalign_jax.data.feeds.windows import Switch, WindowFeed
+from xalign_jax.data.store.store import Mixture
 
 TOKENS = 1 << 18  # of one call
 CALLS, REPEATS = 4, 7

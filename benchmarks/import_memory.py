@@ -61,17 +61,17 @@ def _make(folder: Path, scale: float, dtype: str) -> int:
     """Write a random checkpoint; returns its number of parameters."""
     import numpy as np
 
-    from xalign_jax.interop import architectures
+    from xalign_jax.interop.architectures import table
     from xalign_jax.interop.weights import Tensor, write
 
     config = CONFIG | {"layers": max(1, round(CONFIG["layers"] * scale))}
     rows = max(128, round(ROWS * scale))
-    llama = architectures.config_from_json(config)
-    architecture = architectures.of_config(llama)
+    llama = table.config_from_json(config)
+    architecture = table.of_config(llama)
     shapes: dict[str, tuple[int, ...]] = {}
 
     from xalign_jax.interop.importing import flat
-    from xalign_jax.models.functional import build
+    from xalign_jax.models.model import build
 
     model = flat(build(llama, rows).shapes)
     for entry in architecture.table(llama, None):

@@ -26,10 +26,10 @@ import optax
 import torch
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
-from xalign_jax.models.functional import Model, build
+from xalign_jax.models.model import Model, build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.masked_lm import MaskedLM
-from xalign_jax.objectives.masking import corrupt
+from xalign_jax.objectives.parts.corruption import corrupt
 
 # Name -> (layers, width, heads, mlp_width), pieces, rows, length. "base" is a third of XLM-R base's depth, to fit.
 SHAPES = {

@@ -7,10 +7,10 @@ from typing import cast
 
 import numpy as np
 
-from xalign_jax.data.lexicon import LexiconTable, Word, concept_table
-from xalign_jax.data.prepared import Prepared
-from xalign_jax.data.store import Store
-from xalign_jax.data.vocabulary import Tokenizer
+from xalign_jax.data.corpus import Prepared
+from xalign_jax.data.lexicon.lexicon import LexiconTable, Word, concept_table
+from xalign_jax.data.store.store import Store
+from xalign_jax.data.tokens.vocabulary import Tokenizer
 
 PIECES, STARTS, SPECIALS, PUNCTUATION = 8192, 4000, 5, 40
 TYPES = 20_000

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from xalign_jax import cli, config
-from xalign_jax.evaluation.encoding import score
-from xalign_jax.evaluation.tables import markdown
-from xalign_jax.evaluation.windows import of_text, run_texts
+from xalign_jax.evaluation.encode import score
+from xalign_jax.evaluation.inputs.windows import of_text, run_texts
 from xalign_jax.recipe import Recipe, Runtime
+from xalign_jax.reports.tables import markdown
 from xalign_jax.training.evaluate import restored
 
 KINDS = ("a dictionary word", "part of dictionary words", "a held-out word", "punctuation, digits", "other pieces")

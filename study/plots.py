@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from study.record import Row
-from xalign_jax.evaluation.plots import axes, legend, style
+from xalign_jax.reports.plots import axes, legend, style
 
 CURVES = {
     "words/dictionary/2": "words @1, dictionary, level 2",

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from xalign_jax.evaluation.tables import read_runs
 from xalign_jax.recipe import Recipe, as_json, identity
-from xalign_jax.runtime.logging import without_places
+from xalign_jax.reports.tables import read_runs
+from xalign_jax.runtime.logs import without_places
 from xalign_jax.runtime.records import read_environment, read_results
 
 Row = dict[str, Any]

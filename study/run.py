@@ -17,7 +17,7 @@ from study.experiments import DATA, Experiment
 from xalign_jax import cli, config
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, identity
-from xalign_jax.training import plan
+from xalign_jax.training import stages
 
 RUNS = Path("runs/study")
 
@@ -60,7 +60,7 @@ def comparable(rows: Sequence[record.Row], wanted: Sequence[Job]) -> tuple[list[
     """The rows of these very recipes, on one vocabulary for each text (that of most rows), and why others are left out."""
     of = {(job.experiment.name, job.seed): job.recipe for job in wanted}
     known = {key: identity(recipe) for key, recipe in of.items()}
-    text = {key: tuple(mixture.tasks for mixture in plan.mixtures(recipe)) for key, recipe in of.items()}
+    text = {key: tuple(mixture.tasks for mixture in stages.mixtures(recipe)) for key, recipe in of.items()}
     keys = [(row["experiment"], row["seed"]) for row in rows]
     current = [known.get(key) == row["identity"] for key, row in zip(keys, rows, strict=True)]
     used = Counter((text[key], row["vocabulary"]) for key, row, fine in zip(keys, rows, current, strict=True) if fine)
@@ -101,7 +101,7 @@ def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
 def run(wanted: Sequence[Job], count: int) -> bool:
     """Run jobs, `count` at a time; True if all of them finished. An interrupt reaches them too: they save and stop."""
     for recipe in dict.fromkeys(job.recipe for job in wanted):
-        plan.prepare_data(recipe)
+        stages.prepare_data(recipe)
     fine = True
     with ThreadPoolExecutor(count) as pool:
         started = {pool.submit(_train, job): job for job in wanted}

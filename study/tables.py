@@ -12,7 +12,7 @@ from pathlib import Path
 from study import plots
 from study.experiments import EXPERIMENTS, Experiment, select
 from study.record import Row
-from xalign_jax.evaluation.tables import markdown, mean_and_spread
+from xalign_jax.reports.tables import markdown, mean_and_spread
 
 Arm = dict[int, Row]  # the rows of one experiment by seed
 WORDS = ("words/dictionary/2", "words/heldout/2")

@@ -5,7 +5,7 @@ other and "" where nothing is known) in the splits train and validation. To add 
 sisters in a module that `Recipe.modules` names, or name files in gin ("text:en=a.txt", see `sources.parse_name`).
 """
 
-from xalign_jax.data.reading import EMBEDDED, Example
+from xalign_jax.data.text.readers import EMBEDDED, Example
 from xalign_jax.tasks.reading import TaskReader, open_task, seqio_task
 from xalign_jax.tasks.registration import (
     register_jsonl,

@@ -13,11 +13,11 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from xalign_jax.data.preparation import prepare_vocabulary
-from xalign_jax.data.reading import Example
-from xalign_jax.data.sources import Document, Split
-from xalign_jax.data.store import cache_dir
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.store.prepare import prepare_vocabulary
+from xalign_jax.data.store.store import cache_dir
+from xalign_jax.data.text.files import Document, Split
+from xalign_jax.data.text.readers import Example
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
 

@@ -13,7 +13,9 @@ import sys
 import tempfile
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["xalign_jax.training.loop", "xalign_jax.models.llama", "xalign_jax.models.xlm_roberta"])
+_SERVER.set_forkserver_preload(
+    ["xalign_jax.training.train", "xalign_jax.models.llama", "xalign_jax.models.xlm_roberta"]
+)
 
 
 class Fork:

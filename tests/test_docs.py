@@ -9,9 +9,10 @@ from pathlib import Path
 
 from commands import python
 
-from xalign_jax import cli, config, evaluation
+from xalign_jax import cli, config
+from xalign_jax.evaluation import probes
 from xalign_jax.recipe import Recipe
-from xalign_jax.runtime.logging import RESULT_KEYS
+from xalign_jax.runtime.logs import RESULT_KEYS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -59,9 +60,9 @@ def test_the_objective_of_the_documentation_trains(tmp_path):
 
 def test_the_document_of_results_has_every_key_and_probe():
     text = (DOCS / "results.md").read_text(encoding="utf-8")
-    probes = [name for name in evaluation.__all__ if hasattr(getattr(evaluation, name), "rows")]
-    assert len(probes) == 7
-    assert [name for name in (*RESULT_KEYS, *probes) if f"`{name}`" not in text] == []
+    names = [name for name in probes.__all__ if hasattr(getattr(probes, name), "rows")]
+    assert len(names) == 7
+    assert [name for name in (*RESULT_KEYS, *names) if f"`{name}`" not in text] == []
 
 
 def test_the_recipe_of_the_documentation_continues_from_the_imported_model(tmp_path, monkeypatch):

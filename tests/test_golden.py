@@ -26,14 +26,14 @@ from formulas import (
 )
 from reference_cases import ABSENT, SPECIALS, compute
 
-from xalign_jax.data.hashing import hash64, permute, uniform
-from xalign_jax.data.rates import block_counts, member_rates
-from xalign_jax.evaluation.encoding import nearest, ratio_margin
-from xalign_jax.evaluation.ngrams import ngram_cosines
-from xalign_jax.objectives import contrast as contrast_module
-from xalign_jax.objectives.contrast import Ids, infonce
-from xalign_jax.objectives.momentum import LinearMomentum, PowerMomentum, moved
-from xalign_jax.objectives.primitives import predict_tokens
+from xalign_jax.data.sampling.hashing import hash64, permute, uniform
+from xalign_jax.data.sampling.mixing import block_counts, member_rates
+from xalign_jax.evaluation.encode import nearest, ratio_margin
+from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
+from xalign_jax.objectives.parts import contrast as contrast_module
+from xalign_jax.objectives.parts.contrast import Ids, infonce
+from xalign_jax.objectives.parts.momentum import LinearMomentum, PowerMomentum, moved
+from xalign_jax.objectives.parts.primitives import predict_tokens
 from xalign_jax.training.optimizers import AdamW, WarmupConstant, WarmupCosine, WarmupLinear
 
 # Of float64 arrays, and of float32 ones.

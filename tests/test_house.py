@@ -66,7 +66,7 @@ MAY_IMPORT = {
 OPEN = {"recipe", "errors", "__init__", "__version__"}
 
 # Third-party package -> the only rooms or files that may import it.
-PREPARATION = "xalign_jax/data/preparation.py"  # runs in a process of its own
+PREPARATION = "xalign_jax/data/store/prepare.py"  # runs in a process of its own
 PREPARING = {"tasks", PREPARATION}
 ONLY_IN = {
     "tensorflow": PREPARING,
@@ -99,7 +99,7 @@ def python_files(*folders: str) -> list[Path]:
 
 
 def room_of(module: str) -> str:
-    """The room of a dotted module: "xalign_jax.data.store" -> "data", "xalign_jax" -> "__init__"."""
+    """The room of a dotted module: "xalign_jax.data.store.store" -> "data", "xalign_jax" -> "__init__"."""
     return [*module.split("."), "__init__"][1]
 
 

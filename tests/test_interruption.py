@@ -48,7 +48,7 @@ def assert_interrupted(process, before=""):
         ("gin", ("data", "stats", "--gin_file=recipes/prealign_clone_tiny.gin")),
         ("numpy", ("evaluate", "--gin_file=recipes/prealign_clone_tiny.gin", "--model_dir=run")),
         ("xalign_jax.interop.weights", ("export", "--model_dir=run", "--output=out")),
-        ("xalign_jax.evaluation.report", ("compare", "run", "--output=out")),
+        ("xalign_jax.reports.report", ("compare", "run", "--output=out")),
         ("xalign_jax.scale.topology", ("compile", "--gin_file=recipes/prealign_clone_tiny.gin", "--topology=cpu:1")),
     ],
 )

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from xalign_jax.data import preparation
-from xalign_jax.data.preparation import _cut, run
-from xalign_jax.data.store import Vocabulary, open_stores, open_tokenizer, store_info
+from xalign_jax.data.store import prepare as preparation
+from xalign_jax.data.store.prepare import _cut, run
+from xalign_jax.data.store.store import Vocabulary, open_stores, open_tokenizer, store_info
 from xalign_jax.errors import UserError
 
 SMALL = Vocabulary(size=300, lowercase=True)

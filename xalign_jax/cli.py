@@ -171,12 +171,12 @@ def _recipe(options: argparse.Namespace, bindings: list[str]) -> tuple:
 
 def register() -> None:
     """Import every room that registers configurables with gin."""
-    import xalign_jax.data.facts
-    import xalign_jax.data.feeds
-    import xalign_jax.data.lexicon
-    import xalign_jax.data.store
-    import xalign_jax.data.vocabulary
-    import xalign_jax.evaluation
+    import xalign_jax.data.feeds.windows
+    import xalign_jax.data.lexicon.facts
+    import xalign_jax.data.lexicon.lexicon
+    import xalign_jax.data.store.store
+    import xalign_jax.data.tokens.vocabulary
+    import xalign_jax.evaluation.probes
     import xalign_jax.models.bert
     import xalign_jax.models.gpt_neox
     import xalign_jax.models.llama
@@ -195,7 +195,7 @@ def _start_jax(precision: str) -> None:
 
     import jax
 
-    from xalign_jax.data.store import cache_dir
+    from xalign_jax.data.store.store import cache_dir
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
@@ -203,9 +203,10 @@ def _start_jax(precision: str) -> None:
 
 
 def _train(options: argparse.Namespace, bindings: list[str]) -> int:
-    from xalign_jax.evaluation import report
-    from xalign_jax.runtime import distributed, failures, storage
-    from xalign_jax.training.loop import Interrupted, Run
+    from xalign_jax.reports import report
+    from xalign_jax.runtime import storage
+    from xalign_jax.runtime.cluster import distributed, failures
+    from xalign_jax.training.train import Interrupted, Run
 
     distributed.initialize(options.coordinator, options.processes, options.process_id)
     with failures.together():
@@ -226,22 +227,22 @@ def _train(options: argparse.Namespace, bindings: list[str]) -> int:
 
 def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax import config
-    from xalign_jax.evaluation import report
     from xalign_jax.recipe import Evaluation, Recipe, Runtime, as_json, located
+    from xalign_jax.reports import report
     from xalign_jax.runtime import storage
-    from xalign_jax.training import directory, evaluate
+    from xalign_jax.training import evaluate, run_directory
 
     register()
     storage.check_writable("--model_dir", options.model_dir)
     own, fixed = evaluate.configuration(options.model_dir)
     (recipe,) = config.load([own], fixed, (Recipe,))
-    directory.check_config(options.model_dir, recipe)
+    run_directory.check_config(options.model_dir, recipe)
     # The run's Runtime, but for what is said of it here: this may be another machine.
     evaluation, runtime, bound = config.load(
         options.gin_file, [*fixed, *bindings], (Evaluation, Runtime, Recipe), base=[own]
     )
     if located(bound) != located(recipe):
-        shown = directory.differences(as_json(located(recipe)), as_json(located(bound)))
+        shown = run_directory.differences(as_json(located(recipe)), as_json(located(bound)))
         raise UserError(f"--model_dir={options.model_dir}: a run's recipe stays what it is, but {shown}")
     _start_jax(runtime.matmul_precision)
     evaluate.evaluate(recipe, runtime, options.model_dir, evaluation.probes, options.step)
@@ -284,11 +285,11 @@ def _export(options: argparse.Namespace, bindings: list[str]) -> int:
 def _validation_texts(model_dir: Path, tokenizer: Any) -> Any:
     """Token ids of some validation texts of the run in each of its languages, or why there are none: nothing is prepared."""
     from xalign_jax import config
-    from xalign_jax.data.prepared import Prepared
-    from xalign_jax.data.store import open_stores, open_tokenizer
+    from xalign_jax.data.corpus import Prepared
+    from xalign_jax.data.store.store import open_stores, open_tokenizer
     from xalign_jax.interop.verify import Missing
     from xalign_jax.recipe import Recipe
-    from xalign_jax.training import plan
+    from xalign_jax.training import stages
 
     if not (model_dir / "config.gin").is_file():
         return Missing("an imported model has none")
@@ -296,7 +297,7 @@ def _validation_texts(model_dir: Path, tokenizer: Any) -> Any:
     found = []
     try:
         (recipe,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
-        mixtures = plan.mixtures(recipe)
+        mixtures = stages.mixtures(recipe)
         tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
         stores = {task: open_stores(recipe.vocabulary, task, tasks=tasks) for task in tasks}
         if open_tokenizer(recipe.vocabulary, tasks).base_fingerprint != tokenizer.base_fingerprint:
@@ -312,7 +313,7 @@ def _validation_texts(model_dir: Path, tokenizer: Any) -> Any:
 
 
 def _compare(options: argparse.Namespace, bindings: list[str]) -> int:
-    from xalign_jax.evaluation import report
+    from xalign_jax.reports import report
     from xalign_jax.runtime import storage
 
     storage.check_writable("--output", options.output)
@@ -346,39 +347,41 @@ def _compile(options: argparse.Namespace, bindings: list[str]) -> int:
 
 
 def _data(options: argparse.Namespace, bindings: list[str]) -> int:
-    from xalign_jax.data import inspect
-    from xalign_jax.training import plan
+    from xalign_jax.data import preview
+    from xalign_jax.training import stages
 
     recipe, _ = _recipe(options, bindings)
-    plan.check(recipe)
-    plan.prepare_data(recipe)
+    stages.check(recipe)
+    stages.prepare_data(recipe)
     if options.action == "stats":
         return _stats(recipe)
-    prepared = plan.load_data(recipe)
+    prepared = stages.load_data(recipe)
     if options.action == "prepare":
-        _show(inspect.words(prepared))
+        _show(preview.words(prepared))
         return DONE
-    for stage in plan.plan(recipe, prepared):
+    for stage in stages.plan(recipe, prepared):
         for name, feed in stage.feeds.items():
             batch = feed.rows(feed.first_step, slice(0, feed.count))
-            print(inspect.preview(name, batch, feed.feed.languages, prepared))
+            print(preview.preview(name, batch, feed.feed.languages, prepared))
     return DONE
 
 
 def _stats(recipe: Any) -> int:
     """Shows what there is before it asks for what may be lacking: words of the dictionary, enough of them for the facts."""
-    from xalign_jax.data import inspect, prepared
-    from xalign_jax.training import plan
+    from xalign_jax.data import corpus, preview
+    from xalign_jax.training import stages
 
-    data = prepared.open_texts(recipe.vocabulary, plan.mixtures(recipe))
-    _show(inspect.texts(data))
+    data = corpus.open_texts(recipe.vocabulary, stages.mixtures(recipe))
+    _show(preview.texts(data))
     if recipe.lexicon is not None:
         data = data.with_lexicon(recipe.lexicon)
-        _show([*inspect.words(data), *inspect.coverage(data)])
-    if recipe.facts is not None and prepared.tells_facts(plan.mixtures(recipe)):
+        _show([*preview.words(data), *preview.coverage(data)])
+    if recipe.facts is not None and corpus.tells_facts(stages.mixtures(recipe)):
         data = data.with_facts(recipe.facts)
-        _show(inspect.facts(data))
-    _show(inspect.packing({name: feed.feed for stage in plan.plan(recipe, data) for name, feed in stage.feeds.items()}))
+        _show(preview.facts(data))
+    _show(
+        preview.packing({name: feed.feed for stage in stages.plan(recipe, data) for name, feed in stage.feeds.items()})
+    )
     return DONE
 
 

@@ -6,9 +6,9 @@ import zlib
 
 import numpy as np
 
-from xalign_jax.data.prepared import Prepared
-from xalign_jax.data.store import Store
-from xalign_jax.data.wordkeys import is_unspaced
+from xalign_jax.data.corpus import Prepared
+from xalign_jax.data.store.store import Store
+from xalign_jax.data.tokens.words import is_unspaced
 
 SPECIALS = ("<pad>", "</s>", "<unk>", "<s>", "<mask>")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from xalign_jax.data.codeswitch import Switch, Table
-from xalign_jax.data.hashing import draw32, hash64
+from xalign_jax.data.feeds.codeswitch import Switch, Table
+from xalign_jax.data.sampling.hashing import draw32, hash64
 
 Dictionary = dict[tuple[int, tuple[int, ...]], list[list[list[int]]]]
 

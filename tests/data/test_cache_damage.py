@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xalign_jax.data import cache, preparation, store
-from xalign_jax.data.store import Vocabulary, open_stores, open_tokenizer, prepare
+from xalign_jax.data.store import cache, store
+from xalign_jax.data.store import prepare as preparation
+from xalign_jax.data.store.store import Vocabulary, open_stores, open_tokenizer, prepare
 from xalign_jax.errors import UserError
 
 VOCABULARY = Vocabulary(size=300, model_type="bpe")

@@ -5,10 +5,10 @@ import pytest
 from fakes import FakeTokenizer
 from switch_reference import dictionary, draws_of, switch_loop
 
-from xalign_jax.data.codeswitch import Switch, build_table, switch
-from xalign_jax.data.hashing import hash64
-from xalign_jax.data.lexicon import Word, concept_table
-from xalign_jax.data.wordkeys import hash_words
+from xalign_jax.data.feeds.codeswitch import Switch, build_table, switch
+from xalign_jax.data.lexicon.lexicon import Word, concept_table
+from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.tokens.words import hash_words
 
 PIECES = [
     "▁she",

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from xalign_jax.data.extension import row_sources
-from xalign_jax.data.lexicon import LexiconTable, Word, concept_table
-from xalign_jax.data.pieces import SentencePieces, load_pieces, train_sentencepiece
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.lexicon.lexicon import LexiconTable, Word, concept_table
+from xalign_jax.data.new_rows import row_sources
+from xalign_jax.data.tokens.backends import SentencePieces, load_pieces, train_sentencepiece
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 
 ENGLISH = ["the cat sees the dog", "the dog sees a house", "a cat and a dog in the house"] * 5

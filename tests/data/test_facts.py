@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from fakes import FakeTokenizer, make_store
 
-from xalign_jax.data.facts import COPIES, Facts, build_facts
-from xalign_jax.data.lexicon import Lexicon, build_lexicon
+from xalign_jax.data.lexicon.facts import COPIES, Facts, build_facts
+from xalign_jax.data.lexicon.lexicon import Lexicon, build_lexicon
 from xalign_jax.errors import UserError
 
 WORDS = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(10) for j in range(10)]

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from fakes import FakeTokenizer, checksum, make_store, prepare
 
-from xalign_jax.data import feeds
-from xalign_jax.data.facts import Facts, build_facts
-from xalign_jax.data.feeds import PieceFeed, Switch, WindowFeed, WordFeed
-from xalign_jax.data.lexicon import Lexicon, Word, build_lexicon, concept_table
-from xalign_jax.data.piece_pairs import with_pieces
-from xalign_jax.data.sentences import TextFeed
-from xalign_jax.data.shared_rows import shared_rows
-from xalign_jax.data.store import Mixture
-from xalign_jax.data.words import own_tokens
+from xalign_jax.data.feeds import windows
+from xalign_jax.data.feeds.packed import TextFeed
+from xalign_jax.data.feeds.windows import PieceFeed, Switch, WindowFeed, WordFeed
+from xalign_jax.data.feeds.words import own_tokens
+from xalign_jax.data.lexicon.facts import Facts, build_facts
+from xalign_jax.data.lexicon.lexicon import Lexicon, Word, build_lexicon, concept_table
+from xalign_jax.data.lexicon.subword_pairs import with_pieces
+from xalign_jax.data.store.store import Mixture
+from xalign_jax.data.token_ties import shared_rows
 from xalign_jax.errors import UserError
 
 WORDS = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(10) for j in range(10)]
@@ -89,7 +89,7 @@ def test_long_batches_are_cut_in_pieces_without_a_seam(prepared, monkeypatch):
     feed = WindowFeed(T, Switch(rate=0.5)).build(prepared, MIXED, 500, 7)
     whole = feed.rows(0, slice(0, 500))
     for rows in (7, 250, 499, 500):
-        monkeypatch.setattr(feeds, "_CHUNK", rows * T)
+        monkeypatch.setattr(windows, "_CHUNK", rows * T)
         assert equal(feed.rows(0, slice(0, 500)), whole)
 
 
@@ -167,10 +167,10 @@ def test_every_window_once_in_an_epoch_never_in_two_languages(prepared):
 def test_windows_and_their_offsets_end_with_the_store():
     """A store of N tokens has (N - 1) // T windows of T targets; one of several is given up for offsets."""
     sizes = np.arange(6 * T)
-    room, first = feeds._window_table(sizes, T)
-    windows = np.diff(first)
-    assert first[0] == 0 and windows.tolist() == [max(n - 1, 0) // T - (n > 2 * T) for n in sizes]
-    assert room[windows > 0].tolist() == [min(n - 1 - w * T, T - 1) for n, w in zip(sizes, windows, strict=True) if w]
+    room, first = windows._window_table(sizes, T)
+    count = np.diff(first)
+    assert first[0] == 0 and count.tolist() == [max(n - 1, 0) // T - (n > 2 * T) for n in sizes]
+    assert room[count > 0].tolist() == [min(n - 1 - w * T, T - 1) for n, w in zip(sizes, count, strict=True) if w]
 
 
 def test_languages_have_exact_shares_and_their_own_ids(prepared):

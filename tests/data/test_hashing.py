@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xalign_jax.data.hashing import draw32, hash64, permute, uniform
+from xalign_jax.data.sampling.hashing import draw32, hash64, permute, uniform
 
 
 def test_hash_broadcasts_and_depends_on_order_and_values():

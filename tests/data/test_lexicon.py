@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from fakes import FakeTokenizer, make_store
 
-from xalign_jax.data.codeswitch import build_table
-from xalign_jax.data.entries import REASONS
-from xalign_jax.data.lexicon import Lexicon, build_lexicon
+from xalign_jax.data.feeds.codeswitch import build_table
+from xalign_jax.data.lexicon.entries import REASONS
+from xalign_jax.data.lexicon.lexicon import Lexicon, build_lexicon
 from xalign_jax.errors import UserError
 
 WORDS = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(8) for j in range(10)]

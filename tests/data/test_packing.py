@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xalign_jax.data.packing import pack
+from xalign_jax.data.feeds.packing import pack
 
 
 def plain_first_fit(sizes: np.ndarray, length: int, slots: int) -> list[tuple[int, int, tuple[int, ...]]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xalign_jax.data import piece_pairs
-from xalign_jax.data.lexicon import Word, concept_table
-from xalign_jax.data.piece_pairs import with_pieces
+from xalign_jax.data.lexicon import subword_pairs
+from xalign_jax.data.lexicon.lexicon import Word, concept_table
+from xalign_jax.data.lexicon.subword_pairs import with_pieces
 
 CLONE = 100
 
@@ -30,7 +30,7 @@ def pieces(table, known):
 
 
 def test_links_are_all_pairs_of_pieces_each_at_a_place_of_its_own():
-    links = piece_pairs._links(lexicon([(0, [1, 2]), (1, [11])], [(0, [3]), (1, [12, 13, 14])]), 1)
+    links = subword_pairs._links(lexicon([(0, [1, 2]), (1, [11])], [(0, [3]), (1, [12, 13, 14])]), 1)
     expected = {
         "source": [1, 2, 3, 3, 3],
         "target": [11, 11, 12, 13, 14],

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xalign_jax.data import inspect, store
-from xalign_jax.data import prepared as data
-from xalign_jax.data.facts import Facts
-from xalign_jax.data.feeds import Switch, WindowFeed, WordFeed
-from xalign_jax.data.lexicon import Lexicon
-from xalign_jax.data.store import Mixture
-from xalign_jax.data.vocabulary import Vocabulary
+from xalign_jax.data import corpus as data
+from xalign_jax.data import preview
+from xalign_jax.data.feeds.windows import Switch, WindowFeed, WordFeed
+from xalign_jax.data.lexicon.facts import Facts
+from xalign_jax.data.lexicon.lexicon import Lexicon
+from xalign_jax.data.store import store
+from xalign_jax.data.store.store import Mixture
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 
 NOUNS = [
@@ -138,10 +139,10 @@ def test_facts_that_take_more_words_than_there_are_say_what_to_do(prepared):
 
 def test_stats_add_up_and_name_tasks_in_full(prepared):
     loaded, mixture = prepared
-    shown = inspect.texts(loaded)
+    shown = preview.texts(loaded)
     assert shown[2].startswith(f"{mixture.tasks[0]} train       en ") and len({len(line) for line in shown[1:]}) == 1
-    assert inspect.words(loaded) == ["dictionary: 18 of 24 entries are trained on and 6 held out"]
-    (line,) = inspect.coverage(loaded)
+    assert preview.words(loaded) == ["dictionary: 18 of 24 entries are trained on and 6 held out"]
+    (line,) = preview.coverage(loaded)
     assert line.startswith("coverage of running words (training text of en): ")
 
 
@@ -159,6 +160,6 @@ def test_a_preview_shows_switched_words_whole(prepared):
     segments = np.where(np.arange(len(read)) < len(read) - 1, 1, 0)
     weights[-2:] = 0
     batch = {"tokens": read, "targets": predicted, "weights": weights, "segment_ids": segments, "language": 0}
-    shown = inspect.preview("s", {name: np.array([values]) for name, values in batch.items()}, ("en",), loaded)
+    shown = preview.preview("s", {name: np.array([values]) for name, values in batch.items()}, ("en",), loaded)
     first = [t.decode(ids[:1]) for ids in (tree, sees)]
     assert f"  0 [en] the [garden ← {first[0]}] [window ← {first[1]}] sees the" in shown

@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from xalign_jax.data.rates import BLOCK, Blocks, block_counts, member_rates
-from xalign_jax.data.store import Mixture
+from xalign_jax.data.sampling.mixing import BLOCK, Blocks, block_counts, member_rates
+from xalign_jax.data.store.store import Mixture
 from xalign_jax.errors import UserError
 
 TOKENS = {"en": 8000, "en_clone": 8000, "de": 1000, "facts": 50}

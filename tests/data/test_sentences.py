@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from fakes import FakeTokenizer, checksum, make_store
 
-from xalign_jax.data import inspect, packing
-from xalign_jax.data.examples import Pairs, Pieces
-from xalign_jax.data.prepared import Prepared
-from xalign_jax.data.sentences import ContrastFeed, TextFeed, TranslationFeed
-from xalign_jax.data.store import Mixture
+from xalign_jax.data import preview
+from xalign_jax.data.corpus import Prepared
+from xalign_jax.data.feeds import packing
+from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
+from xalign_jax.data.feeds.pairs import Pairs, Pieces
+from xalign_jax.data.store.store import Mixture
 from xalign_jax.errors import UserError
 
 EOS, BOS = 1, 3
@@ -234,7 +235,7 @@ def test_what_has_no_translation_is_left_out_and_reported(prepared):
     assert used == {"documents": 299 + 299 + 200, "empty": 1, "without translation": 40}
     english = TranslationFeed(T, S, 30).build(prepared, Mixture(("a",), languages=("de", "fr")), 4, 0)
     assert english.report["documents"] == 100 + 200 and english.languages == ("de", "fr")
-    shown = "\n".join(inspect.packing({"tlm": feed}))
+    shown = "\n".join(preview.packing({"tlm": feed}))
     assert "stream tlm: documents 798, empty 1, without translation 40, rows a block" in shown
 
 
@@ -276,7 +277,7 @@ def test_without_a_bos_there_is_none(prepared, monkeypatch):
 @pytest.mark.parametrize("config", FEEDS)
 def test_previews_name_the_languages(prepared, config):
     feed = config.build(prepared, MIXTURE, 4, 0)
-    text = inspect.preview("s", feed.rows(0, slice(None)), feed.languages, prepared)
+    text = preview.preview("s", feed.rows(0, slice(None)), feed.languages, prepared)
     assert "  0.0: [" in text and ("||" in text) == isinstance(config, ContrastFeed)
 
 

@@ -6,9 +6,10 @@ import struct
 import numpy as np
 import pytest
 
-from xalign_jax.data import catalogs, dictionaries, documentation, sources
-from xalign_jax.data.filenames import named_languages
-from xalign_jax.data.sources import AlignedLines, Document, JsonLines, MultiwayTsv, Split, TextFiles, parse_name
+from xalign_jax.data.lexicon import files as dictionaries
+from xalign_jax.data.lexicon.filenames import named_languages
+from xalign_jax.data.text import catalogs, docstrings, files
+from xalign_jax.data.text.files import AlignedLines, Document, JsonLines, MultiwayTsv, Split, TextFiles, parse_name
 from xalign_jax.errors import UserError
 
 
@@ -156,10 +157,10 @@ def test_spelled_names_resolve_paths(tmp_path, monkeypatch):
 def test_fingerprints_and_stamps_follow_the_file(tmp_path):
     source = TextFiles((("en", write(tmp_path / "a.txt", "one")),))
     before, stamps = source.fingerprint(), source.stamps()
-    assert all(map(sources.is_current, stamps))
+    assert all(map(files.is_current, stamps))
     write(tmp_path / "a.txt", "two more")
     assert source.fingerprint() != before
-    assert not all(map(sources.is_current, stamps))
+    assert not all(map(files.is_current, stamps))
 
 
 def test_split_is_by_group_and_no_text_is_in_both():
@@ -315,7 +316,7 @@ def test_missing_packages_are_named(monkeypatch):
     with pytest.raises(UserError, match=r"xalign_jax\[demo\]"):
         catalogs._documents.__wrapped__("django")
     with pytest.raises(UserError, match=r"pip install numpy"):
-        documentation._documents.__wrapped__(("numpy",))
+        docstrings._documents.__wrapped__(("numpy",))
 
 
 DOCSTRING = """Return the sum of all the elements in an array.
@@ -346,7 +347,7 @@ DOCSTRING = """Return the sum of all the elements in an array.
 
 
 def test_prose_keeps_running_text():
-    assert documentation.prose(DOCSTRING) == [
+    assert docstrings.prose(DOCSTRING) == [
         "Return the sum of all the elements in an array.",
         "This function is like numpy.sum, but it is much slower. See jax.numpy.sum for the faster one.",
         "The axis along which the elements of the array are summed.",
@@ -355,7 +356,7 @@ def test_prose_keeps_running_text():
 
 
 def test_documentation_is_deduplicated():
-    documents = list(documentation.Documentation(("optax",)).documents())
+    documents = list(docstrings.Documentation(("optax",)).documents())
     paragraphs = [line.casefold() for d in documents for line in d.text.split("\n")]
     assert len(documents) > 100
     assert len(paragraphs) == len(set(paragraphs))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from commands import python
 
-from xalign_jax.data import store
-from xalign_jax.data.cache import make
-from xalign_jax.data.preparation import _Writer, split_notes
-from xalign_jax.data.sources import JsonLines
-from xalign_jax.data.store import Mixture, Vocabulary, open_stores, open_tokenizer, prepare, store_info
+from xalign_jax.data.store import store
+from xalign_jax.data.store.cache import make
+from xalign_jax.data.store.prepare import _Writer, split_notes
+from xalign_jax.data.store.store import Mixture, Vocabulary, open_stores, open_tokenizer, prepare, store_info
+from xalign_jax.data.text.files import JsonLines
 from xalign_jax.errors import RunError, UserError
 
 BYTES = Vocabulary(kind="bytes")
@@ -123,7 +123,7 @@ def test_a_changed_file_is_seen(cache, tsv, tmp_path):
 
 
 def store_stamp(path):
-    from xalign_jax.data.sources import stamp_file
+    from xalign_jax.data.text.files import stamp_file
 
     return stamp_file(str(path))
 
@@ -223,11 +223,11 @@ WITHOUT = "sys.exit(any(m in sys.modules for m in ('tensorflow', 'seqio', 'torch
 
 
 def test_reading_loads_no_tensorflow():
-    assert python("-c", f"import sys, xalign_jax.data.store; {WITHOUT}").returncode == 0
+    assert python("-c", f"import sys, xalign_jax.data.store.store; {WITHOUT}").returncode == 0
 
 
 def test_preparing_files_loads_no_tensorflow(tsv, tmp_path):
     request = {"vocabulary": {"kind": "bytes"}, "tasks": [tsv], "modules": [], "cache": str(tmp_path)}
-    code = f"import json, sys; from xalign_jax.data.preparation import main; main(json.dumps({request})); {WITHOUT}"
+    code = f"import json, sys; from xalign_jax.data.store.prepare import main; main(json.dumps({request})); {WITHOUT}"
     assert python("-c", code).returncode == 0
     assert len(open_stores(BYTES, tsv, tmp_path)["train"]["de"].tokens)

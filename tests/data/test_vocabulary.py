@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from xalign_jax.data.pieces import Bytes, Ids, SentencePieces, load_pieces, train_sentencepiece
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
+from xalign_jax.data.tokens.backends import Bytes, Ids, SentencePieces, load_pieces, train_sentencepiece
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
 from xalign_jax.errors import UserError
 
 SENTENCE = "she walked home the tree stands alone near a quiet river and nobody said Don't stop"

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xalign_jax.data.pieces import Bytes
-from xalign_jax.data.store import Store
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.store.store import Store
+from xalign_jax.data.tokens.backends import Bytes
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 
 
 class Bigram:

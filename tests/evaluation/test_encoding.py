@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation import encoding
+from xalign_jax.evaluation import encode
 
 SEQUENCES = [np.arange(10, 10 + n, dtype=np.int32) for n in (3, 1, 7, 5, 2)]
 
@@ -24,15 +24,15 @@ def bigram(toy, tokenizer):
 
 def test_windows_may_be_as_long_as_the_model_and_no_longer():
     model = types.SimpleNamespace(max_length=64)
-    encoding.require_length(model, "Probe", 64)
+    encode.require_length(model, "Probe", 64)
     with pytest.raises(UserError, match=r"Probe\.length = 65: longer than the model's max_length = 64"):
-        encoding.require_length(model, "Probe", 65)
+        encode.require_length(model, "Probe", 65)
 
 
 @pytest.mark.parametrize(("total", "expected"), [(5, [2, 2, 1]), (4, [2, 2]), (1, [1])])
 def test_batches_have_one_shape_and_say_how_many_rows_are_real(total, expected):
     arrays = {"a": np.arange(total), "b": np.arange(total) * 10}
-    found = list(encoding.batches(arrays, 2, "test"))
+    found = list(encode.batches(arrays, 2, "test"))
     assert [real for _, real in found] == expected
     assert all(len(cut["a"]) == 2 and (cut["b"] == 10 * cut["a"]).all() for cut, _ in found)
     assert np.concatenate([cut["a"][:real] for cut, real in found]).tolist() == list(range(total))
@@ -40,28 +40,28 @@ def test_batches_have_one_shape_and_say_how_many_rows_are_real(total, expected):
 
 
 def test_sequences_are_padded_and_cut():
-    found = encoding.padded(SEQUENCES[:3], 4)
+    found = encode.padded(SEQUENCES[:3], 4)
     assert found["tokens"].tolist() == [[10, 11, 12, 0], [10, 0, 0, 0], [10, 11, 12, 13]]
     assert found["segment_ids"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
     assert found["positions"].tolist() == [[0, 1, 2, 3]] * 3
     assert all(array.dtype == np.int32 for array in found.values())
-    assert encoding.padded([], 4)["tokens"].shape == (0, 4)
+    assert encode.padded([], 4)["tokens"].shape == (0, 4)
 
 
 def test_pooled_states_and_head_rows_are_means_over_a_sequences_tokens(bigram):
     model, params, states, head = bigram
     cut = [sequence[:6] for sequence in SEQUENCES]
     expected = np.stack([[level[ids].mean(0) for ids in cut] for level in states])
-    np.testing.assert_allclose(encoding.pool(model, params, SEQUENCES, 6, 2, "test"), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(encode.pool(model, params, SEQUENCES, 6, 2, "test"), expected, rtol=1e-5, atol=1e-6)
     expected = np.stack([head[ids].mean(0) for ids in cut])
-    np.testing.assert_allclose(encoding.pool_head(model, params, SEQUENCES, 6, 2), expected, rtol=1e-5, atol=1e-6)
-    empty = encoding.pool(model, params, [SEQUENCES[0][:0]], 6, 2, "test")
+    np.testing.assert_allclose(encode.pool_head(model, params, SEQUENCES, 6, 2), expected, rtol=1e-5, atol=1e-6)
+    empty = encode.pool(model, params, [SEQUENCES[0][:0]], 6, 2, "test")
     assert not empty.any()
 
 
 def test_sentence_vectors_of_a_causal_model_are_means_and_first_tokens(bigram, tokenizer):
     model, params, states, _ = bigram
-    found = encoding.sentence_vectors(model, params, tokenizer, SEQUENCES, 6, 2, "test")
+    found = encode.sentence_vectors(model, params, tokenizer, SEQUENCES, 6, 2, "test")
     expected = np.stack([[level[ids[:6]].mean(0) for ids in SEQUENCES] for level in states])
     np.testing.assert_allclose(found["mean"], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["first"], np.stack([level[[10] * 5] for level in states]), rtol=1e-6)
@@ -69,20 +69,20 @@ def test_sentence_vectors_of_a_causal_model_are_means_and_first_tokens(bigram, t
 
 def test_a_language_mean_is_over_tokens_and_not_over_windows(bigram):
     model, params, states, _ = bigram
-    windows = encoding.padded(SEQUENCES, 8) | {"targets": np.zeros((5, 8), np.int32)}
+    windows = encode.padded(SEQUENCES, 8) | {"targets": np.zeros((5, 8), np.int32)}
     expected = states[:, np.concatenate(SEQUENCES)].mean(1)
-    found = encoding.language_means(model, params, windows, 2)
+    found = encode.language_means(model, params, windows, 2)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert found.dtype == np.float32
 
 
 def test_scores_are_of_every_row_whatever_the_batch(bigram, monkeypatch):
     model, params, states, head = bigram
-    monkeypatch.setattr(encoding, "LOGITS_AT_ONCE", 3 * model.vocabulary_size)
-    arrays = encoding.padded(SEQUENCES, 8)
+    monkeypatch.setattr(encode, "LOGITS_AT_ONCE", 3 * model.vocabulary_size)
+    arrays = encode.padded(SEQUENCES, 8)
     arrays["targets"] = np.roll(arrays["tokens"], -1, axis=1)
     some = np.arange(model.vocabulary_size) % 3 == 0
-    nll, log_mass = encoding.score(model, params, arrays, some, 2, "test")
+    nll, log_mass = encode.score(model, params, arrays, some, 2, "test")
     logits = states[2][arrays["tokens"]] @ head.T
     everything = np.log(np.exp(logits).sum(-1))
     at_target = np.take_along_axis(logits, arrays["targets"][..., None], 2)[..., 0]
@@ -93,5 +93,5 @@ def test_scores_are_of_every_row_whatever_the_batch(bigram, monkeypatch):
 def test_the_nearest_is_by_angle_and_the_first_of_equals():
     queries = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
     candidates = np.array([[5.0, 5.0], [0.1, 0.0], [0.0, 1.0], [0.0, 3.0]])
-    assert encoding.nearest(queries, candidates).tolist() == [1, 2, 0]
-    np.testing.assert_allclose(encoding.unit(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0.0, 0.0]])
+    assert encode.nearest(queries, candidates).tolist() == [1, 2, 0]
+    np.testing.assert_allclose(encode.unit(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0.0, 0.0]])

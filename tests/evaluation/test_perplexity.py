@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation import ForeignMass, Perplexity
-from xalign_jax.evaluation.windows import consecutive
+from xalign_jax.evaluation.inputs.windows import consecutive
+from xalign_jax.evaluation.probes import ForeignMass, Perplexity
 
 TEXT = [[*range(10, 30), 1], [*range(40, 45), 1], [*range(60, 90), 1]]
 

@@ -12,10 +12,10 @@ import pytest
 from commands import python
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation import plots
-from xalign_jax.evaluation.encoding import row
-from xalign_jax.evaluation.report import compare, report
-from xalign_jax.evaluation.tables import Arm, Key, Run, keys_of
+from xalign_jax.evaluation.encode import row
+from xalign_jax.reports import plots
+from xalign_jax.reports.report import compare, report
+from xalign_jax.reports.tables import Arm, Key, Run, keys_of
 
 PPL = {"joint": (73.2, 112.6), "prealign": (75.9, 97.7), "kept": (76.3, 94.3)}
 WORDS = {"joint": 0.005, "prealign": 0.31, "kept": 1.0}
@@ -199,7 +199,7 @@ def test_report_before_any_probe(runs):
 
 
 def test_reports_import_matplotlib_only_to_draw():
-    code = "import sys, xalign_jax.evaluation.report; print('matplotlib' in sys.modules)"
+    code = "import sys, xalign_jax.reports.report; print('matplotlib' in sys.modules)"
     done = python("-c", code)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 

@@ -13,15 +13,15 @@ from test_report import write_run
 from test_retrieval import _lexicon
 from test_similarity import _facts, _tables, _text
 
-from xalign_jax import evaluation
-from xalign_jax.evaluation.report import compare, report
+from xalign_jax.evaluation import probes as all_probes
 from xalign_jax.recipe import as_json
-from xalign_jax.runtime.logging import RESULT_KEYS, write_results
+from xalign_jax.reports.report import compare, report
+from xalign_jax.runtime.logs import RESULT_KEYS, write_results
 from xalign_jax.runtime.records import read_results
-from xalign_jax.training import directory
-from xalign_jax.training.loop import run_probes
+from xalign_jax.training import run_directory
+from xalign_jax.training.train import run_probes
 
-PROBES = [name for name in evaluation.__all__ if hasattr(getattr(evaluation, name), "rows")]
+PROBES = [name for name in all_probes.__all__ if hasattr(getattr(all_probes, name), "rows")]
 
 
 def strict(path):
@@ -34,7 +34,7 @@ def strict(path):
 
 
 def probe(name: str, **settings):
-    cls = getattr(evaluation, name)
+    cls = getattr(all_probes, name)
     length = {"length": 16} if "length" in {field.name for field in dataclasses.fields(cls)} else {}
     return cls(**length | settings)
 
@@ -53,7 +53,7 @@ def measured(toy, tokenizer, probes, scale: float = 1.0, texts: int = 60):
 def test_every_probe_writes_strict_json(toy, tokenizer, tmp_path, name, scale):
     """Also where the loss is so large that its exponential is no number, or the model is broken."""
     rows = measured(toy, tokenizer, [probe(name)], scale)
-    directory.add_results(tmp_path, rows, "pretrain", 10, 0)
+    run_directory.add_results(tmp_path, rows, "pretrain", 10, 0)
     found = strict(tmp_path / "results.json")
     assert found and {tuple(row) for row in found} == {RESULT_KEYS}
     for row in found:
@@ -65,14 +65,14 @@ def test_every_probe_writes_strict_json(toy, tokenizer, tmp_path, name, scale):
 
 def test_what_is_not_finite_says_what_it_was(tmp_path, toy, tokenizer):
     rows = measured(toy, tokenizer, [probe("Perplexity")], 1e4)
-    directory.add_results(tmp_path, rows, "pretrain", 10, 0)
+    run_directory.add_results(tmp_path, rows, "pretrain", 10, 0)
     perplexity = [row for row in strict(tmp_path / "results.json") if row["metric"] == "perplexity"]
     assert {(row["value"], row["reason"]) for row in perplexity} == {(None, "not finite: inf")}
 
 
 def test_rows_of_other_settings_and_data_stand_beside_each_other(tmp_path, toy, tokenizer):
     def add(windows: int, texts: int) -> list[dict]:
-        directory.add_results(
+        run_directory.add_results(
             tmp_path, measured(toy, tokenizer, [probe("Perplexity", windows=windows)], texts=texts), "pretrain", 10, 0
         )
         return read_results(tmp_path)
@@ -94,7 +94,7 @@ def test_the_place_of_a_file_is_no_condition_and_its_contents_are(tmp_path, toy,
         (tmp_path / name).write_text(text)
         files = {"en": str(tmp_path / name), "en_clone": str(tmp_path / name)}
         rows = measured(toy, tokenizer, [probe("HiddenCosine", files=files)])
-        directory.add_results(tmp_path, rows, "pretrain", 10, 0)
+        run_directory.add_results(tmp_path, rows, "pretrain", 10, 0)
         return len(read_results(tmp_path))
 
     count = add("a.txt", "one\ntwo\n")
@@ -117,12 +117,12 @@ def test_a_stage_has_been_probed_when_its_own_probes_have_run(tmp_path):
     stage = types.SimpleNamespace(name="pretrain", probes=(probe("Perplexity"), probe("Knowledge")))
     about = {"stage": "pretrain", "step": 10, "value": 1.0, "n": 1}
     write_results(tmp_path, [about | {"settings": as_json(probe("Perplexity", windows=3))}])
-    assert not directory.has_results(tmp_path, stage, 10)  # of `xalign evaluate`
+    assert not run_directory.has_results(tmp_path, stage, 10)  # of `xalign evaluate`
     write_results(tmp_path, [about | {"settings": as_json(probe("Perplexity"))}])
-    assert directory.has_results(tmp_path, stage, 10)
-    assert not directory.has_results(tmp_path, stage, 20)
+    assert run_directory.has_results(tmp_path, stage, 10)
+    assert not run_directory.has_results(tmp_path, stage, 20)
     write_results(tmp_path, [about])
-    assert directory.has_results(tmp_path, stage, 10)  # written before settings were
+    assert run_directory.has_results(tmp_path, stage, 10)  # written before settings were
 
 
 def _evaluated(folder, **changes):

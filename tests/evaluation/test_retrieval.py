@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation import SentenceRetrieval, WordRetrieval
+from xalign_jax.evaluation.probes import SentenceRetrieval, WordRetrieval
 
 CONCEPTS = 40
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation import SentenceRetrieval, sentence_retrieval
-from xalign_jax.evaluation.encoding import padded, ratio_margin, sentence_vectors
-from xalign_jax.evaluation.ngrams import ngram_cosines
-from xalign_jax.evaluation.parallel import sentences
-from xalign_jax.objectives.sentences import sentence_vectors as objective_vectors
+from xalign_jax.evaluation.encode import padded, ratio_margin, sentence_vectors
+from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
+from xalign_jax.evaluation.inputs.parallel_text import sentences
+from xalign_jax.evaluation.probes import SentenceRetrieval, sentence_retrieval
+from xalign_jax.objectives.parts.sentences import sentence_vectors as objective_vectors
 
 WIDTH = 16
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from xalign_jax import config
-from xalign_jax import evaluation as probes
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation import GradientCosine, HiddenCosine, Knowledge, encoding
-from xalign_jax.evaluation.cosine import _token_cosines
-from xalign_jax.evaluation.gradient_cosine import _causal_rows
+from xalign_jax.evaluation import encode, probes
+from xalign_jax.evaluation.probes import GradientCosine, HiddenCosine, Knowledge
+from xalign_jax.evaluation.probes.gradient_cosine import _causal_rows
+from xalign_jax.evaluation.probes.hidden_cosine import _token_cosines
 from xalign_jax.recipe import Evaluation
 
 
@@ -99,7 +99,7 @@ def test_cosines_of_sentences_by_hand_and_files_pass_the_check(toy, tokenizer, t
         each.check(model, prepared)
     rows = probe.rows(model, params, prepared, 0)
     sides = [np.stack([table[ids].mean(0) for ids in tokenizer.encode(lines)]) for lines in written.values()]
-    a, b = (encoding.unit(side - side.mean(0)) for side in sides)
+    a, b = (encode.unit(side - side.mean(0)) for side in sides)
     for level in (0, 1):
         same, other = np.sum(a * b, 1).mean(), np.sum(a * np.roll(b, -1, 0), 1).mean()
         for metric, value in (("parallel", same), ("shuffled", other), ("gap", same - other)):
@@ -110,11 +110,11 @@ def test_cosines_of_sentences_by_hand_and_files_pass_the_check(toy, tokenizer, t
 def test_cosines_of_tokens_are_over_the_places_that_both_texts_have(toy, tokenizer):
     table = np.random.default_rng(3).normal(size=(tokenizer.size, 16))
     model, params = toy.model(tokenizer.size, 16), toy.params(table, table)
-    a = encoding.padded([np.arange(10, 15), np.arange(20, 22), np.arange(30, 37)], 6)
-    b = encoding.padded([np.arange(40, 44), np.arange(50, 53), np.arange(60, 67)], 6)
+    a = encode.padded([np.arange(10, 15), np.arange(20, 22), np.arange(30, 37)], 6)
+    b = encode.padded([np.arange(40, 44), np.arange(50, 53), np.arange(60, 67)], 6)
     means = [np.full((2, 16), value, np.float32) for value in (0.1, -0.2)]
     found, n = _token_cosines(model, params, a, b, tuple(means), 2)
-    x, y = (encoding.unit(table[side["tokens"]] - mean[0]) for side, mean in ((a, means[0]), (b, means[1])))
+    x, y = (encode.unit(table[side["tokens"]] - mean[0]) for side, mean in ((a, means[0]), (b, means[1])))
     both = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [1] * 6]) > 0
     assert n == both.sum()
     np.testing.assert_allclose(found, [np.sum(x * y, -1)[both].mean()] * 2, atol=1e-5)

@@ -9,10 +9,10 @@ import shutil
 import pytest
 from commands import xalign
 
-from xalign_jax.data.pieces import Bytes
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.backends import Bytes
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.interop.importing import import_model
-from xalign_jax.interop.tokenizers import write_tokenizers
+from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 from xalign_jax.runtime.sharding import make_mesh
 
 SETTINGS = dict(

@@ -8,17 +8,18 @@ import shutil
 import numpy as np
 import pytest
 
-from xalign_jax.data.pieces import Bytes
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.backends import Bytes
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.interop import architectures, exporting
+from xalign_jax.interop import exporting
+from xalign_jax.interop.architectures import table
 from xalign_jax.interop.exporting import export_model
 from xalign_jax.interop.importing import flat, import_model
 from xalign_jax.interop.settings import Settings
-from xalign_jax.interop.tokenizers import write_tokenizers
+from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 from xalign_jax.interop.verify import Missing, verify
-from xalign_jax.models.functional import build
-from xalign_jax.runtime.logging import write_results
+from xalign_jax.models.model import build
+from xalign_jax.runtime.logs import write_results
 from xalign_jax.runtime.restore import restore_model
 from xalign_jax.runtime.sharding import make_mesh
 
@@ -112,7 +113,7 @@ def save(name: str, folder, **changes):
 
 def ours(model_dir, mesh=(1, -1, 1)):
     about = json.loads((model_dir / "environment.json").read_text())["recipe"]["model"]
-    model = build(architectures.config_from_json(about), V)
+    model = build(table.config_from_json(about), V)
     return model, restore_model(model_dir, None, model, make_mesh(mesh))[1]
 
 
@@ -217,7 +218,7 @@ def test_settings_that_say_nothing_of_the_computation_and_defaults_of_theirs(goo
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gpt_neox"])
 def test_a_length_that_is_not_given_is_what_transformers_takes(kind, tmp_path):
-    architecture = architectures.of_model_type(kind, tmp_path)
+    architecture = table.of_model_type(kind, tmp_path)
     default = transformers.AutoConfig.for_model(kind)
     values = {k: v for k, v in default.to_dict().items() if k != "max_position_embeddings"}
     found = architecture.read(Settings(tmp_path / "config.json", values | {"hidden_act": "silu"}), frozenset())
@@ -397,6 +398,6 @@ def test_a_tokenizer_that_reads_otherwise_is_found_and_named(good, tmp_path):
 
 
 def test_a_decoder_that_transformers_lacks_is_refused():
-    odd = architectures.llama.Llama(layers=2, width=8, heads=2, kv_heads=1, mlp_width=8, output_bias=True)
+    odd = table.llama.Llama(layers=2, width=8, heads=2, kv_heads=1, mlp_width=8, output_bias=True)
     with pytest.raises(UserError, match="transformers has no model with"):
-        architectures.of_config(odd).write(odd, V, {})
+        table.of_config(odd).write(odd, V, {})

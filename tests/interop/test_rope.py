@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from xalign_jax.errors import UserError
+from xalign_jax.interop.architectures.rope import read_longest, read_rope, write_longest, write_rope
 from xalign_jax.interop.mapping import Settings
-from xalign_jax.interop.rope import read_longest, read_rope, write_longest, write_rope
 from xalign_jax.models.rotary import RopeScaling
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 512}

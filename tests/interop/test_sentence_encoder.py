@@ -8,18 +8,18 @@ import jax
 import numpy as np
 import pytest
 
-from xalign_jax.data.pieces import SentencePieces, train_sentencepiece
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encoding import sentence_vectors
+from xalign_jax.evaluation.encode import sentence_vectors
 from xalign_jax.interop.exporting import export_model
 from xalign_jax.interop.sentence_encoder import SentenceEncoder
 from xalign_jax.models.bert import Bert
-from xalign_jax.models.functional import build
 from xalign_jax.models.llama import Llama
+from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.recipe import as_json
-from xalign_jax.runtime.checkpoint import Checkpoints
+from xalign_jax.runtime.checkpoints import Checkpoints
 from xalign_jax.runtime.sharding import make_mesh
 
 TEXTS = ["the cat sees the dog", "a house", "", "a dog and a cat and a dog and a cat and a dog and a cat in a house"]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from xalign_jax.data.pieces import Bytes, HuggingFacePieces, Ids, SentencePieces, train_sentencepiece
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.backends import Bytes, HuggingFacePieces, Ids, SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
-from xalign_jax.interop.tokenizers import renumbered, write_tokenizers
+from xalign_jax.interop.tokenizers.tokenizers import renumbered, write_tokenizers
 
 transformers = pytest.importorskip("transformers")
 

@@ -6,8 +6,8 @@ import io
 
 import sentencepiece
 
-from xalign_jax.data.pieces import SentencePieces
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.backends import SentencePieces
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 
 USER, CONTROL = ("<sep>", "<ent>", "GNOME", "->"), ("<ctl>",)
 LINES = ["click Files -> Open in GNOME", "the cats sleep and the GNOME <ent> sleeps", "a clip, a cliff -> open it"] * 40

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xalign_jax.models.functional import build
+from xalign_jax.models.model import build
 
 V = 40
 LENGTHS = (5, 9, 14)  # rising: transformers' dynamic scaling keeps the longest length it saw

@@ -8,7 +8,7 @@ import pytest
 
 from xalign_jax.errors import UserError
 from xalign_jax.models.bert import Bert
-from xalign_jax.models.functional import build
+from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 
 V, LENGTH = 40, 12

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.models.functional import build
 from xalign_jax.models.gpt_neox import GPTNeoX
+from xalign_jax.models.model import build
 from xalign_jax.models.rotary import RopeScaling
 
 V, LAYERS, WIDTH, HIDDEN = 40, 2, 24, 20

@@ -22,9 +22,9 @@ from models.hugging_face import (
 
 from xalign_jax.errors import UserError
 from xalign_jax.models.bert import Bert
-from xalign_jax.models.functional import build
 from xalign_jax.models.gpt_neox import GPTNeoX
 from xalign_jax.models.llama import Llama
+from xalign_jax.models.model import build
 from xalign_jax.models.rotary import RopeScaling
 from xalign_jax.models.xlm_roberta import XLMRoberta
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.models.functional import build
 from xalign_jax.models.llama import Llama
+from xalign_jax.models.model import build
 
 V, LAYERS = 40, 3
 GIN = Path(__file__).parents[2] / "gin" / "models"

@@ -51,7 +51,8 @@ def test_each_expression_has_its_mutants_and_messages_and_names_have_none():
 
 
 @pytest.mark.parametrize(
-    "path", ["xalign_jax/objectives/contrast.py", "xalign_jax/data/codeswitch.py", "tests/mutation/mutants.py"]
+    "path",
+    ["xalign_jax/objectives/parts/contrast.py", "xalign_jax/data/feeds/codeswitch.py", "tests/mutation/mutants.py"],
 )
 def test_mutants_are_programs_and_differ_from_the_original(path):
     source = (ROOT / path).read_bytes()
@@ -62,7 +63,7 @@ def test_mutants_are_programs_and_differ_from_the_original(path):
 
 
 def test_the_draw_is_a_function_of_the_seed_and_a_line_narrows_it():
-    path = "xalign_jax/objectives/queue.py"
+    path = "xalign_jax/objectives/parts/queue.py"
     assert drawn([path], 5, 1) == drawn([path], 5, 1) != drawn([path], 5, 2)
     (first, *_) = drawn([path], 99, 0)
     assert {mutant.line for _, mutant in drawn([f"{path}:{first[1].line}"], 99, 0)} == {first[1].line}

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from xalign_jax.models.functional import build
 from xalign_jax.models.llama import Llama
+from xalign_jax.models.model import build
 from xalign_jax.runtime.sharding import global_batch, make_mesh, parameter_shardings
 
 V, LAYERS = 64, 2

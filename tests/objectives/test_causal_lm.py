@@ -9,7 +9,7 @@ import pytest
 from objective_cases import LAYERS, V, assert_same_on_eight_devices, lm_batch, loss_of, small_model
 
 from xalign_jax.errors import UserError
-from xalign_jax.models.functional import build
+from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.causal_lm import CausalLM
 

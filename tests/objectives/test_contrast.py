@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xalign_jax.objectives import contrast
-from xalign_jax.objectives.contrast import Ids, infonce
-from xalign_jax.objectives.primitives import l2_normalize
+from xalign_jax.objectives.parts import contrast
+from xalign_jax.objectives.parts.contrast import Ids, infonce
+from xalign_jax.objectives.parts.primitives import l2_normalize
 from xalign_jax.runtime.sharding import BATCH, make_mesh
 
 TAU = 0.2

@@ -9,11 +9,11 @@ import pytest
 from objective_cases import LAYERS, V, assert_same_on_eight_devices, loss_of, small_model
 
 from xalign_jax.errors import UserError
-from xalign_jax.models.functional import build
+from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives import masked_lm
 from xalign_jax.objectives.masked_lm import MaskedLM
-from xalign_jax.objectives.masking import Corruption, corrupt
+from xalign_jax.objectives.parts.corruption import Corruption, corrupt
 from xalign_jax.runtime.sharding import make_mesh
 
 SPECIAL = np.arange(V) < 5

@@ -12,12 +12,12 @@ import pytest
 from objective_cases import loss_of, small_model
 
 from xalign_jax.errors import UserError
-from xalign_jax.models.functional import build
+from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
-from xalign_jax.objectives import queue as ring
-from xalign_jax.objectives.masking import Corruption
-from xalign_jax.objectives.momentum import ConstantMomentum, LinearMomentum, PowerMomentum
-from xalign_jax.objectives.sentences import sentence_vectors, side, swapped
+from xalign_jax.objectives.parts import queue as ring
+from xalign_jax.objectives.parts.corruption import Corruption
+from xalign_jax.objectives.parts.momentum import ConstantMomentum, LinearMomentum, PowerMomentum
+from xalign_jax.objectives.parts.sentences import sentence_vectors, side, swapped
 from xalign_jax.objectives.translation_ranking import TranslationRanking
 from xalign_jax.objectives.xlco import XlCo
 

@@ -12,9 +12,9 @@ import jax
 from etils import epath
 
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.runtime import distributed, failures, lock
-from xalign_jax.runtime.preemption import StopNotice
-from xalign_jax.runtime.watchdog import Watchdog
+from xalign_jax.runtime.cluster import distributed, failures, lock
+from xalign_jax.runtime.cluster.preemption import StopNotice
+from xalign_jax.runtime.cluster.watchdog import Watchdog
 
 
 def agree(own: int, directory: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from xalign_jax.runtime import sharding
-from xalign_jax.runtime.checkpoint import SLICE_BYTES, Checkpoints, abstract
+from xalign_jax.runtime.checkpoints import SLICE_BYTES, Checkpoints, abstract
 from xalign_jax.runtime.checksums import checksums
 
 

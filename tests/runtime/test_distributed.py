@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.runtime import distributed
+from xalign_jax.runtime.cluster import distributed
 
 SLURM = {
     "SLURM_JOB_ID": "77",

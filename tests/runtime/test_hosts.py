@@ -10,7 +10,7 @@ from forks import Fork
 from runtime import hosts
 from waiting import wait_until
 
-from xalign_jax.runtime import failures
+from xalign_jax.runtime.cluster import failures
 
 SECONDS = 60  # from the first end to the last; about 5 on a machine that has nothing else to do
 

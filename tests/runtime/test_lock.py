@@ -16,7 +16,7 @@ from etils import epath
 from waiting import wait_until
 
 from xalign_jax.errors import UserError
-from xalign_jax.runtime import lock
+from xalign_jax.runtime.cluster import lock
 from xalign_jax.runtime.storage import write_atomically
 
 

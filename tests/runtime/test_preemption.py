@@ -15,7 +15,7 @@ import pytest
 from waiting import wait_until
 
 from xalign_jax.errors import RunError
-from xalign_jax.runtime import failures, preemption
+from xalign_jax.runtime.cluster import failures, preemption
 
 
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
@@ -44,7 +44,7 @@ def test_another_thread_trains_without_handlers():
 
 HANGS = """
 import ctypes, sys
-from xalign_jax.runtime import preemption
+from xalign_jax.runtime.cluster import preemption
 with preemption.StopNotice():
     print("ready", flush=True)
     while True:

@@ -9,9 +9,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from xalign_jax.models.bert import Bert
-from xalign_jax.models.functional import build
 from xalign_jax.models.gpt_neox import GPTNeoX
 from xalign_jax.models.llama import Llama
+from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.runtime.sharding import parameter_spec
 

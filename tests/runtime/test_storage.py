@@ -11,7 +11,8 @@ from etils.epath import backend
 from runtime.buckets import Bucket, use_buckets
 
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.runtime import lock, logging, records, storage
+from xalign_jax.runtime import logs, records, storage
+from xalign_jax.runtime.cluster import lock
 
 ROW = {"stage": "align", "step": 3, "probe": "toy", "metric": "sum"}
 
@@ -26,13 +27,13 @@ def bucket(monkeypatch, tmp_path):
 def test_metrics_are_appended_across_restarts(bucket):
     where, before = "gs://bucket/run", "tensorflow" in sys.modules
     directory = storage.model_directory(where)
-    log = logging.MetricsLog(directory, 0)
+    log = logs.MetricsLog(directory, 0)
     for step in (1, 2, 3):
         log.write("align", step, {"loss": 1 / step})
     assert not (bucket / "run" / "metrics.jsonl").exists()
     log.sync()
     log.close()
-    again = logging.MetricsLog(storage.model_directory(where), 2)
+    again = logs.MetricsLog(storage.model_directory(where), 2)
     again.write("align", 3, {"loss": 9.0})
     again.close()
     rows = [json.loads(line) for line in (bucket / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -43,7 +44,7 @@ def test_metrics_are_appended_across_restarts(bucket):
 
 def test_results_lock_and_folders_lie_in_the_bucket(bucket):
     directory = storage.model_directory("gs://bucket/run")
-    logging.write_results(directory, [ROW | {"value": 1.5}])
+    logs.write_results(directory, [ROW | {"value": 1.5}])
     assert records.read_results(directory)[0]["value"] == 1.5
     with lock.hold(directory, print):
         assert (bucket / "run" / "lock.json").is_file()
@@ -55,12 +56,12 @@ def test_results_lock_and_folders_lie_in_the_bucket(bucket):
 
 def test_a_failing_store_leaves_what_was_there(bucket):
     directory = storage.model_directory("gs://bucket/run")
-    logging.write_results(directory, [ROW | {"value": 1}])
+    logs.write_results(directory, [ROW | {"value": 1}])
     Bucket.writes_left = 0
     with pytest.raises(RunError, match=r"gs://bucket/run/results.json could not be written: 503 Service Unavailable"):
-        logging.write_results(directory, [ROW | {"value": 2}])
+        logs.write_results(directory, [ROW | {"value": 2}])
     assert records.read_results(directory)[0]["value"] == 1
-    log = logging.MetricsLog(directory, 0)
+    log = logs.MetricsLog(directory, 0)
     log.write("align", 1, {"loss": 1.0})
     with pytest.raises(RunError, match="could not be written: 503"):
         log.sync()

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))  # `study` is a folder of the repository, not of t
 
 from study import __main__, gap, plots, record, run, tables  # noqa: E402
 from study.experiments import EXPERIMENTS, select  # noqa: E402
-from xalign_jax.data.lexicon import Word, concept_table  # noqa: E402
+from xalign_jax.data.lexicon.lexicon import Word, concept_table  # noqa: E402
 from xalign_jax.errors import UserError  # noqa: E402
 from xalign_jax.recipe import as_json, identity  # noqa: E402
 

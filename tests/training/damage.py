@@ -25,9 +25,10 @@ from training.runs import saved_params
 
 from xalign_jax import config
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.evaluation import report
 from xalign_jax.recipe import Recipe, Runtime
-from xalign_jax.training import directory, evaluate, loop
+from xalign_jax.reports import report
+from xalign_jax.training import evaluate, run_directory
+from xalign_jax.training.train import Run
 
 STEPS = 6
 RUNTIME = Runtime(mesh=(1, 1, -1), log_every=1, checkpoint_every=2, keep_checkpoints=2)  # leaves steps 4 and 6
@@ -48,12 +49,12 @@ def recipe() -> Recipe:
 
 
 def train(model_dir: Path) -> None:
-    loop.Run(recipe(), RUNTIME, model_dir, "toy").train()
+    Run(recipe(), RUNTIME, model_dir, "toy").train()
 
 
 def evaluate_newest(model_dir: Path) -> None:
     (own,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
-    directory.check_config(model_dir, own)
+    run_directory.check_config(model_dir, own)
     evaluate.evaluate(own, RUNTIME, model_dir, recipe().stages[0].probes, None)
 
 

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from forks import Fork
 from training import toy
 
-from xalign_jax.models.functional import build
+from xalign_jax.models.model import build
 
 STEPS = 24
 

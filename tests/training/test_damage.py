@@ -13,10 +13,10 @@ from training import damage, toy
 from training.runs import finish, pair, saved_params
 
 from xalign_jax.errors import UserError
-from xalign_jax.runtime.checkpoint import DAMAGED
-from xalign_jax.runtime.logging import keep_rows
+from xalign_jax.runtime.checkpoints import DAMAGED
+from xalign_jax.runtime.logs import keep_rows
 from xalign_jax.runtime.records import read_environment, read_metrics, read_results
-from xalign_jax.training import directory, evaluate, loop
+from xalign_jax.training import evaluate, run_directory, train
 
 NEWEST = f"checkpoints/{damage.STEPS}"
 
@@ -25,8 +25,8 @@ NEWEST = f"checkpoints/{damage.STEPS}"
 def undisturbed(tmp_path_factory):
     """A finished run with checkpoints of steps 4 and 6."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.plan, "prepare_data", None)
-        patch.setattr(loop.plan, "load_data", None)
+        patch.setattr(train.plan, "prepare_data", None)
+        patch.setattr(train.plan, "load_data", None)
         toy.use_toy_data()
         model_dir = tmp_path_factory.mktemp("damage") / "undisturbed"
         damage.train(model_dir)
@@ -146,7 +146,7 @@ def test_two_processes_leave_out_a_step_that_one_of_them_cannot_read(tmp_path, u
 )
 def test_records_that_are_damaged_are_named_before_any_work(model_dir, monkeypatch, name, contents, said):
     (model_dir / name).write_text(contents)
-    monkeypatch.setattr(loop.Run, "train", None)
+    monkeypatch.setattr(train.Run, "train", None)
     for command in (damage.train, damage.evaluate_newest, damage.compare):
         with pytest.raises(UserError, match=said):
             command(model_dir)
@@ -160,7 +160,7 @@ def test_a_config_that_is_not_the_checkpoints_recipe_is_refused(model_dir):
         damage.evaluate_newest(model_dir)
     longer = damage.recipe()
     longer = dataclasses.replace(longer, stages=(dataclasses.replace(longer.stages[0], steps=9),))
-    directory.check_config(model_dir, longer)  # begun with --extend, and not yet saved
+    run_directory.check_config(model_dir, longer)  # begun with --extend, and not yet saved
 
 
 def test_damaged_rows_of_metrics_are_named(model_dir, capsys):

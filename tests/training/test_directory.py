@@ -13,13 +13,13 @@ import pytest
 from training import toy
 
 from xalign_jax import cli, config
-from xalign_jax.data.lexicon import Lexicon
-from xalign_jax.data.store import Mixture
-from xalign_jax.data.vocabulary import Vocabulary
+from xalign_jax.data.lexicon.lexicon import Lexicon
+from xalign_jax.data.store.store import Mixture
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.sentence_retrieval import SentenceRetrieval
+from xalign_jax.evaluation.probes.sentence_retrieval import SentenceRetrieval
 from xalign_jax.recipe import Recipe, Runtime, identity, located
-from xalign_jax.training import directory, inputs
+from xalign_jax.training import inputs, run_directory
 from xalign_jax.training.optimizers import WarmupConstant, WarmupCosine, WarmupLinear, WarmupStableDecay
 
 PREPARED = SimpleNamespace(tokenizer=toy.ids(), stores={}, lexicon=None, facts=None)
@@ -43,7 +43,7 @@ def with_paths(prefix=""):
 
 
 def describe(model_dir, recipe):
-    directory.describe(model_dir, recipe, Runtime(), "toy", MESH, PREPARED, {})
+    run_directory.describe(model_dir, recipe, Runtime(), "toy", MESH, PREPARED, {})
 
 
 def test_paths_are_absolute_in_what_a_run_writes_and_its_identity_is_as_written(tmp_path, monkeypatch):
@@ -58,10 +58,10 @@ def test_paths_are_absolute_in_what_a_run_writes_and_its_identity_is_as_written(
     monkeypatch.chdir(tmp_path / "elsewhere")
     (read,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
     assert dataclasses.replace(read, modules=()) == with_paths(f"{tmp_path}/")
-    directory.claim(model_dir, with_paths(f"{tmp_path}/"), extend=False)  # the same files, spelled otherwise
-    directory.claim(model_dir, with_paths(), extend=False)  # the same words: a folder that was moved
+    run_directory.claim(model_dir, with_paths(f"{tmp_path}/"), extend=False)  # the same files, spelled otherwise
+    run_directory.claim(model_dir, with_paths(), extend=False)  # the same words: a folder that was moved
     with pytest.raises(UserError, match=r"Recipe\.init_from is .*runs/a' there, .*elsewhere"):
-        directory.claim(model_dir, with_paths("./"), extend=False)
+        run_directory.claim(model_dir, with_paths("./"), extend=False)
     describe(model_dir, with_paths(f"{tmp_path}/"))
     assert json.loads((model_dir / "environment.json").read_text())["identity"] == identity(recipe)
 
@@ -93,18 +93,20 @@ def test_a_stage_is_extended_only_where_its_learning_rate_goes_on(tmp_path, monk
 
     describe(tmp_path, recipe(100))
     known = json.loads((tmp_path / "environment.json").read_text())
-    monkeypatch.setattr(directory, "_known", lambda model_dir: (known, align.steps + done))
+    monkeypatch.setattr(run_directory, "_known", lambda model_dir: (known, align.steps + done))
     if jumps:
         with pytest.raises(UserError, match=rf"^--extend: {type(schedule).__name__} depends on .*WarmupStableDecay"):
-            directory.claim(tmp_path, recipe(200), extend=True)
+            run_directory.claim(tmp_path, recipe(200), extend=True)
     else:
-        directory.claim(tmp_path, recipe(200), extend=True)
+        run_directory.claim(tmp_path, recipe(200), extend=True)
 
 
 def test_a_commit_is_recorded_only_where_the_package_is_tracked(tmp_path):
     """An environment inside a user's repository is not the user's source."""
     source = tmp_path / "venv" / "xalign_jax"
-    shutil.copytree(directory.config.__file__.rpartition("/")[0], source, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        run_directory.config.__file__.rpartition("/")[0], source, ignore=shutil.ignore_patterns("__pycache__")
+    )
 
     def git(*arguments):
         name = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
@@ -130,8 +132,8 @@ def test_a_commit_is_recorded_only_where_the_package_is_tracked(tmp_path):
 def claims(tmp_path, monkeypatch, then, now):
     """Continue a run that read `then`."""
     (tmp_path / "environment.json").write_text(json.dumps({"inputs": then}))
-    monkeypatch.setattr(directory, "_known", lambda model_dir: ({}, 4))
-    return directory.claim_inputs(tmp_path, now)
+    monkeypatch.setattr(run_directory, "_known", lambda model_dir: ({}, 4))
+    return run_directory.claim_inputs(tmp_path, now)
 
 
 def test_a_dictionary_that_changed_is_named(tmp_path, monkeypatch):

@@ -29,15 +29,15 @@ from waiting import wait_until
 
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Runtime
-from xalign_jax.training import evaluate, loop, state
+from xalign_jax.training import evaluate, state, train
 from xalign_jax.training.step import make_step
 
 
 @pytest.fixture(autouse=True)
 def toy_data(monkeypatch):
-    monkeypatch.setattr(loop.plan, "prepare_data", loop.plan.prepare_data)
-    monkeypatch.setattr(loop.plan, "load_data", loop.plan.load_data)
-    monkeypatch.setattr(loop.plan, "blank_data", loop.plan.blank_data)
+    monkeypatch.setattr(train.plan, "prepare_data", train.plan.prepare_data)
+    monkeypatch.setattr(train.plan, "load_data", train.plan.load_data)
+    monkeypatch.setattr(train.plan, "blank_data", train.plan.blank_data)
     toy.use_toy_data()
 
 
@@ -71,7 +71,7 @@ def test_sigterm_and_restart_are_bit_identical(undisturbed, tmp_path):
 
 def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path):
     recipe, runtime, model_dir = toy.infoxlm(1), Runtime(mesh=(8, 1, 1)), tmp_path / "run"
-    loop.Run(recipe, runtime, model_dir, "toy").train()
+    train.Run(recipe, runtime, model_dir, "toy").train()
     saved = saved_params(model_dir, 1)
     assert saved["heads"]["xlco"]["projection"].shape == (32, 32)
     (before,) = json.loads((model_dir / "results.json").read_text())
@@ -79,7 +79,7 @@ def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path):
     after = json.loads((model_dir / "results.json").read_text())
     np.testing.assert_allclose([row["value"] for row in after], before["value"], rtol=1e-6)
     start = dataclasses.replace(recipe, init_from=str(model_dir), seed=5)
-    fresh = loop.Run(start, runtime, tmp_path / "other", "toy")._first_state()
+    fresh = train.Run(start, runtime, tmp_path / "other", "toy")._first_state()
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(fresh.params["model"]), saved["model"])
 
 
@@ -104,7 +104,7 @@ def test_the_compiled_step_gathers_neither_the_queue_nor_logits_against_it(tmp_p
     xlco = dataclasses.replace(xlco, objective=dataclasses.replace(xlco.objective, queue=keys))
     stage = dataclasses.replace(recipe.stages[0], streams=(mlm, tlm, xlco))
     recipe = dataclasses.replace(recipe, stages=(stage,))
-    run = loop.Run(recipe, Runtime(mesh=(4, 2, 1)), tmp_path, "toy")
+    run = train.Run(recipe, Runtime(mesh=(4, 2, 1)), tmp_path, "toy")
     shapes, where = state.shardings(stage, run.model, 0, run.mesh)
     state_in = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
     (planned,) = run.stages
@@ -128,4 +128,4 @@ def test_a_queue_smaller_than_a_step_is_refused(tmp_path):
     xlco = dataclasses.replace(xlco, objective=dataclasses.replace(xlco.objective, queue=16))
     stage = dataclasses.replace(recipe.stages[0], streams=(mlm, tlm, xlco))
     with pytest.raises(UserError, match=r"XlCo.queue = 16: smaller than the 32 keys"):
-        loop.Run(dataclasses.replace(recipe, stages=(stage,)), Runtime(), tmp_path, "toy")
+        train.Run(dataclasses.replace(recipe, stages=(stage,)), Runtime(), tmp_path, "toy")

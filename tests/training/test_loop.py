@@ -31,23 +31,23 @@ from training.runs import (
 from waiting import wait_until
 
 from xalign_jax import config
-from xalign_jax.data.shared_rows import SharedRows
+from xalign_jax.data.token_ties import SharedRows
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.evaluation.perplexity import Perplexity
-from xalign_jax.evaluation.word_retrieval import WordRetrieval
+from xalign_jax.evaluation.probes.perplexity import Perplexity
+from xalign_jax.evaluation.probes.word_retrieval import WordRetrieval
 from xalign_jax.objectives.translation_ranking import TranslationRanking
 from xalign_jax.objectives.word_contrast import WordContrast
 from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Recipe, Runtime
-from xalign_jax.training import loop
+from xalign_jax.training import train
 from xalign_jax.training.optimizers import AdamW, WarmupConstant
 
 
 @pytest.fixture(autouse=True)
 def toy_data(monkeypatch):
-    monkeypatch.setattr(loop.plan, "prepare_data", loop.plan.prepare_data)
-    monkeypatch.setattr(loop.plan, "load_data", loop.plan.load_data)
-    monkeypatch.setattr(loop.plan, "blank_data", loop.plan.blank_data)
+    monkeypatch.setattr(train.plan, "prepare_data", train.plan.prepare_data)
+    monkeypatch.setattr(train.plan, "load_data", train.plan.load_data)
+    monkeypatch.setattr(train.plan, "blank_data", train.plan.blank_data)
     toy.use_toy_data()
 
 
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
     recipe = toy.recipe(STEPS, bad_row=8 * 13 + 3)  # in the 14th batch of the shared LM cursor
     runtime = Runtime(mesh=(8, 1, 1), log_every=5, checkpoint_every=4)
     with pytest.raises(RunError, match=r"step 14: the loss of stream pretrain_lm"):
-        loop.Run(recipe, runtime, tmp_path, "toy").train()
+        train.Run(recipe, runtime, tmp_path, "toy").train()
     failure = json.loads((tmp_path / "failure.json").read_text())
     assert (failure["stage"], failure["step"], failure["stream"]) == ("pretrain", 14, "pretrain_lm")
     assert np.isinf(failure["batch"]["pretrain_lm"]["weights"][3][0])
@@ -146,11 +146,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
 )
 def test_a_run_does_not_go_on_with_other_texts_or_another_vocabulary(undisturbed, tmp_path, changed, said):
     shutil.copytree(undisturbed, tmp_path / "run")
-    loop.Run(toy.recipe(STEPS), Runtime(), tmp_path / "run", "toy")
+    train.Run(toy.recipe(STEPS), Runtime(), tmp_path / "run", "toy")
     path = tmp_path / "run" / "environment.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     with pytest.raises(UserError, match=said):
-        loop.Run(toy.recipe(STEPS), Runtime(), tmp_path / "run", "toy")
+        train.Run(toy.recipe(STEPS), Runtime(), tmp_path / "run", "toy")
     assert json.loads(path.read_text()).items() >= changed.items()
 
 
@@ -166,7 +166,7 @@ def test_a_probe_that_lacks_something_is_refused_before_anything_is_trained(tmp_
     recipe = toy.recipe(STEPS)
     last = dataclasses.replace(recipe.stages[-1], probes=(probe,))
     with pytest.raises(UserError, match=said):
-        loop.Run(dataclasses.replace(recipe, stages=(*recipe.stages[:-1], last)), Runtime(), tmp_path, "toy")
+        train.Run(dataclasses.replace(recipe, stages=(*recipe.stages[:-1], last)), Runtime(), tmp_path, "toy")
 
 
 def test_an_objective_that_cannot_work_is_refused_before_anything_is_trained(tmp_path):
@@ -174,7 +174,7 @@ def test_an_objective_that_cannot_work_is_refused_before_anything_is_trained(tmp
     stream = dataclasses.replace(recipe.stages[1].streams[0], objective=TranslationRanking())
     second = dataclasses.replace(recipe.stages[1], streams=(stream,))
     with pytest.raises(UserError, match=r"TranslationRanking\.pooling = 'first': a causal model"):
-        loop.Run(dataclasses.replace(recipe, stages=(recipe.stages[0], second)), Runtime(), tmp_path / "run", "toy")
+        train.Run(dataclasses.replace(recipe, stages=(recipe.stages[0], second)), Runtime(), tmp_path / "run", "toy")
     assert not (tmp_path / "run").exists()
 
 
@@ -183,14 +183,14 @@ def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp
     align, pretrain = toy.recipe(3).stages
     pretrain = dataclasses.replace(pretrain, schedule=WarmupConstant(1e-2))
     recipe = dataclasses.replace(toy.recipe(3), stages=(align, pretrain))
-    loop.Run(recipe, runtime, tmp_path, "toy").train()
+    train.Run(recipe, runtime, tmp_path, "toy").train()
     higher = dataclasses.replace(pretrain, schedule=WarmupConstant(2e-2))
     with pytest.raises(UserError, match=r"Recipe.stages\[1\].schedule.peak is 0.01 there, 0.02 here"):
-        loop.Run(dataclasses.replace(recipe, stages=(align, higher)), runtime, tmp_path, "toy")
+        train.Run(dataclasses.replace(recipe, stages=(align, higher)), runtime, tmp_path, "toy")
     longer = dataclasses.replace(recipe, stages=(align, dataclasses.replace(pretrain, steps=4)))
     with pytest.raises(UserError, match="--extend"):
-        loop.Run(longer, runtime, tmp_path, "toy")
-    loop.Run(longer, dataclasses.replace(runtime, mesh=(2, 2, 2)), tmp_path, "toy", extend=True).train()
+        train.Run(longer, runtime, tmp_path, "toy")
+    train.Run(longer, dataclasses.replace(runtime, mesh=(2, 2, 2)), tmp_path, "toy", extend=True).train()
     assert metrics(tmp_path)[-1]["step"] == 5
 
 
@@ -203,7 +203,7 @@ def test_streams_of_one_text_take_turns_and_more_steps_change_none_before(monkey
     read = {}
     for steps in (2, 5):
         both = dataclasses.replace(align, steps=steps, streams=(lm, dataclasses.replace(lm, name="more", rows=4)))
-        first, second = loop.plan.plan(dataclasses.replace(recipe, stages=(both, pretrain)), None)
+        first, second = train.plan.plan(dataclasses.replace(recipe, stages=(both, pretrain)), None)
         feeds = first.feeds.values()
         read[steps] = [np.concatenate([f.rows(step, slice(None)) for f in feeds]).tolist() for step in range(steps)]
         assert list(itertools.chain.from_iterable(read[steps])) == list(range(12 * steps))
@@ -252,7 +252,7 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, mesh, change, said
     words, lm = recipe.stages[0].streams
     first = dataclasses.replace(recipe.stages[0], streams=(words, dataclasses.replace(lm, **change)))
     with pytest.raises(UserError, match=said):
-        loop.Run(dataclasses.replace(recipe, stages=(first, recipe.stages[1])), Runtime(mesh=mesh), tmp_path, "toy")
+        train.Run(dataclasses.replace(recipe, stages=(first, recipe.stages[1])), Runtime(mesh=mesh), tmp_path, "toy")
 
 
 @pytest.mark.parametrize(
@@ -264,18 +264,18 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, mesh, change, said
     ],
 )
 def test_a_stage_that_cannot_follow_is_refused_before_data_is_prepared(tmp_path, monkeypatch, change, said):
-    monkeypatch.setattr(loop.plan, "prepare_data", lambda recipe: pytest.fail("data was prepared"))
+    monkeypatch.setattr(train.plan, "prepare_data", lambda recipe: pytest.fail("data was prepared"))
     align, pretrain = toy.recipe(3).stages
     stages = (align, dataclasses.replace(pretrain, **change))
     with pytest.raises(UserError, match=said):
-        loop.Run(dataclasses.replace(toy.recipe(3), stages=stages), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
+        train.Run(dataclasses.replace(toy.recipe(3), stages=stages), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
 
 
 def test_only_what_matches_trains_and_a_stopped_run_goes_on_with_its_moments(tmp_path):
     align, pretrain = toy.recipe(6).stages
     recipe = dataclasses.replace(toy.recipe(6), stages=(align, dataclasses.replace(pretrain, train=("model/layers/",))))
     runtime = Runtime(mesh=(2, 2, 2), checkpoint_every=1, keep_checkpoints=9)
-    loop.Run(recipe, runtime, tmp_path / "whole", "toy").train()
+    train.Run(recipe, runtime, tmp_path / "whole", "toy").train()
     before, after = (saved_params(tmp_path / "whole", step)["model"] for step in (align.steps, 6))
     for name, value in before.items():
         if name != "layers":
@@ -285,7 +285,7 @@ def test_only_what_matches_trains_and_a_stopped_run_goes_on_with_its_moments(tmp
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
     for step in (5, 6):
         shutil.rmtree(tmp_path / "part" / "checkpoints" / str(step))
-    loop.Run(recipe, runtime, tmp_path / "part", "toy").train()
+    train.Run(recipe, runtime, tmp_path / "part", "toy").train()
     jax.tree.map(np.testing.assert_array_equal, *(saved_params(tmp_path / name, 6) for name in ("whole", "part")))
 
 
@@ -295,19 +295,19 @@ def test_a_stream_of_two_stages_carries_its_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(XlCo, "prefill", lambda self, model, params, memory, batches, rng: filled.append(1) or memory)
     (stage,) = toy.infoxlm(2).stages
     recipe = dataclasses.replace(toy.infoxlm(2), stages=(stage, dataclasses.replace(stage, name="more", steps=1)))
-    loop.Run(recipe, Runtime(mesh=(8, 1, 1)), tmp_path, "toy").train()
+    train.Run(recipe, Runtime(mesh=(8, 1, 1)), tmp_path, "toy").train()
     assert len(filled) == 1 and metrics(tmp_path)[-1]["stage"] == "more"
 
 
 def test_probes_between_run_also_where_a_run_was_stopped(tmp_path, monkeypatch):
     asked = itertools.count(1)
     stop = SimpleNamespace(reached=lambda: next(asked) == 6)
-    monkeypatch.setattr(loop, "StopNotice", lambda: contextlib.nullcontext(stop))
+    monkeypatch.setattr(train, "StopNotice", lambda: contextlib.nullcontext(stop))
     runtime = Runtime(mesh=(8, 1, 1), probe_every=2)
-    with pytest.raises(loop.Interrupted):
-        loop.Run(toy.recipe(12), runtime, tmp_path, "toy").train()
+    with pytest.raises(train.Interrupted):
+        train.Run(toy.recipe(12), runtime, tmp_path, "toy").train()
     (tmp_path / "failure.json").write_text("{}")  # of another try
-    loop.Run(toy.recipe(12), runtime, tmp_path, "toy").train()
+    train.Run(toy.recipe(12), runtime, tmp_path, "toy").train()
     rows = json.loads((tmp_path / "results.json").read_text())
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12] and not (tmp_path / "failure.json").exists()
 
@@ -318,17 +318,17 @@ def test_a_stage_ties_the_rows_of_translations_and_another_does_not(tmp_path, mo
     tied = dataclasses.replace(pretrain, tie_words=True)
     run = dataclasses.replace(recipe, stages=(align, tied))
     with pytest.raises(UserError, match=r"Stage\.tie_words need Recipe\.lexicon"):
-        loop.Run(run, Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
+        train.Run(run, Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
     for option in ("tie_words", "language_vectors"):
         moved = dataclasses.replace(pretrain, train=("model/layers/.*",), **{option: True})
         with pytest.raises(UserError, match=rf"pretrain/Stage\.{option} moves rows"):
-            loop.Run(dataclasses.replace(recipe, stages=(align, moved)), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
+            train.Run(dataclasses.replace(recipe, stages=(align, moved)), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
     kept = dataclasses.replace(tied, keep_optimizer=True)
     with pytest.raises(UserError, match=r"pretrain/Stage\.keep_optimizer: the moments of align are of other rows"):
-        loop.Run(dataclasses.replace(recipe, stages=(align, kept)), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
+        train.Run(dataclasses.replace(recipe, stages=(align, kept)), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
     shared = SharedRows(*(np.array(ids, np.int32) for ids in ([20, 21, 22], [10, 11, 12], [1, 1, 1])))
-    monkeypatch.setattr(loop, "shared_rows", lambda prepared, tie_words: shared)
-    loop.Run(run, Runtime(mesh=(8, 1, 1), checkpoint_every=1, keep_checkpoints=9), tmp_path, "toy").train()
+    monkeypatch.setattr(train, "shared_rows", lambda prepared, tie_words: shared)
+    train.Run(run, Runtime(mesh=(8, 1, 1), checkpoint_every=1, keep_checkpoints=9), tmp_path, "toy").train()
 
     def spread(step, name):
         table = saved_params(tmp_path, step)["model"][name]
@@ -340,24 +340,24 @@ def test_a_stage_ties_the_rows_of_translations_and_another_does_not(tmp_path, mo
 
 def test_parameters_of_another_run_are_a_start(tmp_path):
     runtime = Runtime(mesh=(8, 1, 1))
-    loop.Run(toy.recipe(3), runtime, tmp_path / "a", "toy").train()
+    train.Run(toy.recipe(3), runtime, tmp_path / "a", "toy").train()
     start = dataclasses.replace(toy.recipe(3), init_from=str(tmp_path / "a"), seed=5)
-    fresh = loop.Run(start, runtime, tmp_path / "b", "toy")._first_state()
+    fresh = train.Run(start, runtime, tmp_path / "b", "toy")._first_state()
     jax.tree.map(
         np.testing.assert_array_equal, jax.device_get(fresh.params["model"]), saved_params(tmp_path / "a", 3)["model"]
     )
     with pytest.raises(UserError, match=r"Recipe.init_from = .*: no vocabulary there"):
-        loop.Run(dataclasses.replace(start, init_from=str(tmp_path / "c")), runtime, tmp_path / "d", "toy").train()
+        train.Run(dataclasses.replace(start, init_from=str(tmp_path / "c")), runtime, tmp_path / "d", "toy").train()
 
 
 def test_a_clone_starts_from_another_run_as_its_original(tmp_path, request):
     runtime = Runtime(mesh=(2, 2, 2))
-    loop.Run(toy.recipe(3), runtime, tmp_path / "a", "toy").train()
+    train.Run(toy.recipe(3), runtime, tmp_path / "a", "toy").train()
     request.addfinalizer(toy.use_toy_data)
     toy.use_toy_data(toy.ids(clones=1, rows=None))
     start = dataclasses.replace(toy.recipe(3), init_from=str(tmp_path / "a"))
     copied, mean = (
-        loop.Run(dataclasses.replace(start, new_rows=how), runtime, tmp_path / how, "toy")
+        train.Run(dataclasses.replace(start, new_rows=how), runtime, tmp_path / how, "toy")
         ._first_state()
         .params["model"]
         for how in ("copy", "mean")
@@ -374,7 +374,7 @@ def test_a_clone_starts_from_another_run_as_its_original(tmp_path, request):
 def test_process_0_decides_whether_probes_have_run(monkeypatch, tmp_path):
     """Another process may see an older results.json; probes are collective, so all must run them or none."""
     said = []
-    monkeypatch.setattr(loop.distributed, "is_main", lambda: False)
-    monkeypatch.setattr(loop.distributed, "exchange", lambda name, own: said.append(own) or ["yes", own])
-    assert loop.Run._has_probed(SimpleNamespace(model_dir=tmp_path), "pretrain", STEPS)
+    monkeypatch.setattr(train.distributed, "is_main", lambda: False)
+    monkeypatch.setattr(train.distributed, "exchange", lambda name, own: said.append(own) or ["yes", own])
+    assert train.Run._has_probed(SimpleNamespace(model_dir=tmp_path), "pretrain", STEPS)
     assert said == ["no"]

@@ -7,21 +7,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from xalign_jax.data.facts import Facts
-from xalign_jax.data.feeds import Switch, WindowFeed, WordFeed
-from xalign_jax.data.lexicon import Lexicon
-from xalign_jax.data.sentences import TextFeed, TranslationFeed
-from xalign_jax.data.store import Mixture
-from xalign_jax.data.vocabulary import Vocabulary
+from xalign_jax.data.feeds.packed import TextFeed, TranslationFeed
+from xalign_jax.data.feeds.windows import Switch, WindowFeed, WordFeed
+from xalign_jax.data.lexicon.facts import Facts
+from xalign_jax.data.lexicon.lexicon import Lexicon
+from xalign_jax.data.store.store import Mixture
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation import Knowledge, Perplexity
-from xalign_jax.models.functional import build
+from xalign_jax.evaluation.probes import Knowledge, Perplexity
 from xalign_jax.models.llama import Llama
+from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.causal_lm import CausalLM
 from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Recipe, Stage, Stream
-from xalign_jax.training import plan
+from xalign_jax.training import stages
 from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
 TYPED = TranslationFeed(32, 4, 8, language_types=True)
@@ -31,7 +31,7 @@ def planned(*streams):
     """A stage of (name, feed, languages)."""
     found = [SimpleNamespace(name=name, feed=feed, rows=4, objective=None) for name, feed, _ in streams]
     feeds = {name: SimpleNamespace(feed=SimpleNamespace(languages=languages)) for name, _, languages in streams}
-    return plan.PlannedStage(SimpleNamespace(streams=tuple(found)), 0, 1, feeds)
+    return stages.PlannedStage(SimpleNamespace(streams=tuple(found)), 0, 1, feeds)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def planned(*streams):
 )
 def test_token_types_are_languages_that_the_model_has_and_all_streams_mean(streams, said):
     model = build(XLMRoberta(layers=1, width=8, heads=2, mlp_width=8, max_length=32, types=2), 40)
-    plan.check_types([planned(("tlm", TYPED, ("de", "en")), ("lm", TextFeed(32, 4), ("de", "en", "fr")))], model)
+    stages.check_types([planned(("tlm", TYPED, ("de", "en")), ("lm", TextFeed(32, 4), ("de", "en", "fr")))], model)
     with pytest.raises(UserError, match=said):
-        plan.check_types([planned(stream) for stream in streams], model)
+        stages.check_types([planned(stream) for stream in streams], model)
 
 
 MIXTURE = Mixture(("lines:en=none.en,de=none.de",), {"en": 0.9, "de": 0.1})
@@ -89,19 +89,19 @@ def mixed(**changes):
     ],
 )
 def test_what_needs_no_data_is_refused_before_any_is_read(changes, said):
-    plan.check(recipe())
+    stages.check(recipe())
     with pytest.raises(UserError, match=said):
-        plan.check(recipe(**changes))
+        stages.check(recipe(**changes))
 
 
 def test_languages_that_only_reading_tells_are_left_to_the_reader():
     jsonl = mixed(tasks=("jsonl:en=none.jsonl",), rates={"en": 1, "fr": 1})
-    plan.check(recipe(**jsonl))
-    plan.check(recipe(**mixed(rates={"en": 1, "de_clone": 1, "facts": 1}), facts=Facts(), lexicon=Lexicon()))
+    stages.check(recipe(**jsonl))
+    stages.check(recipe(**mixed(rates={"en": 1, "de_clone": 1, "facts": 1}), facts=Facts(), lexicon=Lexicon()))
 
 
 @pytest.mark.parametrize("paths", [("none.tsv",), (("none.tsv", ("en", "de")),)])
 def test_a_dictionary_is_opened_before_text_is_prepared(paths, monkeypatch):
-    monkeypatch.setattr(plan.store, "prepare", lambda *_: pytest.fail("text was prepared"))
+    monkeypatch.setattr(stages.store, "prepare", lambda *_: pytest.fail("text was prepared"))
     with pytest.raises(UserError, match=r"none\.tsv: no such file"):
-        plan.prepare_data(recipe(lexicon=Lexicon("file", paths, ("en", "de"))))
+        stages.prepare_data(recipe(lexicon=Lexicon("file", paths, ("en", "de"))))

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from xalign_jax.data.shared_rows import SharedRows
-from xalign_jax.models.functional import build
+from xalign_jax.data.token_ties import SharedRows
 from xalign_jax.models.llama import Llama
+from xalign_jax.models.model import build
 from xalign_jax.objectives.causal_lm import CausalLM
 from xalign_jax.recipe import Stage, Stream
 from xalign_jax.runtime import sharding

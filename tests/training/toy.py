@@ -18,21 +18,23 @@ from types import SimpleNamespace
 import gin
 import numpy as np
 
-from xalign_jax.data.pieces import Ids
-from xalign_jax.data.shared_rows import SharedRows
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.token_ties import SharedRows
+from xalign_jax.data.tokens.backends import Ids
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.models.llama import Llama
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.causal_lm import CausalLM
 from xalign_jax.objectives.masked_lm import MaskedLM
-from xalign_jax.objectives.masking import Corruption
-from xalign_jax.objectives.momentum import ConstantMomentum
+from xalign_jax.objectives.parts.corruption import Corruption
+from xalign_jax.objectives.parts.momentum import ConstantMomentum
 from xalign_jax.objectives.word_contrast import WordContrast
 from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
-from xalign_jax.runtime import distributed, failures, lock, storage
-from xalign_jax.training import loop, plan
+from xalign_jax.runtime import storage
+from xalign_jax.runtime.cluster import distributed, failures, lock
+from xalign_jax.training import stages
+from xalign_jax.training import train as loop
 from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
 VOCABULARY = 64
@@ -222,8 +224,8 @@ def ids(**settings) -> Tokenizer:
 def use_toy_data(tokenizer: Tokenizer | None = None) -> None:
     """Let recipes read made-up data: no text, no vocabulary to prepare."""
     prepared = SimpleNamespace(tokenizer=tokenizer or ids(), stores={}, lexicon=None, facts=None)
-    plan.prepare_data = lambda recipe: None
-    plan.load_data = plan.blank_data = lambda recipe: prepared
+    stages.prepare_data = lambda recipe: None
+    stages.load_data = stages.blank_data = lambda recipe: prepared
 
 
 def main() -> None:

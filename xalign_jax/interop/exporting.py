@@ -12,18 +12,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from xalign_jax.data.vocabulary import Tokenizer, clone_index, clone_name
+from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index, clone_name
 from xalign_jax.errors import UserError
-from xalign_jax.interop import architectures
+from xalign_jax.interop.architectures import table
 from xalign_jax.interop.folders import whole
 from xalign_jax.interop.importing import flat
 from xalign_jax.interop.mapping import Entry
 from xalign_jax.interop.model_card import model_card
 from xalign_jax.interop.sentence_encoder import SentenceEncoder, write_sentence_encoder
-from xalign_jax.interop.tokenizer_check import difference, texts_around_unusual
-from xalign_jax.interop.tokenizers import write_tokenizers
+from xalign_jax.interop.tokenizers.check import difference, texts_around_unusual
+from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 from xalign_jax.interop.weights import DTYPES, Tensor, write
-from xalign_jax.models.functional import Model, build
+from xalign_jax.models.model import Model, build
 from xalign_jax.runtime.records import read_environment, read_results
 from xalign_jax.runtime.restore import restore_memory, restore_model
 
@@ -65,7 +65,7 @@ def export_model(
         raise UserError(f"--dtype={dtype}: one of {', '.join(DTYPES)}")
     with whole(output, "--output", overwrite) as building:
         environment = _environment(model_dir)
-        trained = config = architectures.config_from_json(environment["recipe"]["model"])
+        trained = config = table.config_from_json(environment["recipe"]["model"])
         stream = _momentum_stream(params, environment["recipe"])
         tokenizer = Tokenizer.load(model_dir / "vocabulary")
         languages = [clone_name(_base_language(environment), k) for k in range(tokenizer.clones + 1)]
@@ -90,7 +90,7 @@ def export_model(
             clones=tokenizer.clones > 0,
         )
         (building / "README.md").write_text(card, encoding="utf-8")
-    return Exported(model, values, tokenizer, architectures.of_config(config).auto)
+    return Exported(model, values, tokenizer, table.of_config(config).auto)
 
 
 def _refuse_unequal(folder: Path, tokenizer: Tokenizer, model_dir: Path) -> None:
@@ -111,7 +111,7 @@ def _base_language(environment: dict[str, Any]) -> str:
 
 def _write_model(folder: Path, config: Any, params: Any, tokenizer: Tokenizer, dtype: str) -> str:
     """Write configuration and weights; returns the class of transformers."""
-    architecture = architectures.of_config(config)
+    architecture = table.of_config(config)
     specials = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "mask")}
     settings = architecture.write(config, tokenizer.size, specials)
     ids = {f"{name}_token_id": specials[name] for name in ("pad", "bos", "eos")}

@@ -16,20 +16,20 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from xalign_jax.data.pieces import SPECIALS
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.backends import SPECIALS
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError, install
-from xalign_jax.interop import architectures
+from xalign_jax.interop.architectures import table
 from xalign_jax.interop.folders import whole
 from xalign_jax.interop.mapping import Architecture, Entry
 from xalign_jax.interop.settings import Settings, bare
 from xalign_jax.interop.weights import DTYPES, Tensors, cast
-from xalign_jax.models.functional import Model, build
+from xalign_jax.models.model import Model, build
 from xalign_jax.recipe import as_json
 from xalign_jax.runtime import sharding
-from xalign_jax.runtime.checkpoint import Checkpoints
+from xalign_jax.runtime.checkpoints import Checkpoints
 from xalign_jax.runtime.compilation import jit_once
-from xalign_jax.runtime.logging import write_atomically
+from xalign_jax.runtime.logs import write_atomically
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _SLOW = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json")
@@ -82,8 +82,8 @@ def read_source(source: Path) -> Found:
     if not source.is_dir():
         raise UserError(f"--source={source}: no such folder; if it is on the Hub: hf download {source} --local-dir DIR")
     settings = Settings.read(source / "config.json")
-    tensors = Tensors(source, architectures.of_model_type(settings.text("model_type"), settings.file).renamed)
-    architecture, config = architectures.read_config(settings, frozenset(tensors.shapes))
+    tensors = Tensors(source, table.of_model_type(settings.text("model_type"), settings.file).renamed)
+    architecture, config = table.read_config(settings, frozenset(tensors.shapes))
     rows, pad = settings.whole("vocab_size"), settings.whole("pad_token_id", None, least=0)
     embedding = _embedding(architecture, tensors)
     if embedding is not None and tensors.shapes[embedding] != (rows, config.width):

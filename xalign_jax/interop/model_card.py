@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xalign_jax.data.vocabulary import clone_index
+from xalign_jax.data.tokens.vocabulary import clone_index
 
 _SHOWN = ("perplexity", "word_retrieval", "sentence_retrieval", "knowledge")
 _ROWS = 40

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xalign_jax.data.pieces import why_unreadable
+from xalign_jax.data.tokens.backends import why_unreadable
 from xalign_jax.errors import UserError
 
 # Keys that say nothing of the computation, whatever their value. So do private ones, which begin with "_".

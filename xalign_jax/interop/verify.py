@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from xalign_jax.data.vocabulary import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import RunError, install
 from xalign_jax.interop.exporting import Exported
-from xalign_jax.interop.tokenizer_check import SAMPLES, difference, texts_around_unusual, texts_of_pieces, unusual_ids
+from xalign_jax.interop.tokenizers.check import SAMPLES, difference, texts_around_unusual, texts_of_pieces, unusual_ids
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # relative to a level's largest value, at least 1
 LENGTH, ROWS = 64, 4

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from xalign_jax.data.pieces import why_unreadable
+from xalign_jax.data.tokens.backends import why_unreadable
 from xalign_jax.errors import UserError
 from xalign_jax.interop.settings import bare, read_json, shown
 

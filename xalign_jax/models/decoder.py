@@ -12,8 +12,8 @@ from flax import nnx
 
 from xalign_jax.models.attention import Context, causal_context
 from xalign_jax.models.layers import Maker
-from xalign_jax.models.placement import lookup
 from xalign_jax.models.rotary import tables
+from xalign_jax.models.sharded_lookup import lookup
 
 
 class Decoder(nnx.Module):

@@ -12,7 +12,7 @@ from flax import nnx
 from xalign_jax.errors import UserError
 from xalign_jax.models.attention import Context, SelfAttention, mutual_context
 from xalign_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Maker, check_activation
-from xalign_jax.models.placement import lookup
+from xalign_jax.models.sharded_lookup import lookup
 from xalign_jax.recipe import at_least_one, freeze, within
 
 

@@ -14,7 +14,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     make_splash_mha,
 )
 
-from xalign_jax.models.placement import divide_rows, rows_divide
+from xalign_jax.models.sharded_lookup import divide_rows, rows_divide
 
 BLOCKS = (512, 256, 128)  # queries by keys at a time; a TPU's registers are 128 wide
 

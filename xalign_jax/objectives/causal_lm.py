@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from xalign_jax.errors import UserError
-from xalign_jax.objectives.primitives import token_cross_entropy
+from xalign_jax.objectives.parts.primitives import token_cross_entropy
 
 
 @gin.configurable

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from xalign_jax.errors import UserError
-from xalign_jax.objectives.masking import Corruption, corrupt
-from xalign_jax.objectives.primitives import predict_tokens, rows_on_mesh
+from xalign_jax.objectives.parts.corruption import Corruption, corrupt
+from xalign_jax.objectives.parts.primitives import predict_tokens, rows_on_mesh
 from xalign_jax.recipe import freeze
 
 GROUP_TOKENS = 8192  # tokens of the rows that share a budget, about

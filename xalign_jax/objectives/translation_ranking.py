@@ -15,9 +15,9 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from xalign_jax.objectives.contrast import infonce
-from xalign_jax.objectives.primitives import l2_normalize
-from xalign_jax.objectives.sentences import (
+from xalign_jax.objectives.parts.contrast import infonce
+from xalign_jax.objectives.parts.primitives import l2_normalize
+from xalign_jax.objectives.parts.sentences import (
     KEY,
     POOLINGS,
     QUERY,

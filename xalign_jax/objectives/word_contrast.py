@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from xalign_jax.alignment.pooling import segment_sums
 from xalign_jax.errors import UserError
-from xalign_jax.objectives.contrast import Contrast, Ids, infonce, positive_pairs
-from xalign_jax.objectives.primitives import l2_normalize
+from xalign_jax.objectives.parts.contrast import Contrast, Ids, infonce, positive_pairs
+from xalign_jax.objectives.parts.primitives import l2_normalize
 from xalign_jax.recipe import freeze, within
 
 

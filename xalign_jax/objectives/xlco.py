@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from xalign_jax.errors import UserError
-from xalign_jax.objectives import momentum as averages
-from xalign_jax.objectives import queue as ring
-from xalign_jax.objectives.contrast import Contrast, infonce
-from xalign_jax.objectives.masking import Corruption, corrupt
-from xalign_jax.objectives.momentum import ConstantMomentum
-from xalign_jax.objectives.primitives import l2_normalize
-from xalign_jax.objectives.sentences import (
+from xalign_jax.objectives.parts import momentum as averages
+from xalign_jax.objectives.parts import queue as ring
+from xalign_jax.objectives.parts.contrast import Contrast, infonce
+from xalign_jax.objectives.parts.corruption import Corruption, corrupt
+from xalign_jax.objectives.parts.momentum import ConstantMomentum
+from xalign_jax.objectives.parts.primitives import l2_normalize
+from xalign_jax.objectives.parts.sentences import (
     KEY,
     POOLINGS,
     QUERY,

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from xalign_jax.errors import UserError
 from xalign_jax.runtime import sharding
-from xalign_jax.runtime.checkpoint import Checkpoints, abstract
+from xalign_jax.runtime.checkpoints import Checkpoints, abstract
 
 
 def restore_model(model_dir: Path, at: int | None, model: Any, mesh: Mesh) -> tuple[int, Any]:

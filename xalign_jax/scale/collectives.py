@@ -18,7 +18,7 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
-LAYERS = re.compile(r"\blayers\b")  # the scope of the scan over layers, models/functional.py
+LAYERS = re.compile(r"\blayers\b")  # the scope of the scan over layers, models/model.py
 _TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _WINDOWED = {"_ag": "all-gather", "_rs": "reduce-scatter"}
 

@@ -10,14 +10,14 @@ from unittest import mock
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from xalign_jax.models.functional import Model
+from xalign_jax.models.model import Model
 from xalign_jax.recipe import Recipe, Runtime, Stage
 from xalign_jax.runtime import sharding
-from xalign_jax.runtime.checkpoint import abstract
+from xalign_jax.runtime.checkpoints import abstract
 from xalign_jax.scale.topology import Machine
-from xalign_jax.training import plan, state
-from xalign_jax.training.loop import build_model
+from xalign_jax.training import stages, state
 from xalign_jax.training.step import jit_step, make_step
+from xalign_jax.training.train import build_model
 
 
 class Program(NamedTuple):
@@ -42,11 +42,11 @@ def programs(recipe: Recipe, runtime: Runtime, machine: Machine) -> Iterator[Pro
       UserError: a mesh that does not multiply to the machine's devices, rows that do not divide over it, and whatever
         else `xalign train` would refuse before it reads text.
     """
-    plan.check(recipe)
+    stages.check(recipe)
     mesh = sharding.make_mesh(runtime.mesh, machine.slices)
-    plan.check_rows(recipe, sharding.batch_ways(mesh), runtime.accumulate)
+    stages.check_rows(recipe, sharding.batch_ways(mesh), runtime.accumulate)
     with _as_if_on(machine):
-        model = build_model(recipe, runtime, plan.blank_data(recipe).tokenizer)
+        model = build_model(recipe, runtime, stages.blank_data(recipe).tokenizer)
         for stage in recipe.stages:
             yield _lower(stage, model, mesh, recipe.seed)
 
@@ -55,10 +55,12 @@ def _lower(stage: Stage, model: Model, mesh: Mesh, seed: int) -> Program:
     shapes, where = state.shardings(stage, model, seed, mesh)
     rows = NamedSharding(mesh, sharding.BATCH)
     batches = jax.tree.map(
-        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows), plan.blank_batches(stage)
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows), stages.blank_batches(stage)
     )
     languages = {stream.name: ("",) for stream in stage.streams}  # only text knows; the step counts tokens by them
-    step = jit_step(make_step(stage, model, 0, seed, languages, plan.blank_shared(stage, model.vocabulary_size)), where)
+    step = jit_step(
+        make_step(stage, model, 0, seed, languages, stages.blank_shared(stage, model.vocabulary_size)), where
+    )
     with jax.set_mesh(mesh):
         lowered = step.lower(abstract(shapes, where), batches)
     parameters = sum(array.size for array in jax.tree.leaves(shapes.params))

@@ -10,18 +10,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from xalign_jax.data.facts import FactTable
-from xalign_jax.data.lexicon import LexiconTable
-from xalign_jax.data.prepared import Prepared
-from xalign_jax.data.store import Stores
-from xalign_jax.data.vocabulary import Tokenizer
+from xalign_jax.data.corpus import Prepared
+from xalign_jax.data.lexicon.facts import FactTable
+from xalign_jax.data.lexicon.lexicon import LexiconTable
+from xalign_jax.data.store.store import Stores
+from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
-from xalign_jax.models.functional import Model
+from xalign_jax.models.model import Model
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.restore import restore_model
-from xalign_jax.training import directory, inputs, plan
-from xalign_jax.training.loop import build_model, run_probes
+from xalign_jax.training import inputs, run_directory, stages
+from xalign_jax.training.train import build_model, run_probes
 
 
 class RunData:
@@ -40,10 +40,10 @@ class RunData:
 
     @functools.cached_property
     def _opened(self) -> Prepared:
-        plan.prepare_data(self._recipe)
-        prepared = plan.load_data(self._recipe)
-        directory.claim_data(self._model_dir, prepared)
-        directory.claim_inputs(self._model_dir, inputs.of_data(self._recipe, prepared))
+        stages.prepare_data(self._recipe)
+        prepared = stages.load_data(self._recipe)
+        run_directory.claim_data(self._model_dir, prepared)
+        run_directory.claim_inputs(self._model_dir, inputs.of_data(self._recipe, prepared))
         return prepared
 
     @property
@@ -99,11 +99,11 @@ def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, s
       UserError: no such checkpoint, or a probe reads texts or dictionaries that are not what the run was trained on.
     """
     run, mesh, model, step, params = restored(recipe, runtime, model_dir, step)
-    plan.check_probes(probes, model, run)
+    stages.check_probes(probes, model, run)
     with jax.set_mesh(mesh):
         rows = run_probes(probes, model, params, run, recipe.seed)
     if not rows:
         raise UserError(f"--model_dir={model_dir}: the probes measure nothing that this run has")
     ends = itertools.accumulate(stage.steps for stage in recipe.stages)
     stage = next((stage.name for stage, end in zip(recipe.stages, ends, strict=True) if step <= end), "import")
-    directory.add_results(model_dir, rows, stage, step, recipe.seed)
+    run_directory.add_results(model_dir, rows, stage, step, recipe.seed)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from xalign_jax.models.functional import Model
+from xalign_jax.models.model import Model
 from xalign_jax.objectives.masked_lm import MaskedLM
 from xalign_jax.objectives.translation_ranking import TranslationRanking
 from xalign_jax.objectives.word_contrast import WordContrast

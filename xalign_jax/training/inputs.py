@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xalign_jax.data.dictionaries import cldr_dictionary
-from xalign_jax.data.sources import hash_file, stamp_package
+from xalign_jax.data.lexicon.files import cldr_dictionary
+from xalign_jax.data.text.files import hash_file, stamp_package
 from xalign_jax.recipe import Recipe, resolve
 from xalign_jax.runtime.restore import newest_params
 

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from xalign_jax.models.functional import Model
+from xalign_jax.models.model import Model
 from xalign_jax.runtime import hardware
-from xalign_jax.runtime.logging import MetricsLog
+from xalign_jax.runtime.logs import MetricsLog
 from xalign_jax.training.flops import step_flops
-from xalign_jax.training.plan import PlannedStage
+from xalign_jax.training.stages import PlannedStage
 
 
 class NotFinite(Exception):

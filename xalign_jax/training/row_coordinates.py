@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xalign_jax.data.shared_rows import SharedRows
-from xalign_jax.models.functional import Model
+from xalign_jax.data.token_ties import SharedRows
+from xalign_jax.models.model import Model
 
 OWN_DECAY = 10.0  # of followers' own parts, decoupled and scaled by the learning rate as AdamW's weight decay is
 

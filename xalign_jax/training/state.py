@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from xalign_jax.errors import UserError
-from xalign_jax.models.functional import Model
+from xalign_jax.models.model import Model
 from xalign_jax.recipe import Stage, Stream
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.compilation import jit_once

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from xalign_jax.data.shared_rows import SharedRows
-from xalign_jax.models.functional import Model
+from xalign_jax.data.token_ties import SharedRows
+from xalign_jax.models.model import Model
 from xalign_jax.recipe import Stage
 from xalign_jax.training.row_coordinates import RowCoordinates
 from xalign_jax.training.state import TrainState, optimizer

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 from fuzz.harness import Reader
-from xalign_jax.data.catalogs import clean, read_mo
+from xalign_jax.data.text.catalogs import clean, read_mo
 
 MESSAGES = {
     "": "Language: de",

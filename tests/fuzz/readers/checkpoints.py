@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from fuzz.harness import Reader
-from xalign_jax.interop.architectures import read_config
+from xalign_jax.interop.architectures.table import read_config
 from xalign_jax.interop.importing import flat, read_source
 from xalign_jax.interop.settings import Settings
-from xalign_jax.models.functional import build
+from xalign_jax.models.model import build
 
 SIZES = {"llama": (2, 16), "gpt_neox": (1, 16), "bert": (2, 8), "xlm-roberta": (1, 8)}  # layers, width
 ROPE = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 500.0}

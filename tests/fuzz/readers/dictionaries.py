@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fuzz.harness import Reader
-from xalign_jax.data.dictionaries import Dictionary, read_dictionary
+from xalign_jax.data.lexicon.files import Dictionary, read_dictionary
 
 TSV = "cat\tKatze\ndog\tHund\t0.8\nhouse\tHaus\nthe house\tdas Haus\n" * 2
 MUSE = "cat Katze\ndog Hund\nhouse Haus\n"

@@ -15,18 +15,18 @@ from training import toy
 
 from fuzz.harness import Reader
 from xalign_jax import config
-from xalign_jax.data.pieces import Bytes
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
-from xalign_jax.evaluation.encoding import row
-from xalign_jax.evaluation.tables import read_runs
-from xalign_jax.interop.architectures import config_from_json
+from xalign_jax.data.tokens.backends import Bytes
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.evaluation.encode import row
+from xalign_jax.interop.architectures.table import config_from_json
 from xalign_jax.interop.exporting import _base_language, _environment
 from xalign_jax.interop.model_card import model_card
 from xalign_jax.recipe import Recipe, Runtime, as_json, identity
-from xalign_jax.runtime.checkpoint import Checkpoints
-from xalign_jax.runtime.logging import keep_rows, write_results
+from xalign_jax.reports.tables import read_runs
+from xalign_jax.runtime.checkpoints import Checkpoints
+from xalign_jax.runtime.logs import keep_rows, write_results
 from xalign_jax.runtime.records import read_metrics, read_results
-from xalign_jax.training import directory, inputs
+from xalign_jax.training import inputs, run_directory
 
 RECIPE = toy.recipe()
 STEP = 7
@@ -91,8 +91,8 @@ def _check_metrics(found: Any, folder: Path) -> None:
 
 def _read_config(folder: Path) -> Recipe:
     (recipe,) = config.load([str(folder / "config.gin")], [], (Recipe,))
-    if directory._changes({"recipe": as_json(RECIPE)}, recipe):
-        directory.differences(as_json(RECIPE), as_json(recipe))  # what the refusal shows
+    if run_directory._changes({"recipe": as_json(RECIPE)}, recipe):
+        run_directory.differences(as_json(RECIPE), as_json(recipe))  # what the refusal shows
         return RECIPE
     return recipe
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 from fuzz.harness import Reader
 from fuzz.readers.texts import FORMS, TEXTS
-from xalign_jax.data.pieces import Bytes
-from xalign_jax.data.vocabulary import Tokenizer, Vocabulary
-from xalign_jax.evaluation.parallel import Sentences, sentences
+from xalign_jax.data.tokens.backends import Bytes
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.evaluation.inputs.parallel_text import Sentences, sentences
 
 PREPARED = SimpleNamespace(tokenizer=Tokenizer(Bytes(), Vocabulary("bytes")))
 

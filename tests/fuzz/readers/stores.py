@@ -11,9 +11,9 @@ from pathlib import Path
 
 from fuzz.harness import Reader
 from fuzz.readers.texts import FORMS, TEXTS
-from xalign_jax.data import preparation, store
-from xalign_jax.data.cache import damage
-from xalign_jax.data.vocabulary import Vocabulary
+from xalign_jax.data.store import prepare, store
+from xalign_jax.data.store.cache import damage
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 
 VOCABULARY = Vocabulary("bytes")
@@ -28,7 +28,7 @@ def _prepared() -> tuple[str, dict[str, bytes], str]:
             (folder / f"{language}.tsv").write_text(FORMS["tsv"](texts))
         task = f"tsv:en={folder}/en.tsv,de={folder}/de.tsv"
         with contextlib.redirect_stderr(io.StringIO()):
-            preparation.run(VOCABULARY, [task], [], folder / "cache")
+            prepare.run(VOCABULARY, [task], [], folder / "cache")
         files = [path for path in (folder / "cache").rglob("*") if path.is_file() and path.name != "lock"]
         contents = {str(path.relative_to(folder / "cache")): path.read_bytes() for path in files}
         return task, contents, _digest(store.open_stores(VOCABULARY, task, folder / "cache"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fuzz.harness import Reader
-from xalign_jax.data.sources import Document, Split, is_language, parse_name
+from xalign_jax.data.text.files import Document, Split, is_language, parse_name
 
 ENGLISH = [
     "The cat sleeps.",

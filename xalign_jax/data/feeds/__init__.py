@@ -1,0 +1,1 @@
+"""Feeds: batches as pure functions of a row number."""

@@ -1,0 +1,200 @@
+"""Feeds of packed texts: TextFeed (masked LM), TranslationFeed (translation LM), ContrastFeed (sentence contrasts)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import gin
+
+from xalign_jax.data.feeds.packing import Batch, Form, PackedRows, blank_rows
+from xalign_jax.data.feeds.pairs import PairExamples, PairItems, Pairs, Pieces
+from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import at_least_one, freeze
+
+if TYPE_CHECKING:
+    from xalign_jax.data.corpus import Prepared
+    from xalign_jax.data.store.store import Mixture
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class TextFeed:
+    """Texts for a masked language model: documents, cut into pieces that fit a row, packed.
+
+    The mixture's rates are shares of pieces.
+
+    Attributes:
+      length: T, tokens of a row.   slots: S, pieces of a row at most.
+    """
+
+    length: int = gin.REQUIRED
+    slots: int = gin.REQUIRED
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "length", "slots")
+
+    def check(self, mixture: Mixture | None, lexicon: bool) -> None:
+        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        reads(self, mixture)
+
+    def build(
+        self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
+    ) -> PackedRows:
+        """The feed over a mixture, `rows` rows a step.
+
+        Raises:
+          UserError: rates that do not fit the mixture, a row too short for a token and its specials, no text.
+        """
+        mixture = reads(self, mixture)
+        own = int(hash64(seed, "TextFeed"))
+        most = self.length - _specials(prepared, 1)
+        if most < 1:
+            raise UserError(f"TextFeed.length = {self.length}: no room for a token beside bos and eos; raise it")
+        pieces = Pieces(prepared.members(mixture, split), mixture, most, own)
+        return PackedRows(pieces, Form(self.length, self.slots), prepared.tokenizer, rows, own)
+
+    def blank(self, rows: int) -> Batch:
+        """`rows` rows without text, for whoever needs shapes only."""
+        return blank_rows(rows, Form(self.length, self.slots), "texts")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class TranslationFeed:
+    """Translation pairs for a translation language model: bos a eos b eos, the order of the two by lot, packed.
+
+    The mixture's rates are shares of pairs, by the language of the text whose partner is then drawn.
+
+    Attributes:
+      length: T, tokens of a row.   slots: S, pairs of a row at most.
+      side: most tokens of each text; what is longer is cut and counted.
+      pivot: one of the two is of this language; None: any two languages.
+      reset_positions: positions restart at b (XLM, Lample and Conneau 2019, section 3.3).
+      language_types: the batch has token types, the language's number in the feed's `languages` (XLM).
+    """
+
+    length: int = gin.REQUIRED
+    slots: int = gin.REQUIRED
+    side: int = gin.REQUIRED
+    pivot: str | None = None
+    reset_positions: bool = False
+    language_types: bool = False
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "length", "side", "slots")
+
+    def check(self, mixture: Mixture | None, lexicon: bool) -> None:
+        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        reads(self, mixture)
+
+    def build(
+        self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
+    ) -> PackedRows:
+        """The feed over a mixture, `rows` rows a step.
+
+        Raises:
+          UserError: no translation pairs, a language of the rates without any, or sides too long for the row.
+        """
+        _check_side(self, 2, prepared)
+        own = int(hash64(seed, "TranslationFeed"))
+        items = PairItems(_examples(self, prepared, mixture, own, split), 1, False, self.side, own)
+        return PackedRows(items, self._form(), prepared.tokenizer, rows, own)
+
+    def blank(self, rows: int) -> Batch:
+        """`rows` rows without text, for whoever needs shapes only."""
+        return blank_rows(rows, self._form(), "pairs")
+
+    def _form(self) -> Form:
+        return Form(self.length, self.slots, self.reset_positions, self.language_types)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ContrastFeed:
+    """Translation pairs for a contrast, as queries and keys in rows of their own; which side is the query goes by lot.
+
+    The mixture's rates are shares of pairs, by the language of the text whose partner is then drawn.
+
+    Attributes:
+      length: T, tokens of a row.   slots: S, items of a row at most.
+      side: most tokens of each text; what is longer is cut and counted.
+      pivot: one of the two is of this language; None: any two languages.
+      mixup: an item holds two pairs: query bos s1 eos s2 eos, key bos t1 eos t2 eos, each in an order of its own
+        (InfoXLM, Chi et al. 2021, section 3.3).
+    """
+
+    length: int = gin.REQUIRED
+    slots: int = gin.REQUIRED
+    side: int = gin.REQUIRED
+    pivot: str | None = None
+    mixup: bool = False
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "length", "side", "slots")
+
+    def check(self, mixture: Mixture | None, lexicon: bool) -> None:
+        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        reads(self, mixture)
+
+    def build(
+        self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
+    ) -> PackedRows:
+        """The feed over a mixture, `rows` rows a step.
+
+        Raises:
+          UserError: no translation pairs, a language of the rates without any, or sides too long for the row.
+        """
+        _check_side(self, 2 if self.mixup else 1, prepared)
+        own = int(hash64(seed, "ContrastFeed"))
+        items = PairItems(_examples(self, prepared, mixture, own, split), 2, self.mixup, self.side, own)
+        return PackedRows(items, Form(self.length, self.slots), prepared.tokenizer, rows, own)
+
+    def blank(self, rows: int) -> Batch:
+        """`rows` rows without text, for whoever needs shapes only."""
+        return blank_rows(rows, Form(self.length, self.slots), "pairs", views=2, texts=2 if self.mixup else 1)
+
+
+def _specials(prepared: Prepared, texts: int) -> int:
+    return texts + (prepared.tokenizer.bos is not None)
+
+
+def reads(feed: Any, mixture: Mixture | None) -> Mixture:
+    """The mixture of a feed that reads text. Raises UserError where there is none."""
+    if mixture is None:
+        raise UserError(f"Stream.mixture: a {type(feed).__name__} reads text; bind a Mixture")
+    return mixture
+
+
+def _check_side(feed: Any, texts: int, prepared: Prepared) -> None:
+    name, needed = type(feed).__name__, texts * feed.side + _specials(prepared, texts)
+    if needed > feed.length:
+        raise UserError(
+            f"{name}.side = {feed.side}: {texts} of them and their specials take {needed} tokens, more than "
+            f"{name}.length = {feed.length}; lower the one or raise the other"
+        )
+
+
+def _examples(feed: Any, prepared: Prepared, mixture: Mixture | None, seed: int, split: str) -> PairExamples:
+    name, mixture = type(feed).__name__, reads(feed, mixture)
+    languages = {member.text for member in prepared.members(mixture, split)}
+    stores = [
+        store
+        for task in mixture.tasks
+        for language, store in prepared.stores[task].get(split, {}).items()
+        if language in languages
+    ]
+    known = sorted({store.language for store in stores})
+    if feed.pivot is not None and feed.pivot not in known:
+        raise UserError(f"{name}.pivot = {feed.pivot!r}: the mixture's {split} text is in {', '.join(known) or 'none'}")
+    pairs = Pairs(stores, feed.pivot) if stores else None
+    if pairs is None or not len(pairs.group):
+        raise UserError(
+            f"Mixture.tasks = {mixture.tasks}: no {split} text has a translation among them, which a {name} needs; "
+            f"add parallel text ({'of the pivot ' + repr(feed.pivot) if feed.pivot else 'tsv:, pairs:, or group_id'})"
+        )
+    return PairExamples(pairs, mixture, seed)

@@ -1,0 +1,218 @@
+"""Which texts an item is made of: pieces of documents, translation pairs, mixed pairs. Pure functions of item numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from xalign_jax.data.corpus import FACTS, Member
+from xalign_jax.data.feeds.packing import Items
+from xalign_jax.data.sampling.hashing import hash64, permute
+from xalign_jax.data.sampling.mixing import Blocks, block_counts, member_rates
+from xalign_jax.data.store.store import Mixture, Store
+from xalign_jax.errors import UserError
+
+
+class Pieces:
+    """Documents cut into pieces of at most `most` tokens; every piece is an item and comes once in an epoch.
+
+    The mixture's rates are shares of items. Members that share text share its cursor: within an epoch no piece comes in
+    two languages. Empty documents are left out and counted.
+    """
+
+    unit = "texts"
+    units = 1
+
+    def __init__(self, members: Sequence[Member], mixture: Mixture, most: int, seed: int) -> None:
+        pieces = {member.name: sum(int(_cuts(o, most).sum()) for o in member.offsets) for member in members}
+        rates = member_rates(pieces, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
+        used = [member for member in members if rates[member.name] > 0]
+        texts = {member.text: member for member in used}
+        cursor = np.array([list(texts).index(member.text) for member in used])
+        self._most = most
+        counts = block_counts({member.name: rates[member.name] for member in used}, explicit=bool(mixture.rates))
+        self._blocks = Blocks(counts, cursor, seed)
+        self._text_key = np.stack([hash64(seed, "text", text) for text in texts])
+        self.languages = tuple(dict.fromkeys(member.language for member in used))
+        self._language = np.array([self.languages.index(member.language) for member in used])
+        self._k = np.array([member.k for member in used])
+        self.tokens = [tokens for member in texts.values() for tokens in member.tokens]
+        offsets = [offsets for member in texts.values() for offsets in member.offsets]
+        self._starts = np.concatenate([offset[:-1] for offset in offsets])
+        self._sizes = np.concatenate([np.diff(offset) for offset in offsets]) - 1
+        self._store_documents = np.cumsum([0, *(len(offset) - 1 for offset in offsets)])
+        self._first = np.cumsum(np.concatenate([[0], *(_cuts(offset, most) for offset in offsets)]))
+        stores = np.cumsum([0, *(len(member.tokens) for member in texts.values())])
+        self._text_pieces = self._first[self._store_documents[stores]]
+        empty = int(np.count_nonzero(self._sizes == 0))
+        self.report = {"documents": len(self._sizes) - empty, "pieces": int(self._first[-1]), "empty": empty}
+
+    def items(self, number: np.ndarray) -> Items:
+        """The items of these numbers, (I,) int64 >= 0."""
+        member, cursor = self._blocks.locate(number)
+        text = self._blocks.cursor[member]
+        per_epoch = np.diff(self._text_pieces)[text]
+        epoch, index = np.divmod(cursor, per_epoch)
+        piece = self._text_pieces[text] + permute(index, per_epoch, hash64(self._text_key[text], epoch))
+        document = np.searchsorted(self._first, piece, side="right") - 1
+        before = (piece - self._first[document]) * self._most
+        size = np.minimum(self._sizes[document] - before, self._most)
+        store = np.searchsorted(self._store_documents, document, side="right") - 1
+        start, language, k = self._starts[document] + before, self._language[member], self._k[member]
+        store, start, size, language, k = (column[:, None, None] for column in (store, start, size, language, k))
+        none = np.zeros((len(number), 0))
+        return Items(store, start, size, language, k, (self._sizes[document] > self._most).astype(np.int64), none, none)
+
+
+def _cuts(offsets: np.ndarray, most: int) -> np.ndarray:
+    """Pieces of each document, (D,); its eos is no part of them."""
+    return -(-(np.diff(offsets) - 1) // most)
+
+
+class Pairs:
+    """Texts that have a translation, and the partner of each.
+
+    Attributes:
+      tokens: token arrays of the stores.   languages: all languages of the pairs' mixture.
+      report: documents used, empty ones, and those without a translation.
+    """
+
+    def __init__(self, stores: Sequence[Store], pivot: str | None) -> None:
+        self.tokens = [np.asarray(store.tokens) for store in stores]
+        self.languages = tuple(sorted({store.language for store in stores}))
+        self._pivot = -1 if pivot is None else self.languages.index(pivot)
+        size = np.concatenate([np.diff(store.offsets) - 1 for store in stores])
+        group = _dense_groups(stores)
+        count = [len(store.offsets) - 1 for store in stores]
+        language = np.repeat([self.languages.index(store.language) for store in stores], count)
+        used = (size > 0) & (group >= 0)
+        used[used] = _translated(group[used], language[used], self._pivot)
+        order = np.flatnonzero(used)
+        order = order[np.lexsort((language[order], group[order]))]
+        empty = int(np.count_nonzero(size == 0))
+        self.report = {"documents": len(order), "empty": empty, "without translation": len(used) - empty - len(order)}
+        self.store = np.repeat(np.arange(len(stores)), count)[order]
+        self.start = np.concatenate([store.offsets[:-1] for store in stores])[order]
+        self.text = np.concatenate([store.text_hash for store in stores])[order]
+        self.size, self.language = size[order], language[order]
+        self.group = np.unique(group[order], return_inverse=True)[1].astype(np.int32)
+        self._bounds()
+
+    def _bounds(self) -> None:
+        """Where groups, the runs of one language within them, and their pivots begin and end."""
+        key = self.group.astype(np.int64) * len(self.languages) + self.language
+        _, first, self._run, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+        self._run_first, self._run_count = first, count
+        self._group_first = np.unique(self.group, return_index=True)[1]
+        self._group_count = np.diff(self._group_first, append=len(self.group))
+        is_pivot = self.language[first] == self._pivot
+        self._pivot_run = np.zeros(len(self._group_first), np.int64)
+        self._pivot_run[self.group[first[is_pivot]]] = np.flatnonzero(is_pivot)
+        self.by_language = np.argsort(self.language, kind="stable")
+        self.per_language = np.bincount(self.language, minlength=len(self.languages))
+
+    def partner(self, document: np.ndarray, draw: np.ndarray) -> np.ndarray:
+        """A translation of each document: a text of the pivot, else (or of the pivot) any text in another language.
+
+        Args: document (I,) int64, draw (I,) uint64. Returns: (I,) int64.
+        """
+        run, group = self._run[document], self.group[document]
+        others = self._group_count[group] - self._run_count[run]
+        chosen = self._group_first[group] + (draw % others.astype(np.uint64)).astype(np.int64)
+        chosen += np.where(chosen >= self._run_first[run], self._run_count[run], 0)
+        if self._pivot < 0:
+            return chosen
+        pivot = self._pivot_run[group]
+        of_pivot = self._run_first[pivot] + (draw % self._run_count[pivot].astype(np.uint64)).astype(np.int64)
+        return np.where(self.language[document] == self._pivot, chosen, of_pivot)
+
+
+def _dense_groups(stores: Sequence[Store]) -> np.ndarray:
+    """Groups of all documents, numbered over the tasks, (D,) int64; -1 none."""
+    first: dict[str, int] = {}
+    total = 0
+    for task in dict.fromkeys(store.task for store in stores):
+        first[task] = total
+        total += 1 + max(int(store.group.max(initial=-1)) for store in stores if store.task == task)
+    return np.concatenate(
+        [np.where(store.group >= 0, store.group.astype(np.int64) + first[store.task], -1) for store in stores]
+    )
+
+
+def _translated(group: np.ndarray, language: np.ndarray, pivot: int) -> np.ndarray:
+    """(D,) bool: the document's group holds another language (and the pivot, if there is one)."""
+    dense = np.unique(group, return_inverse=True)[1]
+    languages = int(language.max(initial=0)) + 1
+    runs = np.unique(dense * languages + language)
+    good = np.bincount(runs // languages) >= 2
+    if pivot >= 0:
+        good &= np.bincount(dense, language == pivot) > 0
+    return good[dense]
+
+
+class PairExamples:
+    """Translation pairs by number: a text of a language by the mixture's rates, and its partner.
+
+    Within a language's epoch every text with a translation comes first in its pair once.
+    """
+
+    def __init__(self, pairs: Pairs, mixture: Mixture, seed: int) -> None:
+        texts = dict(zip(pairs.languages, pairs.per_language.tolist(), strict=True))
+        lacking = [name for name, rate in mixture.rates if rate and texts.get(name) == 0]
+        if lacking:
+            raise UserError(
+                f"Mixture.rates gives {lacking[0]!r} a rate, but no text in it has a translation; remove it"
+            )
+        rates = member_rates(texts, mixture.rates, mixture.alpha)
+        used = [language for language in pairs.languages if rates[language] > 0]
+        self.pairs, self._seed = pairs, seed
+        counts = block_counts({language: rates[language] for language in used}, explicit=bool(mixture.rates))
+        self._blocks = Blocks(counts, np.arange(len(used)), seed)
+        self._language = np.array([pairs.languages.index(language) for language in used])
+        self._key = np.stack([hash64(seed, "language", language) for language in used])
+
+    def draw(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The two documents of each example, (I,) int64 each."""
+        member, cursor = self._blocks.locate(number)
+        language = self._language[member]
+        per_epoch = self.pairs.per_language[language]
+        epoch, index = np.divmod(cursor, per_epoch)
+        index = permute(index, per_epoch, hash64(self._key[member], epoch))
+        before = np.cumsum(self.pairs.per_language) - self.pairs.per_language
+        document = self.pairs.by_language[before[language] + index]
+        return document, self.pairs.partner(document, hash64(self._seed, "partner", number))
+
+
+class PairItems:
+    """Items of one pair (a text, its translation) or, mixed, of two pairs.
+
+    Attributes:
+      views: 1: the pair is one view, in an order by lot. 2: query and key, their roles by lot; mixed, the order of the
+        two texts is drawn for each of them too (InfoXLM's eight modes).
+    """
+
+    unit = "pairs"
+
+    def __init__(self, examples: PairExamples, views: int, mixup: bool, side: int, seed: int) -> None:
+        self._examples, self._views, self._side, self._seed = examples, views, side, seed
+        self.units = 2 if mixup else 1
+        self.tokens, self.languages = examples.pairs.tokens, examples.pairs.languages
+        self.report = examples.pairs.report
+
+    def items(self, number: np.ndarray) -> Items:
+        """The items of these numbers, (I,) int64 >= 0."""
+        example = (number[:, None] * self.units + np.arange(self.units)).ravel()
+        document = np.stack(self._examples.draw(example), axis=1).reshape(len(number), self.units, 2)
+        document = document.transpose(0, 2, 1)  # (I, 2 sides, pairs)
+        lot = hash64(self._seed, "order", number)[:, None, None] >> np.arange(3, dtype=np.uint64) & np.uint64(1) > 0
+        document = np.where(lot[:, :, :1], document[:, ::-1], document)
+        if self.units == 2:
+            document = np.where(lot[:, 0, 1:, None], document[:, :, ::-1], document)
+        pairs = self._examples.pairs
+        size = np.minimum(pairs.size[document], self._side)
+        cut = np.count_nonzero(pairs.size[document] > self._side, axis=(1, 2))
+        spans = (pairs.store[document], pairs.start[document], size, pairs.language[document], np.zeros_like(size))
+        if self._views == 1:
+            spans = tuple(column.transpose(0, 2, 1) for column in spans)
+        return Items(*spans, cut, pairs.group[document[:, 0]], pairs.text[document])

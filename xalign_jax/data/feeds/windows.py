@@ -1,0 +1,255 @@
+"""Feeds: `rows(first_row, row_slice) -> arrays`, pure functions of (recipe, seed, row number), one call per batch.
+
+No iterator state exists. Rows are numbered endlessly; any slice of a batch equals the same rows of the whole batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import gin
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from xalign_jax.data.corpus import FACTS, Member
+from xalign_jax.data.feeds.codeswitch import COUNTS, Switch, Switched, Table, build_table, switch, unswitched
+from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed, reads
+from xalign_jax.data.feeds.packing import Batch, blank
+from xalign_jax.data.feeds.words import PieceFeed, WordFeed
+from xalign_jax.data.sampling.hashing import hash64, permute
+from xalign_jax.data.sampling.mixing import Blocks, block_counts, member_rates
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import at_least_one, freeze
+
+if TYPE_CHECKING:
+    from xalign_jax.data.corpus import Prepared
+    from xalign_jax.data.store.store import Mixture
+    from xalign_jax.data.tokens.vocabulary import Tokenizer
+
+__all__ = ["ContrastFeed", "PieceFeed", "Switch", "TextFeed", "TranslationFeed", "WindowFeed", "WordFeed"]
+
+_CHUNK = 1 << 17  # tokens worked on at a time, so that large batches need little memory
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class WindowFeed:
+    """Windows of running text for a causal language model, optionally with words switched in the input.
+
+    Attributes:
+      length: T, tokens of a row.
+      switch: input-only code-switching (PreAlign, stage 2); None for none.
+    """
+
+    length: int = gin.REQUIRED
+    switch: Switch | None = None
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "length")
+
+    def check(self, mixture: Mixture | None, lexicon: bool) -> None:
+        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        reads(self, mixture)
+        if self.switch is not None and not lexicon:
+            raise UserError("WindowFeed.switch needs Recipe.lexicon")
+
+    def build(self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Windows:
+        """The feed over a mixture, `rows` rows a step.
+
+        Raises:
+          UserError: rates that do not fit the mixture, a member with less text than one window, or no lexicon.
+        """
+        mixture = reads(self, mixture)
+        members = prepared.members(mixture, split)
+        sizes = {member.name: member.size for member in members}
+        rates = member_rates(sizes, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
+        used = [member for member in members if rates[member.name] > 0]
+        counts = block_counts({member.name: rates[member.name] for member in used}, explicit=bool(mixture.rates))
+        switching = _switching(self.switch, self.length, prepared, used)
+        return Windows(self.length, rows, prepared.tokenizer, used, counts, seed, switching)
+
+    def blank(self, rows: int) -> Batch:
+        """`rows` rows without text, for whoever needs shapes only."""
+        shape = (rows, self.length)
+        batch = {name: blank(shape, np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
+        batch |= {"weights": blank(shape, np.float32), "language": blank((rows,), np.int32)}
+        return batch | {f"count_{name}": blank((rows,), np.int32) for name in COUNTS}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Switching:
+    """A switch, its table, each member's language in the table (-1: never switched), tokens read beyond a window."""
+
+    config: Switch
+    table: Table
+    language: np.ndarray
+    slack: int
+
+
+def _switching(config: Switch | None, length: int, prepared: Prepared, members: list[Member]) -> _Switching | None:
+    """None where nothing would be switched. Facts are text of the source language, switched as all of it is."""
+    if config is None:
+        return None
+    if prepared.lexicon is None:
+        raise UserError("WindowFeed.switch needs Recipe.lexicon")
+    table = build_table(prepared.lexicon.train, prepared.tokenizer, config.both_ways)
+    if table is None or config.rate == 0:
+        return None
+    keyed = {name: i for i, name in enumerate(prepared.lexicon.languages) if i == 0 or config.both_ways}
+    language = np.array([keyed.get(m.language, -1) for m in members])
+    return _Switching(config, table, language, table.slack(length, config.rate))
+
+
+class Windows:
+    """Windows of T + 1 stored tokens at permuted window numbers, with a keyed offset in every epoch.
+
+    Members that share text share its cursor: within an epoch no window occurs twice, nor in two languages.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        rows: int,
+        tokenizer: Tokenizer,
+        members: list[Member],
+        counts: np.ndarray,
+        seed: int,
+        switching: _Switching | None,
+    ) -> None:
+        self.length = length
+        self.languages = tuple(dict.fromkeys(member.language for member in members))
+        self._rows, self._seed, self._switching = rows, seed, switching
+        texts = {member.text: member for member in members}
+        cursor = np.array([list(texts).index(member.text) for member in members])
+        self._blocks = Blocks(counts, cursor, seed)
+        self._member_language = np.array([self.languages.index(member.language) for member in members], np.int32)
+        self._member_k = np.array([member.k for member in members])
+        self._text_key = np.concatenate([hash64(seed, "text", text)[None] for text in texts])
+        self._tokens = [tokens for member in texts.values() for tokens in member.tokens]
+        self._sizes = np.array([len(tokens) for tokens in self._tokens])
+        self._room, starts = _window_table(self._sizes, length)
+        parts = np.cumsum([0, *(len(member.tokens) for member in texts.values())])
+        self._store_windows, self._text_windows = starts, starts[parts]
+        for member, windows in zip(texts.values(), np.diff(self._text_windows), strict=True):
+            if not windows:
+                raise UserError(
+                    f"Mixture.rates: {member.name!r} has {member.size} tokens, too few for one window of "
+                    f"WindowFeed.length = {length} tokens; give it rate 0, more text or a shorter window"
+                )
+        ids = np.arange(tokenizer.base_size)
+        self._written = np.stack([tokenizer.clone(ids, k) for k in range(tokenizer.clones + 1)]).astype(np.int32)
+        self._eos, self._bos = tokenizer.eos, tokenizer.bos
+        self._pad = 0 if tokenizer.pad is None else tokenizer.pad
+
+    def rows(self, first_row: int, row_slice: slice) -> Batch:
+        """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.
+
+        Returns:
+          tokens, targets, positions, segment_ids (B, T) int32; weights (B, T) float32; language (B,) int32 index into
+          `languages`; count_words, count_drawn, count_switched, count_clipped, count_filled (B,) int32. Segments are
+          documents, from 1 (0: filled). A document's first target is predicted from bos; without bos it weighs 0.
+        """
+        number = first_row + np.arange(*row_slice.indices(self._rows), dtype=np.int64)
+        windows = (number, *self.windows(number))
+        step = max(1, _CHUNK // self.length)
+        cuts = range(0, max(1, len(number)), step)
+        parts = [self._some_rows(*(column[at : at + step] for column in windows)) for at in cuts]
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts[1:] else parts[0]
+
+    def windows(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Member, epoch, store (counted over all texts) and first token of rows; all (B,) int64."""
+        member, cursor = self._blocks.locate(number)
+        text = self._blocks.cursor[member]
+        per_epoch = np.diff(self._text_windows)[text]
+        epoch, index = np.divmod(cursor, per_epoch)
+        key = hash64(self._text_key[text], epoch)
+        window = self._text_windows[text] + permute(index, per_epoch, key)
+        store = np.searchsorted(self._store_windows, window, side="right") - 1
+        offset = hash64(key, "offset", store) % (self._room[store] + 1).astype(np.uint64)
+        return (
+            member,
+            epoch,
+            store,
+            (window - self._store_windows[store]) * self.length + offset.astype(np.int64),
+        )
+
+    def _some_rows(
+        self, number: np.ndarray, member: np.ndarray, epoch: np.ndarray, store: np.ndarray, start: np.ndarray
+    ) -> Batch:
+        slack = self._switching.slack if self._switching else 0
+        base, valid = self._read(store, start, self.length + 1 + slack)
+        k = self._member_k[member]
+        tokens = base.astype(np.int32)
+        for clone in np.unique(k[k > 0]).tolist():
+            tokens[k == clone] = self._written[clone].take(base[k == clone])
+        if self._switching:
+            keys = hash64(self._seed, "switch", number, epoch)
+            language = self._switching.language[member]
+            found = switch(
+                base, tokens, valid, keys, language, table=self._switching.table, config=self._switching.config,
+                length=self.length + 1, pad=self._pad,
+            )  # fmt: skip
+        else:
+            found = unswitched(tokens)
+        batch = self._shift(found, k)
+        counts = {f"count_{name}": getattr(found, name) for name in COUNTS}
+        return batch | {"language": self._member_language[member]} | counts
+
+    def _read(self, store: np.ndarray, start: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Base ids (B, size), and how many of them are there (B,); past a store's end stands eos."""
+        base = np.full((len(start), size), self._eos, self._tokens[0].dtype)
+        valid = np.minimum(self._sizes[store] - start, size)
+        for number in np.unique(store):
+            tokens = self._tokens[number]
+            whole = np.flatnonzero((store == number) & (valid == size))
+            if whole.size:
+                base[whole] = sliding_window_view(tokens, size)[start[whole]]
+            for row in np.flatnonzero((store == number) & (valid < size)):
+                base[row, : valid[row]] = tokens[start[row] :]
+        return base, valid
+
+    def _shift(self, found: Switched, k: np.ndarray) -> Batch:
+        """Decoder arrays: position t sees inputs up to t and predicts token t + 1; documents are segments."""
+        eos = self._written[k, self._eos][:, None]
+        inputs, targets, weights = (
+            found.tokens[:, :-1],
+            found.labels[:, 1:].copy(),
+            found.weights[:, 1:].copy(),
+        )
+        border = inputs == eos
+        if self._bos is None:
+            inputs = inputs.copy()
+            weights[border] = 0.0
+        else:
+            inputs = np.where(border, self._written[k, self._bos][:, None], inputs)
+        batch = {"tokens": inputs, "targets": targets, "weights": weights}
+        batch["positions"], batch["segment_ids"] = _segments(border)
+        for row in np.flatnonzero(found.length <= self.length):
+            for key, array in batch.items():
+                array[row, found.length[row] - 1 :] = self._pad if key in ("tokens", "targets") else 0
+        return batch
+
+
+def _segments(border: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and segment numbers from 1, (B, T) int32, of rows in which a segment begins at each border (B, T)."""
+    begins = border.copy()
+    begins[:, 0] = True
+    start = np.flatnonzero(begins).astype(np.int32)
+    size = np.diff(start, append=np.int32(border.size))
+    row, column = np.divmod(start, np.int32(border.shape[1]))
+    number = np.arange(1, len(start) + 1, dtype=np.int32) - np.flatnonzero(column == 0).astype(np.int32)[row]
+    positions = np.arange(border.size, dtype=np.int32) - np.repeat(start, size)
+    return positions.reshape(border.shape), np.repeat(number, size).reshape(border.shape)
+
+
+def _window_table(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Room for the offset (S,), and the first window number of each store (S + 1,).
+
+    A store of N tokens has (N - 1) // T windows; one is given up (if there are two) for offsets of up to T - 1.
+    """
+    fit = np.maximum(sizes - 1, 0) // length
+    windows = np.where(fit > 1, fit - 1, fit)
+    room = np.clip(sizes - 1 - windows * length, 0, length - 1)
+    return room, np.concatenate([[0], np.cumsum(windows)])

@@ -1,0 +1,196 @@
+"""The words feed: dictionary concepts, all their words packed by segment into rows of one shape."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import gin
+import numpy as np
+
+from xalign_jax.data.feeds.packing import Batch, blank
+from xalign_jax.data.lexicon.frequencies import token_shares
+from xalign_jax.data.lexicon.subword_pairs import with_pieces
+from xalign_jax.data.sampling.hashing import hash64, permute
+from xalign_jax.data.store.store import training_stores
+from xalign_jax.data.tokens.vocabulary import clone_index
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import at_least_one, freeze
+
+if TYPE_CHECKING:
+    from xalign_jax.data.corpus import Prepared
+    from xalign_jax.data.lexicon.lexicon import Concepts
+    from xalign_jax.data.store.store import Mixture
+
+OWN = 10  # a token is a language's own if its texts use it this many times as often as the source language's
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class WordFeed:
+    """Words for a contrast (PreAlign, stage 1): a step takes `concepts` concepts of the training lexicon.
+
+    Attributes:
+      length: T, tokens of a row.   words_per_row: S, words of a row at most.   concepts: concepts of a step.
+    """
+
+    length: int = gin.REQUIRED
+    words_per_row: int = gin.REQUIRED
+    concepts: int = gin.REQUIRED
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "length", "words_per_row", "concepts")
+
+    def check(self, mixture: Mixture | None, lexicon: bool) -> None:
+        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        if not lexicon:
+            raise UserError(f"{type(self).__name__} needs Recipe.lexicon")
+
+    def build(self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Words:
+        """The feed over the lexicon's training table; no mixture is read and no split but "train" exists.
+
+        Raises:
+          UserError: no lexicon, fewer training concepts than a step takes, or a word longer than a row.
+        """
+        name = type(self).__name__
+        if prepared.lexicon is None:
+            raise UserError(f"{name} needs Recipe.lexicon")
+        table = self.table(prepared.lexicon.train)
+        count = len(np.unique(table.concept))
+        if self.concepts > count:
+            raise UserError(f"{name}.concepts = {self.concepts}: the lexicon has {count} training concepts")
+        if (longest := int(np.diff(table.starts).max())) > self.length:
+            raise UserError(f"{name}.length = {self.length}: the longest word takes {longest} tokens")
+        pad = 0 if prepared.tokenizer.pad is None else prepared.tokenizer.pad
+        return Words(self, table, own_tokens(prepared, table.languages), rows, seed, pad)
+
+    def table(self, lexicon: Concepts) -> Concepts:
+        """What is fed of the lexicon's training table."""
+        return lexicon
+
+    def blank(self, rows: int) -> Batch:
+        """`rows` rows without words, for whoever needs shapes only."""
+        batch = {
+            n: blank((rows, self.length), np.int32)
+            for n in ("tokens", "targets", "positions", "segment_ids", "own_tokens")
+        }
+        batch["weights"] = blank((rows, self.length), np.float32)
+        kinds = {"concept": np.int32, "language": np.int32, "text_hash": np.uint32}
+        batch |= {name: blank((rows, self.words_per_row), dtype) for name, dtype in kinds.items()}
+        return batch | {name: blank((rows,), np.int32) for name in ("count_words", "count_dropped")}
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class PieceFeed(WordFeed):
+    """A WordFeed of the words and of the pieces that translate each other in them (`piece_pairs.with_pieces`)."""
+
+    def table(self, lexicon: Concepts) -> Concepts:
+        """The training table with its pairs of pieces."""
+        return with_pieces(lexicon)
+
+
+def own_tokens(prepared: Prepared, languages: tuple[str, ...]) -> np.ndarray:
+    """(L, size) bool: the tokens that are a language's own and not the source language's, `languages[0]`.
+
+    A language's own are those of its text that take at least `OWN` times the share of its running tokens that they take
+    of the source language's: all that a clone uses, some of a vocabulary that two languages share. The source language
+    has none.
+    """
+    tokenizer = prepared.tokenizer
+    shares = np.zeros((len(languages), tokenizer.size))
+    for language, (base, k) in enumerate(map(clone_index, languages)):
+        stores = training_stores(prepared.stores, base)
+        shares[language, tokenizer.clone(np.arange(tokenizer.base_size), k)] = token_shares(stores, tokenizer)
+    own = (shares > 0) & (shares >= OWN * shares[0])
+    own[0] = False
+    return own
+
+
+class Words:
+    """Epochs over permuted concepts; the few that do not fill an epoch's last step are left out of that epoch."""
+
+    def __init__(self, config: WordFeed, table: Concepts, own: np.ndarray, rows: int, seed: int, pad: int) -> None:
+        self.length = config.length
+        self.languages = table.languages
+        self._config, self._table, self._own, self._rows, self._seed, self._pad = config, table, own, rows, seed, pad
+        self._bounds = np.append(np.unique(table.concept, return_index=True)[1], len(table.concept))
+
+    def rows(self, first_row: int, row_slice: slice) -> Batch:
+        """Rows `row_slice` of the step that begins at `first_row`.
+
+        Returns:
+          tokens, positions, segment_ids (R, T) int32: segment s is word slot s - 1, 0 nothing; concept (R, S) int32, -1
+          absent; text_hash (R, S) uint32; language (R, S) int32 index into `languages`; targets (R, T) int32, weights
+          (R, T) float32: the next token of the same word; own_tokens (R, T) int32: 1 for tokens that are
+          their word's language's own (the function of that name); count_words, count_dropped (R,) int32: packed, and what
+          did not fit (counted in row 0).
+        """
+        word = self._chosen(first_row // self._rows)
+        row, slot, place, missed = _first_fit(
+            np.diff(self._table.starts)[word], self._rows, self._config.length, self._config.words_per_row
+        )
+        batch = self._fill(word[~missed], row, slot, place)
+        batch["count_dropped"][0] = missed.sum()
+        return {key: array[row_slice] for key, array in batch.items()}
+
+    def _chosen(self, step: int) -> np.ndarray:
+        """The table's words of a step, concepts in permuted order."""
+        concepts = len(self._bounds) - 1
+        epoch, index = divmod(step, concepts // self._config.concepts)
+        order = index * self._config.concepts + np.arange(self._config.concepts)
+        chosen = permute(order, concepts, hash64(self._seed, "concepts", epoch))
+        return np.concatenate([np.arange(self._bounds[c], self._bounds[c + 1]) for c in chosen])
+
+    def _fill(self, word: np.ndarray, row: np.ndarray, slot: np.ndarray, place: np.ndarray) -> Batch:
+        table, (R, T, S) = self._table, (self._rows, self._config.length, self._config.words_per_row)
+        first = table.starts[word]
+        size = table.starts[word + 1] - first
+        before = np.cumsum(size) - size
+        inside = np.arange(size.sum()) - np.repeat(before, size)
+        at = np.repeat(row * T + place, size) + inside
+        ids = table.ids[np.repeat(first, size) + inside]
+        batch: Batch = {key: np.zeros((R, T), np.int32) for key in ("positions", "segment_ids", "own_tokens")}
+        batch |= {key: np.full((R, T), self._pad, np.int32) for key in ("tokens", "targets")}
+        batch["weights"] = np.zeros((R, T), np.float32)
+        goes_on = inside + 1 < np.repeat(size, size)
+        for key, values in (
+            ("tokens", ids),
+            ("positions", inside),
+            ("segment_ids", np.repeat(slot + 1, size)),
+            ("own_tokens", self._own[np.repeat(table.language[word], size), ids]),
+        ):
+            batch[key].ravel()[at] = values
+        batch["targets"].ravel()[at[goes_on]] = ids[np.flatnonzero(goes_on) + 1]
+        batch["weights"].ravel()[at[goes_on]] = 1.0
+        for key, absent in (("concept", -1), ("language", 0), ("text_hash", 0)):
+            values = getattr(table, key)
+            batch[key] = np.full((R, S), absent, values.dtype)
+            batch[key][row, slot] = values[word]
+        batch["count_words"] = np.bincount(row, minlength=R).astype(np.int32)
+        batch["count_dropped"] = np.zeros(R, np.int32)
+        return batch
+
+
+def _first_fit(
+    sizes: np.ndarray, rows: int, length: int, slots: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Packs items, in order, each into the first row that has room and a free slot.
+
+    Returns:
+      row, slot and first place of those packed, (P,) int64; missed (W,) bool.
+    """
+    used, taken = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    packed, missed = [], np.zeros(len(sizes), bool)
+    for item, size in enumerate(sizes.tolist()):
+        fits = (used + size <= length) & (taken < slots)
+        found = int(fits.argmax())
+        if not fits[found]:
+            missed[item] = True
+            continue
+        packed.append((found, taken[found], used[found]))
+        used[found] += size
+        taken[found] += 1
+    row, slot, place = np.array(packed, np.int64).reshape(-1, 3).T
+    return row, slot, place, missed

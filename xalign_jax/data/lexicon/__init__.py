@@ -1,0 +1,1 @@
+"""Dictionaries, concepts, word frequencies, facts."""

@@ -1,0 +1,165 @@
+"""Dictionaries: files (TSV, MUSE, PreAlign's JSON lines) and CLDR names. One entry is one concept (PreAlign, section 2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from xalign_jax.data.text.files import check_string, parse_object, read_lines
+from xalign_jax.errors import UserError, install
+from xalign_jax.recipe import resolve
+
+
+class Entry(NamedTuple):
+    """The words of one concept: (index into the languages, word), those of the source language first."""
+
+    concept: str
+    words: tuple[tuple[int, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dictionary:
+    """Entries in order of first appearance.
+
+    `report` counts the `lines` read and what was dropped: `empty` and `too_long` words, `duplicates`, and `single`
+    lines (of one word only).
+    """
+
+    entries: tuple[Entry, ...]
+    report: dict[str, int]
+
+
+_Row = tuple[str | None, list[tuple[int, str]]]
+_KEYS = ("src_text", "tgt_text", "words", "index")
+_SCORE = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s?%?|[-+]?(inf|nan)", re.IGNORECASE)
+_DICT_CC = re.compile(r"\{(m|f|n|pl|sg|m/f|adj|adv|verb)\.?\}")
+
+
+def read_dictionary(path: str, languages: tuple[str, ...] = ("en", "de"), max_words: int | None = None) -> Dictionary:
+    """A dictionary file; `.gz` is decompressed. The form is told by its lines:
+
+      TSV `source<TAB>target`, MUSE `source target`, JSON pairs {"src_text", "tgt_text"}, JSON rows
+      {"words": "a $ b $ c"} with an optional integer "index". The n-th word is in languages[n - 1].
+
+    Numbers from the third column on, and further JSON keys of a number, are scores and are left out. Lines of one source
+    word, or of one "index", make one entry. Words of more than `max_words` white-space separated words are dropped.
+    Raises: UserError naming file:line, for anything else beyond the languages as well.
+    """
+    path = resolve(path)
+    rows = (_parse(line, path, number, languages) for number, line in read_lines(path) if line.strip())
+    return _merge(rows, max_words)
+
+
+def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Row:
+    concept = None
+    if line.lstrip().startswith("{"):
+        row = parse_object(line, path, number)
+        words = _json_words(row, path, number)
+        index = row.get("index")
+        if index is not None and not isinstance(index, int):
+            raise UserError(f"{path}:{number}: index must be an integer, found {str(index)[:40]!r}")
+        concept = None if index is None else f"index:{index}"
+    else:
+        words = line.split("\t") if "\t" in line else line.split()
+        words[2:] = ["" if _SCORE.fullmatch(word.strip()) else word for word in words[2:]]
+        if "\t" not in line and (len(words) < 2 or any(words[2:])):
+            raise UserError(f"{path}:{number}: expected source<TAB>target, two words, or a JSON object: {line[:60]!r}")
+    return concept, list(enumerate(_check_words([" ".join(word.split()) for word in words], path, number, languages)))
+
+
+def _check_words(words: list[str], path: str, number: int, languages: tuple[str, ...]) -> list[str]:
+    """The words without empty columns at the end. Raises UserError for more of them than languages, and for dict.cc's."""
+    for word in words:
+        if remark := _DICT_CC.search(word):
+            raise UserError(
+                f"{path}:{number}: {word[:40]!r} holds the remark {remark[0]!r}, as dict.cc writes grammar, and no text "
+                "has it so; take remarks in brackets, and columns after the second, out of the file"
+            )
+    extra = [(column, word) for column, word in enumerate(words[len(languages) :], len(languages) + 1) if word]
+    if extra:
+        column, word = extra[0]
+        raise UserError(
+            f"{path}:{number}: {word[:40]!r} in column {column} is no score, and the file is in {len(languages)} "
+            f"languages ({', '.join(languages)}); take it out, or give a further translation a line of its own"
+        )
+    return words[: len(languages)]
+
+
+def _json_words(row: dict[str, Any], path: str, number: int) -> list[str]:
+    unknown = [key for key, value in row.items() if key not in _KEYS and not isinstance(value, int | float | None)]
+    if unknown:
+        raise UserError(f"{path}:{number}: unknown key {unknown[0][:40]!r}; take it out of the file")
+    pair = [row.get("src_text"), row.get("tgt_text")]
+    words = row.get("words")
+    if all(isinstance(word, str) for word in pair) and words is None:
+        return [check_string(str(word), path, number) for word in pair]
+    if isinstance(words, str) and pair == [None, None]:
+        return check_string(words, path, number).split("$")
+    raise UserError(f"{path}:{number}: expected the keys src_text and tgt_text, or words")
+
+
+def _merge(rows: Iterator[_Row], max_words: int | None) -> Dictionary:
+    report = dict.fromkeys(("lines", "empty", "too_long", "single", "duplicates"), 0)
+    entries: dict[str, dict[tuple[int, str], None]] = {}
+    for concept, words in rows:
+        report["lines"] += 1
+        kept = []
+        for language, word in words:
+            if not word:
+                report["empty"] += 1
+            elif max_words is not None and len(word.split()) > max_words:
+                report["too_long"] += 1
+            else:
+                kept.append((language, word))
+        if len(kept) < 2 or kept[0][0] != 0:
+            report["single"] += 1
+            continue
+        entry = entries.setdefault(concept or f"word:{kept[0][1]}", {})
+        report["duplicates"] += sum(word in entry for word in kept[1:])
+        entry.update(dict.fromkeys(kept))
+    ordered = (Entry(name, tuple(sorted(words, key=lambda word: word[0]))) for name, words in entries.items())
+    return Dictionary(tuple(ordered), report)
+
+
+def cldr_dictionary(languages: tuple[str, ...], max_words: int | None = None) -> Dictionary:
+    """Names of territories, languages, scripts, currencies, months, days and units in two or more CLDR locales.
+
+    Raises: UserError if Babel is missing or knows no such locale.
+    """
+    names = [_cldr_names(language) for language in languages]
+    rows: list[_Row] = []
+    for key, source in names[0].items():
+        others = [(i, table[key]) for i, table in enumerate(names) if i and key in table]
+        rows.append((None, [(0, source), *others]))
+    return _merge(iter(rows), max_words)
+
+
+@functools.cache
+def _cldr_names(language: str) -> dict[tuple[str, str], str]:
+    """Names by (kind, code), where the locale has them, in letters and without a remark in brackets."""
+    try:
+        from babel import Locale, UnknownLocaleError
+    except ImportError:
+        raise UserError(f'Lexicon.source = "cldr" needs Babel: {install("demo")}') from None
+    try:
+        locale = Locale.parse(language, sep="-" if "-" in language else "_")
+    except (UnknownLocaleError, ValueError) as error:
+        raise UserError(f"Lexicon.languages: CLDR has no locale {language!r} ({error})") from None
+    kinds: dict[str, dict[Any, Any]] = {
+        "territory": dict(locale.territories),
+        "language": dict(locale.languages),
+        "script": dict(locale.scripts),
+        "currency": dict(locale.currencies),
+        "month": dict(locale.months["stand-alone"]["wide"]),
+        "day": dict(locale.days["stand-alone"]["wide"]),
+        "unit": {code: forms.get("long") for code, forms in locale.unit_display_names.items()},
+    }
+    return {
+        (kind, str(code)): " ".join(name.split())
+        for kind, table in kinds.items()
+        for code, name in table.items()
+        if isinstance(name, str) and "(" not in name and any(character.isalpha() for character in name)
+    }

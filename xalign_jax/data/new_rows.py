@@ -1,0 +1,125 @@
+"""Rows for tokens that a model has never seen: which old rows each row of a new table is the mean of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+
+import numpy as np
+
+from xalign_jax.data.lexicon.lexicon import LexiconTable
+from xalign_jax.data.tokens.backends import SPECIALS
+from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.errors import UserError
+
+WAYS = ("mean", "copy", "aligned")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSources:
+    """Row i of a new table is the mean of the old rows ids[starts[i]:starts[i + 1]]; of all `ordinary` ones if none.
+
+    Attributes:
+      ids: (n,) int32.  starts: (rows + 1,) int64.  ordinary: (old rows,) bool, rows that text reads.
+      kept, made: ordinary rows that are an old row, and others that `ids` names rows for.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    ordinary: np.ndarray
+    kept: int
+    made: int
+
+
+def row_sources(old: Tokenizer, new: Tokenizer, how: str, lexicon: LexiconTable | None = None) -> RowSources | None:
+    """Where the rows of `new`'s table come from; None if both vocabularies are the same.
+
+    A token that the old vocabulary has (the same piece in the same clone, or the same special) keeps its row. Others:
+      "mean": the mean of all ordinary rows.
+      "copy": a clone's row is its original's; a new piece is the mean of the old pieces that spell it.
+      "aligned": a row that occurs in words of the lexicon's training table is the mean of the rows of those words'
+        translations into its first language.
+    What "copy" and "aligned" find nothing for is the mean of all as well.
+
+    Raises:
+      UserError: another way, or "aligned" without a lexicon.
+    """
+    if how not in WAYS:
+        raise UserError(f"Recipe.new_rows = {how!r}: one of {', '.join(WAYS)}")
+    if how == "aligned" and lexicon is None:
+        raise UserError('Recipe.new_rows = "aligned" reads Recipe.lexicon, which is not bound')
+    if old.fingerprint == new.fingerprint and old.size == new.size:
+        return None
+    known = _known(old, new)
+    made: dict[int, list[int]] = {}
+    if how == "copy":
+        made = _copied(old, new, known)
+    elif how == "aligned" and lexicon is not None:
+        made = _aligned(lexicon, old, known)
+    rows = [[known[i]] if i in known else made.get(i, []) for i in range(new.size)]
+    ordinary = np.flatnonzero(~new.special).tolist()
+    kept = sum(i in known for i in ordinary)
+    return RowSources(
+        ids=np.array([i for row in rows for i in row], np.int32),
+        starts=np.cumsum([0, *map(len, rows)], dtype=np.int64),
+        ordinary=~old.special,
+        kept=kept,
+        made=sum(bool(rows[i]) for i in ordinary) - kept,
+    )
+
+
+def _known(old: Tokenizer, new: Tokenizer) -> dict[int, int]:
+    """New row -> old row of the tokens that both vocabularies have."""
+    if old.base_fingerprint == new.base_fingerprint:
+        pairs = [(i, i) for i in range(new.base_size)]
+    else:
+        roles = {name: (getattr(old, name), getattr(new, name)) for name in SPECIALS}
+        pairs = [(b, a) for a, b in roles.values() if a is not None and b is not None]
+        for keys in (_names, _spellings):  # what none is called like may still be spelt like one
+            done = {b for b, _ in pairs}
+            places = {key: i for i, key in keys(old)}
+            pairs += [(i, places[key]) for i, key in keys(new) if key in places and i not in done]
+    return {
+        int(new.clone(np.int32(b), k)): int(old.clone(np.int32(a), k))
+        for k in range(min(old.clones, new.clones), -1, -1)
+        for b, a in pairs
+    }
+
+
+def _names(tokenizer: Tokenizer) -> list[tuple[int, str]]:
+    """(piece, name) of the base pieces that text has and that have one."""
+    names = enumerate(tokenizer.names)
+    return [(i, name) for i, name in names if name and not tokenizer.special[i]]
+
+
+def _spellings(tokenizer: Tokenizer) -> list[tuple[int, tuple[bool, str]]]:
+    """(piece, (begins a word, spelling)) of the base pieces that text has and that spell something."""
+    found = enumerate(zip(tokenizer.word_start.tolist(), tokenizer.texts, strict=True))
+    return [(i, key) for i, key in found if key[1] and not tokenizer.special[i]]
+
+
+def _copied(old: Tokenizer, new: Tokenizer, known: dict[int, int]) -> dict[int, list[int]]:
+    spelt = [i for i in range(new.base_size) if i not in known and new.texts[i]]
+    made = {}
+    for i, ids in zip(spelt, old.encode_words([new.texts[i] for i in spelt]), strict=True):
+        made[i] = [int(j) for j in ids if not old.special[j]]
+    for k in range(1, new.clones + 1):
+        for i in range(new.base_size):
+            row = int(new.clone(np.int32(i), k))
+            if row not in known:
+                made.setdefault(row, [known[i]] if i in known else made.get(i, []))
+    return made
+
+
+def _aligned(lexicon: LexiconTable, old: Tokenizer, known: dict[int, int]) -> dict[int, list[int]]:
+    table = lexicon.train
+    firsts = np.flatnonzero(table.language == 0).tolist()
+    sources: dict[int, list[int]] = defaultdict(list)
+    for word, ids in zip(firsts, old.encode_words([table.words[word] for word in firsts]), strict=True):
+        sources[int(table.concept[word])] += [int(i) for i in ids if not old.special[i]]
+    made: dict[int, list[int]] = defaultdict(list)
+    for word in np.flatnonzero(table.language > 0).tolist():
+        for i in table.tokens(word).tolist():
+            if i not in known:
+                made[i] += sources[int(table.concept[word])]
+    return made

@@ -1,0 +1,137 @@
+"""Mixture arithmetic: which row belongs to which member, in closed form.
+
+Rows come in blocks of 1,000. Every block holds the same exact number of rows of each member (largest remainder),
+permuted by hash(seed, block). Members that share a cursor (a language and its clones share one store) take
+successive items of it, so no item goes to two of them within an epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.errors import UserError
+
+BLOCK = 1000
+
+
+def check_rates(explicit: Sequence[tuple[str, float]]) -> None:
+    """Refuse rates that no mixture could have, whatever its members.
+
+    Raises:
+      UserError: a negative rate, rates that sum to 0, a member named twice, a rate below one row in 1,000.
+    """
+    rates = dict(explicit)
+    if len(rates) < len(explicit):
+        raise UserError(f"Mixture.rates = {explicit!r}: names a member twice")
+    for name, rate in rates.items():
+        if not (np.isfinite(rate) and rate >= 0):
+            raise UserError(f"Mixture.rates gives {name!r} the rate {rate}; rates are numbers >= 0")
+    total = sum(rates.values())
+    if not 0 < total < np.inf:
+        raise UserError(f"Mixture.rates sum to {total}; give some member a rate greater than 0")
+    block_counts({name: rate / total for name, rate in rates.items()}, explicit=True)
+
+
+def member_rates(
+    tokens: Mapping[str, int],
+    explicit: Sequence[tuple[str, float]],
+    alpha: float,
+    only_explicit: Sequence[str] = (),
+) -> dict[str, float]:
+    """Rates of a mixture's members, summing to 1.
+
+    Args:
+      tokens: member -> tokens of text it has.
+      explicit: `Mixture.rates` as (member, rate) pairs, see `check_rates`; members left out have rate 0. Empty: p ~
+        tokens^alpha.
+      alpha: 1 proportional, 0 uniform (Conneau et al. 2020, section 3.1, use 0.3).
+      only_explicit: members that join only when `explicit` names them.
+    Raises:
+      UserError: an unknown member, a rate for a member without text, or no member with text.
+    """
+    known = ", ".join(tokens) or "none"
+    if explicit:
+        rates = {name: float(rate) for name, rate in explicit}
+        unknown = [name for name in rates if name not in tokens]
+        if unknown:
+            raise UserError(f"Mixture.rates names {unknown[0]!r}, which this mixture lacks; members: {known}")
+    else:
+        rates = {name: float(n) ** alpha for name, n in tokens.items() if n and name not in only_explicit}
+    total = sum(rates.values())
+    if not total > 0:
+        raise UserError(f"Mixture.rates: no member of the mixture has text; members: {known}")
+    empty = [name for name, rate in rates.items() if rate and not tokens[name]]
+    if empty:
+        raise UserError(f"Mixture.rates gives {empty[0]!r} a rate, but it has no text; remove it or add text")
+    return {name: rates.get(name, 0.0) / total for name in tokens}
+
+
+def block_counts(rates: Mapping[str, float], explicit: bool) -> np.ndarray:
+    """Rows of each member in a block of 1,000, by largest remainder (ties: the earlier member). (M,) int64.
+
+    Rates that follow from texts and alpha (not `explicit`) come to one row at least, which the others give by their shares.
+
+    Raises:
+      UserError: an explicit positive rate too small for one row in 1,000, or more than 1,000 members.
+    """
+    if sum(rate > 0 for rate in rates.values()) > BLOCK:
+        raise UserError(f"Mixture: more than {BLOCK} members; bind Mixture.languages or Mixture.tasks to fewer")
+    share = np.array(list(rates.values()), np.float64)
+    single = np.zeros(len(share), bool)  # members that come to one row
+    while True:
+        others = np.where(single, 0.0, share)
+        counts = single + _largest_remainder(others * ((BLOCK - single.sum()) / others.sum()))
+        lacking = (share > 0) & (counts == 0)
+        if not lacking.any():
+            return counts
+        if explicit:
+            name = list(rates)[lacking.argmax()]
+            raise UserError(
+                f"Mixture.rates gives {name!r} {rates[name]:.2g}: less than one row in {BLOCK}; raise it or leave it out"
+            )
+        single |= lacking
+
+
+def _largest_remainder(exact: np.ndarray) -> np.ndarray:
+    """Whole numbers near `exact` with the same (whole) sum."""
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    order = np.argsort(-(exact - counts), kind="stable")
+    counts[order[: round(exact.sum()) - counts.sum()]] += 1
+    return counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Row -> (member, index in the member's cursor).
+
+    Attributes:
+      counts: (M,) rows of each member in a block; they sum to BLOCK.
+      cursor: (M,) the number of the cursor each member reads, from 0.
+      seed: selects the permutations of the blocks.
+    """
+
+    counts: np.ndarray
+    cursor: np.ndarray
+    seed: int
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Args: rows (B,) int64 >= 0. Returns: member (B,) int64, index in that member's cursor (B,) int64.
+
+        Within a block a cursor's indices rise with the row: an item comes again only when all others have come.
+        """
+        blocks, which = np.unique(rows // BLOCK, return_inverse=True)
+        slot = np.argsort(hash64(self.seed, "block", blocks[:, None], np.arange(BLOCK)), axis=1)
+        member = np.repeat(np.arange(len(self.counts)), self.counts)[slot]
+        owner = self.cursor[member]
+        width = np.bincount(self.cursor, weights=self.counts).astype(np.int64)
+        first = np.cumsum(width) - width
+        order = np.argsort(owner, axis=1, kind="stable")
+        rank = np.empty_like(order)
+        np.put_along_axis(rank, order, np.arange(BLOCK)[None], axis=1)
+        index = blocks[:, None] * width[owner] + rank - first[owner]
+        at = which, rows % BLOCK
+        return member[at], index[at]

@@ -1,0 +1,1 @@
+"""Stores: texts tokenised once, and their preparation."""

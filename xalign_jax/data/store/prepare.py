@@ -1,0 +1,370 @@
+"""What `store.prepare` runs in a process of its own: train or load the vocabulary, tokenise tasks into stores."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import itertools
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from xalign_jax.data.store.cache import damage, make
+from xalign_jax.data.store.store import CACHE_ERROR, FORMAT, USER_ERROR, canonical_task, index_file
+from xalign_jax.data.text.files import is_language, keyed_hash, normal_text, stamp_file
+from xalign_jax.data.text.readers import source_reader
+from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import resolve
+
+_CONTENT = 2  # of a store's fingerprint, which runs compare when they go on: it outlives FORMAT
+SAMPLE_BYTES = 12_000_000  # text a vocabulary is trained on, in equal shares of the languages
+_SENTENCE_BYTES = 4000  # SentencePiece skips longer sentences
+_SPLITS = ("validation", "train")
+_BATCH = 1024
+_FAR = 3  # times the validation text that was meant: beyond it, a split is worth a line
+_VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
+
+
+def main(argument: str) -> None:
+    """Serve one request (JSON).
+
+    With {"error": line} as the last line of stdout it exits USER_ERROR for a UserError, and CACHE_ERROR where files of the
+    cache cannot be read or written.
+    """
+    request = json.loads(argument)
+    cache = Path(request["cache"])
+    try:
+        run(Vocabulary(**request["vocabulary"]), request["tasks"], request["modules"], cache)
+    except UserError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        sys.exit(USER_ERROR)
+    except OSError as error:
+        line = f"{error.filename or cache}: {error.strerror or error}; the cache is {cache} ($XALIGN_CACHE)"
+        print(json.dumps({"error": line}), flush=True)
+        sys.exit(CACHE_ERROR)
+
+
+def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], cache: Path) -> None:
+    """Prepare the vocabulary and the stores of `tasks` and write the index. Raises UserError."""
+    readers, stamps = _open_tasks(tasks, modules) if tasks else ({}, [])
+    with _locked(cache):
+        directory, tokenizer = prepare_vocabulary(vocabulary, list(readers.values()), cache)
+        of_vocabulary = [] if vocabulary.path is None else _path_stamps(vocabulary.path)
+        if vocabulary.trained:
+            of_vocabulary = stamps
+        _write_index(index_file(cache, vocabulary, tasks, None), cache, directory, of_vocabulary, modules)
+        prints = {task: reader.fingerprint() for task, reader in readers.items()}
+        held_out = functools.cache(lambda task: _validation_texts(readers[task]))
+        for task, reader in readers.items():
+            reader.check_vocabulary(tokenizer)
+            store = prepare_store(task, reader, tokenizer, cache, prints, held_out)
+            file = index_file(cache, vocabulary, tasks, task)
+            _write_index(file, cache, store, [*of_vocabulary, *stamps], modules)
+
+
+def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
+    """Readers by task, and the stamps of all with the user's modules, taken before anything is read."""
+    of_modules, code = [], b""
+    for name in modules:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"Recipe.modules: cannot import {name!r}: {error}") from None
+        if module.__file__:
+            of_modules.append(stamp_file(module.__file__))
+            code += Path(module.__file__).read_bytes()
+    digest = hashlib.sha256(code).hexdigest() if code else ""
+    readers = {task: source_reader(task) or _seqio_reader(task, digest) for task in dict.fromkeys(tasks)}
+    return readers, [*of_modules, *(stamp for reader in readers.values() for stamp in reader.stamps())]
+
+
+def _seqio_reader(task: str, digest: str) -> Any:
+    from xalign_jax.tasks import open_task  # ten seconds of imports that sources do without
+
+    return open_task(task, digest)
+
+
+def _path_stamps(path: str) -> list[tuple[str, ...]]:
+    place = Path(resolve(path))
+    folder = place if place.is_dir() else place.parent
+    names = ("spm.model", "tokenizer.json", "tokenizer_config.json", "ids.json")
+    return [stamp_file(str(file)) for file in (place, *(folder / name for name in names))]
+
+
+@contextlib.contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """One preparation at a time; on file systems without locks several may work, and the first to finish wins."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / "lock", "w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write_index(file: Path, cache: Path, directory: Path, stamps: list, modules: Sequence[str]) -> None:
+    entry = {"directory": str(directory.relative_to(cache)), "stamps": stamps, "modules": list(modules)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(entry, indent=1) + "\n")
+    temporary.replace(file)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def _hash(*parts: Any) -> str:
+    """A name in the cache."""
+    return _digest(FORMAT, *parts)
+
+
+def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Path) -> tuple[Path, Tokenizer]:
+    """The directory of a vocabulary in the cache and its tokenizer (without clones), made if it is not there."""
+    base = Vocabulary(vocabulary.kind, vocabulary.path, vocabulary.size, vocabulary.model_type, vocabulary.lowercase)
+    folder = cache / "vocabularies"
+    if not vocabulary.trained:
+        tokenizer = Tokenizer.of(base)
+        directory = folder / _hash(tokenizer.base_fingerprint)
+    else:
+        if not readers:
+            raise UserError(
+                "Vocabulary.path: set it (or Vocabulary.kind = 'bytes'): the recipe has no text to train on"
+            )
+        prints = sorted(reader.fingerprint() for reader in readers)
+        directory = folder / _hash(base.size, base.model_type, base.lowercase, prints)
+        if damage(directory) is None:
+            return directory, Tokenizer.load(directory)
+        print(f"training a vocabulary of {base.size} pieces", file=sys.stderr)
+        model = train_sentencepiece(_sample(readers), base.size, base.model_type, base.lowercase)
+        tokenizer = Tokenizer(SentencePieces(model), base)
+    make(directory, tokenizer.save)
+    return directory, tokenizer
+
+
+def _sample(readers: Sequence[Any]) -> list[str]:
+    """Lines to train on, sorted: of each language the texts of smallest hash up to its share of SAMPLE_BYTES."""
+    kept: dict[str, dict[int, str]] = {}
+    sizes: dict[str, int] = {}
+    for example in itertools.chain.from_iterable(reader.read("train") for reader in readers):
+        text, language = example.document.text, example.document.language
+        texts = kept.setdefault(language, {})
+        texts[keyed_hash(text)] = text
+        sizes[language] = sizes.get(language, 0) + len(text)
+        if sizes[language] > 2 * SAMPLE_BYTES:
+            kept[language] = _smallest(texts, SAMPLE_BYTES)
+            sizes[language] = sum(map(len, kept[language].values()))
+    chosen = [t for texts in kept.values() for t in _smallest(texts, SAMPLE_BYTES // len(kept)).values()]
+    if not chosen:
+        raise UserError("Mixture.tasks: there is no training text to train a vocabulary on")
+    return sorted(piece for text in chosen for line in text.splitlines() for piece in _cut(line.strip()) if piece)
+
+
+def _smallest(texts: dict[int, str], budget: int) -> dict[int, str]:
+    """Texts of smallest hash, up to the first that passes the budget of bytes; no more than that of a single one."""
+    kept, total = {}, 0
+    for key in sorted(texts):
+        text = texts[key].encode()
+        kept[key] = texts[key] if len(text) <= budget else text[:budget].decode(errors="ignore")
+        total += len(text)
+        if total >= budget:
+            break
+    return kept
+
+
+def _cut(line: str) -> list[str]:
+    """A line in parts that SentencePiece does not skip, cut at spaces where there are any."""
+    parts, start, most = [], 0, _SENTENCE_BYTES // 4
+    while len(line) - start > _SENTENCE_BYTES or len(line[start:].encode()) > _SENTENCE_BYTES:
+        end = line.rfind(" ", start, start + most)
+        end = end if end > start else start + most
+        parts.append(line[start:end])
+        start = end
+        while line[start : start + 1].isspace():
+            start += 1
+    return [*parts, line[start:]]
+
+
+class _Writer:
+    """Gathers the documents of one language of one split, then writes them in shuffled order."""
+
+    def __init__(self, folder: Path, language: str, dtype: type) -> None:
+        if not is_language(language):
+            raise UserError(f"Mixture.tasks: a text is in {language[:60]!r}, which is no name for a language")
+        folder = folder / language
+        folder.mkdir(parents=True)
+        self._folder, self._dtype = folder, dtype
+        self._raw = (folder / "raw").open("w+b")
+        self._columns = {name: array.array("q") for name in ("length", "group", "text_hash", "utf8_bytes")}
+        self._words = 0
+
+    def add(self, ids: np.ndarray, text: str, group: int) -> None:
+        self._raw.write(ids.astype(self._dtype).tobytes())
+        row = (len(ids), group, zlib.crc32(normal_text(text).encode()), len(text.encode()))
+        for column, value in zip(self._columns.values(), row, strict=True):
+            column.append(value)
+        self._words += len(text.split())
+
+    def finish(self) -> dict[str, int]:
+        """Write the arrays; returns the counts."""
+        columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
+        lengths = columns["length"]
+        starts = np.cumsum(lengths) - lengths
+        order = np.random.default_rng(0).permutation(len(lengths))
+        offsets = np.concatenate([[0], np.cumsum(lengths[order])])
+        self._raw.flush()
+        raw = np.memmap(self._raw, self._dtype, mode="r")
+        tokens = np.lib.format.open_memmap(self._folder / "tokens.npy", "w+", self._dtype, (len(raw),))
+        for new, old in enumerate(order):
+            tokens[offsets[new] : offsets[new + 1]] = raw[starts[old] : starts[old] + lengths[old]]
+        tokens.flush()
+        np.save(self._folder / "offsets.npy", offsets)
+        for name, dtype in (("group", np.int32), ("text_hash", np.uint32), ("utf8_bytes", np.int32)):
+            np.save(self._folder / f"{name}.npy", columns[name][order].astype(dtype))
+        self._raw.close()
+        (self._folder / "raw").unlink()
+        utf8_bytes = int(columns["utf8_bytes"].sum())
+        return {"documents": len(lengths), "tokens": len(raw), "utf8_bytes": utf8_bytes, "words": self._words}
+
+
+def prepare_store(
+    task: str,
+    reader: Any,
+    tokenizer: Tokenizer,
+    cache: Path,
+    prints: Mapping[str, str],
+    held_out: Callable[[str], set[int]],
+) -> Path:
+    """The directory of a task's store in the cache, made if it is not there.
+
+    Args:
+      prints: fingerprints of all tasks of the recipe.
+      held_out: hashes of a task's validation texts; those of the other tasks are left out of training.
+    Raises: UserError if the vocabulary has no eos or the task no training text.
+    """
+    if tokenizer.eos is None:
+        raise UserError("Vocabulary.path: the vocabulary has no end-of-sequence piece, which ends every document")
+    others = [other for other in prints if other != task]
+    key = _hash(prints[task], tokenizer.base_fingerprint, sorted(prints[other] for other in others))
+    directory = cache / "stores" / key
+
+    def fill(folder: Path) -> None:
+        _fill_store(folder, task, reader, tokenizer, prints[task], set().union(*map(held_out, others)))
+
+    make(directory, fill)
+    return directory
+
+
+def _validation_texts(reader: Any) -> set[int]:
+    return {keyed_hash(normal_text(example.document.text)) for example in reader.read("validation")}
+
+
+def _fill_store(
+    folder: Path, task: str, reader: Any, tokenizer: Tokenizer, print_of_task: str, validation: set[int]
+) -> None:
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    groups: dict[str, int] = {}
+    content = hashlib.sha256()
+    dropped = 0
+    for split in _SPLITS:
+        writers: dict[str, _Writer] = {}
+        progress = tqdm(_batches(reader.read(split)), desc=f"{task} {split}", unit=" batches", mininterval=1)
+        for documents, ids in (_tokenise(batch, tokenizer) for batch in progress):
+            for document, row in zip(documents, ids, strict=True):
+                key = keyed_hash(normal_text(document.text))
+                if split == "validation":
+                    validation.add(key)
+                elif key in validation:
+                    dropped += 1
+                    continue
+                content.update("\0".join([split, *document]).encode() + b"\n")
+                if document.language not in writers:
+                    dtype = np.uint16 if tokenizer.base_size <= 65536 else np.int32
+                    writers[document.language] = _Writer(folder / split, document.language, dtype)
+                group = groups.setdefault(document.group, len(groups)) if document.group else -1
+                writers[document.language].add(row, document.text, group)
+        counts[split] = {language: writer.finish() for language, writer in sorted(writers.items())}
+    if not counts["train"]:
+        raise UserError(f"Mixture.tasks: {task!r} has no training text")
+    if reader.share is not None:
+        for note in split_notes(counts, reader.share):
+            print(f"{task}: {note}", file=sys.stderr)
+    info = {
+        "format": FORMAT,
+        "task": canonical_task(task),
+        "source": print_of_task,
+        "content": content.hexdigest(),
+        "vocabulary": tokenizer.base_fingerprint,
+        "fingerprint": _digest(_CONTENT, content.hexdigest(), tokenizer.base_fingerprint),
+        "languages": sorted({language for split in counts.values() for language in split}),
+        "counts": {split: counts[split] for split in reversed(_SPLITS)},
+        "dropped_as_validation_text": dropped,
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+    }
+    (folder / "store.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
+
+
+def split_notes(counts: Mapping[str, Mapping[str, Mapping[str, int]]], share: float) -> Iterator[str]:
+    """What surprises in a split by documents: whole texts for validation, or none.
+
+    Args:
+      counts: by split and language, as in store.json.
+      share: of the documents that are meant for validation.
+    """
+    train, validation = counts["train"], counts["validation"]
+    single = [name for name, count in train.items() if count["documents"] == 1 and name not in validation]
+    if single:
+        yield (
+            f"all text in {_some(single)} is one document, so that none is left for validation; documents of `text:` files "
+            "stand between blank lines, those of `lines:` files are lines"
+        )
+    far = []
+    for name in train.keys() & validation.keys():
+        held_out, total = validation[name]["tokens"], validation[name]["tokens"] + train[name]["tokens"]
+        if held_out > _FAR * share * total:
+            documents = validation[name]["documents"] + train[name]["documents"]
+            far.append(
+                (held_out / total, name, f"{held_out:,} of {total:,} tokens in {name} ({documents:,} documents)")
+            )
+    if far:
+        _, names, figures = zip(*sorted(far, reverse=True), strict=True)
+        yield (
+            f"{figures[0]} are for validation, {max(far)[0]:.0%} where {share:.0%} was meant"
+            f"{', and alike in ' + _some(names[1:]) if names[1:] else ''}; documents are never divided: cut long ones by "
+            "blank lines, or read the files as `lines:`"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three names and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more languages" if len(names) > 3 else "")
+
+
+def _batches(examples: Iterator[Any]) -> Iterator[list[Any]]:
+    while batch := list(itertools.islice(examples, _BATCH)):
+        yield batch
+
+
+def _tokenise(batch: list[Any], tokenizer: Tokenizer) -> tuple[list[Any], list[np.ndarray]]:
+    """The documents of a batch and their ids, each ending with eos."""
+    texts = [example.document.text for example in batch if example.ids is None]
+    encoded = iter(tokenizer.encode_documents(texts))
+    rows = [next(encoded) if example.ids is None else example.ids for example in batch]
+    eos = np.array([tokenizer.eos], np.int32)
+    return (
+        [example.document for example in batch],
+        [row if len(row) and row[-1] == tokenizer.eos else np.concatenate([row, eos]) for row in rows],
+    )

@@ -1,0 +1,260 @@
+"""Token stores: the texts of a task tokenised once, memory-mapped. Reading them needs numpy only.
+
+Layout under the cache: `stores/<key>/{store.json, <split>/<language>/*.npy}`, `vocabularies/<key>/`, and `index/`, which
+says which of them belong to a vocabulary setting and a task, and by which stamps (file times, package versions) that is
+still so. Keys cover content: they never go stale, and whoever finishes one first wins. `cache` seals what they hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+
+from xalign_jax.data.sampling.mixing import check_rates
+from xalign_jax.data.store.cache import ADVICE, damage, read_object
+from xalign_jax.data.text.files import is_current, parse_name
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.errors import RunError, UserError
+from xalign_jax.recipe import freeze, resolve, with_paths, within
+
+_MAPPED = 2**20  # bytes beyond which an array stays on disk
+FORMAT = 6  # of what the cache holds and how it is made; another number, another place
+USER_ERROR, CACHE_ERROR = 2, 3  # exit codes of the preparing process
+# The preparing process ends without a word when Ctrl-C interrupts it: the waiting process says so.
+_PREPARE = """
+import signal, sys
+signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
+from xalign_jax.data.store.prepare import main
+main(sys.argv[1])
+"""
+ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
+
+
+def canonical_task(task: str) -> str:
+    """A task's name with the paths in it absolute."""
+    spelled = parse_name(task)
+    return spelled[0] if spelled else task
+
+
+def canonical_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
+    """`canonical_task` of several."""
+    return tuple(map(canonical_task, tasks))
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Which text, and how much of each language.
+
+    Attributes:
+      tasks: seqio Tasks or Mixtures (of a Mixture the texts count, not its rates), or files spelled as in
+        `sources.parse_name` ("text:en=a.txt.gz,de=b.txt", "tsv:...", "pairs:...", "jsonl:...") or "tfds:wiki40b/en".
+      rates: share of each member, {"en": 0.88, "en_clone": 0.1, "facts": 0.02}; names every member.
+      alpha: where rates is empty, a member of n tokens has a share that goes with n^alpha (1 proportional, 0 uniform), at
+        least one row in 1,000.
+      languages: only these languages of the text (base codes); () = all.
+    """
+
+    tasks: tuple = dataclasses.field(default=(), metadata=with_paths(canonical_tasks))
+    rates: Any = ()
+    alpha: float = 1.0
+    languages: tuple = ()
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        if not isinstance(self.rates, tuple) or not all(_is_rate(item) for item in self.rates):
+            raise UserError(f'Mixture.rates = {self.rates!r}: expected {{"en": 0.9, "de": 0.1}} and the like')
+        if self.rates:
+            check_rates(self.rates)
+        within(self, "[0, 1]", "alpha")
+
+
+def _is_rate(item: Any) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], int | float)
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """One language of one task in one split. Arrays are memory-mapped, read-only.
+
+    Attributes:
+      tokens: (N,) uint16 or int32 base ids; each document ends with eos.
+      offsets: (D+1,) int64, document d is tokens[offsets[d]:offsets[d+1]].
+      group: (D,) int32, equal for translations within the task; -1 none.
+      text_hash: (D,) uint32 of the text up to case and white space.
+      utf8_bytes: (D,) int32 bytes of the text.
+      fingerprint: of the content and the vocabulary.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    group: np.ndarray
+    text_hash: np.ndarray
+    utf8_bytes: np.ndarray
+    language: str
+    task: str
+    split: str
+    fingerprint: str
+
+
+Stores = Mapping[str, Mapping[str, Mapping[str, Store]]]  # task -> split -> base language -> Store
+
+
+def training_stores(stores: Stores, language: str) -> list[Store]:
+    """A base language's training texts, by task."""
+    return [splits["train"][language] for splits in stores.values() if language in splits.get("train", {})]
+
+
+def cache_dir() -> Path:
+    """$XALIGN_CACHE, else ~/.cache/xalign_jax."""
+    return Path(os.environ.get("XALIGN_CACHE") or "~/.cache/xalign_jax").expanduser().absolute()
+
+
+def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> Path:
+    """Where the index keeps a task's entry, or (task None) the vocabulary's.
+
+    tasks: all of the recipe: a trained vocabulary is trained on them, and a store leaves out the validation texts of the
+      others. Clones do not matter: stores hold base ids.
+    """
+    settings: list[Any] = [FORMAT, vocabulary.kind, vocabulary.path and resolve(vocabulary.path)]
+    if vocabulary.trained:
+        settings += [vocabulary.size, vocabulary.model_type, vocabulary.lowercase]
+    if vocabulary.trained or task:
+        settings.append(sorted({canonical_task(name) for name in tasks}))
+    settings.append(task and canonical_task(task))
+    return cache / "index" / (hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24] + ".json")
+
+
+def _entry(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> dict[str, Any]:
+    try:
+        return _read_entry(index_file(cache, vocabulary, tasks, task))
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"task {task!r}" if task else "the vocabulary"
+        raise UserError(f"{what} has not been prepared in {cache}; run `xalign data prepare`") from None
+
+
+def _read_entry(index: Path) -> dict[str, Any]:
+    return read_object(index, directory=str, stamps=list, modules=list)
+
+
+def _is_prepared(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str]) -> bool:
+    return all(_is_whole(index_file(cache, vocabulary, tasks, task), cache, modules) for task in (None, *tasks))
+
+
+def _is_whole(index: Path, cache: Path, modules: Sequence[str]) -> bool:
+    """Whether an entry of the index holds still, and what it names is as it was made."""
+    if not index.exists():
+        return False
+    try:
+        entry = _read_entry(index)
+        current = entry["modules"] == list(modules) and all(is_current(stamp) for stamp in entry["stamps"])
+        return current and damage(cache / entry["directory"]) is None
+    except (UserError, TypeError, ValueError, IndexError):  # the latter three: stamps that are none
+        print(f"{index}: damaged; making it again", file=sys.stderr)
+        return False
+
+
+def prepare(
+    vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str] = (), cache: str | Path | None = None
+) -> None:
+    """Make the vocabulary and the stores of all tasks of a recipe, unless they are there and current.
+
+    Runs in a process of its own, so that this one loads no TensorFlow. Concurrent calls are safe.
+
+    Args:
+      tasks: ALL text tasks of the recipe: a trained vocabulary is trained on them.
+      modules: Python modules that register the user's tasks.
+    Raises: UserError (bad settings, files, modules), RunError (a cache that cannot be written, anything else that
+      stopped it).
+    """
+    cache = Path(cache or cache_dir())
+    if _is_prepared(cache, vocabulary, tasks, modules):
+        return
+    request = {
+        "vocabulary": dataclasses.asdict(vocabulary),
+        "tasks": list(tasks),
+        "modules": list(modules),
+        "cache": str(cache),
+    }
+    command = [sys.executable, "-c", _PREPARE, json.dumps(request)]
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet})
+    if done.returncode:
+        lines = done.stdout.strip().splitlines()
+        if done.returncode in (USER_ERROR, CACHE_ERROR) and lines:
+            raise (UserError if done.returncode == USER_ERROR else RunError)(json.loads(lines[-1])["error"])
+        raise RunError(f"preparing {', '.join(tasks) or 'the vocabulary'} stopped with exit code {done.returncode}")
+
+
+def open_tokenizer(vocabulary: Vocabulary, tasks: Sequence[str], cache: str | Path | None = None) -> Tokenizer:
+    """The tokenizer of a recipe with these tasks. Raises UserError if it has not been prepared."""
+    cache = Path(cache or cache_dir())
+    directory = cache / _entry(cache, vocabulary, tasks, None)["directory"]
+    return Tokenizer.load(directory).with_clones(vocabulary)
+
+
+def store_info(
+    vocabulary: Vocabulary, task: str, cache: str | Path | None = None, tasks: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """A prepared task's store.json: counts by split and language (documents, tokens, utf8_bytes, words), versions."""
+    return _info(_store_directory(vocabulary, task, cache, tasks))
+
+
+def open_stores(
+    vocabulary: Vocabulary, task: str, cache: str | Path | None = None, tasks: Sequence[str] | None = None
+) -> dict[str, dict[str, Store]]:
+    """The stores of a prepared task, by split and language.
+
+    tasks: all tasks of the recipe as given to `prepare`, where there are others.
+    Raises: UserError if it has not been prepared.
+    """
+    directory = _store_directory(vocabulary, task, cache, tasks)
+    info = _info(directory)
+    stores: dict[str, dict[str, Store]] = {}
+    for split, languages in info["counts"].items():
+        stores[split] = {}
+        for language in languages:
+            folder = directory / split / language
+            arrays = {name: _load_array(folder / f"{name}.npy") for name in ARRAYS}
+            stores[split][language] = Store(
+                **arrays, language=language, task=task, split=split, fingerprint=info["fingerprint"]
+            )
+    return stores
+
+
+def _info(directory: Path) -> dict[str, Any]:
+    file = directory / "store.json"
+    try:
+        info = read_object(file, counts=dict, fingerprint=str)
+    except FileNotFoundError:
+        raise UserError(f"{file}: missing; {ADVICE}") from None
+    if not all(isinstance(languages, dict) for languages in info["counts"].values()):
+        raise UserError(f"{file}: damaged; {ADVICE}")
+    return info
+
+
+def _load_array(file: Path) -> np.ndarray:
+    """A stored array, mapped from its file where that is large: each map keeps a descriptor, and languages are many."""
+    try:
+        array = np.load(file, mmap_mode="r" if file.stat().st_size > _MAPPED else None)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be opened ({error.strerror}); `ulimit -n` may allow too few files") from None
+    except Exception:  # what the parsers that numpy calls raise
+        raise UserError(f"{file}: damaged; {ADVICE}") from None
+    array.flags.writeable = False
+    return array
+
+
+def _store_directory(vocabulary: Vocabulary, task: str, cache: str | Path | None, tasks: Sequence[str] | None) -> Path:
+    cache = Path(cache or cache_dir())
+    return cache / _entry(cache, vocabulary, (task,) if tasks is None else tasks, task)["directory"]

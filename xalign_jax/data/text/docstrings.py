@@ -1,0 +1,150 @@
+"""docs_en: English running text from the documentation strings of installed packages. Nothing is imported of them."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import inspect
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from xalign_jax.data.text.files import Document, hash_file, normal_text, stamp_file, stamp_package
+from xalign_jax.errors import UserError
+
+PACKAGES = ("numpy", "scipy", "jax", "flax", "optax")
+
+_ROLE = re.compile(r":[\w:+.-]+:`~?\.?([^`<]*?)\s*(?:<[^`]*>)?`")
+_LINK = re.compile(r"`([^`<]+?)\s*<[^`]*>`_{0,2}")
+_LITERAL = re.compile(r"`{1,2}([^`]*)`{1,2}_{0,2}")
+_EMPHASIS = re.compile(r"\*{1,2}([^*\s][^*]*)\*{1,2}")
+_FOOTNOTE = re.compile(r"\s*\[[\w#*]+\]_")
+_FIELD = re.compile(r"^\s*(:\w|\.\. |\* |- |\d+[.)] |\[\w+\] |@|#)")
+_UNDERLINE = re.compile(r"[-=~^*]{3,}")
+_HANGING = re.compile(r"^\*{0,2}`{0,2}\w+`{0,2}(?: ?\([^)]*\))?: +(?=\S)")
+_WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*[.,;:!?)\"]*$|[(\"][A-Za-z'-]+[.,;:!?)\"]*$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Documentation:
+    """The prose of each docstring of the packages is one document; paragraphs seen before are dropped."""
+
+    packages: tuple[str, ...] = PACKAGES
+
+    @property
+    def languages(self) -> frozenset[str]:
+        return frozenset({"en"})
+
+    def fingerprint(self) -> str:
+        reader = hash_file(__file__)
+        versions = [stamp_package(package) for package in self.packages]
+        return hashlib.sha256(json.dumps(["documentation", versions, reader]).encode()).hexdigest()
+
+    def stamps(self) -> list[tuple[str, ...]]:
+        return [*(stamp_package(package) for package in self.packages), stamp_file(__file__)]
+
+    def documents(self) -> Iterator[Document]:
+        return iter(_documents(self.packages))
+
+
+@functools.cache
+def _documents(packages: tuple[str, ...]) -> tuple[Document, ...]:
+    seen: set[str] = set()
+    documents = []
+    for docstring in (text for package in packages for file in _modules(package) for text in _docstrings(file)):
+        paragraphs = {normal_text(paragraph): paragraph for paragraph in prose(docstring)}
+        fresh = [paragraph for key, paragraph in paragraphs.items() if key not in seen]
+        seen.update(paragraphs)
+        if fresh:
+            documents.append(Document("\n".join(fresh), "en"))
+    return tuple(documents)
+
+
+def _modules(package: str) -> list[Path]:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"docs_en: the package {package} is not installed; pip install {package}")
+    root = Path(spec.submodule_search_locations[0])
+    files = (file.relative_to(root) for file in root.rglob("*.py"))
+    return [root / file for file in sorted(files, key=str) if not {"tests", "test", "testing"} & set(file.parts)]
+
+
+def _docstrings(file: Path) -> Iterator[str]:
+    """Docstrings of a module, its classes and functions, and texts handed to `add_newdoc` and the like."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        tree = ast.parse(file.read_bytes())
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            yield from _newdoc(node.value)
+        waiting.extend(reversed(getattr(node, "body", [])))
+
+
+def _newdoc(call: ast.Call) -> Iterator[str]:
+    """The texts of `add_newdoc(place, object, text)`, numpy's docstrings of compiled functions."""
+    if getattr(call.func, "id", "") == "add_newdoc":
+        strings = (node.value for node in ast.walk(call) if isinstance(node, ast.Constant))
+        yield from (inspect.cleandoc(text) for text in strings if isinstance(text, str) and "\n" in text)
+
+
+def prose(docstring: str) -> list[str]:
+    """The paragraphs of running prose of a docstring, markup removed, each on one line."""
+    paragraphs = (_clean(text) for text in _paragraphs(docstring) if not _FIELD.match(text))
+    return [text for text in paragraphs if _is_prose(text)]
+
+
+def _paragraphs(docstring: str) -> list[str]:
+    """Lines of one indent between blank lines, joined; literal blocks and section titles are left out.
+
+    A hanging paragraph `name: text` with deeper lines after it (Google style) loses its name.
+    """
+    paragraphs: list[str] = []
+    block: list[str] = []
+    indent, literal = 0, None
+    for line in [*docstring.expandtabs().splitlines(), ""]:
+        text, depth = line.strip(), len(line) - len(line.lstrip())
+        if literal is not None and (not text or depth > literal):
+            continue
+        literal = None
+        if text and _UNDERLINE.fullmatch(text):
+            block = []
+            continue
+        hangs = len(block) == 1 and depth > indent and _HANGING.match(block[0]) is not None
+        if block and (not text or (depth != indent and not hangs)):
+            paragraphs.append(" ".join(block))
+            block = []
+        if text:
+            indent = depth
+            block = [_HANGING.sub("", block[0]), text] if hangs else [*block, text]
+            if text.endswith("::") or text.startswith((".. ", ">>>")):
+                paragraphs.append(" ".join(block))
+                block, literal = [], depth
+    return paragraphs
+
+
+def _clean(text: str) -> str:
+    if ":math:" in text or "\\" in text or "$" in text:
+        return ""
+    text = _FOOTNOTE.sub("", text)
+    for markup in (_ROLE, _LINK, _LITERAL, _EMPHASIS):
+        text = markup.sub(r"\1", text)
+    return " ".join(text.removesuffix("::").split())
+
+
+def _is_prose(text: str) -> bool:
+    """Six words or more, ends as a sentence, begins with a letter, and six of seven tokens are plain words."""
+    tokens = text.split()
+    if len(tokens) < 6 or text[-1] not in ".?!" or not text[0].isalpha() or not text[0].isupper():
+        return False
+    if any(mark in text for mark in (">>>", "---", "===", "|", "http", "...", "@", "{")):
+        return False
+    return sum(bool(_WORD.match(token)) for token in tokens) >= 6 / 7 * len(tokens)

@@ -1,0 +1,70 @@
+"""What stores are made from: the documents of a source by split. Tasks that seqio must know are read in `tasks`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from xalign_jax.data.text.catalogs import Catalogs
+from xalign_jax.data.text.docstrings import Documentation
+from xalign_jax.data.text.files import VALIDATION_SHARE, Document, Source, Split, parse_name
+from xalign_jax.data.tokens.vocabulary import Tokenizer
+
+EMBEDDED: dict[str, Source] = {"docs_en": Documentation(), "catalogs": Catalogs()}  # by task name
+
+
+class Example(NamedTuple):
+    """A document and, for tasks that come tokenised, its ids."""
+
+    document: Document
+    ids: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceReader:
+    """The documents of a source, divided by `sources.Split`."""
+
+    source: Source
+
+    def fingerprint(self) -> str:
+        """A hash of what the source holds."""
+        return hashlib.sha256(self.source.fingerprint().encode()).hexdigest()
+
+    def stamps(self) -> list[tuple[str, ...]]:
+        """See `sources.Source.stamps`."""
+        return self.source.stamps()
+
+    def check_vocabulary(self, tokenizer: Tokenizer) -> None:
+        """Text takes any vocabulary."""
+
+    def read(self, split: str) -> Iterator[Example]:
+        """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
+        return (Example(document) for document in self.source.documents() if self._split.of(document) == split)
+
+    @property
+    def share(self) -> float:
+        """Share of the documents that are meant for validation."""
+        return getattr(self.source, "validation_share", VALIDATION_SHARE)
+
+    @functools.cached_property
+    def _split(self) -> Split:
+        return Split(self.source.documents, self.share)
+
+
+def source_reader(task: str) -> SourceReader | None:
+    """The reader of a task that is embedded or spelled as files; None for one that only seqio knows."""
+    spelled = parse_name(task)
+    source = spelled[1] if spelled else EMBEDDED.get(task)
+    return SourceReader(source) if source else None
+
+
+def languages_of(tasks: Iterable[str]) -> frozenset[str] | None:
+    """The languages of these tasks' documents; None where only reading tells."""
+    readers = [source_reader(task) for task in tasks]
+    found = [None if reader is None else reader.source.languages for reader in readers]
+    return frozenset().union(*(languages or () for languages in found)) if None not in found else None

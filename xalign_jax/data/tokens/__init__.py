@@ -1,0 +1,1 @@
+"""Tokenizer backends, the vocabulary, and what a word is."""

@@ -1,0 +1,273 @@
+"""Vocabularies and their clones: id i of clone language k is i + k * V.
+
+A clone language has the words of its base language under other ids (PreAlign's English-Clone; Schäfer et al. 2024,
+"Language Imbalance Can Boost Cross-lingual Generalisation"). The specials are shared by all clones, or cloned as well
+(`clone_specials`, the other published convention); with `anchors` some ordinary pieces are shared too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import gin
+import numpy as np
+
+from xalign_jax.data.tokens.backends import SPECIALS, Ids, Pieces, fingerprint, load_pieces
+from xalign_jax.data.tokens.words import is_unspaced
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import at_least_one, freeze, resolve, with_paths, within
+
+_ROUND = 128
+_KINDS = ("sentencepiece", "bytes", "huggingface", "ids")
+_MODEL_TYPES = ("unigram", "bpe", "word")
+_STOP = "。"  # what an unspaced word may stand after; a piece of its own in most vocabularies
+_CLONE = re.compile(r"(.+)_clone(\d*)")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """What a recipe says of its vocabulary.
+
+    Attributes:
+      kind: "sentencepiece", "bytes" (5 specials + 256), "huggingface" (a tokenizer.json or its directory) or "ids" (an
+        imported model's token ids, without text).
+      path: load this; None trains on the recipe's own training texts (sentencepiece only). A loaded vocabulary keeps
+        its own ids; a special it lacks is None.
+      size: pieces to train (V).
+      model_type: of a trained vocabulary: "unigram", "bpe" or "word".
+      lowercase: train with case folding.
+      clones: clone languages beside the base languages.
+      clone_specials: False shares all specials, True clones all but pad.
+      anchors: share of the ordinary pieces that all clones share.
+      tie_clones: clone rows use the base row's parameters (the oracle).
+      rows: rows of the model's table; None = one for each id, rounded up to 128.
+    """
+
+    kind: str = "sentencepiece"
+    path: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
+    size: int = 8192
+    model_type: str = "unigram"
+    lowercase: bool = False
+    clones: int = 0
+    clone_specials: bool = False
+    anchors: float = 0.0
+    tie_clones: bool = False
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        if self.kind not in _KINDS:
+            raise UserError(f"Vocabulary.kind = {self.kind!r}: one of {', '.join(_KINDS)}")
+        if self.model_type not in _MODEL_TYPES:
+            raise UserError(f"Vocabulary.model_type = {self.model_type!r}: one of {', '.join(_MODEL_TYPES)}")
+        if self.kind in ("huggingface", "ids") and self.path is None:
+            file = {"huggingface": "tokenizer.json", "ids": "ids.json"}[self.kind]
+            raise UserError(f'Vocabulary.path: name the {file} of Vocabulary.kind = "{self.kind}"')
+        at_least_one(self, "size", "rows")
+        within(self, "[0, inf)", "clones")
+        within(self, "[0, 1]", "anchors")
+
+    @property
+    def trained(self) -> bool:
+        """True if it is made from the recipe's own texts."""
+        return self.kind == "sentencepiece" and self.path is None
+
+
+def clone_index(language: str) -> tuple[str, int]:
+    """("en", 0) for "en", ("en", 1) for "en_clone", ("en", 2) for "en_clone2"."""
+    match = _CLONE.fullmatch(language)
+    return (match[1], int(match[2] or 1)) if match else (language, 0)
+
+
+def clone_name(language: str, k: int) -> str:
+    """The name of clone k of a base language; k = 0 is the language itself."""
+    return language + ("", "_clone", f"_clone{k}")[min(k, 2)]
+
+
+class Tokenizer:
+    """Text to base ids, base ids to the ids of a clone, and back.
+
+    Attributes:
+      size: rows of the model's table: `Vocabulary.rows`, or (clones + 1) * base_size rounded up to 128.
+      base_size: pieces of the base vocabulary, V.
+      pad, eos, unk, bos, mask: base ids, None where the vocabulary has none.
+      word_start: (V,) bool, the piece begins a word; true for specials and punctuation too.
+      standalone: (V,) bool, specials and punctuation: words of their own, never switched; what follows starts a word.
+      shared: (V,) bool, ids that all clones share.
+      special: (size,) bool, rows that text never contains: specials, other control pieces, what fills the table up.
+      base_fingerprint: hash of what decides base ids; fingerprint: that and the clones.
+    """
+
+    def __init__(self, pieces: Pieces, vocabulary: Vocabulary) -> None:
+        self._pieces = pieces
+        self.vocabulary = vocabulary
+        self.base_size = pieces.size
+        self.clones = vocabulary.clones
+        self.size = self._rows()
+        self.pad, self.eos, self.unk, self.bos, self.mask = (
+            pieces.specials[name] for name in ("pad", "eos", "unk", "bos", "mask")
+        )
+        self.word_start = pieces.word_start
+        self.standalone = pieces.standalone
+        self.shared = self._shared()
+        self.special = np.ones(self.size, bool)
+        for k in range(self.clones + 1):
+            self.special[self.clone(np.flatnonzero(~pieces.control), k)] = False
+        self.base_fingerprint = fingerprint(pieces)
+        clones = [self.clones, vocabulary.clone_specials, vocabulary.anchors] if self.clones else []
+        self.fingerprint = hashlib.sha256(json.dumps([self.base_fingerprint, clones]).encode()).hexdigest()[:16]
+
+    def _rows(self) -> int:
+        ids, rows = (self.clones + 1) * self.base_size, self.vocabulary.rows
+        if rows is not None and rows < ids:
+            raise UserError(f"Vocabulary.rows = {rows}: the vocabulary and its clones have {ids} ids")
+        return -(-ids // _ROUND) * _ROUND if rows is None else rows
+
+    def _shared(self) -> np.ndarray:
+        control = self._pieces.control
+        shared = control.copy()
+        if self.vocabulary.clone_specials:
+            shared = np.arange(self.base_size) == (-1 if self.pad is None else self.pad)
+        ordinary = np.random.default_rng(0).permutation(np.flatnonzero(~control))
+        shared[ordinary[: round(self.vocabulary.anchors * ordinary.size)]] = True
+        return shared
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Base ids (n,) int32 of each text; no specials are added."""
+        return [np.array(ids, np.int32) for ids in self._pieces.encode(texts)]
+
+    def encode_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode` of texts to learn from: the name of a special token in them is text to imported tokenizers too."""
+        return [np.array(ids, np.int32) for ids in self._pieces.encode_documents(texts)]
+
+    def encode_words(self, words: Sequence[str], spaced: bool = False) -> list[np.ndarray]:
+        """Base ids (n,) int32 of each word as it stands inside a text; no specials are added.
+
+        Words stand after a space, and where their script has no spaces, after another character.
+
+        Args:
+          spaced: all words stand after a space, as those of scripts without spaces do here and there.
+        """
+        found = self._pieces.encode_words(words)
+        unspaced = [number for number, word in enumerate(words) if not spaced and is_unspaced(word)]
+        before, *texts = (
+            self._pieces.encode([_STOP, *(_STOP + words[number] for number in unspaced)]) if unspaced else [[]]
+        )
+        for number, ids in zip(unspaced, texts, strict=True):
+            if ids[: len(before)] == before and len(ids) > len(before):
+                found[number] = ids[len(before) :]
+        return [np.array(ids, np.int32) for ids in found]
+
+    def decode(self, ids: np.ndarray | Sequence[int]) -> str:
+        """Text of ids; those of clones read as the base text, specials and unused rows as nothing."""
+        rows = np.asarray(ids, np.int64).reshape(-1)
+        base = self.unclone(rows[rows < (self.clones + 1) * self.base_size])
+        return self._pieces.decode(base[~self._pieces.control[base]].tolist())
+
+    def clone(self, ids: np.ndarray | np.int32, k: int | np.ndarray) -> np.ndarray:
+        """Base ids as clone k writes them (k = 0: unchanged); shared ids stay. k broadcasts against ids; int32."""
+        ids = np.asarray(ids, np.int32)
+        shift = np.asarray(k, np.int32) * np.int32(self.base_size)
+        return np.where(self.shared[ids], ids, ids + shift)
+
+    def unclone(self, ids: np.ndarray) -> np.ndarray:
+        """Base ids of the ids of any clone; int32."""
+        return (np.asarray(ids) % self.base_size).astype(np.int32)
+
+    def language_rows(self, k: int) -> np.ndarray:
+        """(size,) bool: the rows that clone k may emit: its own and the shared ones."""
+        rows = np.zeros(self.size, bool)
+        rows[self.clone(np.arange(self.base_size), k)] = True
+        return rows
+
+    @functools.cached_property
+    def row_map(self) -> np.ndarray | None:
+        """(size,) int32: the row whose parameters each row uses, or None if clones are not tied.
+
+        A row in use maps to its base id; rows nobody uses (clones of shared ids, the rounding) to themselves.
+        """
+        if not self.vocabulary.tie_clones:
+            return None
+        used = np.any([self.language_rows(k) for k in range(self.clones + 1)], axis=0)
+        rows = np.arange(self.size, dtype=np.int32)
+        return np.where(used, self.unclone(rows), rows)
+
+    @property
+    def texts(self) -> list[str]:
+        """What each base piece spells, without a space before it; "" for parts of characters."""
+        return self._pieces.texts
+
+    @property
+    def names(self) -> list[str]:
+        """What each base piece is called, spaces and parts of characters included (`Pieces.names`)."""
+        return self._pieces.names
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files that reproduce the pieces, by name."""
+        return self._pieces.files
+
+    def with_clones(self, vocabulary: Vocabulary) -> Tokenizer:
+        """The same pieces under another setting of clones."""
+        return Tokenizer(self._pieces, vocabulary)
+
+    def save(self, directory: str | Path) -> None:
+        """Write what `load` needs: vocabulary.json (settings) and the files of the pieces."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files.items():
+            (directory / name).write_bytes(content)
+        settings = {
+            "vocabulary": dataclasses.asdict(self.vocabulary),
+            "base_size": self.base_size,
+            "size": self.size,
+            "fingerprint": self.fingerprint,
+        }
+        (directory / "vocabulary.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    @staticmethod
+    def of(vocabulary: Vocabulary) -> Tokenizer:
+        """The tokenizer at `vocabulary.path`. Raises UserError where there is none of that kind."""
+        return Tokenizer(load_pieces(vocabulary.kind, vocabulary.path or ""), vocabulary)
+
+    @staticmethod
+    def load(directory: str | Path) -> Tokenizer:
+        """The tokenizer that `save` wrote. Raises UserError if the directory holds none, or not what was saved."""
+        file = Path(directory) / "vocabulary.json"
+        try:
+            saved = json.loads(file.read_text(encoding="utf-8"))
+            vocabulary, fingerprint, size = Vocabulary(**saved["vocabulary"]), saved["fingerprint"], saved["size"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as error:
+            raise UserError(f"{file}: no saved vocabulary ({' '.join(str(error).split())[:200]})") from None
+        try:
+            tokenizer = Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
+            wrong = (
+                "" if (tokenizer.fingerprint, tokenizer.size) == (fingerprint, size) else "another fingerprint or size"
+            )
+        except Exception as error:  # each kind of pieces has exceptions of its own for damaged files
+            wrong = " ".join(str(error).split())[:200]
+        if wrong:
+            raise UserError(f"{directory}: not the vocabulary that was saved there ({wrong}); bring its files back")
+        return tokenizer
+
+
+def blank_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """The tokenizer that `vocabulary` describes, as far as sizes and specials go: one yet to be trained has bare ids.
+
+    Raises:
+      UserError: the vocabulary's file is missing and `Vocabulary.rows` is not given.
+    """
+    if vocabulary.kind == "bytes" or (vocabulary.path is not None and Path(vocabulary.path).expanduser().exists()):
+        return Tokenizer(load_pieces(vocabulary.kind, vocabulary.path or ""), vocabulary)
+    if not vocabulary.trained and vocabulary.rows is None:
+        raise UserError(f"Vocabulary.path = {vocabulary.path}: no such file; or bind Vocabulary.rows to its size")
+    size = vocabulary.size if vocabulary.rows is None else vocabulary.rows // (vocabulary.clones + 1)
+    specials = {name: i for i, name in enumerate(SPECIALS)}
+    return Tokenizer(Ids(json.dumps({"size": size, "specials": specials}).encode()), vocabulary)

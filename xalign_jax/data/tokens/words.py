@@ -1,0 +1,179 @@
+"""Words in rows of tokens: where they begin, and which of them a set of keys holds.
+
+Text is cut into *words* by the pieces of its vocabulary: a piece that begins a word starts one, punctuation is a word of
+its own, and in scripts that are written without spaces every piece is a word. A dictionary's word is cut in the same way
+and may come to several words in a row: "e-mail" to three, a long Japanese word to two. So a *key* is the tokens of one or
+more whole words, and where several keys begin at one place the longest one counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xalign_jax.data.sampling.hashing import hash64
+
+if TYPE_CHECKING:
+    from xalign_jax.data.tokens.vocabulary import Tokenizer
+
+Key = tuple[int, tuple[int, ...]]  # language, base ids
+
+_BEGINS, _ENDS, _NO_WORD = 1, 2, 4
+_STANDALONE = _BEGINS | _ENDS | _NO_WORD
+# Thai, Lao, Tibetan, Myanmar, Khmer; then the marks, kana and characters of Chinese and Japanese.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
+    "\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+
+
+def is_unspaced(text: str) -> bool:
+    """True for text that begins in a script which is written without spaces between words."""
+    return _UNSPACED.match(text) is not None
+
+
+def word_flags(tokenizer: Tokenizer) -> np.ndarray:
+    """(base_size,) uint8 bits: 1 = begins a word, 2 = what follows begins one, 4 = no word (specials, punctuation)."""
+    flags = np.where(tokenizer.standalone, _STANDALONE, tokenizer.word_start.astype(np.uint8)).astype(np.uint8)
+    for bit, side in ((_BEGINS, 0), (_ENDS, -1)):
+        flags |= np.array([bit * bool(text and is_unspaced(text[side])) for text in tokenizer.texts], np.uint8)
+    return flags
+
+
+def marks_words(tokenizer: Tokenizer) -> bool:
+    """Whether any piece of text begins a word: without, no border between words can be told."""
+    return bool((word_flags(tokenizer) & (_BEGINS | _NO_WORD) == _BEGINS).any())
+
+
+def split_words(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Word borders of token rows.
+
+    Args:
+      flags: (B, L) uint8, `word_flags` of the tokens.
+    Returns:
+      begins (B, L) bool: a word or a standalone token begins here (also whatever follows a standalone token);
+      ordinary (B, L) bool: those of them that are not standalone.
+    """
+    begins = flags & _BEGINS
+    begins[:, 1:] |= flags[:, :-1] >> 1 & 1
+    return begins.view(bool), begins > flags >> 2
+
+
+def read_words(
+    base: np.ndarray, begins: np.ndarray, row: np.ndarray, column: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths (C,) and ids (C, width), padded with -1, of the words that begin at (row, column); too long: all -1."""
+    size = base.shape[1]
+    start = (row * size + column)[:, None]
+    ahead = np.arange(1, width + 1)
+    ends = begins.ravel().take(start + ahead, mode="clip") & (column[:, None] + ahead < size)
+    n = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, 0)
+    words = base.ravel().take(start + ahead - 1, mode="clip").astype(np.int32)
+    words[ahead > n[:, None]] = -1
+    return n, words
+
+
+def hash_words(words: np.ndarray, language: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Multilinear hash (C,) uint64 of words (C, n) padded with -1 and their language (C,); factors (n + 1,)."""
+    with np.errstate(over="ignore"):
+        return words.astype(np.uint64) @ factors[:-1] + language.astype(np.uint64) * factors[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """Keys of some languages. They are looked up by a hash that is unique among them, then compared exactly.
+
+    Attributes:
+      flags: (base_size,) uint8, see `word_flags`.
+      most: (base_size,) int64, words of the longest key that begins with each piece; 0 = none does, or it is punctuation.
+      factors: (n + 1,) uint64 odd multipliers of the n key columns and the language: hash = their sum of products.
+      hashes: (K,) uint64, sorted.   keys: (K, n) int32 base ids, -1 = none.   key_language: (K,) int32.
+    """
+
+    flags: np.ndarray
+    most: np.ndarray
+    factors: np.ndarray
+    hashes: np.ndarray
+    keys: np.ndarray
+    key_language: np.ndarray
+
+    def find(self, words: np.ndarray, language: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Args: words (C, n) int32 padded with -1; language (C,). Returns: key (C,) int64, found (C,) bool."""
+        key = np.searchsorted(self.hashes, hash_words(words, language, self.factors))
+        np.minimum(key, len(self.hashes) - 1, out=key)
+        found = (self.keys[key] == words).all(axis=1) & (self.key_language[key] == language)
+        return key, found
+
+    def read(
+        self, base: np.ndarray, begins: np.ndarray, at: np.ndarray, language: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The keys that stand at some places of token rows.
+
+        A place has none where a key of several words that begins before it reaches over it.
+
+        Args:
+          base: (B, L) base ids.   begins: (B, L) bool from `split_words`.
+          at: (C,) places row * L + column, sorted.   language: (B,) of the rows; -1 = a row without keys.
+        Returns:
+          at (F,): those places that have a key; n (F,): its tokens; key (F,).
+        """
+        if self.most.max() > 1:
+            lead = np.flatnonzero((self.most.take(base) > 1) & begins)
+            n, _ = self._longest(base, begins, lead, language)
+            # A key covers the tokens from the one after its first to its last; (B * L,) how many keys cover each.
+            first, past = (np.bincount(edge, minlength=base.size + 1) for edge in (lead + 1, lead + np.maximum(n, 1)))
+            at = at[np.cumsum(first - past)[at] == 0]
+        n, key = self._longest(base, begins, at, language)
+        found = n > 0
+        return at[found], n[found], key[found]
+
+    def _longest(
+        self, base: np.ndarray, begins: np.ndarray, at: np.ndarray, language: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (C,) of the longest key at each place, 0 = none; key (C,)."""
+        size, ahead = base.shape[1], np.arange(1, self.keys.shape[1] + 1)
+        row, column = np.divmod(at, size)
+        length, key = np.zeros(len(at), np.int64), np.zeros(len(at), np.int64)
+        most = self.most[base.ravel()[at]]
+        for words in range(1, int(most.max(initial=0)) + 1):
+            some = np.flatnonzero(most >= words)
+            start = at[some, None]
+            # (S, n): a word ends `ahead` tokens on; the key would end where as many have.
+            ends = begins.ravel().take(start + ahead, mode="clip") & (column[some, None] + ahead < size)
+            if words > 1:
+                ends &= np.cumsum(ends, axis=1) == words
+            n = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, 0)
+            ids = base.ravel().take(start + ahead - 1, mode="clip").astype(np.int32)
+            ids[ahead > n[:, None]] = -1
+            index, found = self.find(ids, language[row[some]])
+            length[some[found]], key[some[found]] = n[found], index[found]
+        return length, key
+
+
+def make_keys(items: Sequence[Key], flags: np.ndarray) -> tuple[Keys, np.ndarray]:
+    """The keys of some (language, ids), all different, at least one; and the item (K,) that each of them is.
+
+    Args:
+      flags: (base_size,) uint8, `word_flags` of the vocabulary.
+    """
+    width = max(len(ids) for _, ids in items)
+    keys = np.full((len(items), width), -1, np.int32)
+    for row, (_, ids) in enumerate(items):
+        keys[row, : len(ids)] = ids
+    language = np.array([language for language, _ in items], np.int32)
+    hashes = np.zeros(len(items), np.uint64)
+    salt = 0
+    while len(np.unique(hashes)) < len(items) or not salt:
+        salt += 1
+        factors = hash64("table", salt, np.arange(width + 1)) | np.uint64(1)
+        hashes = hash_words(keys, language, factors)
+    order = np.argsort(hashes)
+    begins, _ = split_words(flags.take(np.maximum(keys, 0)))
+    words = 1 + np.count_nonzero(begins[:, 1:] & (keys[:, 1:] >= 0), axis=1)
+    most = np.zeros(len(flags), np.int64)
+    np.maximum.at(most, keys[:, 0], np.where(flags[keys[:, 0]] < _NO_WORD, words, 0))
+    return Keys(flags, most, factors, hashes[order], keys[order], language[order]), order

@@ -1,0 +1,157 @@
+"""Parallel sentences for the probes: from files, from groups of the run's validation text, or a clone's documents."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from xalign_jax.data.text.files import parallel_files
+from xalign_jax.data.tokens.vocabulary import clone_index
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation.encode import fingerprint
+from xalign_jax.evaluation.inputs.windows import clone_pairs, run_texts
+from xalign_jax.recipe import resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentences:
+    """Parallel sentences: sentence i of `source` and `target` say the same.
+
+    Attributes:
+      languages: (source, target).
+      source, target: token sequences, each in its language.
+      source_hash, target_hash: (N,) of the texts, to know equal ones.
+      texts: (source, target) as written; None where only tokens are known.
+    """
+
+    languages: tuple[str, str]
+    source: list[np.ndarray]
+    target: list[np.ndarray]
+    source_hash: np.ndarray
+    target_hash: np.ndarray
+    texts: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the sentences, however they are tokenised."""
+        return fingerprint(self.source_hash, self.target_hash)
+
+
+def located_files(files: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """(language, path) each, the paths absolute."""
+    return tuple((language, resolve(path)) for language, path in files)
+
+
+def sentences(
+    prepared: Any,
+    files: Sequence[tuple[str, str]],
+    count: int,
+    pivot: str | None = None,
+    least: int = 1,
+    others: Sequence[str] = (),
+) -> list[Sentences]:
+    """The first `count` sentences of each pair of languages.
+
+    Args:
+      files: (language, path) each, the first language paired with every other; TSV files (`id<TAB>text`) are joined on
+        the id, other files are aligned by line (`sources.parallel_files`: they are read as a task's text is).
+      pivot: without files, this language with each other one that shares at least `least` groups of the validation
+        texts with it (of `others`, if they are named), one text of each language a group. None: every language that has
+        clones with its clones.
+      least: sentences that a pair must have, counted before `count` cuts them.
+
+    Raises:
+      UserError: a file is missing or not parallel; files or a clone's documents are fewer than `least`; no language
+        shares enough with the pivot.
+    """
+    if len(files) == 1:
+        raise UserError(f"files = {files!r} of a probe: one language; parallel text needs two or more")
+    if files:
+        return _from_files(prepared.tokenizer, files, count, least)
+    if pivot is not None:
+        return _from_groups(prepared, pivot, count, least, others)
+    pairs = clone_pairs(run_texts(prepared, "validation"))
+    return [_from_clone(prepared.tokenizer, base, clone, count, least) for base, clone in pairs]
+
+
+def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int, least: int) -> Sentences:
+    chosen = [(store, d) for store in base.stores for d in range(len(store.offsets) - 1)]
+    if len(chosen) < least:
+        raise UserError(
+            f"SentenceRetrieval.least = {least}: the validation text in {base.language} has {len(chosen)} documents;"
+            " lower it, or take the probe out of Stage.probes"
+        )
+    found, hashes = _documents(chosen[:count])
+    cloned = [tokenizer.clone(tokens, clone.clone) for tokens in found]
+    return Sentences((base.language, clone.language), found, cloned, hashes, hashes)
+
+
+def _from_groups(prepared: Any, pivot: str, count: int, least: int, others: Sequence[str]) -> list[Sentences]:
+    tasks = [splits.get("validation", {}) for splits in prepared.stores.values()]
+    known = {language for stores in tasks for language in stores if language != pivot}
+    if missing := [language for language in others if language not in known | {pivot}]:
+        raise UserError(f"SentenceRetrieval.others names {missing[0]!r}: no validation text is in it")
+    named = sorted(known & set(others)) if others else sorted(known)
+    found = []
+    for language in named:
+        both = [(stores[pivot], stores[language]) for stores in tasks if pivot in stores and language in stores]
+        shared = [_shared_documents(*stores) for stores in both]
+        if sum(map(len, shared)) < max(least, 1):
+            continue
+        chosen = [(stores, index) for stores, pairs in zip(both, shared, strict=True) for index in pairs][:count]
+        sides = [[(stores[k], index[k]) for stores, index in chosen] for k in (0, 1)]
+        tokens, hashes = zip(*map(_documents, sides), strict=True)
+        found.append(Sentences((pivot, language), *tokens, *hashes))
+    if not found:
+        raise UserError(
+            f"SentenceRetrieval.pivot = {pivot!r}: no other language shares {least} groups of validation text with it;"
+            " lower SentenceRetrieval.least, or bind .files"
+        )
+    return found
+
+
+def _shared_documents(first: Any, second: Any) -> np.ndarray:
+    """(G,2) documents of two stores of a task: the first text of each group that both have, ordered by group."""
+    shared, a, b = np.intersect1d(first.group, second.group, return_indices=True)
+    return np.stack([a, b], axis=1)[shared >= 0]
+
+
+def _documents(chosen: list[tuple[Any, int]]) -> tuple[list[np.ndarray], np.ndarray]:
+    tokens = [np.asarray(store.tokens[store.offsets[d] : store.offsets[d + 1]], np.int32) for store, d in chosen]
+    return tokens, np.asarray([int(store.text_hash[d]) for store, d in chosen])
+
+
+def _from_files(tokenizer: Any, files: Sequence[tuple[str, str]], count: int, least: int) -> list[Sentences]:
+    texts: dict[str, dict[str, str]] = {language: {} for language, _ in files}
+    for document in parallel_files(files).documents():
+        texts[document.language][document.group] = document.text
+    (first, source), *others = texts.items()
+    found = []
+    for (language, target), (_, path) in zip(others, files[1:], strict=True):
+        pairs = [(text, target[key]) for key, text in source.items() if key in target]
+        if not pairs:
+            raise UserError(f"{files[0][1]} and {path}: no sentence is in both")
+        if len(pairs) < least:
+            raise UserError(
+                f"{files[0][1]} and {path}: {len(pairs)} sentences are in both, but SentenceRetrieval.least = {least};"
+                f" take {language} out of .files, or lower .least"
+            )
+        found.append(_written(tokenizer, (first, language), pairs[:count]))
+    return found
+
+
+def _written(tokenizer: Any, languages: tuple[str, str], pairs: list[tuple[str, str]]) -> Sentences:
+    """Sentences of pairs of texts, tokenised."""
+    first, second = zip(*pairs, strict=True)
+    source, target = (_tokens(tokenizer, *side) for side in zip(languages, (first, second), strict=True))
+    source_hash, target_hash = (np.asarray([zlib.crc32(text.encode()) for text in side]) for side in (first, second))
+    return Sentences(languages, source, target, source_hash, target_hash, (first, second))
+
+
+def _tokens(tokenizer: Any, language: str, texts: Sequence[str]) -> list[np.ndarray]:
+    clone = clone_index(language)[1]
+    return [tokenizer.clone(ids, clone) for ids in tokenizer.encode_documents(texts)]

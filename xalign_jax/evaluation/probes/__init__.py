@@ -1,0 +1,19 @@
+"""Probes turn parameters into rows of `results.json`; reports turn rows into tables and plots."""
+
+from xalign_jax.evaluation.probes.foreign_mass import ForeignMass
+from xalign_jax.evaluation.probes.gradient_cosine import GradientCosine
+from xalign_jax.evaluation.probes.hidden_cosine import HiddenCosine
+from xalign_jax.evaluation.probes.knowledge import Knowledge
+from xalign_jax.evaluation.probes.perplexity import Perplexity
+from xalign_jax.evaluation.probes.sentence_retrieval import SentenceRetrieval
+from xalign_jax.evaluation.probes.word_retrieval import WordRetrieval
+
+__all__ = [
+    "ForeignMass",
+    "GradientCosine",
+    "HiddenCosine",
+    "Knowledge",
+    "Perplexity",
+    "SentenceRetrieval",
+    "WordRetrieval",
+]

@@ -1,0 +1,101 @@
+"""How much probability falls on another language's tokens after pure text of the first."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gin
+import numpy as np
+
+from xalign_jax.data.store.store import canonical_tasks
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation.encode import Batch, require_causal, require_length, row, score
+from xalign_jax.evaluation.inputs.windows import Text, of_text, run_texts
+from xalign_jax.recipe import at_least_one, freeze, with_paths, within
+
+TOKENS_COUNTED = 20_000_000
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ForeignMass:
+    """Metric `mass`: mean probability, on the next token after a context in the run's first language alone, of the
+    tokens that only language 2 uses. One row per other language; n = predictions.
+
+    Such tokens are: for a clone, its rows that are not shared; between languages that share a vocabulary, tokens of
+    which more than `share` of the occurrences in the two languages' training texts (their first 20 million tokens
+    each) are in language 2. A language without such tokens has no row. Vanilla code-switching shows here.
+    """
+
+    length: int = gin.REQUIRED
+    windows: int = 64
+    tasks: tuple = dataclasses.field(default=(), metadata=with_paths(canonical_tasks))
+    share: float = 0.99
+    split: str = "validation"
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "length", "windows", "batch")
+        within(self, "[0, 1]", "share")
+
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
+        require_causal(model, "ForeignMass")
+        require_length(model, "ForeignMass", self.length)
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
+        first, _, held_out = self._texts(prepared)
+        if not _predicted(self._read(held_out, prepared.tokenizer)).any():
+            raise UserError(f"ForeignMass: the {self.split} text in {first.language} holds no document of two tokens")
+
+    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+        """One row per language other than the first."""
+        require_causal(model, "ForeignMass")
+        first, others, held_out = self._texts(prepared)
+        text = self._read(held_out, prepared.tokenizer)
+        real = _predicted(text)
+        found = []
+        for other in others:
+            foreign = self._only(prepared.tokenizer, first, other)
+            if not foreign.any():
+                continue
+            _, log_mass = score(model, params, text, foreign, self.batch, f"foreign mass {other.language}")
+            mass = np.exp(log_mass[real].astype(np.float64)).mean()
+            found.append(
+                row("foreign_mass", "mass", mass, real.sum(), language=other.language, data=held_out.fingerprint)
+            )
+        return found
+
+    def _read(self, held_out: Text, tokenizer: Any) -> Batch:
+        return of_text(held_out, tokenizer, self.length, self.windows)
+
+    def _texts(self, prepared: Any) -> tuple[Text, list[Text], Text]:
+        """The first language's training text, the other languages', and the first one's held-out text."""
+        first, *others = run_texts(prepared, "train", self.tasks)
+        found = [text for text in run_texts(prepared, self.split, self.tasks) if text.language == first.language]
+        if not found:
+            raise UserError(f"ForeignMass: no {self.split} text in {first.language}, the run's first language")
+        return first, others, found[0]
+
+    def _only(self, tokenizer: Any, first: Text, other: Text) -> np.ndarray:
+        """(V,) bool: rows that only `other` uses."""
+        if other.clone != first.clone:
+            return tokenizer.language_rows(other.clone) & ~tokenizer.language_rows(first.clone)
+        here, there = (_counts(text, tokenizer.size) for text in (first, other))
+        return (there > 0) & (there > self.share * (here + there))
+
+
+def _predicted(windows: Batch) -> np.ndarray:
+    """(N,T) bool: places whose prediction counts. After bos alone there is no context yet."""
+    return (windows["weights"] > 0) & (windows["positions"] > 0)
+
+
+def _counts(text: Text, size: int) -> np.ndarray:
+    """(V,) int64: occurrences of every token in a training text."""
+    counts = np.zeros(size, np.int64)
+    for store in text.stores:
+        counts += np.bincount(store.tokens[:TOKENS_COUNTED], minlength=size)
+    return counts

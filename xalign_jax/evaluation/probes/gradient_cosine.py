@@ -1,0 +1,130 @@
+"""Cosine of the language-model gradients of two languages on parallel text."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xalign_jax.evaluation.encode import Batch, fetch, next_token_scores, padded, require_causal, require_length, row
+from xalign_jax.evaluation.inputs.parallel_text import located_files, sentences
+from xalign_jax.evaluation.inputs.windows import clone_pairs, in_language, of_text, run_texts
+from xalign_jax.recipe import at_least_one, freeze, with_paths
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class GradientCosine:
+    """Metric `cosine`: of the gradients of the mean loss on the same text in two languages, per parameter tensor of each
+    block, averaged over tensors and over up to `batches` batches of `batch` rows, or one of all rows where these are fewer.
+
+    Embeddings and head are left out: clone rows are disjoint, their cosine is 0 by design. Tensors without any gradient
+    are left out too. The control `shuffled` is the same for text that is not parallel (the batch before). language = the
+    target language; n = batches compared. The text is that of clones, or the sentences of `files` (see
+    `SentenceRetrieval`).
+    """
+
+    length: int = gin.REQUIRED
+    batches: int = 4
+    batch: int = 16
+    files: tuple = dataclasses.field(default=(), metadata=with_paths(located_files))
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "length", "batches", "batch")
+
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
+        require_causal(model, "GradientCosine")
+        require_length(model, "GradientCosine", self.length)
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
+        sentences(prepared, self.files, 1)
+
+    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+        """Two rows per pair of languages: parallel, and the control."""
+        require_causal(model, "GradientCosine")
+        found = []
+        for language, data, *sides in self._parallel(prepared):
+            cosines: dict[str | None, list[float]] = {None: [], "shuffled": []}
+            before = None
+            total = len(sides[0]["tokens"])
+            size = min(self.batch, total)
+            for start in range(0, total - size + 1, size):
+                cuts = [{key: value[start : start + size] for key, value in side.items()} for side in sides]
+                source, target = (_directions(model, params, cut) for cut in cuts)
+                cosines[None].append(float(fetch(_mean_cosine(source, target))))
+                if before is not None:
+                    cosines["shuffled"].append(float(fetch(_mean_cosine(source, before))))
+                before = target
+            for control, values in cosines.items():
+                if values:
+                    about = {"language": language, "control": control, "data": data}
+                    found.append(row("gradient_cosine", "cosine", float(np.mean(values)), len(values), **about))
+        return found
+
+    def _parallel(self, prepared: Any) -> list[tuple[str, str, Batch, Batch]]:
+        """(target language, fingerprint of the text, rows, parallel rows) of each pair."""
+        count = self.batches * self.batch
+        found = []
+        if self.files:
+            for pair in sentences(prepared, self.files, count):
+                source, target = (_causal_rows(side, self.length) for side in (pair.source, pair.target))
+                found.append((pair.languages[1], pair.fingerprint, source, target))
+            return found
+        for base, clone in clone_pairs(run_texts(prepared, "validation")):
+            text = of_text(base, prepared.tokenizer, self.length, count)
+            text = {key: text[key] for key in ("tokens", "targets", "weights", "positions", "segment_ids")}
+            cloned = in_language(text, prepared.tokenizer, clone.clone)
+            found.append((clone.language, base.fingerprint, text, cloned))
+        return found
+
+
+def _causal_rows(sequences: list[np.ndarray], length: int) -> Batch:
+    """Sentences as rows that predict their own next token."""
+    rows = padded(sequences, length + 1)
+    return {
+        "tokens": rows["tokens"][:, :-1],
+        "targets": rows["tokens"][:, 1:],
+        "weights": (rows["segment_ids"][:, 1:] > 0).astype(np.float32),
+        "positions": rows["positions"][:, :-1],
+        "segment_ids": rows["segment_ids"][:, :-1],
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _directions(model: Any, params: Any, batch: Batch) -> list[jax.Array]:
+    """The gradient of the mean loss for each tensor of the blocks, (layers, entries), of length 1 or 0."""
+    leaves, structure = jax.tree.flatten(params)
+    axes = jax.tree.leaves(model.logical_axes(), is_leaf=lambda node: isinstance(node, tuple))
+    inside = [number for number, names in enumerate(axes) if "layers" in names]
+
+    def loss(blocks: list[jax.Array]) -> jax.Array:
+        merged = list(leaves)
+        for number, block in zip(inside, blocks, strict=True):
+            merged[number] = block
+        whole = jax.tree.unflatten(structure, merged)
+        nll, _ = next_token_scores(model, whole, batch, jnp.ones(model.vocabulary_size, bool))
+        return jnp.where(batch["weights"] > 0, nll, 0.0).sum() / jnp.maximum(batch["weights"].sum(), 1.0)
+
+    found = []
+    for number, gradient in zip(inside, jax.grad(loss)([leaves[number] for number in inside]), strict=True):
+        layers = axes[number].index("layers")
+        flat = jnp.moveaxis(gradient, layers, 0).reshape(gradient.shape[layers], -1)
+        size = jnp.linalg.norm(flat, axis=1, keepdims=True)
+        found.append(jnp.where(size > 0, flat / jnp.where(size > 0, size, 1.0), 0.0))
+    return found
+
+
+@jax.jit
+def _mean_cosine(first: list[jax.Array], second: list[jax.Array]) -> jax.Array:
+    """Mean over the tensors that have a gradient on both sides."""
+    cosine = jnp.concatenate([(u * v).sum(1) for u, v in zip(first, second, strict=True)])
+    real = jnp.concatenate([u.any(1) & v.any(1) for u, v in zip(first, second, strict=True)])
+    return cosine.sum() / jnp.maximum(real.sum(), 1)

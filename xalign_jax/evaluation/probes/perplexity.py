@@ -1,0 +1,76 @@
+"""Perplexity of every language, each alone, on consecutive windows of held-out text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import gin
+
+from xalign_jax.data.store.store import canonical_tasks
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation.encode import require_causal, require_length, row, score
+from xalign_jax.evaluation.inputs.windows import of_text, run_texts
+from xalign_jax.recipe import at_least_one, freeze, with_paths
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Perplexity:
+    """Metrics per language, with n = scored tokens (each document's eos is one of them):
+
+    - `perplexity`: exp of the mean loss under the full softmax;
+    - `perplexity_in_language`: the same, renormalised over the vocabulary rows of that clone language and the shared
+      ones; for a language without clones these are all rows that are not another clone's;
+    - `bits_per_byte`: total loss in nats / (ln 2 * UTF-8 bytes of the scored text), always under the full softmax.
+
+    A clone reads the same windows as its base language. `tasks`: the tasks whose text is read, () for all of the run's.
+    """
+
+    length: int = gin.REQUIRED
+    windows: int = 256
+    tasks: tuple = dataclasses.field(default=(), metadata=with_paths(canonical_tasks))
+    split: str = "validation"
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "length", "windows", "batch")
+
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
+        require_causal(model, "Perplexity")
+        require_length(model, "Perplexity", self.length)
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
+        for text in run_texts(prepared, self.split, self.tasks):
+            if not of_text(text, prepared.tokenizer, self.length, self.windows)["weights"].any():
+                raise UserError(
+                    f"Perplexity: no token of the {self.split} text in {text.language} has another before it"
+                )
+
+    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+        """Three rows per language."""
+        require_causal(model, "Perplexity")
+        found = []
+        for text in run_texts(prepared, self.split, self.tasks):
+            rows = of_text(text, prepared.tokenizer, self.length, self.windows)
+            own = prepared.tokenizer.language_rows(text.clone)
+            nll, log_mass = score(model, params, rows, own, self.batch, f"perplexity {text.language}")
+            real = rows["weights"] > 0
+            n, total = int(real.sum()), float(nll[real].sum(dtype="float64"))
+            renormalised = total + float(log_mass[real].sum(dtype="float64"))
+            metrics = {
+                "perplexity": _exp(total / n),
+                "perplexity_in_language": _exp(renormalised / n),
+                "bits_per_byte": total / (math.log(2) * rows["bytes"].sum()),
+            }
+            about = {"language": text.language, "data": text.fingerprint}
+            found += [row("perplexity", name, value, n, **about) for name, value in metrics.items()]
+        return found
+
+
+def _exp(mean: float) -> float:
+    return math.inf if mean >= 700 else math.exp(mean)

@@ -1,0 +1,199 @@
+"""Translation of sentences by nearest neighbour, both directions, at every level."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import gin
+import numpy as np
+
+from xalign_jax.data.tokens.vocabulary import clone_index
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation.encode import (
+    fingerprint,
+    ratio_margin,
+    require_length,
+    row,
+    sentence_vectors,
+    unit,
+    untrained,
+)
+from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
+from xalign_jax.evaluation.inputs.parallel_text import Sentences, located_files, sentences
+from xalign_jax.recipe import at_least_one, freeze, with_paths, within
+
+METRICS = tuple(
+    "accuracy" + "".join(parts) for parts in itertools.product(*(("", s) for s in ("_first", "_margin", "_centred")))
+)
+FITTED = 256  # training documents that a language's mean is taken over
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class SentenceRetrieval:
+    """Share of sentences whose nearest sentence in the other language is their translation.
+
+    n = sentences = candidates; a candidate with the right one's text counts as right. Rows by direction (language
+    "en->de") and level. With several languages beside one there is also their mean ("en->*", "*->en"): every language
+    counts alike, however many sentences it has, and n is the sum over languages.
+
+    Metrics: `accuracy` (mean over a sentence's own tokens, cosine), with any of these suffixes in this order:
+      `_first`: the first token instead of the mean.
+      `_margin`: ratio margin of cosines (k = 4) instead of the cosine.
+      `_centred`: each language's mean sentence vector taken away, over up to 256 documents of its training text, which
+        are cut to `length`; languages without training text have no such row.
+    Controls: `shuffled` (right answers moved by one, where there are two or more), `ngram` (character n-grams, no level;
+    not for clones, which are not written) and with `untrained` fresh parameters of this seed.
+
+    Sources: `files` is {language: path}, parallel text aligned by line or (.tsv, key<TAB>text) by key; the first
+    language is compared with each other one. Else `pivot` is compared with each other language that shares enough groups
+    of the run's validation texts, one text a group. Else a clone with its original on the validation documents.
+
+    Attributes:
+      others: the only languages that the pivot is compared with; () = all.
+      least: sentences that a pair of languages must have. Languages that share fewer with the pivot are left out; `files`
+        and clones with fewer are refused.
+      sentences: at most so many of each pair of languages.
+      length: tokens read of a sentence, with specials where the model reads them (bidirectional models: bos x eos).
+      batch: sentences at a time.
+    """
+
+    files: tuple = dataclasses.field(default=(), metadata=with_paths(located_files))
+    pivot: str | None = None
+    others: tuple[str, ...] = ()
+    least: int = 10
+    metrics: tuple[str, ...] = ("accuracy", "accuracy_centred")
+    untrained: bool = False
+    sentences: int = 1000
+    length: int = 64
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "sentences", "batch")
+        within(self, "[0, inf)", "least")
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise UserError(f"SentenceRetrieval.metrics names {metric!r}: any of {', '.join(METRICS)}")
+        if self.length < 3:
+            raise UserError(f"SentenceRetrieval.length = {self.length}: at least 3, bos and eos count")
+
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
+        require_length(model, "SentenceRetrieval", self.length)
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the data lacks, before anything is trained."""
+        sentences(prepared, self.files, 1, self.pivot, self.least, self.others)
+
+    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+        """Rows by pair, direction, level and control."""
+        pairs = sentences(prepared, self.files, self.sentences, self.pivot, self.least, self.others)
+        found = []
+        weights = [(None, params)] + ([("untrained", untrained(model, params, seed))] if self.untrained else [])
+        for control, values in weights:
+            means: dict[str, dict[str, np.ndarray] | None] = {}
+            for pair in pairs:
+                vectors = self._vectors(model, values, prepared, pair)
+                for language in pair.languages:
+                    if language not in means:
+                        means[language] = self._means(model, values, prepared, language)
+                found += self._levels(pair, vectors, [means[language] for language in pair.languages], control)
+        for pair in pairs:
+            found += _ngram_rows(pair, prepared.tokenizer)
+        return found + _mean_rows(found, pairs)
+
+    def _vectors(self, model: Any, params: Any, prepared: Any, pair: Sentences) -> list[dict[str, np.ndarray]]:
+        """Vectors of both sides, by pooling (L+1,N,D)."""
+        name, both = "sentence retrieval " + "-".join(pair.languages), pair.source + pair.target
+        states = sentence_vectors(model, params, prepared.tokenizer, both, self.length, self.batch, name)
+        sides = slice(None, len(pair.source)), slice(len(pair.source), None)
+        return [{kind: every[:, side] for kind, every in states.items()} for side in sides]
+
+    def _means(self, model: Any, params: Any, prepared: Any, language: str) -> dict[str, np.ndarray] | None:
+        """Mean vectors of a language by pooling (L+1,1,D), or None without training text."""
+        if not any(metric.endswith("_centred") for metric in self.metrics):
+            return None
+        base, clone = clone_index(language)
+        stores = [s["train"][base] for s in prepared.stores.values() if base in s.get("train", {})]
+        chosen = [prepared.tokenizer.clone(document, clone) for store in stores for document in _spread(store, stores)]
+        if not chosen:
+            return None
+        name = f"sentence mean {language}"
+        states = sentence_vectors(model, params, prepared.tokenizer, chosen, self.length, self.batch, name)
+        return {kind: every.mean(1, keepdims=True) for kind, every in states.items()}
+
+    def _levels(self, pair: Sentences, sides: list, means: list, control: str | None) -> list[dict[str, Any]]:
+        found = []
+        for metric in self.metrics:
+            kind, vectors = "first" if "_first" in metric else "mean", sides
+            if metric.endswith("_centred"):
+                if any(mean is None for mean in means):
+                    continue
+                vectors = [{kind: side[kind] - mean[kind]} for side, mean in zip(sides, means, strict=True)]
+            for level in range(len(vectors[0][kind])):
+                source, target = (unit(side[kind][level]) for side in vectors)
+                about = {"level": level, "control": control, "data": pair.fingerprint}
+                found += _directions(pair, source @ target.T, metric, "_margin" in metric, about)
+        return found
+
+
+def _spread(store: Any, stores: list) -> Iterator[np.ndarray]:
+    """Documents of a store, evenly spaced, its share of FITTED."""
+    total = len(store.offsets) - 1
+    for d in np.unique(np.linspace(0, total - 1, min(total, -(-FITTED // len(stores)))).astype(int)):
+        yield np.asarray(store.tokens[store.offsets[d] : store.offsets[d + 1]], np.int32)
+
+
+def _directions(
+    pair: Sentences, cosines: np.ndarray, metric: str, margin: bool, about: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Rows of both directions from cosines (source, target), with shuffled answers beside the trained model's."""
+    found = []
+    forward, backward = (pair.languages, cosines, pair.target_hash), (pair.languages[::-1], cosines.T, pair.source_hash)
+    for languages, similarity, texts in (forward, backward):
+        best = np.argmax(ratio_margin(similarity) if margin else similarity, axis=1)
+        answers = {about["control"]: texts}
+        if about["control"] is None and len(texts) > 1:
+            answers["shuffled"] = np.roll(texts, 1)
+        for control, right in answers.items():
+            where = about | {"language": "->".join(languages), "control": control}
+            found.append(row("sentence_retrieval", metric, (texts[best] == right).mean(), len(texts), **where))
+    return found
+
+
+def _ngram_rows(pair: Sentences, tokenizer: Any) -> list[dict[str, Any]]:
+    if any(clone_index(language)[1] for language in pair.languages):
+        return []
+    texts = pair.texts or tuple([tokenizer.decode(tokens) for tokens in side] for side in (pair.source, pair.target))
+    about = {"level": None, "control": "ngram", "data": pair.fingerprint}
+    return _directions(pair, ngram_cosines(*texts), "accuracy", False, about)
+
+
+def _mean_rows(found: list[dict[str, Any]], pairs: list[Sentences]) -> list[dict[str, Any]]:
+    """The mean over languages, each counting alike, of every value that all pairs with a first language have.
+
+    A single pair has no mean.
+    """
+    means = []
+    for first in dict.fromkeys(pair.languages[0] for pair in pairs):
+        others = [pair.languages[1] for pair in pairs if pair.languages[0] == first]
+        if len(others) < 2:
+            continue
+        for name, languages in (
+            (f"{first}->*", [f"{first}->{other}" for other in others]),
+            (f"*->{first}", [f"{other}->{first}" for other in others]),
+        ):
+            kinds: dict[tuple, list[dict[str, Any]]] = {}
+            for one in found:
+                if one["language"] in languages:
+                    kinds.setdefault((one["metric"], one["level"], one["control"]), []).append(one)
+            for rows in kinds.values():
+                if len(rows) == len(others):
+                    value, n = np.mean([one["value"] for one in rows]), sum(one["n"] for one in rows)
+                    data = fingerprint([int(one["data"], 16) for one in rows])
+                    means.append(rows[0] | {"language": name, "value": float(value), "n": n, "data": data})
+    return means

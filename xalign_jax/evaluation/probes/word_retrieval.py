@@ -1,0 +1,147 @@
+"""Word translation by nearest neighbour: isolated words, source language to each target language, at every level."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gin
+import numpy as np
+
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation.encode import fingerprint, nearest, pool_head, row, sentence_vectors, untrained
+from xalign_jax.recipe import at_least_one, freeze
+
+Level = int | str
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class WordRetrieval:
+    """Share of source words whose nearest target word by cosine translates them, over the TRUE word pairs.
+
+    A word's vector is the mean of its tokens' hidden states, the word standing alone (level 0 .. L; a bidirectional
+    model reads it between bos and eos), or of its tokens' output-head rows (level "head", untied models only).
+    Candidates are the target words of up to `candidates` concepts of the same split, drawn once with a fixed seed; n =
+    source words asked, chance is about one in as many. A candidate written like a right one counts as right. A split
+    with words of a single concept leaves nothing to choose from and has no rows.
+
+    Metrics: `accuracy`, and `accuracy_centred` with each language's mean taken away (fitted on the words of the other
+    split). Splits: `dictionary` (concepts that training may use) and `heldout`. Controls, at every level: `untrained`
+    (fresh parameters of this seed) and `shuffled` (right answers permuted between concepts).
+    """
+
+    candidates: int = 1000
+    batch: int = 512
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "candidates", "batch")
+
+    def check(self, model: Any, prepared: Any) -> None:
+        """Raise UserError for what the model or the data lacks, before anything is trained."""
+        if prepared.lexicon is None:
+            raise UserError("WordRetrieval: no dictionary; bind Recipe.lexicon or take the probe out of Stage.probes")
+
+    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+        """Rows by split, target language, level and control."""
+        self.check(model, prepared)
+        tables = {"dictionary": prepared.lexicon.dictionary, "heldout": prepared.lexicon.heldout}
+        chosen = {split: _choose(table, self.candidates) for split, table in tables.items() if len(table.concept)}
+        longest = max(len(tokens) for words in chosen.values() for tokens in words.tokens)
+        found = []
+        for control, weights in ((None, params), ("untrained", untrained(model, params, seed))):
+            vectors = {
+                split: _vectors(model, weights, prepared.tokenizer, words, longest, self.batch)
+                for split, words in chosen.items()
+            }
+            means = {split: _means(vectors[split], words) for split, words in chosen.items()}
+            for split, words in chosen.items():
+                fitted = means.get("heldout" if split == "dictionary" else "dictionary", {})
+                for language in range(1, len(words.languages)):
+                    about = {"split": split, "language": words.languages[language], "data": words.fingerprint}
+                    for level, every in vectors[split].items():
+                        found += _level(words, language, every, fitted, control, about | {"level": level})
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Words:
+    """Some words of a dictionary: tokens of each, concept (W,), language (W,), text_hash (W,) int64."""
+
+    tokens: list[np.ndarray]
+    concept: np.ndarray
+    language: np.ndarray
+    text_hash: np.ndarray
+    languages: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the words and which of them translate each other."""
+        return fingerprint(self.concept, self.language, self.text_hash)
+
+
+def _choose(table: Any, concepts: int) -> _Words:
+    """The words of up to `concepts` concepts, always the same ones of a table."""
+    kept = np.random.default_rng(0).permutation(np.unique(table.concept))[:concepts]
+    index = np.flatnonzero(np.isin(table.concept, kept))
+    tokens = [np.asarray(table.ids[table.starts[w] : table.starts[w + 1]]) for w in index]
+    concept, language, text_hash = (
+        np.asarray(column)[index].astype(np.int64) for column in (table.concept, table.language, table.text_hash)
+    )
+    return _Words(tokens, concept, language, text_hash, tuple(table.languages))
+
+
+def _vectors(
+    model: Any, params: Any, tokenizer: Any, words: _Words, longest: int, batch: int
+) -> dict[Level, np.ndarray]:
+    """Word vectors (W, D) by level, of words of up to `longest` tokens."""
+    length = min(longest + (0 if model.causal else 2), model.max_length)
+    states = sentence_vectors(model, params, tokenizer, words.tokens, length, batch, "word retrieval")["mean"]
+    vectors: dict[Level, np.ndarray] = dict(enumerate(states))
+    if not model.tied:
+        vectors["head"] = pool_head(model, params, words.tokens, longest, batch)
+    return vectors
+
+
+def _means(vectors: dict[Level, np.ndarray], words: _Words) -> dict[tuple[Level, int], np.ndarray]:
+    """Mean vector (D,) by level and language."""
+    spoken = [int(language) for language in np.unique(words.language)]
+    return {(level, k): every[words.language == k].mean(0) for level, every in vectors.items() for k in spoken}
+
+
+def _level(
+    words: _Words, language: int, every: np.ndarray, means: dict, control: str | None, about: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Rows of one level, split and target language."""
+    candidates = np.flatnonzero(words.language == language)
+    sources = np.flatnonzero((words.language == 0) & np.isin(words.concept, words.concept[candidates]))
+    if len(np.unique(words.concept[sources])) < 2:
+        return []
+
+    def accuracy(best: np.ndarray, asked: np.ndarray) -> float:
+        right = words.concept[candidates] << 32 | words.text_hash[candidates]
+        answers = asked << 32 | words.text_hash[candidates][best]
+        return np.isin(answers, right).mean()
+
+    n, level = len(sources), about["level"]
+    asked = words.concept[sources]
+    best = nearest(every[sources], every[candidates])
+    found = [row("word_retrieval", "accuracy", accuracy(best, asked), n, control=control, **about)]
+    if control is not None:
+        return found
+    wrong = _next_concept(asked)
+    found.append(row("word_retrieval", "accuracy", accuracy(best, wrong), n, control="shuffled", **about))
+    if (level, 0) in means and (level, language) in means:
+        best = nearest(every[sources] - means[level, 0], every[candidates] - means[level, language])
+        found.append(row("word_retrieval", "accuracy_centred", accuracy(best, asked), n, **about))
+    return found
+
+
+def _next_concept(concept: np.ndarray) -> np.ndarray:
+    """Every concept replaced by another one of the list, one to one."""
+    kinds, index = np.unique(concept, return_inverse=True)
+    order = np.random.default_rng(1).permutation(len(kinds))
+    following = np.empty_like(order)
+    following[order] = np.roll(order, 1)
+    return kinds[following[index]]

@@ -1,0 +1,1 @@
+"""One table an architecture: how its tensors and settings are called."""

@@ -1,0 +1,70 @@
+"""All architectures, and how one is found."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from xalign_jax.errors import UserError
+from xalign_jax.interop.architectures import encoders, gpt_neox, llama
+from xalign_jax.interop.mapping import Architecture
+from xalign_jax.interop.settings import Settings, shown
+from xalign_jax.models.rotary import RopeScaling
+
+ALL = (llama.ARCHITECTURE, gpt_neox.ARCHITECTURE, encoders.XLM_ROBERTA, encoders.BERT)
+
+
+def of_model_type(name: Any, file: Path) -> Architecture:
+    """By config.json's model_type. Raises UserError for an unknown one."""
+    known = {kind: architecture for architecture in ALL for kind in architecture.model_types}
+    if name not in known:
+        raise UserError(f"{file}: model_type = {shown(name)} is not implemented; only {', '.join(known)}")
+    return known[name]
+
+
+def read_config(settings: Settings, names: frozenset[str]) -> tuple[Architecture, Any]:
+    """The architecture that config.json names, and our configuration of it.
+
+    Args:
+      names: of the checkpoint's tensors.
+
+    Raises:
+      UserError: a setting that is missing, of another type or not implemented, by name.
+    """
+    architecture = of_model_type(settings.text("model_type"), settings.file)
+    try:
+        config = architecture.read(settings, names)
+    except UserError as error:
+        said = str(error).splitlines()[0]  # gin adds lines to what a configuration itself raises, which knows no file
+        raise UserError(said if said.startswith(str(settings.file)) else f"{settings.file}: {said}") from None
+    settings.finish()
+    return architecture, config
+
+
+def of_config(config: Any) -> Architecture:
+    """By the class of one of our model configurations."""
+    return next(architecture for architecture in ALL if isinstance(config, architecture.config))
+
+
+def config_from_json(values: Any) -> Any:
+    """A model's configuration from what `recipe.as_json` made of it.
+
+    Raises:
+      UserError: a class of no architecture, or values that `as_json` cannot have made.
+    """
+    classes = {cls.__name__: cls for cls in [*(a.config for a in ALL), RopeScaling]}
+    name = values.get("class") if isinstance(values, dict) else values
+    if not isinstance(name, str) or name not in classes:
+        raise UserError(f"{str(name)[:80]}: no architecture of Hugging Face is known for this model")
+    names = {field.name for field in dataclasses.fields(classes[name])}
+    try:
+        return classes[name](**{field: _value(value) for field, value in values.items() if field in names})
+    except (TypeError, ValueError, RuntimeError, UserError) as error:  # RuntimeError: gin's, of a value that is missing
+        raise UserError(f"the model's configuration: {' '.join(str(error).split())[:300]}") from None
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return config_from_json(value)
+    return tuple(value) if isinstance(value, list) else value

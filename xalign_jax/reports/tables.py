@@ -1,0 +1,314 @@
+"""Rows of `results.json` as a table: runs grouped by recipe, one column for each thing measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xalign_jax.errors import UserError
+from xalign_jax.runtime.logs import conditions
+from xalign_jax.runtime.records import read_environment, read_metrics, read_results
+
+
+class Key(NamedTuple):
+    """What a value measures.
+
+    Attributes:
+      conditions: "" where only one probe's settings and data measured this; else a hash that tells several apart
+        (`tell_apart`).
+    """
+
+    probe: str
+    metric: str
+    language: str | None = None
+    level: Any = None
+    split: str | None = None
+    control: str | None = None
+    conditions: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a model directory says of one step of a stage: the values whose newest measurement is there.
+
+    Attributes:
+      arm: the recipe's name.   fingerprint: of its vocabulary.   stage, step: of the values.
+      early: what the step is in the run: "after STAGE", "step N of STAGE"; "" for the newest step of the last stage.
+      settings: `config.gin` without the seed; runs of one arm share it.
+      values: by what they measure; NaN where the value was not finite.   counts: n of each.
+      conditions: by hash, the probe's settings and the data's fingerprint: {"settings": ..., "data": ...}.
+      metrics: the rows of `metrics.jsonl`.
+    """
+
+    directory: Path
+    arm: str
+    seed: int
+    fingerprint: str
+    settings: str
+    metrics: list[dict[str, Any]]
+    stage: str = ""
+    step: int = 0
+    early: str = ""
+    values: dict[Key, float] = dataclasses.field(default_factory=dict)
+    counts: dict[Key, int] = dataclasses.field(default_factory=dict)
+    conditions: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
+    """Read a model directory: at least one `Run`, for each probed stage in order.
+
+    A stage has one at its newest step. What was measured at an earlier step only stands in a `Run` of that step.
+
+    Raises:
+      UserError: it is not a model directory, or holds no results where they are needed.
+    """
+    if not (directory / "environment.json").is_file():
+        raise UserError(f"{directory}: no environment.json there; is it a model directory?")
+    environment = read_environment(directory, ("recipe_name", "vocabulary_fingerprint"))
+    config, rows = directory / "config.gin", read_results(directory)
+    if needs_results and not rows:
+        raise UserError(
+            f"{directory}: no results in results.json; finish `xalign train`, or run `xalign evaluate` there"
+        )
+    empty = Run(
+        directory=directory,
+        arm=environment["recipe_name"],
+        seed=environment.get("seed", 0),  # an imported model has none
+        fingerprint=environment["vocabulary_fingerprint"],
+        settings=_recipe_settings(config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""),
+        metrics=read_metrics(directory),
+    )
+    rows = sorted(rows, key=lambda row: row["step"])
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    found = []
+    for name in stages:
+        newest = {_key(row): row for row in rows if row["stage"] == name}  # the last of equal keys stays
+        steps = sorted({row["step"] for row in newest.values()})
+        for step in steps:
+            ends = step == steps[-1]
+            early = "" if ends and name == stages[-1] else f"after {name}" if ends else f"step {step} of {name}"
+            here = {key: row for key, row in newest.items() if row["step"] == step}
+            found.append(_with(dataclasses.replace(empty, stage=name, step=step, early=early), here))
+    return found or [empty]
+
+
+def _key(row: dict[str, Any]) -> Key:
+    names = ("probe", "metric", "language", "level", "split", "control")
+    return Key(**{name: row[name] for name in names}, conditions=conditions(row))
+
+
+def _with(run: Run, rows: Mapping[Key, dict[str, Any]]) -> Run:
+    """The run with the values of some rows of `results.json`."""
+    return dataclasses.replace(
+        run,
+        values={key: math.nan if row["value"] is None else row["value"] for key, row in rows.items()},
+        counts={key: row["n"] for key, row in rows.items()},
+        conditions={
+            key.conditions: {"settings": row.get("settings") or {}, "data": row.get("data")}
+            for key, row in rows.items()
+            if key.conditions
+        },
+    )
+
+
+def tell_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs, with `Key.conditions` only where the same thing was measured under several conditions in any of them.
+
+    So values of different test sets or settings never stand under one heading, and a heading is plain where one suffices.
+    """
+    seen: dict[tuple, set[str]] = {}
+    for run in runs:
+        for key in run.values:
+            seen.setdefault(_place(key), set()).add(key.conditions)
+
+    def short(key: Key) -> Key:
+        return key if len(seen[_place(key)]) > 1 else key._replace(conditions="")
+
+    return [
+        dataclasses.replace(
+            run,
+            values={short(key): value for key, value in run.values.items()},
+            counts={short(key): count for key, count in run.counts.items()},
+        )
+        for run in runs
+    ]
+
+
+def _place(key: Key) -> tuple:
+    """What stands together under one heading."""
+    return key.probe, key.language, key.split
+
+
+def describe(name: str, known: Mapping[str, dict[str, Any]]) -> str:
+    """What tells conditions from the others of their probe: `sentences = 200, data 5c2e1a7b9d03`."""
+    if name not in known:
+        return "settings and data were not recorded"
+    own = known[name]["settings"]
+    others = [one["settings"] for one in known.values() if one["settings"].get("class") == own.get("class")]
+    told = [
+        f"{option} = {json.dumps(value, ensure_ascii=False)}"
+        for option, value in own.items()
+        if any(other.get(option) != value for other in others)
+    ]
+    return ", ".join([*told, f"data {known[name]['data']}"])
+
+
+def _recipe_settings(config: str) -> str:
+    """The lines of `config.gin` that two seeds of one recipe share: neither its seed nor the runtime."""
+    return "\n".join(line for line in config.splitlines() if not re.match(r"Recipe\.seed\b|Runtime\.|\s*$", line))
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """The runs of one recipe, apart from the seed; `early`: as they were before their last stage's newest step."""
+
+    name: str
+    runs: tuple[Run, ...]
+    early: bool = False
+
+    def values(self, key: Key) -> list[float]:
+        """One value for each seed that has it: the mean over the runs of a seed, which are no independent draws."""
+        seeds: dict[int, list[float]] = {}
+        for run in self.runs:
+            if key in run.values:
+                seeds.setdefault(run.seed, []).append(run.values[key])
+        return [statistics.fmean(values) for values in seeds.values()]
+
+
+def group(runs: Sequence[Run]) -> list[Arm]:
+    """Runs by recipe, in the order given; recipes of one name that differ in settings are told apart by directory.
+
+    What a run was at an earlier step or at the end of an earlier stage stands apart, after its end.
+    """
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.arm, run.settings), []).append(run)
+    names = [name for name, _ in found]
+    places = _shortest([members[0].directory for members in found.values()])
+    arms = []
+    for ((name, _), members), place in zip(found.items(), places, strict=True):
+        label = name if names.count(name) == 1 else f"{name} ({place})"
+        arms.append(Arm(label, tuple(run for run in members if not run.early)))
+        for early in dict.fromkeys(run.early for run in members if run.early):
+            arms.append(Arm(f"{label}, {early}", tuple(run for run in members if run.early == early), early=True))
+    return arms
+
+
+def _shortest(directories: Sequence[Path]) -> list[str]:
+    """The last parts of paths, as many as tell all of them apart."""
+    parts = [directory.absolute().parts for directory in directories]
+    ends = ([str(Path(*path[-count:])) for path in parts] for count in range(1, 1 + max(map(len, parts), default=1)))
+    return next((end for end in ends if len({*end}) == len({*parts})), [])
+
+
+def keys_of(runs: Sequence[Run]) -> list[Key]:
+    """Everything that any of the runs measured, in the order of the tables."""
+    return sorted({key for run in runs for key in run.values}, key=_order)
+
+
+_PROBES = (
+    "perplexity",
+    "word_retrieval",
+    "knowledge",
+    "foreign_mass",
+    "cosine",
+    "gradient_cosine",
+    "sentence_retrieval",
+)
+_METRICS = {
+    "perplexity": "perplexity",
+    "perplexity_in_language": "in-language perplexity",
+    "bits_per_byte": "bits/byte",
+    "accuracy": "accuracy",
+    "accuracy_mean": "accuracy by mean score",
+    "in_language_accuracy": "in-language accuracy",
+    "in_language_accuracy_mean": "in-language accuracy by mean score",
+    "chance": "chance",
+    "mass": "mass",
+    "accuracy_first": "first token",
+    "accuracy_margin": "margin",
+    "accuracy_centred": "centred",
+    "parallel": "parallel",
+    "shuffled": "shuffled",
+    "gap": "parallel minus shuffled",
+    "cosine": "cosine",
+}
+_WORDS = {"dictionary": "dictionary words", "heldout": "held-out words"}
+
+
+def _order(key: Key) -> tuple:
+    level = key.level
+    depth = level if isinstance(level, int) else math.inf if level == "head" else -1
+    by_metric, language = _rank(list(_METRICS), key.metric), key.language or ""
+    inner = (language, by_metric) if key.probe in LEVELLED else (by_metric, language)
+    return (_rank(_PROBES, key.probe), key.probe, key.split or "", *inner, key.conditions, depth, key.control or "")
+
+
+def _rank(known: Sequence[str], name: str) -> int:
+    """Place in a list; names that others gave come last."""
+    return known.index(name) if name in known else len(known)
+
+
+LEVELLED = ("word_retrieval", "cosine", "sentence_retrieval")
+
+
+def section(key: Key) -> str:
+    """The heading of the table a value stands in."""
+    probe, metric = key.probe, key.metric
+    title = {"perplexity": "Language model", "cosine": "Hidden cosine"}.get(probe, probe.replace("_", " ").capitalize())
+    if probe not in LEVELLED:
+        return title
+    kind = None if metric == "accuracy" else _METRICS.get(metric, metric)
+    return ", ".join(part for part in (title, key.language, _WORDS.get(key.split or ""), kind, key.conditions) if part)
+
+
+def heading(key: Key) -> str:
+    """The heading of the column a value stands in."""
+    if key.probe in LEVELLED:
+        return f"level {key.level}" if isinstance(key.level, int) else str(key.level)
+    return " ".join(part for part in (_METRICS.get(key.metric, key.metric), key.language, key.conditions) if part)
+
+
+def column_name(key: Key) -> str:
+    """A column of the CSV: probe/metric/language/split/level/control/conditions; what is absent is left out."""
+    parts = (key.probe, key.metric, key.language, key.split, key.level, key.control, key.conditions or None)
+    return "/".join(str(part) for part in parts if part is not None)
+
+
+def per_token(key: Key) -> bool:
+    """Whether a value says nothing beside that of another vocabulary."""
+    return key.probe == "perplexity" and key.metric != "bits_per_byte"
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None for a single value, or where a value is not finite."""
+    spread = len(values) > 1 and all(map(math.isfinite, values))
+    return statistics.fmean(values), statistics.stdev(values) if spread else None
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, first column left, the others right, padded to be read as plain text too."""
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def number(mean: float, spread: float | None = None) -> str:
+    """Four significant digits at most three decimals, the spread with as many decimals: 1234, 97.71 ± 0.82, 0.745."""
+    if not math.isfinite(mean):
+        return str(mean)
+    decimals = 0 if abs(mean) >= 1000 else 2 if abs(mean) >= 10 else 3
+    return f"{mean:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")

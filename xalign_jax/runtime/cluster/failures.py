@@ -1,0 +1,169 @@
+"""What one process of a run dies of, all die of, within seconds, and say so: the first cause counts."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import NoReturn
+
+import jax
+
+from xalign_jax.errors import RunError, UserError
+from xalign_jax.runtime.cluster import distributed
+
+CAUSE, SEEN, LEAVES, ALIVE = (f"xalign/{key}" for key in ("failure", "failure_seen", "leaves", "alive"))
+POLL_SECONDS = 1.0
+OVER = "over"  # the last beat of a process that ended well
+LOST_SECONDS = 15.0  # a process that was not heard of for so long is taken for dead
+LINGER_SECONDS = 6.0  # how long a failed process waits for the others to read why
+
+_ending = threading.Lock()  # whoever takes it ends this process
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Within, an exception in any process ends all of them; a process that runs alone just raises it.
+
+    Exit codes are the command line's: 2 for a UserError, 3 for an interruption, else 1, the same in every process.
+    """
+    if distributed.client() is None:
+        yield
+        return
+    _beat("")
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(over,), daemon=True, name="failures of other processes")
+    watcher.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail("interrupted; the same command continues from here", 3)
+    except Exception as error:
+        if not isinstance(error, UserError | RunError):
+            traceback.print_exc()
+        if isinstance(error, jax.errors.JaxRuntimeError):  # a collective, say: then another process's end is the cause
+            time.sleep(LOST_SECONDS + 3 * POLL_SECONDS)
+        fail(one_line(error), 2 if isinstance(error, UserError) else 1)
+    finally:
+        over.set()
+        watcher.join()
+        _beat(OVER)
+
+
+@contextlib.contextmanager
+def advise(advice: str) -> Iterator[None]:
+    """Turn running out of a device's memory into a RunError with advice."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(f"out of device memory ({' '.join(str(error).split())[:200]}): {advice}") from error
+
+
+def one_line(error: Exception) -> str:
+    """A failure as one line; of what nobody foresaw, its type and beginning."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {text[:300]}"
+
+
+def fail(cause: str, code: int) -> NoReturn:
+    """End this process, and all others of the run with it; returns to nobody, so that no barrier can hold it up."""
+    _ending.acquire()
+    print(f"xalign: {cause}", file=sys.stderr, flush=True)
+    if distributed.client() is not None:
+        own = {"process": jax.process_index(), "host": socket.gethostname(), "code": code, "cause": cause}
+        with contextlib.suppress(RuntimeError):  # another process was first
+            distributed.client().key_value_set(CAUSE, json.dumps(own))
+        with contextlib.suppress(RuntimeError):  # the coordinator is gone
+            first = json.loads(distributed.client().key_value_try_get(CAUSE))
+            if first["process"] != own["process"] and first["cause"] != cause:
+                _say(first)
+            code = first["code"]
+            _linger()
+    _exit(code)
+
+
+def _beat(beat: str) -> None:
+    with contextlib.suppress(RuntimeError):  # the coordinator is gone, and JAX ends this process for it
+        distributed.client().key_value_set(f"{ALIVE}/{jax.process_index():06d}", beat, allow_overwrite=True)
+
+
+def _watch(over: threading.Event) -> None:
+    """Say that this process lives, and end it when another one has failed, wherever it waits."""
+    client, own, beats = distributed.client(), jax.process_index(), itertools.count()
+    heard = dict.fromkeys(range(jax.process_count()), ("", 0.0))
+    last = time.monotonic()
+    while not over.wait(POLL_SECONDS):
+        _beat(str(next(beats)))
+        last, passed = time.monotonic(), time.monotonic() - last
+        try:
+            if own == 0:
+                _find_the_dead(client.key_value_dir_get(f"{ALIVE}/"), heard, passed)
+            first = json.loads(client.key_value_try_get(CAUSE))
+        except (RuntimeError, ValueError):
+            continue
+        if first["process"] != own and not over.is_set() and _ending.acquire(blocking=False):
+            _say(first)
+            _linger()
+            _exit(first["code"])
+
+
+def _find_the_dead(beats: list[tuple[str, str]], heard: dict[int, tuple[str, float]], passed: float) -> None:
+    """Fail for a process whose beat has not changed; `heard` has each one's last beat and its silence since, in seconds.
+
+    The time `passed` since the last look counts as two looks' at most: a stall of process 0, or of the whole machine, is
+    no silence of the others.
+    """
+    passed = min(passed, 2 * POLL_SECONDS)
+    said = {int(key.rpartition("/")[2]): beat for key, beat in beats}
+    for number, (last, silent) in heard.items():
+        beat = said.get(number, "")
+        if beat != last:
+            heard[number] = (beat, 0.0)
+            continue
+        heard[number] = (last, silent + passed)
+        if beat != OVER and silent + passed > LOST_SECONDS:
+            fail(f"process {number} died or lost its network: silent for {LOST_SECONDS:g} s", 1)
+
+
+def _say(first: dict) -> None:
+    print(
+        f"xalign: process {first['process']} ({first['host']}) ended the run: {first['cause']}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _linger() -> None:
+    """Wait until every process has seen the failure; process 0, which holds the store, leaves last.
+
+    JAX aborts a process that finds the store gone.
+    """
+    client, own = distributed.client(), jax.process_index()
+
+    def mark(key: str, seconds: float) -> None:
+        """Say so, and wait so long for all others, of which one may be dead."""
+        client.key_value_set(f"{key}/{own}", "", allow_overwrite=True)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and len(client.key_value_dir_get(f"{key}/")) < jax.process_count():
+            time.sleep(0.1)
+
+    with contextlib.suppress(RuntimeError):
+        mark(SEEN, LINGER_SECONDS)
+        mark(LEAVES, 3 * POLL_SECONDS if own == 0 else 0.0)
+    if own == 0:
+        time.sleep(1)
+
+
+def _exit(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,115 @@
+"""When to save and stop: SIGTERM, SIGINT, or a maintenance event of the cloud, whichever process hears of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from types import TracebackType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from xalign_jax.runtime.cluster import distributed, failures
+
+METADATA_SECONDS = 5.0
+ONCE_SECONDS = 0.5  # signals so close together are one: a terminal and a wrapper that hands signals on both send it
+INTERRUPTED = 3  # exit code of a run that can be resumed
+FIRST = "xalign: the run stops once its state is saved; interrupt it again to end it at once"
+SECOND = "interrupted again and ended at once; the same command continues from the last checkpoint"
+EVENTS = {"maintenance-event": "NONE", "preempted": "FALSE"}  # of Google's metadata server; what each says ordinarily
+
+
+class StopNotice:
+    """Whether all processes are to save and stop, as `reached`, asked after every step, says to all at one step.
+
+    Signals are heard within its context only. A SIGINT that follows another notice ends the process at once, whatever it
+    is doing: exit code 3.
+
+    Several processes agree by JAX's preemption service: it hears SIGTERM in any process, and the step is the first that
+    none has passed. It costs no collective, so a notice is heard within a step.
+    """
+
+    def __init__(self) -> None:
+        self._told, self._asked = False, 0
+        self._alone = distributed.client() is None
+        self._over = threading.Event()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopNotice:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other one set handlers
+            self._listen()
+        if jax.default_backend() == "tpu" or "GCE_METADATA_HOST" in os.environ:
+            threading.Thread(target=_watch_events, args=(self._over,), daemon=True, name="maintenance events").start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        if self._before:
+            for told, handler in self._before.items():
+                signal.signal(told, handler or signal.SIG_DFL)
+            signal.set_wakeup_fd(self._fd_before)
+            self._heard.close()  # which ends the thread
+
+    def _listen(self) -> None:
+        """Handle signals, and count them in a thread.
+
+        Python calls a handler between two steps of the main thread's own code: not while that thread compiles, or waits
+        for a device that hangs. The number of a signal is written to a socket at once.
+        """
+        own = (signal.SIGINT, signal.SIGTERM) if self._alone else (signal.SIGINT,)  # SIGTERM is the service's
+        numbers, self._heard = socket.socketpair()
+        self._heard.setblocking(False)
+        self._fd_before = signal.set_wakeup_fd(self._heard.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=_end_at_second, args=(numbers,), daemon=True, name="signals").start()
+        self._before = {told: signal.signal(told, self._stop) for told in own}
+
+    def _stop(self, *_: Any) -> None:
+        if self._alone:
+            self._told = True
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def reached(self) -> bool:
+        """Whether to save and stop now; every process must ask after every step."""
+        if self._alone:
+            return self._told
+        self._asked += 1  # not the step: a notice may come before the first one, after which step 1 is agreed upon
+        return multihost_utils.reached_preemption_sync_point(self._asked)
+
+
+def _end_at_second(numbers: socket.socket) -> None:
+    """End the process at a SIGINT after the first signal; `numbers` gives a byte for each signal, and ends."""
+    first = None
+    with numbers:
+        while number := numbers.recv(1):
+            if number[0] not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            if first is None:
+                first = time.monotonic()
+                print(FIRST, file=sys.stderr, flush=True)
+            elif number[0] == signal.SIGINT and time.monotonic() > first + ONCE_SECONDS:
+                failures.fail(SECOND, INTERRUPTED)
+
+
+def _watch_events(over: threading.Event) -> None:
+    """Turn a notice of maintenance or preemption into SIGTERM."""
+    host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
+    while not over.wait(METADATA_SECONDS):
+        for event, ordinary in EVENTS.items():
+            request = urllib.request.Request(
+                f"http://{host}/computeMetadata/v1/instance/{event}", headers={"Metadata-Flavor": "Google"}
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=METADATA_SECONDS) as answer:
+                    said = answer.read().decode().strip()
+            except OSError:
+                continue
+            if said != ordinary:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return

@@ -1,0 +1,51 @@
+"""A hang becomes an error that says where."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+import threading
+import time
+from types import TracebackType
+
+from xalign_jax.runtime.cluster import failures
+
+COMPILE_SECONDS = 3600.0
+
+
+class Watchdog:
+    """Within it, the run ends with the stacks of all threads and exit code 1 when no `beat` comes for `seconds`.
+
+    The first beat may take an hour more: the step before it is compiled. `seconds` = 0 never ends anything.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._due = time.monotonic() + seconds + COMPILE_SECONDS
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+
+    def beat(self) -> None:
+        """A step has finished."""
+        self._due = time.monotonic() + self._seconds
+
+    def pause(self) -> None:
+        """What follows may take any time; the next beat ends the pause."""
+        self._due = float("inf")
+
+    def __enter__(self) -> Watchdog:
+        if self._seconds:
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self._seconds / 4)):
+            if time.monotonic() > self._due:
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+                failures.fail(
+                    f"no step finished for {self._seconds:g} s (Runtime.watchdog_seconds); above is where each thread stands",
+                    1,
+                )

@@ -1,0 +1,311 @@
+"""What a model directory says about its run: identity, configuration, environment, failures, results."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+
+from xalign_jax import config
+from xalign_jax.errors import UserError
+from xalign_jax.recipe import Recipe, Runtime, Stage, as_json, identity, located
+from xalign_jax.runtime.checkpoints import Checkpoints
+from xalign_jax.runtime.logs import conditions, without_places, write_results
+from xalign_jax.runtime.records import read_environment, read_results
+from xalign_jax.runtime.storage import as_local, write_atomically
+from xalign_jax.training import inputs
+
+PACKAGES = (
+    "xalign_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "sentencepiece",
+    "seqio",
+)
+
+
+def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
+    """Refuse a directory that holds another recipe's run, judged by its newest checkpoint, else `environment.json`.
+
+    Raises:
+      UserError: showing the difference; with `extend`, more steps of the last stage are allowed. Or the directory's
+        `environment.json` or `results.json` is damaged.
+    """
+    read_results(model_dir)
+    known, done = _known(model_dir)
+    found = _changes(known, recipe)
+    if extend and _only_longer(found, recipe):
+        _refuse_another_rate(recipe, found[0][1], done)
+    elif found:
+        hint = " (or --extend, to add steps to the last stage)" if _only_longer(found, recipe) else ""
+        raise UserError(f"{model_dir} holds another recipe's run: {_in_words(found)}. Choose another --model_dir{hint}")
+
+
+def _changes(known: dict[str, Any], recipe: Recipe) -> list[tuple[str, Any, Any]]:
+    """(path, value there, value here) of what differs from the known recipe; nothing where none is known.
+
+    A recipe is the same if its paths lie in the same places, or are spelled the same.
+    """
+    found = _differing(known["recipe"], as_json(recipe)) if "recipe" in known else []
+    return min(_differing(known["located"], as_json(located(recipe))), found, key=len) if "located" in known else found
+
+
+def _only_longer(found: list[tuple[str, Any, Any]], recipe: Recipe) -> bool:
+    """Whether the only change is that the last stage has more steps."""
+    last = f"Recipe.stages[{len(recipe.stages) - 1}].steps"
+    return [path for path, _, _ in found] == [last] and found[0][1] < found[0][2]
+
+
+def _refuse_another_rate(recipe: Recipe, steps: int, done: int) -> None:
+    """Refuse to extend the last stage, which had so many `steps`, if its learning rate would jump after the steps done.
+
+    It does unless the longer schedule has the same rate at the last step done.
+    """
+    stage = recipe.stages[-1]
+    at = done - sum(before.steps for before in recipe.stages[:-1]) - 1
+    if at < 0:
+        return
+    old, new = (float(stage.schedule.schedule(length)(at)) for length in (steps, stage.steps))
+    if not math.isclose(old, new, rel_tol=1e-5):
+        raise UserError(
+            f"--extend: {type(stage.schedule).__name__} depends on the length of {stage.name}: the learning rate of step "
+            f"{at + 1} was {old:.3g} and would be {new:.3g}. Stages can be extended after the warm-up of WarmupConstant "
+            "and before the decay of WarmupStableDecay; with another schedule, start a run with Recipe.init_from"
+        )
+
+
+def check_config(model_dir: Path, recipe: Recipe) -> None:
+    """Refuse the recipe of a `config.gin` that was changed after the newest checkpoint there was saved.
+
+    Raises:
+      UserError: showing the difference.
+    """
+    read_results(model_dir)
+    found = _changes(_known(model_dir)[0], recipe)
+    if found and not _only_longer(found, recipe):
+        raise UserError(
+            f"{model_dir}/config.gin is not the recipe of the checkpoints there: {_in_words(found)}; bring it back"
+        )
+
+
+def differences(there: Any, here: Any) -> str:
+    """The first five places where two recipes' values (`recipe.as_json`) differ, in words."""
+    return _in_words(_differing(there, here))
+
+
+def _in_words(found: list[tuple[str, Any, Any]]) -> str:
+    return "; ".join(f"{path} is {old!r} there, {new!r} here" for path, old, new in found[:5])
+
+
+def _differing(there: Any, here: Any) -> list[tuple[str, Any, Any]]:
+    there, here = (json.loads(json.dumps(values)) for values in (there, here))
+    return list(_differences(there, here, "Recipe"))
+
+
+def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
+    """Refuse to use a checkpoint with another vocabulary or other texts than it was trained on.
+
+    Raises:
+      UserError: naming the task.
+    """
+    checkpoints = _checkpoints(model_dir)
+    if checkpoints is None or not checkpoints.steps():
+        return
+    known = read_environment(model_dir)
+    if known.get("vocabulary_fingerprint", prepared.tokenizer.fingerprint) != prepared.tokenizer.fingerprint:
+        raise UserError(
+            f"{model_dir}: its vocabulary is not the one the recipe's texts give now; see {model_dir}/vocabulary; "
+            "choose another --model_dir to train anew"
+        )
+    now = iter(texts(prepared).values())  # the recipe's tasks in its order; paths may be spelled otherwise than then
+    for task, then in known.get("texts", {}).items():
+        if next(now, None) != then:
+            raise UserError(
+                f"{model_dir}: the text of {task!r} is no longer what its checkpoints were trained on; "
+                "bring it back, or choose another --model_dir to train anew"
+            )
+
+
+def claim_inputs(model_dir: Path | epath.Path, now: inputs.Inputs) -> inputs.Inputs:
+    """What the run read when it started, if it has started, and else what it reads now.
+
+    Raises:
+      UserError: they differ; naming what has changed.
+    """
+    if not _known(model_dir)[1]:
+        return now
+    then = read_environment(model_dir).get("inputs", {})
+    for change in inputs.changes(then, now):
+        raise UserError(
+            f"{model_dir}: {change} when its checkpoints were trained; bring it back, or choose another --model_dir to "
+            "train anew"
+        )
+    return now | {label: inputs.Input(*read) for label, read in then.items()}
+
+
+def _known(model_dir: Path | epath.Path) -> tuple[dict[str, Any], int]:
+    """What the newest whole checkpoint, else environment.json, says about the run; and the steps done."""
+    environment, checkpoints = read_environment(model_dir), _checkpoints(model_dir)
+    newest = checkpoints and checkpoints.newest(checkpoints.about, tell=False)  # who restores it tells
+    return (newest[1], newest[0]) if newest else (environment, 0)
+
+
+def _checkpoints(model_dir: Path | epath.Path) -> Checkpoints | None:
+    """The checkpoints of a directory, None where there is no folder for them."""
+    return Checkpoints(model_dir / "checkpoints") if (model_dir / "checkpoints").is_dir() else None
+
+
+def _differences(old: Any, new: Any, path: str) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, (a, b) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(a, b, f"{path}[{number}]")
+    elif old != new:
+        yield path, old, new
+
+
+def describe(
+    directory: Path | epath.Path,
+    recipe: Recipe,
+    runtime: Runtime,
+    name: str,
+    mesh: Any,
+    prepared: Any,
+    read: inputs.Inputs,
+) -> None:
+    """Write `config.gin`, `environment.json`, `vocabulary/` and the lexicon's splits.
+
+    Paths in `config.gin` are absolute, so that it can be used from any folder. In `environment.json`, `recipe` and its
+    hash `identity` are the recipe as it was written when the run started, and `located` has the absolute paths.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / "config.gin", config.dump(located(recipe), runtime))
+    first = {"identity": identity(recipe), "recipe": as_json(recipe), "located": as_json(located(recipe))}
+    known = read_environment(directory)
+    if known.get("located") == first["located"]:
+        first = {key: known[key] for key in first}
+    environment = {
+        "recipe_name": name,
+        "seed": recipe.seed,
+        "folder": str(Path.cwd()),
+        "vocabulary_fingerprint": prepared.tokenizer.fingerprint,
+        "versions": versions(),
+        "devices": [str(device) for device in jax.devices()],
+        "device_kind": jax.devices()[0].device_kind,
+        "processes": jax.process_count(),
+        "mesh": dict(mesh.shape),
+        "git": git(),
+        "texts": texts(prepared),
+        "inputs": read,
+        **first,
+    }
+    write_atomically(directory / "environment.json", json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
+    with as_local(directory / "vocabulary") as folder:
+        prepared.tokenizer.save(folder)
+    if prepared.lexicon is not None:
+        with as_local(directory / "lexicon") as folder:
+            prepared.lexicon.save(folder)
+
+
+def texts(prepared: Any) -> dict[str, Any]:
+    """Fingerprints of the prepared text: task -> split -> language."""
+    return {
+        task: {split: {lang: s.fingerprint for lang, s in found.items()} for split, found in splits.items()}
+        for task, splits in prepared.stores.items()
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that compute."""
+    return {package: _version(package) for package in PACKAGES} | {"python": platform.python_version()}
+
+
+def source() -> str:
+    """A hash of this package's source files."""
+    files = sorted(Path(config.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git() -> str | None:
+    """The source's commit, with "+" if files differ from it; None where no repository tracks this package's files.
+
+    An installed package may lie inside the repository of something else, such as a user's project with its environment.
+    """
+    file = Path(__file__)
+
+    def said(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        said("ls-files", "--error-unmatch", file.name)
+        return said("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def record_failure(
+    directory: Path | epath.Path, stage: str, step: int, stream: str | None, reason: str, batch: Any
+) -> None:
+    """Write `failure.json`: where a run failed, and the whole batch it failed on."""
+    shown = {name: {key: value.tolist() for key, value in arrays.items()} for name, arrays in batch.items()}
+    failure = {"stage": stage, "step": step, "stream": stream, "reason": reason, "batch": shown}
+    write_atomically(directory / "failure.json", json.dumps(failure) + "\n")
+
+
+def forget_failure(directory: Path | epath.Path) -> None:
+    """Remove `failure.json` once the run has come to its end."""
+    (directory / "failure.json").unlink(missing_ok=True)
+
+
+def add_results(model_dir: Path | epath.Path, rows: list[dict[str, Any]], stage: str, step: int, seed: int) -> None:
+    """Add a stage's probe rows at a step to `results.json`.
+
+    A row there that measured the same thing under the same conditions is replaced; any other row stays.
+    """
+    new = [{"stage": stage, "step": step, "seed": seed, **row} for row in rows]
+    measured = {_measured(row) for row in new}
+    write_results(model_dir, [row for row in read_results(model_dir) if _measured(row) not in measured] + new)
+
+
+def _measured(row: dict[str, Any]) -> tuple:
+    """What a row measures: where, what, and under which conditions."""
+    keys = ("stage", "step", "probe", "metric", "language", "level", "split", "control")
+    return (*(row.get(key) for key in keys), conditions(row))
+
+
+def drop_results_past(model_dir: Path | epath.Path, step: int) -> None:
+    """Drop results of steps that a restart will make again."""
+    rows = read_results(model_dir)
+    if any(row["step"] > step for row in rows):
+        write_results(model_dir, [row for row in rows if row["step"] <= step])
+
+
+def has_results(model_dir: Path | epath.Path, stage: Stage, step: int) -> bool:
+    """Whether the stage's own probes have already run at this step; rows of other settings are of `xalign evaluate`."""
+    own = json.loads(json.dumps([without_places(as_json(probe)) for probe in stage.probes]))
+    here = [row for row in read_results(model_dir) if (row["stage"], row["step"]) == (stage.name, step)]
+    # Rows of older versions have no settings.
+    return any(row.get("settings") is None or without_places(row["settings"]) in own for row in here)

@@ -1,0 +1,281 @@
+"""From a recipe to what each step reads: checks, prepared data, and feeds with cursors that run on across stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from xalign_jax.data import corpus as data
+from xalign_jax.data.store import store
+from xalign_jax.data.text.files import read_lines, resolve
+from xalign_jax.data.text.readers import languages_of
+from xalign_jax.data.token_ties import SharedRows
+from xalign_jax.data.tokens.vocabulary import blank_tokenizer, clone_name
+from xalign_jax.errors import UserError
+from xalign_jax.models.model import Model
+from xalign_jax.recipe import Recipe, Stage, Stream
+from xalign_jax.training.state import TrainState
+
+LOGGED = ("loss", "tokens", "perf")  # first parts of columns that belong to no stream
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFeed:
+    """A stream's feed with its place in the run: `rows(step, row_slice)` is a pure function of the step.
+
+    Attributes:
+      count: rows per step.
+      first_step, first_row: the stage's first step and the cursor there.
+      stride: rows that the stage's streams of this cursor read in a step.
+    """
+
+    feed: Any
+    count: int
+    first_step: int
+    first_row: int
+    stride: int
+
+    def rows(self, step: int, row_slice: slice) -> dict[str, np.ndarray]:
+        """Rows `row_slice` of the global batch of update `step` (counted from 0 over all stages)."""
+        return self.feed.rows(self.first_row + (step - self.first_step) * self.stride, row_slice)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStage:
+    """A stage, the steps [first_step, last_step) it owns, and its streams' feeds by name."""
+
+    stage: Stage
+    first_step: int
+    last_step: int
+    feeds: dict[str, StepFeed]
+
+
+def check(recipe: Recipe) -> None:
+    """Check the recipe for errors that need no data: preparing data may take hours.
+
+    Raises:
+      UserError: naming the gin binding.
+    """
+    if not recipe.stages:
+        raise UserError("Recipe.stages is empty")
+    _check_names(recipe)
+    for stage in recipe.stages:
+        _check_stage(recipe, stage)
+    for mixture in mixtures(recipe):
+        _check_languages(recipe, mixture)
+    if recipe.facts is not None and recipe.lexicon is None:
+        raise UserError("Recipe.facts needs Recipe.lexicon: facts are made of dictionary words")
+    for before, stage in itertools.pairwise(recipe.stages):
+        sharing = {(s.shares_rows, s.tie_words) for s in (before, stage)}
+        if stage.keep_optimizer and len(sharing) > 1:
+            raise UserError(
+                f"{stage.name}/Stage.keep_optimizer: the moments of {before.name} are of other rows, for language_vectors "
+                f"and tie_words differ; bind them alike or start afresh"
+            )
+
+
+def _check_stage(recipe: Recipe, stage: Stage) -> None:
+    """Streams that fit the model and the recipe's lexicon, probes that fit the model."""
+    if not stage.streams:
+        raise UserError(f"{stage.name}/Stage.streams is empty")
+    for option in ("language_vectors", "tie_words"):
+        if getattr(stage, option) and stage.train:
+            raise UserError(f"{stage.name}/Stage.{option} moves rows, which Stage.train = {stage.train} may forbid")
+    for stream in stage.streams:
+        if stream.feed.length > recipe.model.max_length:
+            raise UserError(
+                f"{stream.name}: sequences of {stream.feed.length} tokens are longer than the model's "
+                f"max_length = {recipe.model.max_length}"
+            )
+        if hasattr(stream.feed, "check"):
+            stream.feed.check(stream.mixture, recipe.lexicon is not None)
+        if hasattr(stream.objective, "check"):
+            stream.objective.check(stream.rows * stream.feed.slots)
+    for probe in stage.probes:
+        if hasattr(probe, "check_model"):
+            probe.check_model(recipe.model)
+
+
+def _check_languages(recipe: Recipe, mixture: store.Mixture) -> None:
+    """Rates and languages must be the mixture's, as far as the names of its tasks tell."""
+    languages = languages_of(mixture.tasks)
+    if languages is None:
+        return
+    if lacking := [language for language in mixture.languages if language not in languages]:
+        raise UserError(f"Mixture.languages names {lacking[0]!r}; the text is in {', '.join(sorted(languages))}")
+    read = sorted(set(mixture.languages) or languages)
+    members = [clone_name(base, k) for base in read for k in range(recipe.vocabulary.clones + 1)]
+    members += [data.FACTS] if recipe.facts is not None else []
+    if unknown := [name for name, _ in mixture.rates if name not in members]:
+        raise UserError(
+            f"Mixture.rates names {unknown[0]!r}, which this mixture lacks; members: {', '.join(members) or 'none'}"
+        )
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Names are gin's scopes. A stream of several stages (it carries its memory along) has one objective and one feed."""
+    stages = Counter(stage.name for stage in recipe.stages)
+    for stage in recipe.stages:
+        for name, times in (stages + Counter(stream.name for stream in stage.streams)).items():
+            if times > 1:
+                raise UserError(
+                    f"Recipe.stages: the name {name!r} is used {times} times; stages and streams need their own"
+                )
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise UserError(f"Recipe.stages: the name {name!r} is no scope of gin; use letters, digits and _")
+    for stream in _streams(recipe):
+        if stream.name in LOGGED:
+            raise UserError(
+                f"{stream.name}/Stream.name: metrics.jsonl has columns {stream.name}/... of its own; rename it"
+            )
+    known: dict[str, Stream] = {}
+    for stream in _streams(recipe):
+        other = known.setdefault(stream.name, stream)
+        if (stream.objective, stream.feed) != (other.objective, other.feed):
+            raise UserError(f"Recipe.stages: two streams are called {stream.name!r}, with another feed or objective")
+
+
+def check_rows(recipe: Recipe, ways: int, parts: int) -> None:
+    """Every stream's rows must split evenly over the mesh's (data, fsdp) devices and the parts of an accumulation."""
+    for stream in _streams(recipe):
+        if stream.rows % (ways * parts):
+            among = f"{ways} devices (Runtime.mesh)" + (f" x {parts} parts (Runtime.accumulate)" if parts > 1 else "")
+            raise UserError(f"{stream.name}/Stream.rows = {stream.rows} does not divide over {among}")
+
+
+def check_batches(stages: list[PlannedStage], model: Model, states: list[TrainState]) -> None:
+    """A stream's batches must have what its objective reads: its loss is evaluated in shapes alone.
+
+    Args:
+      states: the shapes of each stage's state.
+    """
+    for planned, shapes in zip(stages, states, strict=True):
+        for stream in planned.stage.streams:
+            row = planned.feeds[stream.name].rows(planned.first_step, slice(0, 1))
+            batch = {key: jax.ShapeDtypeStruct((stream.rows, *one.shape[1:]), one.dtype) for key, one in row.items()}
+            memory = shapes.memory.get(stream.name, {})
+            try:
+                jax.eval_shape(functools.partial(_loss, stream.objective, model), shapes.params, memory, batch)
+            except KeyError as missing:
+                objective, feed = type(stream.objective).__name__, type(stream.feed).__name__
+                raise UserError(
+                    f"{stream.name}/Stream: {objective} reads {missing}, which batches of a {feed} lack; bind another feed"
+                ) from None
+
+
+def _loss(objective: Any, model: Model, params: Any, memory: Any, batch: Any) -> Any:
+    """What a step asks of an objective."""
+    rng = jax.random.key(0)
+    return objective.count(model, batch, rng), objective.loss(model, params, memory, batch, rng)
+
+
+def check_types(stages: list[PlannedStage], model: Model) -> None:
+    """No stream may have more languages than its model has token types, and a type must be one language's in all."""
+    typed = {
+        stream.name: planned.feeds[stream.name].feed.languages
+        for planned in stages
+        for stream in planned.stage.streams
+        if getattr(stream.feed, "language_types", False)
+    }
+    for name, languages in typed.items():
+        if len(languages) > model.config.types:
+            raise UserError(
+                f"{name}: its {len(languages)} languages are token types (language_types), but the model has "
+                f"{type(model.config).__name__}.types = {model.config.types}"
+            )
+        first = next(iter(typed))
+        if languages != typed[first]:
+            raise UserError(
+                f"{name}: language_types number {', '.join(languages)} here and {', '.join(typed[first])} in {first}; "
+                "bind mixtures of the same languages"
+            )
+
+
+def check_probes(probes: Iterable[Any], model: Model, prepared: Any) -> None:
+    """Probes that say what they need, of the model (`check_model`) and of the data (`check`), must have it."""
+    for probe in probes:
+        if hasattr(probe, "check_model"):
+            probe.check_model(model)
+        if hasattr(probe, "check"):
+            probe.check(model, prepared)
+
+
+def _streams(recipe: Recipe) -> list[Stream]:
+    return [stream for stage in recipe.stages for stream in stage.streams]
+
+
+def mixtures(recipe: Recipe) -> list[store.Mixture]:
+    """The mixtures of all streams, each once."""
+    return list(dict.fromkeys(s.mixture for s in _streams(recipe) if s.mixture is not None))
+
+
+def prepare_data(recipe: Recipe) -> None:
+    """Tokenise whatever the recipe reads and no store holds yet (a subprocess; this one stays free of TensorFlow).
+
+    Raises:
+      UserError: a text or dictionary that cannot be read; dictionaries are opened before any text is read.
+    """
+    for path in [] if recipe.lexicon is None else recipe.lexicon.paths:
+        next(read_lines(resolve(path if isinstance(path, str) else path[0])))
+    tasks = list(dict.fromkeys(task for mixture in mixtures(recipe) for task in mixture.tasks))
+    store.prepare(recipe.vocabulary, tasks, recipe.modules)
+
+
+def load_data(recipe: Recipe) -> data.Prepared:
+    """Open the prepared texts, vocabulary, lexicon and facts."""
+    return data.load(recipe.vocabulary, recipe.lexicon, recipe.facts, mixtures(recipe))
+
+
+def blank_data(recipe: Recipe) -> data.Prepared:
+    """The recipe's vocabulary and no text, for whoever needs shapes only. Nothing is read but a vocabulary's own file.
+
+    Raises:
+      UserError: that file is missing, and the recipe does not say how many rows it needs.
+    """
+    return data.Prepared(blank_tokenizer(recipe.vocabulary), {}, None, None)
+
+
+def blank_batches(stage: Stage) -> dict[str, dict[str, np.ndarray]]:
+    """A step's batches, by stream, of the shapes and dtypes that its feeds give, without text or memory."""
+    return {stream.name: stream.feed.blank(stream.rows) for stream in stage.streams}
+
+
+def blank_shared(stage: Stage, rows: int) -> SharedRows | None:
+    """What a table's rows have in common, without text: the second half is one language's, translations of the first half."""
+    if not stage.shares_rows:
+        return None
+    token = np.arange(rows // 2, 2 * (rows // 2), dtype=np.int32)
+    return SharedRows(token, token - rows // 2 if stage.tie_words else token, np.ones_like(token))
+
+
+def plan(recipe: Recipe, prepared: data.Prepared) -> list[PlannedStage]:
+    """Feeds for every stage. The cursor of a (mixture, kind of feed) runs on from stage to stage.
+
+    Streams of a stage that share one take turns, so that what a step reads does not depend on how many steps follow.
+    """
+    cursors: Counter[tuple[Any, str]] = Counter()
+    planned, first = [], 0
+    for stage in recipe.stages:
+        keys = {stream.name: (stream.mixture, type(stream.feed).__name__) for stream in stage.streams}
+        strides: Counter[tuple[Any, str]] = Counter()
+        for stream in stage.streams:
+            strides[keys[stream.name]] += stream.rows
+        feeds, turn = {}, cursors.copy()
+        for stream in stage.streams:
+            key = keys[stream.name]
+            feed = stream.feed.build(prepared, stream.mixture, stream.rows, recipe.seed)
+            feeds[stream.name] = StepFeed(feed, stream.rows, first, turn[key], strides[key])
+            turn[key] += stream.rows
+        for key, stride in strides.items():
+            cursors[key] += stage.steps * stride
+        planned.append(PlannedStage(stage, first, first + stage.steps, feeds))
+        first += stage.steps
+    return planned

@@ -1,0 +1,71 @@
+"""Parameters of another run: restored, and its vocabulary's tables extended where this recipe has other tokens."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from xalign_jax.data.corpus import Prepared
+from xalign_jax.data.new_rows import RowSources, row_sources
+from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.errors import UserError
+from xalign_jax.models.model import Model, Params, build
+from xalign_jax.recipe import Recipe
+from xalign_jax.runtime import sharding
+from xalign_jax.runtime.restore import restore_model
+
+
+def initial_params(recipe: Recipe, model: Model, prepared: Prepared, mesh: Mesh) -> Params:
+    """The model's parameters of `Recipe.init_from`, with rows for the tokens that it lacks (`Recipe.new_rows`).
+
+    Raises:
+      UserError: no run is there, it holds another model, or `new_rows` cannot be made.
+    """
+    source = Path(recipe.init_from or "")
+    if not (source / "vocabulary").is_dir():
+        raise UserError(f"Recipe.init_from = {recipe.init_from!r}: no vocabulary there; is it a model directory?")
+    old, new = Tokenizer.load(source / "vocabulary"), prepared.tokenizer
+    sources = row_sources(old, new, recipe.new_rows, prepared.lexicon)
+    if sources is None:
+        return restore_model(source, None, model, mesh)[1]
+    ordinary = int(np.sum(~new.special))
+    print(
+        f"Recipe.init_from: of {ordinary} rows {sources.kept} are known, {sources.made} made by {recipe.new_rows!r}, "
+        f"{ordinary - sources.kept - sources.made} the mean row",
+        file=sys.stderr,
+    )
+    _, params = restore_model(source, None, build(recipe.model, old.size), mesh)
+    axes = model.logical_axes()
+    where = sharding.parameter_shardings(axes, model.shapes, mesh)
+
+    def extend(names: tuple[str | None, ...], table: jax.Array, to: Any) -> jax.Array:
+        if "vocab" not in names:
+            return table
+        return jax.jit(extended, out_shardings=to)(table, *_segments(sources), sources.ordinary)
+
+    return jax.tree.map(extend, axes, params, where, is_leaf=lambda node: isinstance(node, tuple))
+
+
+def _segments(sources: RowSources) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    counts = np.diff(sources.starts)
+    return sources.ids, np.repeat(np.arange(len(counts), dtype=np.int32), counts), counts.astype(np.int32)
+
+
+def extended(table: jax.Array, ids: np.ndarray, row: np.ndarray, counts: np.ndarray, ordinary: np.ndarray) -> jax.Array:
+    """(V,...) -> (W,...): row[j] takes part in the mean with table[ids[j]]; rows with counts 0 are the ordinary mean.
+
+    Args:
+      table: rows by token along axis 0.
+      ids, row: (n,) int32, `row` ascending.  counts: (W,) int32 of each value of `row`.  ordinary: (V,) bool.
+    """
+    shape = (-1,) + (1,) * (table.ndim - 1)
+    sums = jax.ops.segment_sum(table[ids], row, len(counts), indices_are_sorted=True)
+    mean = jnp.sum(jnp.where(ordinary.reshape(shape), table, 0), axis=0) / ordinary.sum()
+    own = counts.reshape(shape)
+    return jnp.where(own > 0, sums / jnp.maximum(own, 1), mean)
