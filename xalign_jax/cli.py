@@ -187,6 +187,9 @@ def register() -> None:
     import xalign_jax.objectives.word_contrast
     import xalign_jax.objectives.word_distance
     import xalign_jax.objectives.xlco
+    import xalign_jax.parametrizations.low_rank
+    import xalign_jax.parametrizations.selection
+    import xalign_jax.parametrizations.tied_rows
     import xalign_jax.training.optimizers  # noqa: F401
 
 

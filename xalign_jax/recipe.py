@@ -18,6 +18,7 @@ from typing import Any
 import gin
 
 from xalign_jax.errors import UserError
+from xalign_jax.parametrizations.base import Everything
 
 
 def freeze(config: Any) -> None:
@@ -172,12 +173,8 @@ class Stage:
 
     Attributes:
       combine: "means" adds sum_t / count_t over streams, "pooled" divides the summed sums by the summed counts.
-      train: regular expressions on parameter paths ("model/layers/..."); only matching parameters train. () = all.
+      parametrization: which numbers the optimiser moves (`xalign_jax.parametrizations`).
       keep_optimizer: carry the previous stage's optimiser state instead of starting afresh.
-      language_vectors: tokens that are a language's own (`data.words.own_tokens`) have a vector in common beside their
-        rows in embedding and head, except those of the lexicon's first language. Not with `train`.
-      tie_words: as `language_vectors`, and tokens that translate another in the lexicon (`data.shared_rows`) have its row
-        besides, and a part of their own that decays. Not with `train`.
       probes: run at the stage's end.
     """
 
@@ -187,10 +184,8 @@ class Stage:
     optimizer: Any = gin.REQUIRED
     schedule: Any = gin.REQUIRED
     combine: str = "means"
-    train: tuple = ()
+    parametrization: Any = dataclasses.field(default_factory=Everything)
     keep_optimizer: bool = False
-    language_vectors: bool = False
-    tie_words: bool = False
     probes: tuple = ()
 
     def __post_init__(self) -> None:
@@ -199,11 +194,6 @@ class Stage:
         one_of(self, "combine", ("means", "pooled"))
         objects(self, "optimizer", "schedule", "probes")
         objects(self, "streams", kind=Stream)
-
-    @property
-    def shares_rows(self) -> bool:
-        """Whether rows of tables have something in common."""
-        return self.language_vectors or self.tie_words
 
 
 @gin.configurable

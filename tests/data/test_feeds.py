@@ -10,12 +10,11 @@ from fakes import FakeTokenizer, checksum, make_store, prepare
 from xalign_jax.data.feeds import windows
 from xalign_jax.data.feeds.packed import TextFeed
 from xalign_jax.data.feeds.windows import PieceFeed, Switch, WindowFeed, WordFeed
-from xalign_jax.data.feeds.words import own_tokens
 from xalign_jax.data.lexicon.facts import Facts, build_facts
 from xalign_jax.data.lexicon.lexicon import Lexicon, Word, build_lexicon, concept_table
 from xalign_jax.data.lexicon.subword_pairs import with_pieces
 from xalign_jax.data.store.store import Mixture
-from xalign_jax.data.token_ties import shared_rows
+from xalign_jax.data.token_ties import language_ties, own_tokens, translation_ties
 from xalign_jax.errors import UserError
 
 WORDS = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(10) for j in range(10)]
@@ -347,14 +346,14 @@ def test_word_rows_are_slices_of_the_packing_and_count_what_does_not_fit(prepare
 
 
 def test_words_of_one_token_and_pieces_follow_what_they_translate_and_all_of_a_language_share_a_vector(prepared):
-    shared, table = shared_rows(prepared, True), with_pieces(prepared.lexicon.train)
+    shared, table = translation_ties(prepared), with_pieces(prepared.lexicon.train)
     follows = shared.source != shared.token
     source, follower = shared.source[follows], shared.token[follows]
     assert (prepared.tokenizer.clone(source, 1) == follower).all() and (shared.language == 1).all()
     singles = [table.tokens(w)[0] for w in np.flatnonzero((table.language == 0) & (np.diff(table.starts) == 1))]
     assert sorted(source) == sorted(singles) and len(set(shared.token)) == len(shared.token)
     assert set(shared.token) == set(np.flatnonzero(own_tokens(prepared, table.languages)[1])) > set(follower)
-    alone = shared_rows(prepared, False)
+    alone = language_ties(prepared)
     assert (alone.token == shared.token).all() and (alone.source == alone.token).all()
     assert (alone.language == shared.language).all()
 
@@ -366,14 +365,14 @@ def test_rows_that_the_first_language_uses_do_not_follow(prepared):
     stores = {"texts": {"train": {name: make_store(np.array(ids, np.uint16)) for name, ids in texts.items()}}}
     table = concept_table(words, ("en", "de"))
     lexicon = dataclasses.replace(prepared.lexicon, train=table)
-    found = shared_rows(dataclasses.replace(prepared, stores=stores, lexicon=lexicon), True)
+    found = translation_ties(dataclasses.replace(prepared, stores=stores, lexicon=lexicon))
     # English uses 11, and 13 is a word of its own; of two concepts that name 14 the first one counts. 16 is German alone.
     assert (found.source.tolist(), found.token.tolist(), found.language.tolist()) == ([13, 16], [14, 16], [1, 1])
     with pytest.raises(UserError, match="no token of the lexicon's words"):
         none = dataclasses.replace(lexicon, train=concept_table(words[:2], ("en", "de")))
-        shared_rows(dataclasses.replace(prepared, stores=stores, lexicon=none), True)
-    with pytest.raises(UserError, match=r"Stage\.tie_words need Recipe\.lexicon"):
-        shared_rows(dataclasses.replace(prepared, lexicon=None), False)
+        translation_ties(dataclasses.replace(prepared, stores=stores, lexicon=none))
+    with pytest.raises(UserError, match=r"TiedRows need Recipe\.lexicon"):
+        language_ties(dataclasses.replace(prepared, lexicon=None))
     alike = {"texts": {"train": {name: stores["texts"]["train"]["en"] for name in ("en", "de")}}}
     with pytest.raises(UserError, match="no token is used ten times as often by de as by en"):
-        shared_rows(dataclasses.replace(prepared, stores=alike, lexicon=lexicon), False)
+        language_ties(dataclasses.replace(prepared, stores=alike, lexicon=lexicon))

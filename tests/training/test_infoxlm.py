@@ -79,8 +79,8 @@ def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path):
     after = json.loads((model_dir / "results.json").read_text())
     np.testing.assert_allclose([row["value"] for row in after], before["value"], rtol=1e-6)
     start = dataclasses.replace(recipe, init_from=str(model_dir), seed=5)
-    fresh = train.Run(start, runtime, tmp_path / "other", "toy")._first_state()
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(fresh.params["model"]), saved["model"])
+    fresh = train.Run(start, runtime, tmp_path / "other", "toy")._enter(0)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(fresh.free["model"]), saved["model"])
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,16 @@ def test_the_compiled_step_gathers_neither_the_queue_nor_logits_against_it(tmp_p
     stage = dataclasses.replace(recipe.stages[0], streams=(mlm, tlm, xlco))
     recipe = dataclasses.replace(recipe, stages=(stage,))
     run = train.Run(recipe, Runtime(mesh=(4, 2, 1)), tmp_path, "toy")
-    shapes, where = state.shardings(stage, run.model, 0, run.mesh)
+    coordinates = run.coordinates[stage.name]
+    shapes, where, *_ = state.layout(stage, coordinates, run.model, 0, run.mesh)
     state_in = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
     (planned,) = run.stages
     with jax.set_mesh(run.mesh):
         batch = next(run._batches(planned, 0, 1, planned.feeds))
         languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
-        step = jax.jit(make_step(stage, run.model, 0, 0, languages), donate_argnums=0, out_shardings=(where, None))
+        step = jax.jit(
+            make_step(stage, coordinates, run.model, 0, 0, languages), donate_argnums=0, out_shardings=(where, None)
+        )
         compiled = step.lower(state_in, batch).compile().as_text()
     sizes = [
         np.prod([int(n) for n in shape.split(",")])

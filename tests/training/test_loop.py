@@ -31,13 +31,15 @@ from training.runs import (
 from waiting import wait_until
 
 from xalign_jax import config
-from xalign_jax.data.token_ties import SharedRows
+from xalign_jax.data.token_ties import TokenTies
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.evaluation.probes.perplexity import Perplexity
 from xalign_jax.evaluation.probes.word_retrieval import WordRetrieval
 from xalign_jax.objectives.translation_ranking import TranslationRanking
 from xalign_jax.objectives.word_contrast import WordContrast
 from xalign_jax.objectives.xlco import XlCo
+from xalign_jax.parametrizations import tied_rows
+from xalign_jax.parametrizations.tied_rows import TiedRows
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.training import train
 from xalign_jax.training.optimizers import AdamW, WarmupConstant
@@ -315,19 +317,15 @@ def test_probes_between_run_also_where_a_run_was_stopped(tmp_path, monkeypatch):
 def test_a_stage_ties_the_rows_of_translations_and_another_does_not(tmp_path, monkeypatch):
     recipe = toy.recipe(6)
     align, pretrain = recipe.stages
-    tied = dataclasses.replace(pretrain, tie_words=True)
+    tied = dataclasses.replace(pretrain, parametrization=TiedRows())
     run = dataclasses.replace(recipe, stages=(align, tied))
-    with pytest.raises(UserError, match=r"Stage\.tie_words need Recipe\.lexicon"):
+    with pytest.raises(UserError, match=r"TiedRows need Recipe\.lexicon"):
         train.Run(run, Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
-    for option in ("tie_words", "language_vectors"):
-        moved = dataclasses.replace(pretrain, train=("model/layers/.*",), **{option: True})
-        with pytest.raises(UserError, match=rf"pretrain/Stage\.{option} moves rows"):
-            train.Run(dataclasses.replace(recipe, stages=(align, moved)), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
     kept = dataclasses.replace(tied, keep_optimizer=True)
-    with pytest.raises(UserError, match=r"pretrain/Stage\.keep_optimizer: the moments of align are of other rows"):
+    with pytest.raises(UserError, match=r"the moments of align belong to another Stage\.parametrization"):
         train.Run(dataclasses.replace(recipe, stages=(align, kept)), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
-    shared = SharedRows(*(np.array(ids, np.int32) for ids in ([20, 21, 22], [10, 11, 12], [1, 1, 1])))
-    monkeypatch.setattr(train, "shared_rows", lambda prepared, tie_words: shared)
+    shared = TokenTies(*(np.array(ids, np.int32) for ids in ([20, 21, 22], [10, 11, 12], [1, 1, 1])))
+    monkeypatch.setattr(tied_rows, "translation_ties", lambda corpus: shared)
     train.Run(run, Runtime(mesh=(8, 1, 1), checkpoint_every=1, keep_checkpoints=9), tmp_path, "toy").train()
 
     def spread(step, name):
@@ -342,9 +340,9 @@ def test_parameters_of_another_run_are_a_start(tmp_path):
     runtime = Runtime(mesh=(8, 1, 1))
     train.Run(toy.recipe(3), runtime, tmp_path / "a", "toy").train()
     start = dataclasses.replace(toy.recipe(3), init_from=str(tmp_path / "a"), seed=5)
-    fresh = train.Run(start, runtime, tmp_path / "b", "toy")._first_state()
+    fresh = train.Run(start, runtime, tmp_path / "b", "toy")._enter(0)
     jax.tree.map(
-        np.testing.assert_array_equal, jax.device_get(fresh.params["model"]), saved_params(tmp_path / "a", 3)["model"]
+        np.testing.assert_array_equal, jax.device_get(fresh.free["model"]), saved_params(tmp_path / "a", 3)["model"]
     )
     with pytest.raises(UserError, match=r"Recipe.init_from = .*: no vocabulary there"):
         train.Run(dataclasses.replace(start, init_from=str(tmp_path / "c")), runtime, tmp_path / "d", "toy").train()
@@ -357,9 +355,7 @@ def test_a_clone_starts_from_another_run_as_its_original(tmp_path, request):
     toy.use_toy_data(toy.ids(clones=1, rows=None))
     start = dataclasses.replace(toy.recipe(3), init_from=str(tmp_path / "a"))
     copied, mean = (
-        train.Run(dataclasses.replace(start, new_rows=how), runtime, tmp_path / how, "toy")
-        ._first_state()
-        .params["model"]
+        train.Run(dataclasses.replace(start, new_rows=how), runtime, tmp_path / how, "toy")._enter(0).free["model"]
         for how in ("copy", "mean")
     )
     old, size = saved_params(tmp_path / "a", 3)["model"], toy.VOCABULARY

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xalign_jax.parametrizations.base import Coordinates
 from xalign_jax.recipe import Stage, Stream
 from xalign_jax.training.optimizers import AdamW, WarmupConstant
 from xalign_jax.training.state import TrainState, optimizer
@@ -57,11 +58,12 @@ def batches(**of_a):
 def state(chosen, step=FIRST):
     params = {"model": {"w": jnp.ones((2, 3)), "norm": jnp.full(3, 2.0)}, "heads": {}}
     memory = {"a": {"seen": jnp.zeros(2), "norm": jnp.zeros(3)}, "b": {"seen": jnp.ones(2)}}
-    return TrainState(jnp.int32(step), params, optimizer(chosen, MODEL, params).init(params), memory)
+    axes = {"model": MODEL.logical_axes(), "heads": {}}
+    return TrainState(jnp.int32(step), params, {}, optimizer(chosen, axes).init(params), memory)
 
 
 def updated(chosen, given, before):
-    return jax.jit(make_step(chosen, MODEL, FIRST, 7, LANGUAGES))(before, given)
+    return jax.jit(make_step(chosen, Coordinates(), MODEL, FIRST, 7, LANGUAGES))(before, given)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +84,12 @@ def test_an_update_is_the_rate_of_its_step_times_the_direction_and_reaches_all_o
     after, metrics = updated(chosen, batches(), before)
     # Warm-up is over two steps of the stage. The first direction of Adam is the gradient's sign; matrices decay.
     assert metrics["finite"] and metrics["learning_rate"] == np.float32(0.1)
-    np.testing.assert_allclose(after.params["model"]["w"], np.full((2, 3), 1 - 0.1 * (1 + 0.5 * 1)), rtol=1e-5)
-    np.testing.assert_allclose(after.params["model"]["norm"], np.full(3, 2 - 0.1), rtol=1e-5)
+    np.testing.assert_allclose(after.free["model"]["w"], np.full((2, 3), 1 - 0.1 * (1 + 0.5 * 1)), rtol=1e-5)
+    np.testing.assert_allclose(after.free["model"]["norm"], np.full(3, 2 - 0.1), rtol=1e-5)
     assert after.step == FIRST + 2
     assert optimizer_steps(after) == optimizer_steps(before) + 1
     np.testing.assert_array_equal(after.memory["a"]["seen"], [1, 2])
-    np.testing.assert_array_equal(after.memory["a"]["norm"], after.params["model"]["norm"])
+    np.testing.assert_array_equal(after.memory["a"]["norm"], after.free["model"]["norm"])
     np.testing.assert_array_equal(after.memory["b"].pop("seen"), [4, 0])
     assert after.memory["b"] == {}  # `Line` follows no parameters
     _, first = updated(chosen, batches(), state(chosen))

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import gin
 import numpy as np
 
-from xalign_jax.data.token_ties import SharedRows
+from xalign_jax.data.token_ties import TokenTies
 from xalign_jax.data.tokens.backends import Ids
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
@@ -30,6 +30,8 @@ from xalign_jax.objectives.parts.corruption import Corruption
 from xalign_jax.objectives.parts.momentum import ConstantMomentum
 from xalign_jax.objectives.word_contrast import WordContrast
 from xalign_jax.objectives.xlco import XlCo
+from xalign_jax.parametrizations import tied_rows
+from xalign_jax.parametrizations.tied_rows import TiedRows
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
 from xalign_jax.runtime import storage
 from xalign_jax.runtime.cluster import distributed, failures, lock
@@ -257,10 +259,10 @@ def train(options: dict[str, str]) -> None:
     steps = int(options.get("steps", 12))
     made = infoxlm(steps) if options.get("recipe") == "infoxlm" else recipe(steps, int(options.get("bad_row", -1)))
     if "ties" in options:
-        rows = SharedRows(*(np.array([i], np.int32) for i in (int(options["ties"]), 10, 1)))
-        loop.shared_rows = lambda prepared, tie_words: rows
+        ties = TokenTies(*(np.array([i], np.int32) for i in (int(options["ties"]), 10, 1)))
+        tied_rows.translation_ties = lambda corpus: ties
         first, second = made.stages
-        made = dataclasses.replace(made, stages=(first, dataclasses.replace(second, tie_words=True)))
+        made = dataclasses.replace(made, stages=(first, dataclasses.replace(second, parametrization=TiedRows())))
     try:
         loop.Run(made, runtime, storage.model_directory(sys.argv[1]), "toy").train()
     except loop.Interrupted:

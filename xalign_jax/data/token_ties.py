@@ -1,24 +1,32 @@
-"""Tokens whose rows in a table share something: a vector of their language, and with translations a row."""
+"""Which tokens belong to one language, and which tokens translate each other."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xalign_jax.data.corpus import Prepared
-from xalign_jax.data.feeds.words import own_tokens
+from xalign_jax.data.lexicon.frequencies import token_shares
 from xalign_jax.data.lexicon.subword_pairs import with_pieces
+from xalign_jax.data.store.store import training_stores
+from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from xalign_jax.data.corpus import Prepared
 
-class SharedRows(NamedTuple):
-    """P tokens of which a table's rows have a vector of their language in common, and some follow another's row.
+OWN = 10  # a token belongs to a language that uses it this many times as often as the first language does
+
+
+class TokenTies(NamedTuple):
+    """P tokens whose table rows share something; a row that the first language uses shares nothing.
 
     Attributes:
-      token: (P,) int32, distinct.   source: (P,) int32, the token of the first language that it follows, which is not in
-        `token`; `token` itself where it follows none.   language: (P,) int32 index into the lexicon's languages, from 1.
+      token: (P,) int32, distinct tokens, each of which belongs to a language other than the first.
+      source: (P,) int32, the token of the first language that `token` follows; `token` itself where it follows none. No
+        source is in `token`.
+      language: (P,) int32 index into the lexicon's languages, from 1.
     """
 
     token: np.ndarray
@@ -31,41 +39,77 @@ class SharedRows(NamedTuple):
         return hashlib.sha256(b"".join(array.tobytes() for array in self)).hexdigest()[:16]
 
 
-def shared_rows(prepared: Prepared, tie_words: bool) -> SharedRows:
-    """All tokens that are a language's own (`words.own_tokens`); a row that the first language uses shares nothing.
+def own_tokens(prepared: Prepared, languages: tuple[str, ...]) -> np.ndarray:
+    """(L, V) bool: the tokens that belong to each language and not to the first one, `languages[0]`.
 
-    Args:
-      tie_words: tokens follow those that they translate in the training lexicon: words of one token, and pieces that
-        translate each other in longer ones. Of several concepts that name a token the first one counts.
+    A token belongs to a language if its share of the language's running tokens is at least `OWN` times its share of the
+    first language's. All tokens of a clone's text belong to the clone; of a vocabulary that two languages share, some do.
+    No token belongs to the first language.
+    """
+    tokenizer = prepared.tokenizer
+    shares = np.zeros((len(languages), tokenizer.size))
+    for language, (base, k) in enumerate(map(clone_index, languages)):
+        stores = training_stores(prepared.stores, base)
+        shares[language, tokenizer.clone(np.arange(tokenizer.base_size), k)] = token_shares(stores, tokenizer)
+    own = (shares > 0) & (shares >= OWN * shares[0])
+    own[0] = False
+    return own
+
+
+def language_ties(prepared: Prepared) -> TokenTies:
+    """Every token that belongs to a language, none of which follows another.
 
     Raises:
-      UserError: no lexicon, no token that is a language's own, or with `tie_words` no pair of them in the lexicon.
+      UserError: no lexicon, or no token that belongs to a language.
     """
-    if prepared.lexicon is None:
-        raise UserError("Stage.language_vectors and Stage.tie_words need Recipe.lexicon, which names the languages")
-    languages = prepared.lexicon.train.languages
-    own = own_tokens(prepared, languages)
-    if not own.any():
-        raise UserError(
-            f"Stage.language_vectors and Stage.tie_words: no token is used ten times as often by {', '.join(languages[1:])} "
-            f"as by {languages[0]} (Lexicon.languages), so there is none to move"
-        )
-    if not tie_words:
-        language = own.argmax(0).astype(np.int32)
-        token = np.flatnonzero(language).astype(np.int32)
-        return SharedRows(token, token, language[token])
-    table = with_pieces(prepared.lexicon.train)
-    words = np.flatnonzero(np.diff(table.starts) == 1)
+    own = _own_tokens(prepared)
+    language = own.argmax(0).astype(np.int32)  # (V,), 0 = none
+    token = np.flatnonzero(language).astype(np.int32)
+    return TokenTies(token, token, language[token])
+
+
+def translation_ties(prepared: Prepared) -> TokenTies:
+    """As `language_ties`, and tokens follow the tokens that they translate in the training lexicon.
+
+    Words of one token take part, and pieces that translate each other in longer words (`lexicon.subword_pairs`). Where
+    several concepts name a token, the first one counts.
+
+    Raises:
+      UserError: as `language_ties`, or no pair of words in the lexicon ties two tokens.
+    """
+    own = _own_tokens(prepared)
+    table = with_pieces(prepared.lexicon.train)  # type: ignore[union-attr]
+    words = np.flatnonzero(np.diff(table.starts) == 1)  # (W,) words of one token
     ids, concept, language = table.ids[table.starts[words]], table.concept[words], table.language[words]
+    # The first language's first word of each concept is the source of the concept's other words.
     named, first = np.unique(concept[language == 0], return_index=True)
     sources = ids[language == 0][first]
     own[:, sources] = False
     follows = own[language, ids] & np.isin(concept, named)
     follower, at = np.unique(ids[follows], return_index=True)
     if not len(follower):
-        raise UserError("Stage.tie_words: no token of the lexicon's words translates a token of its first language")
+        raise UserError("TiedRows: no token of the lexicon's words translates a token of its first language")
     source, of = np.arange(own.shape[1], dtype=np.int32), own.argmax(0).astype(np.int32)
     source[follower] = sources[np.searchsorted(named, concept[follows][at])]
     of[follower] = language[follows][at]
     token = np.flatnonzero(of).astype(np.int32)
-    return SharedRows(token, source[token], of[token])
+    return TokenTies(token, source[token], of[token])
+
+
+def placeholder_ties(rows: int, translations: bool) -> TokenTies:
+    """Ties for shape-only compilation, without text: the second half of the tokens translates the first half."""
+    token = np.arange(rows // 2, 2 * (rows // 2), dtype=np.int32)
+    return TokenTies(token, token - rows // 2 if translations else token, np.ones_like(token))
+
+
+def _own_tokens(prepared: Prepared) -> np.ndarray:
+    if prepared.lexicon is None:
+        raise UserError("LanguageVectors and TiedRows need Recipe.lexicon, which names the languages")
+    languages = prepared.lexicon.train.languages
+    own = own_tokens(prepared, languages)
+    if not own.any():
+        raise UserError(
+            f"LanguageVectors and TiedRows: no token is used ten times as often by {', '.join(languages[1:])} "
+            f"as by {languages[0]} (Lexicon.languages), so there is none to move"
+        )
+    return own

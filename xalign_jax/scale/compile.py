@@ -52,18 +52,17 @@ def programs(recipe: Recipe, runtime: Runtime, machine: Machine) -> Iterator[Pro
 
 
 def _lower(stage: Stage, model: Model, mesh: Mesh, seed: int) -> Program:
-    shapes, where = state.shardings(stage, model, seed, mesh)
+    coordinates = stage.parametrization.bind(model, None)
+    known = state.layout(stage, coordinates, model, seed, mesh)
     rows = NamedSharding(mesh, sharding.BATCH)
     batches = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows), stages.blank_batches(stage)
     )
     languages = {stream.name: ("",) for stream in stage.streams}  # only text knows; the step counts tokens by them
-    step = jit_step(
-        make_step(stage, model, 0, seed, languages, stages.blank_shared(stage, model.vocabulary_size)), where
-    )
+    step = jit_step(make_step(stage, coordinates, model, 0, seed, languages), known.where)
     with jax.set_mesh(mesh):
-        lowered = step.lower(abstract(shapes, where), batches)
-    parameters = sum(array.size for array in jax.tree.leaves(shapes.params))
+        lowered = step.lower(abstract(known.abstract, known.where), batches)
+    parameters = sum(array.size for array in jax.tree.leaves(known.abstract_params))
     return Program(stage, model, mesh, lowered, parameters)
 
 

@@ -17,12 +17,11 @@ from xalign_jax.data import corpus as data
 from xalign_jax.data.store import store
 from xalign_jax.data.text.files import read_lines, resolve
 from xalign_jax.data.text.readers import languages_of
-from xalign_jax.data.token_ties import SharedRows
 from xalign_jax.data.tokens.vocabulary import blank_tokenizer, clone_name
 from xalign_jax.errors import UserError
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import Recipe, Stage, Stream
-from xalign_jax.training.state import TrainState
+from xalign_jax.training.state import Layout
 
 LOGGED = ("loss", "tokens", "perf")  # first parts of columns that belong to no stream
 
@@ -74,11 +73,10 @@ def check(recipe: Recipe) -> None:
     if recipe.facts is not None and recipe.lexicon is None:
         raise UserError("Recipe.facts needs Recipe.lexicon: facts are made of dictionary words")
     for before, stage in itertools.pairwise(recipe.stages):
-        sharing = {(s.shares_rows, s.tie_words) for s in (before, stage)}
-        if stage.keep_optimizer and len(sharing) > 1:
+        if stage.keep_optimizer and stage.parametrization != before.parametrization:
             raise UserError(
-                f"{stage.name}/Stage.keep_optimizer: the moments of {before.name} are of other rows, for language_vectors "
-                f"and tie_words differ; bind them alike or start afresh"
+                f"{stage.name}/Stage.keep_optimizer: the moments of {before.name} belong to another Stage.parametrization; "
+                "bind them alike or start afresh"
             )
 
 
@@ -86,9 +84,6 @@ def _check_stage(recipe: Recipe, stage: Stage) -> None:
     """Streams that fit the model and the recipe's lexicon, probes that fit the model."""
     if not stage.streams:
         raise UserError(f"{stage.name}/Stage.streams is empty")
-    for option in ("language_vectors", "tie_words"):
-        if getattr(stage, option) and stage.train:
-            raise UserError(f"{stage.name}/Stage.{option} moves rows, which Stage.train = {stage.train} may forbid")
     for stream in stage.streams:
         if stream.feed.length > recipe.model.max_length:
             raise UserError(
@@ -151,19 +146,19 @@ def check_rows(recipe: Recipe, ways: int, parts: int) -> None:
             raise UserError(f"{stream.name}/Stream.rows = {stream.rows} does not divide over {among}")
 
 
-def check_batches(stages: list[PlannedStage], model: Model, states: list[TrainState]) -> None:
+def check_batches(stages: list[PlannedStage], model: Model, layouts: list[Layout]) -> None:
     """A stream's batches must have what its objective reads: its loss is evaluated in shapes alone.
 
     Args:
-      states: the shapes of each stage's state.
+      layouts: the shapes of each stage's state.
     """
-    for planned, shapes in zip(stages, states, strict=True):
+    for planned, known in zip(stages, layouts, strict=True):
         for stream in planned.stage.streams:
             row = planned.feeds[stream.name].rows(planned.first_step, slice(0, 1))
             batch = {key: jax.ShapeDtypeStruct((stream.rows, *one.shape[1:]), one.dtype) for key, one in row.items()}
-            memory = shapes.memory.get(stream.name, {})
+            memory = known.abstract.memory.get(stream.name, {})
             try:
-                jax.eval_shape(functools.partial(_loss, stream.objective, model), shapes.params, memory, batch)
+                jax.eval_shape(functools.partial(_loss, stream.objective, model), known.abstract_params, memory, batch)
             except KeyError as missing:
                 objective, feed = type(stream.objective).__name__, type(stream.feed).__name__
                 raise UserError(
@@ -246,14 +241,6 @@ def blank_data(recipe: Recipe) -> data.Prepared:
 def blank_batches(stage: Stage) -> dict[str, dict[str, np.ndarray]]:
     """A step's batches, by stream, of the shapes and dtypes that its feeds give, without text or memory."""
     return {stream.name: stream.feed.blank(stream.rows) for stream in stage.streams}
-
-
-def blank_shared(stage: Stage, rows: int) -> SharedRows | None:
-    """What a table's rows have in common, without text: the second half is one language's, translations of the first half."""
-    if not stage.shares_rows:
-        return None
-    token = np.arange(rows // 2, 2 * (rows // 2), dtype=np.int32)
-    return SharedRows(token, token - rows // 2 if stage.tie_words else token, np.ones_like(token))
 
 
 def plan(recipe: Recipe, prepared: data.Prepared) -> list[PlannedStage]:

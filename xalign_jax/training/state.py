@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-import re
 import zlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from xalign_jax.errors import UserError
 from xalign_jax.models.model import Model
+from xalign_jax.parametrizations.base import Coordinates, is_leaf
 from xalign_jax.recipe import Stage, Stream
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.compilation import jit_once
@@ -22,53 +22,49 @@ from xalign_jax.runtime.compilation import jit_once
 class TrainState(NamedTuple):
     """Everything that changes from step to step; random keys derive from (seed, step, stream) and are not state.
 
-    step counts updates over all stages (int32 scalar); params = {"model": ..., "heads": {name: ...}}; memory holds
-    what objectives remember, by stream name.
+    Attributes:
+      step: int32 scalar, updates so far over all stages.
+      free, fixed: what trains and what stays; the stage's coordinates make parameters of them.
+      opt_state: the optimiser's, for `free` alone.
+      memory: what objectives remember, by stream name.
     """
 
-    step: jax.Array
-    params: Any
+    step: Any
+    free: Any
+    fixed: Any
     opt_state: Any
     memory: Any
 
 
-def optimizer(stage: Stage, model: Model, params: Any) -> optax.GradientTransformation:
-    """The stage's optimiser: decay on matrices only, no update where `stage.train` does not match."""
-    decay = jax.tree.map(
-        lambda axes: sum(a not in ("layers", "norm") for a in axes) > 1, _axes(model, params), is_leaf=_leaf
-    )
-    direction = stage.optimizer.direction(decay)
-    if not stage.train:
-        return direction
-    return optax.multi_transform({"train": direction, "keep": optax.set_to_zero()}, _labels(stage, params))
+class Layout(NamedTuple):
+    """Shapes and places of a stage's state and parameters: `abstract` arrays and the shardings `where` they lie."""
+
+    abstract: TrainState
+    where: TrainState
+    abstract_params: Any
+    where_params: Any
 
 
-def _labels(stage: Stage, params: Any) -> Any:
-    found = set()
-
-    def label(path: tuple, _: Any) -> str:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        matching = [pattern for pattern in stage.train if re.search(pattern, name)]
-        found.update(matching)
-        return "train" if matching else "keep"
-
-    labels = jax.tree_util.tree_map_with_path(label, params)
-    for pattern in stage.train:
-        if pattern not in found:
-            raise UserError(f"{stage.name}/Stage.train: {pattern!r} matches no parameter, such as model/layers/...")
-    return labels
+def optimizer(stage: Stage, free_axes: Any) -> optax.GradientTransformation:
+    """The stage's optimiser, whose weight decay applies to matrices only."""
+    decays = jax.tree.map(lambda axes: sum(a not in ("layers", "norm") for a in axes) > 1, free_axes, is_leaf=is_leaf)
+    return stage.optimizer.direction(decays)
 
 
-def _masked(node: Any) -> bool:
-    """Where the moments of a parameter that does not train would be."""
-    return isinstance(node, optax.MaskedNode)
+def _initial(stage: Stage, model: Model, seed: int) -> tuple[Any, dict[str, Any]]:
+    """(parameters, memory) at their initial values."""
+    key = jax.random.key(seed)
+    heads, memory = {}, {}
+    for stream in stage.streams:
+        stream_key = jax.random.fold_in(key, zlib.crc32(stream.name.encode()))
+        own_heads, own_memory = stream.objective.init(stream_key, model)
+        heads.update(own_heads)
+        if own_memory:
+            memory[stream.name] = own_memory
+    return {"model": model.init(key), "heads": heads}, memory
 
 
-def _leaf(node: Any) -> bool:
-    return isinstance(node, tuple) and all(axis is None or isinstance(axis, str) for axis in node)
-
-
-def _axes(model: Model, params: Any) -> Any:
+def axes(model: Model, params: Any) -> Any:
     """Logical axes of {"model", "heads"}; heads are small and stay whole."""
     heads = jax.tree.map(lambda x: (None,) * x.ndim, params["heads"])
     return {"model": model.logical_axes(), "heads": heads}
@@ -81,64 +77,88 @@ def _memory_axes(stream: Stream, model: Model, memory: Any) -> Any:
     return jax.tree.map(lambda x: (None,) * x.ndim, memory)
 
 
-def _fresh(stage: Stage, model: Model, seed: int) -> TrainState:
-    """A state for the first step of `stage`, everything at its initial value."""
-    key = jax.random.key(seed)
-    heads, memory = {}, {}
-    for stream in stage.streams:
-        stream_key = jax.random.fold_in(key, zlib.crc32(stream.name.encode()))
-        own_heads, own_memory = stream.objective.init(stream_key, model)
-        heads.update(own_heads)
-        if own_memory:
-            memory[stream.name] = own_memory
-    params = {"model": model.init(key), "heads": heads}
-    opt_state = optimizer(stage, model, params).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, memory)
-
-
 @functools.lru_cache(maxsize=8)  # asked for several times a stage, and it traces the initialisation
-def shardings(stage: Stage, model: Model, seed: int, mesh: Mesh) -> tuple[TrainState, Any]:
-    """(abstract state, shardings) of a stage; optimiser moments lie like the parameters they belong to."""
-    abstract = jax.eval_shape(lambda: _fresh(stage, model, seed))
-    params = sharding.parameter_shardings(_axes(model, abstract.params), abstract.params, mesh)
+def layout(stage: Stage, coordinates: Coordinates, model: Model, seed: int, mesh: Mesh) -> Layout:
+    """Where a stage's arrays lie on a mesh; moments lie like the numbers that they belong to."""
+    params, memory = jax.eval_shape(lambda: _initial(stage, model, seed))
+    free, fixed = jax.eval_shape(lambda p: coordinates.split(p, jax.random.key(0)), params)
+    params_axes = axes(model, params)
+    free_axes, fixed_axes = coordinates.axes(params_axes)
+    opt_state = jax.eval_shape(optimizer(stage, free_axes).init, free)
+
+    where_free = sharding.parameter_shardings(free_axes, free, mesh)
     whole = sharding.replicated(mesh)
-    opt_state = optax.tree_map_params(
-        optimizer(stage, model, abstract.params),
-        lambda old, own: old if _masked(old) else own,
-        abstract.opt_state,
-        params,
+    where_opt = optax.tree_map_params(
+        optimizer(stage, free_axes),
+        lambda _, own: own,
+        opt_state,
+        where_free,
         transform_non_params=lambda _: whole,
-        is_leaf=_masked,
     )
-    memory = {
+    where_memory = {
         stream.name: sharding.parameter_shardings(_memory_axes(stream, model, own), own, mesh)
         for stream in stage.streams
-        if (own := abstract.memory.get(stream.name))
+        if (own := memory.get(stream.name))
     }
-    return abstract, abstract._replace(step=whole, params=params, opt_state=opt_state, memory=memory)
+    return Layout(
+        TrainState(jax.ShapeDtypeStruct((), jnp.int32), free, fixed, opt_state, memory),
+        TrainState(whole, where_free, sharding.parameter_shardings(fixed_axes, fixed, mesh), where_opt, where_memory),
+        params,
+        sharding.parameter_shardings(params_axes, params, mesh),
+    )
 
 
-def create(stage: Stage, model: Model, seed: int, mesh: Mesh, previous: TrainState | None = None) -> TrainState:
+def begin(
+    stage: Stage,
+    coordinates: Coordinates,
+    model: Model,
+    seed: int,
+    mesh: Mesh,
+    *,
+    step: int = 0,
+    params: Any = None,
+    memory: Any = None,
+    opt_state: Any = None,
+) -> TrainState:
     """The state before the first step of a stage, made sharded.
 
-    From the previous stage's state the model's parameters, heads and memory of the same name are carried; the
-    optimiser starts afresh unless `stage.keep_optimizer`.
+    Args:
+      params: {"model": ..., "heads": ...} to start from, donated; heads that it lacks, or all if it is None, are fresh.
+      memory: what streams of these names remember; others start afresh.
+      opt_state: the optimiser's to go on with; None = a fresh one.
     """
-    _, where = shardings(stage, model, seed, mesh)
-    if previous is None:
-        return jit_once(lambda: _fresh(stage, model, seed), out_shardings=where)()
+    known = layout(stage, coordinates, model, seed, mesh)
+    given = {} if params is None else params
 
-    def new() -> TrainState:  # without the model's parameters, whose initialisation is then never compiled
-        fresh = _fresh(stage, model, seed)
-        return fresh._replace(params=fresh.params["heads"])
+    def rest() -> tuple[Any, dict[str, Any]]:  # parameters that are given are neither drawn nor compiled
+        drawn, fresh = _initial(stage, model, seed)
+        drawn["heads"] = {name: head for name, head in drawn["heads"].items() if name not in given.get("heads", {})}
+        return {name: tree for name, tree in drawn.items() if name == "heads" or name not in given}, fresh
 
-    made = jit_once(new, out_shardings=where._replace(params=where.params["heads"]))()
-    return TrainState(
-        step=previous.step,
-        params={
-            "model": previous.params["model"],
-            "heads": {name: previous.params["heads"].get(name, head) for name, head in made.params.items()},
-        },
-        opt_state=previous.opt_state if stage.keep_optimizer else made.opt_state,
-        memory={name: previous.memory.get(name, own) for name, own in made.memory.items()},
-    )
+    drawn, fresh = jit_once(rest, out_shardings=_rest_places(known, given))()
+    heads = {name: given.get("heads", {}).get(name, drawn["heads"].get(name)) for name in known.where_params["heads"]}
+    whole = {"model": given["model"] if "model" in given else drawn["model"], "heads": heads}
+
+    def enter(params: Any) -> tuple[Any, Any]:
+        return coordinates.split(coordinates.enter(params), jax.random.fold_in(jax.random.key(seed), step))
+
+    free, fixed = jit_once(enter, out_shardings=(known.where.free, known.where.fixed), donate_argnums=0)(whole)
+    if opt_state is None:
+        free_axes, _ = coordinates.axes(axes(model, known.abstract_params))
+        opt_state = jit_once(optimizer(stage, free_axes).init, out_shardings=known.where.opt_state)(free)
+    memory = {name: (memory or {}).get(name, own) for name, own in fresh.items()}
+    return TrainState(jax.device_put(np.int32(step), known.where.step), free, fixed, opt_state, memory)
+
+
+def _rest_places(known: Layout, given: Any) -> tuple[Any, Any]:
+    """Shardings of what `begin` draws."""
+    heads = {n: where for n, where in known.where_params["heads"].items() if n not in given.get("heads", {})}
+    model = {} if "model" in given else {"model": known.where_params["model"]}
+    return model | {"heads": heads}, known.where.memory
+
+
+def parameters(coordinates: Coordinates, current: TrainState, where_params: Any) -> Any:
+    """The parameters of a state; no copy is made where free and fixed numbers are parameters themselves."""
+    if not coordinates.hidden(current.free, current.fixed):
+        return coordinates.params(current.free, current.fixed)
+    return jit_once(coordinates.params, out_shardings=where_params)(current.free, current.fixed)

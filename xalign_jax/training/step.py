@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from xalign_jax.data.token_ties import SharedRows
 from xalign_jax.models.model import Model
+from xalign_jax.parametrizations.base import Coordinates
 from xalign_jax.recipe import Stage
-from xalign_jax.training.row_coordinates import RowCoordinates
-from xalign_jax.training.state import TrainState, optimizer
+from xalign_jax.training.state import TrainState, axes, optimizer
 
 Batches = Mapping[str, Mapping[str, jax.Array]]
 
@@ -27,29 +26,29 @@ def stream_key(seed: int, step: jax.Array, name: str) -> jax.Array:
 
 def make_step(
     stage: Stage,
+    coordinates: Coordinates,
     model: Model,
     first_step: int,
     seed: int,
     languages: Mapping[str, tuple[str, ...]],
-    shared: SharedRows | None = None,
 ) -> Callable[[TrainState, Batches], tuple[TrainState, dict[str, Any]]]:
     """The update function of a stage whose first update is number `first_step` (counted from 0).
 
-    On a non-finite loss or gradient it keeps the old parameters, optimiser state and memory, and says so in the
-    metric `finite` (bool). `loss` and `loss/<stream>` are means over the batch. `counts` holds sums, by stream
-    (`count_rows`).
+    On a non-finite loss or gradient it keeps the old state and says so in the metric `finite` (bool). `loss` and
+    `loss/<stream>` are means over the batch. `counts` holds sums, by stream (`count_rows`).
 
     Args:
+      coordinates: which numbers are free. Gradients, their norm and the check for finite values are of these alone.
       languages: the feed's languages, by stream.
-      shared: what rows have in common (`Stage.language_vectors`, `Stage.tie_words`).
     """
-    schedule, view = stage.schedule.schedule(stage.steps), RowCoordinates(model, shared)
+    schedule = stage.schedule.schedule(stage.steps)
 
-    def step(state: TrainState, batches: Batches) -> tuple[TrainState, dict[str, Any]]:
+    def update(state: TrainState, batches: Batches) -> tuple[TrainState, dict[str, Any]]:
         keys = {stream.name: stream_key(seed, state.step, stream.name) for stream in stage.streams}
         counts = {s.name: s.objective.count(model, batches[s.name], keys[s.name]) for s in stage.streams}
 
-        def total_loss(params: Any) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]:
+        def total_loss(free: Any) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]:
+            params = coordinates.params(free, state.fixed)
             sums, memory = {}, dict(state.memory)
             metrics: dict[str, Any] = {"counts": count_rows(batches, languages)}
             for s in stage.streams:
@@ -62,20 +61,23 @@ def make_step(
             metrics.update({f"loss/{name}": _ratio(sums[name], counts[name]) for name in sums})
             return combine(stage, sums, counts), (metrics, memory)
 
-        (loss, (metrics, memory)), grads = jax.value_and_grad(total_loss, has_aux=True)(state.params)
+        (loss, (metrics, memory)), grads = jax.value_and_grad(total_loss, has_aux=True)(state.free)
         rate = schedule(state.step - first_step)
-        params, grads = view.coordinates(state.params), view.gradients(grads)
-        direction, opt_state = optimizer(stage, model, params).update(grads, state.opt_state, params)
-        params = view.rows(jax.tree.map(lambda p, d: p - rate * d, params, direction), rate)
-        memory = _after_update(stage, params, memory)
+        shapes = jax.eval_shape(coordinates.params, state.free, state.fixed)
+        free_axes, _ = coordinates.axes(axes(model, shapes))
+        direction, opt_state = optimizer(stage, free_axes).update(grads, state.opt_state, state.free)
+        free = jax.tree.map(lambda p, d: p - rate * d, state.free, direction)
+        free = coordinates.after_update(free, rate)
+        memory = _after_update(stage, coordinates.params(free, state.fixed), memory)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        new = TrainState(state.step + 1, params, opt_state, memory)
-        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        moved, old = (state.step + 1, free, opt_state, memory), (state.step, state.free, state.opt_state, state.memory)
+        step, free, opt_state, memory = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, old)
+        new = TrainState(step, free, state.fixed, opt_state, memory)
         metrics |= {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "finite": finite}
         return new, metrics
 
-    return step
+    return update
 
 
 def jit_step(step: Callable[..., Any], where: TrainState) -> Any:

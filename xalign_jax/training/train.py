@@ -15,7 +15,6 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from xalign_jax.data.token_ties import shared_rows
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.models.model import Model, build
@@ -25,11 +24,9 @@ from xalign_jax.runtime.checkpoints import Checkpoints, abstract
 from xalign_jax.runtime.cluster import distributed, failures, lock
 from xalign_jax.runtime.cluster.preemption import StopNotice
 from xalign_jax.runtime.cluster.watchdog import Watchdog
-from xalign_jax.runtime.compilation import jit_once
 from xalign_jax.runtime.logs import MetricsLog
 from xalign_jax.training import inputs, run_directory, stages, state
 from xalign_jax.training.meter import Meter, NotFinite
-from xalign_jax.training.row_coordinates import RowCoordinates
 from xalign_jax.training.state import TrainState
 from xalign_jax.training.step import jit_step, make_step, stream_key
 from xalign_jax.training.warm_start import initial_params
@@ -77,8 +74,8 @@ class Run:
         self.inputs |= run_directory.claim_inputs(self.model_dir, inputs.of_data(recipe, self.prepared))
         self.model = build_model(recipe, runtime, self.prepared.tokenizer)
         self.stages = stages.plan(recipe, self.prepared)
-        self.shared = {
-            stage.name: shared_rows(self.prepared, stage.tie_words) for stage in recipe.stages if stage.shares_rows
+        self.coordinates = {
+            stage.name: stage.parametrization.bind(self.model, self.prepared) for stage in recipe.stages
         }
         stages.check_batches(self.stages, self.model, states)
         stages.check_types(self.stages, self.model)
@@ -86,24 +83,24 @@ class Run:
         if jax.process_count() > 1:
             own = {"texts": run_directory.texts(self.prepared), "inputs": inputs.fingerprints(self.inputs)}
             own |= {"first rows": first_rows(self.stages)}
-            shared = {f"tokens that share rows in {name}": rows.fingerprint for name, rows in self.shared.items()}
-            distributed.agree(own | shared)
+            bound = {f"{name}/Stage.parametrization": found.fingerprint for name, found in self.coordinates.items()}
+            distributed.agree(own | bound)
 
-    def _check_states(self, model: Model) -> list[TrainState]:
+    def _check_states(self, model: Model) -> list[state.Layout]:
         """Objectives say what they cannot work with; an optimiser's state is kept where the next one has the same.
 
         Returns:
-          the shapes of each stage's state.
+          the shapes and places of each stage's state.
         """
         before, found = None, []
         for stage in self.recipe.stages:
-            shapes, _ = state.shardings(stage, model, self.recipe.seed, self.mesh)
-            found.append(shapes)
-            own = jax.tree.flatten(shapes.opt_state)
+            coordinates = stage.parametrization.bind(model, None)
+            known = state.layout(stage, coordinates, model, self.recipe.seed, self.mesh)
+            found.append(known)
+            own = jax.tree.flatten(known.abstract.opt_state)
             if stage.keep_optimizer and own != before:
                 raise UserError(
-                    f"{stage.name}/Stage.keep_optimizer: the stage before has another optimiser, other heads or another "
-                    "Stage.train, or there is none"
+                    f"{stage.name}/Stage.keep_optimizer: the stage before has another optimiser or other heads, or there is none"
                 )
             before = own
         return found
@@ -140,52 +137,73 @@ class Run:
             if distributed.is_main():
                 run_directory.forget_failure(self.model_dir)
 
+    def _layout(self, stage: Stage) -> state.Layout:
+        return state.layout(stage, self.coordinates[stage.name], self.model, self.recipe.seed, self.mesh)
+
+    def _parameters(self, stage: Stage, current: TrainState) -> Any:
+        """The parameters {"model", "heads"} that a state stands for."""
+        return state.parameters(self.coordinates[stage.name], current, self._layout(stage).where_params)
+
     def _run_stages(self, current: TrainState, first: int, log: MetricsLog | None) -> None:
         for number, planned in enumerate(self.stages[first:], first):
             if number > first:
-                known = set(current.memory)
-                current = state.create(planned.stage, self.model, self.recipe.seed, self.mesh, current)
-                current = self._entered(number, current, known)
+                current = self._enter(number, current)
             with jax.set_mesh(self.mesh):
                 current = self._run_stage(planned, current, log)
 
     def _start(self) -> tuple[TrainState, int]:
         """The state to continue from and the number of the stage it belongs to."""
         newest = self.checkpoints.newest(self._restored)
-        return (self._entered(0, self._first_state(), set()), 0) if newest is None else newest[1]
+        return (self._enter(0), 0) if newest is None else newest[1]
 
     def _restored(self, at: int) -> tuple[TrainState, int]:
         """The state at a checkpoint and the number of its stage."""
         names = [planned.stage.name for planned in self.stages]
         number = names.index(self.checkpoints.about(at)["stage"])
-        shapes, where = state.shardings(self.stages[number].stage, self.model, self.recipe.seed, self.mesh)
-        rest = abstract(
-            {"opt_state": shapes.opt_state, "memory": shapes.memory},
-            {"opt_state": where.opt_state, "memory": where.memory},
+        stage = self.stages[number].stage
+        known, coordinates = self._layout(stage), self.coordinates[stage.name]
+        shapes, where = (
+            {
+                "opt_state": own.opt_state,
+                "memory": own.memory,
+                **_only_if_any(hidden=coordinates.hidden(own.free, own.fixed)),
+            }
+            for own in (known.abstract, known.where)
         )
-        params, rest = self.checkpoints.restore(at, abstract(shapes.params, where.params), rest)
-        step = jax.device_put(np.int32(at), where.step)
-        return TrainState(step, params, rest["opt_state"], rest["memory"]), number
+        params = abstract(known.abstract_params, known.where_params)
+        params, rest = self.checkpoints.restore(at, params, abstract(shapes, where))
+        free, fixed = coordinates.resume(params, rest.get("hidden", {}))
+        step = jax.device_put(np.int32(at), known.where.step)
+        return TrainState(step, free, fixed, rest["opt_state"], rest["memory"]), number
 
-    def _first_state(self) -> TrainState:
-        fresh = state.create(self.stages[0].stage, self.model, self.recipe.seed, self.mesh)
-        if self.recipe.init_from is None:
-            return fresh
-        params = initial_params(self.recipe, self.model, self.prepared, self.mesh)
-        return fresh._replace(params=fresh.params | {"model": params})
+    def _enter(self, number: int, previous: TrainState | None = None) -> TrainState:
+        """The state before the first step of stage `number`; `previous` is the end of the stage before."""
+        planned, opt_state, memory = self.stages[number], None, {}
+        stage = planned.stage
+        if previous is None:
+            params = None
+            if self.recipe.init_from is not None:
+                params = {"model": initial_params(self.recipe, self.model, self.prepared, self.mesh)}
+        else:
+            before = self.stages[number - 1].stage
+            params, memory = self._parameters(before, previous), previous.memory
+            opt_state = previous.opt_state if stage.keep_optimizer else None
+        current = state.begin(
+            stage,
+            self.coordinates[stage.name],
+            self.model,
+            self.recipe.seed,
+            self.mesh,
+            step=planned.first_step,
+            params=params,
+            memory=memory,
+            opt_state=opt_state,
+        )
+        return self._prefilled(planned, current, known=set(memory))
 
-    def _entered(self, number: int, current: TrainState, known: set[str]) -> TrainState:
-        """The state before a stage's first step.
-
-        Rows become tied if the stage before did not tie them; new memories (not those `known`) are filled from the
-        parameters and the streams' first batches.
-        """
-        planned, memory = self.stages[number], dict(current.memory)
-        if planned.stage.tie_words and not (number and self.stages[number - 1].stage.tie_words):
-            _, where = state.shardings(planned.stage, self.model, self.recipe.seed, self.mesh)
-            view = RowCoordinates(self.model, self.shared[planned.stage.name])
-            tied = jit_once(view.tied, out_shardings=where.params)
-            current = current._replace(params=tied(current.params))
+    def _prefilled(self, planned: stages.PlannedStage, current: TrainState, known: set[str]) -> TrainState:
+        """New memories (not those `known`) are filled from the parameters and the streams' first batches."""
+        memory = dict(current.memory)
         for stream in planned.stage.streams:
             if stream.name in memory and stream.name not in known and hasattr(stream.objective, "prefill"):
                 batches = (
@@ -193,10 +211,10 @@ class Run:
                     for batch in self._batches(planned, planned.first_step, sys.maxsize, (stream.name,))
                 )
                 key = stream_key(self.recipe.seed, current.step, f"{stream.name} prefill")
+                params = self._parameters(planned.stage, current)
                 with jax.set_mesh(self.mesh):
-                    filled = stream.objective.prefill(self.model, current.params, memory[stream.name], batches, key)
-                _, where = state.shardings(planned.stage, self.model, self.recipe.seed, self.mesh)
-                memory[stream.name] = jax.device_put(filled, where.memory[stream.name])
+                    filled = stream.objective.prefill(self.model, params, memory[stream.name], batches, key)
+                memory[stream.name] = jax.device_put(filled, self._layout(planned.stage).where.memory[stream.name])
         return current._replace(memory=memory)
 
     def _run_stage(self, planned: stages.PlannedStage, current: TrainState, log: MetricsLog | None) -> TrainState:
@@ -223,11 +241,10 @@ class Run:
         self, planned: stages.PlannedStage, current: TrainState, meter: Meter, log: MetricsLog | None
     ) -> TrainState:
         stage, first, every = planned.stage, int(current.step), self.runtime
-        _, where = state.shardings(stage, self.model, self.recipe.seed, self.mesh)
         languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
-        shared = self.shared.get(stage.name)
-        step = make_step(stage, self.model, planned.first_step, self.recipe.seed, languages, shared)
-        update = jit_step(step, where)
+        coordinates = self.coordinates[stage.name]
+        step = make_step(stage, coordinates, self.model, planned.first_step, self.recipe.seed, languages)
+        update = jit_step(step, self._layout(stage).where)
         if self._probes_at(first, planned) and not self._has_probed(stage, first):
             with meter.paused():
                 self._probe(current, first, planned)  # the run was stopped between saving and probing
@@ -248,7 +265,7 @@ class Run:
                 if save:
                     if log is not None:
                         log.sync()
-                    self._save(current, at, stage.name)
+                    self._save(current, at, stage)
                 if stop:
                     self.checkpoints.close()
                     raise Interrupted
@@ -291,15 +308,22 @@ class Run:
         steps = grain.MapDataset.range(first, last).map(batches)
         return iter(steps.to_iter_dataset(grain.ReadOptions(1, self.runtime.prefetch)))
 
-    def _save(self, current: TrainState, at: int, stage: str) -> None:
+    def _save(self, current: TrainState, at: int, stage: Stage) -> None:
         rest = {"opt_state": current.opt_state, "memory": current.memory}
-        about = {"stage": stage, "recipe": as_json(self.recipe), "located": as_json(located(self.recipe))}
-        self.checkpoints.save(at, current.params, rest, about)
+        rest |= _only_if_any(hidden=self.coordinates[stage.name].hidden(current.free, current.fixed))
+        about = {"stage": stage.name, "recipe": as_json(self.recipe), "located": as_json(located(self.recipe))}
+        self.checkpoints.save(at, self._parameters(stage, current), rest, about)
 
     def _probe(self, current: TrainState, at: int, planned: stages.PlannedStage) -> None:
-        rows = run_probes(planned.stage.probes, self.model, current.params["model"], self.prepared, self.recipe.seed)
+        params = self._parameters(planned.stage, current)
+        rows = run_probes(planned.stage.probes, self.model, params["model"], self.prepared, self.recipe.seed)
         if distributed.is_main():
             run_directory.add_results(self.model_dir, rows, planned.stage.name, at, self.recipe.seed)
+
+
+def _only_if_any(**trees: Any) -> dict[str, Any]:
+    """The trees that hold anything: Orbax restores no empty ones."""
+    return {name: tree for name, tree in trees.items() if tree}
 
 
 def run_probes(probes: tuple, model: Model, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:

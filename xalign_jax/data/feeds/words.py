@@ -9,11 +9,9 @@ import gin
 import numpy as np
 
 from xalign_jax.data.feeds.packing import Batch, blank
-from xalign_jax.data.lexicon.frequencies import token_shares
 from xalign_jax.data.lexicon.subword_pairs import with_pieces
 from xalign_jax.data.sampling.hashing import hash64, permute
-from xalign_jax.data.store.store import training_stores
-from xalign_jax.data.tokens.vocabulary import clone_index
+from xalign_jax.data.token_ties import own_tokens
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import at_least_one, freeze
 
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from xalign_jax.data.corpus import Prepared
     from xalign_jax.data.lexicon.lexicon import Concepts
     from xalign_jax.data.store.store import Mixture
-
-OWN = 10  # a token is a language's own if its texts use it this many times as often as the source language's
 
 
 @gin.configurable
@@ -89,23 +85,6 @@ class PieceFeed(WordFeed):
     def table(self, lexicon: Concepts) -> Concepts:
         """The training table with its pairs of pieces."""
         return with_pieces(lexicon)
-
-
-def own_tokens(prepared: Prepared, languages: tuple[str, ...]) -> np.ndarray:
-    """(L, size) bool: the tokens that are a language's own and not the source language's, `languages[0]`.
-
-    A language's own are those of its text that take at least `OWN` times the share of its running tokens that they take
-    of the source language's: all that a clone uses, some of a vocabulary that two languages share. The source language
-    has none.
-    """
-    tokenizer = prepared.tokenizer
-    shares = np.zeros((len(languages), tokenizer.size))
-    for language, (base, k) in enumerate(map(clone_index, languages)):
-        stores = training_stores(prepared.stores, base)
-        shares[language, tokenizer.clone(np.arange(tokenizer.base_size), k)] = token_shares(stores, tokenizer)
-    own = (shares > 0) & (shares >= OWN * shares[0])
-    own[0] = False
-    return own
 
 
 class Words:

@@ -6,22 +6,24 @@ import jax
 import numpy as np
 import pytest
 
-from xalign_jax.data.token_ties import SharedRows
+from xalign_jax.data.token_ties import TokenTies
 from xalign_jax.models.llama import Llama
 from xalign_jax.models.model import build
 from xalign_jax.objectives.causal_lm import CausalLM
+from xalign_jax.parametrizations.base import Coordinates
+from xalign_jax.parametrizations.tied_rows import TiedCoordinates, TiedRows
 from xalign_jax.recipe import Stage, Stream
 from xalign_jax.runtime import sharding
 from xalign_jax.training import state
 from xalign_jax.training.optimizers import AdamW, WarmupConstant
-from xalign_jax.training.row_coordinates import OWN_DECAY, RowCoordinates
 from xalign_jax.training.step import make_step
 
 V, T, STEPS = 16, 8, 4
 TOKEN, SOURCE, LANGUAGE = (  # the last two follow nothing
     np.array(ids, np.int32) for ids in ([5, 6, 7, 12, 9, 13], [1, 2, 3, 1, 9, 13], [1, 1, 1, 2, 1, 2])
 )
-SHARED = SharedRows(TOKEN, SOURCE, LANGUAGE)
+TIES = TokenTies(TOKEN, SOURCE, LANGUAGE)
+OWN_DECAY = TiedRows().own_decay
 LANGUAGES = {"lm": ("a", "b", "c")}
 STAGE = Stage(
     name="pretrain",
@@ -47,18 +49,23 @@ def batches():
         yield {"lm": rows | {"segment_ids": np.ones((8, T), np.int32), "language": np.zeros(8, np.int32)}}
 
 
-def trained(model, shared, mesh=None):
+def trained(model, coordinates, mesh=None):
     """Parameters before and after the steps of `STAGE`."""
     mesh = mesh or jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
-    current = state.create(STAGE, model, 0, mesh)
-    current = current._replace(params=RowCoordinates(model, shared).tied(current.params))
-    first = jax.device_get(current.params["model"])
-    step = jax.jit(make_step(STAGE, model, 0, 0, LANGUAGES, shared))
+    current = state.begin(STAGE, coordinates, model, 0, mesh)
+    where = state.layout(STAGE, coordinates, model, 0, mesh).where_params
+    first = jax.device_get(state.parameters(coordinates, current, where))["model"]
+    step = jax.jit(make_step(STAGE, coordinates, model, 0, 0, LANGUAGES))
     with jax.set_mesh(mesh):
         for batch in batches():
             current, metrics = step(current, batch)
             assert metrics["finite"]
-    return first, jax.device_get(current.params["model"])
+        last = state.parameters(coordinates, current, where)
+    return first, jax.device_get(last)["model"]
+
+
+def tied_rows(model):
+    return TiedCoordinates(model, TIES, OWN_DECAY)
 
 
 HOSTS = [2, 3]  # where in `TOKEN` the last follower of each language is: it has no part of its own
@@ -77,7 +84,7 @@ def joined(theta):
 @pytest.mark.parametrize("tied", [False, True])
 def test_steps_are_those_of_a_model_that_has_sources_vectors_and_own_parts(tied):
     model = llama(tied)
-    first, found = trained(model, SHARED)
+    first, found = trained(model, tied_rows(model))
     names = ["embedding"] if tied else ["embedding", "head"]
     vectors = {name: first[name][TOKEN[HOSTS]] - first[name][SOURCE[HOSTS]] for name in names}
     alone = {name: first[name].copy() for name in names}
@@ -86,7 +93,7 @@ def test_steps_are_those_of_a_model_that_has_sources_vectors_and_own_parts(tied)
     own = {name: np.zeros((6, 8), np.float32) for name in names}
     theta = jax.tree.map(jax.numpy.asarray, {"model": first | alone, "vectors": vectors, "own": own})
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(joined(theta)), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)  # as `tied` made them
+        np.testing.assert_allclose(a, b, atol=1e-6)  # as `enter` made them
     decay = {"model": jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), first)}
     decay |= {part: dict.fromkeys(names, True) for part in ("vectors", "own")}
     direction = STAGE.optimizer.direction(decay)
@@ -113,7 +120,7 @@ def test_steps_are_those_of_a_model_that_has_sources_vectors_and_own_parts(tied)
 
 def test_rows_to_begin_with_lie_beside_their_sources_by_the_mean_distance_of_their_language():
     params = {"model": llama().init(jax.random.key(0)), "heads": {}}
-    tied = RowCoordinates(llama(), SHARED).tied(params)["model"]
+    tied = tied_rows(llama()).enter(params)["model"]
     for name in ("embedding", "head"):
         before, after = np.asarray(params["model"][name]), np.asarray(tied[name])
         apart = before[TOKEN] - before[SOURCE]
@@ -124,14 +131,14 @@ def test_rows_to_begin_with_lie_beside_their_sources_by_the_mean_distance_of_the
 
 
 def test_vectors_alone_move_every_token_of_a_language_and_the_first_step_starts_from_the_rows_as_they_are():
-    model, vectors = llama(), SharedRows(TOKEN, TOKEN, LANGUAGE)
+    model, vectors = llama(), TokenTies(TOKEN, TOKEN, LANGUAGE)
     params = {"model": model.init(jax.random.key(0)), "heads": {}}
-    view = RowCoordinates(model, vectors)
-    again = view.rows(view.coordinates(params), 0.1)
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
+    coordinates = TiedCoordinates(model, vectors, 0.0)
+    free, fixed = coordinates.split(coordinates.enter(params), jax.random.key(0))
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(coordinates.params(free, fixed)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    grads = jax.tree.map(jax.numpy.ones_like, params)
-    moved = view.rows(jax.tree.map(jax.numpy.add, view.coordinates(params), view.gradients(grads)), 0.1)
+    grads = jax.grad(lambda free: sum(map(jax.numpy.sum, jax.tree.leaves(coordinates.params(free, fixed)))))(free)
+    moved = coordinates.params(jax.tree.map(jax.numpy.add, free, grads), fixed)
     up = np.asarray(moved["model"]["head"] - params["model"]["head"])[:, 0]
     # Four tokens of language 1 and two of language 2: own gradient and the sum; the last one is its language's vector.
     expected = np.ones(V)
@@ -141,13 +148,13 @@ def test_vectors_alone_move_every_token_of_a_language_and_the_first_step_starts_
 
 def test_a_mesh_of_eight_devices_gives_the_same_rows():
     model = llama()
-    _, one = trained(model, SHARED)
-    _, many = trained(model, SHARED, sharding.make_mesh((2, 2, 2)))
+    _, one = trained(model, tied_rows(model))
+    _, many = trained(model, tied_rows(model), sharding.make_mesh((2, 2, 2)))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_without_ties_every_row_is_its_own():
-    _, found = trained(llama(), None)
+    _, found = trained(llama(), Coordinates())
     own = found["head"][TOKEN] - found["head"][SOURCE]
     assert np.abs(own[0] - own[1]).max() > 0.1

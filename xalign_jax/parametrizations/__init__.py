@@ -1,0 +1,1 @@
+"""Which numbers an optimiser moves, and how a model's parameters follow from them."""
