@@ -64,7 +64,7 @@ def _clone(
 J, HELD = recipe("J"), recipe("HELD")
 NO_ANCHOR = "WordDistance.anchored=False"
 SHUFFLED = "Lexicon.shuffle=True"
-VECTORS = "recipes/language_vectors.gin"
+VECTORS = "parts/language_vectors.gin"
 CLONE = [
     *_clone([*MAIN, *(arm for arm in ARMS if arm not in MAIN)], "clone", ""),
     Experiment("clone", "J-vectors", (J, VECTORS)),  # a vector for each language without a dictionary
@@ -112,7 +112,7 @@ OWN_GIN = ("late", "fading")
 SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in OWN_GIN]
 # HELD without each of its parts, and where nothing can be aligned.
 ROWS, GATHER, HOLD, TIED_ROWS = (f"recipes/{name}.gin" for name in ("rows", "gather_rows", "held_rows", "tied_rows"))
-SWITCHING = "recipes/switching.gin"
+SWITCHING = "parts/switching.gin"
 WORDS_ONLY = tuple(f"{stage}_rows/Stream.feed=@WordFeed()" for stage in ("gather", "pretrain"))
 WORDS_ONLY += ("WordFeed.length=64", "WordFeed.words_per_row=32", "WordFeed.concepts=256")
 SEARCH += [
@@ -181,7 +181,7 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "JC": ((JOINT, SWITCHING), ()),
     "RC": ((PREALIGN,), (*STAGE1, SHUFFLED)),
     "PC": ((PREALIGN,), STAGE1),
-    "K": ((PREALIGN, "recipes/kept_words.gin"), (*STAGE1, "pretrain_words/Stream.rows=8")),
+    "K": ((PREALIGN, "parts/kept_words.gin"), (*STAGE1, "pretrain_words/Stream.rows=8")),
     "HELD": ((HELD_PAIR,), ()),
     "HELD-random": ((HELD_PAIR,), (SHUFFLED,)),
     "J-vectors": ((JOINT, VECTORS), ()),

@@ -89,7 +89,7 @@ def test_a_model_that_a_recipe_included_after_it_would_replace_is_refused():
 
 def test_a_value_that_an_include_after_it_would_replace_is_refused():
     _write({"mine.gin": f"PRETRAIN_STEPS = 5\n\ninclude '{JOINT}'\n"})
-    assert "recipes/tiny.gin:6 would replace PRETRAIN_STEPS of mine.gin:1" in _refusal("mine.gin")
+    assert "parts/tiny.gin:6 would replace PRETRAIN_STEPS of mine.gin:1" in _refusal("mine.gin")
     _write({"mine.gin": f"PRETRAIN_STEPS = 700\ninclude '{JOINT}'\n"})  # the same value either way
     assert _recipe("mine.gin").stages[0].steps == 700
     _write({"mine.gin": f"include '{JOINT}'\nPRETRAIN_STEPS = 5\n"})
@@ -99,7 +99,7 @@ def test_a_value_that_an_include_after_it_would_replace_is_refused():
 def test_a_value_given_before_the_file_that_asks_for_it_is_refused():
     _write({"mine.gin": 'TEXT = "lines:en=a"\n'})
     message = _refusal("mine.gin", "recipes/joint_pair_tiny.gin")
-    assert "recipes/joint_pair_tiny.gin:21 would replace TEXT of mine.gin:1" in message
+    assert "recipes/joint_pair_tiny.gin:24 would replace TEXT of mine.gin:1" in message
 
 
 def test_every_value_of_a_base_may_be_replaced():
@@ -129,7 +129,7 @@ def test_every_value_of_a_base_may_be_replaced():
         ("Mixture.rates={[1]: 2}", "unhashable"),
         ("Recipe.seed: 3", "not NAME: VALUE"),
         ("Recipe.seed=1\nRecipe.seed=2", "expected one binding"),
-        ("include 'recipes/tiny.gin'", "expected one binding"),
+        ("include 'parts/tiny.gin'", "expected one binding"),
         ("Recipe.model=@Lama()", "near: Llama"),
         ("Recip.seed=1", "near: Recipe"),
         ("Recipe.sead=1", "sead"),
@@ -154,7 +154,7 @@ def test_a_mistaken_option_is_named(binding, said):
         ("\n# c\nRecipe.seed: 3\n", "a.gin:3: expected NAME = VALUE, not NAME: VALUE (it reads: Recipe.seed: 3)"),
         ("- a\n", "a.gin:1: expected NAME = VALUE"),
         ("Vocabulary.path = runs/x\n", 'a.gin:1: runs is no value; a text wants quotes, NAME = "text"'),
-        ("include recipes/tiny.gin\n", "a.gin:1: recipes is no value; a text wants quotes"),
+        ("include parts/tiny.gin\n", "a.gin:1: recipes is no value; a text wants quotes"),
         ("include 'recipes/tin.gin'\n", "a.gin:1: include 'recipes/tin.gin': no such file"),
         ("include 'recipes'\n", "a.gin:1: include 'recipes': no such file"),
         ("Vocabulary.lowercase = true\n", "a.gin:1: write True, not true"),
@@ -187,12 +187,12 @@ def test_files_of_other_editors_are_read(mark, end):
 
 
 def test_a_part_of_a_recipe_names_what_it_lacks_and_what_includes_it():
-    message = _refusal("recipes/tiny.gin")
-    assert "recipes/tiny.gin:22: %PROBES has no value" in message
-    assert "recipes/tiny.gin may be a part, recipes/held_clone_tiny.gin, " in message
-    message = _refusal("recipes/xlco_stream.gin")
+    message = _refusal("parts/tiny.gin")
+    assert "parts/tiny.gin:22: %PROBES has no value" in message
+    assert "parts/tiny.gin may be a part, recipes/held_clone_tiny.gin, " in message
+    message = _refusal("parts/xlco_stream.gin")
     assert (
-        "no value for Recipe.model, Recipe.vocabulary, Recipe.stages; recipes/xlco_stream.gin may be a part" in message
+        "no value for Recipe.model, Recipe.vocabulary, Recipe.stages; parts/xlco_stream.gin may be a part" in message
     )
     for other in re.findall(r"recipes/\w+\.gin", message):
         assert (gin_files.gin_root() / other).is_file()

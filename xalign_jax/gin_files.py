@@ -1,7 +1,7 @@
 """Read gin files and `--gin.NAME=VALUE` options: every binding with its place, every mistake as one line that names it.
 
 A file that `include` names is looked for in the current directory, then among the packaged files. Packaged files include
-packaged files only, so that a file of the user's that happens to be called `recipes/tiny.gin` changes no packaged recipe.
+packaged files only, so that a file of the user's that happens to be called `parts/tiny.gin` changes no packaged recipe.
 A file never includes itself: where a user's `recipes/x.gin` includes `recipes/x.gin`, the packaged one is meant.
 """
 
