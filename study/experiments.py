@@ -111,7 +111,7 @@ SEARCH = [
 OWN_GIN = ("late", "fading")
 SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in OWN_GIN]
 # HELD without each of its parts, and where nothing can be aligned.
-ROWS, GATHER, HOLD, TIED_ROWS = (f"recipes/{name}.gin" for name in ("rows", "gather_rows", "held_rows", "tied_rows"))
+ROWS, GATHER, HOLD, TIED_ROWS = (f"parts/{name}.gin" for name in ("rows", "gather_rows", "held_rows", "tied_rows"))
 SWITCHING = "parts/switching.gin"
 WORDS_ONLY = tuple(f"{stage}_rows/Stream.feed=@WordFeed()" for stage in ("gather", "pretrain"))
 WORDS_ONLY += ("WordFeed.length=64", "WordFeed.words_per_row=32", "WordFeed.concepts=256")

@@ -154,7 +154,7 @@ def test_a_mistaken_option_is_named(binding, said):
         ("\n# c\nRecipe.seed: 3\n", "a.gin:3: expected NAME = VALUE, not NAME: VALUE (it reads: Recipe.seed: 3)"),
         ("- a\n", "a.gin:1: expected NAME = VALUE"),
         ("Vocabulary.path = runs/x\n", 'a.gin:1: runs is no value; a text wants quotes, NAME = "text"'),
-        ("include parts/tiny.gin\n", "a.gin:1: recipes is no value; a text wants quotes"),
+        ("include parts/tiny.gin\n", "a.gin:1: parts is no value; a text wants quotes"),
         ("include 'recipes/tin.gin'\n", "a.gin:1: include 'recipes/tin.gin': no such file"),
         ("include 'recipes'\n", "a.gin:1: include 'recipes': no such file"),
         ("Vocabulary.lowercase = true\n", "a.gin:1: write True, not true"),

@@ -286,7 +286,37 @@ def as_json(config: Any) -> Any:
     return config
 
 
+# Class -> version of its meaning. Raise it when a class, or a default of it, comes to compute something else: then no old run is
+# taken for a new one.
+MEANINGS: dict[str, int] = {}
+
+
+def _essential(config: Any) -> Any:
+    """What makes a config another one: as `as_json`, without the fields that are at their defaults.
+
+    So a new field whose default keeps the old behaviour changes no identity.
+    """
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        name = type(config).__name__
+        fields = {
+            f.name: _essential(getattr(config, f.name))
+            for f in dataclasses.fields(config)
+            if not _at_default(config, f)
+        }
+        version = {"meaning": MEANINGS[name]} if name in MEANINGS else {}
+        return {"class": name, **version, **fields}
+    if isinstance(config, tuple):
+        return [_essential(item) for item in config]
+    return config
+
+
+def _at_default(config: Any, field: dataclasses.Field) -> bool:
+    if field.default_factory is not dataclasses.MISSING:
+        return getattr(config, field.name) == field.default_factory()
+    return field.default is not gin.REQUIRED and getattr(config, field.name) == field.default
+
+
 def identity(recipe: Recipe) -> str:
-    """The run's identity: a hash of the recipe's canonical JSON."""
-    canonical = json.dumps(as_json(recipe), sort_keys=True, ensure_ascii=False)
+    """The run's identity: a hash of the recipe's canonical JSON, fields at their defaults left out."""
+    canonical = json.dumps(_essential(recipe), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -54,7 +54,7 @@ def _packaged() -> dict[str, bytes]:
 
 def _files() -> list[dict[str, bytes]]:
     """One packaged file of each seed is the user's own: it is found before the packaged one and may be damaged."""
-    files = [{"main.gin": text} for name, text in _packaged().items() if name.startswith("recipes/")]
+    files = [{"main.gin": text} for name, text in _packaged().items() if name.startswith(("recipes/", "parts/"))]
     files += [{"main.gin": f"include '{name}'\n".encode(), name: text} for name, text in _packaged().items()]
     recipe, runtime = _built(JOINT)
     return [*files, {"main.gin": config.dump(recipe, runtime).encode()}]
