@@ -39,10 +39,10 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return statistics.median(seconds), result
 
 
-def compare(prepared, table, config: Switch, length: int) -> float:
+def compare(corpus, table, config: Switch, length: int) -> float:
     """Prints one line; the ratio of the loop's time to the vectorised time. Asserts equal arrays and counts."""
     size, rows = length + table.slack(length, config.rate), TOKENS // length
-    text = np.asarray(prepared.stores["text"]["train"]["en"].tokens)
+    text = np.asarray(corpus.stores["text"]["train"]["en"].tokens)
     base = np.stack([text[row * length : row * length + size] for row in range(rows)])
     keys, language, whole = hash64("rows", np.arange(rows)), np.zeros(rows, np.int64), np.full(rows, size)
 
@@ -72,12 +72,12 @@ def compare(prepared, table, config: Switch, length: int) -> float:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        prepared = synthetic(200_000, Path(folder))
-        assert prepared.lexicon is not None
-        table = build_table(prepared.lexicon.train, prepared.tokenizer)
+        corpus = synthetic(200_000, Path(folder))
+        assert corpus.lexicon is not None
+        table = build_table(corpus.lexicon.train, corpus.tokenizer)
         for length in (64, 512, 2048):
             for rate in (0.05, 0.3):
-                compare(prepared, table, Switch(rate=rate), length)
+                compare(corpus, table, Switch(rate=rate), length)
 
 
 if __name__ == "__main__":

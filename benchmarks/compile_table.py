@@ -37,7 +37,7 @@ class Machine(NamedTuple):
 
 def prealign(rows: int) -> Recipe:
     """PreAlign 1.3 B with that global batch in stage 2, a quarter of it in stage 1."""
-    stage_1 = [f"{stream}/Stream.rows={rows // 4}" for stream in ("align_words", "align_lm")]
+    stage_1 = [f"{stream}/Stream.batch_size={rows // 4}" for stream in ("align_words", "align_lm")]
     return Recipe("recipes/prealign_1_3b.gin", [*PAIR, *stage_1, f"ROWS={rows}", "Runtime.mesh=(-1,16,1)"])
 
 

@@ -113,7 +113,7 @@ def ours(model: Model, start: dict, feed: Words, rows: int) -> Step:
     taken = iter(range(10**9))
 
     def step() -> float:
-        batch = feed.rows(next(taken) * rows, slice(0, rows))
+        batch = feed.batch(next(taken) * rows, slice(0, rows))
         assert not batch["count_dropped"].any(), "rows too few for the words of a step"
         state[0], state[1], value, _ = compiled(*state, batch)
         return float(value)
@@ -221,7 +221,7 @@ def main() -> None:
     model = build(shape, VOCABULARY)
     start = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
 
-    batches = [feed.rows(i * rows, slice(0, rows)) for i in range(8)]
+    batches = [feed.batch(i * rows, slice(0, rows)) for i in range(8)]
     steps = {"packed, ours": ours(model, start, feed, rows)}
     for name, width in (("padded to 30", PUBLISHED_PADDING), ("padded to the longest", None)):
         steps[name] = theirs(shape, start, [padded(batch, width) for batch in batches])

@@ -26,12 +26,12 @@ CALLS, REPEATS = 4, 7
 
 def rate_of(feed, rows: int) -> float:
     """Tokens per second of process time, in millions: the median of REPEATS runs of CALLS calls."""
-    feed.rows(0, slice(0, rows))
+    feed.batch(0, slice(0, rows))
     rates = []
     for repeat in range(REPEATS):
         start = time.process_time()
         for call in range(CALLS):
-            feed.rows((repeat * CALLS + call) * rows, slice(0, rows))
+            feed.batch((repeat * CALLS + call) * rows, slice(0, rows))
         rates.append(CALLS * rows * feed.length / (time.process_time() - start) / 1e6)
     return statistics.median(rates)
 
@@ -43,14 +43,14 @@ def main() -> None:
     mixture = Mixture(tasks=("text",), rates={"en": 0.9, "en_clone": 0.1})
     print(f"{'T':>5} {'plain':>8} {'switching':>10}  million tokens a core-second")
     with tempfile.TemporaryDirectory() as folder:
-        prepared = synthetic(million * 1_000_000, Path(folder))
+        corpus = synthetic(million * 1_000_000, Path(folder))
         for length in (64, 512, 2048):
             rows = TOKENS // length
             plain, switching = (
-                rate_of(WindowFeed(length, switch).build(prepared, mixture, rows, 0), rows)
+                rate_of(WindowFeed(length, switch).build(corpus, mixture, rows, 0), rows)
                 for switch in (None, Switch(rate=0.05))
             )
-            batch = WindowFeed(length, Switch(rate=0.05)).build(prepared, mixture, rows, 0).rows(0, slice(0, rows))
+            batch = WindowFeed(length, Switch(rate=0.05)).build(corpus, mixture, rows, 0).batch(0, slice(0, rows))
             english = batch["language"] == 0
             share = batch["count_switched"][english].sum() / batch["count_words"][english].sum()
             filled = batch["count_filled"].sum() / batch["tokens"].size

@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from xalign_jax.data.corpus import Prepared
+from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.lexicon.lexicon import LexiconTable, Word, concept_table
 from xalign_jax.data.store.store import Store
 from xalign_jax.data.tokens.vocabulary import Tokenizer
@@ -60,7 +60,7 @@ def text_of(types: np.ndarray, tokens: int, rng: np.random.Generator) -> np.ndar
     return np.append(text[text >= 0][: tokens - 1], SyntheticTokenizer.eos).astype(np.uint16)
 
 
-def synthetic(tokens: int, folder: Path) -> Prepared:
+def synthetic(tokens: int, folder: Path) -> Corpus:
     """Data of one language, "en", whose text is memory-mapped from `folder`; every type's translation is another type."""
     rng, tokenizer = np.random.default_rng(0), SyntheticTokenizer()
     types = rng.permutation(word_types(rng))
@@ -75,4 +75,4 @@ def synthetic(tokens: int, folder: Path) -> Prepared:
     none = np.zeros(0, np.int64)
     store = Store(text, none, none, none, none, language="en", task="text", split="train", fingerprint="")
     lexicon = LexiconTable(table, table, concept_table([], table.languages), {})
-    return Prepared(cast(Tokenizer, tokenizer), {"text": {"train": {"en": store}}}, lexicon, None)
+    return Corpus(cast(Tokenizer, tokenizer), {"text": {"train": {"en": store}}}, lexicon, None)

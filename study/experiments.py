@@ -175,13 +175,13 @@ TEXTS = {
 JOINT, PREALIGN = "recipes/joint_pair_tiny.gin", "recipes/prealign_pair_tiny.gin"
 HELD_PAIR, PLUS_PAIR = "recipes/held_pair_tiny.gin", "recipes/prealign_plus_pair_tiny.gin"
 # As many concepts as in the clone, and room for their longer words.
-STAGE1 = ("align_words/WordFeed.concepts=128", "align_words/Stream.rows=16")
+STAGE1 = ("align_words/WordFeed.concepts=128", "align_words/Stream.batch_size=16")
 PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "J": ((JOINT,), ()),
     "JC": ((JOINT, SWITCHING), ()),
     "RC": ((PREALIGN,), (*STAGE1, SHUFFLED)),
     "PC": ((PREALIGN,), STAGE1),
-    "K": ((PREALIGN, "parts/kept_words.gin"), (*STAGE1, "pretrain_words/Stream.rows=8")),
+    "K": ((PREALIGN, "parts/kept_words.gin"), (*STAGE1, "pretrain_words/Stream.batch_size=8")),
     "HELD": ((HELD_PAIR,), ()),
     "HELD-random": ((HELD_PAIR,), (SHUFFLED,)),
     "J-vectors": ((JOINT, VECTORS), ()),

@@ -25,9 +25,9 @@ from xalign_jax.training.evaluate import restored
 KINDS = ("a dictionary word", "part of dictionary words", "a held-out word", "punctuation, digits", "other pieces")
 
 
-def kinds(prepared: Any) -> np.ndarray:
+def kinds(corpus: Any) -> np.ndarray:
     """(base size,) number of each base token's kind in `KINDS`."""
-    tokenizer, lexicon = prepared.tokenizer, prepared.lexicon
+    tokenizer, lexicon = corpus.tokenizer, corpus.lexicon
     found = np.full(tokenizer.base_size, len(KINDS) - 1)
     found[np.asarray(tokenizer.standalone, bool)[: tokenizer.base_size]] = 3
     for number, table, single in ((2, lexicon.heldout, True), (1, lexicon.train, False), (0, lexicon.train, True)):
@@ -41,22 +41,22 @@ def kinds(prepared: Any) -> np.ndarray:
 def losses(directory: Path, windows: int = 256) -> tuple[Any, np.ndarray, np.ndarray]:
     """(prepared data, base ids of the targets, (2, n) losses of English and the clone)."""
     recipe, runtime = config.load([str(directory / "config.gin")], [], (Recipe, Runtime))
-    prepared, mesh, model, _, params = restored(recipe, runtime, directory)
+    corpus, mesh, model, _, params = restored(recipe, runtime, directory)
     found, targets = [], np.zeros(0)
     with jax.set_mesh(mesh):
-        for text in run_texts(prepared, "validation"):
-            rows = of_text(text, prepared.tokenizer, 64, windows)
+        for text in run_texts(corpus, "validation"):
+            rows = of_text(text, corpus.tokenizer, 64, windows)
             real = rows["weights"] > 0
-            nll, mass = score(model, params, rows, prepared.tokenizer.language_rows(text.clone), 32, text.language)
+            nll, mass = score(model, params, rows, corpus.tokenizer.language_rows(text.clone), 32, text.language)
             found.append((nll + mass)[real])
             targets = targets if text.clone else rows["targets"][real]
-    return prepared, targets, np.stack(found)
+    return corpus, targets, np.stack(found)
 
 
 def table(directory: Path) -> str:
     """The loss of both languages by kind of target."""
-    prepared, targets, (english, clone) = losses(directory)
-    kind, rows = kinds(prepared)[targets], []
+    corpus, targets, (english, clone) = losses(directory)
+    kind, rows = kinds(corpus)[targets], []
     for number, name in enumerate(KINDS):
         mine = kind == number
         if mine.any():

@@ -128,7 +128,7 @@ def measures(results: Sequence[Row], languages: Sequence[str]) -> Row:
 
 def tokens(recipe: Recipe) -> Row:
     """Positions of the language-model streams, and of all streams, over the whole run."""
-    read = [(stage.steps * s.rows * s.feed.length, s.mixture) for stage in recipe.stages for s in stage.streams]
+    read = [(stage.steps * s.batch_size * s.feed.length, s.mixture) for stage in recipe.stages for s in stage.streams]
     return {"lm_tokens": sum(n for n, mixture in read if mixture is not None), "tokens": sum(n for n, _ in read)}
 
 

@@ -49,13 +49,13 @@ lm/Stream.name = "lm"
 lm/Stream.feed = @lm/Toy()
 lm/Toy.rates = [1, 2]
 lm/Stream.objective = @Toy()
-lm/Stream.rows = 4
+lm/Stream.batch_size = 4
 more/Stream.name = "more"
 more/Stream.feed = @more/Toy()
 more/Toy.inner = @deep/Toy()
 deep/Toy.size = 99
 more/Stream.objective = @Toy()
-more/Stream.rows = 2
+more/Stream.batch_size = 2
 """
 
 
@@ -134,7 +134,7 @@ def test_what_gin_would_swallow_is_an_error(tmp_path, extra, bindings, said):
         ("lm/Stream.feed = @Toy", "lm/Stream.feed names @Toy: write @Toy()"),
         ("pretrain/Stage.probes = [@Toy]", "pretrain/Stage.probes names @Toy"),
         ("pretrain/Stage.steps = 0", "pretrain/Stage.steps = 0: must be at least 1"),
-        ("lm/Stream.rows = 0", "lm/Stream.rows = 0: must be at least 1"),
+        ("lm/Stream.batch_size = 0", "lm/Stream.batch_size = 0: must be at least 1"),
         ("Recipe.model = 3", "Recipe.model = 3: expected an object, @NAME()"),
         ("Recipe.vocabulary = None", "Recipe.vocabulary = None: expected an object"),
         ("Recipe.stages = [3]", "Recipe.stages = (3,): expected an object, @Stage()"),

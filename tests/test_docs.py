@@ -27,7 +27,7 @@ XLMRoberta.heads = 2
 XLMRoberta.mlp_width = 64
 STEPS = 3
 MLM_ROWS = 8
-distance/Stream.rows = 8
+distance/Stream.batch_size = 8
 Runtime.log_every = 1
 SentenceRetrieval.untrained = False
 """

@@ -191,9 +191,7 @@ def test_a_part_of_a_recipe_names_what_it_lacks_and_what_includes_it():
     assert "parts/tiny.gin:22: %PROBES has no value" in message
     assert "parts/tiny.gin may be a part, recipes/held_clone_tiny.gin, " in message
     message = _refusal("parts/xlco_stream.gin")
-    assert (
-        "no value for Recipe.model, Recipe.vocabulary, Recipe.stages; parts/xlco_stream.gin may be a part" in message
-    )
+    assert "no value for Recipe.model, Recipe.vocabulary, Recipe.stages; parts/xlco_stream.gin may be a part" in message
     for other in re.findall(r"recipes/\w+\.gin", message):
         assert (gin_files.gin_root() / other).is_file()
 

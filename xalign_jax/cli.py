@@ -288,7 +288,7 @@ def _export(options: argparse.Namespace, bindings: list[str]) -> int:
 def _validation_texts(model_dir: Path, tokenizer: Any) -> Any:
     """Token ids of some validation texts of the run in each of its languages, or why there are none: nothing is prepared."""
     from xalign_jax import config
-    from xalign_jax.data.corpus import Prepared
+    from xalign_jax.data.corpus import Corpus
     from xalign_jax.data.store.store import open_stores, open_tokenizer
     from xalign_jax.interop.verify import Missing
     from xalign_jax.recipe import Recipe
@@ -306,7 +306,7 @@ def _validation_texts(model_dir: Path, tokenizer: Any) -> Any:
         if open_tokenizer(recipe.vocabulary, tasks).base_fingerprint != tokenizer.base_fingerprint:
             return Missing("prepared with another vocabulary since")
         for mixture in mixtures:
-            for member in Prepared(tokenizer, stores, None, None).members(mixture, "validation"):
+            for member in Corpus(tokenizer, stores, None, None).members(mixture, "validation"):
                 tokens, offsets = member.tokens[0], member.offsets[0]
                 texts = [tokens[a:b] for a, b in itertools.pairwise(offsets[:4])]
                 found += [tokenizer.clone(text, member.k) for text in texts]
@@ -358,14 +358,14 @@ def _data(options: argparse.Namespace, bindings: list[str]) -> int:
     stages.prepare_data(recipe)
     if options.action == "stats":
         return _stats(recipe)
-    prepared = stages.load_data(recipe)
+    corpus = stages.load_data(recipe)
     if options.action == "prepare":
-        _show(preview.words(prepared))
+        _show(preview.words(corpus))
         return DONE
-    for stage in stages.plan(recipe, prepared):
+    for stage in stages.plan(recipe, corpus):
         for name, feed in stage.feeds.items():
-            batch = feed.rows(feed.first_step, slice(0, feed.count))
-            print(preview.preview(name, batch, feed.feed.languages, prepared))
+            batch = feed.batch(feed.first_step, slice(0, feed.count))
+            print(preview.preview(name, batch, feed.feed.languages, corpus))
     return DONE
 
 

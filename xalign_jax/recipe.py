@@ -155,13 +155,13 @@ class Stream:
     name: str = gin.REQUIRED
     feed: Any = gin.REQUIRED
     objective: Any = gin.REQUIRED
-    rows: int = gin.REQUIRED
+    batch_size: int = gin.REQUIRED
     mixture: Any = None
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         freeze(self)
-        at_least_one(self, "rows")
+        at_least_one(self, "batch_size")
         objects(self, "feed", "objective", "mixture")
         within(self, "[0, inf)", "weight")
 

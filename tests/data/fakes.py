@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from xalign_jax.data.corpus import Prepared
+from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.store.store import Store
 from xalign_jax.data.tokens.words import is_unspaced
 
@@ -71,9 +71,9 @@ def make_store(tokens: np.ndarray, language: str = "en", split: str = "train", e
     )
 
 
-def prepare(tokenizer, texts: dict[str, np.ndarray], lexicon=None, facts=None) -> Prepared:
+def prepare(tokenizer, texts: dict[str, np.ndarray], lexicon=None, facts=None) -> Corpus:
     stores = {"texts": {"train": {language: make_store(tokens, language) for language, tokens in texts.items()}}}
-    return Prepared(tokenizer, stores, lexicon, facts)
+    return Corpus(tokenizer, stores, lexicon, facts)
 
 
 def checksum(batch: dict[str, np.ndarray]) -> int:

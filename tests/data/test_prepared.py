@@ -43,7 +43,7 @@ T = 16
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     rng = np.random.default_rng(0)
     lines = [
@@ -56,16 +56,16 @@ def prepared(tmp_path_factory):
     return data.load(VOCABULARY, LEXICON, FACTS, [mixture, mixture], cache=folder / "cache"), mixture
 
 
-def test_members_are_languages_clones_and_facts(prepared):
-    loaded, mixture = prepared
+def test_members_are_languages_clones_and_facts(corpus):
+    loaded, mixture = corpus
     names = [(member.name, member.language, member.k, member.text) for member in loaded.members(mixture)]
     assert names == [("en", "en", 0, "en"), ("en_clone", "en_clone", 1, "en"), ("facts", "en", 0, "facts")]
     assert [member.name for member in loaded.members(mixture, "validation")] == ["en", "en_clone"]
 
 
-def test_facts_that_no_mixture_tells_are_not_built(prepared):
+def test_facts_that_no_mixture_tells_are_not_built(corpus):
     """Nor are they refused where the dictionary is too small for them; the other members' rows stay what they are."""
-    _, mixture = prepared
+    _, mixture = corpus
     cache = Path(mixture.tasks[0].removeprefix("text:en=")).parent / "cache"
     for rates in ({"en": 0.8, "en_clone": 0.2}, {"en": 1.0, "facts": 0.0}, ()):
         untold = dataclasses.replace(mixture, rates=rates)
@@ -77,8 +77,8 @@ def test_facts_that_no_mixture_tells_are_not_built(prepared):
     assert data.load(VOCABULARY, LEXICON, FACTS, [untold, told], cache=cache).facts is not None
 
 
-def test_a_text_is_a_member_once_and_two_members_have_two_names(prepared):
-    loaded, mixture = prepared
+def test_a_text_is_a_member_once_and_two_members_have_two_names(corpus):
+    loaded, mixture = corpus
     (task,) = mixture.tasks
     twice = Mixture((task, task), languages=("en", "en"))
     once = loaded.members(Mixture((task,), languages=("en",)))
@@ -88,11 +88,11 @@ def test_a_text_is_a_member_once_and_two_members_have_two_names(prepared):
         dataclasses.replace(loaded, stores=stores).members(mixture)
 
 
-def test_switched_windows_read_as_the_same_text(prepared):
+def test_switched_windows_read_as_the_same_text(corpus):
     """A clone's words decode to the base text: inputs without switching and with it are the same sentences."""
-    loaded, mixture = prepared
-    plain = WindowFeed(T).build(loaded, mixture, 200, 0).rows(0, slice(0, 200))
-    batch = WindowFeed(T, Switch(rate=0.5)).build(loaded, mixture, 200, 0).rows(0, slice(0, 200))
+    loaded, mixture = corpus
+    plain = WindowFeed(T).build(loaded, mixture, 200, 0).batch(0, slice(0, 200))
+    batch = WindowFeed(T, Switch(rate=0.5)).build(loaded, mixture, 200, 0).batch(0, slice(0, 200))
     base = loaded.tokenizer.base_size
     assert batch["count_switched"].sum() > 200 and np.array_equal(batch["tokens"] % base, plain["tokens"] % base)
     for before, after in zip(plain["tokens"], batch["tokens"], strict=True):
@@ -100,9 +100,9 @@ def test_switched_windows_read_as_the_same_text(prepared):
     assert np.array_equal(batch["targets"][batch["weights"] > 0], plain["targets"][batch["weights"] > 0])
 
 
-def test_words_decode_to_the_dictionary(prepared):
-    loaded, _ = prepared
-    batch = WordFeed(32, 8, 6).build(loaded, None, 4, 0).rows(0, slice(0, 4))
+def test_words_decode_to_the_dictionary(corpus):
+    loaded, _ = corpus
+    batch = WordFeed(32, 8, 6).build(loaded, None, 4, 0).batch(0, slice(0, 4))
     words = set(loaded.lexicon.train.words)
     for row, slot in zip(*np.nonzero(batch["concept"] >= 0), strict=True):
         mine = batch["segment_ids"][row] == slot + 1
@@ -110,8 +110,8 @@ def test_words_decode_to_the_dictionary(prepared):
     assert batch["count_words"].sum() == 12
 
 
-def test_facts_are_asked_in_words_of_the_dictionary(prepared):
-    loaded, _ = prepared
+def test_facts_are_asked_in_words_of_the_dictionary(corpus):
+    loaded, _ = corpus
     for language, k in ((0, 0), (1, 1)):
         queries = loaded.facts.queries(language)
         rows = loaded.tokenizer.language_rows(k)
@@ -122,23 +122,23 @@ def test_facts_are_asked_in_words_of_the_dictionary(prepared):
         assert set(text) <= set(loaded.lexicon.dictionary.words)
 
 
-def test_facts_need_a_lexicon(prepared):
-    _, mixture = prepared
+def test_facts_need_a_lexicon(corpus):
+    _, mixture = corpus
     cache = Path(mixture.tasks[0].partition("=")[2]).parent / "cache"
     with pytest.raises(UserError, match=r"Recipe\.facts needs Recipe\.lexicon"):
         data.load(VOCABULARY, None, FACTS, [mixture], cache=cache)
 
 
-def test_facts_that_take_more_words_than_there_are_say_what_to_do(prepared):
-    loaded, _ = prepared
+def test_facts_that_take_more_words_than_there_are_say_what_to_do(corpus):
+    loaded, _ = corpus
     with pytest.raises(
         UserError, match=r"take 80 training words .* has 18; lower Facts.count, .* or see in `xalign data"
     ):
         loaded.with_facts(Facts(count=200))
 
 
-def test_stats_add_up_and_name_tasks_in_full(prepared):
-    loaded, mixture = prepared
+def test_stats_add_up_and_name_tasks_in_full(corpus):
+    loaded, mixture = corpus
     shown = preview.texts(loaded)
     assert shown[2].startswith(f"{mixture.tasks[0]} train       en ") and len({len(line) for line in shown[1:]}) == 1
     assert preview.words(loaded) == ["dictionary: 18 of 24 entries are trained on and 6 held out"]
@@ -146,9 +146,9 @@ def test_stats_add_up_and_name_tasks_in_full(prepared):
     assert line.startswith("coverage of running words (training text of en): ")
 
 
-def test_a_preview_shows_switched_words_whole(prepared):
+def test_a_preview_shows_switched_words_whole(corpus):
     """Words: "tree" for "the house" of three tokens, "a" for "b", and two in a row."""
-    loaded, _ = prepared
+    loaded, _ = corpus
     t = loaded.tokenizer
     the, tree, garden, window, sees = (t.encode_words([w])[0] for w in ("the", "tree", "garden", "window", "sees"))
     pad = lambda ids: [ids[0], *[t.pad] * (len(ids) - 1)]  # noqa: E731

@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeTokenizer, checksum, make_store
 
 from xalign_jax.data import preview
-from xalign_jax.data.corpus import Prepared
+from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.feeds import packing
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.feeds.pairs import Pairs, Pieces
@@ -32,7 +32,7 @@ def parallel(language: str, task: str, groups: np.ndarray, seed: int):
 
 
 @pytest.fixture(scope="module")
-def prepared() -> Prepared:
+def corpus() -> Corpus:
     """Task a: 299 groups in de and en, 100 of them twice in fr; alone in de: an empty text and 40 others. Task b: 49."""
     tokenizer = FakeTokenizer([f"▁w{i}" for i in range(240)], clones=1)
     groups = np.arange(1, 300)
@@ -40,7 +40,7 @@ def prepared() -> Prepared:
     a = {"de": parallel("de", "a", alone, 0), "en": parallel("en", "a", groups, 1)}
     a["fr"] = parallel("fr", "a", np.repeat(groups, 2)[:200], 2)
     b = {language: parallel(language, "b", np.arange(1, 50), 3 + i) for i, language in enumerate(("en", "fr"))}
-    return Prepared(tokenizer, {"a": {"train": a}, "b": {"train": b}}, None, None)
+    return Corpus(tokenizer, {"a": {"train": a}, "b": {"train": b}}, None, None)
 
 
 @pytest.fixture
@@ -63,10 +63,10 @@ CHECKSUMS = [2505578756, 4246245812, 3414661746, 2876385161, 1099679157]  # of a
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
-def documents(prepared: Prepared) -> dict[tuple[int, ...], tuple[str, str, int, int]]:
+def documents(corpus: Corpus) -> dict[tuple[int, ...], tuple[str, str, int, int]]:
     """Content -> language, task, group, text hash."""
     found = {}
-    for task, splits in prepared.stores.items():
+    for task, splits in corpus.stores.items():
         for language, store in splits["train"].items():
             for d in range(len(store.offsets) - 1):
                 content = tuple(store.tokens[store.offsets[d] : store.offsets[d + 1] - 1].tolist())
@@ -99,30 +99,30 @@ def same(first: dict, second: dict) -> bool:
 
 
 @pytest.mark.parametrize("config", FEEDS)
-def test_any_slice_of_any_step_equals_the_rows_of_the_whole_batch(prepared, config):
-    feed = config.build(prepared, MIXTURE, 96, 7)
+def test_any_slice_of_any_step_equals_the_rows_of_the_whole_batch(corpus, config):
+    feed = config.build(corpus, MIXTURE, 96, 7)
     first = (feed.block_rows // 96) * 96  # a batch of two blocks
-    whole = feed.rows(first, slice(0, 96))
-    assert same(whole, feed.rows(first, slice(None)))
+    whole = feed.batch(first, slice(0, 96))
+    assert same(whole, feed.batch(first, slice(None)))
     for part in (slice(0, 1), slice(17, 60), slice(95, 96), slice(0, 0)):
-        cold = config.build(prepared, MIXTURE, 96, 7)
-        assert same(cold.rows(first, part), {key: array[part] for key, array in whole.items()})
-    other = config.build(prepared, MIXTURE, 48, 7)
-    assert same(other.rows(first + 48, slice(0, 48)), {key: array[48:] for key, array in whole.items()})
-    assert not same(whole, config.build(prepared, MIXTURE, 96, 8).rows(first, slice(0, 96)))
-    assert feed.rows(10**12, slice(0, 4))["tokens"].shape == (4, T)
+        cold = config.build(corpus, MIXTURE, 96, 7)
+        assert same(cold.batch(first, part), {key: array[part] for key, array in whole.items()})
+    other = config.build(corpus, MIXTURE, 48, 7)
+    assert same(other.batch(first + 48, slice(0, 48)), {key: array[48:] for key, array in whole.items()})
+    assert not same(whole, config.build(corpus, MIXTURE, 96, 8).batch(first, slice(0, 96)))
+    assert feed.batch(10**12, slice(0, 4))["tokens"].shape == (4, T)
 
 
 @pytest.mark.parametrize(("config", "expected"), zip(FEEDS, CHECKSUMS, strict=True))
-def test_batches_of_a_seed_are_fixed(prepared, config, expected):
+def test_batches_of_a_seed_are_fixed(corpus, config, expected):
     """A run that goes on after an update reads what it would have read: this is a format."""
-    assert checksum(config.build(prepared, MIXTURE, 32, 7).rows(32 * 10**6, slice(None))) == expected
+    assert checksum(config.build(corpus, MIXTURE, 32, 7).batch(32 * 10**6, slice(None))) == expected
 
 
 @pytest.mark.parametrize("config", FEEDS)
-def test_shapes_types_and_counts(prepared, config):
-    feed = config.build(prepared, MIXTURE, 0, 0)
-    block = config.build(prepared, MIXTURE, feed.block_rows, 0).rows(0, slice(None))
+def test_shapes_types_and_counts(corpus, config):
+    feed = config.build(corpus, MIXTURE, 0, 0)
+    block = config.build(corpus, MIXTURE, feed.block_rows, 0).batch(0, slice(None))
     views = ("", "key_") if isinstance(config, ContrastFeed) else ("",)
     for view in views:
         for name in ("tokens", "positions", "segment_ids", "token_language"):
@@ -140,12 +140,12 @@ def test_shapes_types_and_counts(prepared, config):
     assert {k: (a.shape, a.dtype) for k, a in block.items()} == {k: (a.shape, a.dtype) for k, a in blank.items()}
 
 
-def test_texts_are_documents_in_their_language_and_clones(prepared):
+def test_texts_are_documents_in_their_language_and_clones(corpus):
     mixture = Mixture(("a", "b"), {"en": 0.3, "en_clone": 0.2, "fr": 0.5})
-    feed = TextFeed(T, S).build(prepared, mixture, 400, 3)
+    feed = TextFeed(T, S).build(corpus, mixture, 400, 3)
     assert feed.languages == ("en", "en_clone", "fr")
-    known, base, shares = documents(prepared), prepared.tokenizer.base_size, np.zeros(3)
-    for _, _, tokens, positions, language in segments(feed.rows(0, slice(None))):
+    known, base, shares = documents(corpus), corpus.tokenizer.base_size, np.zeros(3)
+    for _, _, tokens, positions, language in segments(feed.batch(0, slice(None))):
         assert np.array_equal(positions, np.arange(len(tokens))) and len(set(language)) == 1
         (content,) = texts_of(tokens)
         k = feed.languages[language[0]] == "en_clone"
@@ -154,14 +154,14 @@ def test_texts_are_documents_in_their_language_and_clones(prepared):
     assert np.allclose(shares / shares.sum(), (0.3, 0.2, 0.5), atol=0.03)
 
 
-def test_every_piece_comes_once_in_an_epoch(prepared):
+def test_every_piece_comes_once_in_an_epoch(corpus):
     mixture = Mixture(("a", "b"), {"en": 0.5, "en_clone": 0.5})
-    pieces = Pieces(prepared.members(mixture), mixture, 7, 0)
-    sizes = np.concatenate([np.diff(prepared.stores[t]["train"]["en"].offsets) - 1 for t in "ab"])
+    pieces = Pieces(corpus.members(mixture), mixture, 7, 0)
+    sizes = np.concatenate([np.diff(corpus.stores[t]["train"]["en"].offsets) - 1 for t in "ab"])
     count = int((-(-sizes // 7)).sum())
     assert pieces.report == {"documents": len(sizes), "pieces": count, "empty": 0}
     german = Mixture(("a",), {"de": 1})
-    assert Pieces(prepared.members(german), german, 25, 0).report == {"documents": 339, "pieces": 339, "empty": 1}
+    assert Pieces(corpus.members(german), german, 25, 0).report == {"documents": 339, "pieces": 339, "empty": 1}
     for epoch in range(2):
         items = pieces.items(epoch * count + np.arange(count))
         spans = set(zip(items.store.ravel().tolist(), items.start.ravel().tolist(), strict=True))
@@ -169,10 +169,10 @@ def test_every_piece_comes_once_in_an_epoch(prepared):
 
 
 @pytest.mark.parametrize("pivot", [None, "de", "en"])
-def test_translations_are_of_one_group_and_two_languages(prepared, pivot):
-    feed = TranslationFeed(T, S, 30, pivot).build(prepared, MIXTURE, 500, 0)
-    known, seen = documents(prepared), set()
-    for _, _, tokens, positions, language in segments(feed.rows(0, slice(None))):
+def test_translations_are_of_one_group_and_two_languages(corpus, pivot):
+    feed = TranslationFeed(T, S, 30, pivot).build(corpus, MIXTURE, 500, 0)
+    known, seen = documents(corpus), set()
+    for _, _, tokens, positions, language in segments(feed.batch(0, slice(None))):
         (first, second), half = texts_of(tokens), int(np.flatnonzero(tokens == EOS)[0]) + 1
         assert known[first][1:3] == known[second][1:3] and known[first][0] != known[second][0]
         assert {feed.languages[k] for k in language[:half]} == {known[first][0]}
@@ -183,9 +183,9 @@ def test_translations_are_of_one_group_and_two_languages(prepared, pivot):
     assert seen == pairs
 
 
-def test_xlm_form_restarts_positions_and_has_types_and_cuts_sides(prepared):
-    feed = TranslationFeed(T, S, 10, reset_positions=True, language_types=True).build(prepared, MIXTURE, 200, 0)
-    batch = feed.rows(0, slice(None))
+def test_xlm_form_restarts_positions_and_has_types_and_cuts_sides(corpus):
+    feed = TranslationFeed(T, S, 10, reset_positions=True, language_types=True).build(corpus, MIXTURE, 200, 0)
+    batch = feed.batch(0, slice(None))
     assert np.array_equal(batch["types"], np.maximum(batch["token_language"], 0))
     cut = 0
     for _, _, tokens, positions, _ in segments(batch):
@@ -197,9 +197,9 @@ def test_xlm_form_restarts_positions_and_has_types_and_cuts_sides(prepared):
 
 
 @pytest.mark.parametrize("mixup", [False, True])
-def test_slots_of_queries_and_keys_are_one_item(prepared, mixup):
-    feed = ContrastFeed(T, S, 25, mixup=mixup).build(prepared, MIXTURE, 300, 0)
-    batch, known = feed.rows(0, slice(None)), documents(prepared)
+def test_slots_of_queries_and_keys_are_one_item(corpus, mixup):
+    feed = ContrastFeed(T, S, 25, mixup=mixup).build(corpus, MIXTURE, 300, 0)
+    batch, known = feed.batch(0, slice(None)), documents(corpus)
     keys = {(row, slot): (tokens, language) for row, slot, tokens, _, language in segments(batch, "key_")}
     numbers, orders, roles = {}, set(), set()
     for row, slot, tokens, _, language in segments(batch):
@@ -220,26 +220,26 @@ def test_slots_of_queries_and_keys_are_one_item(prepared, mixup):
     assert batch["text"].dtype == batch["key_text"].dtype == np.uint32 and batch["group"].dtype == np.int32
 
 
-def test_groups_are_dense_over_the_tasks(prepared):
-    batch = ContrastFeed(T, S, 30).build(prepared, MIXTURE, 3000, 0).rows(0, slice(None))
-    known, names = documents(prepared), {}
+def test_groups_are_dense_over_the_tasks(corpus):
+    batch = ContrastFeed(T, S, 30).build(corpus, MIXTURE, 3000, 0).batch(0, slice(None))
+    known, names = documents(corpus), {}
     for row, slot, tokens, *_ in segments(batch):
         (text,) = texts_of(tokens)
         assert names.setdefault(int(batch["group"][row, slot, 0]), known[text][1:3]) == known[text][1:3]
     assert len(set(names.values())) == len(names) and max(names) == 299 + 49 - 1 and len(names) > 300
 
 
-def test_what_has_no_translation_is_left_out_and_reported(prepared):
-    feed = TranslationFeed(T, S, 30).build(prepared, Mixture(("a",)), 4, 0)
+def test_what_has_no_translation_is_left_out_and_reported(corpus):
+    feed = TranslationFeed(T, S, 30).build(corpus, Mixture(("a",)), 4, 0)
     used = {name: feed.report[name] for name in ("documents", "empty", "without translation")}
     assert used == {"documents": 299 + 299 + 200, "empty": 1, "without translation": 40}
-    english = TranslationFeed(T, S, 30).build(prepared, Mixture(("a",), languages=("de", "fr")), 4, 0)
+    english = TranslationFeed(T, S, 30).build(corpus, Mixture(("a",), languages=("de", "fr")), 4, 0)
     assert english.report["documents"] == 100 + 200 and english.languages == ("de", "fr")
     shown = "\n".join(preview.packing({"tlm": feed}))
     assert "stream tlm: documents 798, empty 1, without translation 40, rows a block" in shown
 
 
-def test_pairs_are_texts_of_a_group_that_are_not_empty(prepared):
+def test_pairs_are_texts_of_a_group_that_are_not_empty(corpus):
     """Texts without a group are no translations of each other, nor two of one language; group 0 is a group."""
 
     def store(language: str, groups: list[int], empty: int):
@@ -250,7 +250,7 @@ def test_pairs_are_texts_of_a_group_that_are_not_empty(prepared):
     pairs = Pairs([store("de", [0, 1, -1, 2, 3, 3], 9), store("en", [0, 1, -1, 2], 1)], None)
     assert pairs.report == {"documents": 4, "empty": 1, "without translation": 5}
     assert pairs.group.tolist() == [0, 0, 1, 1] and pairs.language.tolist() == [0, 1, 0, 1]
-    many = Pairs([store for task in prepared.stores.values() for store in task["train"].values()], None)
+    many = Pairs([store for task in corpus.stores.values() for store in task["train"].values()], None)
     expected = np.lexsort((np.arange(len(many.language)), many.language))
     np.testing.assert_array_equal(many.by_language, expected)
 
@@ -258,26 +258,26 @@ def test_pairs_are_texts_of_a_group_that_are_not_empty(prepared):
 @pytest.mark.parametrize(
     "config", [TranslationFeed(T, S, 30), ContrastFeed(T, S, 30), ContrastFeed(T, S, 30, mixup=True)]
 )
-def test_a_lot_decides_which_side_comes_first(prepared, config):
+def test_a_lot_decides_which_side_comes_first(corpus, config):
     """Every pair is drawn by its German text; that text is first, or the query, in half of them."""
-    feed = config.build(prepared, Mixture(("a",), {"de": 1}), 300, 0)
-    first = np.array([feed.languages[language[0]] for *_, language in segments(feed.rows(0, slice(None)))])
+    feed = config.build(corpus, Mixture(("a",), {"de": 1}), 300, 0)
+    first = np.array([feed.languages[language[0]] for *_, language in segments(feed.batch(0, slice(None)))])
     assert len(first) > 300 and abs(np.mean(first == "de") - 0.5) < 0.08
 
 
-def test_without_a_bos_there_is_none(prepared, monkeypatch):
-    monkeypatch.setattr(prepared.tokenizer, "bos", None)
-    batch = TranslationFeed(52, S, 25).build(prepared, MIXTURE, 20, 0).rows(0, slice(None))
-    known = documents(prepared)
+def test_without_a_bos_there_is_none(corpus, monkeypatch):
+    monkeypatch.setattr(corpus.tokenizer, "bos", None)
+    batch = TranslationFeed(52, S, 25).build(corpus, MIXTURE, 20, 0).batch(0, slice(None))
+    known = documents(corpus)
     for _, _, tokens, *_ in segments(batch):
         first, second = (tuple(part[:-1].tolist()) for part in np.split(tokens, np.flatnonzero(tokens == EOS) + 1)[:2])
         assert known[first][2] == known[second][2] and tokens[-1] == EOS
 
 
 @pytest.mark.parametrize("config", FEEDS)
-def test_previews_name_the_languages(prepared, config):
-    feed = config.build(prepared, MIXTURE, 4, 0)
-    text = preview.preview("s", feed.rows(0, slice(None)), feed.languages, prepared)
+def test_previews_name_the_languages(corpus, config):
+    feed = config.build(corpus, MIXTURE, 4, 0)
+    text = preview.preview("s", feed.batch(0, slice(None)), feed.languages, corpus)
     assert "  0.0: [" in text and ("||" in text) == isinstance(config, ContrastFeed)
 
 
@@ -301,9 +301,9 @@ def test_previews_name_the_languages(prepared, config):
         (ContrastFeed(T, S, 9), Mixture(("a",), {"en_clone": 1}), r"Mixture\.rates names 'en_clone'"),
     ],
 )
-def test_bad_settings_are_named(prepared, config, mixture, message):
+def test_bad_settings_are_named(corpus, config, mixture, message):
     with pytest.raises(UserError, match=message):
-        config.build(prepared, mixture, 4, 0)
+        config.build(corpus, mixture, 4, 0)
 
 
 @pytest.mark.parametrize(
@@ -315,9 +315,9 @@ def test_sizes_are_positive(feed, settings, field):
         feed(*settings)
 
 
-def test_a_language_without_a_pair_is_named(prepared):
-    stores = prepared.stores["a"]["train"] | {"sv": parallel("sv", "a", np.arange(900, 950), 9)}
-    data = dataclasses.replace(prepared, stores={"a": {"train": stores}})
+def test_a_language_without_a_pair_is_named(corpus):
+    stores = corpus.stores["a"]["train"] | {"sv": parallel("sv", "a", np.arange(900, 950), 9)}
+    data = dataclasses.replace(corpus, stores={"a": {"train": stores}})
     with pytest.raises(UserError, match=r"Mixture\.rates gives 'sv' a rate, but no text in it has a translation"):
         TranslationFeed(T, S, 9).build(data, Mixture(("a",), {"en": 0.5, "sv": 0.5}), 4, 0)
     assert TranslationFeed(T, S, 9).build(data, Mixture(("a",)), 4, 0).languages == ("de", "en", "fr", "sv")
@@ -330,18 +330,18 @@ def test_slots_must_be_positive(slots):
 
 
 @pytest.mark.parametrize("config", [TextFeed(T, S), ContrastFeed(T, S, 25)])
-def test_rows_are_full_and_little_is_left_over(prepared, config, monkeypatch):
+def test_rows_are_full_and_little_is_left_over(corpus, config, monkeypatch):
     monkeypatch.setattr(packing, "ITEMS", 4096)
-    feed = config.build(prepared, MIXTURE, 5000, 0)
-    batch = feed.rows(30 * feed.block_rows, slice(None))
+    feed = config.build(corpus, MIXTURE, 5000, 0)
+    batch = feed.batch(30 * feed.block_rows, slice(None))
     packed = batch.get("count_texts", batch.get("count_pairs")).sum()
     assert (batch["segment_ids"] > 0).mean() > 0.9 and batch["count_dropped"].sum() < 0.01 * packed
 
 
 @pytest.mark.parametrize("config", [TextFeed(T, S), ContrastFeed(T, S, 25)])
-def test_the_report_says_how_full_the_sampled_blocks_are(prepared, config):
-    feed = config.build(prepared, MIXTURE, 4, 0)
-    blocks = config.build(prepared, MIXTURE, 8 * feed.block_rows, 0).rows(0, slice(None))
+def test_the_report_says_how_full_the_sampled_blocks_are(corpus, config):
+    feed = config.build(corpus, MIXTURE, 4, 0)
+    blocks = config.build(corpus, MIXTURE, 8 * feed.block_rows, 0).batch(0, slice(None))
     full = np.mean([(blocks[view + "segment_ids"] > 0).mean() for view in ("", "key_") if view + "tokens" in blocks])
     assert isinstance(feed.report["percent filled"], int)
     assert abs(feed.report["percent filled"] - 100 * full) <= 0.5 + 1e-9

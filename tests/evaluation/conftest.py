@@ -98,7 +98,7 @@ def _concepts(words: list[tuple[list[int], int, int, int]], languages=("en", "en
 def toy() -> types.SimpleNamespace:
     """Makers of the pieces of a toy run."""
     return types.SimpleNamespace(
-        model=Bigram, params=_params, store=_store, prepared=_prepared, concepts=_concepts, value=_value
+        model=Bigram, params=_params, store=_store, corpus=_prepared, concepts=_concepts, value=_value
     )
 
 

@@ -43,9 +43,9 @@ def measured(toy, tokenizer, probes, scale: float = 1.0, texts: int = 60):
     """Rows of probes on a model whose logits are `scale` times those of random tables."""
     table = _tables(tokenizer, "other")
     stores = [_text(toy, texts), dataclasses.replace(_text(toy, texts), split="train")]
-    prepared = toy.prepared(tokenizer, stores, _lexicon(toy, tokenizer), _facts(tokenizer))
+    corpus = toy.corpus(tokenizer, stores, _lexicon(toy, tokenizer), _facts(tokenizer))
     model = toy.model(tokenizer.size, 16)
-    return run_probes(tuple(probes), model, toy.params(table, table * scale), prepared, 0)
+    return run_probes(tuple(probes), model, toy.params(table, table * scale), corpus, 0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4, math.nan])
@@ -108,8 +108,8 @@ def test_data_is_that_of_the_text_and_not_of_its_tokens(toy, tokenizer):
     found = []
     for store in stores:
         table = np.zeros((tokenizer.size, 4))
-        prepared = toy.prepared(tokenizer, [store])
-        found += probe("Perplexity").rows(toy.model(tokenizer.size, 4), toy.params(table, table), prepared, 0)
+        corpus = toy.corpus(tokenizer, [store])
+        found += probe("Perplexity").rows(toy.model(tokenizer.size, 4), toy.params(table, table), corpus, 0)
     assert len({row["data"] for row in found}) == 1
 
 

@@ -32,23 +32,23 @@ def _grouped(toy, tokenizer):
     de = toy.store([texts[d] for d in (5, 0, 2, 4)], "de", group=np.asarray([4, 0, 2, 3]), text_hash=np.arange(10, 14))
     fr = toy.store([texts[6], texts[1]], "fr", group=np.asarray([5, -1]), text_hash=np.arange(20, 22))
     train = [toy.store(texts, language, split="train") for language in ("en", "de")]
-    return toy.prepared(tokenizer, [en, de, fr, *train])
+    return toy.corpus(tokenizer, [en, de, fr, *train])
 
 
 def test_groups_pair_the_pivot_with_languages_that_share_enough(toy, tokenizer):
-    prepared = _grouped(toy, tokenizer)
-    (pair,) = sentences(prepared, (), 1000, "en", least=2)
+    corpus = _grouped(toy, tokenizer)
+    (pair,) = sentences(corpus, (), 1000, "en", least=2)
     assert pair.languages == ("en", "de")
     np.testing.assert_array_equal(pair.source_hash, [0, 2, 4, 5])
     np.testing.assert_array_equal(pair.target_hash, [11, 12, 13, 10])
     for a, b in zip(pair.source, pair.target, strict=True):
         np.testing.assert_array_equal(a, b)
-    both = sentences(prepared, (), 3, "en", least=1)
+    both = sentences(corpus, (), 3, "en", least=1)
     assert [(pair.languages[1], len(pair.source)) for pair in both] == [("de", 3), ("fr", 1)]
     with pytest.raises(UserError, match=r"SentenceRetrieval\.pivot = 'en'.*\.least"):
-        sentences(prepared, (), 1000, "en", least=5)
+        sentences(corpus, (), 1000, "en", least=5)
     with pytest.raises(UserError, match=r"SentenceRetrieval\.pivot = 'xx'"):
-        sentences(prepared, (), 1000, "xx")
+        sentences(corpus, (), 1000, "xx")
 
 
 def test_rows_of_every_variant_and_control(toy, tokenizer):
@@ -110,15 +110,15 @@ def test_too_few_sentences_are_refused(toy, tokenizer, tmp_path):
         (tmp_path / f"{language}.txt").write_text("one\ntwo\nthree\n")
     files = tuple((language, str(tmp_path / f"{language}.txt")) for language in ("en", "de"))
     model, params = _model(toy, tokenizer, causal=True)
-    prepared = toy.prepared(tokenizer, [])
+    corpus = toy.corpus(tokenizer, [])
     with pytest.raises(UserError, match=r"3 sentences are in both, but SentenceRetrieval\.least = 10; take de out"):
-        SentenceRetrieval(files=files).check(model, prepared)
+        SentenceRetrieval(files=files).check(model, corpus)
     probe = SentenceRetrieval(files=files, least=3, sentences=1)
-    probe.check(model, prepared)
-    rows = probe.rows(model, params, prepared, 0)
+    probe.check(model, corpus)
+    rows = probe.rows(model, params, corpus, 0)
     assert {row["n"] for row in rows} == {1}
     assert "shuffled" not in {row["control"] for row in rows}
-    clones = toy.prepared(tokenizer, [toy.store([[10, 11, 1]])])
+    clones = toy.corpus(tokenizer, [toy.store([[10, 11, 1]])])
     with pytest.raises(UserError, match=r"SentenceRetrieval\.least = 10: the validation text in en has 1 documents"):
         SentenceRetrieval().check(model, clones)
 
@@ -150,14 +150,14 @@ def test_files_are_read_as_other_text_is(toy, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "en.tsv").write_bytes(b"\xef\xbb\xbfa\tone\r\nb\ttwo\r\n")
     (tmp_path / "de.tsv").write_bytes(b"b\tzwei\na\teins")
-    prepared = toy.prepared(tokenizer, [])
-    (pair,) = sentences(prepared, (("en", "~/en.tsv"), ("de", "~/de.tsv")), 9)
+    corpus = toy.corpus(tokenizer, [])
+    (pair,) = sentences(corpus, (("en", "~/en.tsv"), ("de", "~/de.tsv")), 9)
     assert pair.texts == (("one", "two"), ("eins", "zwei"))
     (tmp_path / "de.tsv").write_bytes(b"a\teins\nb\tzw\xf6lf")
     with pytest.raises(UserError, match=r"de\.tsv:2: not UTF-8"):
-        sentences(prepared, (("en", "~/en.tsv"), ("de", "~/de.tsv")), 9)
+        sentences(corpus, (("en", "~/en.tsv"), ("de", "~/de.tsv")), 9)
     with pytest.raises(UserError, match="parallel text needs two or more"):
-        sentences(prepared, (("en", "~/en.tsv"),), 9)
+        sentences(corpus, (("en", "~/en.tsv"),), 9)
 
 
 @pytest.mark.parametrize(
@@ -176,26 +176,26 @@ def test_files_are_refused_as_a_task_refuses_them(toy, tokenizer, tmp_path, name
     for (_, path), content in zip(files, contents, strict=True):
         Path(path).write_text(content, newline="")
     with pytest.raises(UserError, match=said):
-        sentences(toy.prepared(tokenizer, []), files, 9)
+        sentences(toy.corpus(tokenizer, []), files, 9)
 
 
 def test_blank_lines_spaces_and_ids_without_text_are_read_as_a_task_reads_them(toy, tokenizer, tmp_path):
-    prepared = toy.prepared(tokenizer, [])
+    corpus = toy.corpus(tokenizer, [])
     (tmp_path / "en.tsv").write_text("a \t one \n\n b\ttwo\nc\t\n")
     (tmp_path / "de.tsv").write_text("\nb\tzwei\na\teins\t\nc\tdrei\n")
     (tmp_path / "fr.tsv").write_text("b\tdeux\n")
     files = tuple((language, str(tmp_path / f"{language}.tsv")) for language in ("en", "de", "fr"))
-    german, french = sentences(prepared, files, 9)
+    german, french = sentences(corpus, files, 9)
     assert german.texts == (("one", "two"), ("eins", "zwei"))
     assert french.languages == ("en", "fr") and french.texts == (("two",), ("deux",))
     (tmp_path / "a.en").write_text("one\n\nthree \n")
     (tmp_path / "a.de").write_text("eins\nzwei\n drei\n")
-    (pair,) = sentences(prepared, (("en", str(tmp_path / "a.en")), ("de", str(tmp_path / "a.de"))), 9)
+    (pair,) = sentences(corpus, (("en", str(tmp_path / "a.en")), ("de", str(tmp_path / "a.de"))), 9)
     assert pair.texts == (("one", "three"), ("eins", "drei"))
     with pytest.raises(UserError, match=r"a\.de: not a \.tsv file"):
-        sentences(prepared, (files[0], ("de", str(tmp_path / "a.de"))), 9)
+        sentences(corpus, (files[0], ("de", str(tmp_path / "a.de"))), 9)
     with pytest.raises(UserError, match="two files are in 'en'"):
-        sentences(prepared, (files[0], ("en", files[1][1])), 9)
+        sentences(corpus, (files[0], ("en", files[1][1])), 9)
 
 
 @pytest.mark.parametrize(("fitted", "expected"), [(256, range(10)), (8, [0, 3, 6, 9])])
@@ -211,8 +211,8 @@ def test_a_line_that_is_blank_on_either_side_is_no_sentence(toy, tokenizer, tmp_
     (tmp_path / "en.txt").write_text("one\n \nthree\nfour\nfive\n")
     (tmp_path / "de.txt").write_text("eins\nzwei\n\nvier\nfünf\n")
     files = (("en", str(tmp_path / "en.txt")), ("de", str(tmp_path / "de.txt")))
-    prepared = toy.prepared(tokenizer, [])
-    (pair,) = sentences(prepared, files, 2)
+    corpus = toy.corpus(tokenizer, [])
+    (pair,) = sentences(corpus, files, 2)
     assert pair.texts == (("one", "four"), ("eins", "vier"))
 
 
@@ -222,7 +222,7 @@ def test_ngrams_are_of_texts_as_they_are_written_where_these_are_known(toy, toke
     files = {"en": str(tmp_path / "text.txt"), "de": str(tmp_path / "text.txt")}
     monkeypatch.setattr(tokenizer, "decode", lambda ids: "lost")
     model, params = _model(toy, tokenizer, causal=False)
-    rows = SentenceRetrieval(files=files, metrics=["accuracy"]).rows(model, params, toy.prepared(tokenizer, []), 0)
+    rows = SentenceRetrieval(files=files, metrics=["accuracy"]).rows(model, params, toy.corpus(tokenizer, []), 0)
     assert toy.value(rows, "accuracy", language="en->de", control="ngram") == 1.0
 
 

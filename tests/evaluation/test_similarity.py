@@ -34,9 +34,9 @@ def _tables(tokenizer, clone: str, width: int = 16):
 @pytest.mark.parametrize(("clone", "parallel"), [("equal", 1.0), ("other", 0.0)])
 def test_centred_cosine(toy, tokenizer, clone, parallel):
     table = _tables(tokenizer, clone) + 5.0
-    prepared = toy.prepared(tokenizer, [_text(toy)])
+    corpus = toy.corpus(tokenizer, [_text(toy)])
     probe = HiddenCosine(length=12, windows=32, batch=8)  # not the width
-    rows = probe.rows(toy.model(tokenizer.size, 16), toy.params(table, table), prepared, 0)
+    rows = probe.rows(toy.model(tokenizer.size, 16), toy.params(table, table), corpus, 0)
     for level in (0, 1):
         about = {"language": "en_clone", "level": level}
         assert toy.value(rows, "parallel", **about) == pytest.approx(parallel, abs=0.12)
@@ -53,7 +53,7 @@ def test_cosine_of_sentence_pairs(toy, tokenizer, tmp_path):
     table = _tables(tokenizer, "equal")
     files = {"en": str(tmp_path / "a.txt"), "en_clone": str(tmp_path / "b.txt")}
     rows = HiddenCosine(length=32, files=files, batch=8).rows(
-        toy.model(tokenizer.size, 16), toy.params(table, table), toy.prepared(tokenizer, [_text(toy)]), 0
+        toy.model(tokenizer.size, 16), toy.params(table, table), toy.corpus(tokenizer, [_text(toy)]), 0
     )
     assert toy.value(rows, "parallel", level=1) > 0.95
     assert {row["n"] for row in rows} == {30}
@@ -62,14 +62,14 @@ def test_cosine_of_sentence_pairs(toy, tokenizer, tmp_path):
 def test_one_window_or_sentence_is_compared_with_no_other(toy, tokenizer, tmp_path):
     """It would stand for the text that is not parallel as well."""
     model, params = toy.model(tokenizer.size, 16), toy.params(*[_tables(tokenizer, "other")] * 2)
-    prepared = toy.prepared(tokenizer, [toy.store([[*range(10, 18), 1]])])
+    corpus = toy.corpus(tokenizer, [toy.store([[*range(10, 18), 1]])])
     (tmp_path / "a.txt").write_text("one line\n")
     files = {"en": str(tmp_path / "a.txt"), "en_clone": str(tmp_path / "a.txt")}
     for probe in (HiddenCosine(length=16), HiddenCosine(length=16, files=files)):
-        rows = probe.rows(model, params, prepared, 0)
+        rows = probe.rows(model, params, corpus, 0)
         assert {row["metric"] for row in rows} == {"parallel"}
         assert len(rows) == 2
-    assert probe.rows(model, params, toy.prepared(tokenizer, []), 0) == []  # nor can it be centred on itself
+    assert probe.rows(model, params, toy.corpus(tokenizer, []), 0) == []  # nor can it be centred on itself
 
 
 def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
@@ -77,12 +77,12 @@ def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
     table = _tables(tokenizer, "equal")
     model = toy.model(tokenizer.size, 16)
     model.causal = False
-    prepared = toy.prepared(tokenizer, [toy.store([[*range(10, 15), 1], [*range(20, 60), 1]])])
-    rows = HiddenCosine(length=16, batch=2).rows(model, toy.params(table, table), prepared, 0)
+    corpus = toy.corpus(tokenizer, [toy.store([[*range(10, 15), 1], [*range(20, 60), 1]])])
+    rows = HiddenCosine(length=16, batch=2).rows(model, toy.params(table, table), corpus, 0)
     room = 16 - 1 - (tokenizer.bos is not None)
     assert {row["n"] for row in rows} == {5 + room}
     with pytest.raises(UserError, match=r"HiddenCosine\.length = 2: at least 3"):
-        HiddenCosine(length=2, files=(("en", "a"), ("de", "b"))).check(model, prepared)
+        HiddenCosine(length=2, files=(("en", "a"), ("de", "b"))).check(model, corpus)
 
 
 def test_cosines_of_sentences_by_hand_and_files_pass_the_check(toy, tokenizer, tmp_path):
@@ -92,12 +92,12 @@ def test_cosines_of_sentences_by_hand_and_files_pass_the_check(toy, tokenizer, t
         (tmp_path / name).write_text("\n".join(lines) + "\n")
     table = np.random.default_rng(3).normal(size=(tokenizer.size, 16))
     model, params = toy.model(tokenizer.size, 16), toy.params(table, table)
-    prepared = toy.prepared(tokenizer, [_text(toy)])
+    corpus = toy.corpus(tokenizer, [_text(toy)])
     files = {name: str(tmp_path / name) for name in written}
     probe = HiddenCosine(length=32, files=files, batch=8)
     for each in (probe, GradientCosine(length=32, files=files)):
-        each.check(model, prepared)
-    rows = probe.rows(model, params, prepared, 0)
+        each.check(model, corpus)
+    rows = probe.rows(model, params, corpus, 0)
     sides = [np.stack([table[ids].mean(0) for ids in tokenizer.encode(lines)]) for lines in written.values()]
     a, b = (encode.unit(side - side.mean(0)) for side in sides)
     for level in (0, 1):
@@ -122,14 +122,14 @@ def test_cosines_of_tokens_are_over_the_places_that_both_texts_have(toy, tokeniz
 
 def test_gradients_of_the_same_text(toy, tokenizer):
     """A tied clone has the same block gradients; another embedding has unrelated ones."""
-    prepared = toy.prepared(tokenizer, [_text(toy)])
+    corpus = toy.corpus(tokenizer, [_text(toy)])
     probe = GradientCosine(length=16, batches=2, batch=8)
     found = {}
     for clone in ("equal", "other"):
         table = _tables(tokenizer, clone)
         params = toy.params(table, table, layers=2)
         params["layers"] = params["layers"].at[1].multiply(0.5)
-        found[clone] = probe.rows(toy.model(tokenizer.size, 16, layers=2), params, prepared, 0)
+        found[clone] = probe.rows(toy.model(tokenizer.size, 16, layers=2), params, corpus, 0)
     same = toy.value(found["equal"], "cosine", language="en_clone")
     assert same > 0.9
     assert toy.value(found["equal"], "cosine", control="shuffled") < same
@@ -144,7 +144,7 @@ def test_gradient_cosine_is_exact_on_one_tensor(toy, tokenizer):
     params = toy.params(embedding, head)
     store = _text(toy, 4)
     rows = GradientCosine(length=16, batches=1, batch=4).rows(
-        toy.model(tokenizer.size, 4), params, toy.prepared(tokenizer, [store]), 0
+        toy.model(tokenizer.size, 4), params, toy.corpus(tokenizer, [store]), 0
     )
     gradients = []
     for k in (0, 1):
@@ -169,10 +169,10 @@ def test_sentences_predict_their_own_next_tokens():
 
 
 def test_less_text_than_a_batch_of_gradients_is_one_batch(toy, tokenizer):
-    prepared, table = toy.prepared(tokenizer, [_text(toy, 4)]), _tables(tokenizer, "other")  # six rows
+    corpus, table = toy.corpus(tokenizer, [_text(toy, 4)]), _tables(tokenizer, "other")  # six rows
     model, params = toy.model(tokenizer.size, 16), toy.params(table, table)
-    (whole,) = GradientCosine(length=16, batch=8).rows(model, params, prepared, 0)
-    assert [whole] == GradientCosine(length=16, batch=6).rows(model, params, prepared, 0) and whole["n"] == 1
+    (whole,) = GradientCosine(length=16, batch=8).rows(model, params, corpus, 0)
+    assert [whole] == GradientCosine(length=16, batch=6).rows(model, params, corpus, 0) and whole["n"] == 1
 
 
 def _facts(tokenizer, count: int = 12, choices: int = 4):
@@ -225,9 +225,9 @@ class _Knowing:
 @pytest.mark.parametrize("known", [1, 2])
 def test_knowledge_in_the_language_and_across(toy, tokenizer, known):
     lexicon = types.SimpleNamespace(languages=("en", "en_clone"))
-    prepared = toy.prepared(tokenizer, [], lexicon, _facts(tokenizer))
+    corpus = toy.corpus(tokenizer, [], lexicon, _facts(tokenizer))
     model = _Knowing(tokenizer.size, known)
-    rows = Knowledge(batch=16).rows(model, {"scale": jnp.full((), 9.0)}, prepared, 0)
+    rows = Knowledge(batch=16).rows(model, {"scale": jnp.full((), 9.0)}, corpus, 0)
     assert toy.value(rows, "in_language_accuracy", language="en") == 1.0
     across = toy.value(rows, "accuracy", language="en_clone")
     assert across == 1.0 if known == 2 else across < 0.8
@@ -252,24 +252,24 @@ def test_knowledge_scores_are_sums_and_means_where_lengths_differ(toy, tokenizer
         answer=np.array([0, 1], np.int32),
     )
     facts = types.SimpleNamespace(queries=lambda language: queries)
-    prepared = toy.prepared(tokenizer, [], types.SimpleNamespace(languages=("en",)), facts)
+    corpus = toy.corpus(tokenizer, [], types.SimpleNamespace(languages=("en",)), facts)
     model, params = toy.model(size, size), toy.params(np.eye(size), table.T)
     scores = Knowledge(batch=4)._scores(model, params, tokenizer, "en", queries)
     np.testing.assert_allclose(scores[""], [[-2, -3]] * 2, rtol=1e-4)
     np.testing.assert_allclose(scores["_mean"], [[-2, -1.5]] * 2, rtol=1e-4)
-    rows = Knowledge(batch=4).rows(model, params, prepared, 0)
+    rows = Knowledge(batch=4).rows(model, params, corpus, 0)
     assert toy.value(rows, "in_language_accuracy") == toy.value(rows, "in_language_accuracy_mean") == 0.5
     assert {row["n"] for row in rows} == {2}
     queries.answer = np.zeros(2, np.int32)
-    rows = Knowledge(batch=4).rows(model, params, prepared, 0)
+    rows = Knowledge(batch=4).rows(model, params, corpus, 0)
     assert (toy.value(rows, "in_language_accuracy"), toy.value(rows, "in_language_accuracy_mean")) == (1.0, 0.0)
 
 
 def test_knowledge_without_facts_says_so_and_has_no_rows(toy, tokenizer, capsys):
-    prepared = toy.prepared(tokenizer, [])
-    Knowledge().check(_Knowing(8, 1), prepared)
+    corpus = toy.corpus(tokenizer, [])
+    Knowledge().check(_Knowing(8, 1), corpus)
     assert 'name "facts" in Mixture.rates' in capsys.readouterr().err
-    assert Knowledge().rows(_Knowing(8, 1), {}, prepared, 0) == []
+    assert Knowledge().rows(_Knowing(8, 1), {}, corpus, 0) == []
 
 
 def test_probe_files_build():

@@ -36,7 +36,7 @@ lm/Stream.feed = @WindowFeed()
 WindowFeed.length = 8
 lm/Stream.objective = @CausalLM()
 lm/Stream.mixture = @Mixture()
-lm/Stream.rows = 8
+lm/Stream.batch_size = 8
 Mixture.tasks = ("lines:en=gone.txt",)
 Mixture.rates = {"en": 1.0}
 """

@@ -34,7 +34,7 @@ def stage(parametrization):
     return Stage(
         name="pretrain",
         steps=STEPS,
-        streams=[Stream(name="lm", feed=object(), objective=CausalLM(), rows=8)],
+        streams=[Stream(name="lm", feed=object(), objective=CausalLM(), batch_size=8)],
         optimizer=AdamW(),
         schedule=WarmupConstant(peak=0.01),
         parametrization=parametrization,

@@ -28,7 +28,7 @@ LANGUAGES = {"lm": ("a", "b", "c")}
 STAGE = Stage(
     name="pretrain",
     steps=STEPS,
-    streams=[Stream(name="lm", feed=object(), objective=CausalLM(), rows=8)],
+    streams=[Stream(name="lm", feed=object(), objective=CausalLM(), batch_size=8)],
     optimizer=AdamW(clip=0.5),
     schedule=WarmupConstant(peak=0.01),
 )

@@ -30,7 +30,7 @@ def user_error(own: int, directory: Path) -> None:
     """Process 1 finds something wrong while the others wait for it."""
     if own == 1:
         time.sleep(0.5)
-        raise UserError("Stream.rows = 7: no")
+        raise UserError("Stream.batch_size = 7: no")
     distributed.wait_for_all("never")
 
 

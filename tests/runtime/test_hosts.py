@@ -46,9 +46,10 @@ def test_processes_that_do_not_agree_say_what_differs_and_where(tmp_path):
 def test_a_user_error_of_one_process_ends_all_with_its_code(tmp_path):
     codes, errors = meet("user_error", 2, tmp_path)
     assert codes == [2, 2]
-    assert errors[1].splitlines()[-1] == "xalign: Stream.rows = 7: no"
+    assert errors[1].splitlines()[-1] == "xalign: Stream.batch_size = 7: no"
     assert (
-        errors[0].splitlines()[-1] == f"xalign: process 1 ({socket.gethostname()}) ended the run: Stream.rows = 7: no"
+        errors[0].splitlines()[-1]
+        == f"xalign: process 1 ({socket.gethostname()}) ended the run: Stream.batch_size = 7: no"
     )
 
 

@@ -61,7 +61,12 @@ def test_a_recipe_for_simulated_devices(tmp_path: Path):
         ("cpu:8", 0, (), "--num_slices=0"),
         ("cpu:8", 1, ("Runtime.mesh = (3, 2, 1)",), "must multiply to the 8 devices"),
         ("cpu:4", 2, ("Runtime.mesh = (1, -1, 1)",), "must be a multiple of 2"),
-        ("cpu:8", 1, ("align_words/Stream.rows = 12",), "align_words/Stream.rows = 12 does not divide over 8 devices"),
+        (
+            "cpu:8",
+            1,
+            ("align_words/Stream.batch_size = 12",),
+            "align_words/Stream.batch_size = 12 does not divide over 8 devices",
+        ),
         ("cpu:8", 1, ("Vocabulary.path = 'no/spm.model'",), "no/spm.model: no such file; or bind Vocabulary.rows"),
     ],
 )
@@ -78,7 +83,7 @@ def test_a_step_that_does_not_fit_gets_advice():
     found = report.report(next(compile.programs(recipe, runtime, machine)), machine, runtime)
     assert found["memory"]["fits"] is False and "does not fit" in report.table(found)
     says = report.advice(found)
-    assert says.startswith("stage align needs 0.") and "Runtime.remat = True" in says and "Stream.rows" in says
+    assert says.startswith("stage align needs 0.") and "Runtime.remat = True" in says and "Stream.batch_size" in says
     assert "Runtime.accumulate" not in says  # 8 rows of words do not divide further
     assert "Runtime.remat" not in report.advice(found | {"remat": True})
     state = found | {"memory": found["memory"] | {"arguments": 9 * 2**20}}

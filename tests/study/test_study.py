@@ -280,11 +280,11 @@ def test_kinds_of_tokens_go_by_the_nearest_word():
     standalone = np.isin(np.arange(10), [9])
     train = concept_table([Word(0, 0, (3,), "a"), Word(1, 0, (3, 4), "b"), Word(1, 1, (7,), "c")], ("en", "en_clone"))
     heldout = concept_table([Word(2, 0, (5,), "d"), Word(3, 0, (6, 5), "e")], ("en", "en_clone"))
-    prepared = SimpleNamespace(
+    corpus = SimpleNamespace(
         tokenizer=SimpleNamespace(base_size=10, standalone=standalone),
         lexicon=SimpleNamespace(train=train, heldout=heldout),
     )
-    assert gap.kinds(prepared).tolist() == [4, 4, 4, 0, 1, 2, 4, 4, 4, 3]
+    assert gap.kinds(corpus).tolist() == [4, 4, 4, 0, 1, 2, 4, 4, 4, 3]
 
 
 @pytest.mark.slow

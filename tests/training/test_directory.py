@@ -141,18 +141,18 @@ def test_a_dictionary_that_changed_is_named(tmp_path, monkeypatch):
     recipe = SimpleNamespace(lexicon=Lexicon("file", (str(file),), ("en", "de")))
     table = SimpleNamespace(**dict.fromkeys(("ids", "starts", "concept", "language"), toy.np.arange(3)))
     lexicon = SimpleNamespace(train=table, dictionary=table, heldout=table)
-    prepared = SimpleNamespace(lexicon=lexicon, facts=None)
+    corpus = SimpleNamespace(lexicon=lexicon, facts=None)
     file.write_text("cat\tKatze\n")
-    then = inputs.of_data(recipe, prepared)
-    assert claims(tmp_path, monkeypatch, then, inputs.of_data(recipe, prepared)) == then
+    then = inputs.of_data(recipe, corpus)
+    assert claims(tmp_path, monkeypatch, then, inputs.of_data(recipe, corpus)) == then
     file.write_text("cat\tKater\n")
-    changed = inputs.of_data(recipe, prepared)
+    changed = inputs.of_data(recipe, corpus)
     with pytest.raises(UserError, match=rf"Lexicon\.paths\[0\] \({file}\) is \w+, was \w+ when its checkpoints"):
         claims(tmp_path, monkeypatch, then, changed)
     assert claims(tmp_path, monkeypatch, {}, changed) == changed  # a directory of before this was recorded
     table.ids[0] = 7
     with pytest.raises(UserError, match=r"Recipe\.lexicon \(its words\) is"):
-        claims(tmp_path, monkeypatch, changed, inputs.of_data(recipe, prepared))
+        claims(tmp_path, monkeypatch, changed, inputs.of_data(recipe, corpus))
 
 
 def test_a_module_that_changed_is_named(tmp_path, monkeypatch):

@@ -207,9 +207,9 @@ def test_streams_of_one_text_take_turns_and_more_steps_change_none_before(monkey
         both = dataclasses.replace(align, steps=steps, streams=(lm, dataclasses.replace(lm, name="more", rows=4)))
         first, second = train.plan.plan(dataclasses.replace(recipe, stages=(both, pretrain)), None)
         feeds = first.feeds.values()
-        read[steps] = [np.concatenate([f.rows(step, slice(None)) for f in feeds]).tolist() for step in range(steps)]
+        read[steps] = [np.concatenate([f.batch(step, slice(None)) for f in feeds]).tolist() for step in range(steps)]
         assert list(itertools.chain.from_iterable(read[steps])) == list(range(12 * steps))
-        assert second.feeds["pretrain_lm"].rows(steps, slice(0, 1)) == 12 * steps
+        assert second.feeds["pretrain_lm"].batch(steps, slice(0, 1)) == 12 * steps
     assert read[5][:2] == read[2]
 
 
@@ -217,20 +217,20 @@ def test_streams_of_one_text_take_turns_and_more_steps_change_none_before(monkey
 class WithoutTargets(toy.ToyFeed):
     """Batches that can be counted, but have no loss."""
 
-    def build(self, prepared, mixture, rows, seed):
+    def build(self, corpus, mixture, rows, seed):
         return RowsWithoutTargets(self.length, rows, seed, self.bad_row)
 
 
 class RowsWithoutTargets(toy.ToyRows):
-    def rows(self, first_row, row_slice):
-        return {key: value for key, value in super().rows(first_row, row_slice).items() if key != "targets"}
+    def batch(self, first_row, row_slice):
+        return {key: value for key, value in super().batch(first_row, row_slice).items() if key != "targets"}
 
 
 @pytest.mark.parametrize(
     ("mesh", "change", "said"),
     [
         ((3, 1, 1), {}, r"Runtime.mesh = \(3, 1, 1\)"),
-        ((8, 1, 1), {"rows": 12}, r"align_lm/Stream.rows = 12 does not divide over 8 devices"),
+        ((8, 1, 1), {"rows": 12}, r"align_lm/Stream.batch_size = 12 does not divide over 8 devices"),
         ((8, 1, 1), {"feed": toy.ToyFeed(length=64)}, "longer than the model's max_length = 32"),
         (
             (8, 1, 1),

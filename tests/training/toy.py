@@ -68,7 +68,7 @@ class ToyFeed:
     length: int = 16
     bad_row: int = -1
 
-    def build(self, prepared, mixture, rows, seed):
+    def build(self, corpus, mixture, rows, seed):
         return ToyRows(self.length, rows, seed, self.bad_row)
 
 
@@ -80,7 +80,7 @@ class ToyRows:
     bad_row: int
     languages = ("a", "b")
 
-    def rows(self, first_row, row_slice):
+    def batch(self, first_row, row_slice):
         _wait(first_row // self.count)
         row = np.arange(first_row, first_row + self.count)[row_slice][:, None]
         text = (_hash(self.seed + TEXT, row, np.arange(self.length + 1)) % VOCABULARY).astype(np.int32)
@@ -103,7 +103,7 @@ class ToyWords:
     length: int = 16
     words_per_row: int = 8
 
-    def build(self, prepared, mixture, rows, seed):
+    def build(self, corpus, mixture, rows, seed):
         return ToyWordRows(self.length, rows, seed)
 
 
@@ -114,7 +114,7 @@ class ToyWordRows:
     seed: int
     languages = ("a", "b")
 
-    def rows(self, first_row, row_slice):
+    def batch(self, first_row, row_slice):
         words = self.length // 2
         row = np.arange(self.count)[row_slice][:, None]
         concept = (row % (self.count // 2)) * words + np.arange(words)
@@ -140,7 +140,7 @@ class ToySentences:
     length: int = 16
     slots: int = 4
 
-    def build(self, prepared, mixture, rows, seed):
+    def build(self, corpus, mixture, rows, seed):
         return ToySentenceRows(self.length, rows, seed)
 
 
@@ -151,7 +151,7 @@ class ToySentenceRows:
     seed: int
     languages = ("a", "b")
 
-    def rows(self, first_row, row_slice):
+    def batch(self, first_row, row_slice):
         _wait(first_row // self.count)
         row = np.arange(first_row, first_row + self.count)[row_slice][:, None]
         place = np.arange(self.length, dtype=np.int32)
@@ -178,7 +178,7 @@ class ToySentenceRows:
 class ToyProbe:
     """One row: the parameters' sum of absolute values."""
 
-    def rows(self, model, params, prepared, seed):
+    def rows(self, model, params, corpus, seed):
         import jax
 
         total = sum(float(abs(leaf).sum()) for leaf in jax.tree.leaves(params))
@@ -225,9 +225,9 @@ def ids(**settings) -> Tokenizer:
 
 def use_toy_data(tokenizer: Tokenizer | None = None) -> None:
     """Let recipes read made-up data: no text, no vocabulary to prepare."""
-    prepared = SimpleNamespace(tokenizer=tokenizer or ids(), stores={}, lexicon=None, facts=None)
+    corpus = SimpleNamespace(tokenizer=tokenizer or ids(), stores={}, lexicon=None, facts=None)
     stages.prepare_data = lambda recipe: None
-    stages.load_data = stages.blank_data = lambda recipe: prepared
+    stages.load_data = stages.blank_data = lambda recipe: corpus
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ class Member:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class Corpus:
     """A run's data, its texts in `stores`."""
 
     tokenizer: Tokenizer
@@ -50,11 +50,11 @@ class Prepared:
     lexicon: LexiconTable | None
     facts: FactTable | None
 
-    def with_lexicon(self, lexicon: Lexicon) -> Prepared:
+    def with_lexicon(self, lexicon: Lexicon) -> Corpus:
         """This, and a lexicon built on it. Raises UserError as `build_lexicon` does."""
         return dataclasses.replace(self, lexicon=build_lexicon(lexicon, self.tokenizer, self.stores))
 
-    def with_facts(self, facts: Facts) -> Prepared:
+    def with_facts(self, facts: Facts) -> Corpus:
         """This, and facts made of its lexicon's words. Raises UserError without a lexicon, or too few words."""
         if self.lexicon is None:
             raise UserError("Recipe.facts needs Recipe.lexicon: facts are made of dictionary words")
@@ -98,7 +98,7 @@ def load(
     facts: Facts | None,
     mixtures: Sequence[Mixture],
     cache: str | Path | None = None,
-) -> Prepared:
+) -> Corpus:
     """Opens what `store.prepare` wrote for the mixtures' tasks and builds the lexicon and the facts on it.
 
     Facts are built only where a mixture tells them (`Mixture.rates` names "facts"): no probe asks for facts that no
@@ -107,10 +107,10 @@ def load(
     Raises:
       UserError: facts without a lexicon, and whatever building them finds wrong.
     """
-    prepared = open_texts(vocabulary, mixtures, cache)
+    corpus = open_texts(vocabulary, mixtures, cache)
     if lexicon is not None:
-        prepared = prepared.with_lexicon(lexicon)
-    return prepared.with_facts(facts) if facts is not None and tells_facts(mixtures) else prepared
+        corpus = corpus.with_lexicon(lexicon)
+    return corpus.with_facts(facts) if facts is not None and tells_facts(mixtures) else corpus
 
 
 def tells_facts(mixtures: Sequence[Mixture]) -> bool:
@@ -118,9 +118,9 @@ def tells_facts(mixtures: Sequence[Mixture]) -> bool:
     return any(dict(mixture.rates).get(FACTS, 0) for mixture in mixtures)
 
 
-def open_texts(vocabulary: Vocabulary, mixtures: Sequence[Mixture], cache: str | Path | None = None) -> Prepared:
+def open_texts(vocabulary: Vocabulary, mixtures: Sequence[Mixture], cache: str | Path | None = None) -> Corpus:
     """The vocabulary and the stores of the mixtures' tasks that `store.prepare` wrote."""
     tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
     tokenizer = open_tokenizer(vocabulary, tasks, cache)
     stores = {task: open_stores(vocabulary, task, cache, tasks) for task in tasks}
-    return Prepared(tokenizer, stores, None, None)
+    return Corpus(tokenizer, stores, None, None)

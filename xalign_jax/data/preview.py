@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xalign_jax.data.corpus import Prepared
+from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.feeds.codeswitch import build_table
 from xalign_jax.data.feeds.packing import PackedRows, ranges
 from xalign_jax.data.store.store import training_stores
@@ -19,33 +19,33 @@ PREVIEW_ROWS = 4
 COVERAGE_TOKENS = 1_000_000
 
 
-def preview(stream: str, batch: dict[str, np.ndarray], languages: tuple[str, ...], prepared: Prepared) -> str:
+def preview(stream: str, batch: dict[str, np.ndarray], languages: tuple[str, ...], corpus: Corpus) -> str:
     """The first rows of a stream's batch as text, with the words that are switched in them, and the shapes of its arrays."""
     lines = [f"stream {stream}:"]
     if "language" in batch and "concept" not in batch:
         lines[0] += " a word in brackets is read in place of one that began as shown behind the arrow"
     for row in range(min(PREVIEW_ROWS, len(batch["tokens"]))):
         if "concept" in batch:
-            lines.append(f"  {row}: {_words(batch, row, languages, prepared)}")
+            lines.append(f"  {row}: {_words(batch, row, languages, corpus)}")
         elif "token_language" in batch:
-            lines += [f"  {row}.{slot}: {text}" for slot, text in _packed(batch, row, languages, prepared)]
+            lines += [f"  {row}.{slot}: {text}" for slot, text in _packed(batch, row, languages, corpus)]
         else:
-            lines.append(f"  {row} [{languages[batch['language'][row]]}] {_window(batch, row, prepared)}")
+            lines.append(f"  {row} [{languages[batch['language'][row]]}] {_window(batch, row, corpus)}")
     lines.append("  arrays: " + ", ".join(f"{name} {array.shape}" for name, array in batch.items()))
     return "\n".join(lines)
 
 
-def _words(batch: dict[str, np.ndarray], row: int, languages: tuple[str, ...], prepared: Prepared) -> str:
+def _words(batch: dict[str, np.ndarray], row: int, languages: tuple[str, ...], corpus: Corpus) -> str:
     shown = []
     for slot, concept in enumerate(batch["concept"][row]):
         if concept >= 0:
-            text = prepared.tokenizer.decode(batch["tokens"][row][batch["segment_ids"][row] == slot + 1])
+            text = corpus.tokenizer.decode(batch["tokens"][row][batch["segment_ids"][row] == slot + 1])
             shown.append(f"{text} ({languages[batch['language'][row][slot]]}, concept {concept})")
     return "; ".join(shown)
 
 
 def _packed(
-    batch: dict[str, np.ndarray], row: int, languages: tuple[str, ...], prepared: Prepared
+    batch: dict[str, np.ndarray], row: int, languages: tuple[str, ...], corpus: Corpus
 ) -> list[tuple[int, str]]:
     """The slots of a row: its texts with their languages; a key after its query."""
     shown = []
@@ -54,17 +54,17 @@ def _packed(
         for view in ("", "key_") if "group" in batch else ("",):
             mine = batch[f"{view}segment_ids"][row] == slot + 1
             tokens, language = batch[f"{view}tokens"][row][mine], batch[f"{view}token_language"][row][mine]
-            ends = np.flatnonzero(prepared.tokenizer.unclone(tokens) == prepared.tokenizer.eos) + 1
+            ends = np.flatnonzero(corpus.tokenizer.unclone(tokens) == corpus.tokenizer.eos) + 1
             parts = zip(np.split(tokens, ends)[:-1], language[ends - 1], strict=True)
-            views.append(" / ".join(f"[{languages[k]}] {prepared.tokenizer.decode(ids)}" for ids, k in parts))
+            views.append(" / ".join(f"[{languages[k]}] {corpus.tokenizer.decode(ids)}" for ids, k in parts))
         group = f" (group {', '.join(map(str, batch['group'][row][slot]))})" if "group" in batch else ""
         shown.append((slot, "  ||  ".join(views) + group))
     return shown
 
 
-def _window(batch: dict[str, np.ndarray], row: int, prepared: Prepared) -> str:
+def _window(batch: dict[str, np.ndarray], row: int, corpus: Corpus) -> str:
     """A row's text, each switched word as [what is read ← first piece of what stood there]."""
-    tokenizer = prepared.tokenizer
+    tokenizer = corpus.tokenizer
     tokens, targets, weights, segments = (batch[name][row] for name in ("tokens", "targets", "weights", "segment_ids"))
     # Place t + 1 is read, and its original is the target at t; later tokens of a switched word weigh nothing.
     changed = np.append(False, (tokens[1:] != targets[:-1]) & (segments[1:] == segments[:-1]) & (segments[1:] > 0))
@@ -79,14 +79,14 @@ def _window(batch: dict[str, np.ndarray], row: int, prepared: Prepared) -> str:
     return " ".join(shown)
 
 
-def texts(prepared: Prepared) -> list[str]:
+def texts(corpus: Corpus) -> list[str]:
     """The vocabulary's size, and documents and tokens of every text, in lines."""
-    width = max([len(task) for task in prepared.stores] + [4])
-    lines = [f"vocabulary: {prepared.tokenizer.base_size} pieces, {prepared.tokenizer.size} rows"]
+    width = max([len(task) for task in corpus.stores] + [4])
+    lines = [f"vocabulary: {corpus.tokenizer.base_size} pieces, {corpus.tokenizer.size} rows"]
     lines.append(
         f"{'task':<{width}} {'split':<11} {'language':<9} {'documents':>10} {'tokens':>12} {'bytes/token':>11}"
     )
-    for task, splits in prepared.stores.items():
+    for task, splits in corpus.stores.items():
         for split, languages in splits.items():
             for language, store in languages.items():
                 size = store.utf8_bytes.sum() / max(1, len(store.tokens))
@@ -97,14 +97,14 @@ def texts(prepared: Prepared) -> list[str]:
     return lines
 
 
-def words(prepared: Prepared) -> list[str]:
+def words(corpus: Corpus) -> list[str]:
     """What became of the dictionary, if there is one, in lines."""
-    return [] if prepared.lexicon is None else prepared.lexicon.summary
+    return [] if corpus.lexicon is None else corpus.lexicon.summary
 
 
-def facts(prepared: Prepared) -> list[str]:
+def facts(corpus: Corpus) -> list[str]:
     """How many facts there are, in a line, if there are any."""
-    table = prepared.facts
+    table = corpus.facts
     if table is None:
         return []
     return [f"facts: {len(table.triples):,}, {len(table.tokens):,} tokens with repetitions"]
@@ -119,13 +119,13 @@ def packing(feeds: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def coverage(prepared: Prepared) -> list[str]:
+def coverage(corpus: Corpus) -> list[str]:
     """A line: which share of the source language's running words the dictionary can switch, over a million tokens."""
-    if prepared.lexicon is None:
+    if corpus.lexicon is None:
         return []
-    concepts = prepared.lexicon.train
+    concepts = corpus.lexicon.train
     language = clone_index(concepts.languages[0])[0]
-    table, stores = build_table(concepts, prepared.tokenizer), training_stores(prepared.stores, language)
+    table, stores = build_table(concepts, corpus.tokenizer), training_stores(corpus.stores, language)
     if table is None or not stores:
         return [f"coverage of running words (training text of {language}): none"]
     base = np.asarray(stores[0].tokens[:COVERAGE_TOKENS])[None].astype(np.int32)

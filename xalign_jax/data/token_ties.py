@@ -14,7 +14,7 @@ from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from xalign_jax.data.corpus import Prepared
+    from xalign_jax.data.corpus import Corpus
 
 OWN = 10  # a token belongs to a language that uses it this many times as often as the first language does
 
@@ -39,36 +39,36 @@ class TokenTies(NamedTuple):
         return hashlib.sha256(b"".join(array.tobytes() for array in self)).hexdigest()[:16]
 
 
-def own_tokens(prepared: Prepared, languages: tuple[str, ...]) -> np.ndarray:
+def own_tokens(corpus: Corpus, languages: tuple[str, ...]) -> np.ndarray:
     """(L, V) bool: the tokens that belong to each language and not to the first one, `languages[0]`.
 
     A token belongs to a language if its share of the language's running tokens is at least `OWN` times its share of the
     first language's. All tokens of a clone's text belong to the clone; of a vocabulary that two languages share, some do.
     No token belongs to the first language.
     """
-    tokenizer = prepared.tokenizer
+    tokenizer = corpus.tokenizer
     shares = np.zeros((len(languages), tokenizer.size))
     for language, (base, k) in enumerate(map(clone_index, languages)):
-        stores = training_stores(prepared.stores, base)
+        stores = training_stores(corpus.stores, base)
         shares[language, tokenizer.clone(np.arange(tokenizer.base_size), k)] = token_shares(stores, tokenizer)
     own = (shares > 0) & (shares >= OWN * shares[0])
     own[0] = False
     return own
 
 
-def language_ties(prepared: Prepared) -> TokenTies:
+def language_ties(corpus: Corpus) -> TokenTies:
     """Every token that belongs to a language, none of which follows another.
 
     Raises:
       UserError: no lexicon, or no token that belongs to a language.
     """
-    own = _own_tokens(prepared)
+    own = _own_tokens(corpus)
     language = own.argmax(0).astype(np.int32)  # (V,), 0 = none
     token = np.flatnonzero(language).astype(np.int32)
     return TokenTies(token, token, language[token])
 
 
-def translation_ties(prepared: Prepared) -> TokenTies:
+def translation_ties(corpus: Corpus) -> TokenTies:
     """As `language_ties`, and tokens follow the tokens that they translate in the training lexicon.
 
     Words of one token take part, and pieces that translate each other in longer words (`lexicon.subword_pairs`). Where
@@ -77,8 +77,8 @@ def translation_ties(prepared: Prepared) -> TokenTies:
     Raises:
       UserError: as `language_ties`, or no pair of words in the lexicon ties two tokens.
     """
-    own = _own_tokens(prepared)
-    table = with_pieces(prepared.lexicon.train)  # type: ignore[union-attr]
+    own = _own_tokens(corpus)
+    table = with_pieces(corpus.lexicon.train)  # type: ignore[union-attr]
     words = np.flatnonzero(np.diff(table.starts) == 1)  # (W,) words of one token
     ids, concept, language = table.ids[table.starts[words]], table.concept[words], table.language[words]
     # The first language's first word of each concept is the source of the concept's other words.
@@ -102,11 +102,11 @@ def placeholder_ties(rows: int, translations: bool) -> TokenTies:
     return TokenTies(token, token - rows // 2 if translations else token, np.ones_like(token))
 
 
-def _own_tokens(prepared: Prepared) -> np.ndarray:
-    if prepared.lexicon is None:
+def _own_tokens(corpus: Corpus) -> np.ndarray:
+    if corpus.lexicon is None:
         raise UserError("LanguageVectors and TiedRows need Recipe.lexicon, which names the languages")
-    languages = prepared.lexicon.train.languages
-    own = own_tokens(prepared, languages)
+    languages = corpus.lexicon.train.languages
+    own = own_tokens(corpus, languages)
     if not own.any():
         raise UserError(
             f"LanguageVectors and TiedRows: no token is used ten times as often by {', '.join(languages[1:])} "

@@ -39,7 +39,7 @@ def report(program: Program, machine: Machine, runtime: Runtime) -> dict[str, An
         "mesh": dict(program.mesh.shape),
         "remat": runtime.remat,
         "accumulate": runtime.accumulate,
-        "rows": {stream.name: stream.rows for stream in stage.streams},
+        "rows": {stream.name: stream.batch_size for stream in stage.streams},
         "parameters": program.parameters,
         "flops": step_flops(stage, program.model),
     }
@@ -182,5 +182,5 @@ def advice(found: dict[str, Any]) -> str:
     tips = [] if found["remat"] else ["Runtime.remat = True"]
     if all(count % (ways * parts * 2) == 0 for count in found["rows"].values()):
         tips.append(f"Runtime.accumulate = {parts * factor}")
-    tips += [f"fewer {rows}/Stream.rows", "more chips in Runtime.mesh"]
+    tips += [f"fewer {rows}/Stream.batch_size", "more chips in Runtime.mesh"]
     return f"{says}: try {', '.join(tips[:-1])} or {tips[-1]}"

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from xalign_jax.data.corpus import Prepared
+from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.lexicon.facts import FactTable
 from xalign_jax.data.lexicon.lexicon import LexiconTable
 from xalign_jax.data.store.store import Stores
@@ -39,12 +39,12 @@ class RunData:
         self.tokenizer = Tokenizer.load(model_dir / "vocabulary")
 
     @functools.cached_property
-    def _opened(self) -> Prepared:
+    def _opened(self) -> Corpus:
         stages.prepare_data(self._recipe)
-        prepared = stages.load_data(self._recipe)
-        run_directory.claim_data(self._model_dir, prepared)
-        run_directory.claim_inputs(self._model_dir, inputs.of_data(self._recipe, prepared))
-        return prepared
+        corpus = stages.load_data(self._recipe)
+        run_directory.claim_data(self._model_dir, corpus)
+        run_directory.claim_inputs(self._model_dir, inputs.of_data(self._recipe, corpus))
+        return corpus
 
     @property
     def stores(self) -> Stores:

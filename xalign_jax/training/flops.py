@@ -31,22 +31,22 @@ def step_flops(stage: Stage, model: Model) -> float:
 
 def _stream_flops(stream: Stream, model: Model) -> float:
     objective, feed = stream.objective, stream.feed
-    tokens, token = stream.rows * feed.length, _token(model, feed.length)
+    tokens, token = stream.batch_size * feed.length, _token(model, feed.length)
     if isinstance(objective, MaskedLM):
         return tokens * (model.num_layers * token.block + objective.corruption.rate * token.head)
     if isinstance(objective, WordContrast):
         levels = objective.levels or tuple(range(model.num_layers + 1))
         products = len(levels) + objective.head
-        return tokens * max(levels) * token.block + products * _contrast(stream.rows * feed.words_per_row, model)
+        return tokens * max(levels) * token.block + products * _contrast(stream.batch_size * feed.words_per_row, model)
     if isinstance(objective, WordDistance):  # means over a concept's words and over a language's, in each table
         means = (1 + objective.offset) * (1 if model.tied else 2)
-        return means * 4.0 * (stream.rows * feed.words_per_row) ** 2 * model.width
+        return means * 4.0 * (stream.batch_size * feed.words_per_row) ** 2 * model.width
     if isinstance(objective, TranslationRanking):
         level = model.num_layers if objective.level is None else objective.level
         directions = 2 if objective.both_directions else 1
-        return 2 * tokens * level * token.block + directions * _contrast(stream.rows * feed.slots, model)
+        return 2 * tokens * level * token.block + directions * _contrast(stream.batch_size * feed.slots, model)
     if isinstance(objective, XlCo):
-        return _xlco(objective, tokens, stream.rows * feed.slots, token, model)
+        return _xlco(objective, tokens, stream.batch_size * feed.slots, token, model)
     return tokens * model.flops_per_token(feed.length)
 
 

@@ -27,16 +27,16 @@ class Input(NamedTuple):
 Inputs = dict[str, Input]  # by the gin binding that names it
 
 
-def of_data(recipe: Recipe, prepared: Any) -> Inputs:
+def of_data(recipe: Recipe, corpus: Any) -> Inputs:
     """The dictionaries as they are on disk, and the lexicon and the facts that the recipe makes of them."""
     found: Inputs = {}
-    if prepared.lexicon is not None:
+    if corpus.lexicon is not None:
         found |= _dictionaries(recipe.lexicon)
-        tables = (prepared.lexicon.train, prepared.lexicon.dictionary, prepared.lexicon.heldout)
+        tables = (corpus.lexicon.train, corpus.lexicon.dictionary, corpus.lexicon.heldout)
         arrays = [array for t in tables for array in (t.ids, t.starts, t.concept, t.language)]
         found["Recipe.lexicon"] = Input("its words", _hash(*arrays))
-    if prepared.facts is not None:
-        facts = prepared.facts
+    if corpus.facts is not None:
+        facts = corpus.facts
         found["Recipe.facts"] = Input("its facts", _hash(facts.tokens, facts.triples, facts.choices))
     return found
 

@@ -115,7 +115,7 @@ def _differing(there: Any, here: Any) -> list[tuple[str, Any, Any]]:
     return list(_differences(there, here, "Recipe"))
 
 
-def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
+def claim_data(model_dir: Path | epath.Path, corpus: Any) -> None:
     """Refuse to use a checkpoint with another vocabulary or other texts than it was trained on.
 
     Raises:
@@ -125,12 +125,12 @@ def claim_data(model_dir: Path | epath.Path, prepared: Any) -> None:
     if checkpoints is None or not checkpoints.steps():
         return
     known = read_environment(model_dir)
-    if known.get("vocabulary_fingerprint", prepared.tokenizer.fingerprint) != prepared.tokenizer.fingerprint:
+    if known.get("vocabulary_fingerprint", corpus.tokenizer.fingerprint) != corpus.tokenizer.fingerprint:
         raise UserError(
             f"{model_dir}: its vocabulary is not the one the recipe's texts give now; see {model_dir}/vocabulary; "
             "choose another --model_dir to train anew"
         )
-    now = iter(texts(prepared).values())  # the recipe's tasks in its order; paths may be spelled otherwise than then
+    now = iter(texts(corpus).values())  # the recipe's tasks in its order; paths may be spelled otherwise than then
     for task, then in known.get("texts", {}).items():
         if next(now, None) != then:
             raise UserError(
@@ -185,7 +185,7 @@ def describe(
     runtime: Runtime,
     name: str,
     mesh: Any,
-    prepared: Any,
+    corpus: Any,
     read: inputs.Inputs,
 ) -> None:
     """Write `config.gin`, `environment.json`, `vocabulary/` and the lexicon's splits.
@@ -203,30 +203,30 @@ def describe(
         "recipe_name": name,
         "seed": recipe.seed,
         "folder": str(Path.cwd()),
-        "vocabulary_fingerprint": prepared.tokenizer.fingerprint,
+        "vocabulary_fingerprint": corpus.tokenizer.fingerprint,
         "versions": versions(),
         "devices": [str(device) for device in jax.devices()],
         "device_kind": jax.devices()[0].device_kind,
         "processes": jax.process_count(),
         "mesh": dict(mesh.shape),
         "git": git(),
-        "texts": texts(prepared),
+        "texts": texts(corpus),
         "inputs": read,
         **first,
     }
     write_atomically(directory / "environment.json", json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
     with as_local(directory / "vocabulary") as folder:
-        prepared.tokenizer.save(folder)
-    if prepared.lexicon is not None:
+        corpus.tokenizer.save(folder)
+    if corpus.lexicon is not None:
         with as_local(directory / "lexicon") as folder:
-            prepared.lexicon.save(folder)
+            corpus.lexicon.save(folder)
 
 
-def texts(prepared: Any) -> dict[str, Any]:
+def texts(corpus: Any) -> dict[str, Any]:
     """Fingerprints of the prepared text: task -> split -> language."""
     return {
         task: {split: {lang: s.fingerprint for lang, s in found.items()} for split, found in splits.items()}
-        for task, splits in prepared.stores.items()
+        for task, splits in corpus.stores.items()
     }
 
 

@@ -42,9 +42,9 @@ class StepFeed:
     first_row: int
     stride: int
 
-    def rows(self, step: int, row_slice: slice) -> dict[str, np.ndarray]:
+    def batch(self, step: int, row_slice: slice) -> dict[str, np.ndarray]:
         """Rows `row_slice` of the global batch of update `step` (counted from 0 over all stages)."""
-        return self.feed.rows(self.first_row + (step - self.first_step) * self.stride, row_slice)
+        return self.feed.batch(self.first_row + (step - self.first_step) * self.stride, row_slice)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _check_stage(recipe: Recipe, stage: Stage) -> None:
         if hasattr(stream.feed, "check"):
             stream.feed.check(stream.mixture, recipe.lexicon is not None)
         if hasattr(stream.objective, "check"):
-            stream.objective.check(stream.rows * stream.feed.slots)
+            stream.objective.check(stream.batch_size * stream.feed.slots)
     for probe in stage.probes:
         if hasattr(probe, "check_model"):
             probe.check_model(recipe.model)
@@ -141,9 +141,9 @@ def _check_names(recipe: Recipe) -> None:
 def check_rows(recipe: Recipe, ways: int, parts: int) -> None:
     """Every stream's rows must split evenly over the mesh's (data, fsdp) devices and the parts of an accumulation."""
     for stream in _streams(recipe):
-        if stream.rows % (ways * parts):
+        if stream.batch_size % (ways * parts):
             among = f"{ways} devices (Runtime.mesh)" + (f" x {parts} parts (Runtime.accumulate)" if parts > 1 else "")
-            raise UserError(f"{stream.name}/Stream.rows = {stream.rows} does not divide over {among}")
+            raise UserError(f"{stream.name}/Stream.batch_size = {stream.batch_size} does not divide over {among}")
 
 
 def check_batches(stages: list[PlannedStage], model: Model, layouts: list[Layout]) -> None:
@@ -154,8 +154,10 @@ def check_batches(stages: list[PlannedStage], model: Model, layouts: list[Layout
     """
     for planned, known in zip(stages, layouts, strict=True):
         for stream in planned.stage.streams:
-            row = planned.feeds[stream.name].rows(planned.first_step, slice(0, 1))
-            batch = {key: jax.ShapeDtypeStruct((stream.rows, *one.shape[1:]), one.dtype) for key, one in row.items()}
+            row = planned.feeds[stream.name].batch(planned.first_step, slice(0, 1))
+            batch = {
+                key: jax.ShapeDtypeStruct((stream.batch_size, *one.shape[1:]), one.dtype) for key, one in row.items()
+            }
             memory = known.abstract.memory.get(stream.name, {})
             try:
                 jax.eval_shape(functools.partial(_loss, stream.objective, model), known.abstract_params, memory, batch)
@@ -194,13 +196,13 @@ def check_types(stages: list[PlannedStage], model: Model) -> None:
             )
 
 
-def check_probes(probes: Iterable[Any], model: Model, prepared: Any) -> None:
+def check_probes(probes: Iterable[Any], model: Model, corpus: Any) -> None:
     """Probes that say what they need, of the model (`check_model`) and of the data (`check`), must have it."""
     for probe in probes:
         if hasattr(probe, "check_model"):
             probe.check_model(model)
         if hasattr(probe, "check"):
-            probe.check(model, prepared)
+            probe.check(model, corpus)
 
 
 def _streams(recipe: Recipe) -> list[Stream]:
@@ -224,26 +226,26 @@ def prepare_data(recipe: Recipe) -> None:
     store.prepare(recipe.vocabulary, tasks, recipe.modules)
 
 
-def load_data(recipe: Recipe) -> data.Prepared:
+def load_data(recipe: Recipe) -> data.Corpus:
     """Open the prepared texts, vocabulary, lexicon and facts."""
     return data.load(recipe.vocabulary, recipe.lexicon, recipe.facts, mixtures(recipe))
 
 
-def blank_data(recipe: Recipe) -> data.Prepared:
+def blank_data(recipe: Recipe) -> data.Corpus:
     """The recipe's vocabulary and no text, for whoever needs shapes only. Nothing is read but a vocabulary's own file.
 
     Raises:
       UserError: that file is missing, and the recipe does not say how many rows it needs.
     """
-    return data.Prepared(blank_tokenizer(recipe.vocabulary), {}, None, None)
+    return data.Corpus(blank_tokenizer(recipe.vocabulary), {}, None, None)
 
 
 def blank_batches(stage: Stage) -> dict[str, dict[str, np.ndarray]]:
     """A step's batches, by stream, of the shapes and dtypes that its feeds give, without text or memory."""
-    return {stream.name: stream.feed.blank(stream.rows) for stream in stage.streams}
+    return {stream.name: stream.feed.blank(stream.batch_size) for stream in stage.streams}
 
 
-def plan(recipe: Recipe, prepared: data.Prepared) -> list[PlannedStage]:
+def plan(recipe: Recipe, corpus: data.Corpus) -> list[PlannedStage]:
     """Feeds for every stage. The cursor of a (mixture, kind of feed) runs on from stage to stage.
 
     Streams of a stage that share one take turns, so that what a step reads does not depend on how many steps follow.
@@ -254,13 +256,13 @@ def plan(recipe: Recipe, prepared: data.Prepared) -> list[PlannedStage]:
         keys = {stream.name: (stream.mixture, type(stream.feed).__name__) for stream in stage.streams}
         strides: Counter[tuple[Any, str]] = Counter()
         for stream in stage.streams:
-            strides[keys[stream.name]] += stream.rows
+            strides[keys[stream.name]] += stream.batch_size
         feeds, turn = {}, cursors.copy()
         for stream in stage.streams:
             key = keys[stream.name]
-            feed = stream.feed.build(prepared, stream.mixture, stream.rows, recipe.seed)
-            feeds[stream.name] = StepFeed(feed, stream.rows, first, turn[key], strides[key])
-            turn[key] += stream.rows
+            feed = stream.feed.build(corpus, stream.mixture, stream.batch_size, recipe.seed)
+            feeds[stream.name] = StepFeed(feed, stream.batch_size, first, turn[key], strides[key])
+            turn[key] += stream.batch_size
         for key, stride in strides.items():
             cursors[key] += stage.steps * stride
         planned.append(PlannedStage(stage, first, first + stage.steps, feeds))

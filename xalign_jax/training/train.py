@@ -31,9 +31,7 @@ from xalign_jax.training.state import TrainState
 from xalign_jax.training.step import jit_step, make_step, stream_key
 from xalign_jax.training.warm_start import initial_params
 
-MEMORY_ADVICE = (
-    "bind Runtime.accumulate = 2 or more, Runtime.remat = True, a Runtime.mesh with more fsdp, or fewer Stream.rows"
-)
+MEMORY_ADVICE = "bind Runtime.accumulate = 2 or more, Runtime.remat = True, a Runtime.mesh with more fsdp, or fewer Stream.batch_size"
 
 
 class Interrupted(Exception):
@@ -67,21 +65,19 @@ class Run:
         distributed.wait_for_all("data")
         if not distributed.is_main():  # a host with a cache of its own
             stages.prepare_data(recipe)
-        self.prepared = stages.load_data(recipe)
-        if distributed.is_main() and self.prepared.lexicon is not None:
-            print(*self.prepared.lexicon.summary, sep="\n", file=sys.stderr, flush=True)
-        run_directory.claim_data(self.model_dir, self.prepared)
-        self.inputs |= run_directory.claim_inputs(self.model_dir, inputs.of_data(recipe, self.prepared))
-        self.model = build_model(recipe, runtime, self.prepared.tokenizer)
-        self.stages = stages.plan(recipe, self.prepared)
-        self.coordinates = {
-            stage.name: stage.parametrization.bind(self.model, self.prepared) for stage in recipe.stages
-        }
+        self.corpus = stages.load_data(recipe)
+        if distributed.is_main() and self.corpus.lexicon is not None:
+            print(*self.corpus.lexicon.summary, sep="\n", file=sys.stderr, flush=True)
+        run_directory.claim_data(self.model_dir, self.corpus)
+        self.inputs |= run_directory.claim_inputs(self.model_dir, inputs.of_data(recipe, self.corpus))
+        self.model = build_model(recipe, runtime, self.corpus.tokenizer)
+        self.stages = stages.plan(recipe, self.corpus)
+        self.coordinates = {stage.name: stage.parametrization.bind(self.model, self.corpus) for stage in recipe.stages}
         stages.check_batches(self.stages, self.model, states)
         stages.check_types(self.stages, self.model)
-        stages.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.prepared)
+        stages.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.corpus)
         if jax.process_count() > 1:
-            own = {"texts": run_directory.texts(self.prepared), "inputs": inputs.fingerprints(self.inputs)}
+            own = {"texts": run_directory.texts(self.corpus), "inputs": inputs.fingerprints(self.inputs)}
             own |= {"first rows": first_rows(self.stages)}
             bound = {f"{name}/Stage.parametrization": found.fingerprint for name, found in self.coordinates.items()}
             distributed.agree(own | bound)
@@ -119,7 +115,7 @@ class Run:
             failures.advise(MEMORY_ADVICE),
         ):
             if distributed.is_main():
-                about = (self.name, self.mesh, self.prepared, self.inputs)
+                about = (self.name, self.mesh, self.corpus, self.inputs)
                 run_directory.describe(self.model_dir, self.recipe, self.runtime, *about)
             distributed.wait_for_all("model directory")
             self.checkpoints = Checkpoints(self.model_dir / "checkpoints", keep=self.runtime.keep_checkpoints)
@@ -183,7 +179,7 @@ class Run:
         if previous is None:
             params = None
             if self.recipe.init_from is not None:
-                params = {"model": initial_params(self.recipe, self.model, self.prepared, self.mesh)}
+                params = {"model": initial_params(self.recipe, self.model, self.corpus, self.mesh)}
         else:
             before = self.stages[number - 1].stage
             params, memory = self._parameters(before, previous), previous.memory
@@ -224,7 +220,7 @@ class Run:
             current = self._steps(planned, current, meter, log)
         except NotFinite as found:
             self.checkpoints.wait()
-            batch = {name: feed.rows(found.step - 1, slice(0, feed.count)) for name, feed in planned.feeds.items()}
+            batch = {name: feed.batch(found.step - 1, slice(0, feed.count)) for name, feed in planned.feeds.items()}
             reason = f"stage {planned.stage.name}, step {found.step}: {found.what} is not finite"
             if distributed.is_main():
                 run_directory.record_failure(
@@ -301,7 +297,7 @@ class Run:
 
         def batches(at: int) -> dict[str, dict[str, jax.Array]]:
             return {
-                name: sharding.global_batch(functools.partial(feed.rows, at), feed.count, self.mesh)
+                name: sharding.global_batch(functools.partial(feed.batch, at), feed.count, self.mesh)
                 for name, feed in feeds.items()
             }
 
@@ -316,7 +312,7 @@ class Run:
 
     def _probe(self, current: TrainState, at: int, planned: stages.PlannedStage) -> None:
         params = self._parameters(planned.stage, current)
-        rows = run_probes(planned.stage.probes, self.model, params["model"], self.prepared, self.recipe.seed)
+        rows = run_probes(planned.stage.probes, self.model, params["model"], self.corpus, self.recipe.seed)
         if distributed.is_main():
             run_directory.add_results(self.model_dir, rows, planned.stage.name, at, self.recipe.seed)
 
@@ -326,12 +322,12 @@ def _only_if_any(**trees: Any) -> dict[str, Any]:
     return {name: tree for name, tree in trees.items() if tree}
 
 
-def run_probes(probes: tuple, model: Model, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+def run_probes(probes: tuple, model: Model, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
     """The rows of all probes, in their order, each with its probe's settings."""
     rows: list[dict[str, Any]] = []
     for probe in tqdm(probes, desc="probes", unit="probe", disable=not (probes and distributed.is_main())):
         settings = as_json(probe)
-        rows += [{**row, "settings": settings} for row in probe.rows(model, params, prepared, seed)]
+        rows += [{**row, "settings": settings} for row in probe.rows(model, params, corpus, seed)]
     return rows
 
 
@@ -339,7 +335,9 @@ def first_rows(stages: list[stages.PlannedStage]) -> dict[str, str]:
     """A hash of each stream's first two rows: what the recipe's texts, lexicon and modules come to on this host."""
     return {
         f"{planned.stage.name}/{name}": hashlib.sha256(
-            b"".join(rows[key].tobytes() for rows in (feed.rows(feed.first_step, slice(0, 2)),) for key in sorted(rows))
+            b"".join(
+                rows[key].tobytes() for rows in (feed.batch(feed.first_step, slice(0, 2)),) for key in sorted(rows)
+            )
         ).hexdigest()[:16]
         for planned in stages
         for name, feed in planned.feeds.items()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from xalign_jax.data.corpus import Prepared
+from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.new_rows import RowSources, row_sources
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
@@ -21,7 +21,7 @@ from xalign_jax.runtime import sharding
 from xalign_jax.runtime.restore import restore_model
 
 
-def initial_params(recipe: Recipe, model: Model, prepared: Prepared, mesh: Mesh) -> Params:
+def initial_params(recipe: Recipe, model: Model, corpus: Corpus, mesh: Mesh) -> Params:
     """The model's parameters of `Recipe.init_from`, with rows for the tokens that it lacks (`Recipe.new_rows`).
 
     Raises:
@@ -30,8 +30,8 @@ def initial_params(recipe: Recipe, model: Model, prepared: Prepared, mesh: Mesh)
     source = Path(recipe.init_from or "")
     if not (source / "vocabulary").is_dir():
         raise UserError(f"Recipe.init_from = {recipe.init_from!r}: no vocabulary there; is it a model directory?")
-    old, new = Tokenizer.load(source / "vocabulary"), prepared.tokenizer
-    sources = row_sources(old, new, recipe.new_rows, prepared.lexicon)
+    old, new = Tokenizer.load(source / "vocabulary"), corpus.tokenizer
+    sources = row_sources(old, new, recipe.new_rows, corpus.lexicon)
     if sources is None:
         return restore_model(source, None, model, mesh)[1]
     ordinary = int(np.sum(~new.special))

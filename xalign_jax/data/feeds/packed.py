@@ -14,7 +14,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.recipe import at_least_one, freeze
 
 if TYPE_CHECKING:
-    from xalign_jax.data.corpus import Prepared
+    from xalign_jax.data.corpus import Corpus
     from xalign_jax.data.store.store import Mixture
 
 
@@ -40,9 +40,7 @@ class TextFeed:
         """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
         reads(self, mixture)
 
-    def build(
-        self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
-    ) -> PackedRows:
+    def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> PackedRows:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
@@ -50,11 +48,11 @@ class TextFeed:
         """
         mixture = reads(self, mixture)
         own = int(hash64(seed, "TextFeed"))
-        most = self.length - _specials(prepared, 1)
+        most = self.length - _specials(corpus, 1)
         if most < 1:
             raise UserError(f"TextFeed.length = {self.length}: no room for a token beside bos and eos; raise it")
-        pieces = Pieces(prepared.members(mixture, split), mixture, most, own)
-        return PackedRows(pieces, Form(self.length, self.slots), prepared.tokenizer, rows, own)
+        pieces = Pieces(corpus.members(mixture, split), mixture, most, own)
+        return PackedRows(pieces, Form(self.length, self.slots), corpus.tokenizer, rows, own)
 
     def blank(self, rows: int) -> Batch:
         """`rows` rows without text, for whoever needs shapes only."""
@@ -91,18 +89,16 @@ class TranslationFeed:
         """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
         reads(self, mixture)
 
-    def build(
-        self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
-    ) -> PackedRows:
+    def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> PackedRows:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
           UserError: no translation pairs, a language of the rates without any, or sides too long for the row.
         """
-        _check_side(self, 2, prepared)
+        _check_side(self, 2, corpus)
         own = int(hash64(seed, "TranslationFeed"))
-        items = PairItems(_examples(self, prepared, mixture, own, split), 1, False, self.side, own)
-        return PackedRows(items, self._form(), prepared.tokenizer, rows, own)
+        items = PairItems(_examples(self, corpus, mixture, own, split), 1, False, self.side, own)
+        return PackedRows(items, self._form(), corpus.tokenizer, rows, own)
 
     def blank(self, rows: int) -> Batch:
         """`rows` rows without text, for whoever needs shapes only."""
@@ -141,26 +137,24 @@ class ContrastFeed:
         """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
         reads(self, mixture)
 
-    def build(
-        self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train"
-    ) -> PackedRows:
+    def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> PackedRows:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
           UserError: no translation pairs, a language of the rates without any, or sides too long for the row.
         """
-        _check_side(self, 2 if self.mixup else 1, prepared)
+        _check_side(self, 2 if self.mixup else 1, corpus)
         own = int(hash64(seed, "ContrastFeed"))
-        items = PairItems(_examples(self, prepared, mixture, own, split), 2, self.mixup, self.side, own)
-        return PackedRows(items, Form(self.length, self.slots), prepared.tokenizer, rows, own)
+        items = PairItems(_examples(self, corpus, mixture, own, split), 2, self.mixup, self.side, own)
+        return PackedRows(items, Form(self.length, self.slots), corpus.tokenizer, rows, own)
 
     def blank(self, rows: int) -> Batch:
         """`rows` rows without text, for whoever needs shapes only."""
         return blank_rows(rows, Form(self.length, self.slots), "pairs", views=2, texts=2 if self.mixup else 1)
 
 
-def _specials(prepared: Prepared, texts: int) -> int:
-    return texts + (prepared.tokenizer.bos is not None)
+def _specials(corpus: Corpus, texts: int) -> int:
+    return texts + (corpus.tokenizer.bos is not None)
 
 
 def reads(feed: Any, mixture: Mixture | None) -> Mixture:
@@ -170,8 +164,8 @@ def reads(feed: Any, mixture: Mixture | None) -> Mixture:
     return mixture
 
 
-def _check_side(feed: Any, texts: int, prepared: Prepared) -> None:
-    name, needed = type(feed).__name__, texts * feed.side + _specials(prepared, texts)
+def _check_side(feed: Any, texts: int, corpus: Corpus) -> None:
+    name, needed = type(feed).__name__, texts * feed.side + _specials(corpus, texts)
     if needed > feed.length:
         raise UserError(
             f"{name}.side = {feed.side}: {texts} of them and their specials take {needed} tokens, more than "
@@ -179,13 +173,13 @@ def _check_side(feed: Any, texts: int, prepared: Prepared) -> None:
         )
 
 
-def _examples(feed: Any, prepared: Prepared, mixture: Mixture | None, seed: int, split: str) -> PairExamples:
+def _examples(feed: Any, corpus: Corpus, mixture: Mixture | None, seed: int, split: str) -> PairExamples:
     name, mixture = type(feed).__name__, reads(feed, mixture)
-    languages = {member.text for member in prepared.members(mixture, split)}
+    languages = {member.text for member in corpus.members(mixture, split)}
     stores = [
         store
         for task in mixture.tasks
-        for language, store in prepared.stores[task].get(split, {}).items()
+        for language, store in corpus.stores[task].get(split, {}).items()
         if language in languages
     ]
     known = sorted({store.language for store in stores})

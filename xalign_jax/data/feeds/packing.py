@@ -116,7 +116,7 @@ class PackedRows:
         self.report = {**source.report, "rows a block": self.block_rows, "percent filled": round(100 * filled)}
         self._block = functools.lru_cache(maxsize=_KEPT)(self._make)
 
-    def rows(self, first_row: int, row_slice: slice) -> Batch:
+    def batch(self, first_row: int, row_slice: slice) -> Batch:
         """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.
 
         Returns:

@@ -23,7 +23,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.recipe import at_least_one, freeze
 
 if TYPE_CHECKING:
-    from xalign_jax.data.corpus import Prepared
+    from xalign_jax.data.corpus import Corpus
     from xalign_jax.data.store.store import Mixture
     from xalign_jax.data.tokens.vocabulary import Tokenizer
 
@@ -55,20 +55,20 @@ class WindowFeed:
         if self.switch is not None and not lexicon:
             raise UserError("WindowFeed.switch needs Recipe.lexicon")
 
-    def build(self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Windows:
+    def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Windows:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
           UserError: rates that do not fit the mixture, a member with less text than one window, or no lexicon.
         """
         mixture = reads(self, mixture)
-        members = prepared.members(mixture, split)
+        members = corpus.members(mixture, split)
         sizes = {member.name: member.size for member in members}
         rates = member_rates(sizes, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
         used = [member for member in members if rates[member.name] > 0]
         counts = block_counts({member.name: rates[member.name] for member in used}, explicit=bool(mixture.rates))
-        switching = _switching(self.switch, self.length, prepared, used)
-        return Windows(self.length, rows, prepared.tokenizer, used, counts, seed, switching)
+        switching = _switching(self.switch, self.length, corpus, used)
+        return Windows(self.length, rows, corpus.tokenizer, used, counts, seed, switching)
 
     def blank(self, rows: int) -> Batch:
         """`rows` rows without text, for whoever needs shapes only."""
@@ -88,16 +88,16 @@ class _Switching:
     slack: int
 
 
-def _switching(config: Switch | None, length: int, prepared: Prepared, members: list[Member]) -> _Switching | None:
+def _switching(config: Switch | None, length: int, corpus: Corpus, members: list[Member]) -> _Switching | None:
     """None where nothing would be switched. Facts are text of the source language, switched as all of it is."""
     if config is None:
         return None
-    if prepared.lexicon is None:
+    if corpus.lexicon is None:
         raise UserError("WindowFeed.switch needs Recipe.lexicon")
-    table = build_table(prepared.lexicon.train, prepared.tokenizer, config.both_ways)
+    table = build_table(corpus.lexicon.train, corpus.tokenizer, config.both_ways)
     if table is None or config.rate == 0:
         return None
-    keyed = {name: i for i, name in enumerate(prepared.lexicon.languages) if i == 0 or config.both_ways}
+    keyed = {name: i for i, name in enumerate(corpus.lexicon.languages) if i == 0 or config.both_ways}
     language = np.array([keyed.get(m.language, -1) for m in members])
     return _Switching(config, table, language, table.slack(length, config.rate))
 
@@ -143,7 +143,7 @@ class Windows:
         self._eos, self._bos = tokenizer.eos, tokenizer.bos
         self._pad = 0 if tokenizer.pad is None else tokenizer.pad
 
-    def rows(self, first_row: int, row_slice: slice) -> Batch:
+    def batch(self, first_row: int, row_slice: slice) -> Batch:
         """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.
 
         Returns:

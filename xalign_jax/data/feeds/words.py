@@ -16,7 +16,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.recipe import at_least_one, freeze
 
 if TYPE_CHECKING:
-    from xalign_jax.data.corpus import Prepared
+    from xalign_jax.data.corpus import Corpus
     from xalign_jax.data.lexicon.lexicon import Concepts
     from xalign_jax.data.store.store import Mixture
 
@@ -43,23 +43,23 @@ class WordFeed:
         if not lexicon:
             raise UserError(f"{type(self).__name__} needs Recipe.lexicon")
 
-    def build(self, prepared: Prepared, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Words:
+    def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Words:
         """The feed over the lexicon's training table; no mixture is read and no split but "train" exists.
 
         Raises:
           UserError: no lexicon, fewer training concepts than a step takes, or a word longer than a row.
         """
         name = type(self).__name__
-        if prepared.lexicon is None:
+        if corpus.lexicon is None:
             raise UserError(f"{name} needs Recipe.lexicon")
-        table = self.table(prepared.lexicon.train)
+        table = self.table(corpus.lexicon.train)
         count = len(np.unique(table.concept))
         if self.concepts > count:
             raise UserError(f"{name}.concepts = {self.concepts}: the lexicon has {count} training concepts")
         if (longest := int(np.diff(table.starts).max())) > self.length:
             raise UserError(f"{name}.length = {self.length}: the longest word takes {longest} tokens")
-        pad = 0 if prepared.tokenizer.pad is None else prepared.tokenizer.pad
-        return Words(self, table, own_tokens(prepared, table.languages), rows, seed, pad)
+        pad = 0 if corpus.tokenizer.pad is None else corpus.tokenizer.pad
+        return Words(self, table, own_tokens(corpus, table.languages), rows, seed, pad)
 
     def table(self, lexicon: Concepts) -> Concepts:
         """What is fed of the lexicon's training table."""
@@ -96,7 +96,7 @@ class Words:
         self._config, self._table, self._own, self._rows, self._seed, self._pad = config, table, own, rows, seed, pad
         self._bounds = np.append(np.unique(table.concept, return_index=True)[1], len(table.concept))
 
-    def rows(self, first_row: int, row_slice: slice) -> Batch:
+    def batch(self, first_row: int, row_slice: slice) -> Batch:
         """Rows `row_slice` of the step that begins at `first_row`.
 
         Returns:

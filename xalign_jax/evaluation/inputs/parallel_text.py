@@ -47,7 +47,7 @@ def located_files(files: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ..
 
 
 def sentences(
-    prepared: Any,
+    corpus: Any,
     files: Sequence[tuple[str, str]],
     count: int,
     pivot: str | None = None,
@@ -71,11 +71,11 @@ def sentences(
     if len(files) == 1:
         raise UserError(f"files = {files!r} of a probe: one language; parallel text needs two or more")
     if files:
-        return _from_files(prepared.tokenizer, files, count, least)
+        return _from_files(corpus.tokenizer, files, count, least)
     if pivot is not None:
-        return _from_groups(prepared, pivot, count, least, others)
-    pairs = clone_pairs(run_texts(prepared, "validation"))
-    return [_from_clone(prepared.tokenizer, base, clone, count, least) for base, clone in pairs]
+        return _from_groups(corpus, pivot, count, least, others)
+    pairs = clone_pairs(run_texts(corpus, "validation"))
+    return [_from_clone(corpus.tokenizer, base, clone, count, least) for base, clone in pairs]
 
 
 def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int, least: int) -> Sentences:
@@ -90,8 +90,8 @@ def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int, least: int) -
     return Sentences((base.language, clone.language), found, cloned, hashes, hashes)
 
 
-def _from_groups(prepared: Any, pivot: str, count: int, least: int, others: Sequence[str]) -> list[Sentences]:
-    tasks = [splits.get("validation", {}) for splits in prepared.stores.values()]
+def _from_groups(corpus: Any, pivot: str, count: int, least: int, others: Sequence[str]) -> list[Sentences]:
+    tasks = [splits.get("validation", {}) for splits in corpus.stores.values()]
     known = {language for stores in tasks for language in stores if language != pivot}
     if missing := [language for language in others if language not in known | {pivot}]:
         raise UserError(f"SentenceRetrieval.others names {missing[0]!r}: no validation text is in it")

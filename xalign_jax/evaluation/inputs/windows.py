@@ -64,20 +64,20 @@ class Text:
         return fingerprint(*(store.text_hash for store in self.stores))
 
 
-def run_texts(prepared: Any, split: str, tasks: Sequence[str] = ()) -> list[Text]:
+def run_texts(corpus: Any, split: str, tasks: Sequence[str] = ()) -> list[Text]:
     """`known_texts`, of which there must be some.
 
     Raises:
       UserError: there is none, or a task is not the run's.
     """
-    found = known_texts(prepared, split, tasks)
+    found = known_texts(corpus, split, tasks)
     if not found:
-        where = ", ".join(tasks or prepared.stores) or "the run, which has no texts: bind probes that read files"
+        where = ", ".join(tasks or corpus.stores) or "the run, which has no texts: bind probes that read files"
         raise UserError(f"probes: no text in the {split} split of {where}")
     return found
 
 
-def known_texts(prepared: Any, split: str, tasks: Sequence[str] = ()) -> list[Text]:
+def known_texts(corpus: Any, split: str, tasks: Sequence[str] = ()) -> list[Text]:
     """Every language with text in a split of the run's tasks (all of them, or the named ones), clones after their base.
 
     The dictionary's source language comes first.
@@ -86,16 +86,16 @@ def known_texts(prepared: Any, split: str, tasks: Sequence[str] = ()) -> list[Te
       UserError: a task is not the run's.
     """
     for task in tasks:
-        if task not in prepared.stores:
-            raise UserError(f"probes: the run has no task {task!r}; its tasks are {', '.join(prepared.stores)}")
+        if task not in corpus.stores:
+            raise UserError(f"probes: the run has no task {task!r}; its tasks are {', '.join(corpus.stores)}")
     found: dict[str, list[Any]] = {}
-    for task in tasks or prepared.stores:
-        for language, store in prepared.stores[task].get(split, {}).items():
+    for task in tasks or corpus.stores:
+        for language, store in corpus.stores[task].get(split, {}).items():
             if len(store.tokens):
                 found.setdefault(language, []).append(store)
-    first = None if prepared.lexicon is None else prepared.lexicon.languages[0]
+    first = None if corpus.lexicon is None else corpus.lexicon.languages[0]
     bases = sorted(found, key=lambda language: language != first)
-    clones = range(prepared.tokenizer.clones + 1)
+    clones = range(corpus.tokenizer.clones + 1)
     return [Text(clone_name(base, k), base, k, tuple(found[base])) for base in bases for k in clones]
 
 

@@ -45,21 +45,21 @@ class ForeignMass:
         require_causal(model, "ForeignMass")
         require_length(model, "ForeignMass", self.length)
 
-    def check(self, model: Any, prepared: Any) -> None:
+    def check(self, model: Any, corpus: Any) -> None:
         """Raise UserError for what the data lacks, before anything is trained."""
-        first, _, held_out = self._texts(prepared)
-        if not _predicted(self._read(held_out, prepared.tokenizer)).any():
+        first, _, held_out = self._texts(corpus)
+        if not _predicted(self._read(held_out, corpus.tokenizer)).any():
             raise UserError(f"ForeignMass: the {self.split} text in {first.language} holds no document of two tokens")
 
-    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
         """One row per language other than the first."""
         require_causal(model, "ForeignMass")
-        first, others, held_out = self._texts(prepared)
-        text = self._read(held_out, prepared.tokenizer)
+        first, others, held_out = self._texts(corpus)
+        text = self._read(held_out, corpus.tokenizer)
         real = _predicted(text)
         found = []
         for other in others:
-            foreign = self._only(prepared.tokenizer, first, other)
+            foreign = self._only(corpus.tokenizer, first, other)
             if not foreign.any():
                 continue
             _, log_mass = score(model, params, text, foreign, self.batch, f"foreign mass {other.language}")
@@ -72,10 +72,10 @@ class ForeignMass:
     def _read(self, held_out: Text, tokenizer: Any) -> Batch:
         return of_text(held_out, tokenizer, self.length, self.windows)
 
-    def _texts(self, prepared: Any) -> tuple[Text, list[Text], Text]:
+    def _texts(self, corpus: Any) -> tuple[Text, list[Text], Text]:
         """The first language's training text, the other languages', and the first one's held-out text."""
-        first, *others = run_texts(prepared, "train", self.tasks)
-        found = [text for text in run_texts(prepared, self.split, self.tasks) if text.language == first.language]
+        first, *others = run_texts(corpus, "train", self.tasks)
+        found = [text for text in run_texts(corpus, self.split, self.tasks) if text.language == first.language]
         if not found:
             raise UserError(f"ForeignMass: no {self.split} text in {first.language}, the run's first language")
         return first, others, found[0]

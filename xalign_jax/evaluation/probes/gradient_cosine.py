@@ -43,15 +43,15 @@ class GradientCosine:
         require_causal(model, "GradientCosine")
         require_length(model, "GradientCosine", self.length)
 
-    def check(self, model: Any, prepared: Any) -> None:
+    def check(self, model: Any, corpus: Any) -> None:
         """Raise UserError for what the data lacks, before anything is trained."""
-        sentences(prepared, self.files, 1)
+        sentences(corpus, self.files, 1)
 
-    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
         """Two rows per pair of languages: parallel, and the control."""
         require_causal(model, "GradientCosine")
         found = []
-        for language, data, *sides in self._parallel(prepared):
+        for language, data, *sides in self._parallel(corpus):
             cosines: dict[str | None, list[float]] = {None: [], "shuffled": []}
             before = None
             total = len(sides[0]["tokens"])
@@ -69,19 +69,19 @@ class GradientCosine:
                     found.append(row("gradient_cosine", "cosine", float(np.mean(values)), len(values), **about))
         return found
 
-    def _parallel(self, prepared: Any) -> list[tuple[str, str, Batch, Batch]]:
+    def _parallel(self, corpus: Any) -> list[tuple[str, str, Batch, Batch]]:
         """(target language, fingerprint of the text, rows, parallel rows) of each pair."""
         count = self.batches * self.batch
         found = []
         if self.files:
-            for pair in sentences(prepared, self.files, count):
+            for pair in sentences(corpus, self.files, count):
                 source, target = (_causal_rows(side, self.length) for side in (pair.source, pair.target))
                 found.append((pair.languages[1], pair.fingerprint, source, target))
             return found
-        for base, clone in clone_pairs(run_texts(prepared, "validation")):
-            text = of_text(base, prepared.tokenizer, self.length, count)
+        for base, clone in clone_pairs(run_texts(corpus, "validation")):
+            text = of_text(base, corpus.tokenizer, self.length, count)
             text = {key: text[key] for key in ("tokens", "targets", "weights", "positions", "segment_ids")}
-            cloned = in_language(text, prepared.tokenizer, clone.clone)
+            cloned = in_language(text, corpus.tokenizer, clone.clone)
             found.append((clone.language, base.fingerprint, text, cloned))
         return found
 

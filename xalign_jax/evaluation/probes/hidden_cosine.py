@@ -61,20 +61,20 @@ class HiddenCosine:
         if self.files:
             require_frame(model, "HiddenCosine", self.length)
 
-    def check(self, model: Any, prepared: Any) -> None:
+    def check(self, model: Any, corpus: Any) -> None:
         """Raise UserError for what the data lacks, before anything is trained."""
-        sentences(prepared, self.files, 1)
+        sentences(corpus, self.files, 1)
 
-    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
         """Up to three rows per pair of languages and level."""
-        texts = known_texts(prepared, "validation") if self.files else run_texts(prepared, "validation")
+        texts = known_texts(corpus, "validation") if self.files else run_texts(corpus, "validation")
         means = {}
         for text in texts:
-            last = self._read(model, prepared.tokenizer, text, end=True)
+            last = self._read(model, corpus.tokenizer, text, end=True)
             means[text.language] = language_means(model, params, last, self.batch)
         if self.files:
-            return self._sentences(model, params, prepared, means)
-        return self._clones(model, params, prepared.tokenizer, texts, means)
+            return self._sentences(model, params, corpus, means)
+        return self._clones(model, params, corpus.tokenizer, texts, means)
 
     def _read(self, model: Any, tokenizer: Any, text: Text, end: bool = False) -> Batch:
         """Rows of a text as the model reads it, and `own` (N,T) bool: the places that count."""
@@ -99,14 +99,14 @@ class HiddenCosine:
             found += _rows(parallel, shuffled, n, clone.language, base.fingerprint)
         return found
 
-    def _sentences(self, model: Any, params: Any, prepared: Any, means: dict) -> list[dict[str, Any]]:
+    def _sentences(self, model: Any, params: Any, corpus: Any, means: dict) -> list[dict[str, Any]]:
         found = []
-        for pair in sentences(prepared, self.files, self.sentences):
+        for pair in sentences(corpus, self.files, self.sentences):
             if len(pair.source) == 1 and not means.keys() >= set(pair.languages):
                 continue  # centred on itself nothing is left
             sides = []
             for language, side in zip(pair.languages, (pair.source, pair.target), strict=True):
-                vectors = sentence_vectors(model, params, prepared.tokenizer, side, self.length, self.batch, "cosine")
+                vectors = sentence_vectors(model, params, corpus.tokenizer, side, self.length, self.batch, "cosine")
                 states = vectors["mean"]
                 sides.append(unit(states - means.get(language, states.mean(1))[:, None]))
             a, b = sides

@@ -36,25 +36,25 @@ class Knowledge:
         """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_causal(model, "Knowledge")
 
-    def check(self, model: Any, prepared: Any) -> None:
+    def check(self, model: Any, corpus: Any) -> None:
         """Say that there will be no rows where no facts are told."""
-        if prepared.facts is None:
+        if corpus.facts is None:
             print(
                 'Knowledge: no rows, because training tells no facts; bind Recipe.facts and name "facts" in Mixture.rates',
                 file=sys.stderr,
             )
 
-    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
         """Rows by language and control; none where the recipe tells no facts."""
         require_causal(model, "Knowledge")
-        if prepared.facts is None:
+        if corpus.facts is None:
             return []
         found = []
         for control, weights in ((None, params), ("untrained", untrained(model, params, seed))):
-            for number, language in enumerate(prepared.lexicon.languages):
-                queries = prepared.facts.queries(number)
+            for number, language in enumerate(corpus.lexicon.languages):
+                queries = corpus.facts.queries(number)
                 metric = "in_language_accuracy" if number == 0 else "accuracy"
-                scores = self._scores(model, weights, prepared.tokenizer, language, queries)
+                scores = self._scores(model, weights, corpus.tokenizer, language, queries)
                 n, data = len(queries.answer), fingerprint(queries.prompts, queries.candidates, queries.answer)
                 for suffix, values in scores.items():
                     accuracy = (values.argmax(1) == queries.answer).mean()

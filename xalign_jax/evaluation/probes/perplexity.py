@@ -43,21 +43,21 @@ class Perplexity:
         require_causal(model, "Perplexity")
         require_length(model, "Perplexity", self.length)
 
-    def check(self, model: Any, prepared: Any) -> None:
+    def check(self, model: Any, corpus: Any) -> None:
         """Raise UserError for what the data lacks, before anything is trained."""
-        for text in run_texts(prepared, self.split, self.tasks):
-            if not of_text(text, prepared.tokenizer, self.length, self.windows)["weights"].any():
+        for text in run_texts(corpus, self.split, self.tasks):
+            if not of_text(text, corpus.tokenizer, self.length, self.windows)["weights"].any():
                 raise UserError(
                     f"Perplexity: no token of the {self.split} text in {text.language} has another before it"
                 )
 
-    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
         """Three rows per language."""
         require_causal(model, "Perplexity")
         found = []
-        for text in run_texts(prepared, self.split, self.tasks):
-            rows = of_text(text, prepared.tokenizer, self.length, self.windows)
-            own = prepared.tokenizer.language_rows(text.clone)
+        for text in run_texts(corpus, self.split, self.tasks):
+            rows = of_text(text, corpus.tokenizer, self.length, self.windows)
+            own = corpus.tokenizer.language_rows(text.clone)
             nll, log_mass = score(model, params, rows, own, self.batch, f"perplexity {text.language}")
             real = rows["weights"] > 0
             n, total = int(real.sum()), float(nll[real].sum(dtype="float64"))

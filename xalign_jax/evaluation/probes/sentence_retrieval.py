@@ -85,45 +85,45 @@ class SentenceRetrieval:
         """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_length(model, "SentenceRetrieval", self.length)
 
-    def check(self, model: Any, prepared: Any) -> None:
+    def check(self, model: Any, corpus: Any) -> None:
         """Raise UserError for what the data lacks, before anything is trained."""
-        sentences(prepared, self.files, 1, self.pivot, self.least, self.others)
+        sentences(corpus, self.files, 1, self.pivot, self.least, self.others)
 
-    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
         """Rows by pair, direction, level and control."""
-        pairs = sentences(prepared, self.files, self.sentences, self.pivot, self.least, self.others)
+        pairs = sentences(corpus, self.files, self.sentences, self.pivot, self.least, self.others)
         found = []
         weights = [(None, params)] + ([("untrained", untrained(model, params, seed))] if self.untrained else [])
         for control, values in weights:
             means: dict[str, dict[str, np.ndarray] | None] = {}
             for pair in pairs:
-                vectors = self._vectors(model, values, prepared, pair)
+                vectors = self._vectors(model, values, corpus, pair)
                 for language in pair.languages:
                     if language not in means:
-                        means[language] = self._means(model, values, prepared, language)
+                        means[language] = self._means(model, values, corpus, language)
                 found += self._levels(pair, vectors, [means[language] for language in pair.languages], control)
         for pair in pairs:
-            found += _ngram_rows(pair, prepared.tokenizer)
+            found += _ngram_rows(pair, corpus.tokenizer)
         return found + _mean_rows(found, pairs)
 
-    def _vectors(self, model: Any, params: Any, prepared: Any, pair: Sentences) -> list[dict[str, np.ndarray]]:
+    def _vectors(self, model: Any, params: Any, corpus: Any, pair: Sentences) -> list[dict[str, np.ndarray]]:
         """Vectors of both sides, by pooling (L+1,N,D)."""
         name, both = "sentence retrieval " + "-".join(pair.languages), pair.source + pair.target
-        states = sentence_vectors(model, params, prepared.tokenizer, both, self.length, self.batch, name)
+        states = sentence_vectors(model, params, corpus.tokenizer, both, self.length, self.batch, name)
         sides = slice(None, len(pair.source)), slice(len(pair.source), None)
         return [{kind: every[:, side] for kind, every in states.items()} for side in sides]
 
-    def _means(self, model: Any, params: Any, prepared: Any, language: str) -> dict[str, np.ndarray] | None:
+    def _means(self, model: Any, params: Any, corpus: Any, language: str) -> dict[str, np.ndarray] | None:
         """Mean vectors of a language by pooling (L+1,1,D), or None without training text."""
         if not any(metric.endswith("_centred") for metric in self.metrics):
             return None
         base, clone = clone_index(language)
-        stores = [s["train"][base] for s in prepared.stores.values() if base in s.get("train", {})]
-        chosen = [prepared.tokenizer.clone(document, clone) for store in stores for document in _spread(store, stores)]
+        stores = [s["train"][base] for s in corpus.stores.values() if base in s.get("train", {})]
+        chosen = [corpus.tokenizer.clone(document, clone) for store in stores for document in _spread(store, stores)]
         if not chosen:
             return None
         name = f"sentence mean {language}"
-        states = sentence_vectors(model, params, prepared.tokenizer, chosen, self.length, self.batch, name)
+        states = sentence_vectors(model, params, corpus.tokenizer, chosen, self.length, self.batch, name)
         return {kind: every.mean(1, keepdims=True) for kind, every in states.items()}
 
     def _levels(self, pair: Sentences, sides: list, means: list, control: str | None) -> list[dict[str, Any]]:

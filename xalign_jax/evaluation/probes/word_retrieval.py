@@ -38,21 +38,21 @@ class WordRetrieval:
         freeze(self)
         at_least_one(self, "candidates", "batch")
 
-    def check(self, model: Any, prepared: Any) -> None:
+    def check(self, model: Any, corpus: Any) -> None:
         """Raise UserError for what the model or the data lacks, before anything is trained."""
-        if prepared.lexicon is None:
+        if corpus.lexicon is None:
             raise UserError("WordRetrieval: no dictionary; bind Recipe.lexicon or take the probe out of Stage.probes")
 
-    def rows(self, model: Any, params: Any, prepared: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
         """Rows by split, target language, level and control."""
-        self.check(model, prepared)
-        tables = {"dictionary": prepared.lexicon.dictionary, "heldout": prepared.lexicon.heldout}
+        self.check(model, corpus)
+        tables = {"dictionary": corpus.lexicon.dictionary, "heldout": corpus.lexicon.heldout}
         chosen = {split: _choose(table, self.candidates) for split, table in tables.items() if len(table.concept)}
         longest = max(len(tokens) for words in chosen.values() for tokens in words.tokens)
         found = []
         for control, weights in ((None, params), ("untrained", untrained(model, params, seed))):
             vectors = {
-                split: _vectors(model, weights, prepared.tokenizer, words, longest, self.batch)
+                split: _vectors(model, weights, corpus.tokenizer, words, longest, self.batch)
                 for split, words in chosen.items()
             }
             means = {split: _means(vectors[split], words) for split, words in chosen.items()}
