@@ -114,12 +114,15 @@ def _misfit(value: Any, shape: Any, place: str) -> str | None:
     if isinstance(shape, tuple):
         misfits = [_misfit(value, one, place) for one in shape]
         return misfits[0] if all(misfits) else None
-    kind = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
+    kind: Any = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         return f"{place or 'it'} is {str(value)[:40]!r}"
     inside: Iterable[tuple[str, Any, Any]] = ()
     if isinstance(shape, list):
-        inside = ((f"{place}[{number}]", item, shape[0]) for number, item in enumerate(value))
+        if len(shape) > 1 and len(value) != len(shape):
+            return f"{place} has {len(value)} values"
+        pairs = zip(value, itertools.cycle(shape), strict=False)
+        inside = ((f"{place}[{number}]", item, own) for number, (item, own) in enumerate(pairs))
     elif isinstance(shape, dict):
         inside = ((f"{place}.{name}", item, shape.get(name, shape.get(str, object))) for name, item in value.items())
     return next((wrong for name, item, own in inside if (wrong := _misfit(item, own, name))), None)
