@@ -165,6 +165,9 @@ class Checkpoints:
             item=whole, restore_args=ocp.checkpoint_utils.construct_restore_args(whole), partial_restore=True
         )
         found = functools.reduce(lambda branch, name: branch[name], path, self._read(step, **{item: args})[item])
+        for name, array in checksums.named(found, prefix).items():
+            if not isinstance(array, jax.Array):  # Orbax leaves out what its metadata do not mention
+                raise Damaged(f"{self._manager.directory}/{step} is damaged: {item}/{name} is missing")
         if recorded is not None:
             for name, checksum in checksums.checksums(found, prefix).items():
                 if checksum != there[name][2]:
