@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 
 import pytest
 
 from mutation.mutants import mutants
-from mutation.mutate import ROOT, TESTS, belonging, drawn, in_fork
+from mutation.mutate import ROOT, TESTS, belonging, drawn
 
 SOURCE = b'''"""A module."""
 NAME = 3
@@ -79,6 +82,11 @@ def test_a_fork_tells_tests_that_fail_pass_and_hang(tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import time\ndef test_it(): time.sleep(60)\ndef test_no(): assert False\ndef test_yes(): pass\n"
     )
-    assert in_fork(tmp_path, ["test_it.py::test_no"], 60) == 1
-    assert in_fork(tmp_path, ["test_it.py::test_yes"], 60) == 0
-    assert in_fork(tmp_path, ["test_it.py::test_it"], 2) is None
+    tried = [("test_no", 60), ("test_yes", 60), ("test_it", 2)]
+    calls = ", ".join(f"in_fork(Path.cwd(), ['test_it.py::{name}'], {seconds})" for name, seconds in tried)
+    program = (
+        f"from pathlib import Path\nfrom mutation.mutate import in_fork\nprint([{calls}])"  # without JAX's threads
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.stdout.strip() == "[1, 0, None]", run.stderr

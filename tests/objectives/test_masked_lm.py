@@ -149,9 +149,10 @@ def test_what_cannot_be_trained_is_refused(model):
 
 def test_groups_of_positions_are_those_of_the_mesh():
     """Twelve rows over four parts of eight devices: three to a group, not all in one."""
+    assert masked_lm._groups(12, 512) == 1
+    assert masked_lm._groups(12, 4096) == 6 and masked_lm._groups(12, 4097) == masked_lm._groups(12, 9999) == 12
     if jax.device_count() != 8:
         pytest.skip("needs the 8 simulated devices of tests/conftest.py")
-    assert masked_lm._groups(12, 512) == 1
     with jax.set_mesh(make_mesh((2, 2, 2))):
         assert masked_lm._groups(12, 512) == 4
 

@@ -135,6 +135,9 @@ def test_a_tied_head_and_unknown_levels_are_refused(model):
     assert WordContrast(head=False).init(KEY, small_model(tied=True)) == ({}, {})
     with pytest.raises(UserError, match=r"WordContrast\.levels = \(3,\)"):
         WordContrast(levels=[3]).init(KEY, model)
+    for level in (-1, 1.5, "head"):
+        with pytest.raises(UserError, match=r"WordContrast\.levels = .*: the model has levels 0 to 2"):
+            WordContrast(levels=[0, level]).init(KEY, model)
     with pytest.raises(UserError, match=r"WordContrast\.temperature = -0\.1"):
         WordContrast(temperature=-0.1)
 

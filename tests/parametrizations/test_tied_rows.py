@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -144,6 +146,22 @@ def test_vectors_alone_move_every_token_of_a_language_and_the_first_step_starts_
     expected = np.ones(V)
     expected[[5, 6, 7, 9]], expected[[12, 13]] = (5, 5, 5, 4), (3, 2)
     np.testing.assert_allclose(up, expected, atol=1e-5)
+
+
+def test_a_bias_of_the_vocabulary_is_no_table_of_rows():
+    model = SimpleNamespace(logical_axes=lambda: {"embedding": ("vocab", "embed"), "bias": ("vocab",)})
+    table = np.random.default_rng(0).normal(size=(V, 4)).astype(np.float32)
+    params = {"model": {"embedding": jax.numpy.asarray(table), "bias": np.arange(V)}, "heads": {}}
+    coordinates = tied_rows(model)
+    for change in (
+        coordinates.enter,
+        lambda tree: coordinates.split(tree, None)[0],
+        lambda tree: coordinates.params(tree, {}),
+        lambda tree: coordinates.after_update(tree, 0.1),
+    ):
+        found = change(params)["model"]
+        assert (found["embedding"] != table).any()
+        np.testing.assert_array_equal(found["bias"], np.arange(V))
 
 
 def test_a_mesh_of_eight_devices_gives_the_same_rows():

@@ -96,6 +96,12 @@ def test_an_update_is_the_rate_of_its_step_times_the_direction_and_reaches_all_o
     assert first["learning_rate"] == np.float32(0.05)
 
 
+def test_an_objective_without_a_memory_follows_nothing():
+    chosen = stage()
+    after, metrics = updated(chosen, batches(), state(chosen)._replace(memory={}))
+    assert metrics["finite"] and after.memory == {}
+
+
 def optimizer_steps(found):
     (count,) = [leaf for leaf in jax.tree.leaves(found.opt_state) if leaf.ndim == 0]
     return int(count)
@@ -123,9 +129,9 @@ def test_a_streams_key_depends_on_seed_step_and_name():
 
 
 def test_sums_are_combined_over_counts_and_a_stream_without_a_count_adds_nothing():
-    sums, counts = {"a": jnp.float32(6), "b": jnp.float32(10)}, {"a": jnp.float32(3), "b": jnp.float32(1)}
-    nothing = {"a": jnp.float32(0), "b": jnp.float32(1)}
-    for name, full, part in (("means", 2 * 6 / 3 + 0.5 * 10, 0.5 * 10), ("pooled", 17 / 4, 17 / 1)):
+    sums, counts = {"a": jnp.float32(6), "b": jnp.float32(10)}, {"a": jnp.float32(3), "b": jnp.float32(0.5)}
+    nothing = {"a": jnp.float32(0), "b": jnp.float32(0.5)}
+    for name, full, part in (("means", 2 * 6 / 3 + 0.5 * 20, 0.5 * 20), ("pooled", 17 / 3.5, 17 / 0.5)):
         np.testing.assert_allclose(combine(stage(combine=name), sums, counts), full, rtol=1e-6)
         np.testing.assert_allclose(combine(stage(combine=name), sums, nothing), part, rtol=1e-6)
     none = dict.fromkeys(counts, jnp.float32(0))

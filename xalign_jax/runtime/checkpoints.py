@@ -132,8 +132,9 @@ class Checkpoints:
             raise UserError(f"{self._manager.directory}: no checkpoint of step {step}; there are {self.steps()}")
         record = self._read(step, about=ocp.args.JsonRestore())["about"]
         digest = record.pop("digest", None) if isinstance(record, dict) else ""
-        # Checkpoints of the first versions have neither digest nor arrays.
-        if digest != _digest(record) and (digest is not None or "arrays" in record):
+        # Checkpoints of the first versions have a stage and a recipe alone.
+        whole = record.keys() == {"stage", "recipe"} if digest is None else digest == _digest(record)
+        if not whole:
             raise Damaged(f"{self._manager.directory}/{step} is damaged: about/metadata is not what was saved")
         if record.get("step", step) != step:
             raise Damaged(f"{self._manager.directory}/{step} is damaged: it holds step {record['step']}")
@@ -166,6 +167,9 @@ class Checkpoints:
             item=whole, restore_args=ocp.checkpoint_utils.construct_restore_args(whole), partial_restore=True
         )
         found = functools.reduce(lambda branch, name: branch[name], path, self._read(step, **{item: args})[item])
+        for name, array in checksums.named(found, prefix).items():
+            if not isinstance(array, jax.Array):  # Orbax leaves out what its metadata do not mention
+                raise Damaged(f"{self._manager.directory}/{step} is damaged: {item}/{name} is missing")
         if recorded is not None:
             for name, checksum in checksums.checksums(found, prefix).items():
                 if checksum != there[name][2]:

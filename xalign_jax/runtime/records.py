@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -119,7 +120,10 @@ def _misfit(value: Any, shape: Any, place: str) -> str | None:
         return f"{place or 'it'} is {str(value)[:40]!r}"
     inside: Iterable[tuple[str, Any, Any]] = ()
     if isinstance(shape, list):
-        inside = ((f"{place}[{number}]", item, shape[0]) for number, item in enumerate(value))
+        if len(shape) > 1 and len(value) != len(shape):
+            return f"{place} has {len(value)} values"
+        pairs = zip(value, itertools.cycle(shape), strict=False)
+        inside = ((f"{place}[{number}]", item, own) for number, (item, own) in enumerate(pairs))
     elif isinstance(shape, dict):
         inside = ((f"{place}.{name}", item, shape.get(name, shape.get(str, object))) for name, item in value.items())
     return next((wrong for name, item, own in inside if (wrong := _misfit(item, own, name))), None)

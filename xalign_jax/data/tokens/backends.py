@@ -309,6 +309,9 @@ def _byte_of_character() -> dict[str, int]:
 _BYTE_OF = _byte_of_character()
 
 
+MOST_IDS = 2**26  # of a vocabulary and its clones: a larger number is a mistake, and its tables would fill the memory
+
+
 class Ids:
     """Token ids without text: of a model that came without its tokenizer. `ids.json` holds {"size": V, "specials": {}}."""
 
@@ -316,6 +319,8 @@ class Ids:
         described = json.loads(content)
         self.files = {"ids.json": content}
         self.size: int = described["size"]
+        if not isinstance(self.size, int) or not 0 < self.size <= MOST_IDS:
+            raise UserError(f"ids.json: size = {str(self.size)[:40]}: a whole number up to {MOST_IDS}")
         self.specials: dict[str, int | None] = {name: described["specials"].get(name) for name in SPECIALS}
         self.control = np.isin(np.arange(self.size), [i for i in self.specials.values() if i is not None])
         self.standalone = self.control

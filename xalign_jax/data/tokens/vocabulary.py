@@ -18,7 +18,7 @@ from pathlib import Path
 import gin
 import numpy as np
 
-from xalign_jax.data.tokens.backends import SPECIALS, Ids, Pieces, fingerprint, load_pieces
+from xalign_jax.data.tokens.backends import MOST_IDS, SPECIALS, Ids, Pieces, fingerprint, load_pieces
 from xalign_jax.data.tokens.words import is_unspaced
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import at_least_one, freeze, resolve, with_paths, within
@@ -126,6 +126,8 @@ class Tokenizer:
 
     def _rows(self) -> int:
         ids, rows = (self.clones + 1) * self.base_size, self.vocabulary.rows
+        if not 0 < max(ids, rows or 0) <= MOST_IDS:
+            raise UserError(f"Vocabulary.clones, .rows: {max(ids, rows or 0)} ids; at most {MOST_IDS}")
         if rows is not None and rows < ids:
             raise UserError(f"Vocabulary.rows = {rows}: the vocabulary and its clones have {ids} ids")
         return -(-ids // _ROUND) * _ROUND if rows is None else rows
