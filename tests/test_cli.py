@@ -123,6 +123,7 @@ def test_a_run_is_evaluated_from_any_folder_and_on_other_text_without_its_own(pl
     (tmp_path / "other.gin").write_text(
         "Evaluation.probes = [@SentenceRetrieval()]\n"
         'SentenceRetrieval.files = (("en", "other.txt"), ("en_clone", "other.txt"))\n'
+        "SentenceRetrieval.least = 3\n"
         'SentenceRetrieval.metrics = ("accuracy",)\n'  # centred ones read the run's training text
     )
     own = xalign("evaluate", "--gin_file=own.gin", "--model_dir=run", cwd=tmp_path)

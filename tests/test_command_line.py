@@ -6,7 +6,8 @@ import argparse
 
 import pytest
 
-from xalign_jax import __version__, cli
+from xalign_jax import __version__, cli, config
+from xalign_jax.recipe import Recipe
 
 TRAIN = ["train", "--gin_file=a.gin"]
 
@@ -60,8 +61,31 @@ def test_bad_usage_is_one_line(capsys, arguments, said):
 def test_places_of_output_are_looked_at_first(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = _ends(capsys, "compare", str(tmp_path), f"--output={tmp_path / 'file'}")
-    assert code == 2 and "is a file; name a folder" in err
+    assert code == 2 and err.startswith(f"xalign: --output={tmp_path / 'file'}: ") and err.count("\n") == 1
     for output in ("nowhere/x.json", "file/x.json"):
         arguments = ("compile", "--gin_file=recipes/nope.gin", "--topology=cpu:8", f"--output={tmp_path / output}")
         code, _, err = _ends(capsys, *arguments)
         assert code == 2 and "its folder does not exist" in err
+
+
+def test_what_there_is_is_listed_a_line_each(capsys):
+    for kind, names in (
+        ("recipes", ("recipes/prealign_clone_tiny.gin", "recipes/infoxlm_base.gin")),
+        ("probes", ("@Perplexity()", "@SentenceRetrieval()")),
+        ("objectives", ("@CausalLM()", "@XlCo()")),
+        ("parametrizations", ("@Everything()", "@LowRank()")),
+    ):
+        code, out, err = _ends(capsys, "list", kind)
+        lines = out.splitlines()
+        assert (code, err) == (0, "") and {*names} <= {line.split()[0] for line in lines}
+        assert all(len(line.split()) > 3 for line in lines)
+    assert not any("parts/" in line for line in lines)
+
+
+def test_a_recipe_is_shown_whole_and_the_file_gives_the_same_recipe(capsys, tmp_path):
+    code, out, _ = _ends(capsys, "show", "--gin_file=recipes/prealign_clone_tiny.gin", "--gin.ALIGN_STEPS=7")
+    (tmp_path / "whole.gin").write_text(out)
+    assert code == 0 and "include" not in out and "%" not in out
+    (whole,) = config.load([str(tmp_path / "whole.gin")], [], (Recipe,))
+    (parts,) = config.load(["recipes/prealign_clone_tiny.gin"], ["ALIGN_STEPS=7"], (Recipe,))
+    assert whole == parts

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
 import shutil
 import subprocess
 import sys
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,18 +36,20 @@ FROM_USERS |= {"joint_pair_tiny": PAIR, "held_pair_tiny": PAIR, "infoxlm_base": 
 RECIPES = sorted((ROOT / "gin" / "recipes").glob("*.gin"))
 
 FILE_LINES = 400
-FUNCTION_LINES = 60
+FUNCTION_LINES = 50
 
 # Room -> the rooms it may import besides itself. Plain values (recipe) and errors are open to all, `config` (gin files
 # in, dataclasses out) to those who run recipes; `cli` may import anything.
 MAY_IMPORT = {
     "cli": {"training", "evaluation", "data", "models", "objectives", "alignment", "interop", "runtime", "scale"}
-    | {"config"},
+    | {"config", "parametrizations", "reports", "catalogue"},
     "config": {"gin_files"},
     "gin_files": set(),
     "scale": {"training", "models", "runtime"},
-    "training": {"objectives", "data", "runtime", "models", "config"},
+    "training": {"objectives", "parametrizations", "data", "runtime", "models", "config"},
     "evaluation": {"models", "data", "alignment", "runtime"},
+    "reports": {"runtime"},
+    "parametrizations": {"data"},
     "interop": {"models", "data", "alignment", "runtime"},
     "objectives": {"alignment"},
     "tasks": {"data"},
@@ -54,10 +58,12 @@ MAY_IMPORT = {
     "data": set(),
     "alignment": set(),
     "recipe": set(),
+    "interfaces": set(),
+    "catalogue": {"gin_files"},
     "errors": set(),
     "__init__": set(),
 }
-OPEN = {"recipe", "errors", "__init__", "__version__"}
+OPEN = {"recipe", "interfaces", "errors", "__init__", "__version__"}
 
 # Third-party package -> the only rooms or files that may import it.
 PREPARATION = "xalign_jax/data/store/prepare.py"  # runs in a process of its own
@@ -154,17 +160,28 @@ def test_the_command_line_imports_nothing_heavy_before_it_is_needed():
             )
 
 
+def code_lines(text: str) -> set[int]:
+    """The numbers of lines that hold code: neither blank, nor a comment, nor part of a docstring."""
+    skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type not in skipped]
+    lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return lines
+
+
 def test_files_and_functions_stay_short():
+    """Explanations cost nothing: neither comments nor docstrings count."""
     long = []
     for path in python_files("xalign_jax", "tasks", "tests", "benchmarks", "study"):
         text = path.read_text(encoding="utf-8")
-        if text.count("\n") > FILE_LINES:
-            long.append((text.count("\n"), FILE_LINES, f"{path.relative_to(ROOT)}"))
+        lines, place = code_lines(text), path.relative_to(ROOT)
+        long += [(len(lines), FILE_LINES, f"{place}")] if len(lines) > FILE_LINES else []
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                if lines > FUNCTION_LINES:
-                    long.append((lines, FUNCTION_LINES, f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"))
+                own = len(lines & set(range(node.lineno, node.end_lineno + 1)))
+                long += [(own, FUNCTION_LINES, f"{place}:{node.lineno} {node.name}")] if own > FUNCTION_LINES else []
     worst = "\n".join(f"{where}: {lines} lines, at most {most}" for lines, most, where in sorted(long, reverse=True))
     assert not long, worst
 

@@ -33,10 +33,11 @@ REQUIRED = {
     "HiddenCosine": {"length": 32},
     "GradientCosine": {"length": 32},
     "ForeignMass": {"length": 32},
-    "Stream": {"name": "lm", "feed": None, "objective": None, "rows": 8},
+    "Stream": {"name": "lm", "feed": object(), "objective": object(), "batch_size": 8},
     "Stage": {"name": "pretrain", "steps": 2, "streams": (), "optimizer": None, "schedule": None},
-    "Recipe": {"model": None, "vocabulary": None, "stages": ()},
+    "Recipe": {"model": object(), "vocabulary": object(), "stages": ()},
     "Evaluation": {"probes": ()},
+    "Selection": {"patterns": ("model/head",)},
 }
 CLASSES = {
     found.wrapped.__name__: found.wrapped
@@ -87,6 +88,8 @@ def test_a_number_that_means_nothing_is_refused(name, field, kinds):
         ("Runtime", "remat", 1),
         ("Runtime", "dtype", "float16"),
         ("Stage", "steps", 0),
+        ("LowRank", "alpha", 0),
+        ("TiedRows", "own_decay", -1),
         ("Llama", "layers", 0),
         ("Llama", "tied", "yes"),
         ("XlCo", "temperature", 0),

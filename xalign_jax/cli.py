@@ -7,7 +7,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -136,6 +136,21 @@ def _parser() -> argparse.ArgumentParser:
     compare = command("compare", _compare, "One table and plots from several runs.", False)
     compare.add_argument("model_dirs", type=_path, nargs="+", metavar="DIR", help="the folder of a run")
     compare.add_argument("--output", type=_path, required=True, metavar="DIR", help="where tables and plots go")
+    _add_interop(command)
+    compiled = command("compile", _compile, "What a recipe's steps need on a machine, here or not.", True)
+    compiled.add_argument("--topology", required=True, metavar="NAME", help='"v5e:16x16", "cpu:8" (simulated) or "gpu"')
+    compiled.add_argument("--num_slices", type=int, default=1, metavar="K", help="slices of that topology; default 1")
+    compiled.add_argument("--output", type=_path, metavar="FILE", help="also write what is found as JSON")
+    data = command("data", _data, "Prepare, preview or count a recipe's text.", True)
+    data.add_argument("action", choices=("prepare", "preview", "stats"), help="what to do with the text")
+    listed = command("list", _list, "What gin files may name, a line each.", False)
+    listed.add_argument("kind", choices=("recipes", "probes", "objectives", "parametrizations"), help="what to list")
+    command("show", _show_recipe, "A recipe with every value resolved, as one gin file.", True)
+    return parser
+
+
+def _add_interop(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that read and write the files of other libraries."""
     imported = command(
         "import", _import, "Make a model directory of a Hugging Face model.", False, "the folder to make"
     )
@@ -151,13 +166,6 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--sentence_encoder", choices=("mean", "first", "pooler"), help="for sentence-transformers")
     export.add_argument("--level", type=int, metavar="N", help="the sentence encoder's block; default: the last")
     export.add_argument("--normalize", action="store_true", help="sentence vectors of unit length")
-    compiled = command("compile", _compile, "What a recipe's steps need on a machine, here or not.", True)
-    compiled.add_argument("--topology", required=True, metavar="NAME", help='"v5e:16x16", "cpu:8" (simulated) or "gpu"')
-    compiled.add_argument("--num_slices", type=int, default=1, metavar="K", help="slices of that topology; default 1")
-    compiled.add_argument("--output", type=_path, metavar="FILE", help="also write what is found as JSON")
-    data = command("data", _data, "Prepare, preview or count a recipe's text.", True)
-    data.add_argument("action", choices=("prepare", "preview", "stats"), help="what to do with the text")
-    return parser
 
 
 def _recipe(options: argparse.Namespace, bindings: list[str]) -> tuple:
@@ -239,7 +247,8 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
     storage.check_writable("--model_dir", options.model_dir)
     own, fixed = evaluate.configuration(options.model_dir)
     (recipe,) = config.load([own], fixed, (Recipe,))
-    run_directory.check_config(options.model_dir, recipe)
+    if not fixed:
+        run_directory.check_config(options.model_dir, recipe)
     # The run's Runtime, but for what is said of it here: this may be another machine.
     evaluation, runtime, bound = config.load(
         options.gin_file, [*fixed, *bindings], (Evaluation, Runtime, Recipe), base=[own]
@@ -346,6 +355,21 @@ def _compile(options: argparse.Namespace, bindings: list[str]) -> int:
     too_large = [report.advice(one) for one in found if one["memory"]["fits"] is False]
     if too_large:
         raise RunError("; ".join(too_large))
+    return DONE
+
+
+def _list(options: argparse.Namespace, bindings: list[str]) -> int:
+    from xalign_jax import catalogue
+
+    register()
+    _show(catalogue.lines(options.kind))
+    return DONE
+
+
+def _show_recipe(options: argparse.Namespace, bindings: list[str]) -> int:
+    from xalign_jax import config
+
+    print(config.dump(*_recipe(options, bindings)).strip())
     return DONE
 
 

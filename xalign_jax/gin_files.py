@@ -135,6 +135,11 @@ def near(name: str, known: Sequence[str]) -> str:
     return f"; near: {', '.join(close)}" if close else ""
 
 
+def registered() -> list[type]:
+    """The classes that gin files may name."""
+    return [found.wrapped for _, found in gin.config._REGISTRY.items() if isinstance(found.wrapped, type)]
+
+
 def recipes_of(part: str) -> list[str]:
     """The packaged files that include a packaged file, directly or not, and that no other file includes."""
     users: dict[str, list[str]] = {}

@@ -18,7 +18,7 @@ from typing import Any
 import gin
 
 from xalign_jax.errors import UserError
-from xalign_jax.parametrizations.base import Everything
+from xalign_jax.interfaces import Everything
 
 
 def freeze(config: Any) -> None:

@@ -256,7 +256,9 @@ def test_a_far_step_is_as_fast_as_the_first(corpus):
 
 
 def test_errors_name_the_binding(corpus):
-    for wrong in (mixture(fr=1.0), mixture(en=0.0), Mixture(("texts",), languages=("fr",))):
+    with pytest.raises(UserError, match=r"Mixture\.rates sum to 0"):
+        mixture(en=0.0)
+    for wrong in (mixture(fr=1.0), Mixture(("texts",), languages=("fr",))):
         with pytest.raises(UserError, match=r"Mixture\."):
             WindowFeed(T).build(corpus, wrong, 8, 0)
     with pytest.raises(UserError, match=r"Mixture\.rates: 'de'"):

@@ -313,7 +313,7 @@ def test_cldr():
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"xalign_jax\[demo\]"):
+    with pytest.raises(UserError, match=r"\.\[demo\]"):
         catalogs._documents.__wrapped__("django")
     with pytest.raises(UserError, match=r"pip install numpy"):
         docstrings._documents.__wrapped__(("numpy",))

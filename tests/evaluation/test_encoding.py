@@ -48,15 +48,10 @@ def test_sequences_are_padded_and_cut():
     assert encode.padded([], 4)["tokens"].shape == (0, 4)
 
 
-def test_pooled_states_and_head_rows_are_means_over_a_sequences_tokens(bigram):
-    model, params, states, head = bigram
-    cut = [sequence[:6] for sequence in SEQUENCES]
-    expected = np.stack([[level[ids].mean(0) for ids in cut] for level in states])
-    np.testing.assert_allclose(encode.pool(model, params, SEQUENCES, 6, 2, "test"), expected, rtol=1e-5, atol=1e-6)
-    expected = np.stack([head[ids].mean(0) for ids in cut])
+def test_head_rows_are_means_over_a_sequences_tokens(bigram):
+    model, params, _, head = bigram
+    expected = np.stack([head[sequence[:6]].mean(0) for sequence in SEQUENCES])
     np.testing.assert_allclose(encode.pool_head(model, params, SEQUENCES, 6, 2), expected, rtol=1e-5, atol=1e-6)
-    empty = encode.pool(model, params, [SEQUENCES[0][:0]], 6, 2, "test")
-    assert not empty.any()
 
 
 def test_sentence_vectors_of_a_causal_model_are_means_and_first_tokens(bigram, tokenizer):
@@ -69,7 +64,8 @@ def test_sentence_vectors_of_a_causal_model_are_means_and_first_tokens(bigram, t
 
 def test_a_language_mean_is_over_tokens_and_not_over_windows(bigram):
     model, params, states, _ = bigram
-    windows = encode.padded(SEQUENCES, 8) | {"targets": np.zeros((5, 8), np.int32)}
+    windows = encode.padded(SEQUENCES, 8)
+    windows |= {"targets": np.zeros((5, 8), np.int32), "own": windows["segment_ids"] > 0}
     expected = states[:, np.concatenate(SEQUENCES)].mean(1)
     found = encode.language_means(model, params, windows, 2)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

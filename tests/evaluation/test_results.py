@@ -115,7 +115,7 @@ def test_data_is_that_of_the_text_and_not_of_its_tokens(toy, tokenizer):
 
 def test_a_stage_has_been_probed_when_its_own_probes_have_run(tmp_path):
     stage = types.SimpleNamespace(name="pretrain", probes=(probe("Perplexity"), probe("Knowledge")))
-    about = {"stage": "pretrain", "step": 10, "value": 1.0, "n": 1}
+    about = {"stage": "pretrain", "step": 10, "probe": "perplexity", "metric": "perplexity", "value": 1.0, "n": 1}
     write_results(tmp_path, [about | {"settings": as_json(probe("Perplexity", windows=3))}])
     assert not run_directory.has_results(tmp_path, stage, 10)  # of `xalign evaluate`
     write_results(tmp_path, [about | {"settings": as_json(probe("Perplexity"))}])

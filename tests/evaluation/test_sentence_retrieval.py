@@ -222,7 +222,9 @@ def test_ngrams_are_of_texts_as_they_are_written_where_these_are_known(toy, toke
     files = {"en": str(tmp_path / "text.txt"), "de": str(tmp_path / "text.txt")}
     monkeypatch.setattr(tokenizer, "decode", lambda ids: "lost")
     model, params = _model(toy, tokenizer, causal=False)
-    rows = SentenceRetrieval(files=files, metrics=["accuracy"]).rows(model, params, toy.corpus(tokenizer, []), 0)
+    rows = SentenceRetrieval(files=files, metrics=["accuracy"], least=2).rows(
+        model, params, toy.corpus(tokenizer, []), 0
+    )
     assert toy.value(rows, "accuracy", language="en->de", control="ngram") == 1.0
 
 

@@ -82,7 +82,7 @@ def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
     room = 16 - 1 - (tokenizer.bos is not None)
     assert {row["n"] for row in rows} == {5 + room}
     with pytest.raises(UserError, match=r"HiddenCosine\.length = 2: at least 3"):
-        HiddenCosine(length=2, files=(("en", "a"), ("de", "b"))).check(model, corpus)
+        HiddenCosine(length=2, files=(("en", "a"), ("de", "b"))).check_model(model)
 
 
 def test_cosines_of_sentences_by_hand_and_files_pass_the_check(toy, tokenizer, tmp_path):
@@ -112,6 +112,8 @@ def test_cosines_of_tokens_are_over_the_places_that_both_texts_have(toy, tokeniz
     model, params = toy.model(tokenizer.size, 16), toy.params(table, table)
     a = encode.padded([np.arange(10, 15), np.arange(20, 22), np.arange(30, 37)], 6)
     b = encode.padded([np.arange(40, 44), np.arange(50, 53), np.arange(60, 67)], 6)
+    for side in (a, b):
+        side["own"] = side["segment_ids"] > 0
     means = [np.full((2, 16), value, np.float32) for value in (0.1, -0.2)]
     found, n = _token_cosines(model, params, a, b, tuple(means), 2)
     x, y = (encode.unit(table[side["tokens"]] - mean[0]) for side, mean in ((a, means[0]), (b, means[1])))

@@ -250,7 +250,7 @@ BAD = {
     ),
     "cut tokenizer": (
         lambda d: (d / "tokenizer.json").write_text('{"version": "1.0", '),
-        r"tokenizer.json: not a token",
+        r"tokenizer.json: no huggingface vocabulary",
     ),
     "text for a number": (
         lambda d: _edit(d / "config.json", num_hidden_layers="2"),

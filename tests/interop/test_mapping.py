@@ -69,7 +69,7 @@ def test_settings_are_asked_for_or_refused():
     found.finish()
     with pytest.raises(UserError, match=r"act = 'relu' is not implemented; only 'gelu' or 'silu'"):
         found.only("act", "gelu", "silu")
-    for value in (True, 1, "x", []):
+    for value in (True, 1, "x"):
         with pytest.raises(UserError, match=r"odd = .* is not implemented for llama"):
             settings(odd=value).finish()
     with pytest.raises(UserError, match="a1 = True"):  # the first of them in the order of names

@@ -90,7 +90,7 @@ def test_only_the_first_dimensions_turn():
 
 
 def test_errors_name_the_binding():
-    with pytest.raises(UserError, match=r"RopeScaling\.kind = 'longrope': one of linear, dynamic"):
+    with pytest.raises(UserError, match=r"RopeScaling\.kind = 'longrope': must be one of linear, dynamic"):
         RopeScaling("longrope", 2.0)
     with pytest.raises(UserError, match=r"RopeScaling\.original_max_length: kind = 'yarn'"):
         RopeScaling("yarn", 2.0)

@@ -321,7 +321,7 @@ def test_settings_that_mean_nothing_are_refused(values, said):
 @pytest.mark.parametrize("bad", [-0.1, 1.1])
 def test_shares_of_momentum_lie_between_0_and_1(bad):
     for settings in ({"first": bad}, {"last": bad}, {"steps": 0}):
-        with pytest.raises(UserError, match=r"LinearMomentum\.first"):
+        with pytest.raises(UserError, match=r"LinearMomentum\.(first|last|steps) = "):
             LinearMomentum(**settings)
     with pytest.raises(UserError, match=r"ConstantMomentum\.value"):
         ConstantMomentum(bad)

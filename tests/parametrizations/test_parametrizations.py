@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Everything
 from xalign_jax.models.llama import Llama
 from xalign_jax.models.model import build
 from xalign_jax.objectives.causal_lm import CausalLM
-from xalign_jax.parametrizations.base import Everything, leaves, paths
+from xalign_jax.parametrizations.base import leaves, paths
 from xalign_jax.parametrizations.low_rank import LowRank
 from xalign_jax.parametrizations.selection import Selection
 from xalign_jax.recipe import Stage, Stream

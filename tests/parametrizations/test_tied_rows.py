@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from xalign_jax.data.token_ties import TokenTies
+from xalign_jax.interfaces import Coordinates
 from xalign_jax.models.llama import Llama
 from xalign_jax.models.model import build
 from xalign_jax.objectives.causal_lm import CausalLM
-from xalign_jax.parametrizations.base import Coordinates
 from xalign_jax.parametrizations.tied_rows import TiedCoordinates, TiedRows
 from xalign_jax.recipe import Stage, Stream
 from xalign_jax.runtime import sharding

@@ -56,7 +56,7 @@ def test_decay_is_added_where_asked_and_gradients_are_clipped_together(clip, sca
 
 
 def test_moments_decay_at_their_own_rates():
-    params, chosen = {"w": jnp.zeros(1)}, AdamW(b1=0.5, b2=0.75, eps=0.0, clip=0.0)
+    params, chosen = {"w": jnp.zeros(1)}, AdamW(b1=0.5, b2=0.75, eps=1e-12, clip=0.0)
     direction = chosen.direction({"w": True})
     _, moments = direction.update({"w": jnp.array([4.0])}, direction.init(params), params)
     found, _ = direction.update({"w": jnp.array([1.0])}, moments, params)

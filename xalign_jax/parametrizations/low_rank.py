@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from xalign_jax.errors import UserError
-from xalign_jax.parametrizations.base import Coordinates, Parametrization, leaves, map_paths, paths
+from xalign_jax.interfaces import Coordinates, Parametrization
+from xalign_jax.parametrizations.base import leaves, map_paths, paths
 from xalign_jax.parametrizations.selection import check_patterns, matches, require_matches
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.recipe import at_least_one, freeze, within
 
 
 @gin.configurable
@@ -40,8 +41,7 @@ class LowRank(Parametrization):
         freeze(self)
         at_least_one(self, "rank")
         check_patterns(self, "patterns")
-        if not self.alpha > 0:
-            raise UserError(f"LowRank.alpha = {self.alpha!r}: must be greater than 0")
+        within(self, "(0, inf)", "alpha")
 
     def bind(self, model: Any, corpus: Any) -> Coordinates:
         """Raises UserError: a pattern matches nothing or something that is no matrix, or the rank exceeds a matrix."""

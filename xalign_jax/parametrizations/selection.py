@@ -11,7 +11,8 @@ from typing import Any
 import gin
 
 from xalign_jax.errors import UserError
-from xalign_jax.parametrizations.base import Coordinates, Parametrization, Partition, paths
+from xalign_jax.interfaces import Coordinates, Parametrization
+from xalign_jax.parametrizations.base import Partition, paths
 from xalign_jax.recipe import freeze
 
 

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from xalign_jax.data.token_ties import TokenTies, language_ties, placeholder_ties, translation_ties
-from xalign_jax.errors import UserError
-from xalign_jax.parametrizations.base import Coordinates, Parametrization
-from xalign_jax.recipe import freeze
+from xalign_jax.interfaces import Coordinates, Parametrization
+from xalign_jax.recipe import freeze, within
 
 
 @gin.configurable
@@ -57,8 +56,7 @@ class TiedRows(Parametrization):
 
     def __post_init__(self) -> None:
         freeze(self)
-        if not self.own_decay >= 0:
-            raise UserError(f"TiedRows.own_decay = {self.own_decay!r}: must be at least 0")
+        within(self, "[0, inf)", "own_decay")
 
     def bind(self, model: Any, corpus: Any) -> Coordinates:
         """Raises UserError: no lexicon, or none of its pairs of words ties two tokens."""

@@ -12,8 +12,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from xalign_jax.interfaces import Coordinates
 from xalign_jax.models.model import Model
-from xalign_jax.parametrizations.base import Coordinates, is_leaf
+from xalign_jax.parametrizations.base import is_leaf
 from xalign_jax.recipe import Stage, Stream
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.compilation import jit_once

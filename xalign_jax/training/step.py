@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from xalign_jax.interfaces import Coordinates
 from xalign_jax.models.model import Model
-from xalign_jax.parametrizations.base import Coordinates
 from xalign_jax.recipe import Stage
 from xalign_jax.training.state import TrainState, axes, optimizer
 
