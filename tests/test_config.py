@@ -8,8 +8,11 @@ import re
 import gin
 import pytest
 
-from xalign_jax import config
+from xalign_jax import cli, config
+from xalign_jax import recipe as recipes
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Everything
+from xalign_jax.parametrizations.selection import Selection
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream, freeze, identity
 
 
@@ -172,3 +175,16 @@ def test_missing_values_are_named(tmp_path):
 def test_a_missing_file_names_what_is_near():
     with pytest.raises(UserError, match=r"near: .*joint_clone_tiny\.gin"):
         config.load(["recipes/joint_clone_tny.gin"], [], (Recipe,))
+
+
+def test_an_identity_is_of_what_differs_from_the_defaults(monkeypatch):
+    cli.register()
+    (recipe,) = config.load(["recipes/joint_clone_tiny.gin"], [], (Recipe,))
+    (stage,) = recipe.stages
+    said = dataclasses.replace(stage, combine="means", parametrization=Everything())
+    assert identity(dataclasses.replace(recipe, stages=(said,))) == identity(recipe)
+    other = dataclasses.replace(stage, parametrization=Selection(("model/head",)))
+    assert identity(dataclasses.replace(recipe, stages=(other,))) != identity(recipe)
+    before = identity(recipe)
+    monkeypatch.setitem(recipes.MEANINGS, "CausalLM", 2)  # its default behaviour became another
+    assert identity(recipe) != before

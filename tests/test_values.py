@@ -34,7 +34,7 @@ REQUIRED = {
     "GradientCosine": {"length": 32},
     "ForeignMass": {"length": 32},
     "Stream": {"name": "lm", "feed": object(), "objective": object(), "batch_size": 8},
-    "Stage": {"name": "pretrain", "steps": 2, "streams": (), "optimizer": None, "schedule": None},
+    "Stage": {"name": "pretrain", "steps": 2, "streams": (), "optimizer": object(), "schedule": object()},
     "Recipe": {"model": object(), "vocabulary": object(), "stages": ()},
     "Evaluation": {"probes": ()},
     "Selection": {"patterns": ("model/head",)},

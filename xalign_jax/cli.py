@@ -351,6 +351,7 @@ def _compile(options: argparse.Namespace, bindings: list[str]) -> int:
         found.append(report.report(program, machine, runtime))
         print(report.table(found[-1]), flush=True)
     if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     too_large = [report.advice(one) for one in found if one["memory"]["fits"] is False]
     if too_large:

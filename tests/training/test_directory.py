@@ -113,7 +113,7 @@ def test_a_commit_is_recorded_only_where_the_package_is_tracked(tmp_path):
         subprocess.run(["git", "-C", str(tmp_path), *name, *arguments], check=True, capture_output=True)
 
     def recorded():
-        code = "from xalign_jax.training import directory; print(directory.git())"
+        code = "from xalign_jax.training import run_directory; print(run_directory.git())"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=source.parent, capture_output=True, text=True, check=True
         )
