@@ -20,6 +20,17 @@ CURVES = {
     "knows/2": "knowledge in the clone",
 }
 
+# The arms of README's picture, in words.
+OVERVIEW = {
+    "PLUS": "PLUS: translations share rows",
+    "HELD": "rows held together",
+    "K": "PreAlign, contrast kept on",
+    "PC": "PreAlign",
+    "JC": "code-switching alone",
+    "J": "joint training",
+    "RC": "PreAlign, random dictionary",
+}
+
 FLOOR = -50  # per cent of the gap; what lies lower is drawn there, with its figure
 LABEL = 0.036  # of a panel's height, a line of text
 
@@ -48,6 +59,25 @@ def draw_gap(panels_of: Mapping[str, Points], baselines: tuple[str, str], folder
         panel.set_ylabel(f"gap from {baselines[0]} to {baselines[1]} closed, %")
         _means(panel, points, [style(names.index(name))["color"] for name in points])
     figure.savefig(folder / "gap.png", dpi=80)
+
+
+def draw_overview(points: Points, folder: Path) -> None:
+    """overview.png: the arms of `OVERVIEW` by name, for a reader who knows none of them."""
+    named = {name: points[arm] for arm, name in OVERVIEW.items() if arm in points}
+    if not named:
+        return
+    figure, (panel,) = axes(1, 9.0, 3.6)
+    colours = [style(number)["color"] for number in range(len(named))]
+    for (x, y), colour in zip(named.values(), colours, strict=True):
+        panel.plot(100 * np.asarray(x), 100 * np.asarray(y), ".", color=colour, markersize=4, alpha=0.6)
+    panel.axvline(0, color="0.6", linewidth=0.8)
+    panel.set(
+        title="A clone of English with a tenth of the text, three seeds",
+        xlabel="English perplexity, % above joint training",
+    )
+    panel.set_ylabel("gap to sharing all\nparameters closed, %")
+    _means(panel, named, colours)
+    figure.savefig(folder / "overview.png", dpi=90)
 
 
 def _means(panel: Any, points: Points, colours: Sequence[str]) -> None:

@@ -152,6 +152,7 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
     document.write_text(filled(document.read_text(encoding="utf-8"), found), encoding="utf-8")
     shown = ("clone", "clone-50-50", "clone-4m", "clone-4m-50-50", "search")
     plots.draw_gap({question: _points(found, question, *BASELINES[0]) for question in shown}, BASELINES[0], folder)
+    plots.draw_overview(_points(found, "clone", *BASELINES[0]), folder)
     drawn = sorted({row["experiment"] for row in curves})
     plots.draw_curves({name: [row for row in curves if row["experiment"] == name] for name in drawn}, folder)
 

@@ -66,7 +66,7 @@ def test_a_run_is_exported_and_verified_where_its_text_is_gone(model_dir, tmp_pa
 
 def test_a_vocabulary_that_no_fast_tokenizer_reads_is_refused_before_weights(model_dir, tmp_path):
     odd = unusual("unigram", user=("\n", "->"))
-    Tokenizer(odd, Vocabulary()).save(model_dir / "vocabulary")
+    odd.save(model_dir / "vocabulary")
     with pytest.raises(
         UserError, match=r"run/vocabulary cannot be exported: the root tokenizer reads .* \(user-defined\)"
     ):

@@ -80,7 +80,8 @@ TESTS = {
     "objectives": ("objectives/test_xlco.py",),
     "training/step.py": ("training/test_step.py",),
     "training/optimizers.py": ("training/test_optimizers.py",),
-    "training/row_coordinates.py": ("training/test_row_coordinates.py",),
+    "parametrizations/tied_rows.py": ("parametrizations/test_tied_rows.py",),
+    "parametrizations/low_rank.py": ("parametrizations/test_parametrizations.py",),
     "evaluation/encode.py": (
         "evaluation/test_encoding.py",
         "evaluation/test_retrieval.py",

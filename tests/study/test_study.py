@@ -148,7 +148,7 @@ def runs(tmp_path, monkeypatch):
 @pytest.fixture
 def no_data(monkeypatch):
     """No text is prepared for runs that are made up."""
-    monkeypatch.setattr(run.plan, "prepare_data", lambda recipe: None)
+    monkeypatch.setattr(run.stages, "prepare_data", lambda recipe: None)
 
 
 def finish(directory, recipe, steps):

@@ -25,8 +25,8 @@ NEWEST = f"checkpoints/{damage.STEPS}"
 def undisturbed(tmp_path_factory):
     """A finished run with checkpoints of steps 4 and 6."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.plan, "prepare_data", None)
-        patch.setattr(train.plan, "load_data", None)
+        patch.setattr(train.stages, "prepare_data", None)
+        patch.setattr(train.stages, "load_data", None)
         toy.use_toy_data()
         model_dir = tmp_path_factory.mktemp("damage") / "undisturbed"
         damage.train(model_dir)

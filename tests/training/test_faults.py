@@ -44,7 +44,7 @@ def test_storage_that_fails_in_the_middle_of_a_save(tmp_path):
     [
         ({}, {"steps": 27}, "Recipe.stages[0].steps is 8 on process 0"),
         ({}, {"text": 5}, "first rows.align/align_lm is"),
-        ({"ties": 20}, {"ties": 21}, "tokens that share rows in pretrain is"),
+        ({"ties": 20}, {"ties": 21}, "pretrain/Stage.parametrization is"),
     ],
 )
 def test_hosts_that_do_not_agree(tmp_path, first, other, said):

@@ -35,9 +35,9 @@ from xalign_jax.training.step import make_step
 
 @pytest.fixture(autouse=True)
 def toy_data(monkeypatch):
-    monkeypatch.setattr(train.plan, "prepare_data", train.plan.prepare_data)
-    monkeypatch.setattr(train.plan, "load_data", train.plan.load_data)
-    monkeypatch.setattr(train.plan, "blank_data", train.plan.blank_data)
+    monkeypatch.setattr(train.stages, "prepare_data", train.stages.prepare_data)
+    monkeypatch.setattr(train.stages, "load_data", train.stages.load_data)
+    monkeypatch.setattr(train.stages, "blank_data", train.stages.blank_data)
     toy.use_toy_data()
 
 

@@ -39,6 +39,7 @@ from xalign_jax.objectives.translation_ranking import TranslationRanking
 from xalign_jax.objectives.word_contrast import WordContrast
 from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.parametrizations import tied_rows
+from xalign_jax.parametrizations.selection import Selection
 from xalign_jax.parametrizations.tied_rows import TiedRows
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.training import train
@@ -47,9 +48,9 @@ from xalign_jax.training.optimizers import AdamW, WarmupConstant
 
 @pytest.fixture(autouse=True)
 def toy_data(monkeypatch):
-    monkeypatch.setattr(train.plan, "prepare_data", train.plan.prepare_data)
-    monkeypatch.setattr(train.plan, "load_data", train.plan.load_data)
-    monkeypatch.setattr(train.plan, "blank_data", train.plan.blank_data)
+    monkeypatch.setattr(train.stages, "prepare_data", train.stages.prepare_data)
+    monkeypatch.setattr(train.stages, "load_data", train.stages.load_data)
+    monkeypatch.setattr(train.stages, "blank_data", train.stages.blank_data)
     toy.use_toy_data()
 
 
@@ -198,14 +199,14 @@ def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp
 
 def test_streams_of_one_text_take_turns_and_more_steps_change_none_before(monkeypatch):
     """Rows by number, in a stage of two streams of one cursor before a stage of one."""
-    monkeypatch.setattr(toy.ToyRows, "rows", lambda self, first, cut: np.arange(first, first + self.count)[cut])
+    monkeypatch.setattr(toy.ToyRows, "batch", lambda self, first, cut: np.arange(first, first + self.count)[cut])
     recipe = toy.recipe(3)
     align, pretrain = recipe.stages
     lm = align.streams[1]
     read = {}
     for steps in (2, 5):
-        both = dataclasses.replace(align, steps=steps, streams=(lm, dataclasses.replace(lm, name="more", rows=4)))
-        first, second = train.plan.plan(dataclasses.replace(recipe, stages=(both, pretrain)), None)
+        both = dataclasses.replace(align, steps=steps, streams=(lm, dataclasses.replace(lm, name="more", batch_size=4)))
+        first, second = train.stages.plan(dataclasses.replace(recipe, stages=(both, pretrain)), None)
         feeds = first.feeds.values()
         read[steps] = [np.concatenate([f.batch(step, slice(None)) for f in feeds]).tolist() for step in range(steps)]
         assert list(itertools.chain.from_iterable(read[steps])) == list(range(12 * steps))
@@ -230,7 +231,7 @@ class RowsWithoutTargets(toy.ToyRows):
     ("mesh", "change", "said"),
     [
         ((3, 1, 1), {}, r"Runtime.mesh = \(3, 1, 1\)"),
-        ((8, 1, 1), {"rows": 12}, r"align_lm/Stream.batch_size = 12 does not divide over 8 devices"),
+        ((8, 1, 1), {"batch_size": 12}, r"align_lm/Stream.batch_size = 12 does not divide over 8 devices"),
         ((8, 1, 1), {"feed": toy.ToyFeed(length=64)}, "longer than the model's max_length = 32"),
         (
             (8, 1, 1),
@@ -260,13 +261,19 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, mesh, change, said
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"train": ("model/layers/", "model/layer/")}, r"pretrain/Stage\.train: 'model/layer/' matches no parameter"),
+        (
+            {"parametrization": Selection(("model/layers/", "model/layer/"))},
+            "Selection.patterns: 'model/layer/' matches no parameter",
+        ),
         ({"keep_optimizer": True, "optimizer": AdamW(clip=0.0)}, r"pretrain/Stage\.keep_optimizer: the stage before"),
-        ({"keep_optimizer": True, "train": ("model/layers/",)}, r"pretrain/Stage\.keep_optimizer: the stage before"),
+        (
+            {"keep_optimizer": True, "parametrization": Selection(("model/layers/",))},
+            r"pretrain/Stage\.keep_optimizer: the moments of align belong to another",
+        ),
     ],
 )
 def test_a_stage_that_cannot_follow_is_refused_before_data_is_prepared(tmp_path, monkeypatch, change, said):
-    monkeypatch.setattr(train.plan, "prepare_data", lambda recipe: pytest.fail("data was prepared"))
+    monkeypatch.setattr(train.stages, "prepare_data", lambda recipe: pytest.fail("data was prepared"))
     align, pretrain = toy.recipe(3).stages
     stages = (align, dataclasses.replace(pretrain, **change))
     with pytest.raises(UserError, match=said):
@@ -275,7 +282,9 @@ def test_a_stage_that_cannot_follow_is_refused_before_data_is_prepared(tmp_path,
 
 def test_only_what_matches_trains_and_a_stopped_run_goes_on_with_its_moments(tmp_path):
     align, pretrain = toy.recipe(6).stages
-    recipe = dataclasses.replace(toy.recipe(6), stages=(align, dataclasses.replace(pretrain, train=("model/layers/",))))
+    recipe = dataclasses.replace(
+        toy.recipe(6), stages=(align, dataclasses.replace(pretrain, parametrization=Selection(("model/layers/",))))
+    )
     runtime = Runtime(mesh=(2, 2, 2), checkpoint_every=1, keep_checkpoints=9)
     train.Run(recipe, runtime, tmp_path / "whole", "toy").train()
     before, after = (saved_params(tmp_path / "whole", step)["model"] for step in (align.steps, 6))
