@@ -25,9 +25,11 @@ def checksums(tree: Any, prefix: str = "") -> dict[str, int]:
     """A checksum of each array by its name (`named`). Equal arrays have equal ones under any sharding and in any process.
 
     They are computed where the arrays lie, so that no array is gathered or copied to a host. Arrays of equal shape,
-    dtype and sharding share one compilation.
+    dtype and sharding share one compilation. One program runs at a time: each sums over all devices, and XLA's simulated
+    devices on CPU have too few threads for several such sums at once, which would wait for each other for ever.
     """
-    return {name: int(found) for name, found in jax.device_get(jax.tree.map(_compiled(), named(tree, prefix))).items()}
+    compiled = _compiled()
+    return {name: int(jax.device_get(compiled(array))) for name, array in named(tree, prefix).items()}
 
 
 @functools.cache
