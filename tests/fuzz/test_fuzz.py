@@ -7,7 +7,7 @@ import pytest
 from fuzz.harness import findings
 from fuzz.readers import all_readers
 
-INPUTS = 150
+INPUTS = 100
 
 
 @pytest.mark.parametrize("reader", all_readers().values(), ids=lambda reader: reader.name)

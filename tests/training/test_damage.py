@@ -123,6 +123,7 @@ def test_a_model_of_another_shape_is_not_called_damaged(model_dir):
         evaluate.evaluate(wider, damage.RUNTIME, model_dir, (), None)
 
 
+@pytest.mark.slow
 def test_two_processes_leave_out_a_step_that_one_of_them_cannot_read(tmp_path, undisturbed):
     model_dir = tmp_path / "run"
     finish(*pair(model_dir, steps=12))
