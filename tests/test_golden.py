@@ -36,7 +36,7 @@ from xalign_jax.objectives.parts.momentum import LinearMomentum, PowerMomentum, 
 from xalign_jax.objectives.parts.primitives import predict_tokens
 from xalign_jax.training.optimizers import AdamW, WarmupConstant, WarmupCosine, WarmupLinear
 
-# Of float64 arrays, and of float32 ones.
+# For float64 arrays, and for float32 ones.
 EXACT, SINGLE = {"rtol": 1e-10, "atol": 1e-12}, {"rtol": 2e-6, "atol": 2e-6}
 
 

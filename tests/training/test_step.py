@@ -110,7 +110,7 @@ def optimizer_steps(found):
 def test_metrics_are_means_of_each_stream_and_the_norm_of_the_whole_gradient():
     chosen = stage()
     _, metrics = updated(chosen, batches(), state(chosen))
-    # Of a: 3 times the sums of each column of w (2 rows of ones) and of norm; of b: x sums to 2.
+    # Stream a: 3 times the sums of each column of w (2 rows of ones) and of norm. Stream b: x sums to 2.
     of_a, of_b = 3 * 3 + 3 * 6, 2 * 3 + 2 * 6
     np.testing.assert_allclose(metrics["loss/a"], of_a / 4)
     np.testing.assert_allclose(metrics["loss/b"], of_b / 8)

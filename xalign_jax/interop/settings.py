@@ -10,7 +10,7 @@ from typing import Any
 from xalign_jax.data.tokens.backends import why_unreadable
 from xalign_jax.errors import UserError
 
-# Keys that say nothing of the computation, whatever their value. So do private ones, which begin with "_".
+# Keys that do not change the computation, whatever their value. So do private ones, which begin with "_".
 _HARMLESS = frozenset([
     "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "initializer_range", "model_type",
     "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id",
@@ -37,7 +37,7 @@ _MISSING = object()
 
 
 class Settings:
-    """A config.json of which every key must be asked for, or be known to say nothing of the computation.
+    """A config.json of which every key must be asked for, or be known not to change the computation.
 
     Every reader raises UserError, naming file and key, for a value of another type and for one that is missing and has no
     default. A null is a missing value to all but `get`.

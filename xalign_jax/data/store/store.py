@@ -2,7 +2,7 @@
 
 Layout under the cache: `stores/<key>/{store.json, <split>/<language>/*.npy}`, `vocabularies/<key>/`, and `index/`, which
 says which of them belong to a vocabulary setting and a task, and by which stamps (file times, package versions) that is
-still so. Keys cover content: they never go stale, and whoever finishes one first wins. `cache` seals what they hold.
+still so. Keys cover content: they never go stale, and the process that finishes first wins. `cache` seals what they hold.
 """
 
 from __future__ import annotations
