@@ -10,7 +10,7 @@ from typing import Any
 from xalign_jax.data.tokens.backends import why_unreadable
 from xalign_jax.errors import UserError
 
-# Keys that do not change the computation, whatever their value. So do private ones, which begin with "_".
+# Keys that do not change the computation, whatever their value. Neither do private ones, which begin with "_".
 _HARMLESS = frozenset([
     "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "initializer_range", "model_type",
     "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id",

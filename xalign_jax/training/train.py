@@ -226,9 +226,8 @@ class Run:
                 run_directory.record_failure(
                     self.model_dir, planned.stage.name, found.step, found.stream, reason, batch
                 )
-            distributed.wait_for_all(
-                "failure.json"
-            )  # the first process to exit would end the others before it is written
+            # The first process to exit would end the others before it is written.
+            distributed.wait_for_all("failure.json")
             hint = f"see {self.model_dir}/failure.json; a lower learning rate (the stage's schedule) may help"
             raise RunError(f"{reason}; {hint}") from None
         if not self._has_probed(planned.stage, planned.last_step):
