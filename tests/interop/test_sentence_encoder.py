@@ -12,6 +12,7 @@ from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import sentence_vectors
+from xalign_jax.interfaces import Inputs
 from xalign_jax.interop.exporting import export_model
 from xalign_jax.interop.sentence_encoder import SentenceEncoder
 from xalign_jax.models.bert import Bert
@@ -69,7 +70,7 @@ def test_the_pooler_of_bert_goes_along(tmp_path, sentence_transformers):
     found = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS[:1])
     ids = [tokenizer.bos, *tokenizer.encode(TEXTS[:1])[0].tolist(), tokenizer.eos]
     rows = np.stack([ids, np.arange(len(ids)), np.ones(len(ids))]).astype(np.int32)[:, None]
-    pooled = np.asarray(model.pooled(params, model.hidden(params, *rows, levels=(3,))[3][:, 0]))
+    pooled = np.asarray(model.bind(params).pooled(model.bind(params).hidden(Inputs(*rows), levels=(3,))[3][:, 0]))
     np.testing.assert_allclose(found, pooled / np.linalg.norm(pooled), atol=1e-5)
 
 

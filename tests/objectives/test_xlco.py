@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_cases import loss_of, small_model
+from objective_cases import bound, loss_of, small_model
 
 from xalign_jax.errors import UserError
 from xalign_jax.models.model import build
@@ -65,7 +65,7 @@ PLAIN = XlCo(level=1, queue=16, corruption=None)
 
 @functools.partial(jax.jit, static_argnames=("model", "level", "pooling"))
 def _vectors(model, params, rows, level=1, pooling="first"):
-    return sentence_vectors(model, params, rows, S, level, pooling, True)
+    return sentence_vectors(model.bind(params), rows, S, level, pooling)
 
 
 def test_the_published_form_is_the_formula_over_own_key_and_queue(model):
@@ -160,7 +160,7 @@ def test_no_gradient_reaches_the_key_encoder_or_the_queue_and_true_ones_the_rest
         floats = {name: value for name, value in memory.items() if name in ("encoder",)}
 
         def loss(p, floats, objective=objective, memory=memory):
-            return objective.loss(model, p, memory | floats, batch, KEY)[0]
+            return objective.loss(bound(model, p), batch, memory | floats, KEY)[0]
 
         grads, into_memory = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, floats)
         assert jnp.abs(grads["heads"]["xlco"]["projection"]).max() > 0
@@ -243,7 +243,7 @@ def test_the_queue_is_a_ring_of_present_keys():
 def test_prefill_copies_the_parameters_and_fills_from_the_first_batches(model):
     objective = dataclasses.replace(PLAIN, queue=30)
     params, memory = _start(objective, model)
-    memory = objective.prefill(model, params, memory, (_batch(seed) for seed in range(100)), KEY)
+    memory = objective.prefill(bound(model, params), memory, (_batch(seed) for seed in range(100)), KEY)
     jax.tree.map(np.testing.assert_array_equal, memory["encoder"], params)
     assert _filled(memory["queue"]) == 30
     k = _vectors(model, params["model"], side(_batch(1), "key_"))
@@ -251,7 +251,7 @@ def test_prefill_copies_the_parameters_and_fills_from_the_first_batches(model):
     np.testing.assert_allclose(found, (k @ params["heads"]["xlco"]["projection"])[:-1], rtol=1e-4, atol=1e-6)
     empty = _batch(absent=[(r, s) for r in range(R) for s in range(S)])
     with pytest.raises(UserError, match="holds no pair"):
-        objective.prefill(model, params, _start(objective, model)[1], iter([empty]), KEY)
+        objective.prefill(bound(model, params), _start(objective, model)[1], iter([empty]), KEY)
     loss = loss_of(objective, model, params, memory, empty, KEY)[0]
     assert loss == 0 and objective.count(model, empty, KEY) == 0
 

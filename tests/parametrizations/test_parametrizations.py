@@ -125,7 +125,7 @@ def test_low_rank_steps_are_those_of_factors_trained_by_hand():
         update = jnp.einsum("lir,lrhd->lihd", pair["a"], pair["b"]) * 3.0
         layers = dict(start["layers"])
         layers["attention"] = layers["attention"] | {"query": start["layers"]["attention"]["query"] + update}
-        total, _, _ = CausalLM().loss(model, {"model": start | {"layers": layers}}, {}, batch, jax.random.key(0))
+        total, _, _ = CausalLM().loss(model.bind(start | {"layers": layers}), batch, {}, jax.random.key(0))
         return total / batch["weights"].sum(), layers["attention"]["query"]
 
     direction = AdamW().direction(True)

@@ -104,7 +104,7 @@ def test_steps_are_those_of_a_model_that_has_sources_vectors_and_own_parts(tied)
     @jax.jit
     @jax.grad
     def gradient(theta, batch):
-        total, _, _ = CausalLM().loss(model, {"model": joined(theta)}, {}, batch, jax.random.key(0))
+        total, _, _ = CausalLM().loss(model.bind(joined(theta)), batch, {}, jax.random.key(0))
         return total / batch["weights"].sum()
 
     for batch in batches():
