@@ -82,15 +82,17 @@ def comparison(found: Mapping[str, Arm], names: Sequence[str], joint: str, oracl
 
 def summary(found: Mapping[str, Arm], chosen: Sequence[Experiment]) -> str:
     """A short line for each experiment that has rows, against the joint and oracle runs of its own setting."""
-    rows = []
+    rows, oracles = [], False
     for one in chosen:
         if arm := found.get(one.name):
             j, o = (found.get(f"{name}{_suffix(one)}", {}) for name in ("J", "O"))
+            oracles = oracles or bool(o)
             line = [one.name, str(len(arm)), cell(cost(arm, j), "+.1f", 100, " %")]
-            line += [cell(cost(arm, j, "own_ppl/2"), "+.1f", 100, " %"), cell(closed(arm, j, o), ".0f", 100, " %")]
-            rows.append([*line, cell(values(arm, "knows/2"), ".3f")])
-    header = ["", "seeds", "English ppl against J", "other ppl against J", "gap closed", "knowledge"]
-    return markdown(header, rows) if rows else MISSING
+            line += [cell(cost(arm, j, "own_ppl/2"), "+.1f", 100, " %"), cell(values(arm, "knows/2"), ".3f")]
+            rows.append([*line, cell(closed(arm, j, o), ".0f", 100, " %")])
+    header = ["", "seeds", "English ppl against J", "other ppl against J", "knowledge", "gap closed"]
+    columns = len(header) if oracles else len(header) - 1
+    return markdown(header[:columns], [row[:columns] for row in rows]) if rows else MISSING
 
 
 # What is compared of two experiments: perplexities by their ratio, knowledge by its difference.
