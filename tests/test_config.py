@@ -11,14 +11,14 @@ import pytest
 from xalign_jax import cli, config
 from xalign_jax import recipe as recipes
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Everything
+from xalign_jax.interfaces import Everything, Feed, Objective
 from xalign_jax.parametrizations.selection import Selection
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream, freeze, identity
 
 
 @gin.configurable(module="config_test")
 @dataclasses.dataclass(frozen=True)
-class Toy:
+class Toy(Feed, Objective):
     """Anything a recipe can hold."""
 
     size: int = 3

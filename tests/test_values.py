@@ -10,6 +10,7 @@ import pytest
 
 from xalign_jax import cli, config
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Feed, Objective
 from xalign_jax.recipe import Recipe
 
 cli.register()
@@ -33,7 +34,7 @@ REQUIRED = {
     "HiddenCosine": {"length": 32},
     "GradientCosine": {"length": 32},
     "ForeignMass": {"length": 32},
-    "Stream": {"name": "lm", "feed": object(), "objective": object(), "batch_size": 8},
+    "Stream": {"name": "lm", "feed": Feed(), "objective": Objective(), "batch_size": 8},
     "Stage": {"name": "pretrain", "steps": 2, "streams": (), "optimizer": object(), "schedule": object()},
     "Recipe": {"model": object(), "vocabulary": object(), "stages": ()},
     "Evaluation": {"probes": ()},

@@ -89,9 +89,13 @@ def mixed(**changes):
     ],
 )
 def test_what_needs_no_data_is_refused_before_any_is_read(changes, said):
-    stages.check(recipe())
+    def check(found):
+        stages.check(found)
+        stages.check_objectives(found, build(found.model, 300))
+
+    check(recipe())
     with pytest.raises(UserError, match=said):
-        stages.check(recipe(**changes))
+        check(recipe(**changes))
 
 
 def test_languages_that_only_reading_tells_are_left_to_the_reader():
