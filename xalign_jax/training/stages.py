@@ -7,7 +7,7 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -19,8 +19,8 @@ from xalign_jax.data.text.files import read_lines, resolve
 from xalign_jax.data.text.readers import languages_of
 from xalign_jax.data.tokens.vocabulary import blank_tokenizer, clone_name
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Objective, Probe, ProbedRun
-from xalign_jax.models.model import Model
+from xalign_jax.interfaces import Batch, Objective, Probe, ProbedRun, Tree
+from xalign_jax.models.model import Model, Params
 from xalign_jax.recipe import Recipe, Stage, Stream
 from xalign_jax.training.state import Layout
 
@@ -143,20 +143,20 @@ def check_rows(recipe: Recipe, ways: int, parts: int) -> None:
             raise UserError(f"{stream.name}/Stream.batch_size = {stream.batch_size} does not divide over {among}")
 
 
-def check_batches(stages: list[PlannedStage], model: Model, layouts: list[Layout]) -> None:
-    """A stream's batches must have what its objective reads: its loss is evaluated in shapes alone.
+def check_objectives(recipe: Recipe, model: Model, layouts: Sequence[Layout]) -> None:
+    """Let each objective refuse the shapes of its batches, and evaluate its loss in shapes alone; no data is needed.
 
     Args:
       layouts: the shapes of each stage's state.
+
+    Raises:
+      UserError: the objective says so, or it reads an array that its feed does not give.
     """
-    for planned, known in zip(stages, layouts, strict=True):
-        for stream in planned.stage.streams:
-            row = planned.feeds[stream.name].batch(planned.first_step, slice(0, 1))
-            batch = {
-                key: jax.ShapeDtypeStruct((stream.batch_size, *one.shape[1:]), one.dtype) for key, one in row.items()
-            }
-            own = known.abstract.state.get(stream.name, {})
+    for stage, known in zip(recipe.stages, layouts, strict=True):
+        for stream in stage.streams:
+            batch, own = stream.feed.blank(stream.batch_size), known.abstract.state.get(stream.name, {})
             try:
+                stream.objective.check(model, batch)
                 jax.eval_shape(functools.partial(_loss, stream.objective, model), known.abstract_params, own, batch)
             except KeyError as missing:
                 objective, feed = type(stream.objective).__name__, type(stream.feed).__name__
@@ -165,7 +165,7 @@ def check_batches(stages: list[PlannedStage], model: Model, layouts: list[Layout
                 ) from None
 
 
-def _loss(objective: Objective, model: Model, params: Any, state: Any, batch: Any) -> Any:
+def _loss(objective: Objective, model: Model, params: Params, state: Tree, batch: Batch) -> tuple:
     """What a step asks of an objective."""
     rng, bound = jax.random.key(0), model.bind(params["model"], params["heads"])
     return objective.count(model, batch, rng), objective.loss(bound, batch, state, rng)
@@ -191,12 +191,6 @@ def check_types(stages: list[PlannedStage], model: Model) -> None:
                 f"{name}: language_types number {', '.join(languages)} here and {', '.join(typed[first])} in {first}; "
                 "bind mixtures of the same languages"
             )
-
-
-def check_objectives(recipe: Recipe, model: Model) -> None:
-    """Let each objective refuse batches of a shape that it cannot take; no data is needed."""
-    for stream in _streams(recipe):
-        stream.objective.check(model, stream.feed.blank(stream.batch_size))
 
 
 def check_probes(probes: Iterable[Probe], run: ProbedRun) -> None:

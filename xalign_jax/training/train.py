@@ -60,7 +60,7 @@ class Run:
         self.inputs = run_directory.claim_inputs(self.model_dir, inputs.of_start(recipe))
         self.mesh = sharding.make_mesh(runtime.mesh)
         stages.check_rows(recipe, sharding.batch_ways(self.mesh), runtime.accumulate)
-        states = self._check_states(build_model(recipe, runtime, stages.blank_data(recipe).tokenizer))
+        self._check_states(build_model(recipe, runtime, stages.blank_data(recipe).tokenizer))
         if distributed.is_main():
             stages.prepare_data(recipe)
         distributed.wait_for_all("data")
@@ -74,7 +74,6 @@ class Run:
         self.model = build_model(recipe, runtime, self.corpus.tokenizer)
         self.stages = stages.plan(recipe, self.corpus)
         self.coordinates = {stage.name: stage.parametrization.bind(self.model, self.corpus) for stage in recipe.stages}
-        stages.check_batches(self.stages, self.model, states)
         stages.check_types(self.stages, self.model)
         unprobed = ProbedRun(self.model, self.corpus, recipe.seed)
         stages.check_probes((probe for stage in recipe.stages for probe in stage.probes), unprobed)
@@ -84,13 +83,8 @@ class Run:
             bound = {f"{name}/Stage.parametrization": found.fingerprint for name, found in self.coordinates.items()}
             distributed.agree(own | bound)
 
-    def _check_states(self, model: Model) -> list[state.Layout]:
-        """Objectives say what they cannot work with; an optimiser's state is kept where the next one has the same.
-
-        Returns:
-          the shapes and places of each stage's state.
-        """
-        stages.check_objectives(self.recipe, model)
+    def _check_states(self, model: Model) -> None:
+        """Objectives say what they cannot work with; an optimiser's state is kept where the next one has the same."""
         before, found = None, []
         for stage in self.recipe.stages:
             coordinates = stage.parametrization.bind(model, None)
@@ -102,7 +96,7 @@ class Run:
                     f"{stage.name}/Stage.keep_optimizer: the stage before has another optimiser or other heads, or there is none"
                 )
             before = own
-        return found
+        stages.check_objectives(self.recipe, model, found)
 
     def train(self) -> None:
         """Train to the recipe's end, from the newest checkpoint if there is one.
