@@ -217,16 +217,15 @@ def _train(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.reports import report
     from xalign_jax.runtime import storage
     from xalign_jax.runtime.cluster import distributed, failures
-    from xalign_jax.training.train import Interrupted, Run
+    from xalign_jax.training.train import Interrupted, train
 
     distributed.initialize(options.coordinator, options.processes, options.process_id)
     with failures.together():
         recipe, runtime = _recipe(options, bindings)
         _start_jax(runtime.matmul_precision)
         model_dir = storage.model_directory(options.model_dir)
-        run = Run(recipe, runtime, model_dir, Path(options.gin_file[-1]).stem, options.extend)
         try:
-            run.train()
+            train(recipe, runtime, model_dir, Path(options.gin_file[-1]).stem, options.extend)
         except Interrupted:
             print(INTERRUPTED_LINE, file=sys.stderr)
             return INTERRUPTED

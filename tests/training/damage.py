@@ -51,7 +51,7 @@ def recipe() -> Recipe:
 
 
 def train(model_dir: Path) -> None:
-    Run(recipe(), RUNTIME, model_dir, "toy").train()
+    train(recipe(), RUNTIME, model_dir, "toy")
 
 
 def evaluate_newest(model_dir: Path) -> None:

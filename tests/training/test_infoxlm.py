@@ -71,7 +71,7 @@ def test_sigterm_and_restart_are_bit_identical(undisturbed, tmp_path):
 
 def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path):
     recipe, runtime, model_dir = toy.infoxlm(1), Runtime(mesh=(8, 1, 1)), tmp_path / "run"
-    train.Run(recipe, runtime, model_dir, "toy").train()
+    train.train(recipe, runtime, model_dir, "toy")
     saved = saved_params(model_dir, 1)
     assert saved["heads"]["xlco"]["projection"].shape == (32, 32)
     (before,) = json.loads((model_dir / "results.json").read_text())
@@ -131,4 +131,4 @@ def test_a_queue_smaller_than_a_step_is_refused(tmp_path):
     xlco = dataclasses.replace(xlco, objective=dataclasses.replace(xlco.objective, queue=16))
     stage = dataclasses.replace(recipe.stages[0], streams=(mlm, tlm, xlco))
     with pytest.raises(UserError, match=r"XlCo.queue = 16: smaller than the 32 keys"):
-        train.Run(dataclasses.replace(recipe, stages=(stage,)), Runtime(), tmp_path, "toy")
+        train.train(dataclasses.replace(recipe, stages=(stage,)), Runtime(), tmp_path, "toy")

@@ -274,6 +274,6 @@ def train(options: dict[str, str]) -> None:
         first, second = made.stages
         made = dataclasses.replace(made, stages=(first, dataclasses.replace(second, parametrization=TiedRows())))
     try:
-        loop.Run(made, runtime, storage.model_directory(sys.argv[1]), "toy").train()
+        loop.train(made, runtime, storage.model_directory(sys.argv[1]), "toy")
     except loop.Interrupted:
         sys.exit(3)
