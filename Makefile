@@ -1,4 +1,4 @@
-# make demo | test | lint | fuzz | mutate | arms | study | clean. Each works on a machine with nothing but Python: `.venv` is made first. `clean`
+# make demo | test | lint | house | fuzz | mutate | arms | study | clean. Each works on a machine with nothing but Python: `.venv` is made first. `clean`
 # keeps runs/ and report/.
 #
 #   make demo                          joint against PreAlign in small; tables and plots in report/
@@ -31,7 +31,7 @@ FILES = xalign_jax/objectives xalign_jax/training/step.py
 COUNT = 100
 SEED = 0
 
-.PHONY: demo test lint fuzz mutate arms study clean prepare-demo prepare-arms
+.PHONY: demo test lint house fuzz mutate arms study clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
 .venv/done: setup.py pyproject.toml constraints.txt
@@ -76,6 +76,10 @@ lint: .venv/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Import graph, circles, sizes, types and prose of a checkout: `make house ROOT=../other SENTENCES=1`.
+house: .venv/done
+	@$(BIN)/python tests/house.py $(if $(ROOT),--root=$(ROOT)) $(if $(SENTENCES),--sentences)
 
 # Damaged files to everything that reads files; `make fuzz INPUTS=1000 READERS="dictionary"` for a part of it.
 fuzz: .venv/done
