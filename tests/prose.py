@@ -103,17 +103,22 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
+def _one_word(code: re.Match) -> str:
+    """A piece of code counts as one word, on the line where it begins."""
+    return re.sub(r"\s", "␣", code[0]) + "\n" * code[0].count("\n")
+
+
 def _split(paragraph: Paragraph) -> Iterator[Sentence]:
     """Sentences end at a full stop before a capital letter, or with their paragraph."""
     text = "\n".join(line for _, line in paragraph)
     text = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", text)  # a link is its text
-    text = re.sub(r"`+[^`]*`+", lambda code: "`code`" + "\n" * code[0].count("\n"), text)
+    text = re.sub(r"`+[^`]*`+", _one_word, text)
     text = re.sub(r"\w+://\S+", "URL", text)
     words = [(paragraph[i][0], word) for i, line in enumerate(text.split("\n")) for word in line.split()]
     start = 0
     for i, (_, word) in enumerate(words, start=1):
         last = i == len(words)
         stops = re.search(r"[.!?][\"')*_\]]*$", word) and not re.search(r"\b(e\.g|i\.e|cf|vs|etc|al)\.$", word)
-        if last or (stops and re.match(r"[\"'(*_\[`]*[A-Z`]", words[i][1])):
+        if last or (stops and re.match(r"[\"'(*_\[`]*[A-Z0-9`]", words[i][1])):
             yield Sentence(words[start][0], " ".join(word for _, word in words[start:i]))
             start = i
