@@ -89,7 +89,7 @@ def test_a_model_that_a_recipe_included_after_it_would_replace_is_refused():
 
 def test_a_value_that_an_include_after_it_would_replace_is_refused():
     _write({"mine.gin": f"PRETRAIN_STEPS = 5\n\ninclude '{JOINT}'\n"})
-    assert "parts/tiny.gin:6 would replace PRETRAIN_STEPS of mine.gin:1" in _refusal("mine.gin")
+    assert "parts/tiny.gin:7 would replace PRETRAIN_STEPS of mine.gin:1" in _refusal("mine.gin")
     _write({"mine.gin": f"PRETRAIN_STEPS = 700\ninclude '{JOINT}'\n"})  # the same value either way
     assert _recipe("mine.gin").stages[0].steps == 700
     _write({"mine.gin": f"include '{JOINT}'\nPRETRAIN_STEPS = 5\n"})
@@ -99,7 +99,7 @@ def test_a_value_that_an_include_after_it_would_replace_is_refused():
 def test_a_value_given_before_the_file_that_asks_for_it_is_refused():
     _write({"mine.gin": 'TEXT = "lines:en=a"\n'})
     message = _refusal("mine.gin", "recipes/joint_pair_tiny.gin")
-    assert "recipes/joint_pair_tiny.gin:24 would replace TEXT of mine.gin:1" in message
+    assert "parts/own_text.gin:4 would replace TEXT of mine.gin:1" in message
 
 
 def test_every_value_of_a_base_may_be_replaced():
@@ -188,7 +188,7 @@ def test_files_of_other_editors_are_read(mark, end):
 
 def test_a_part_of_a_recipe_names_what_it_lacks_and_what_includes_it():
     message = _refusal("parts/tiny.gin")
-    assert "parts/tiny.gin:22: %PROBES has no value" in message
+    assert "parts/pretrain_stage.gin:8: %PROBES has no value" in message
     assert "parts/tiny.gin may be a part of recipes: recipes/held_clone_tiny.gin, " in message
     message = _refusal("parts/xlco_stream.gin")
     assert (
@@ -202,7 +202,7 @@ def test_a_part_of_a_recipe_names_what_it_lacks_and_what_includes_it():
 def test_what_is_left_to_the_user_names_the_file_that_says_what_goes_there():
     message = _refusal("recipes/prealign_pair_tiny.gin")
     assert "bind --gin.TEXT, --gin.LANGUAGES, --gin.RATES, --gin.DICTIONARY" in message
-    assert str(gin_files.gin_root() / "recipes/joint_pair_tiny.gin") in message
+    assert str(gin_files.gin_root() / "parts/own_text.gin") in message
 
 
 @pytest.mark.parametrize(

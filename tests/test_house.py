@@ -160,6 +160,17 @@ def test_gin_holds_no_python():
     assert not list((ROOT / "gin").rglob("*.py"))
 
 
+def test_no_recipe_repeats_anothers_lines():
+    """A line that two recipes need stands in a file of `gin/parts/`, which both include."""
+    places: dict[str, list[str]] = {}
+    for path in [*RECIPES, *sorted((ROOT / "gin" / "parts").glob("*.gin"))]:
+        for line in {*path.read_text(encoding="utf-8").split("\n")}:
+            if line and not line.startswith(("#", "include ")):
+                places.setdefault(line.partition("  #")[0], []).append(path.stem)
+    repeated = [f"{line} ({', '.join(files)})" for line, files in places.items() if len(files) > 1]
+    assert not repeated, "\n".join(repeated)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_say_the_command_what_it_costs_and_what_to_expect(path: Path):
     header = path.read_text(encoding="utf-8").partition("\ninclude ")[0]

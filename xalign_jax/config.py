@@ -131,8 +131,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _part(files: Sequence[str]) -> str:
-    """A hint, if the last file is a packaged part of recipes; else ""."""
-    recipes = gin_files.recipes_of(files[-1]) if files else []
+    """A hint, if the last file is a packaged part of recipes and no recipe itself; else ""."""
+    recipes = gin_files.recipes_of(files[-1]) if files and not files[-1].startswith("recipes/") else []
     whole = ", ".join(recipes[:3]) + (", ..." if recipes[3:] else "")
     return f"; {files[-1]} may be a part of recipes: {whole} include it" if recipes else ""
 
