@@ -101,7 +101,7 @@ def ours(model: Model, start: dict, feed: Words, rows: int) -> Step:
 
     def update(params, state, batch):
         def loss(p):
-            total, metrics, _ = objective.loss(model, {"model": p, "heads": {}}, {}, batch, key)
+            total, metrics, _ = objective.loss(model.bind(p), batch, {}, key)
             return total / objective.count(model, batch, key), metrics
 
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)

@@ -54,7 +54,7 @@ def ours(model: Model, start: Any, batches: list[dict[str, np.ndarray]]) -> Step
 
     def update(params: Any, state: Any, batch: Any, key: jax.Array) -> Any:
         def loss(p: Any) -> jax.Array:
-            return objective.loss(model, {"model": p}, {}, batch, key)[0] / objective.count(model, batch, key)
+            return objective.loss(model.bind(p), batch, {}, key)[0] / objective.count(model, batch, key)
 
         value, grads = jax.value_and_grad(loss)(params)
         changes, state = optimizer.update(grads, state, params)

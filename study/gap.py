@@ -41,13 +41,13 @@ def kinds(corpus: Any) -> np.ndarray:
 def losses(directory: Path, windows: int = 256) -> tuple[Any, np.ndarray, np.ndarray]:
     """(prepared data, base ids of the targets, (2, n) losses of English and the clone)."""
     recipe, runtime = config.load([str(directory / "config.gin")], [], (Recipe, Runtime))
-    corpus, mesh, model, _, params = restored(recipe, runtime, directory)
+    corpus, mesh, model, _ = restored(recipe, runtime, directory)
     found, targets = [], np.zeros(0)
     with jax.set_mesh(mesh):
         for text in run_texts(corpus, "validation"):
             rows = of_text(text, corpus.tokenizer, 64, windows)
             real = rows["weights"] > 0
-            nll, mass = score(model, params, rows, corpus.tokenizer.language_rows(text.clone), 32, text.language)
+            nll, mass = score(model, rows, corpus.tokenizer.language_rows(text.clone), 32, text.language)
             found.append((nll + mass)[real])
             targets = targets if text.clone else rows["targets"][real]
     return corpus, targets, np.stack(found)

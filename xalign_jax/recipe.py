@@ -18,7 +18,16 @@ from typing import Any
 import gin
 
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Everything
+from xalign_jax.interfaces import (
+    Everything,
+    Feed,
+    ModelConfig,
+    Objective,
+    Optimizer,
+    Parametrization,
+    Probe,
+    Schedule,
+)
 
 
 def freeze(config: Any) -> None:
@@ -130,8 +139,10 @@ def objects(config: Any, *fields: str, kind: type = object) -> None:
             continue
         for item in value if str(field.type).startswith("tuple") else (value,):
             if item is None or isinstance(item, str | int | float | tuple) or not isinstance(item, kind):
-                wanted = "NAME" if kind is object else kind.__name__
-                raise UserError(f"{_label(config, field.name)} = {value!r}: expected an object, @{wanted}()")
+                own = kind is object or kind.__module__ == Feed.__module__
+                wanted = "NAME" if own else kind.__name__
+                made = f" of a class derived from {kind.__name__}" if own and kind is not object else ""
+                raise UserError(f"{_label(config, field.name)} = {value!r}: expected an object, @{wanted}(){made}")
 
 
 def _frozen(value: Any, label: str) -> Any:
@@ -147,14 +158,14 @@ def _frozen(value: Any, label: str) -> Any:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A mixture of text seen through an objective: `rows` rows of it in every step of its stage.
+    """A mixture of text seen through an objective: `batch_size` rows of it in every step of its stage.
 
     `weight` multiplies the objective's loss. `mixture` is None for feeds that read the lexicon only.
     """
 
     name: str = gin.REQUIRED
-    feed: Any = gin.REQUIRED
-    objective: Any = gin.REQUIRED
+    feed: Feed = gin.REQUIRED
+    objective: Objective = gin.REQUIRED
     batch_size: int = gin.REQUIRED
     mixture: Any = None
     weight: float = 1.0
@@ -162,7 +173,9 @@ class Stream:
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "batch_size")
-        objects(self, "feed", "objective", "mixture")
+        objects(self, "feed", kind=Feed)
+        objects(self, "objective", kind=Objective)
+        objects(self, "mixture")
         within(self, "[0, inf)", "weight")
 
 
@@ -181,10 +194,10 @@ class Stage:
     name: str = gin.REQUIRED
     steps: int = gin.REQUIRED
     streams: tuple = gin.REQUIRED
-    optimizer: Any = gin.REQUIRED
-    schedule: Any = gin.REQUIRED
+    optimizer: Optimizer = gin.REQUIRED
+    schedule: Schedule = gin.REQUIRED
     combine: str = "means"
-    parametrization: Any = dataclasses.field(default_factory=Everything)
+    parametrization: Parametrization = dataclasses.field(default_factory=Everything)
     keep_optimizer: bool = False
     probes: tuple = ()
 
@@ -192,7 +205,9 @@ class Stage:
         freeze(self)
         at_least_one(self, "steps")
         one_of(self, "combine", ("means", "pooled"))
-        objects(self, "optimizer", "schedule", "probes")
+        objects(self, "optimizer", "schedule")
+        objects(self, "parametrization", kind=Parametrization)
+        objects(self, "probes", kind=Probe)
         objects(self, "streams", kind=Stream)
 
 
@@ -208,7 +223,7 @@ class Recipe:
         (`data.extension.row_sources`).
     """
 
-    model: Any = gin.REQUIRED
+    model: ModelConfig = gin.REQUIRED
     vocabulary: Any = gin.REQUIRED
     stages: tuple = gin.REQUIRED
     lexicon: Any = None
@@ -274,6 +289,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         freeze(self)
+        objects(self, "probes", kind=Probe)
 
 
 def as_json(config: Any) -> Any:

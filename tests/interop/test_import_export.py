@@ -11,6 +11,7 @@ import pytest
 from xalign_jax.data.tokens.backends import Bytes
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.interop import exporting
 from xalign_jax.interop.architectures import table
 from xalign_jax.interop.exporting import export_model
@@ -126,9 +127,9 @@ def assert_same_outputs(theirs, model, params):
     for ids in tokens():
         rows = np.zeros((3, 1, 20), np.int32)
         rows[0, 0, : len(ids)], rows[1, 0, : len(ids)], rows[2, 0, : len(ids)] = ids, np.arange(len(ids)), 1
-        h = model.hidden(params, *rows, levels=tuple(range(last + 1)))
-        logits = model.head_input(params, h[last]) @ model.head_weight(params).T
-        bias = model.head_bias(params)
+        h = model.bind(params).hidden(Inputs(*rows), levels=tuple(range(last + 1)))
+        logits = model.bind(params).head_input(h[last]) @ model.bind(params).head_weight().T
+        bias = model.bind(params).head_bias()
         with torch.no_grad():
             found = theirs(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
         for level, expected in enumerate(found.hidden_states):

@@ -12,6 +12,7 @@ from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import sentence_vectors
+from xalign_jax.interfaces import Inputs
 from xalign_jax.interop.exporting import export_model
 from xalign_jax.interop.sentence_encoder import SentenceEncoder
 from xalign_jax.models.bert import Bert
@@ -56,7 +57,9 @@ def test_vectors_are_those_of_the_probes(pooling, level, normalize, tmp_path, se
     export_model(tmp_path / "run", tmp_path / "out", make_mesh((1, -1, 1)), encoder=encoder)
     found = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS)
     with jax.set_mesh(make_mesh((1, -1, 1))):
-        expected = sentence_vectors(model, params, tokenizer, tokenizer.encode(TEXTS), 12, 4, "x")[pooling][level or 3]
+        expected = sentence_vectors(model.bind(params), tokenizer, tokenizer.encode(TEXTS), 12, 4, "x")[pooling][
+            level or 3
+        ]
     if normalize:
         expected = expected / np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-12)
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -69,7 +72,7 @@ def test_the_pooler_of_bert_goes_along(tmp_path, sentence_transformers):
     found = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS[:1])
     ids = [tokenizer.bos, *tokenizer.encode(TEXTS[:1])[0].tolist(), tokenizer.eos]
     rows = np.stack([ids, np.arange(len(ids)), np.ones(len(ids))]).astype(np.int32)[:, None]
-    pooled = np.asarray(model.pooled(params, model.hidden(params, *rows, levels=(3,))[3][:, 0]))
+    pooled = np.asarray(model.bind(params).pooled(model.bind(params).hidden(Inputs(*rows), levels=(3,))[3][:, 0]))
     np.testing.assert_allclose(found, pooled / np.linalg.norm(pooled), atol=1e-5)
 
 

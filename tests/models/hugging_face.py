@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xalign_jax.interfaces import Inputs
 from xalign_jax.models.model import build
 
 V = 40
@@ -75,9 +76,9 @@ def assert_equal_to_sentences_alone(
 
     @jax.jit
     def run(p, tokens, positions, segment_ids, kinds):
-        states = model.hidden(p, tokens, positions, segment_ids, types=kinds, levels=levels)
-        logits = model.head_input(p, states[config.layers]) @ model.head_weight(p).T
-        bias = model.head_bias(p)
+        states = model.bind(p).hidden(Inputs(tokens, positions, segment_ids, types=kinds), levels=levels)
+        logits = model.bind(p).head_input(states[config.layers]) @ model.bind(p).head_weight().T
+        bias = model.bind(p).head_bias()
         return [*(states[level] for level in levels), logits if bias is None else logits + bias]
 
     found = run(params, *batch[:3], batch.types if types else None)

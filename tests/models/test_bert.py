@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.models.bert import Bert
 from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
@@ -37,7 +38,7 @@ def test_position_p_reads_row_p():
     params = jax.jit(model.init)(jax.random.key(0))
     params["positions"] = params["positions"].at[LENGTH - 1].set(0)
     batch = (np.full((1, LENGTH), 3), np.arange(LENGTH)[None], np.ones((1, LENGTH), np.int32))
-    last = jax.jit(lambda p: model.hidden(p, *batch, levels=(0,)))(params)[0][0, -1]
+    last = jax.jit(lambda p: model.bind(p).hidden(Inputs(*batch), levels=(0,)))(params)[0][0, -1]
     row = np.asarray(params["embedding"][3] + params["types"][0])
     np.testing.assert_allclose(last, (row - row.mean()) / np.sqrt(row.var() + 1e-5), atol=1e-5)
 
@@ -48,4 +49,4 @@ def test_errors_name_the_binding():
     with pytest.raises(UserError, match=r"Bert\.activation = 'gelu_10'"):
         Bert(**SHAPE, activation="gelu_10")
     with pytest.raises(UserError, match=r"Bert\.max_length = 12"):
-        build(Bert(**SHAPE), V).hidden({}, *np.zeros((3, 1, 13), np.int32), levels=(0,))
+        build(Bert(**SHAPE), V).bind({}).hidden(Inputs(*np.zeros((3, 1, 13), np.int32)), levels=(0,))

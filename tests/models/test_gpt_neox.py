@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.models.gpt_neox import GPTNeoX
 from xalign_jax.models.model import build
 from xalign_jax.models.rotary import RopeScaling
@@ -62,7 +63,9 @@ def test_no_position_sees_a_later_one():
     model = build(config(parallel_residual=False), V)
     params = jax.jit(model.init)(jax.random.key(0))
     tokens = np.arange(1, 13, dtype=np.int32)[None]
-    run = jax.jit(lambda t: model.hidden(params, t, np.arange(12)[None], np.ones_like(tokens), levels=(LAYERS,)))
+    run = jax.jit(
+        lambda t: model.bind(params).hidden(Inputs(t, np.arange(12)[None], np.ones_like(tokens)), levels=(LAYERS,))
+    )
     later = tokens.copy()
     later[0, 8:] = 3
     before, after = run(tokens)[LAYERS], run(later)[LAYERS]

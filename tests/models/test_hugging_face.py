@@ -21,6 +21,7 @@ from models.hugging_face import (
 )
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.models.bert import Bert
 from xalign_jax.models.gpt_neox import GPTNeoX
 from xalign_jax.models.llama import Llama
@@ -206,7 +207,9 @@ def test_bert_pooler():
     n = len(sentence)
     with torch.no_grad():
         expected = network(torch.tensor(sentence[None]).long()).pooler_output.numpy()
-    states = model.hidden(params, sentence[None], np.arange(n)[None], np.ones((1, n), np.int32), levels=(2,))[2]
-    np.testing.assert_allclose(model.pooled(params, states[:, 0]), expected, atol=1e-6)
+    states = model.bind(params).hidden(
+        Inputs(sentence[None], np.arange(n)[None], np.ones((1, n), np.int32)), levels=(2,)
+    )[2]
+    np.testing.assert_allclose(model.bind(params).pooled(states[:, 0]), expected, atol=1e-6)
     with pytest.raises(UserError, match="XLMRoberta without a pooler"):
-        build(XLMRoberta(2, 24, 3, 20), V).pooled({}, states[:, 0])
+        build(XLMRoberta(2, 24, 3, 20), V).bind({}).pooled(states[:, 0])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.models.llama import Llama
 from xalign_jax.models.model import build
 
@@ -38,7 +39,7 @@ def row(*lengths: int, total: int = 16, seed: int = 0):
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="levels")
 def hidden(model, params, *batch, levels):
-    return model.hidden(params, *batch, levels=levels)
+    return model.bind(params).hidden(Inputs(*batch), levels=levels)
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +97,16 @@ def test_any_choice_of_levels_gives_the_same_states(model, params, levels):
     batch = row(5, 7)
     everything = hidden(model, params, *batch, levels=(0, 1, 2, 3))
     found = hidden(model, params, *batch, levels=levels)
-    assert tuple(found) == levels
+    assert tuple(found.levels) == levels and found.sites == {}
     for level in levels:
         np.testing.assert_allclose(found[level], everything[level], atol=1e-6)
 
 
 def test_stopping_early_leaves_later_blocks_without_gradient(model, params):
     batch = row(5, 7)
-    grads = jax.jit(jax.grad(lambda p: model.hidden(p, *batch, levels=(1,), stop_at_level=1)[1].sum()))(params)
+    grads = jax.jit(jax.grad(lambda p: model.bind(p).hidden(Inputs(*batch), levels=(1,))[1].sum()))(params)
     norms = jnp.sqrt(jnp.sum(grads["layers"]["mlp"]["down"] ** 2, axis=(1, 2)))
     assert norms[0] > 0 and not norms[1:].any() and not grads["final_norm"]["scale"].any()
-    with pytest.raises(ValueError, match="stop_at_level 1"):
-        model.hidden(params, *batch, levels=(2,), stop_at_level=1)
 
 
 def test_packed_segments_have_the_states_of_separate_rows(model, params):
@@ -130,7 +129,9 @@ def test_padding_is_finite_and_harmless(model, params):
     np.testing.assert_array_equal(
         hidden(model, params, other, positions, segments, levels=(3,))[3][:, :5], states[:, :5]
     )
-    grads = jax.jit(jax.grad(lambda p: model.hidden(p, tokens, positions, 0 * segments, levels=(3,))[3].sum()))(params)
+    grads = jax.jit(
+        jax.grad(lambda p: model.bind(p).hidden(Inputs(tokens, positions, 0 * segments), levels=(3,))[3].sum())
+    )(params)
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
@@ -150,9 +151,9 @@ def test_remat_and_loops_change_nothing(layers):
     params = jax.jit(plain.init)(jax.random.key(1))
 
     def gradient(model):
-        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(model.hidden(p, *batch, levels=(2, layers))[2] ** 2)))(
-            params
-        )
+        return jax.jit(
+            jax.value_and_grad(lambda p: jnp.sum(model.bind(p).hidden(Inputs(*batch), levels=(2, layers))[2] ** 2))
+        )(params)
 
     for a, b in zip(jax.tree.leaves(gradient(plain)), jax.tree.leaves(gradient(remat)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -176,7 +177,7 @@ def test_row_map_ties_rows_of_input_and_head(params):
         hidden(model, params, base + V // 2, positions, segments, levels=(3,))[3],
         hidden(model, params, base, positions, segments, levels=(3,))[3],
     )
-    weight = model.head_weight(params)
+    weight = model.bind(params).head_weight()
     assert weight.shape == (V, 16)
     np.testing.assert_array_equal(weight[: V // 2], weight[V // 2 :])
 
@@ -185,8 +186,8 @@ def test_tied_head_is_the_embedding(model, params):
     tied = build(config(tied=True), V)
     own = jax.jit(tied.init)(jax.random.key(0))
     assert tied.tied and "head" not in own
-    assert tied.head_weight(own) is own["embedding"]
-    assert model.head_weight(params) is params["head"] and not model.tied
+    assert tied.bind(own).head_weight() is own["embedding"]
+    assert model.bind(params).head_weight() is params["head"] and not model.tied
 
 
 def test_init_is_abstract_and_annotated(model, params):
@@ -245,7 +246,9 @@ def test_mixed_windows_under_remat_and_chunks():
     params = jax.jit(plain.init)(jax.random.key(1))
 
     def gradient(model):
-        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(model.hidden(p, *batch, levels=(9,))[9] ** 2)))(params)
+        return jax.jit(
+            jax.value_and_grad(lambda p: jnp.sum(model.bind(p).hidden(Inputs(*batch), levels=(9,))[9] ** 2))
+        )(params)
 
     other = build(shape, V, remat=True, chunks=2)
     for a, b in zip(*(jax.tree.leaves(gradient(model)) for model in (plain, other)), strict=True):
@@ -254,7 +257,7 @@ def test_mixed_windows_under_remat_and_chunks():
 
 def test_errors_name_the_binding(model, params):
     with pytest.raises(UserError, match=r"Llama\.max_length = 32"):
-        model.hidden(params, *row(12, total=33), levels=(3,))
+        model.bind(params).hidden(Inputs(*row(12, total=33)), levels=(3,))
     with pytest.raises(UserError, match=r"Llama\.kv_heads"):
         config(kv_heads=3)
     with pytest.raises(UserError, match=r"Llama\.heads"):
@@ -295,3 +298,26 @@ def test_rows_of_the_tables_have_a_spread_of_their_own(std, expected):
     for name, values in (("embedding", fresh["embedding"]), ("head", fresh["head"])):
         assert np.std(values) == pytest.approx(expected, rel=0.05), name
     assert np.std(fresh["layers"]["attention"]["query"]) == pytest.approx(0.2, rel=0.1)
+
+
+def test_captured_sites_add_up_to_the_residual_stream(model, params):
+    batch, bound = Inputs(*row(5, 7)), model.bind(params)
+    found = bound.hidden(batch, levels=(1, 2), capture=("attention", "mlp"))
+    plain = bound.hidden(batch, levels=(1, 2))
+    np.testing.assert_array_equal(found[2], plain[2])
+    assert {site: [*levels] for site, levels in found.sites.items()} == {"attention": [1, 2], "mlp": [1, 2]}
+    down = params["layers"]["mlp"]["down"][1]  # of the block that leads from level 1 to level 2
+    expected = found[1] + found["attention", 2] + found["mlp", 2] @ down
+    np.testing.assert_allclose(found[2], expected, atol=1e-5)
+
+
+def test_an_edit_at_a_level_is_what_later_levels_read(model, params):
+    batch, bound = Inputs(*row(5, 7)), model.bind(params)
+    states = bound.hidden(batch, levels=(0, 1, 2, 3))
+    replaced = bound.hidden(batch, levels=(1, 2, 3), edit={1: lambda x: states[0]})
+    np.testing.assert_array_equal(replaced[1], states[0])
+    shifted = bound.hidden(batch, levels=(0, 1, 2, 3), edit={level: lambda x: x for level in range(4)})
+    for level in range(4):
+        np.testing.assert_allclose(shifted[level], states[level], atol=1e-6)
+    last = bound.hidden(batch, levels=(3,), edit={2: lambda x: x + 1.0})[3]
+    assert np.abs(np.asarray(last - states[3])).max() > 1e-2

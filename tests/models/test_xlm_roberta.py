@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.models.llama import Llama
 from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
@@ -53,7 +54,7 @@ def params(model):
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="levels")
 def hidden(model, params, tokens, positions, segment_ids, types=None, levels=(LAYERS,)):
-    return model.hidden(params, tokens, positions, segment_ids, types=types, levels=levels)
+    return model.bind(params).hidden(Inputs(tokens, positions, segment_ids, types=types), levels=levels)
 
 
 def hugging_face(torch, transformers, params):
@@ -113,7 +114,7 @@ def test_states_and_logits_equal_hugging_face(model, params):
     types = ((np.arange(LENGTH) >= 5) & (segments > 0)).astype(np.int32)
     everything = tuple(range(LAYERS + 1))
     states = hidden(model, params, tokens, positions, segments, types=types, levels=everything)
-    head = jax.jit(lambda p, h: model.head_input(p, h) @ model.head_weight(p).T + model.head_bias(p))
+    head = jax.jit(lambda p, h: model.bind(p).head_input(h) @ model.bind(p).head_weight().T + model.bind(p).head_bias())
     logits = head(params, states[LAYERS])
     with torch.no_grad():
         inputs = {"input_ids": tokens, "attention_mask": segments, "token_type_ids": types}
@@ -157,7 +158,7 @@ def test_chunks_change_neither_states_nor_gradients(shape, chunks):
 
     def outputs(model):
         def loss(p):
-            states = model.hidden(p, *batch, levels=(1, 2))
+            states = model.bind(p).hidden(Inputs(*batch), levels=(1, 2))
             first = states[2][:, 0] + states[1][:, 6]
             return jnp.sum(jnp.tanh(first @ first.T)), states
 
@@ -175,15 +176,15 @@ def test_types_are_added_and_refused_where_there_are_none(model, params):
     assert not np.allclose(hidden(model, params, *batch, types=types + 1)[LAYERS], plain)
     assert jnp.isnan(hidden(model, params, *batch, types=types + 2)[LAYERS]).all(), "a type that does not exist"
     with pytest.raises(UserError, match=r"XLMRoberta\.types = 1"):
-        build(config(), V).hidden(params, *batch, types=types, levels=(1,))
+        build(config(), V).bind(params).hidden(Inputs(*batch, types=types), levels=(1,))
     with pytest.raises(UserError, match=r"Llama\.types = 1"):
-        build(Llama(1, 8, 2, 2, 8), V).hidden({}, *batch, types=types, levels=(1,))
+        build(Llama(1, 8, 2, 2, 8), V).bind({}).hidden(Inputs(*batch, types=types), levels=(1,))
 
 
 def test_row_map_ties_rows_and_biases(params):
     half = V // 2
     model = build(config(types=2), V, row_map=np.arange(V) % half)
-    for array in (model.head_weight(params), model.head_bias(params)):
+    for array in (model.bind(params).head_weight(), model.bind(params).head_bias()):
         np.testing.assert_array_equal(array[:half], array[half:])
     tokens, positions, segments = rows(LENGTH)
     states = (hidden(model, params, tokens % half + k * half, positions, segments)[LAYERS] for k in (0, 1))

@@ -31,10 +31,15 @@ def lm_batch(rows: int, length: int = 12):
     }
 
 
+def bound(model, params):
+    """The model with the parameters {"model": ..., "heads": optional}."""
+    return model.bind(params["model"], params.get("heads", {}))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def loss_of(objective, *given):
-    """`objective.loss(*given)`, whose first is the model, as one program: as a training step runs it."""
-    return objective.loss(*given)
+def loss_of(objective, model, params, state, batch, rng):
+    """`objective.loss` as one program: as a training step runs it."""
+    return objective.loss(bound(model, params), batch, state, rng)
 
 
 def assert_same_on_eight_devices(objective, model, params, batch):
@@ -43,7 +48,7 @@ def assert_same_on_eight_devices(objective, model, params, batch):
         pytest.skip("needs the 8 simulated devices of tests/conftest.py")
 
     def loss(p, b):
-        return objective.loss(model, p, {}, b, jax.random.key(0))[0]
+        return objective.loss(bound(model, p), b, {}, jax.random.key(0))[0]
 
     value_and_grad = jax.jit(jax.value_and_grad(loss))
     count_of = jax.jit(lambda b: objective.count(model, b, jax.random.key(0)))

@@ -9,6 +9,7 @@ import pytest
 from objective_cases import LAYERS, V, assert_same_on_eight_devices, lm_batch, loss_of, small_model
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.causal_lm import CausalLM
@@ -33,7 +34,9 @@ def test_loss_is_the_weighted_sum_over_targets(model, params):
 
     @jax.jit
     def log_probabilities(own):
-        h = model.hidden(own, batch["tokens"], batch["positions"], batch["segment_ids"], levels=(LAYERS,))[LAYERS]
+        h = model.bind(own).hidden(Inputs(batch["tokens"], batch["positions"], batch["segment_ids"]), levels=(LAYERS,))[
+            LAYERS
+        ]
         return jax.nn.log_softmax(h @ own["head"].T)
 
     log_p = log_probabilities(params["model"])

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_cases import LAYERS, V, assert_same_on_eight_devices, loss_of, small_model
+from objective_cases import LAYERS, V, assert_same_on_eight_devices, bound, loss_of, small_model
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives import masked_lm
@@ -90,8 +91,8 @@ def test_loss_is_the_cross_entropy_of_the_chosen_tokens(model, params):
 
     @jax.jit
     def dense(own):
-        h = model.hidden(own, tokens, batch["positions"], batch["segment_ids"], levels=(LAYERS,))[LAYERS]
-        logits = model.head_input(own, h) @ model.head_weight(own).T + model.head_bias(own)
+        h = model.bind(own).hidden(Inputs(tokens, batch["positions"], batch["segment_ids"]), levels=(LAYERS,))[LAYERS]
+        logits = model.bind(own).head_input(h) @ model.bind(own).head_weight().T + model.bind(own).head_bias()
         at_target = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["tokens"][..., None], 2)[..., 0]
         return at_target, jnp.argmax(logits, -1) == batch["tokens"]
 
@@ -118,7 +119,7 @@ def test_nothing_chosen_gives_zero(model, params):
     batch = mlm_batch(8)
     for empty in (batch | {"segment_ids": 0 * batch["segment_ids"]}, batch | {"tokens": 0 * batch["tokens"]}):
         (total, metrics), grads = jax.jit(
-            jax.value_and_grad(lambda p, b: MaskedLM().loss(model, p, {}, b, KEY)[:2], has_aux=True)
+            jax.value_and_grad(lambda p, b: MaskedLM().loss(bound(model, p), b, {}, KEY)[:2], has_aux=True)
         )(params, empty)
         assert total == 0 and metrics["accuracy"] == 0 and MaskedLM().count(model, empty, KEY) == 0
         assert not any(g.any() for g in jax.tree.leaves(grads))
@@ -128,7 +129,7 @@ def test_types_reach_the_model(params):
     typed = build(XLMRoberta(LAYERS, 16, 2, 32, 64, types=3), V, special=SPECIAL, mask_id=MASK)
     own = {"model": jax.jit(typed.init)(jax.random.key(0))}
     batch = mlm_batch(8)
-    loss = jax.jit(lambda b: MaskedLM().loss(typed, own, {}, b, KEY)[0])
+    loss = jax.jit(lambda b: MaskedLM().loss(bound(typed, own), b, {}, KEY)[0])
     zero = batch | {"types": 0 * batch["tokens"]}
     assert loss(batch) == loss(zero) != loss(zero | {"types": zero["types"] + 2})
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_cases import LAYERS, V, assert_same_on_eight_devices, loss_of, small_model
+from objective_cases import LAYERS, V, assert_same_on_eight_devices, bound, loss_of, small_model
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.objectives.word_contrast import WordContrast
 
 KEY = jax.random.key(0)
@@ -62,7 +63,7 @@ def test_every_level_is_the_contrast_of_words_fed_alone(model, params):
     alone = np.zeros((3, WORDS, length), np.int32)  # right-padded: tokens, positions, segment_ids
     for w, t in enumerate(tokens):
         alone[:, w, : len(t)] = [t, np.arange(len(t)), np.ones(len(t))]
-    states = jax.jit(lambda p, *b: model.hidden(p, *b, levels=levels))(own, *alone)
+    states = jax.jit(lambda p, *b: model.bind(p).hidden(Inputs(*b), levels=levels).levels)(own, *alone)
     states |= {"head": own["head"][alone[0]]}
     _, metrics = run(model, params, pack(range(WORDS)))
     assert {name.split("/")[0] for name in metrics} == {f"level_{level}" for level in (*levels, "head")}
@@ -121,7 +122,7 @@ def test_gradient_reaches_every_parameter_it_should(model, params):
     batch = pack(range(WORDS))
 
     def gradient(**options):
-        loss = lambda p: WordContrast(**options).loss(model, p, {}, batch, KEY)[0]  # noqa: E731
+        loss = lambda p: WordContrast(**options).loss(bound(model, p), batch, {}, KEY)[0]  # noqa: E731
         return jax.jit(jax.grad(loss))(params)["model"]
 
     assert all(jnp.isfinite(g).all() and jnp.any(g != 0) for g in jax.tree.leaves(gradient()))

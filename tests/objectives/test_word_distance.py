@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from objective_cases import V, assert_same_on_eight_devices, loss_of, small_model
+from objective_cases import V, assert_same_on_eight_devices, bound, loss_of, small_model
 
 from xalign_jax.objectives.word_distance import WordDistance
 
@@ -93,7 +93,7 @@ def test_a_word_moves_by_the_tokens_that_are_its_languages_own(model, params):
 
     def loss(table):
         model_params = params["model"] | {"embedding": table, "head": table}
-        return WordDistance(anchored=True).loss(model, {"model": model_params}, {}, found, KEY)[0]
+        return WordDistance(anchored=True).loss(bound(model, {"model": model_params}), found, {}, KEY)[0]
 
     gradient = np.asarray(jax.jit(jax.grad(loss))(params["model"]["embedding"]))
     assert np.flatnonzero(np.abs(gradient).sum(1)).tolist() == [2]
@@ -106,7 +106,7 @@ def test_the_size_of_rows_gets_no_gradient(model, params, offset):
     tables = {name: params["model"][name] for name in ("embedding", "head")}
 
     def loss(tables):
-        return WordDistance(offset).loss(model, {"model": params["model"] | tables}, {}, found, KEY)[0]
+        return WordDistance(offset).loss(model.bind(params["model"] | tables), found, {}, KEY)[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(tables)
     slope = sum(np.sum(gradient[name] * tables[name]) for name in tables)

@@ -10,7 +10,7 @@ import numpy as np
 
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.feeds.codeswitch import build_table
-from xalign_jax.data.feeds.packing import PackedRows, ranges
+from xalign_jax.data.feeds.packing import ranges
 from xalign_jax.data.store.store import training_stores
 from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.data.tokens.words import split_words
@@ -112,10 +112,10 @@ def facts(corpus: Corpus) -> list[str]:
 
 def packing(feeds: Mapping[str, Any]) -> list[str]:
     """What became of the documents of streams that pack texts, and how full their rows are, in lines."""
-    packed = {name: feed for name, feed in feeds.items() if isinstance(feed, PackedRows)}
     return [
         f"stream {name}: " + ", ".join(f"{what} {count:,}" for what, count in feed.report.items())
-        for name, feed in packed.items()
+        for name, feed in feeds.items()
+        if feed.report
     ]
 
 

@@ -1,7 +1,7 @@
 """What probes share: rows of results, batches of one shape, and the compiled passes over a model.
 
 A probe calls these with numpy arrays on the host and gets numpy arrays back; nothing larger than a few million logits
-is ever held at once. `model` is the model as functions, `params` its own parameters (they may be sharded).
+is ever held at once. `model` has its parameters bound; they may be sharded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from xalign_jax.alignment.pooling import pooled_tokens, segment_means
+from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs, ModelConfig, Row
+from xalign_jax.models.model import Model
 from xalign_jax.runtime.compilation import jit_once
 
 Batch = dict[str, np.ndarray]
@@ -26,7 +29,7 @@ LOGITS_AT_ONCE = 2**22
 SECONDS_BEFORE_A_BAR = 5.0
 
 
-def row(probe: str, metric: str, value: float, n: int, **about: Any) -> dict[str, Any]:
+def row(probe: str, metric: str, value: float, n: int, **about: Any) -> Row:
     """A row of `results.json` without stage, step, seed and settings; `about`: language, level, split, control, data."""
     absent = {"language": None, "level": None, "split": None, "control": None, "data": None}
     return {"probe": probe, "metric": metric, "value": float(value), "n": int(n), **absent, **about}
@@ -41,35 +44,36 @@ def fingerprint(*columns: Any) -> str:
     return digest.hexdigest()[:12]
 
 
-def require_causal(model: Any, probe: str) -> None:
+def require_causal(model: ModelConfig | Model, probe: str) -> None:
     """Refuse a bidirectional model, which would see the token it predicts."""
     if not model.causal:
         raise UserError(f"{probe}: scores the next token and needs a causal model; take it out of Stage.probes")
 
 
-def require_length(model: Any, probe: str, length: int) -> None:
+def require_length(model: ModelConfig | Model, probe: str, length: int) -> None:
     """Refuse windows that the model has no positions for."""
     if length > model.max_length:
         raise UserError(f"{probe}.length = {length}: longer than the model's max_length = {model.max_length}")
 
 
-def require_frame(model: Any, probe: str, length: int) -> None:
+def require_frame(model: ModelConfig | Model, probe: str, length: int) -> None:
     """Refuse sentences so short that bos and eos leave no room for a token."""
     if length < 3 and not model.causal:
         raise UserError(f"{probe}.length = {length}: at least 3, bos and eos count")
 
 
-def untrained(model: Any, params: Any, seed: int) -> Any:
-    """Fresh parameters of this seed, laid out as `params` are: the control "untrained".
+def untrained(model: Model, seed: int) -> Model:
+    """The model with fresh parameters of this seed, laid out as its own: the control "untrained".
 
-    A run starts from them, unless it has `Recipe.init_from`.
+    A run starts from these parameters, unless it has `Recipe.init_from`.
     """
-    leaves, structure = jax.tree.flatten(params)
-    return _initializer(model, structure, tuple(leaf.sharding for leaf in leaves))(jax.random.key(seed))
+    leaves, structure = jax.tree.flatten(model.params)
+    where = tuple(leaf.sharding for leaf in leaves)
+    return model.bind(_initializer(model.unbound, structure, where)(jax.random.key(seed)), {})
 
 
 @functools.lru_cache(maxsize=4)
-def _initializer(model: Any, structure: Any, where: tuple[Any, ...]) -> Any:
+def _initializer(model: Model, structure: Any, where: tuple[Any, ...]) -> Any:
     """`model.init`, compiled once for all probes."""
     return jit_once(model.init, out_shardings=jax.tree.unflatten(structure, where))
 
@@ -106,19 +110,19 @@ def padded(sequences: Sequence[np.ndarray], length: int) -> Batch:
     return {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
 
 
-def levels(model: Any) -> tuple[int, ...]:
+def levels(model: Model) -> tuple[int, ...]:
     """0 (embedding output) to L (after the final norm)."""
     return tuple(range(model.num_layers + 1))
 
 
-def hidden_levels(model: Any, params: Any, batch: Batch) -> jax.Array:
+def hidden_levels(model: Model, batch: Batch) -> jax.Array:
     """Hidden states of all levels, (L+1, B, T, D) float32."""
     every = levels(model)
-    states = model.hidden(params, batch["tokens"], batch["positions"], batch["segment_ids"], train=False, levels=every)
+    states = model.hidden(Inputs.of(batch), levels=every)
     return jnp.stack([states[level].astype(jnp.float32) for level in every])
 
 
-def next_token_scores(model: Any, params: Any, batch: Batch, rows: Any) -> tuple[jax.Array, jax.Array]:
+def next_token_scores(model: Model, batch: Batch, rows: Any) -> tuple[jax.Array, jax.Array]:
     """Scores of a causal model at every position, under the full softmax.
 
     Args:
@@ -130,9 +134,9 @@ def next_token_scores(model: Any, params: Any, batch: Batch, rows: Any) -> tuple
       The loss renormalised over `rows` is nll + log_mass.
     """
     top = model.num_layers
-    states = model.hidden(params, batch["tokens"], batch["positions"], batch["segment_ids"], train=False, levels=(top,))
-    inputs = model.head_input(params, states[top])
-    weight, bias = model.head_weight(params).astype(jnp.float32), model.head_bias(params)
+    states = model.hidden(Inputs.of(batch), levels=(top,))
+    inputs = model.head_input(states[top])
+    weight, bias = model.head_weight().astype(jnp.float32), model.head_bias()
 
     @jax.checkpoint
     def one(item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -147,24 +151,22 @@ def next_token_scores(model: Any, params: Any, batch: Batch, rows: Any) -> tuple
     return nll.reshape(shape), log_mass.reshape(shape)
 
 
-compiled_scores = jax.jit(next_token_scores, static_argnums=0)
+compiled_scores = jax.jit(next_token_scores)
 
 
-def score(
-    model: Any, params: Any, arrays: Batch, rows: np.ndarray, batch: int, name: str
-) -> tuple[np.ndarray, np.ndarray]:
+def score(model: Model, arrays: Batch, rows: np.ndarray, batch: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     """`next_token_scores` of any number of rows (N, T), in batches of one shape."""
     inputs = {key: arrays[key] for key in ("tokens", "positions", "segment_ids", "targets")}
     found = []
     for cut, real in batches(inputs, batch, name):
-        found.append([fetch(part)[:real] for part in compiled_scores(model, params, cut, rows)])
+        found.append([fetch(part)[:real] for part in compiled_scores(model, cut, rows)])
     return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _sentence_vectors(model: Any, params: Any, batch: dict[str, Any]) -> dict[str, jax.Array]:
+@jax.jit
+def _sentence_vectors(model: Model, batch: dict[str, Any]) -> dict[str, jax.Array]:
     """By pooling: (L+1,B,D) float32 vectors of rows that hold one text each."""
-    states = hidden_levels(model, params, batch)  # (L+1,B,T,D)
+    states = hidden_levels(model, batch)  # (L+1,B,T,D)
     found = {}
     for pooling in ("mean", "first"):
         own = pooled_tokens(batch["segment_ids"], batch["positions"], batch["special"], pooling)  # (B,T)
@@ -173,7 +175,7 @@ def _sentence_vectors(model: Any, params: Any, batch: dict[str, Any]) -> dict[st
 
 
 def sentence_vectors(
-    model: Any, params: Any, tokenizer: Any, sentences: Sequence[np.ndarray], length: int, batch: int, name: str
+    model: Model, tokenizer: Tokenizer, sentences: Sequence[np.ndarray], length: int, batch: int, name: str
 ) -> dict[str, np.ndarray]:
     """Vectors of texts (words, sentences) by pooling, (L+1, N, D) float32 each; every text stands alone.
 
@@ -182,13 +184,13 @@ def sentence_vectors(
     arrays = framed(model, tokenizer, sentences, length)
     arrays["special"] = tokenizer.special[arrays["tokens"]]
     parts = [
-        {pooling: fetch(found)[:, :real] for pooling, found in _sentence_vectors(model, params, cut).items()}
+        {pooling: fetch(found)[:, :real] for pooling, found in _sentence_vectors(model, cut).items()}
         for cut, real in batches(arrays, batch, name)
     ]
     return {pooling: np.concatenate([part[pooling] for part in parts], axis=1) for pooling in parts[0]}
 
 
-def framed(model: Any, tokenizer: Any, sentences: Sequence[np.ndarray], length: int) -> Batch:
+def framed(model: Model, tokenizer: Tokenizer, sentences: Sequence[np.ndarray], length: int) -> Batch:
     """Texts x as the model reads them, a row each, as `padded`; whether x ends with eos already makes no difference.
 
     A bidirectional model reads bos x eos, x cut to what `length` leaves (no bos or eos where the vocabulary has none).
@@ -202,32 +204,32 @@ def framed(model: Any, tokenizer: Any, sentences: Sequence[np.ndarray], length: 
     return padded([np.concatenate([start, s[:room], end]).astype(np.int32) for s in own], length)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _pooled_head(model: Any, params: Any, batch: Batch) -> jax.Array:
+@jax.jit
+def _pooled_head(model: Model, batch: Batch) -> jax.Array:
     real = (batch["segment_ids"] > 0)[..., None]
-    rows = jnp.where(real, model.head_weight(params)[batch["tokens"]].astype(jnp.float32), 0.0)
+    rows = jnp.where(real, model.head_weight()[batch["tokens"]].astype(jnp.float32), 0.0)
     return rows.sum(1) / jnp.maximum(real.sum(1), 1)
 
 
-def pool_head(model: Any, params: Any, sequences: Sequence[np.ndarray], length: int, batch: int) -> np.ndarray:
+def pool_head(model: Model, sequences: Sequence[np.ndarray], length: int, batch: int) -> np.ndarray:
     """Mean output-head rows of token sequences, (N, D) float32."""
     cuts = batches(padded(sequences, length), batch, "head")
-    return np.concatenate([fetch(_pooled_head(model, params, cut))[:real] for cut, real in cuts])
+    return np.concatenate([fetch(_pooled_head(model, cut))[:real] for cut, real in cuts])
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _level_sums(model: Any, params: Any, batch: Batch) -> jax.Array:
+@jax.jit
+def _level_sums(model: Model, batch: Batch) -> jax.Array:
     real = batch["own"][None, :, :, None]
-    return jnp.where(real, hidden_levels(model, params, batch), 0.0).sum(2)
+    return jnp.where(real, hidden_levels(model, batch), 0.0).sum(2)
 
 
-def language_means(model: Any, params: Any, rows: Batch, batch: int) -> np.ndarray:
+def language_means(model: Model, rows: Batch, batch: int) -> np.ndarray:
     """Mean hidden state per level over the places `own` (N,T) bool of some rows, (L+1, D) float32.
 
     Centring takes this mean away.
     """
     cuts = batches(rows, batch, "language means")
-    total = sum(fetch(_level_sums(model, params, cut))[:, :real].sum(1, dtype=np.float64) for cut, real in cuts)
+    total = sum(fetch(_level_sums(model, cut))[:, :real].sum(1, dtype=np.float64) for cut, real in cuts)
     return np.asarray(total / rows["own"].sum(), np.float32)
 
 

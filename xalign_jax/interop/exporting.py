@@ -25,7 +25,7 @@ from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 from xalign_jax.interop.weights import DTYPES, Tensor, write
 from xalign_jax.models.model import Model, build
 from xalign_jax.runtime.records import read_environment, read_results
-from xalign_jax.runtime.restore import restore_memory, restore_model
+from xalign_jax.runtime.restore import restore_model, restore_state
 
 
 class Exported(NamedTuple):
@@ -143,7 +143,7 @@ def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, str
         return restore_model(model_dir, step, model, mesh)
     found: tuple[int, Any] = (-1, None)
     with contextlib.suppress(TypeError):  # so Orbax says that a branch is missing, or it gives the asked shapes back
-        found = restore_memory(model_dir, step, model, mesh, stream, "encoder")
+        found = restore_state(model_dir, step, model, mesh, stream, "encoder")
     if not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found[1])) or found[1] is None:
         raise UserError(
             f"--params=momentum:{stream}: the checkpoint has no such encoder; choose a --step of the stream's stage"

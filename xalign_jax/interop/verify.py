@@ -10,6 +10,7 @@ import numpy as np
 
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import RunError, install
+from xalign_jax.interfaces import Inputs
 from xalign_jax.interop.exporting import Exported
 from xalign_jax.interop.tokenizers.check import SAMPLES, difference, texts_around_unusual, texts_of_pieces, unusual_ids
 
@@ -65,15 +66,15 @@ def _compare_numbers(output: Path, exported: Exported, texts: Sequence[np.ndarra
 
     theirs = getattr(transformers, exported.auto).from_pretrained(output, dtype=torch.float32).eval()
     model, last = exported.model, exported.model.num_layers
-    run = jax.jit(lambda params, *rows: model.hidden(params, *rows, levels=tuple(range(last + 1))))
+    run = jax.jit(lambda params, *rows: model.bind(params).hidden(Inputs(*rows), levels=tuple(range(last + 1))))
     worst = np.zeros(last + 2)
     for ids in texts:
         ids = np.asarray(ids[: min(LENGTH, model.max_length)], np.int32)
         rows = np.zeros((3, 1, min(LENGTH, model.max_length)), np.int32)
         rows[0, 0, : len(ids)], rows[1, 0, : len(ids)], rows[2, 0, : len(ids)] = ids, np.arange(len(ids)), 1
         ours = run(exported.params, *rows)
-        logits = model.head_input(exported.params, ours[last]) @ model.head_weight(exported.params).T
-        bias = model.head_bias(exported.params)
+        logits = model.bind(exported.params).head_input(ours[last]) @ model.bind(exported.params).head_weight().T
+        bias = model.bind(exported.params).head_bias()
         logits = logits if bias is None else logits + bias
         with torch.no_grad():
             found = theirs(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from xalign_jax.errors import UserError
 from xalign_jax.models.attention import Context, SelfAttention, mutual_context
-from xalign_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Maker, check_activation
+from xalign_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Maker, Sites, check_activation
 from xalign_jax.models.sharded_lookup import lookup
 from xalign_jax.recipe import at_least_one, freeze, within
 
@@ -87,9 +87,11 @@ class EncoderBlock(nnx.Module):
         self.down = Dense((c.mlp_width, c.width), ("mlp_rows", "embed"), dtype, make)
         self.mlp_norm = LayerNorm(c.width, c.norm_eps, dtype, make)
 
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        x = self.attention_norm(x + self.attention(x, context))
-        return self.mlp_norm(x + self.down(ACTIVATIONS[self.activation](self.up(x))))
+    def __call__(self, x: jax.Array, context: Context) -> tuple[jax.Array, Sites]:
+        attended = self.attention(x, context)
+        x = self.attention_norm(x + attended)
+        neurons = ACTIVATIONS[self.activation](self.up(x))
+        return self.mlp_norm(x + self.down(neurons)), Sites(attended, neurons)
 
 
 class Encoder(nnx.Module):

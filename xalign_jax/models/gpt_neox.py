@@ -13,7 +13,7 @@ from flax import nnx
 from xalign_jax.errors import UserError
 from xalign_jax.models.attention import Context, SelfAttention
 from xalign_jax.models.decoder import Decoder
-from xalign_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Maker, check_activation
+from xalign_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Maker, Sites, check_activation
 from xalign_jax.recipe import at_least_one, freeze, within
 
 
@@ -115,7 +115,9 @@ class GPTNeoXBlock(nnx.Module):
         self.up = Dense((c.width, c.mlp_width), ("embed", "mlp"), dtype, make)
         self.down = Dense((c.mlp_width, c.width), ("mlp_rows", "embed"), dtype, make)
 
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        attended = x + self.attention(self.attention_norm(x), context)
-        read = x if self.config.parallel_residual else attended
-        return attended + self.down(ACTIVATIONS[self.config.activation](self.up(self.mlp_norm(read))))
+    def __call__(self, x: jax.Array, context: Context) -> tuple[jax.Array, Sites]:
+        attended = self.attention(self.attention_norm(x), context)
+        after = x + attended
+        read = x if self.config.parallel_residual else after
+        neurons = ACTIVATIONS[self.config.activation](self.up(self.mlp_norm(read)))
+        return after + self.down(neurons), Sites(attended, neurons)

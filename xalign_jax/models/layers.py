@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,18 @@ def add_bias(x: jax.Array, module: nnx.Module, name: str) -> jax.Array:
     return x + getattr(module, name)[...].astype(x.dtype) if hasattr(module, name) else x
 
 
+class Sites(NamedTuple):
+    """What a block computed on the way, for `Model.hidden(capture=...)`.
+
+    Attributes:
+      attention: (B, T, width), the attention's output before it joins the residual stream.
+      mlp: (B, T, mlp_width), the neurons: what the last product of the MLP reads.
+    """
+
+    attention: jax.Array
+    mlp: jax.Array
+
+
 class RMSNorm(nnx.Module):
     """x / rms(x) * scale, computed in float32, returned in x's dtype."""
 
@@ -119,7 +131,7 @@ class Dense(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """(silu(x gate) * (x up)) down, with or without biases: (..., width) -> (..., width)."""
+    """(silu(x gate) * (x up)) down, with or without biases: `neurons` up to the last product, the call after it."""
 
     def __init__(self, width: int, hidden: int, dtype: Any, make: Maker, biases: bool = False):
         self.dtype = dtype
@@ -131,8 +143,12 @@ class SwiGLU(nnx.Module):
             self.up_bias = make.zeros((hidden,), ("mlp",))
             self.down_bias = make.zeros((width,), ("embed",))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self._project(jax.nn.silu(self._project(x, "gate")) * self._project(x, "up"), "down")
+    def neurons(self, x: jax.Array) -> jax.Array:
+        """(..., width) -> (..., hidden)."""
+        return jax.nn.silu(self._project(x, "gate")) * self._project(x, "up")
+
+    def __call__(self, neurons: jax.Array) -> jax.Array:
+        return self._project(neurons, "down")
 
     def _project(self, x: jax.Array, name: str) -> jax.Array:
         return add_bias(project(x, getattr(self, name)[...].astype(self.dtype)), self, f"{name}_bias")

@@ -16,7 +16,7 @@ from flax import nnx
 from xalign_jax.errors import UserError
 from xalign_jax.models.attention import Context, SelfAttention
 from xalign_jax.models.decoder import Decoder
-from xalign_jax.models.layers import Maker, RMSNorm, SwiGLU
+from xalign_jax.models.layers import Maker, RMSNorm, Sites, SwiGLU
 from xalign_jax.recipe import at_least_one, freeze, within
 
 
@@ -130,6 +130,8 @@ class LlamaBlock(nnx.Module):
         self.mlp_norm = RMSNorm(c.width, c.norm_eps, make)
         self.mlp = SwiGLU(c.width, c.mlp_width, dtype, make, c.mlp_bias)
 
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        x = x + self.attention(self.attention_norm(x), context)
-        return x + self.mlp(self.mlp_norm(x))
+    def __call__(self, x: jax.Array, context: Context) -> tuple[jax.Array, Sites]:
+        attended = self.attention(self.attention_norm(x), context)
+        x = x + attended
+        neurons = self.mlp.neurons(self.mlp_norm(x))
+        return x + self.mlp(neurons), Sites(attended, neurons)

@@ -1,12 +1,14 @@
-"""A model as plain functions of plain parameters. NNX stays inside `models/`.
+"""A model as functions of plain parameters. NNX stays inside `models/`.
 
 Levels: 0 = embedding output, l = output of block l, L = output of the last block after the final norm.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,7 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xalign_jax.arrays import join_rows, split_rows
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs, States
+from xalign_jax.models.layers import Sites
 from xalign_jax.models.sharded_lookup import lookup, spread
 
 Params = Any
@@ -49,8 +54,20 @@ def build(
     return Model(config, vocabulary_size, row_map, special, mask_id, dtype, remat, chunks)
 
 
+@jax.tree_util.register_pytree_node_class
 class Model:
-    """Functions of a parameter tree (nested dict of float32 arrays; blocks stacked along axis 0)."""
+    """Functions of a parameter tree (nested dict of float32 arrays; blocks stacked along axis 0).
+
+    `build` gives a model without parameters, which says shapes and draws initial values. `bind` gives it parameters, and
+    with them states and scores:
+
+        model = build(Llama(...), vocabulary_size=32000)
+        bound = model.bind(model.init(rng))
+        states = bound.hidden(Inputs(tokens, positions, segment_ids), levels=(0, 12))
+    """
+
+    params: Params = None
+    heads: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -76,6 +93,7 @@ class Model:
         self._dtype = dtype
         self._remat = remat
         self._chunks = chunks
+        self.unbound = self  # compiled functions of a bound model are cached under this
         self._graph, self._variables = nnx.split(nnx.eval_shape(lambda: self._network(jax.random.key(0))))
 
     def _network(self, rng: jax.Array) -> Any:
@@ -95,120 +113,154 @@ class Model:
         parameters = nnx.filter_state(self._variables, nnx.Param)
         return nnx.to_pure_dict(nnx.map_state(lambda path, variable: variable.axes, parameters))
 
-    def hidden(
-        self,
-        params: Params,
-        tokens: jax.Array,
-        positions: jax.Array,
-        segment_ids: jax.Array,
-        *,
-        types: jax.Array | None = None,
-        train: bool = False,
-        levels: Sequence[int],
-        stop_at_level: int | None = None,
-    ) -> dict[int, jax.Array]:
-        """Hidden states {level: (B,T,width)} of the levels asked for; nothing past the highest one is computed.
+    def tree_flatten(self) -> tuple[tuple[Any, ...], Model]:
+        """Bound parameters are the leaves, so that functions under `jax.jit` take bound models."""
+        return (self.params, dict(self.heads)), self.unbound
+
+    @classmethod
+    def tree_unflatten(cls, unbound: Model, children: tuple[Any, ...]) -> Model:
+        """The inverse of `tree_flatten`."""
+        return unbound.bind(*children)
+
+    def bind(self, params: Params, heads: Mapping[str, Any] | None = None) -> Model:
+        """The same model with parameters, and with the heads that objectives own.
 
         Args:
-          tokens, positions, segment_ids: (B,T) int32; segment 0 is padding.
-          types: (B,T) int32 token types; None = all 0. A type that the model lacks gives NaN.
-          train: unused (no dropout).
-          stop_at_level: compute no further than this level; None = the highest of `levels`.
+          heads: by name; None = those bound already.
+        """
+        bound = copy.copy(self)
+        bound.params = params
+        if heads is not None:
+            bound.heads = heads
+        return bound
+
+    def hidden(
+        self,
+        inputs: Inputs,
+        *,
+        levels: Sequence[int],
+        capture: Sequence[str] = (),
+        edit: Mapping[int, Callable[[jax.Array], jax.Array]] | None = None,
+    ) -> States:
+        """Hidden states of the levels asked for; nothing past the highest one is computed.
+
+        Args:
+          capture: sites within blocks, "attention" (its output, width wide) or "mlp" (its neurons, after the
+            activation). The result then also has `states[site, level]` for each of `levels` from 1 on.
+          edit: functions by level, each applied to the states (B, T, width) of its level; what follows reads their
+            result. For example `{8: lambda x: x - mean}` centres level 8.
 
         Raises:
           UserError: T is longer than the configured max_length; `types` for a model that has none.
         """
-        del train
-        name = type(self.config).__name__
-        if tokens.shape[1] > self.max_length:
-            raise UserError(f"rows of {tokens.shape[1]} tokens: longer than {name}.max_length = {self.max_length}")
-        if types is not None and self.config.types == 1:
+        name, length = type(self.config).__name__, inputs.tokens.shape[1]
+        if length > self.max_length:
+            raise UserError(f"rows of {length} tokens: longer than {name}.max_length = {self.max_length}")
+        if inputs.types is not None and self.config.types == 1:
             raise UserError(f"{name}.types = 1: set the feed's language_types = False, or as many types as languages")
-        stop = max(levels) if stop_at_level is None else stop_at_level
-        if not 0 <= min(levels) <= max(levels) <= stop <= self.num_layers:
-            raise ValueError(f"levels {tuple(levels)} with stop_at_level {stop} of a model of {self.num_layers} layers")
-        run = functools.partial(self._levels, levels=tuple(levels), stop=stop)
+        if not 0 <= min(levels) <= max(levels) <= self.num_layers:
+            raise ValueError(f"levels {tuple(levels)} of a model of {self.num_layers} layers")
+        if unknown := set(capture) - set(Sites._fields):
+            raise ValueError(f"capture of {sorted(unknown)}: the sites are {', '.join(Sites._fields)}")
+        run = functools.partial(self._levels, levels=tuple(levels), capture=tuple(capture), edit=dict(edit or {}))
         if self._chunks == 1:
-            return run(params, tokens, positions, segment_ids, types)
-        parts = _split((tokens, positions, segment_ids, types), self._chunks)
+            return run(inputs)
+        parts = jax.tree.map(functools.partial(split_rows, pieces=self._chunks), inputs)
         # Nothing outside a loop's body could share work with it, so there is no common subexpression to prevent.
-        part = jax.checkpoint(lambda rows: run(params, *rows), prevent_cse=False)
-        return _join(jax.lax.map(part, parts), tokens.shape[0])
+        part = jax.checkpoint(run, prevent_cse=False)
+        states = jax.lax.map(part, parts)
+        return jax.tree.map(functools.partial(join_rows, count=inputs.tokens.shape[0]), states)
 
     def _levels(
         self,
-        params: Params,
-        tokens: jax.Array,
-        positions: jax.Array,
-        segment_ids: jax.Array,
-        types: jax.Array | None,
-        levels: Sequence[int],
-        stop: int,
-    ) -> dict[int, jax.Array]:
+        inputs: Inputs,
+        levels: tuple[int, ...],
+        capture: tuple[str, ...],
+        edit: Mapping[int, Callable[[jax.Array], jax.Array]],
+    ) -> States:
         """`hidden` of all rows at once."""
-        network = nnx.merge(self._graph, params)
+        network, (tokens, positions, segment_ids, types) = self._bound_network(), inputs
         rows = tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens]
         x = spread(network.embed(rows, positions, types))
-        collected = {0: x}
-        if stop > 0:
-            collected |= self._blocks(network, x, network.context(positions, segment_ids), levels, stop)
-        return {level: collected[level] for level in levels}
+        x = edit[0](x) if 0 in edit else x
+        collected: dict[Any, jax.Array] = {0: x}
+        if max(levels) > 0:
+            collected |= self._blocks(network, x, network.context(positions, segment_ids), levels, capture, edit)
+        sites = {site: {level: collected[site, level] for level in levels if level} for site in capture}
+        return States({level: collected[level] for level in levels}, sites)
 
     def _blocks(
-        self, network: Any, x: jax.Array, context: Any, levels: Sequence[int], stop: int
-    ) -> dict[int, jax.Array]:
-        """Outputs of blocks 1..stop at the levels asked for, by scans over slices of the stacked parameters."""
+        self,
+        network: Any,
+        x: jax.Array,
+        context: Any,
+        levels: tuple[int, ...],
+        capture: tuple[str, ...],
+        edit: Mapping[int, Callable[[jax.Array], jax.Array]],
+    ) -> dict[Any, jax.Array]:
+        """States and sites of blocks 1 to max(levels), by scans over slices of the stacked parameters."""
         block, stacked = nnx.split(network.layers)
 
-        def apply(x: jax.Array, layer: Any) -> jax.Array:
+        def apply(x: jax.Array, layer: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
             weights, full = layer
-            return spread(nnx.merge(block, weights)(x, context.of_layer(full)))
+            x, sites = nnx.merge(block, weights)(x, context.of_layer(full))
+            return spread(x), {name: getattr(sites, name) for name in capture}
 
         # Loops cost a small model a quarter of its speed on CPU; a deep model's compile time matters more.
         unroll = jax.default_backend() == "cpu" and self.num_layers <= UNROLLED_LAYERS
         if self._remat:
             apply = jax.checkpoint(apply, prevent_cse=unroll)
-        collected: dict[int, jax.Array] = {}
-        for first, last, collect in _slices(levels, stop):
+        stop = max(levels)
+        collected: dict[Any, jax.Array] = {}
+        for first, last, collect in _slices({*levels, *(level for level in edit if 0 < level < stop)}, edit, stop):
             layers = jax.tree.map(lambda w, a=first, b=last: w[a:b], (stacked, context.full_layers))
             step = functools.partial(_step, apply, collect)
             with jax.named_scope("layers"):  # by which `scale.collectives` knows the loop
-                x, outputs = jax.lax.scan(step, x, layers, unroll=unroll)
-            if collect:
-                collected |= {first + 1 + i: outputs[i] for i in range(last - first)}
+                x, (outputs, sites) = jax.lax.scan(step, x, layers, unroll=unroll)
+            for level in range(first + 1, last + 1):
+                collected |= {(name, level): values[level - first - 1] for name, values in sites.items()}
+                if collect:
+                    collected[level] = outputs[level - first - 1]
+            x = edit[last](x) if last in edit and last < self.num_layers else x
             collected[last] = x
         if stop == self.num_layers:
-            collected[stop] = network.final_norm(x)
+            x = network.final_norm(x)
+            collected[stop] = edit[stop](x) if stop in edit else x
         return collected
 
-    def head_input(self, params: Params, h: jax.Array) -> jax.Array:
-        """What is multiplied with the head's rows, from the hidden states of level L (..., width)."""
-        return nnx.merge(self._graph, params).head_input(h)
+    def _bound_network(self) -> Any:
+        if self.params is None:
+            raise ValueError("the model has no parameters: model.bind(params)")
+        return nnx.merge(self._graph, self.params)
 
-    def head_weight(self, params: Params) -> jax.Array:
-        """The head's rows (V,width) float32."""
-        table = nnx.merge(self._graph, params).head_table()[0]
+    def head_input(self, h: jax.Array) -> jax.Array:
+        """What is multiplied with the head's rows, from the hidden states of level L (..., width)."""
+        return self._bound_network().head_input(h)
+
+    def head_weight(self) -> jax.Array:
+        """The head's rows (V, width) float32."""
+        table = self._bound_network().head_table()[0]
         return table if self._row_map is None else table[jnp.asarray(self._row_map)]
 
-    def head_rows(self, params: Params, tokens: jax.Array) -> jax.Array:
-        """The head's rows of tokens: (B,T) int32 -> (B,T,width) float32."""
+    def head_rows(self, tokens: jax.Array) -> jax.Array:
+        """The head's rows of tokens: (B, T) int32 -> (B, T, width) float32."""
         rows = tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens]
-        return lookup(nnx.merge(self._graph, params).head_table()[0], rows)
+        return lookup(self._bound_network().head_table()[0], rows)
 
-    def head_bias(self, params: Params) -> jax.Array | None:
+    def head_bias(self) -> jax.Array | None:
         """The head's bias (V,) or None."""
-        bias = nnx.merge(self._graph, params).head_table()[1]
+        bias = self._bound_network().head_table()[1]
         return bias if bias is None or self._row_map is None else bias[jnp.asarray(self._row_map)]
 
-    def pooled(self, params: Params, h: jax.Array) -> jax.Array:
+    def pooled(self, h: jax.Array) -> jax.Array:
         """Sentence embeddings tanh(h W + b) from first tokens' states of level L: (..., width) -> (..., width).
 
         Raises:
           UserError: the model has no pooler.
         """
-        if "pooler" not in params:
+        if "pooler" not in self.params:
             raise UserError(f"{type(self.config).__name__} without a pooler; use the mean or the first token's states")
-        return nnx.merge(self._graph, params).pooled(h)
+        return self._bound_network().pooled(h)
 
     def flops_per_token(self, length: int) -> float:
         """Model FLOPs of a forward and a backward pass per token of a row of `length` tokens.
@@ -220,40 +272,33 @@ class Model:
         weights = sum(a.size for a in jax.tree.leaves({k: v for k, v in self.shapes.items() if k not in free}))
         return 6.0 * weights + 12 * c.heads * c.head_size * c.keys_seen(length)
 
+    @property
+    def head_flops_per_token(self) -> float:
+        """The share of `flops_per_token` that the output head takes."""
+        shapes = self.shapes
+        head = sum(a.size for name in shapes if name.startswith("head") for a in jax.tree.leaves(shapes[name]))
+        return 6.0 * (head + (shapes["embedding"].size if self.tied else 0))
 
-def _split(rows: Any, parts: int) -> Any:
-    """Arrays (B,T) -> (parts, ceil(B/parts), T), padded with zeros: row i goes to part i % parts.
+    def block_flops_per_token(self, length: int) -> float:
+        """The share of `flops_per_token` that one block takes, their mean."""
+        return (self.flops_per_token(length) - self.head_flops_per_token) / self.num_layers
 
-    Strided, so that every part spans all devices when rows are sharded.
+
+def _step(apply: Callable[..., Any], collect: bool, x: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+    x, sites = apply(x, layer)
+    return x, (x if collect else None, sites)
+
+
+def _slices(levels: set[int], edited: Container[int], stop: int) -> Iterator[tuple[int, int, bool]]:
+    """Cut blocks 0..stop into slices (first, last, collect all outputs?) that end at the levels of interest.
+
+    Neighbouring levels share a slice that collects every output, unless one is edited on the way; otherwise only a slice's
+    end is kept.
     """
-
-    def split(array: jax.Array) -> jax.Array:
-        size = -(-array.shape[0] // parts)
-        padded = jnp.pad(array, ((0, size * parts - array.shape[0]), (0, 0)))
-        return padded.reshape(size, parts, -1).swapaxes(0, 1)
-
-    return jax.tree.map(split, rows)
-
-
-def _join(states: Any, count: int) -> Any:
-    """The inverse of `_split` for arrays (parts, rows, T, width)."""
-    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:])[:count], states)
-
-
-def _step(apply: Callable[..., jax.Array], collect: bool, x: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
-    x = apply(x, layer)
-    return x, x if collect else None
-
-
-def _slices(levels: Sequence[int], stop: int) -> Iterator[tuple[int, int, bool]]:
-    """Cut blocks 0..stop into slices (first, last, collect all outputs?) whose ends are the levels asked for.
-
-    Neighbouring levels share a slice that collects every output; otherwise only a slice's end is kept.
-    """
-    first, wanted = 0, set(levels)
+    first = 0
     while first < stop:
-        last, collect = first + 1, first + 1 in wanted
-        while last < stop and (last + 1 in wanted if collect else last not in wanted):
+        last, collect = first + 1, first + 1 in levels
+        while last < stop and last not in edited and (last + 1 in levels if collect else last not in levels):
             last += 1
         yield first, last, collect
         first = last

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-# Mesh axes over which the rows of a batch are spread; tables lie along the second (width) and the last (vocabulary).
-ROW_AXES = ("data", "fsdp")
+from xalign_jax.arrays import ROW_AXES
+
 WIDTH_AXIS, VOCABULARY_AXIS, HEADS_AXIS = "fsdp", "tensor", "tensor"
 
 

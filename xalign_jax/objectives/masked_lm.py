@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gin
 import jax
 import jax.numpy as jnp
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Batch, Inputs, Objective
 from xalign_jax.objectives.parts.corruption import Corruption, corrupt
 from xalign_jax.objectives.parts.primitives import predict_tokens, rows_on_mesh
 from xalign_jax.recipe import freeze
 
 GROUP_TOKENS = 8192  # tokens of the rows that share a budget, about
 DEVIATIONS = 6  # budget above the mean: one group in 10^9 chooses more
+
+if TYPE_CHECKING:
+    from xalign_jax.models.model import Model
 
 
 class Plan(NamedTuple):
@@ -38,7 +41,7 @@ class Plan(NamedTuple):
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class MaskedLM:
+class MaskedLM(Objective):
     """Cross-entropy of the chosen tokens, counted by how many they are.
 
     Batch: tokens, positions, segment_ids (B,T) int32, and `types` (B,T) where the model has token types. The head sees
@@ -55,8 +58,8 @@ class MaskedLM:
         if not isinstance(self.corruption, Corruption):
             raise UserError(f"MaskedLM.corruption = {self.corruption!r}: expected @Corruption()")
 
-    def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """No heads, no memory.
+    def init(self, rng: jax.Array, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+        """No heads, no state.
 
         Raises:
           UserError: the model is causal, or the vocabulary has no mask piece.
@@ -68,46 +71,38 @@ class MaskedLM:
             raise UserError("Stream.objective = @MaskedLM(): the vocabulary has no mask piece; choose one that has")
         return {}, {}
 
-    def count(self, model: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:
+    def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
         """Scored positions of the batch."""
         return jnp.sum(self._plan(model, batch, rng).scored, dtype=jnp.float32)
 
     def loss(
-        self,
-        model: Any,
-        params: Any,
-        memory: dict[str, Any],
-        batch: Mapping[str, jax.Array],
-        rng: jax.Array,
-        train: bool = True,
+        self, model: Model, batch: Batch, state: dict[str, Any], rng: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
-        """(summed cross-entropy, accuracy and excess positions, memory)."""
-        own, top = params["model"], model.num_layers
+        """(summed cross-entropy, accuracy and excess positions, state)."""
+        top = model.num_layers
         plan = self._plan(model, batch, rng)
-        states = model.hidden(
-            own,
-            plan.tokens,
-            batch["positions"],
-            batch["segment_ids"],
-            types=batch.get("types"),
-            train=train,
-            levels=(top,),
-        )[top]
+        states = model.hidden(Inputs.of(batch)._replace(tokens=plan.tokens), levels=(top,))[top]
         gather = jax.vmap(lambda rows, places: rows[places])
         groups = plan.places.shape[0]
         h = gather(states.reshape(groups, -1, states.shape[-1]), plan.places)
         targets = gather(batch["tokens"].reshape(groups, -1), plan.places)
         found = predict_tokens(
-            model.head_input(own, h.reshape(-1, h.shape[-1])),
-            model.head_weight(own),
-            model.head_bias(own),
+            model.head_input(h.reshape(-1, h.shape[-1])),
+            model.head_weight(),
+            model.head_bias(),
             targets.reshape(-1),
             plan.scored.reshape(-1),
         )
         accuracy = found.correct / jnp.maximum(jnp.sum(plan.scored), 1)
-        return found.loss, {"accuracy": accuracy, "count_excess": plan.excess}, memory
+        return found.loss, {"accuracy": accuracy, "count_excess": plan.excess}, state
 
-    def _plan(self, model: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> Plan:
+    def flops(self, model: Model, batch: Batch) -> float:
+        """All blocks on every token, the head on those that are scored."""
+        rows, length = batch["tokens"].shape
+        blocks = model.num_layers * model.block_flops_per_token(length)
+        return rows * length * (blocks + self.corruption.rate * model.head_flops_per_token)
+
+    def _plan(self, model: Model, batch: Batch, rng: jax.Array) -> Plan:
         tokens = batch["tokens"]
         found = corrupt(rng, tokens, batch["segment_ids"], self.corruption, model.special, model.mask_id)
         chosen = found.chosen.reshape(_groups(*tokens.shape), -1)

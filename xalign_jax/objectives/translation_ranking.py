@@ -8,14 +8,14 @@ LaBSE's loss is l(x->y) + l(y->x), the margin inside the scaled cosine; DAP's co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gin
 import jax
 import jax.numpy as jnp
 
-from xalign_jax.objectives.parts.contrast import infonce
+from xalign_jax.interfaces import Batch, Objective
+from xalign_jax.objectives.parts.contrast import infonce, infonce_flops
 from xalign_jax.objectives.parts.primitives import l2_normalize
 from xalign_jax.objectives.parts.sentences import (
     KEY,
@@ -30,10 +30,13 @@ from xalign_jax.objectives.parts.sentences import (
 )
 from xalign_jax.recipe import freeze, one_of, within
 
+if TYPE_CHECKING:
+    from xalign_jax.models.model import Model
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class TranslationRanking:
+class TranslationRanking(Objective):
     """Both sides of a ContrastFeed's items through one encoder, every other item of the global batch a negative.
 
     Summed over items and directions, counted by items. Candidates that share a group or a text are masked.
@@ -59,30 +62,22 @@ class TranslationRanking:
         within(self, "[0, inf)", "level", "margin")
         within(self, "(0, inf)", "temperature")
 
-    def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """No heads, no memory. Raises UserError for a level or pooling that there is not."""
+    def init(self, rng: jax.Array, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+        """No heads, no state. Raises UserError for a level or pooling that there is not."""
         check_encoder("TranslationRanking", model, self._level(model), self.pooling)
         return {}, {}
 
-    def count(self, model: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:
+    def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
         """Items of the batch."""
         return items(batch)
 
     def loss(
-        self,
-        model: Any,
-        params: Any,
-        memory: dict[str, Any],
-        batch: Mapping[str, jax.Array],
-        rng: jax.Array,
-        train: bool = True,
+        self, model: Model, batch: Batch, state: dict[str, Any], rng: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
-        """(summed loss, metrics, memory)."""
+        """(summed loss, metrics, state)."""
         slots, level = batch["group"].shape[1], self._level(model)
         query, key = (
-            l2_normalize(
-                sentence_vectors(model, params["model"], side(batch, which), slots, level, self.pooling, train)
-            )
+            l2_normalize(sentence_vectors(model, side(batch, which), slots, level, self.pooling))
             for which in (QUERY, KEY)
         )
         directions = [(query, key, *contrast_ids(batch))]
@@ -103,7 +98,14 @@ class TranslationRanking:
             "positive_cosine": sums.positive_similarity / jnp.maximum(sums.positives, 1),
             "mean_cosine": sums.similarity / jnp.maximum(sums.pairs, 1),
         }
-        return sums.loss, metrics, memory
+        return sums.loss, metrics, state
 
-    def _level(self, model: Any) -> int:
+    def flops(self, model: Model, batch: Batch) -> float:
+        """Both sides up to the level, and all items with all items in each direction."""
+        rows, length = batch["tokens"].shape
+        items_at_most = batch["group"].shape[0] * batch["group"].shape[1]
+        passes = 2 * rows * length * self._level(model) * model.block_flops_per_token(length)
+        return passes + (2 if self.both_directions else 1) * infonce_flops(items_at_most, model.width)
+
+    def _level(self, model: Model) -> int:
         return model.num_layers if self.level is None else self.level

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gin
 import jax
 import jax.numpy as jnp
 
 from xalign_jax.alignment.pooling import segment_sums
+from xalign_jax.interfaces import Batch, Inputs, Objective
 from xalign_jax.recipe import freeze
+
+if TYPE_CHECKING:
+    from xalign_jax.models.model import Model
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class WordDistance:
+class WordDistance(Objective):
     """Mean over the embedding and the output head of words' squared distance to their concept's mean, counted by words.
 
     A word is the mean of its tokens' rows. What a concept's words share is their mean m, what is a word's own is
@@ -41,27 +44,21 @@ class WordDistance:
     def __post_init__(self) -> None:
         freeze(self)
 
-    def init(self, rng: jax.Array, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """No heads, no memory."""
+    def init(self, rng: jax.Array, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+        """No heads, no state."""
         return {}, {}
 
-    def count(self, model: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> jax.Array:
+    def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
         """Words of the batch."""
         return jnp.sum(batch["concept"] >= 0, dtype=jnp.float32)
 
     def loss(
-        self,
-        model: Any,
-        params: Any,
-        memory: dict[str, Any],
-        batch: Mapping[str, jax.Array],
-        rng: jax.Array,
-        train: bool = True,
+        self, model: Model, batch: Batch, state: dict[str, Any], rng: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
-        """(mean over the tables of the summed distances, their mean in each table, memory)."""
+        """(mean over the tables of the summed distances, their mean in each table, state)."""
         tokens, segment_ids, concept = batch["tokens"], batch["segment_ids"], batch["concept"].reshape(-1)
-        states = model.hidden(params["model"], tokens, batch["positions"], segment_ids, train=train, levels=(0,))
-        tables = {"embedding": states[0]} | ({} if model.tied else {"head": model.head_rows(params["model"], tokens)})
+        states = model.hidden(Inputs.of(batch), levels=(0,))
+        tables = {"embedding": states[0]} | ({} if model.tied else {"head": model.head_rows(tokens)})
         mates = ((concept[:, None] == concept) & (concept >= 0)).astype(jnp.float32)
         language = batch["language"].reshape(-1)
         alike = ((language[:, None] == language) & (concept >= 0)).astype(jnp.float32) if self.offset else None
@@ -75,7 +72,12 @@ class WordDistance:
             sums[name] = _distances(words, mates, alike)
         count = jnp.maximum(self.count(model, batch, rng), 1)
         metrics = {f"{name}/distance": total / count for name, total in sums.items()}
-        return sum(sums.values(), jnp.zeros(())) / len(sums), metrics, memory
+        return sum(sums.values(), jnp.zeros(())) / len(sums), metrics, state
+
+    def flops(self, model: Model, batch: Batch) -> float:
+        """Means over a concept's words, and over a language's with `offset`, in each table."""
+        means = (1 + self.offset) * (1 if model.tied else 2)
+        return means * 4.0 * batch["concept"].size ** 2 * model.width
 
 
 def _distances(words: jax.Array, mates: jax.Array, alike: jax.Array | None) -> jax.Array:

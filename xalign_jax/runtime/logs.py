@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 
 from xalign_jax.errors import UserError
-from xalign_jax.runtime.records import metrics_rows
+from xalign_jax.runtime.records import metrics_rows, read_shown
 from xalign_jax.runtime.storage import is_remote, upload, write_atomically
 
 
@@ -115,6 +115,12 @@ def write_results(directory: Path | epath.Path, rows: list[dict[str, Any]]) -> N
     full = [{key: row.get(key) for key in RESULT_KEYS} | _not_finite(row["value"]) for row in rows]
     lines = [json.dumps(row, allow_nan=False) for row in full]
     write_atomically(directory / "results.json", "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def write_shown(directory: Path | epath.Path, shown: dict[str, Any]) -> None:
+    """Add to `probes.json` how reports show some probes, by name; what it says of other probes stays."""
+    merged = read_shown(directory) | shown
+    write_atomically(directory / "probes.json", json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
 
 
 def _not_finite(value: float | None) -> dict[str, Any]:

@@ -42,6 +42,9 @@ RESULT: dict[Any, Any] = {
     "control": TEXT,
 }
 OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT}  # newer rows have them
+# How reports show a probe (`interfaces.Probe.shown`), by its name.
+COLUMN: dict[Any, Any] = {"heading": str, "short": str}
+SHOWN: dict[Any, Any] = {str: {"title": str, "columns": {str: COLUMN}}}
 METRICS: dict[Any, Any] = {"stage": str, "step": int, str: NUMBER}
 
 
@@ -67,6 +70,16 @@ def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
         if lacking := [name for name in RESULT if name not in row]:
             raise _damaged(path, f"row {number} has no {lacking[0]!r}")
     return rows
+
+
+def read_shown(directory: Path | epath.Path) -> dict[str, dict[str, Any]]:
+    """How reports show the probes of a directory, by name; {} if there is no `probes.json`, as in older ones.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = directory / "probes.json"
+    return _checked(path, path.read_bytes(), SHOWN) if path.exists() else {}
 
 
 def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from xalign_jax.errors import UserError
@@ -26,13 +28,27 @@ def restore_model(model_dir: Path, at: int | None, model: Any, mesh: Mesh) -> tu
     return _restored(model_dir, at, "params", ("model",), model, mesh)
 
 
-def restore_memory(model_dir: Path, at: int | None, model: Any, mesh: Mesh, stream: str, name: str) -> tuple[int, Any]:
-    """A step and the parameters that a stream's objective keeps as memory[`name`]["model"], such as a momentum encoder.
+def restore_heads(model_dir: Path, at: int, mesh: Mesh) -> dict[str, Any]:
+    """The heads that objectives trained, as a step holds them, whole on every device of the mesh; {} = there are none."""
+    checkpoints, whole = Checkpoints(model_dir / "checkpoints"), sharding.replicated(mesh)
+    tree: dict[str, Any] = {}
+    for name, (shape, dtype, _) in checkpoints.about(at).get("arrays", {}).get("params", {}).items():
+        *path, last = name.split("/")
+        if path and path[0] == "heads":
+            branch = functools.reduce(lambda node, key: node.setdefault(key, {}), path[1:], tree)
+            branch[last] = jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=whole)
+    heads = checkpoints.restore_part(at, "params", ("heads",), tree) if tree else {}
+    checkpoints.close()
+    return heads
+
+
+def restore_state(model_dir: Path, at: int | None, model: Any, mesh: Mesh, stream: str, name: str) -> tuple[int, Any]:
+    """A step and the parameters that a stream's objective keeps as state[`name`]["model"], such as a momentum encoder.
 
     Raises:
       UserError: as `restore_model`, or the stream remembers no such thing.
     """
-    return _restored(model_dir, at, "rest", ("memory", stream, name, "model"), model, mesh)
+    return _restored(model_dir, at, "rest", ("state", stream, name, "model"), model, mesh)
 
 
 def newest_params(model_dir: Path) -> tuple[int, str] | None:

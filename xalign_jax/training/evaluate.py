@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -16,16 +15,17 @@ from xalign_jax.data.lexicon.lexicon import LexiconTable
 from xalign_jax.data.store.store import Stores
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import ProbedRun
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import sharding
-from xalign_jax.runtime.restore import restore_model
+from xalign_jax.runtime.restore import restore_heads, restore_model
 from xalign_jax.training import inputs, run_directory, stages
 from xalign_jax.training.train import build_model, run_probes
 
 
 class RunData:
-    """A run's data as probes see it (`data.prepared.Prepared`): the vocabulary that the run wrote, and the rest on demand.
+    """A run's data as probes see it (`data.corpus.Corpus`): the vocabulary that the run wrote, and the rest on demand.
 
     The run's texts and dictionaries are opened when a probe first asks for them, so that a probe of other text needs
     none of them.
@@ -48,7 +48,7 @@ class RunData:
 
     @property
     def stores(self) -> Stores:
-        """As in `Prepared`; so are `lexicon` and `facts`."""
+        """As in `Corpus`; so are `lexicon` and `facts`."""
         return self._opened.stores
 
     @property
@@ -64,16 +64,17 @@ class RunData:
 
 def restored(
     recipe: Recipe, runtime: Runtime, model_dir: Path, step: int | None = None
-) -> tuple[RunData, Mesh, Model, int, Any]:
-    """(data, mesh, model, step, parameters) of a run's checkpoint (None: its newest).
+) -> tuple[RunData, Mesh, Model, int]:
+    """(data, mesh, model, step) of a run's checkpoint (None: its newest); the model has parameters and heads.
 
     Raises:
       UserError: no such checkpoint.
     """
-    run = RunData(recipe, model_dir)
+    data = RunData(recipe, model_dir)
     mesh = sharding.make_mesh(runtime.mesh)
-    model = build_model(recipe, runtime, run.tokenizer)
-    return run, mesh, model, *restore_model(model_dir, step, model, mesh)
+    model = build_model(recipe, runtime, data.tokenizer)
+    step, params = restore_model(model_dir, step, model, mesh)
+    return data, mesh, model.bind(params, restore_heads(model_dir, step, mesh)), step
 
 
 def configuration(model_dir: Path) -> tuple[str, list[str]]:
@@ -98,12 +99,13 @@ def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, s
     Raises:
       UserError: no such checkpoint, or a probe reads texts or dictionaries that are not what the run was trained on.
     """
-    run, mesh, model, step, params = restored(recipe, runtime, model_dir, step)
-    stages.check_probes(probes, model, run)
-    with jax.set_mesh(mesh):
-        rows = run_probes(probes, model, params, run, recipe.seed)
-    if not rows:
-        raise UserError(f"--model_dir={model_dir}: the probes measure nothing that this run has")
+    data, mesh, model, step = restored(recipe, runtime, model_dir, step)
     ends = itertools.accumulate(stage.steps for stage in recipe.stages)
     stage = next((stage.name for stage, end in zip(recipe.stages, ends, strict=True) if step <= end), "import")
-    run_directory.add_results(model_dir, rows, stage, step, recipe.seed)
+    probed = ProbedRun(model, data, recipe.seed, stage, step)
+    stages.check_probes(probes, probed)
+    with jax.set_mesh(mesh):
+        rows = run_probes(probes, probed)
+    if not rows:
+        raise UserError(f"--model_dir={model_dir}: the probes measure nothing that this run has")
+    run_directory.add_results(model_dir, probes, rows, stage, step, recipe.seed)

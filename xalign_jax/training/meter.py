@@ -13,8 +13,7 @@ import numpy as np
 from xalign_jax.models.model import Model
 from xalign_jax.runtime import hardware
 from xalign_jax.runtime.logs import MetricsLog
-from xalign_jax.training.flops import step_flops
-from xalign_jax.training.stages import PlannedStage
+from xalign_jax.training.stages import PlannedStage, step_flops
 
 
 class NotFinite(Exception):

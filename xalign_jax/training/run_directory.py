@@ -8,6 +8,7 @@ import json
 import math
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from etils import epath
 
 from xalign_jax import config
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Probe, Row
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json, identity, located
 from xalign_jax.runtime.checkpoints import Checkpoints
-from xalign_jax.runtime.logs import conditions, without_places, write_results
+from xalign_jax.runtime.logs import conditions, without_places, write_results, write_shown
 from xalign_jax.runtime.records import read_environment, read_results
 from xalign_jax.runtime.storage import as_local, write_atomically
 from xalign_jax.training import inputs
@@ -280,11 +282,14 @@ def forget_failure(directory: Path | epath.Path) -> None:
     (directory / "failure.json").unlink(missing_ok=True)
 
 
-def add_results(model_dir: Path | epath.Path, rows: list[dict[str, Any]], stage: str, step: int, seed: int) -> None:
-    """Add a stage's probe rows at a step to `results.json`.
+def add_results(
+    model_dir: Path | epath.Path, probes: Sequence[Probe], rows: list[Row], stage: str, step: int, seed: int
+) -> None:
+    """Add a stage's probe rows at a step to `results.json`, and to `probes.json` how reports show these probes.
 
     A row there that measured the same thing under the same conditions is replaced; any other row stays.
     """
+    write_shown(model_dir, {probe.name: probe.shown() for probe in probes})
     new = [{"stage": stage, "step": step, "seed": seed, **row} for row in rows]
     measured = {_measured(row) for row in new}
     write_results(model_dir, [row for row in read_results(model_dir) if _measured(row) not in measured] + new)

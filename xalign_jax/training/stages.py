@@ -19,6 +19,7 @@ from xalign_jax.data.text.files import read_lines, resolve
 from xalign_jax.data.text.readers import languages_of
 from xalign_jax.data.tokens.vocabulary import blank_tokenizer, clone_name
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Objective, Probe, ProbedRun
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import Recipe, Stage, Stream
 from xalign_jax.training.state import Layout
@@ -90,13 +91,9 @@ def _check_stage(recipe: Recipe, stage: Stage) -> None:
                 f"{stream.name}: sequences of {stream.feed.length} tokens are longer than the model's "
                 f"max_length = {recipe.model.max_length}"
             )
-        if hasattr(stream.feed, "check"):
-            stream.feed.check(stream.mixture, recipe.lexicon is not None)
-        if hasattr(stream.objective, "check"):
-            stream.objective.check(stream.batch_size * stream.feed.slots)
+        stream.feed.check(stream.mixture, recipe.lexicon is not None)
     for probe in stage.probes:
-        if hasattr(probe, "check_model"):
-            probe.check_model(recipe.model)
+        probe.check_model(recipe.model)
 
 
 def _check_languages(recipe: Recipe, mixture: store.Mixture) -> None:
@@ -116,7 +113,7 @@ def _check_languages(recipe: Recipe, mixture: store.Mixture) -> None:
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Names are gin's scopes. A stream of several stages (it carries its memory along) has one objective and one feed."""
+    """Names are gin's scopes. A stream of several stages (it carries its state along) has one objective and one feed."""
     stages = Counter(stage.name for stage in recipe.stages)
     for stage in recipe.stages:
         for name, times in (stages + Counter(stream.name for stream in stage.streams)).items():
@@ -158,9 +155,9 @@ def check_batches(stages: list[PlannedStage], model: Model, layouts: list[Layout
             batch = {
                 key: jax.ShapeDtypeStruct((stream.batch_size, *one.shape[1:]), one.dtype) for key, one in row.items()
             }
-            memory = known.abstract.memory.get(stream.name, {})
+            own = known.abstract.state.get(stream.name, {})
             try:
-                jax.eval_shape(functools.partial(_loss, stream.objective, model), known.abstract_params, memory, batch)
+                jax.eval_shape(functools.partial(_loss, stream.objective, model), known.abstract_params, own, batch)
             except KeyError as missing:
                 objective, feed = type(stream.objective).__name__, type(stream.feed).__name__
                 raise UserError(
@@ -168,10 +165,10 @@ def check_batches(stages: list[PlannedStage], model: Model, layouts: list[Layout
                 ) from None
 
 
-def _loss(objective: Any, model: Model, params: Any, memory: Any, batch: Any) -> Any:
+def _loss(objective: Objective, model: Model, params: Any, state: Any, batch: Any) -> Any:
     """What a step asks of an objective."""
-    rng = jax.random.key(0)
-    return objective.count(model, batch, rng), objective.loss(model, params, memory, batch, rng)
+    rng, bound = jax.random.key(0), model.bind(params["model"], params["heads"])
+    return objective.count(model, batch, rng), objective.loss(bound, batch, state, rng)
 
 
 def check_types(stages: list[PlannedStage], model: Model) -> None:
@@ -180,7 +177,7 @@ def check_types(stages: list[PlannedStage], model: Model) -> None:
         stream.name: planned.feeds[stream.name].feed.languages
         for planned in stages
         for stream in planned.stage.streams
-        if getattr(stream.feed, "language_types", False)
+        if stream.feed.language_types
     }
     for name, languages in typed.items():
         if len(languages) > model.config.types:
@@ -196,13 +193,17 @@ def check_types(stages: list[PlannedStage], model: Model) -> None:
             )
 
 
-def check_probes(probes: Iterable[Any], model: Model, corpus: Any) -> None:
-    """Probes that say what they need, of the model (`check_model`) and of the data (`check`), must have it."""
+def check_objectives(recipe: Recipe, model: Model) -> None:
+    """Let each objective refuse batches of a shape that it cannot take; no data is needed."""
+    for stream in _streams(recipe):
+        stream.objective.check(model, stream.feed.blank(stream.batch_size))
+
+
+def check_probes(probes: Iterable[Probe], run: ProbedRun) -> None:
+    """Let each probe say what the model or the data lacks."""
     for probe in probes:
-        if hasattr(probe, "check_model"):
-            probe.check_model(model)
-        if hasattr(probe, "check"):
-            probe.check(model, corpus)
+        probe.check_model(run.model)
+        probe.check(run)
 
 
 def _streams(recipe: Recipe) -> list[Stream]:
@@ -243,6 +244,11 @@ def blank_data(recipe: Recipe) -> data.Corpus:
 def blank_batches(stage: Stage) -> dict[str, dict[str, np.ndarray]]:
     """A step's batches, by stream, of the shapes and dtypes that its feeds give, without text or memory."""
     return {stream.name: stream.feed.blank(stream.batch_size) for stream in stage.streams}
+
+
+def step_flops(stage: Stage, model: Model) -> float:
+    """FLOPs of a step over all devices, forward and backward: what the objectives' mathematics needs, nothing recomputed."""
+    return sum(stream.objective.flops(model, stream.feed.blank(stream.batch_size)) for stream in stage.streams)
 
 
 def plan(recipe: Recipe, corpus: data.Corpus) -> list[PlannedStage]:

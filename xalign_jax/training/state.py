@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from xalign_jax.interfaces import Coordinates
 from xalign_jax.models.model import Model
 from xalign_jax.parametrizations.base import is_leaf
-from xalign_jax.recipe import Stage, Stream
+from xalign_jax.recipe import Stage
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.compilation import jit_once
 
@@ -27,14 +27,14 @@ class TrainState(NamedTuple):
       step: int32 scalar, updates so far over all stages.
       free, fixed: what trains and what stays; the stage's coordinates make parameters of them.
       opt_state: the optimiser's, for `free` alone.
-      memory: what objectives remember, by stream name.
+      state: what objectives remember, by stream name.
     """
 
     step: Any
     free: Any
     fixed: Any
     opt_state: Any
-    memory: Any
+    state: Any
 
 
 class Layout(NamedTuple):
@@ -53,16 +53,16 @@ def optimizer(stage: Stage, free_axes: Any) -> optax.GradientTransformation:
 
 
 def _initial(stage: Stage, model: Model, seed: int) -> tuple[Any, dict[str, Any]]:
-    """(parameters, memory) at their initial values."""
+    """(parameters, states of objectives) at their initial values."""
     key = jax.random.key(seed)
-    heads, memory = {}, {}
+    heads, states = {}, {}
     for stream in stage.streams:
         stream_key = jax.random.fold_in(key, zlib.crc32(stream.name.encode()))
-        own_heads, own_memory = stream.objective.init(stream_key, model)
+        own_heads, own_state = stream.objective.init(stream_key, model)
         heads.update(own_heads)
-        if own_memory:
-            memory[stream.name] = own_memory
-    return {"model": model.init(key), "heads": heads}, memory
+        if own_state:
+            states[stream.name] = own_state
+    return {"model": model.init(key), "heads": heads}, states
 
 
 def axes(model: Model, params: Any) -> Any:
@@ -71,17 +71,10 @@ def axes(model: Model, params: Any) -> Any:
     return {"model": model.logical_axes(), "heads": heads}
 
 
-def _memory_axes(stream: Stream, model: Model, memory: Any) -> Any:
-    """Logical axes of what an objective remembers; whole on every device unless it says otherwise."""
-    if hasattr(stream.objective, "memory_axes"):
-        return stream.objective.memory_axes(model, memory)
-    return jax.tree.map(lambda x: (None,) * x.ndim, memory)
-
-
 @functools.lru_cache(maxsize=8)  # asked for several times a stage, and it traces the initialisation
 def layout(stage: Stage, coordinates: Coordinates, model: Model, seed: int, mesh: Mesh) -> Layout:
     """Where a stage's arrays lie on a mesh; moments lie like the numbers that they belong to."""
-    params, memory = jax.eval_shape(lambda: _initial(stage, model, seed))
+    params, states = jax.eval_shape(lambda: _initial(stage, model, seed))
     free, fixed = jax.eval_shape(lambda p: coordinates.split(p, jax.random.key(0)), params)
     params_axes = axes(model, params)
     free_axes, fixed_axes = coordinates.axes(params_axes)
@@ -96,14 +89,14 @@ def layout(stage: Stage, coordinates: Coordinates, model: Model, seed: int, mesh
         where_free,
         transform_non_params=lambda _: whole,
     )
-    where_memory = {
-        stream.name: sharding.parameter_shardings(_memory_axes(stream, model, own), own, mesh)
+    where_states = {
+        stream.name: sharding.parameter_shardings(stream.objective.state_axes(model, own), own, mesh)
         for stream in stage.streams
-        if (own := memory.get(stream.name))
+        if (own := states.get(stream.name))
     }
     return Layout(
-        TrainState(jax.ShapeDtypeStruct((), jnp.int32), free, fixed, opt_state, memory),
-        TrainState(whole, where_free, sharding.parameter_shardings(fixed_axes, fixed, mesh), where_opt, where_memory),
+        TrainState(jax.ShapeDtypeStruct((), jnp.int32), free, fixed, opt_state, states),
+        TrainState(whole, where_free, sharding.parameter_shardings(fixed_axes, fixed, mesh), where_opt, where_states),
         params,
         sharding.parameter_shardings(params_axes, params, mesh),
     )
@@ -118,14 +111,14 @@ def begin(
     *,
     step: int = 0,
     params: Any = None,
-    memory: Any = None,
+    states: Any = None,
     opt_state: Any = None,
 ) -> TrainState:
     """The state before the first step of a stage, made sharded.
 
     Args:
       params: {"model": ..., "heads": ...} to start from, donated; heads that it lacks, or all if it is None, are fresh.
-      memory: what streams of these names remember; others start afresh.
+      states: what objectives of these streams remember; others start afresh.
       opt_state: the optimiser's to go on with; None = a fresh one.
     """
     known = layout(stage, coordinates, model, seed, mesh)
@@ -147,15 +140,15 @@ def begin(
     if opt_state is None:
         free_axes, _ = coordinates.axes(axes(model, known.abstract_params))
         opt_state = jit_once(optimizer(stage, free_axes).init, out_shardings=known.where.opt_state)(free)
-    memory = {name: (memory or {}).get(name, own) for name, own in fresh.items()}
-    return TrainState(jax.device_put(np.int32(step), known.where.step), free, fixed, opt_state, memory)
+    states = {name: (states or {}).get(name, own) for name, own in fresh.items()}
+    return TrainState(jax.device_put(np.int32(step), known.where.step), free, fixed, opt_state, states)
 
 
 def _rest_places(known: Layout, given: Any) -> tuple[Any, Any]:
     """Shardings of what `begin` draws."""
     heads = {n: where for n, where in known.where_params["heads"].items() if n not in given.get("heads", {})}
     model = {} if "model" in given else {"model": known.where_params["model"]}
-    return model | {"heads": heads}, known.where.memory
+    return model | {"heads": heads}, known.where.state
 
 
 def parameters(coordinates: Coordinates, current: TrainState, where_params: Any) -> Any:

@@ -43,39 +43,41 @@ def make_step(
     """
     schedule = stage.schedule.schedule(stage.steps)
 
-    def update(state: TrainState, batches: Batches) -> tuple[TrainState, dict[str, Any]]:
-        keys = {stream.name: stream_key(seed, state.step, stream.name) for stream in stage.streams}
+    def update(current: TrainState, batches: Batches) -> tuple[TrainState, dict[str, Any]]:
+        keys = {stream.name: stream_key(seed, current.step, stream.name) for stream in stage.streams}
         counts = {s.name: s.objective.count(model, batches[s.name], keys[s.name]) for s in stage.streams}
 
         def total_loss(free: Any) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]:
-            params = coordinates.params(free, state.fixed)
-            sums, memory = {}, dict(state.memory)
+            bound = _bound(model, coordinates.params(free, current.fixed))
+            sums, states = {}, dict(current.state)
             metrics: dict[str, Any] = {"counts": count_rows(batches, languages)}
             for s in stage.streams:
-                own = memory.get(s.name, {})
-                sums[s.name], found, own = s.objective.loss(model, params, own, batches[s.name], keys[s.name])
+                own = states.get(s.name, {})
+                sums[s.name], found, own = s.objective.loss(bound, batches[s.name], own, keys[s.name])
                 metrics["counts"][s.name] |= {name: found.pop(name) for name in [*found] if name.startswith("count_")}
                 metrics.update({f"{s.name}/{name}": value for name, value in found.items()})
                 if own:
-                    memory[s.name] = own
+                    states[s.name] = own
             metrics.update({f"loss/{name}": _ratio(sums[name], counts[name]) for name in sums})
-            return combine(stage, sums, counts), (metrics, memory)
+            return combine(stage, sums, counts), (metrics, states)
 
-        (loss, (metrics, memory)), grads = jax.value_and_grad(total_loss, has_aux=True)(state.free)
-        rate = schedule(state.step - first_step)
-        shapes = jax.eval_shape(coordinates.params, state.free, state.fixed)
+        (loss, (metrics, states)), grads = jax.value_and_grad(total_loss, has_aux=True)(current.free)
+        rate = schedule(current.step - first_step)
+        shapes = jax.eval_shape(coordinates.params, current.free, current.fixed)
         free_axes, _ = coordinates.axes(axes(model, shapes))
-        direction, opt_state = optimizer(stage, free_axes).update(grads, state.opt_state, state.free)
-        free = jax.tree.map(lambda p, d: p - rate * d, state.free, direction)
+        direction, opt_state = optimizer(stage, free_axes).update(grads, current.opt_state, current.free)
+        free = jax.tree.map(lambda p, d: p - rate * d, current.free, direction)
         free = coordinates.after_update(free, rate)
-        memory = _after_update(stage, coordinates.params(free, state.fixed), memory)
+        bound = _bound(model, coordinates.params(free, current.fixed))
+        states = {s.name: s.objective.after_update(bound, states[s.name]) for s in stage.streams if s.name in states}
+
+        # A step that is not finite changes nothing.
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        moved, old = (state.step + 1, free, opt_state, memory), (state.step, state.free, state.opt_state, state.memory)
-        step, free, opt_state, memory = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, old)
-        new = TrainState(step, free, state.fixed, opt_state, memory)
+        moved = current._replace(step=current.step + 1, free=free, fixed={}, opt_state=opt_state, state=states)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, current._replace(fixed={}))
         metrics |= {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "finite": finite}
-        return new, metrics
+        return kept._replace(fixed=current.fixed), metrics
 
     return update
 
@@ -97,11 +99,8 @@ def _ratio(total: Any, count: Any) -> jax.Array:
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0.0)
 
 
-def _after_update(stage: Stage, params: Any, memory: dict[str, Any]) -> dict[str, Any]:
-    for s in stage.streams:
-        if s.name in memory and hasattr(s.objective, "after_update"):
-            memory = memory | {s.name: s.objective.after_update(params, memory[s.name])}
-    return memory
+def _bound(model: Model, params: Any) -> Model:
+    return model.bind(params["model"], params["heads"])
 
 
 def count_rows(batches: Batches, languages: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, jax.Array]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import RunError, UserError
+from xalign_jax.interfaces import Probe, ProbedRun, Row
 from xalign_jax.models.model import Model, build
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json, located
 from xalign_jax.runtime import sharding
@@ -75,7 +76,8 @@ class Run:
         self.coordinates = {stage.name: stage.parametrization.bind(self.model, self.corpus) for stage in recipe.stages}
         stages.check_batches(self.stages, self.model, states)
         stages.check_types(self.stages, self.model)
-        stages.check_probes((p for stage in recipe.stages for p in stage.probes), self.model, self.corpus)
+        unprobed = ProbedRun(self.model, self.corpus, recipe.seed)
+        stages.check_probes((probe for stage in recipe.stages for probe in stage.probes), unprobed)
         if jax.process_count() > 1:
             own = {"texts": run_directory.texts(self.corpus), "inputs": inputs.fingerprints(self.inputs)}
             own |= {"first rows": first_rows(self.stages)}
@@ -88,6 +90,7 @@ class Run:
         Returns:
           the shapes and places of each stage's state.
         """
+        stages.check_objectives(self.recipe, model)
         before, found = None, []
         for stage in self.recipe.stages:
             coordinates = stage.parametrization.bind(model, None)
@@ -159,22 +162,19 @@ class Run:
         stage = self.stages[number].stage
         known, coordinates = self._layout(stage), self.coordinates[stage.name]
         shapes, where = (
-            {
-                "opt_state": own.opt_state,
-                "memory": own.memory,
-                **_only_if_any(hidden=coordinates.hidden(own.free, own.fixed)),
-            }
+            {"opt_state": own.opt_state, "state": own.state}
+            | _only_if_any(hidden=coordinates.hidden(own.free, own.fixed))
             for own in (known.abstract, known.where)
         )
         params = abstract(known.abstract_params, known.where_params)
         params, rest = self.checkpoints.restore(at, params, abstract(shapes, where))
         free, fixed = coordinates.resume(params, rest.get("hidden", {}))
         step = jax.device_put(np.int32(at), known.where.step)
-        return TrainState(step, free, fixed, rest["opt_state"], rest["memory"]), number
+        return TrainState(step, free, fixed, rest["opt_state"], rest["state"]), number
 
     def _enter(self, number: int, previous: TrainState | None = None) -> TrainState:
         """The state before the first step of stage `number`; `previous` is the end of the stage before."""
-        planned, opt_state, memory = self.stages[number], None, {}
+        planned, opt_state, states = self.stages[number], None, {}
         stage = planned.stage
         if previous is None:
             params = None
@@ -182,7 +182,7 @@ class Run:
                 params = {"model": initial_params(self.recipe, self.model, self.corpus, self.mesh)}
         else:
             before = self.stages[number - 1].stage
-            params, memory = self._parameters(before, previous), previous.memory
+            params, states = self._parameters(before, previous), previous.state
             opt_state = previous.opt_state if stage.keep_optimizer else None
         current = state.begin(
             stage,
@@ -192,26 +192,27 @@ class Run:
             self.mesh,
             step=planned.first_step,
             params=params,
-            memory=memory,
+            states=states,
             opt_state=opt_state,
         )
-        return self._prefilled(planned, current, known=set(memory))
+        return self._prefilled(planned, current, known=set(states))
 
     def _prefilled(self, planned: stages.PlannedStage, current: TrainState, known: set[str]) -> TrainState:
-        """New memories (not those `known`) are filled from the parameters and the streams' first batches."""
-        memory = dict(current.memory)
+        """New states (not those `known`) are filled from the parameters and the streams' first batches."""
+        states = dict(current.state)
         for stream in planned.stage.streams:
-            if stream.name in memory and stream.name not in known and hasattr(stream.objective, "prefill"):
+            if stream.name in states and stream.name not in known:
                 batches = (
                     batch[stream.name]
                     for batch in self._batches(planned, planned.first_step, sys.maxsize, (stream.name,))
                 )
                 key = stream_key(self.recipe.seed, current.step, f"{stream.name} prefill")
                 params = self._parameters(planned.stage, current)
+                bound = self.model.bind(params["model"], params["heads"])
                 with jax.set_mesh(self.mesh):
-                    filled = stream.objective.prefill(self.model, params, memory[stream.name], batches, key)
-                memory[stream.name] = jax.device_put(filled, self._layout(planned.stage).where.memory[stream.name])
-        return current._replace(memory=memory)
+                    filled = stream.objective.prefill(bound, states[stream.name], batches, key)
+                states[stream.name] = jax.device_put(filled, self._layout(planned.stage).where.state[stream.name])
+        return current._replace(state=states)
 
     def _run_stage(self, planned: stages.PlannedStage, current: TrainState, log: MetricsLog | None) -> TrainState:
         """The stage's remaining steps, then its probes unless they have already run."""
@@ -306,16 +307,17 @@ class Run:
         return iter(steps.to_iter_dataset(grain.ReadOptions(1, self.runtime.prefetch)))
 
     def _save(self, current: TrainState, at: int, stage: Stage) -> None:
-        rest = {"opt_state": current.opt_state, "memory": current.memory}
+        rest = {"opt_state": current.opt_state, "state": current.state}
         rest |= _only_if_any(hidden=self.coordinates[stage.name].hidden(current.free, current.fixed))
         about = {"stage": stage.name, "recipe": as_json(self.recipe), "located": as_json(located(self.recipe))}
         self.checkpoints.save(at, self._parameters(stage, current), rest, about)
 
     def _probe(self, current: TrainState, at: int, planned: stages.PlannedStage) -> None:
-        params = self._parameters(planned.stage, current)
-        rows = run_probes(planned.stage.probes, self.model, params["model"], self.corpus, self.recipe.seed)
+        params, stage = self._parameters(planned.stage, current), planned.stage
+        bound = self.model.bind(params["model"], params["heads"])
+        rows = run_probes(stage.probes, ProbedRun(bound, self.corpus, self.recipe.seed, stage.name, at))
         if distributed.is_main():
-            run_directory.add_results(self.model_dir, rows, planned.stage.name, at, self.recipe.seed)
+            run_directory.add_results(self.model_dir, stage.probes, rows, stage.name, at, self.recipe.seed)
 
 
 def _only_if_any(**trees: Any) -> dict[str, Any]:
@@ -323,12 +325,12 @@ def _only_if_any(**trees: Any) -> dict[str, Any]:
     return {name: tree for name, tree in trees.items() if tree}
 
 
-def run_probes(probes: tuple, model: Model, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
+def run_probes(probes: Sequence[Probe], run: ProbedRun) -> list[Row]:
     """The rows of all probes, in their order, each with its probe's settings."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for probe in tqdm(probes, desc="probes", unit="probe", disable=not (probes and distributed.is_main())):
         settings = as_json(probe)
-        rows += [{**row, "settings": settings} for row in probe.rows(model, params, corpus, seed)]
+        rows += [{**row, "settings": settings} for row in probe.rows(run)]
     return rows
 
 

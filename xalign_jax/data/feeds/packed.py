@@ -11,6 +11,7 @@ from xalign_jax.data.feeds.packing import Batch, Form, PackedRows, blank_rows
 from xalign_jax.data.feeds.pairs import PairExamples, PairItems, Pairs, Pieces
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Feed
 from xalign_jax.recipe import at_least_one, freeze
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class TextFeed:
+class TextFeed(Feed):
     """Texts for a masked language model: documents, cut into pieces that fit a row, packed.
 
     The mixture's rates are shares of pieces.
@@ -61,7 +62,7 @@ class TextFeed:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class TranslationFeed:
+class TranslationFeed(Feed):
     """Translation pairs for a translation language model: bos a eos b eos, the order of the two by lot, packed.
 
     The mixture's rates are shares of pairs, by the language of the text whose partner is then drawn.
@@ -110,7 +111,7 @@ class TranslationFeed:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class ContrastFeed:
+class ContrastFeed(Feed):
     """Translation pairs for a contrast, as queries and keys in rows of their own; which side is the query goes by lot.
 
     The mixture's rates are shares of pairs, by the language of the text whose partner is then drawn.

@@ -13,6 +13,7 @@ import numpy as np
 
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.interfaces import Batches
 
 ITEMS = 4096  # items of a block
 LEFT_OVER = 0.003  # of the items of each sampled block at most, do not fit into its rows
@@ -102,7 +103,7 @@ def pack(sizes: np.ndarray, length: int, slots: int) -> tuple[np.ndarray, np.nda
     return np.array(row), np.array(slot), place
 
 
-class PackedRows:
+class PackedRows(Batches):
     """Rows of packed items: bos x eos for one text, bos a eos b eos for two (without a bos in the vocabulary, no bos)."""
 
     def __init__(self, source: Source, form: Form, tokenizer: Tokenizer, rows: int, seed: int) -> None:

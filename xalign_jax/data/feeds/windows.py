@@ -20,6 +20,7 @@ from xalign_jax.data.feeds.words import PieceFeed, WordFeed
 from xalign_jax.data.sampling.hashing import hash64, permute
 from xalign_jax.data.sampling.mixing import Blocks, block_counts, member_rates
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Batches, Feed
 from xalign_jax.recipe import at_least_one, freeze
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _CHUNK = 1 << 17  # tokens worked on at a time, so that large batches need littl
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class WindowFeed:
+class WindowFeed(Feed):
     """Windows of running text for a causal language model, optionally with words switched in the input.
 
     Attributes:
@@ -102,7 +103,7 @@ def _switching(config: Switch | None, length: int, corpus: Corpus, members: list
     return _Switching(config, table, language, table.slack(length, config.rate))
 
 
-class Windows:
+class Windows(Batches):
     """Windows of T + 1 stored tokens at permuted window numbers, with a keyed offset in every epoch.
 
     Members that share text share its cursor: within an epoch no window occurs twice, nor in two languages.

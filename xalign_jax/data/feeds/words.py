@@ -13,6 +13,7 @@ from xalign_jax.data.lexicon.subword_pairs import with_pieces
 from xalign_jax.data.sampling.hashing import hash64, permute
 from xalign_jax.data.token_ties import own_tokens
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Batches, Feed
 from xalign_jax.recipe import at_least_one, freeze
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class WordFeed:
+class WordFeed(Feed):
     """Words for a contrast (PreAlign, stage 1): a step takes `concepts` concepts of the training lexicon.
 
     Attributes:
@@ -87,7 +88,7 @@ class PieceFeed(WordFeed):
         return with_pieces(lexicon)
 
 
-class Words:
+class Words(Batches):
     """Epochs over permuted concepts; the few that do not fill an epoch's last step are left out of that epoch."""
 
     def __init__(self, config: WordFeed, table: Concepts, own: np.ndarray, rows: int, seed: int, pad: int) -> None:

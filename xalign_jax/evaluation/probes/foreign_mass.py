@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import gin
 import numpy as np
 
+from xalign_jax.data.corpus import CorpusView
 from xalign_jax.data.store.store import canonical_tasks
+from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import Batch, require_causal, require_length, row, score
 from xalign_jax.evaluation.inputs.windows import Text, of_text, run_texts
+from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
+from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze, with_paths, within
 
 TOKENS_COUNTED = 20_000_000
@@ -19,7 +24,7 @@ TOKENS_COUNTED = 20_000_000
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class ForeignMass:
+class ForeignMass(Probe):
     """Metric `mass`: mean probability, on the next token after a context in the run's first language alone, of the
     tokens that only language 2 uses. One row per other language; n = predictions.
 
@@ -27,6 +32,10 @@ class ForeignMass:
     which more than `share` of the occurrences in the two languages' training texts (their first 20 million tokens
     each) are in language 2. A language without such tokens has no row. Vanilla code-switching shows here.
     """
+
+    name: ClassVar[str] = "foreign_mass"
+    title: ClassVar[str] = "Foreign mass"
+    columns: ClassVar[Mapping[str, Column]] = {"mass": Column("mass", headline=True, short="mass")}
 
     length: int = gin.REQUIRED
     windows: int = 64
@@ -40,20 +49,20 @@ class ForeignMass:
         at_least_one(self, "length", "windows", "batch")
         within(self, "[0, 1]", "share")
 
-    def check_model(self, model: Any) -> None:
+    def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_causal(model, "ForeignMass")
         require_length(model, "ForeignMass", self.length)
 
-    def check(self, model: Any, corpus: Any) -> None:
+    def check(self, run: ProbedRun) -> None:
         """Raise UserError for what the data lacks, before anything is trained."""
-        first, _, held_out = self._texts(corpus)
-        if not _predicted(self._read(held_out, corpus.tokenizer)).any():
+        first, _, held_out = self._texts(run.corpus)
+        if not _predicted(self._read(held_out, run.corpus.tokenizer)).any():
             raise UserError(f"ForeignMass: the {self.split} text in {first.language} holds no document of two tokens")
 
-    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, run: ProbedRun) -> list[Row]:
         """One row per language other than the first."""
-        require_causal(model, "ForeignMass")
+        corpus = run.corpus
         first, others, held_out = self._texts(corpus)
         text = self._read(held_out, corpus.tokenizer)
         real = _predicted(text)
@@ -62,17 +71,15 @@ class ForeignMass:
             foreign = self._only(corpus.tokenizer, first, other)
             if not foreign.any():
                 continue
-            _, log_mass = score(model, params, text, foreign, self.batch, f"foreign mass {other.language}")
+            _, log_mass = score(run.model, text, foreign, self.batch, f"foreign mass {other.language}")
             mass = np.exp(log_mass[real].astype(np.float64)).mean()
-            found.append(
-                row("foreign_mass", "mass", mass, real.sum(), language=other.language, data=held_out.fingerprint)
-            )
+            found.append(row(self.name, "mass", mass, real.sum(), language=other.language, data=held_out.fingerprint))
         return found
 
-    def _read(self, held_out: Text, tokenizer: Any) -> Batch:
+    def _read(self, held_out: Text, tokenizer: Tokenizer) -> Batch:
         return of_text(held_out, tokenizer, self.length, self.windows)
 
-    def _texts(self, corpus: Any) -> tuple[Text, list[Text], Text]:
+    def _texts(self, corpus: CorpusView) -> tuple[Text, list[Text], Text]:
         """The first language's training text, the other languages', and the first one's held-out text."""
         first, *others = run_texts(corpus, "train", self.tasks)
         found = [text for text in run_texts(corpus, self.split, self.tasks) if text.language == first.language]
@@ -80,7 +87,7 @@ class ForeignMass:
             raise UserError(f"ForeignMass: no {self.split} text in {first.language}, the run's first language")
         return first, others, found[0]
 
-    def _only(self, tokenizer: Any, first: Text, other: Text) -> np.ndarray:
+    def _only(self, tokenizer: Tokenizer, first: Text, other: Text) -> np.ndarray:
         """(V,) bool: rows that only `other` uses."""
         if other.clone != first.clone:
             return tokenizer.language_rows(other.clone) & ~tokenizer.language_rows(first.clone)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xalign_jax.data.corpus import CorpusView
 from xalign_jax.evaluation.encode import Batch, fetch, next_token_scores, padded, require_causal, require_length, row
 from xalign_jax.evaluation.inputs.parallel_text import located_files, sentences
 from xalign_jax.evaluation.inputs.windows import clone_pairs, in_language, of_text, run_texts
+from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
+from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze, with_paths
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class GradientCosine:
+class GradientCosine(Probe):
     """Metric `cosine`: of the gradients of the mean loss on the same text in two languages, per parameter tensor of each
     block, averaged over tensors and over up to `batches` batches of `batch` rows, or one of all rows where these are fewer.
 
@@ -28,6 +31,10 @@ class GradientCosine:
     target language; n = batches compared. The text is that of clones, or the sentences of `files` (see
     `SentenceRetrieval`).
     """
+
+    name: ClassVar[str] = "gradient_cosine"
+    title: ClassVar[str] = "Gradient cosine"
+    columns: ClassVar[Mapping[str, Column]] = {"cosine": Column("cosine", short="gradients")}
 
     length: int = gin.REQUIRED
     batches: int = 4
@@ -38,27 +45,26 @@ class GradientCosine:
         freeze(self)
         at_least_one(self, "length", "batches", "batch")
 
-    def check_model(self, model: Any) -> None:
+    def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_causal(model, "GradientCosine")
         require_length(model, "GradientCosine", self.length)
 
-    def check(self, model: Any, corpus: Any) -> None:
+    def check(self, run: ProbedRun) -> None:
         """Raise UserError for what the data lacks, before anything is trained."""
-        sentences(corpus, self.files, 1)
+        sentences(run.corpus, self.files, 1)
 
-    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, run: ProbedRun) -> list[Row]:
         """Two rows per pair of languages: parallel, and the control."""
-        require_causal(model, "GradientCosine")
         found = []
-        for language, data, *sides in self._parallel(corpus):
+        for language, data, *sides in self._parallel(run.corpus):
             cosines: dict[str | None, list[float]] = {None: [], "shuffled": []}
             before = None
             total = len(sides[0]["tokens"])
             size = min(self.batch, total)
             for start in range(0, total - size + 1, size):
                 cuts = [{key: value[start : start + size] for key, value in side.items()} for side in sides]
-                source, target = (_directions(model, params, cut) for cut in cuts)
+                source, target = (_directions(run.model, cut) for cut in cuts)
                 cosines[None].append(float(fetch(_mean_cosine(source, target))))
                 if before is not None:
                     cosines["shuffled"].append(float(fetch(_mean_cosine(source, before))))
@@ -66,10 +72,10 @@ class GradientCosine:
             for control, values in cosines.items():
                 if values:
                     about = {"language": language, "control": control, "data": data}
-                    found.append(row("gradient_cosine", "cosine", float(np.mean(values)), len(values), **about))
+                    found.append(row(self.name, "cosine", float(np.mean(values)), len(values), **about))
         return found
 
-    def _parallel(self, corpus: Any) -> list[tuple[str, str, Batch, Batch]]:
+    def _parallel(self, corpus: CorpusView) -> list[tuple[str, str, Batch, Batch]]:
         """(target language, fingerprint of the text, rows, parallel rows) of each pair."""
         count = self.batches * self.batch
         found = []
@@ -98,10 +104,10 @@ def _causal_rows(sequences: list[np.ndarray], length: int) -> Batch:
     }
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _directions(model: Any, params: Any, batch: Batch) -> list[jax.Array]:
+@jax.jit
+def _directions(model: Model, batch: Batch) -> list[jax.Array]:
     """The gradient of the mean loss for each tensor of the blocks, (layers, entries), of length 1 or 0."""
-    leaves, structure = jax.tree.flatten(params)
+    leaves, structure = jax.tree.flatten(model.params)
     axes = jax.tree.leaves(model.logical_axes(), is_leaf=lambda node: isinstance(node, tuple))
     inside = [number for number, names in enumerate(axes) if "layers" in names]
 
@@ -109,8 +115,8 @@ def _directions(model: Any, params: Any, batch: Batch) -> list[jax.Array]:
         merged = list(leaves)
         for number, block in zip(inside, blocks, strict=True):
             merged[number] = block
-        whole = jax.tree.unflatten(structure, merged)
-        nll, _ = next_token_scores(model, whole, batch, jnp.ones(model.vocabulary_size, bool))
+        whole = model.bind(jax.tree.unflatten(structure, merged))
+        nll, _ = next_token_scores(whole, batch, jnp.ones(model.vocabulary_size, bool))
         return jnp.where(batch["weights"] > 0, nll, 0.0).sum() / jnp.maximum(batch["weights"].sum(), 1.0)
 
     found = []

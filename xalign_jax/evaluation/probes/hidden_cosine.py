@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xalign_jax.data.corpus import CorpusView
+from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.evaluation.encode import (
     Batch,
     batches,
@@ -26,12 +28,14 @@ from xalign_jax.evaluation.encode import (
 )
 from xalign_jax.evaluation.inputs.parallel_text import located_files, sentences
 from xalign_jax.evaluation.inputs.windows import Text, clone_pairs, documents, known_texts, of_text, run_texts
+from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
+from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze, with_paths
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class HiddenCosine:
+class HiddenCosine(Probe):
     """Metrics per level: `parallel`, `shuffled` and `gap` = parallel - shuffled, means of centred cosines.
 
     Clones are compared token by token on the same validation windows, shuffled = the window after. (A bidirectional model
@@ -45,6 +49,15 @@ class HiddenCosine:
     large mean.
     """
 
+    name: ClassVar[str] = "cosine"
+    title: ClassVar[str] = "Hidden cosine"
+    by_level: ClassVar[bool] = True
+    columns: ClassVar[Mapping[str, Column]] = {
+        "parallel": Column("parallel"),
+        "shuffled": Column("shuffled"),
+        "gap": Column("parallel minus shuffled", short="cosine"),
+    }
+
     length: int = gin.REQUIRED
     windows: int = 64
     files: tuple = dataclasses.field(default=(), metadata=with_paths(located_files))
@@ -55,28 +68,29 @@ class HiddenCosine:
         freeze(self)
         at_least_one(self, "length", "windows", "sentences", "batch")
 
-    def check_model(self, model: Any) -> None:
+    def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_length(model, "HiddenCosine", self.length)
         if self.files:
             require_frame(model, "HiddenCosine", self.length)
 
-    def check(self, model: Any, corpus: Any) -> None:
+    def check(self, run: ProbedRun) -> None:
         """Raise UserError for what the data lacks, before anything is trained."""
-        sentences(corpus, self.files, 1)
+        sentences(run.corpus, self.files, 1)
 
-    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, run: ProbedRun) -> list[Row]:
         """Up to three rows per pair of languages and level."""
+        model, corpus = run.model, run.corpus
         texts = known_texts(corpus, "validation") if self.files else run_texts(corpus, "validation")
         means = {}
         for text in texts:
             last = self._read(model, corpus.tokenizer, text, end=True)
-            means[text.language] = language_means(model, params, last, self.batch)
+            means[text.language] = language_means(model, last, self.batch)
         if self.files:
-            return self._sentences(model, params, corpus, means)
-        return self._clones(model, params, corpus.tokenizer, texts, means)
+            return self._sentences(model, corpus, means)
+        return self._clones(model, corpus.tokenizer, texts, means)
 
-    def _read(self, model: Any, tokenizer: Any, text: Text, end: bool = False) -> Batch:
+    def _read(self, model: Model, tokenizer: Tokenizer, text: Text, end: bool = False) -> Batch:
         """Rows of a text as the model reads it, and `own` (N,T) bool: the places that count."""
         if model.causal:
             rows = of_text(text, tokenizer, self.length, self.windows, end)
@@ -86,27 +100,27 @@ class HiddenCosine:
             own = (rows["segment_ids"] > 0) & ~tokenizer.special[rows["tokens"]]
         return {key: rows[key] for key in ("tokens", "positions", "segment_ids")} | {"own": own}
 
-    def _clones(self, model: Any, params: Any, tokenizer: Any, texts: list[Text], means: dict) -> list[dict[str, Any]]:
+    def _clones(self, model: Model, tokenizer: Tokenizer, texts: list[Text], means: dict) -> list[Row]:
         found = []
         for base, clone in clone_pairs(texts):
             a, b = (self._read(model, tokenizer, text) for text in (base, clone))
             centres = (means[base.language], means[clone.language])
-            parallel, n = _token_cosines(model, params, a, b, centres, self.batch)
+            parallel, n = _token_cosines(model, a, b, centres, self.batch)
             shuffled = None
             if len(a["tokens"]) > 1:
                 after = {key: np.roll(value, -1, axis=0) for key, value in b.items()}
-                shuffled, _ = _token_cosines(model, params, a, after, centres, self.batch)
+                shuffled, _ = _token_cosines(model, a, after, centres, self.batch)
             found += _rows(parallel, shuffled, n, clone.language, base.fingerprint)
         return found
 
-    def _sentences(self, model: Any, params: Any, corpus: Any, means: dict) -> list[dict[str, Any]]:
+    def _sentences(self, model: Model, corpus: CorpusView, means: dict) -> list[Row]:
         found = []
         for pair in sentences(corpus, self.files, self.sentences):
             if len(pair.source) == 1 and not means.keys() >= set(pair.languages):
                 continue  # centred on itself nothing is left
             sides = []
             for language, side in zip(pair.languages, (pair.source, pair.target), strict=True):
-                vectors = sentence_vectors(model, params, corpus.tokenizer, side, self.length, self.batch, "cosine")
+                vectors = sentence_vectors(model, corpus.tokenizer, side, self.length, self.batch, "cosine")
                 states = vectors["mean"]
                 sides.append(unit(states - means.get(language, states.mean(1))[:, None]))
             a, b = sides
@@ -116,38 +130,38 @@ class HiddenCosine:
         return found
 
 
-def _rows(parallel: np.ndarray, shuffled: np.ndarray | None, n: int, language: str, data: str) -> list[dict[str, Any]]:
+def _rows(parallel: np.ndarray, shuffled: np.ndarray | None, n: int, language: str, data: str) -> list[Row]:
     """Rows of every level from means (L+1,) of cosines; without `shuffled`, of the parallel text alone."""
     metrics = {"parallel": parallel}
     if shuffled is not None:
         metrics |= {"shuffled": shuffled, "gap": parallel - shuffled}
     about = {"language": language, "data": data}
     return [
-        row("cosine", name, values[level], n, level=level, **about)
+        row(HiddenCosine.name, name, values[level], n, level=level, **about)
         for level in range(len(parallel))
         for name, values in metrics.items()
     ]
 
 
 def _token_cosines(
-    model: Any, params: Any, a: Batch, b: Batch, means: tuple[np.ndarray, np.ndarray], batch: int
+    model: Model, a: Batch, b: Batch, means: tuple[np.ndarray, np.ndarray], batch: int
 ) -> tuple[np.ndarray, int]:
     """Mean cosine (L+1,) of states at the same place of two sets of windows, and how many places."""
     both = {f"{side}_{key}": value for side, rows in (("a", a), ("b", b)) for key, value in rows.items()}
     total: Any = 0.0
     for cut, real in batches(both, batch, "cosine"):
-        total = total + fetch(_row_cosines(model, params, cut, means))[:, :real].sum(1, dtype=np.float64)
+        total = total + fetch(_row_cosines(model, cut, means))[:, :real].sum(1, dtype=np.float64)
     n = int((a["own"] & b["own"]).sum())
     return total / n, n
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _row_cosines(model: Any, params: Any, both: Batch, means: tuple[jax.Array, jax.Array]) -> jax.Array:
+@jax.jit
+def _row_cosines(model: Model, both: Batch, means: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Sum of cosines over the real places of each row, (L+1, B)."""
     states = []
     for side, mean in zip("ab", means, strict=True):
         own = {key[2:]: value for key, value in both.items() if key[0] == side}
-        centred = hidden_levels(model, params, own) - mean[:, None, None]
+        centred = hidden_levels(model, own) - mean[:, None, None]
         states.append(centred / jnp.maximum(jnp.linalg.norm(centred, axis=-1, keepdims=True), 1e-12))
     real = both["a_own"] & both["b_own"]
     return jnp.where(real, (states[0] * states[1]).sum(-1), 0.0).sum(-1)

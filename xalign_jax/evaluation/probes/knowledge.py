@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import gin
 import numpy as np
 
-from xalign_jax.data.tokens.vocabulary import clone_index
+from xalign_jax.data.lexicon.facts import Queries
+from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index
 from xalign_jax.evaluation.encode import Batch, fingerprint, padded, require_causal, row, score, untrained
+from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
+from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Knowledge:
+class Knowledge(Probe):
     """The planted facts (s, r, o) as queries "s r ?" with a few candidate objects, the highest score answering.
 
     A candidate's score is the SUM of its tokens' log-probabilities after bos, s, r. Where candidates of one query differ
@@ -26,57 +30,67 @@ class Knowledge:
     It is PreAlign's cross-lingual knowledge application (Li et al. 2024). A recipe that tells no facts has no rows.
     """
 
+    name: ClassVar[str] = "knowledge"
+    title: ClassVar[str] = "Knowledge"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "in_language_accuracy": Column("in-language accuracy", headline=True, short="knows"),
+        "accuracy": Column("accuracy", headline=True, short="knows"),
+        "in_language_accuracy_mean": Column("in-language accuracy by mean score"),
+        "accuracy_mean": Column("accuracy by mean score"),
+        "chance": Column("chance"),
+    }
+
     batch: int = 64
 
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "batch")
 
-    def check_model(self, model: Any) -> None:
+    def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_causal(model, "Knowledge")
 
-    def check(self, model: Any, corpus: Any) -> None:
+    def check(self, run: ProbedRun) -> None:
         """Say that there will be no rows where no facts are told."""
-        if corpus.facts is None:
+        if run.corpus.facts is None:
             print(
                 'Knowledge: no rows, because training tells no facts; bind Recipe.facts and name "facts" in Mixture.rates',
                 file=sys.stderr,
             )
 
-    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, run: ProbedRun) -> list[Row]:
         """Rows by language and control; none where the recipe tells no facts."""
-        require_causal(model, "Knowledge")
-        if corpus.facts is None:
+        corpus = run.corpus
+        if corpus.facts is None or corpus.lexicon is None:
             return []
         found = []
-        for control, weights in ((None, params), ("untrained", untrained(model, params, seed))):
+        for control, model in ((None, run.model), ("untrained", untrained(run.model, run.seed))):
             for number, language in enumerate(corpus.lexicon.languages):
                 queries = corpus.facts.queries(number)
                 metric = "in_language_accuracy" if number == 0 else "accuracy"
-                scores = self._scores(model, weights, corpus.tokenizer, language, queries)
+                scores = self._scores(model, corpus.tokenizer, language, queries)
                 n, data = len(queries.answer), fingerprint(queries.prompts, queries.candidates, queries.answer)
                 for suffix, values in scores.items():
                     accuracy = (values.argmax(1) == queries.answer).mean()
                     about = {"language": language, "control": control, "data": data}
-                    found.append(row("knowledge", metric + suffix, accuracy, n, **about))
+                    found.append(row(self.name, metric + suffix, accuracy, n, **about))
         choices = queries.candidates.shape[1]
-        return [*found, row("knowledge", "chance", 1 / choices, n, data=data)]
+        return [*found, row(self.name, "chance", 1 / choices, n, data=data)]
 
-    def _scores(self, model: Any, params: Any, tokenizer: Any, language: str, queries: Any) -> dict[str, np.ndarray]:
+    def _scores(self, model: Model, tokenizer: Tokenizer, language: str, queries: Queries) -> dict[str, np.ndarray]:
         """Scores (n, k) of the candidates by the metric's suffix: "" sums, "_mean" averages where that may differ."""
         rows, asked = _query_rows(tokenizer, language, queries)
         everything = np.ones(tokenizer.size, bool)
-        nll, _ = score(model, params, rows, everything, self.batch, f"knowledge {language}")
+        nll, _ = score(model, rows, everything, self.batch, f"knowledge {language}")
         shape = queries.candidates.shape[:2]
         total = -np.where(asked, nll, 0.0).sum(1).reshape(shape)
         lengths = asked.sum(1).reshape(shape)
         return {"": total} | ({"_mean": total / lengths} if (lengths != lengths[:, :1]).any() else {})
 
 
-def _query_rows(tokenizer: Any, language: str, queries: Any) -> tuple[Batch, np.ndarray]:
+def _query_rows(tokenizer: Tokenizer, language: str, queries: Queries) -> tuple[Batch, np.ndarray]:
     """A row per query and candidate, (n*k, T), and a mask (n*k, T) of the candidate's targets."""
-    start = [] if tokenizer.bos is None else [int(tokenizer.clone(tokenizer.bos, clone_index(language)[1]))]
+    start = [] if tokenizer.bos is None else [int(tokenizer.clone(np.int32(tokenizer.bos), clone_index(language)[1]))]
     sequences, prompt_lengths = [], []
     for q, prompt in enumerate(queries.prompts):
         opening = [*start, *prompt[: queries.prompt_lengths[q]]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import gin
 
@@ -12,12 +13,14 @@ from xalign_jax.data.store.store import canonical_tasks
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import require_causal, require_length, row, score
 from xalign_jax.evaluation.inputs.windows import of_text, run_texts
+from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
+from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze, with_paths
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Perplexity:
+class Perplexity(Probe):
     """Metrics per language, with n = scored tokens (each document's eos is one of them):
 
     - `perplexity`: exp of the mean loss under the full softmax;
@@ -27,6 +30,14 @@ class Perplexity:
 
     A clone reads the same windows as its base language. `tasks`: the tasks whose text is read, () for all of the run's.
     """
+
+    name: ClassVar[str] = "perplexity"
+    title: ClassVar[str] = "Language model"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "perplexity": Column("perplexity", headline=True, per_token=True, short="ppl"),
+        "perplexity_in_language": Column("in-language perplexity", headline=True, per_token=True, short="own_ppl"),
+        "bits_per_byte": Column("bits/byte", headline=True, short="bits"),
+    }
 
     length: int = gin.REQUIRED
     windows: int = 256
@@ -38,27 +49,26 @@ class Perplexity:
         freeze(self)
         at_least_one(self, "length", "windows", "batch")
 
-    def check_model(self, model: Any) -> None:
+    def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_causal(model, "Perplexity")
         require_length(model, "Perplexity", self.length)
 
-    def check(self, model: Any, corpus: Any) -> None:
+    def check(self, run: ProbedRun) -> None:
         """Raise UserError for what the data lacks, before anything is trained."""
-        for text in run_texts(corpus, self.split, self.tasks):
-            if not of_text(text, corpus.tokenizer, self.length, self.windows)["weights"].any():
+        for text in run_texts(run.corpus, self.split, self.tasks):
+            if not of_text(text, run.corpus.tokenizer, self.length, self.windows)["weights"].any():
                 raise UserError(
                     f"Perplexity: no token of the {self.split} text in {text.language} has another before it"
                 )
 
-    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, run: ProbedRun) -> list[Row]:
         """Three rows per language."""
-        require_causal(model, "Perplexity")
         found = []
-        for text in run_texts(corpus, self.split, self.tasks):
-            rows = of_text(text, corpus.tokenizer, self.length, self.windows)
-            own = corpus.tokenizer.language_rows(text.clone)
-            nll, log_mass = score(model, params, rows, own, self.batch, f"perplexity {text.language}")
+        for text in run_texts(run.corpus, self.split, self.tasks):
+            rows = of_text(text, run.corpus.tokenizer, self.length, self.windows)
+            own = run.corpus.tokenizer.language_rows(text.clone)
+            nll, log_mass = score(run.model, rows, own, self.batch, f"perplexity {text.language}")
             real = rows["weights"] > 0
             n, total = int(real.sum()), float(nll[real].sum(dtype="float64"))
             renormalised = total + float(log_mass[real].sum(dtype="float64"))
@@ -68,7 +78,7 @@ class Perplexity:
                 "bits_per_byte": total / (math.log(2) * rows["bytes"].sum()),
             }
             about = {"language": text.language, "data": text.fingerprint}
-            found += [row("perplexity", name, value, n, **about) for name, value in metrics.items()]
+            found += [row(self.name, name, value, n, **about) for name, value in metrics.items()]
         return found
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import gin
 import numpy as np
 
-from xalign_jax.data.tokens.vocabulary import clone_index
+from xalign_jax.data.corpus import CorpusView
+from xalign_jax.data.store.store import Store
+from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import (
     fingerprint,
@@ -23,17 +24,16 @@ from xalign_jax.evaluation.encode import (
 )
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
 from xalign_jax.evaluation.inputs.parallel_text import Sentences, located_files, sentences
+from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
+from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze, with_paths, within
 
-METRICS = tuple(
-    "accuracy" + "".join(parts) for parts in itertools.product(*(("", s) for s in ("_first", "_margin", "_centred")))
-)
 FITTED = 256  # training documents that a language's mean is taken over
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class SentenceRetrieval:
+class SentenceRetrieval(Probe):
     """Share of sentences whose nearest sentence in the other language is their translation.
 
     n = sentences = candidates; a candidate with the right one's text counts as right. Rows by direction (language
@@ -61,6 +61,20 @@ class SentenceRetrieval:
       batch: sentences at a time.
     """
 
+    name: ClassVar[str] = "sentence_retrieval"
+    title: ClassVar[str] = "Sentence retrieval"
+    by_level: ClassVar[bool] = True
+    columns: ClassVar[Mapping[str, Column]] = {
+        "accuracy": Column("accuracy", headline=True),
+        "accuracy_first": Column("first token"),
+        "accuracy_margin": Column("margin"),
+        "accuracy_centred": Column("centred"),
+        "accuracy_first_margin": Column("first token, margin"),
+        "accuracy_first_centred": Column("first token, centred"),
+        "accuracy_margin_centred": Column("margin, centred"),
+        "accuracy_first_margin_centred": Column("first token, margin, centred"),
+    }
+
     files: tuple = dataclasses.field(default=(), metadata=with_paths(located_files))
     pivot: str | None = None
     others: tuple[str, ...] = ()
@@ -76,44 +90,45 @@ class SentenceRetrieval:
         at_least_one(self, "sentences", "batch")
         within(self, "[0, inf)", "least")
         for metric in self.metrics:
-            if metric not in METRICS:
-                raise UserError(f"SentenceRetrieval.metrics names {metric!r}: any of {', '.join(METRICS)}")
+            if metric not in self.columns:
+                raise UserError(f"SentenceRetrieval.metrics names {metric!r}: any of {', '.join(self.columns)}")
         if self.length < 3:
             raise UserError(f"SentenceRetrieval.length = {self.length}: at least 3, bos and eos count")
 
-    def check_model(self, model: Any) -> None:
+    def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
         require_length(model, "SentenceRetrieval", self.length)
 
-    def check(self, model: Any, corpus: Any) -> None:
+    def check(self, run: ProbedRun) -> None:
         """Raise UserError for what the data lacks, before anything is trained."""
-        sentences(corpus, self.files, 1, self.pivot, self.least, self.others)
+        sentences(run.corpus, self.files, 1, self.pivot, self.least, self.others)
 
-    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, run: ProbedRun) -> list[Row]:
         """Rows by pair, direction, level and control."""
+        corpus = run.corpus
         pairs = sentences(corpus, self.files, self.sentences, self.pivot, self.least, self.others)
         found = []
-        weights = [(None, params)] + ([("untrained", untrained(model, params, seed))] if self.untrained else [])
-        for control, values in weights:
+        models = [(None, run.model)] + ([("untrained", untrained(run.model, run.seed))] if self.untrained else [])
+        for control, model in models:
             means: dict[str, dict[str, np.ndarray] | None] = {}
             for pair in pairs:
-                vectors = self._vectors(model, values, corpus, pair)
+                vectors = self._vectors(model, corpus, pair)
                 for language in pair.languages:
                     if language not in means:
-                        means[language] = self._means(model, values, corpus, language)
+                        means[language] = self._means(model, corpus, language)
                 found += self._levels(pair, vectors, [means[language] for language in pair.languages], control)
         for pair in pairs:
             found += _ngram_rows(pair, corpus.tokenizer)
         return found + _mean_rows(found, pairs)
 
-    def _vectors(self, model: Any, params: Any, corpus: Any, pair: Sentences) -> list[dict[str, np.ndarray]]:
+    def _vectors(self, model: Model, corpus: CorpusView, pair: Sentences) -> list[dict[str, np.ndarray]]:
         """Vectors of both sides, by pooling (L+1,N,D)."""
         name, both = "sentence retrieval " + "-".join(pair.languages), pair.source + pair.target
-        states = sentence_vectors(model, params, corpus.tokenizer, both, self.length, self.batch, name)
+        states = sentence_vectors(model, corpus.tokenizer, both, self.length, self.batch, name)
         sides = slice(None, len(pair.source)), slice(len(pair.source), None)
         return [{kind: every[:, side] for kind, every in states.items()} for side in sides]
 
-    def _means(self, model: Any, params: Any, corpus: Any, language: str) -> dict[str, np.ndarray] | None:
+    def _means(self, model: Model, corpus: CorpusView, language: str) -> dict[str, np.ndarray] | None:
         """Mean vectors of a language by pooling (L+1,1,D), or None without training text."""
         if not any(metric.endswith("_centred") for metric in self.metrics):
             return None
@@ -123,10 +138,10 @@ class SentenceRetrieval:
         if not chosen:
             return None
         name = f"sentence mean {language}"
-        states = sentence_vectors(model, params, corpus.tokenizer, chosen, self.length, self.batch, name)
+        states = sentence_vectors(model, corpus.tokenizer, chosen, self.length, self.batch, name)
         return {kind: every.mean(1, keepdims=True) for kind, every in states.items()}
 
-    def _levels(self, pair: Sentences, sides: list, means: list, control: str | None) -> list[dict[str, Any]]:
+    def _levels(self, pair: Sentences, sides: list, means: list, control: str | None) -> list[Row]:
         found = []
         for metric in self.metrics:
             kind, vectors = "first" if "_first" in metric else "mean", sides
@@ -141,16 +156,14 @@ class SentenceRetrieval:
         return found
 
 
-def _spread(store: Any, stores: list) -> Iterator[np.ndarray]:
+def _spread(store: Store, stores: list) -> Iterator[np.ndarray]:
     """Documents of a store, evenly spaced, its share of FITTED."""
     total = len(store.offsets) - 1
     for d in np.unique(np.linspace(0, total - 1, min(total, -(-FITTED // len(stores)))).astype(int)):
         yield np.asarray(store.tokens[store.offsets[d] : store.offsets[d + 1]], np.int32)
 
 
-def _directions(
-    pair: Sentences, cosines: np.ndarray, metric: str, margin: bool, about: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _directions(pair: Sentences, cosines: np.ndarray, metric: str, margin: bool, about: dict[str, Any]) -> list[Row]:
     """Rows of both directions from cosines (source, target), with shuffled answers beside the trained model's."""
     found = []
     forward, backward = (pair.languages, cosines, pair.target_hash), (pair.languages[::-1], cosines.T, pair.source_hash)
@@ -165,7 +178,7 @@ def _directions(
     return found
 
 
-def _ngram_rows(pair: Sentences, tokenizer: Any) -> list[dict[str, Any]]:
+def _ngram_rows(pair: Sentences, tokenizer: Tokenizer) -> list[Row]:
     if any(clone_index(language)[1] for language in pair.languages):
         return []
     texts = pair.texts or tuple([tokenizer.decode(tokens) for tokens in side] for side in (pair.source, pair.target))
@@ -173,7 +186,7 @@ def _ngram_rows(pair: Sentences, tokenizer: Any) -> list[dict[str, Any]]:
     return _directions(pair, ngram_cosines(*texts), "accuracy", False, about)
 
 
-def _mean_rows(found: list[dict[str, Any]], pairs: list[Sentences]) -> list[dict[str, Any]]:
+def _mean_rows(found: list[dict[str, Any]], pairs: list[Sentences]) -> list[Row]:
     """The mean over languages, each counting alike, of every value that all pairs with a first language have.
 
     A single pair has no mean.

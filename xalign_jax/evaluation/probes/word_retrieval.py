@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import gin
 import numpy as np
 
+from xalign_jax.data.lexicon.lexicon import Concepts, LexiconTable
+from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import fingerprint, nearest, pool_head, row, sentence_vectors, untrained
+from xalign_jax.interfaces import Column, Probe, ProbedRun, Row
+from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze
 
 Level = int | str
@@ -17,7 +22,7 @@ Level = int | str
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class WordRetrieval:
+class WordRetrieval(Probe):
     """Share of source words whose nearest target word by cosine translates them, over the TRUE word pairs.
 
     A word's vector is the mean of its tokens' hidden states, the word standing alone (level 0 .. L; a bidirectional
@@ -31,6 +36,14 @@ class WordRetrieval:
     (fresh parameters of this seed) and `shuffled` (right answers permuted between concepts).
     """
 
+    name: ClassVar[str] = "word_retrieval"
+    title: ClassVar[str] = "Word retrieval"
+    by_level: ClassVar[bool] = True
+    columns: ClassVar[Mapping[str, Column]] = {
+        "accuracy": Column("accuracy", headline=True, short="words"),
+        "accuracy_centred": Column("centred"),
+    }
+
     candidates: int = 1000
     batch: int = 512
 
@@ -38,22 +51,20 @@ class WordRetrieval:
         freeze(self)
         at_least_one(self, "candidates", "batch")
 
-    def check(self, model: Any, corpus: Any) -> None:
-        """Raise UserError for what the model or the data lacks, before anything is trained."""
-        if corpus.lexicon is None:
-            raise UserError("WordRetrieval: no dictionary; bind Recipe.lexicon or take the probe out of Stage.probes")
+    def check(self, run: ProbedRun) -> None:
+        """Raise UserError where the run has no dictionary."""
+        _lexicon(run)
 
-    def rows(self, model: Any, params: Any, corpus: Any, seed: int) -> list[dict[str, Any]]:
+    def rows(self, run: ProbedRun) -> list[Row]:
         """Rows by split, target language, level and control."""
-        self.check(model, corpus)
-        tables = {"dictionary": corpus.lexicon.dictionary, "heldout": corpus.lexicon.heldout}
+        corpus, lexicon = run.corpus, _lexicon(run)
+        tables = {"dictionary": lexicon.dictionary, "heldout": lexicon.heldout}
         chosen = {split: _choose(table, self.candidates) for split, table in tables.items() if len(table.concept)}
         longest = max(len(tokens) for words in chosen.values() for tokens in words.tokens)
         found = []
-        for control, weights in ((None, params), ("untrained", untrained(model, params, seed))):
+        for control, model in ((None, run.model), ("untrained", untrained(run.model, run.seed))):
             vectors = {
-                split: _vectors(model, weights, corpus.tokenizer, words, longest, self.batch)
-                for split, words in chosen.items()
+                split: _vectors(model, corpus.tokenizer, words, longest, self.batch) for split, words in chosen.items()
             }
             means = {split: _means(vectors[split], words) for split, words in chosen.items()}
             for split, words in chosen.items():
@@ -63,6 +74,12 @@ class WordRetrieval:
                     for level, every in vectors[split].items():
                         found += _level(words, language, every, fitted, control, about | {"level": level})
         return found
+
+
+def _lexicon(run: ProbedRun) -> LexiconTable:
+    if run.corpus.lexicon is None:
+        raise UserError("WordRetrieval: no dictionary; bind Recipe.lexicon or take the probe out of Stage.probes")
+    return run.corpus.lexicon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +98,7 @@ class _Words:
         return fingerprint(self.concept, self.language, self.text_hash)
 
 
-def _choose(table: Any, concepts: int) -> _Words:
+def _choose(table: Concepts, concepts: int) -> _Words:
     """The words of up to `concepts` concepts, always the same ones of a table."""
     kept = np.random.default_rng(0).permutation(np.unique(table.concept))[:concepts]
     index = np.flatnonzero(np.isin(table.concept, kept))
@@ -92,15 +109,13 @@ def _choose(table: Any, concepts: int) -> _Words:
     return _Words(tokens, concept, language, text_hash, tuple(table.languages))
 
 
-def _vectors(
-    model: Any, params: Any, tokenizer: Any, words: _Words, longest: int, batch: int
-) -> dict[Level, np.ndarray]:
+def _vectors(model: Model, tokenizer: Tokenizer, words: _Words, longest: int, batch: int) -> dict[Level, np.ndarray]:
     """Word vectors (W, D) by level, of words of up to `longest` tokens."""
     length = min(longest + (0 if model.causal else 2), model.max_length)
-    states = sentence_vectors(model, params, tokenizer, words.tokens, length, batch, "word retrieval")["mean"]
+    states = sentence_vectors(model, tokenizer, words.tokens, length, batch, "word retrieval")["mean"]
     vectors: dict[Level, np.ndarray] = dict(enumerate(states))
     if not model.tied:
-        vectors["head"] = pool_head(model, params, words.tokens, longest, batch)
+        vectors["head"] = pool_head(model, words.tokens, longest, batch)
     return vectors
 
 
@@ -112,7 +127,7 @@ def _means(vectors: dict[Level, np.ndarray], words: _Words) -> dict[tuple[Level,
 
 def _level(
     words: _Words, language: int, every: np.ndarray, means: dict, control: str | None, about: dict[str, Any]
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Rows of one level, split and target language."""
     candidates = np.flatnonzero(words.language == language)
     sources = np.flatnonzero((words.language == 0) & np.isin(words.concept, words.concept[candidates]))

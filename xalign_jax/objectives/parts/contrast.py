@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from xalign_jax.objectives.parts.primitives import join_rows, matmul, rows_on_mesh, split_rows
+from xalign_jax.arrays import join_rows, split_rows
+from xalign_jax.objectives.parts.primitives import matmul, rows_on_mesh
 
 # Similarities of queries and keys held at once on a device, and of queries and queue rows (on a CPU: what its cache holds).
 BATCH_ELEMENTS = 2**24
@@ -55,6 +56,11 @@ class Contrast(NamedTuple):
     positive_similarity: jax.Array
     similarity: jax.Array
     pairs: jax.Array
+
+
+def infonce_flops(items: int, width: int) -> float:
+    """FLOPs of the similarities of all items with all items, and of the gradients of both sides."""
+    return 6.0 * items * items * width
 
 
 def infonce(

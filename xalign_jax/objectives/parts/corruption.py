@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gin
 import jax
@@ -47,18 +47,26 @@ class Corrupted(NamedTuple):
 
 
 def corrupt(
-    rng: jax.Array, tokens: jax.Array, segment_ids: jax.Array, corruption: Corruption, special: Any, mask_id: int
+    rng: jax.Array,
+    tokens: jax.Array,
+    segment_ids: jax.Array,
+    corruption: Corruption,
+    special: np.ndarray,
+    mask_id: int | None,
 ) -> Corrupted:
     """Choose tokens and replace most of them.
 
     Args:
       tokens, segment_ids: (B,T) int32; segment 0 is padding, others are at most T.
       special: (V,) bool numpy array, ids that are neither chosen nor drawn.
+      mask_id: the id that stands for a masked token.
 
     Raises:
-      UserError: every id is special.
+      UserError: every id is special, or there is no mask id.
     """
     ordinary = np.flatnonzero(~special)
+    if mask_id is None:
+        raise UserError("Corruption: the vocabulary has no mask piece")
     if not ordinary.size:
         raise UserError("Corruption: the vocabulary has no ordinary pieces")
     choice_rng, fate_rng, draw_rng = jax.random.split(rng, 3)

@@ -12,9 +12,17 @@ import jax.numpy as jnp
 from xalign_jax.recipe import at_least_one, freeze, within
 
 
+class Momentum:
+    """How much of the old average is kept at which update."""
+
+    def at(self, updates: jax.Array) -> jax.Array:
+        """Share of the old average kept at update number `updates` (int32, from 0); float32 scalar."""
+        raise NotImplementedError
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class ConstantMomentum:
+class ConstantMomentum(Momentum):
     """The same share at every update (InfoXLM's README: 0.9999)."""
 
     value: float = 0.9999
@@ -30,7 +38,7 @@ class ConstantMomentum:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class LinearMomentum:
+class LinearMomentum(Momentum):
     """From `first` to `last` over `steps` updates, then `last`."""
 
     first: float = 0.99
@@ -49,7 +57,7 @@ class LinearMomentum:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class PowerMomentum:
+class PowerMomentum(Momentum):
     """1 - t^-exponent at the t-th update: the average follows at once, then ever more slowly (InfoXLM's code)."""
 
     exponent: float = 1.0

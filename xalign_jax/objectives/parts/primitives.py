@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-# Mesh axes over which rows are spread; a head lies along "fsdp" (width) and "tensor" (vocabulary).
-ROW_AXES = ("data", "fsdp")
+from xalign_jax.arrays import ROW_AXES, join_rows, split_rows
+
 WIDTH_AXIS, VOCABULARY_AXIS = "fsdp", "tensor"
 
 # Logits held at once by default: per device, in elements.
@@ -75,22 +75,6 @@ def predict_tokens(
 def _exact(h: jax.Array) -> Any:
     """The dtype of sums: float32, of float64 states float64."""
     return jnp.promote_types(h.dtype, jnp.float32)
-
-
-def split_rows(array: jax.Array, pieces: int, fill: Any = 0) -> jax.Array:
-    """(N,...) -> (pieces, ceil(N/pieces), ...), padded with `fill`; row i goes to piece i % pieces.
-
-    Strided, so that each piece spans all devices when rows are sharded.
-    """
-    rows = -(-array.shape[0] // pieces)
-    padding = [(0, rows * pieces - array.shape[0])] + [(0, 0)] * (array.ndim - 1)
-    padded = jnp.pad(array, padding, constant_values=fill)
-    return padded.reshape(rows, pieces, *array.shape[1:]).swapaxes(0, 1)
-
-
-def join_rows(array: jax.Array, count: int) -> jax.Array:
-    """The inverse of `split_rows`: (pieces, n, ...) -> (count, ...)."""
-    return array.swapaxes(0, 1).reshape(-1, *array.shape[2:])[:count]
 
 
 def matmul(a: jax.Array, b: jax.Array, precision: Any = None) -> jax.Array:

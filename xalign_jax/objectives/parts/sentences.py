@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from xalign_jax.alignment.pooling import pooled_tokens, segment_means
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.objectives.parts.contrast import Ids
 
 POOLINGS = ("first", "mean")
@@ -35,9 +36,7 @@ def side(batch: Mapping[str, jax.Array], which: str) -> dict[str, jax.Array]:
     return {name: batch[which + name] for name in ("tokens", "positions", "segment_ids")}
 
 
-def sentence_vectors(
-    model: Any, params: Any, rows: Mapping[str, jax.Array], slots: int, level: int, pooling: str, train: bool
-) -> jax.Array:
+def sentence_vectors(model: Any, rows: Mapping[str, jax.Array], slots: int, level: int, pooling: str) -> jax.Array:
     """(R * slots, width) float32 vectors of the segments of rows (R,T); 0 where a slot is empty.
 
     "first" is a segment's first token, "mean" the mean over its tokens that are not special. Where rows have
@@ -45,7 +44,7 @@ def sentence_vectors(
     """
     positions, segment_ids = rows["positions"], rows["segment_ids"]
     tokens = rows.get("corrupted", rows["tokens"])
-    states = model.hidden(params, tokens, positions, segment_ids, train=train, levels=(level,))[level]
+    states = model.hidden(Inputs(tokens, positions, segment_ids), levels=(level,))[level]
     own = pooled_tokens(segment_ids, positions, jnp.asarray(model.special)[rows["tokens"]], pooling)
     return segment_means(states, own, slots).reshape(-1, states.shape[-1])
 
