@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import gin
 import pytest
 
-from xalign_jax import cli, config
+from xalign_jax import cli, config, gin_files
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Feed, Objective
 from xalign_jax.recipe import Recipe
@@ -41,9 +40,9 @@ REQUIRED = {
     "Selection": {"patterns": ("model/head",)},
 }
 CLASSES = {
-    found.wrapped.__name__: found.wrapped
-    for _, found in gin.config._REGISTRY.items()
-    if dataclasses.is_dataclass(found.wrapped) and found.wrapped.__module__.startswith("xalign_jax.")
+    found.__name__: found
+    for found in gin_files.registered().values()
+    if dataclasses.is_dataclass(found) and found.__module__.startswith("xalign_jax.")
 }
 NUMBERS = [
     (name, field.name, kinds)
