@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from xalign_jax.reports.tables import (
     keys_of,
     level_in_words,
     mean_and_spread,
-    place,
+    particulars,
     shown_in,
     split_in_words,
 )
@@ -179,11 +180,12 @@ def _by_level(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Any:
     A dashed line across a bar is the value of untrained parameters.
     """
     found = [key for key in keys if shown.headline(key) and key.level is not None]
-    panels_of = list(dict.fromkeys(key._replace(level=None) for key in found))
+    panels_of = sorted(dict.fromkeys(key._replace(level=None) for key in found), key=shown.rank)
     if not panels_of:
         return None
     most = max(sum(key._replace(level=None) == one for key in found) for one in panels_of)
-    figure, panels = axes(len(panels_of), _width(most * (len(arms) + 1), 0.1), 3.4)
+    width = _width(most * (len(arms) + 1), 0.09)
+    figure, panels = axes(len(panels_of), width, 3.4)
     for panel, one in zip(panels, panels_of, strict=True):
         levels = [key.level for key in found if key._replace(level=None) == one]
         for number, arm in enumerate(arms):
@@ -193,8 +195,8 @@ def _by_level(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Any:
             )
             _bar_group(panel, number, len(arms), values, arm.name, _fill(number))
             _lines(panel, number, len(arms), before, "untrained")
-        panel.set_xticks(range(len(levels)), [str(level) for level in levels])
-        panel.set(title=", ".join(place(one, shown)), xlabel="level", ylabel=shown.column(one).heading)
+        _label(panel, [str(level) for level in levels], width)
+        panel.set(title=", ".join(particulars(one, shown)), xlabel="level", ylabel=shown.column(one).heading)
     for metric in dict.fromkeys(one.metric for one in panels_of):
         _scale(
             [panel for panel, one in zip(panels, panels_of, strict=True) if one.metric == metric],
@@ -239,18 +241,28 @@ def _width(slots: int, inches: float) -> float:
 
 
 def _bar_name(key: Key, metric: str) -> str:
+    """Language, metric and the rest, a line each."""
     about = " ".join(part for part in (split_in_words(key), level_in_words(key), key.conditions) if part)
-    return "\n".join(part for part in (key.language, about, metric) if part)
+    return "\n".join(part for part in (key.language, metric, about) if part)
 
 
 def _label(panel: Any, names: Sequence[str], width: float) -> None:
-    """Names below the bars, slanted where they would overlap."""
-    panel.set_xticks(range(len(names)), names)
-    longest = max(len(line) for name in names for line in name.split("\n") or [""])
-    if 0.09 * longest > (width - 0.8) / len(names):
-        panel.tick_params(axis="x", labelrotation=35)
+    """Names below groups of bars, in lines that fit; slanted where a single word does not.
+
+    Args:
+      width: of the panel, in inches.
+    """
+    fit = max(1, int((width - 0.8) / len(names) / 0.09))  # letters of the default font
+    lines = [
+        [short for line in name.split("\n") for short in textwrap.wrap(line, fit, break_long_words=False)]
+        for name in names
+    ]
+    panel.set_xticks(range(len(names)), ["\n".join(each) for each in lines])
+    panel.set_xlim(-0.6, len(names) - 0.4)
+    if any(len(line) > fit for each in lines for line in each):
+        panel.set_xticks(range(len(names)), [name.replace("\n", " ") for name in names])
         for label in panel.get_xticklabels():
-            label.set(horizontalalignment="right", rotation_mode="anchor")
+            label.set(rotation=35, horizontalalignment="right", rotation_mode="anchor")
 
 
 def _scale(panels: Sequence[Any], values: Sequence[float]) -> None:

@@ -212,10 +212,10 @@ def _order(key: Key, shown: Shown) -> tuple:
 def section(key: Key, shown: Shown) -> str:
     """The heading of the table a value stands in."""
     title = shown.title(key.probe)
-    return ", ".join([title, *place(key, shown)]) if shown.by_level(key.probe) else title
+    return ", ".join([title, *particulars(key, shown)]) if shown.by_level(key.probe) else title
 
 
-def place(key: Key, shown: Shown) -> list[str]:
+def particulars(key: Key, shown: Shown) -> list[str]:
     """What tells a value from others of its probe and level, in words; a probe's only headline needs no name."""
     metric = None if shown.lone(key) else shown.column(key).heading
     return [part for part in (key.language, split_in_words(key), metric, key.conditions) if part]
@@ -242,7 +242,7 @@ def full_heading(key: Key, shown: Shown) -> str:
     title, name = shown.title(key.probe), shown.column(key).heading
     if shown.lone(key) or title.lower().endswith(name.lower()):
         return _joined(title, key)
-    return _joined(name if title.lower() in name.lower() else f"{title} {name}", key)
+    return _joined(name[:1].upper() + name[1:] if title.lower() in name.lower() else f"{title} {name}", key)
 
 
 def _joined(name: str, key: Key) -> str:
