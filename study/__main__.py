@@ -2,7 +2,7 @@
 
     python -m study run [WORD...] [--seeds 1 2] [--jobs 2] [--force] [--data DIR]     or `make study ONLY="WORD..."`
     python -m study list [WORD...]        what is recorded, what is missing, how long it takes
-    python -m study tables                docs/study/tables.md, plots and the tables of docs/study.md, from the CSV files
+    python -m study tables                docs/study/tables.md, plots, and the tables inside docs/study.md and its appendices
 
 A WORD is a question (clone, clone-50-50, clone-4m, baselines, search, dictionary ..) or an experiment's name; patterns
 such as "K-*" are taken. Exit codes: 0 everything asked for is recorded, 1 something failed or was interrupted.

@@ -80,6 +80,21 @@ def comparison(found: Mapping[str, Arm], names: Sequence[str], joint: str, oracl
     return markdown(header, rows) if rows else MISSING
 
 
+def summary(found: Mapping[str, Arm], chosen: Sequence[Experiment]) -> str:
+    """A short line for each experiment that has rows, against the joint and oracle runs of its own setting."""
+    rows, oracles = [], False
+    for one in chosen:
+        if arm := found.get(one.name):
+            j, o = (found.get(f"{name}{_suffix(one)}", {}) for name in ("J", "O"))
+            oracles = oracles or bool(o)
+            line = [one.name, str(len(arm)), cell(cost(arm, j), "+.1f", 100, " %")]
+            line += [cell(cost(arm, j, "own_ppl/2"), "+.1f", 100, " %"), cell(values(arm, "knows/2"), ".3f")]
+            rows.append([*line, cell(closed(arm, j, o), ".0f", 100, " %")])
+    header = ["", "seeds", "English ppl against J", "other ppl against J", "knowledge", "gap closed"]
+    columns = len(header) if oracles else len(header) - 1
+    return markdown(header[:columns], [row[:columns] for row in rows]) if rows else MISSING
+
+
 # What is compared of two experiments: perplexities by their ratio, knowledge by its difference.
 COMPARED = {"English ppl": "own_ppl/1", "other ppl": "own_ppl/2", "knowledge": "knows/2"}
 
@@ -136,7 +151,7 @@ CLAIMS = [
 
 
 def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
-    """Write `tables.md` and the plots into the folder, and the tables of the folder's `.md` beside it."""
+    """Write `tables.md` and the plots into the folder, and fill the tables of the paper and of its appendices."""
     found = arms(results)
     parts = ["# Tables of the study", "Made by `python -m study tables`; means over seeds ± sample standard deviation."]
     for question in dict.fromkeys(one.question for one in EXPERIMENTS):
@@ -148,8 +163,8 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
             parts += [comparison(found, names, *pair) for pair in recorded]
     parts += ["## Differences", differences(found, CLAIMS)]
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    document = folder.with_suffix(".md")
-    document.write_text(filled(document.read_text(encoding="utf-8"), found), encoding="utf-8")
+    for document in documents(folder):
+        document.write_text(filled(document.read_text(encoding="utf-8"), found), encoding="utf-8")
     shown = ("clone", "clone-50-50", "clone-4m", "clone-4m-50-50", "search")
     plots.draw_gap({question: _points(found, question, *BASELINES[0]) for question in shown}, BASELINES[0], folder)
     plots.draw_overview(_points(found, "clone", *BASELINES[0]), folder)
@@ -157,11 +172,16 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
     plots.draw_curves({name: [row for row in curves if row["experiment"] == name] for name in drawn}, folder)
 
 
-def filled(document: str, found: Mapping[str, Arm]) -> str:
-    """The document with a new table below every line of one of two kinds.
+def documents(folder: Path) -> list[Path]:
+    """The paper, which lies beside the folder and has its name, and the paper's appendices in the folder."""
+    return [folder.with_suffix(".md"), *sorted(folder.glob("appendix_*.md"))]
 
-    `<!-- table: WORD... -->` has a line for each experiment, words as `select` takes them; `<!-- differences: A/B... -->` one
-    for each two of them.
+
+def filled(document: str, found: Mapping[str, Arm]) -> str:
+    """The document with a new table below every line of one of three kinds.
+
+    `<!-- table: WORD... -->` has a line for each experiment, words as `select` takes them. `<!-- summary: WORD... -->`
+    has the same lines with fewer columns. `<!-- differences: A/B... -->` has a line for each two of them.
     """
 
     def table(place: re.Match[str]) -> str:
@@ -170,10 +190,12 @@ def filled(document: str, found: Mapping[str, Arm]) -> str:
             pairs = [(first, second) for first, second in (word.split("/") for word in words)]
             return f"{place['line']}{differences(found, pairs)}\n"
         chosen = select(words)
+        if place["kind"] == "summary":
+            return f"{place['line']}{summary(found, chosen)}\n"
         suffix = _suffix(chosen[0])
         return f"{place['line']}{comparison(found, [one.name for one in chosen], f'J{suffix}', f'O{suffix}')}\n"
 
-    line = r"(?P<line><!-- (?P<kind>table|differences): (?P<words>.+) -->\n\n)"
+    line = r"(?P<line><!-- (?P<kind>table|summary|differences): (?P<words>.+) -->\n\n)"
     return re.sub(rf"{line}(?:(?:\||{re.escape(MISSING)}).*\n)*", table, document)
 
 

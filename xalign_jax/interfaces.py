@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import optax
     from flax import nnx
 
-    from xalign_jax.data.corpus import Corpus
+    from xalign_jax.data.corpus import Corpus, CorpusView
     from xalign_jax.data.store.store import Mixture
     from xalign_jax.models.model import Model
 
@@ -267,7 +267,7 @@ class ProbedRun(NamedTuple):
     """
 
     model: Model
-    corpus: Corpus
+    corpus: CorpusView
     seed: int = 0
     stage: str = ""
     step: int = 0

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bindable import Bindable
 
 from xalign_jax.data.store.store import Store
 from xalign_jax.data.tokens.backends import Bytes
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 
 
-class Bigram:
+class Bigram(Bindable):
     """A model whose states depend on the token alone: level l = level l-1 @ layers[l-1]; logits = level L @ head.T.
 
     params: embedding (V, D), layers (L, D, D), head (V, D).
@@ -40,19 +41,19 @@ class Bigram:
     def logical_axes(self) -> dict[str, tuple[str, ...]]:
         return {"embedding": ("vocab", "embed"), "layers": ("layers", "embed", "mlp"), "head": ("vocab", "embed")}
 
-    def hidden(self, params, tokens, positions, segment_ids, *, train=False, levels, stop_at_level=None):
-        states = [params["embedding"][tokens]]
+    def hidden(self, inputs, *, levels):
+        states = [self.params["embedding"][inputs.tokens]]
         for layer in range(self.num_layers):
-            states.append(states[-1] @ params["layers"][layer])
+            states.append(states[-1] @ self.params["layers"][layer])
         return {level: states[level] for level in levels}
 
-    def head_input(self, params, h):
+    def head_input(self, h):
         return h
 
-    def head_weight(self, params):
-        return params["head"]
+    def head_weight(self):
+        return self.params["head"]
 
-    def head_bias(self, params):
+    def head_bias(self):
         return None
 
 

@@ -51,12 +51,12 @@ def test_sequences_are_padded_and_cut():
 def test_head_rows_are_means_over_a_sequences_tokens(bigram):
     model, params, _, head = bigram
     expected = np.stack([head[sequence[:6]].mean(0) for sequence in SEQUENCES])
-    np.testing.assert_allclose(encode.pool_head(model, params, SEQUENCES, 6, 2), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(encode.pool_head(model.bind(params), SEQUENCES, 6, 2), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_sentence_vectors_of_a_causal_model_are_means_and_first_tokens(bigram, tokenizer):
     model, params, states, _ = bigram
-    found = encode.sentence_vectors(model, params, tokenizer, SEQUENCES, 6, 2, "test")
+    found = encode.sentence_vectors(model.bind(params), tokenizer, SEQUENCES, 6, 2, "test")
     expected = np.stack([[level[ids[:6]].mean(0) for ids in SEQUENCES] for level in states])
     np.testing.assert_allclose(found["mean"], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["first"], np.stack([level[[10] * 5] for level in states]), rtol=1e-6)
@@ -67,7 +67,7 @@ def test_a_language_mean_is_over_tokens_and_not_over_windows(bigram):
     windows = encode.padded(SEQUENCES, 8)
     windows |= {"targets": np.zeros((5, 8), np.int32), "own": windows["segment_ids"] > 0}
     expected = states[:, np.concatenate(SEQUENCES)].mean(1)
-    found = encode.language_means(model, params, windows, 2)
+    found = encode.language_means(model.bind(params), windows, 2)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert found.dtype == np.float32
 
@@ -78,7 +78,7 @@ def test_scores_are_of_every_row_whatever_the_batch(bigram, monkeypatch):
     arrays = encode.padded(SEQUENCES, 8)
     arrays["targets"] = np.roll(arrays["tokens"], -1, axis=1)
     some = np.arange(model.vocabulary_size) % 3 == 0
-    nll, log_mass = encode.score(model, params, arrays, some, 2, "test")
+    nll, log_mass = encode.score(model.bind(params), arrays, some, 2, "test")
     logits = states[2][arrays["tokens"]] @ head.T
     everything = np.log(np.exp(logits).sum(-1))
     at_target = np.take_along_axis(logits, arrays["targets"][..., None], 2)[..., 0]

@@ -11,6 +11,7 @@ import pytest
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.inputs.windows import consecutive
 from xalign_jax.evaluation.probes import ForeignMass, Perplexity
+from xalign_jax.interfaces import ProbedRun
 
 TEXT = [[*range(10, 30), 1], [*range(40, 45), 1], [*range(60, 90), 1]]
 
@@ -19,7 +20,7 @@ def test_uniform_model_is_exact(toy, tokenizer):
     model = toy.model(tokenizer.size, 4)
     params = toy.params(np.zeros((tokenizer.size, 4)), np.zeros((tokenizer.size, 4)))
     corpus = toy.corpus(tokenizer, [toy.store(TEXT)])
-    rows = Perplexity(length=8, windows=100, batch=4).rows(model, params, corpus, 0)
+    rows = Perplexity(length=8, windows=100, batch=4).rows(ProbedRun(model.bind(params), corpus, 0))
     tokens, nbytes = 58, 55
     for language, own in (("en", 261), ("en_clone", 261)):
         assert toy.value(rows, "perplexity", language=language) == pytest.approx(tokenizer.size, rel=1e-5)
@@ -36,7 +37,7 @@ def test_known_bigram(toy, tokenizer):
     model = toy.model(tokenizer.size, tokenizer.size)
     params = toy.params(np.eye(tokenizer.size), table.T)
     corpus = toy.corpus(tokenizer, [toy.store(TEXT)])
-    rows = Perplexity(length=8, windows=100, batch=4).rows(model, params, corpus, 0)
+    rows = Perplexity(length=8, windows=100, batch=4).rows(ProbedRun(model.bind(params), corpus, 0))
     for k, language in enumerate(("en", "en_clone")):
         own = tokenizer.language_rows(k)
         losses, inside = [], []
@@ -61,7 +62,7 @@ def test_tied_clone_oracle(toy, tokenizer):
     embedding = np.concatenate([head[:, :-1], np.ones((len(head), 1))], axis=1)
     model, params = toy.model(tokenizer.size, 9), toy.params(embedding, head)
     corpus = toy.corpus(tokenizer, [toy.store([document[:-1] for document in TEXT])])
-    rows = Perplexity(length=8, batch=4).rows(model, params, corpus, 0)
+    rows = Perplexity(length=8, batch=4).rows(ProbedRun(model.bind(params), corpus, 0))
     one, two = (toy.value(rows, "perplexity", language=name) for name in ("en", "en_clone"))
     assert two == pytest.approx(one, rel=1e-5)
     inside, cloned = (toy.value(rows, "perplexity_in_language", language=name) for name in ("en", "en_clone"))
@@ -100,19 +101,19 @@ def test_stores_of_a_language_share_the_windows(toy, tokenizer):
     corpus.stores["more"] = {"validation": {"en": other}}
     model = toy.model(tokenizer.size, 2)
     params = toy.params(np.zeros((tokenizer.size, 2)), np.zeros((tokenizer.size, 2)))
-    rows = Perplexity(length=8, windows=4, batch=4).rows(model, params, corpus, 0)
+    rows = Perplexity(length=8, windows=4, batch=4).rows(ProbedRun(model.bind(params), corpus, 0))
     assert {row["n"] for row in rows} == {32}
-    alone = Perplexity(length=8, windows=100, tasks=("more",), batch=4).rows(model, params, corpus, 0)
+    alone = Perplexity(length=8, windows=100, tasks=("more",), batch=4).rows(ProbedRun(model.bind(params), corpus, 0))
     assert {row["n"] for row in alone} == {40}
     with pytest.raises(UserError, match="no task 'less'"):
-        Perplexity(length=8, tasks=("less",)).rows(model, params, corpus, 0)
+        Perplexity(length=8, tasks=("less",)).rows(ProbedRun(model.bind(params), corpus, 0))
 
 
 def test_bidirectional_models_are_refused(toy, tokenizer):
     model = toy.model(tokenizer.size, 2)
     model.causal = False
     with pytest.raises(UserError, match="causal"):
-        Perplexity(length=8).rows(model, {}, toy.corpus(tokenizer, []), 0)
+        Perplexity(length=8).check_model(model)
 
 
 def test_foreign_mass_of_a_clone(toy, tokenizer):
@@ -120,7 +121,7 @@ def test_foreign_mass_of_a_clone(toy, tokenizer):
     model = toy.model(tokenizer.size, 2)
     params = toy.params(np.zeros((tokenizer.size, 2)), np.zeros((tokenizer.size, 2)))
     corpus = toy.corpus(tokenizer, [toy.store(TEXT), toy.store(TEXT, split="train")])
-    rows = ForeignMass(length=8, batch=4).rows(model, params, corpus, 0)
+    rows = ForeignMass(length=8, batch=4).rows(ProbedRun(model.bind(params), corpus, 0))
     own = int((~tokenizer.shared).sum())
     assert toy.value(rows, "mass", language="en_clone") == pytest.approx(own / tokenizer.size, rel=1e-5)
     assert rows[0]["n"] == 58 - 10  # the first of each window and document has no context
@@ -131,8 +132,8 @@ def test_foreign_mass_reads_the_first_language(toy, tokenizer):
     stores = [toy.store(TEXT, split="train"), toy.store(TEXT, "de", "train"), toy.store(TEXT, "de")]
     probe, model = ForeignMass(length=8), toy.model(tokenizer.size, 2)
     with pytest.raises(UserError, match="ForeignMass: no validation text in en, the run's first language"):
-        probe.check(model, toy.corpus(tokenizer, stores))
-    probe.check(model, toy.corpus(tokenizer, [*stores, toy.store(TEXT)]))
+        probe.check(ProbedRun(model, toy.corpus(tokenizer, stores)))
+    probe.check(ProbedRun(model, toy.corpus(tokenizer, [*stores, toy.store(TEXT)])))
 
 
 @pytest.mark.parametrize("settings", [{"windows": 0}, {"length": 0}, {"length": 8, "batch": 2.5}])
@@ -153,5 +154,5 @@ def test_foreign_mass_by_counts(toy, tokenizer):
     german = [[50] * 200 + [51] * 98, [52] * 2]
     stores = [toy.store([[20, 51] * 2, [52]], split="train"), toy.store(german, "de", "train"), toy.store(TEXT)]
     corpus = toy.corpus(tokenizer, stores)
-    rows = ForeignMass(length=8, batch=4).rows(model, params, corpus, 0)
+    rows = ForeignMass(length=8, batch=4).rows(ProbedRun(model.bind(params), corpus, 0))
     assert toy.value(rows, "mass", language="de") == pytest.approx(3 / (tokenizer.size + 2), rel=1e-5)

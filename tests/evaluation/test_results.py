@@ -14,6 +14,7 @@ from test_retrieval import _lexicon
 from test_similarity import _facts, _tables, _text
 
 from xalign_jax.evaluation import probes as all_probes
+from xalign_jax.interfaces import ProbedRun
 from xalign_jax.recipe import as_json
 from xalign_jax.reports.report import compare, report
 from xalign_jax.runtime.logs import RESULT_KEYS, write_results
@@ -45,7 +46,7 @@ def measured(toy, tokenizer, probes, scale: float = 1.0, texts: int = 60):
     stores = [_text(toy, texts), dataclasses.replace(_text(toy, texts), split="train")]
     corpus = toy.corpus(tokenizer, stores, _lexicon(toy, tokenizer), _facts(tokenizer))
     model = toy.model(tokenizer.size, 16)
-    return run_probes(tuple(probes), model, toy.params(table, table * scale), corpus, 0)
+    return run_probes(probes, ProbedRun(model.bind(toy.params(table, table * scale)), corpus, 0))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4, math.nan])
@@ -53,7 +54,7 @@ def measured(toy, tokenizer, probes, scale: float = 1.0, texts: int = 60):
 def test_every_probe_writes_strict_json(toy, tokenizer, tmp_path, name, scale):
     """Also where the loss is so large that its exponential is no number, or the model is broken."""
     rows = measured(toy, tokenizer, [probe(name)], scale)
-    run_directory.add_results(tmp_path, rows, "pretrain", 10, 0)
+    run_directory.add_results(tmp_path, [probe(name)], rows, "pretrain", 10, 0)
     found = strict(tmp_path / "results.json")
     assert found and {tuple(row) for row in found} == {RESULT_KEYS}
     for row in found:
@@ -65,16 +66,15 @@ def test_every_probe_writes_strict_json(toy, tokenizer, tmp_path, name, scale):
 
 def test_what_is_not_finite_says_what_it_was(tmp_path, toy, tokenizer):
     rows = measured(toy, tokenizer, [probe("Perplexity")], 1e4)
-    run_directory.add_results(tmp_path, rows, "pretrain", 10, 0)
+    run_directory.add_results(tmp_path, [], rows, "pretrain", 10, 0)
     perplexity = [row for row in strict(tmp_path / "results.json") if row["metric"] == "perplexity"]
     assert {(row["value"], row["reason"]) for row in perplexity} == {(None, "not finite: inf")}
 
 
 def test_rows_of_other_settings_and_data_stand_beside_each_other(tmp_path, toy, tokenizer):
     def add(windows: int, texts: int) -> list[dict]:
-        run_directory.add_results(
-            tmp_path, measured(toy, tokenizer, [probe("Perplexity", windows=windows)], texts=texts), "pretrain", 10, 0
-        )
+        rows = measured(toy, tokenizer, [probe("Perplexity", windows=windows)], texts=texts)
+        run_directory.add_results(tmp_path, [], rows, "pretrain", 10, 0)
         return read_results(tmp_path)
 
     count = len(add(4, 60))
@@ -94,7 +94,7 @@ def test_the_place_of_a_file_is_no_condition_and_its_contents_are(tmp_path, toy,
         (tmp_path / name).write_text(text)
         files = {"en": str(tmp_path / name), "en_clone": str(tmp_path / name)}
         rows = measured(toy, tokenizer, [probe("HiddenCosine", files=files)])
-        run_directory.add_results(tmp_path, rows, "pretrain", 10, 0)
+        run_directory.add_results(tmp_path, [], rows, "pretrain", 10, 0)
         return len(read_results(tmp_path))
 
     count = add("a.txt", "one\ntwo\n")
@@ -109,7 +109,9 @@ def test_data_is_that_of_the_text_and_not_of_its_tokens(toy, tokenizer):
     for store in stores:
         table = np.zeros((tokenizer.size, 4))
         corpus = toy.corpus(tokenizer, [store])
-        found += probe("Perplexity").rows(toy.model(tokenizer.size, 4), toy.params(table, table), corpus, 0)
+        found += probe("Perplexity").rows(
+            ProbedRun(toy.model(tokenizer.size, 4).bind(toy.params(table, table)), corpus, 0)
+        )
     assert len({row["data"] for row in found}) == 1
 
 

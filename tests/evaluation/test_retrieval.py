@@ -9,6 +9,7 @@ import pytest
 
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.probes import SentenceRetrieval, WordRetrieval
+from xalign_jax.interfaces import ProbedRun
 
 CONCEPTS = 40
 
@@ -36,7 +37,7 @@ def _aligned(toy, tokenizer):
 def test_equal_vectors_are_found_and_shuffled_answers_are_not(toy, tokenizer):
     model, params = _aligned(toy, tokenizer)
     corpus = toy.corpus(tokenizer, [], _lexicon(toy, tokenizer))
-    rows = WordRetrieval(batch=16).rows(model, params, corpus, 0)
+    rows = WordRetrieval(batch=16).rows(ProbedRun(model.bind(params), corpus, 0))
     for split, n in (("dictionary", 30), ("heldout", 10)):
         for level in (0, 1, 2, "head"):
             about = {"split": split, "level": level, "language": "en_clone"}
@@ -51,7 +52,9 @@ def test_centring_takes_a_language_offset_away(toy, tokenizer):
     model, params = _aligned(toy, tokenizer)
     apart = np.where(np.arange(tokenizer.size) < tokenizer.base_size, 50, -50)[:, None] * np.eye(16)[0]
     params |= {"embedding": params["embedding"] + apart.astype(np.float32)}
-    rows = WordRetrieval(batch=16).rows(model, params, toy.corpus(tokenizer, [], _lexicon(toy, tokenizer, 20)), 0)
+    rows = WordRetrieval(batch=16).rows(
+        ProbedRun(model.bind(params), toy.corpus(tokenizer, [], _lexicon(toy, tokenizer, 20)), 0)
+    )
     about = {"split": "dictionary", "level": 1, "language": "en_clone"}
     assert toy.value(rows, "accuracy_centred", **about) == 1.0
     assert toy.value(rows, "accuracy", **about) < 0.9
@@ -60,14 +63,18 @@ def test_centring_takes_a_language_offset_away(toy, tokenizer):
 def test_candidates_are_limited_and_the_same_for_every_run(toy, tokenizer):
     model, params = _aligned(toy, tokenizer)
     corpus = toy.corpus(tokenizer, [], _lexicon(toy, tokenizer))
-    first, second = (WordRetrieval(candidates=8, batch=16).rows(model, params, corpus, 0) for _ in range(2))
+    first, second = (
+        WordRetrieval(candidates=8, batch=16).rows(ProbedRun(model.bind(params), corpus, 0)) for _ in range(2)
+    )
     assert {row["n"] for row in first} == {8}
     assert first == second
 
 
 def test_one_concept_leaves_nothing_to_choose_from(toy, tokenizer):
     model, params = _aligned(toy, tokenizer)
-    rows = WordRetrieval(batch=4).rows(model, params, toy.corpus(tokenizer, [], _lexicon(toy, tokenizer, 1)), 0)
+    rows = WordRetrieval(batch=4).rows(
+        ProbedRun(model.bind(params), toy.corpus(tokenizer, [], _lexicon(toy, tokenizer, 1)), 0)
+    )
     assert {row["split"] for row in rows} == {"dictionary"}
 
 
@@ -77,14 +84,15 @@ def test_an_encoder_reads_words_between_bos_and_eos(toy, tokenizer):
     corpus = toy.corpus(tokenizer, [], _lexicon(toy, tokenizer))
     read = []
 
-    def hidden(params, tokens, *rest, **options):
-        read.append(tokens.shape[1])
-        return type(model).hidden(model, params, tokens, *rest, **options)
+    class Reading(type(model)):
+        def hidden(self, inputs, *, levels):
+            read.append(inputs.tokens.shape[1])
+            return super().hidden(inputs, levels=levels)
 
-    model.hidden = hidden
+    model.__class__ = Reading
     for causal, longest in ((True, 1), (False, 3)):
         model.causal = causal
-        rows = WordRetrieval(batch=16 if causal else 15).rows(model, params, corpus, 0)
+        rows = WordRetrieval(batch=16 if causal else 15).rows(ProbedRun(model.bind(params), corpus, 0))
         assert read[-1] == longest
         assert toy.value(rows, "accuracy", split="heldout", level=1) == 1.0
 
@@ -96,7 +104,7 @@ def test_a_word_written_like_the_right_one_is_right(toy, tokenizer):
         dictionary=toy.concepts(words), heldout=toy.concepts([]), languages=("en", "en_clone")
     )
     model, params = _aligned(toy, tokenizer)
-    rows = WordRetrieval(batch=4).rows(model, params, toy.corpus(tokenizer, [], lexicon), 0)
+    rows = WordRetrieval(batch=4).rows(ProbedRun(model.bind(params), toy.corpus(tokenizer, [], lexicon), 0))
     assert toy.value(rows, "accuracy", level=0) == 1.0
     assert not [row for row in rows if row["split"] == "heldout"]
     assert not [row for row in rows if row["metric"] == "accuracy_centred"]
@@ -105,13 +113,15 @@ def test_a_word_written_like_the_right_one_is_right(toy, tokenizer):
 def test_tied_models_have_no_head_level(toy, tokenizer):
     model, params = _aligned(toy, tokenizer)
     model.tied = True
-    rows = WordRetrieval(batch=16).rows(model, params, toy.corpus(tokenizer, [], _lexicon(toy, tokenizer)), 0)
+    rows = WordRetrieval(batch=16).rows(
+        ProbedRun(model.bind(params), toy.corpus(tokenizer, [], _lexicon(toy, tokenizer)), 0)
+    )
     assert "head" not in {row["level"] for row in rows}
 
 
 def test_no_dictionary_is_an_error(toy, tokenizer):
     with pytest.raises(UserError, match=r"Recipe\.lexicon"):
-        WordRetrieval().rows(toy.model(8, 2), {}, toy.corpus(tokenizer, []), 0)
+        WordRetrieval().rows(ProbedRun(toy.model(8, 2).bind({}), toy.corpus(tokenizer, []), 0))
 
 
 def _documents(count: int) -> list[list[int]]:
@@ -122,7 +132,7 @@ def _documents(count: int) -> list[list[int]]:
 def test_validation_documents_find_their_clones(toy, tokenizer):
     model, params = _aligned(toy, tokenizer)
     corpus = toy.corpus(tokenizer, [toy.store(_documents(20)), toy.store(_documents(30), split="train")])
-    rows = SentenceRetrieval(sentences=15, length=8, batch=4).rows(model, params, corpus, 0)
+    rows = SentenceRetrieval(sentences=15, length=8, batch=4).rows(ProbedRun(model.bind(params), corpus, 0))
     for language in ("en->en_clone", "en_clone->en"):
         for metric in ("accuracy", "accuracy_centred"):
             assert toy.value(rows, metric, language=language, level=2) == 1.0
@@ -141,7 +151,7 @@ def test_parallel_sentences_from_files(toy, tokenizer, tmp_path):
     corpus = toy.corpus(tokenizer, [toy.store(_documents(5))])
     for kind, n in (("txt", 4), ("tsv", 3)):
         files = {"en": str(tmp_path / f"a.{kind}"), "en_clone": str(tmp_path / f"b.{kind}")}
-        rows = SentenceRetrieval(files=files, least=3, batch=4).rows(model, params, corpus, 0)
+        rows = SentenceRetrieval(files=files, least=3, batch=4).rows(ProbedRun(model.bind(params), corpus, 0))
         assert toy.value(rows, "accuracy", language="en->en_clone", level=0) == 1.0
         assert {row["n"] for row in rows} == {n}
 
@@ -162,4 +172,6 @@ def test_bad_sentence_files(toy, tokenizer, tmp_path, name, text, message):
     model, params = _aligned(toy, tokenizer)
     corpus = toy.corpus(tokenizer, [toy.store(_documents(5))])
     with pytest.raises(UserError, match=message):
-        SentenceRetrieval(files={"en": str(first), "de": str(tmp_path / name)}).rows(model, params, corpus, 0)
+        SentenceRetrieval(files={"en": str(first), "de": str(tmp_path / name)}).rows(
+            ProbedRun(model.bind(params), corpus, 0)
+        )

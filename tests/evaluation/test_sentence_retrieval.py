@@ -12,6 +12,7 @@ from xalign_jax.evaluation.encode import padded, ratio_margin, sentence_vectors
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
 from xalign_jax.evaluation.inputs.parallel_text import sentences
 from xalign_jax.evaluation.probes import SentenceRetrieval, sentence_retrieval
+from xalign_jax.interfaces import ProbedRun
 from xalign_jax.objectives.parts.sentences import sentence_vectors as objective_vectors
 
 WIDTH = 16
@@ -55,7 +56,7 @@ def test_rows_of_every_variant_and_control(toy, tokenizer):
     model, params = _model(toy, tokenizer, causal=False)
     names = ("accuracy", "accuracy_first", "accuracy_margin", "accuracy_centred", "accuracy_margin_centred")
     probe = SentenceRetrieval(pivot="en", least=1, metrics=names, untrained=True, length=9, batch=4)
-    rows = probe.rows(model, params, _grouped(toy, tokenizer), 0)
+    rows = probe.rows(ProbedRun(model.bind(params), _grouped(toy, tokenizer), 0))
     for language in ("en->de", "de->en"):
         for control in (None, "untrained"):
             for metric in ("accuracy", "accuracy_margin", "accuracy_centred", "accuracy_margin_centred"):
@@ -78,13 +79,13 @@ def test_what_is_read(toy, tokenizer):
     table = np.asarray(params["embedding"])
     # The toy vocabulary may have no bos: then x stands first.
     room = 4 if tokenizer.bos is None else 3
-    found = sentence_vectors(model, params, tokenizer, texts, 5, 2, "test")
+    found = sentence_vectors(model.bind(params), tokenizer, texts, 5, 2, "test")
     for d, own in enumerate(([10, 20], [30, 31, 32, 33][:room], [40])):
         np.testing.assert_allclose(found["mean"][0, d], table[own].mean(0), rtol=1e-5, atol=1e-6)
         first = own[0] if tokenizer.bos is None else tokenizer.bos
         np.testing.assert_allclose(found["first"][0, d], table[first], rtol=1e-6)
     model, params = _model(toy, tokenizer, causal=True)
-    found = sentence_vectors(model, params, tokenizer, texts, 5, 2, "test")
+    found = sentence_vectors(model.bind(params), tokenizer, texts, 5, 2, "test")
     for d, own in enumerate(([10, 20], [30, 31, 32, 33, 34], [40])):
         np.testing.assert_allclose(found["mean"][1, d], table[own].mean(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found["first"][1, d], table[own[0]], rtol=1e-6)
@@ -98,9 +99,9 @@ def test_objectives_pool_what_probes_pool(toy, tokenizer, causal):
     own = np.asarray([10, 20, 30], np.int32)
     row = [own] if causal else [np.asarray([*[[tokenizer.bos], []][tokenizer.bos is None], *own, tokenizer.eos])]
     for pooling in ("mean", "first"):
-        probed = sentence_vectors(model, params, tokenizer, [own], 9, 1, "test")[pooling]
+        probed = sentence_vectors(model.bind(params), tokenizer, [own], 9, 1, "test")[pooling]
         for level in (0, 1):
-            trained = objective_vectors(model, params, padded(row, 9), 1, level, pooling, False)
+            trained = objective_vectors(model.bind(params), padded(row, 9), 1, level, pooling)
             np.testing.assert_allclose(probed[level], trained, rtol=1e-6)
 
 
@@ -112,21 +113,21 @@ def test_too_few_sentences_are_refused(toy, tokenizer, tmp_path):
     model, params = _model(toy, tokenizer, causal=True)
     corpus = toy.corpus(tokenizer, [])
     with pytest.raises(UserError, match=r"3 sentences are in both, but SentenceRetrieval\.least = 10; take de out"):
-        SentenceRetrieval(files=files).check(model, corpus)
+        SentenceRetrieval(files=files).check(ProbedRun(model, corpus))
     probe = SentenceRetrieval(files=files, least=3, sentences=1)
-    probe.check(model, corpus)
-    rows = probe.rows(model, params, corpus, 0)
+    probe.check(ProbedRun(model, corpus))
+    rows = probe.rows(ProbedRun(model.bind(params), corpus, 0))
     assert {row["n"] for row in rows} == {1}
     assert "shuffled" not in {row["control"] for row in rows}
     clones = toy.corpus(tokenizer, [toy.store([[10, 11, 1]])])
     with pytest.raises(UserError, match=r"SentenceRetrieval\.least = 10: the validation text in en has 1 documents"):
-        SentenceRetrieval().check(model, clones)
+        SentenceRetrieval().check(ProbedRun(model, clones))
 
 
 def test_a_mean_over_languages_counts_each_alike(toy, tokenizer):
     model, params = _model(toy, tokenizer, causal=True)
     rows = SentenceRetrieval(pivot="en", least=1, metrics=("accuracy",)).rows(
-        model, params, _grouped(toy, tokenizer), 0
+        ProbedRun(model.bind(params), _grouped(toy, tokenizer), 0)
     )
     for name, pair in (("en->*", "en->{}"), ("*->en", "{}->en")):
         both = [toy.value(rows, "accuracy", language=pair.format(other), level=1) for other in ("de", "fr")]
@@ -223,7 +224,7 @@ def test_ngrams_are_of_texts_as_they_are_written_where_these_are_known(toy, toke
     monkeypatch.setattr(tokenizer, "decode", lambda ids: "lost")
     model, params = _model(toy, tokenizer, causal=False)
     rows = SentenceRetrieval(files=files, metrics=["accuracy"], least=2).rows(
-        model, params, toy.corpus(tokenizer, []), 0
+        ProbedRun(model.bind(params), toy.corpus(tokenizer, []), 0)
     )
     assert toy.value(rows, "accuracy", language="en->de", control="ngram") == 1.0
 

@@ -7,6 +7,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bindable import Bindable
 
 from xalign_jax import config
 from xalign_jax.errors import UserError
@@ -14,6 +15,7 @@ from xalign_jax.evaluation import encode, probes
 from xalign_jax.evaluation.probes import GradientCosine, HiddenCosine, Knowledge
 from xalign_jax.evaluation.probes.gradient_cosine import _causal_rows
 from xalign_jax.evaluation.probes.hidden_cosine import _token_cosines
+from xalign_jax.interfaces import ProbedRun
 from xalign_jax.recipe import Evaluation
 
 
@@ -36,7 +38,7 @@ def test_centred_cosine(toy, tokenizer, clone, parallel):
     table = _tables(tokenizer, clone) + 5.0
     corpus = toy.corpus(tokenizer, [_text(toy)])
     probe = HiddenCosine(length=12, windows=32, batch=8)  # not the width
-    rows = probe.rows(toy.model(tokenizer.size, 16), toy.params(table, table), corpus, 0)
+    rows = probe.rows(ProbedRun(toy.model(tokenizer.size, 16).bind(toy.params(table, table)), corpus, 0))
     for level in (0, 1):
         about = {"language": "en_clone", "level": level}
         assert toy.value(rows, "parallel", **about) == pytest.approx(parallel, abs=0.12)
@@ -53,7 +55,7 @@ def test_cosine_of_sentence_pairs(toy, tokenizer, tmp_path):
     table = _tables(tokenizer, "equal")
     files = {"en": str(tmp_path / "a.txt"), "en_clone": str(tmp_path / "b.txt")}
     rows = HiddenCosine(length=32, files=files, batch=8).rows(
-        toy.model(tokenizer.size, 16), toy.params(table, table), toy.corpus(tokenizer, [_text(toy)]), 0
+        ProbedRun(toy.model(tokenizer.size, 16).bind(toy.params(table, table)), toy.corpus(tokenizer, [_text(toy)]), 0)
     )
     assert toy.value(rows, "parallel", level=1) > 0.95
     assert {row["n"] for row in rows} == {30}
@@ -66,10 +68,12 @@ def test_one_window_or_sentence_is_compared_with_no_other(toy, tokenizer, tmp_pa
     (tmp_path / "a.txt").write_text("one line\n")
     files = {"en": str(tmp_path / "a.txt"), "en_clone": str(tmp_path / "a.txt")}
     for probe in (HiddenCosine(length=16), HiddenCosine(length=16, files=files)):
-        rows = probe.rows(model, params, corpus, 0)
+        rows = probe.rows(ProbedRun(model.bind(params), corpus, 0))
         assert {row["metric"] for row in rows} == {"parallel"}
         assert len(rows) == 2
-    assert probe.rows(model, params, toy.corpus(tokenizer, []), 0) == []  # nor can it be centred on itself
+    assert (
+        probe.rows(ProbedRun(model.bind(params), toy.corpus(tokenizer, []), 0)) == []
+    )  # nor can it be centred on itself
 
 
 def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
@@ -78,7 +82,7 @@ def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
     model = toy.model(tokenizer.size, 16)
     model.causal = False
     corpus = toy.corpus(tokenizer, [toy.store([[*range(10, 15), 1], [*range(20, 60), 1]])])
-    rows = HiddenCosine(length=16, batch=2).rows(model, toy.params(table, table), corpus, 0)
+    rows = HiddenCosine(length=16, batch=2).rows(ProbedRun(model.bind(toy.params(table, table)), corpus, 0))
     room = 16 - 1 - (tokenizer.bos is not None)
     assert {row["n"] for row in rows} == {5 + room}
     with pytest.raises(UserError, match=r"HiddenCosine\.length = 2: at least 3"):
@@ -96,8 +100,8 @@ def test_cosines_of_sentences_by_hand_and_files_pass_the_check(toy, tokenizer, t
     files = {name: str(tmp_path / name) for name in written}
     probe = HiddenCosine(length=32, files=files, batch=8)
     for each in (probe, GradientCosine(length=32, files=files)):
-        each.check(model, corpus)
-    rows = probe.rows(model, params, corpus, 0)
+        each.check(ProbedRun(model, corpus))
+    rows = probe.rows(ProbedRun(model.bind(params), corpus, 0))
     sides = [np.stack([table[ids].mean(0) for ids in tokenizer.encode(lines)]) for lines in written.values()]
     a, b = (encode.unit(side - side.mean(0)) for side in sides)
     for level in (0, 1):
@@ -115,7 +119,7 @@ def test_cosines_of_tokens_are_over_the_places_that_both_texts_have(toy, tokeniz
     for side in (a, b):
         side["own"] = side["segment_ids"] > 0
     means = [np.full((2, 16), value, np.float32) for value in (0.1, -0.2)]
-    found, n = _token_cosines(model, params, a, b, tuple(means), 2)
+    found, n = _token_cosines(model.bind(params), a, b, tuple(means), 2)
     x, y = (encode.unit(table[side["tokens"]] - mean[0]) for side, mean in ((a, means[0]), (b, means[1])))
     both = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [1] * 6]) > 0
     assert n == both.sum()
@@ -131,7 +135,7 @@ def test_gradients_of_the_same_text(toy, tokenizer):
         table = _tables(tokenizer, clone)
         params = toy.params(table, table, layers=2)
         params["layers"] = params["layers"].at[1].multiply(0.5)
-        found[clone] = probe.rows(toy.model(tokenizer.size, 16, layers=2), params, corpus, 0)
+        found[clone] = probe.rows(ProbedRun(toy.model(tokenizer.size, 16, layers=2).bind(params), corpus, 0))
     same = toy.value(found["equal"], "cosine", language="en_clone")
     assert same > 0.9
     assert toy.value(found["equal"], "cosine", control="shuffled") < same
@@ -146,7 +150,7 @@ def test_gradient_cosine_is_exact_on_one_tensor(toy, tokenizer):
     params = toy.params(embedding, head)
     store = _text(toy, 4)
     rows = GradientCosine(length=16, batches=1, batch=4).rows(
-        toy.model(tokenizer.size, 4), params, toy.corpus(tokenizer, [store]), 0
+        ProbedRun(toy.model(tokenizer.size, 4).bind(params), toy.corpus(tokenizer, [store]), 0)
     )
     gradients = []
     for k in (0, 1):
@@ -173,8 +177,10 @@ def test_sentences_predict_their_own_next_tokens():
 def test_less_text_than_a_batch_of_gradients_is_one_batch(toy, tokenizer):
     corpus, table = toy.corpus(tokenizer, [_text(toy, 4)]), _tables(tokenizer, "other")  # six rows
     model, params = toy.model(tokenizer.size, 16), toy.params(table, table)
-    (whole,) = GradientCosine(length=16, batch=8).rows(model, params, corpus, 0)
-    assert [whole] == GradientCosine(length=16, batch=6).rows(model, params, corpus, 0) and whole["n"] == 1
+    (whole,) = GradientCosine(length=16, batch=8).rows(ProbedRun(model.bind(params), corpus, 0))
+    assert [whole] == GradientCosine(length=16, batch=6).rows(ProbedRun(model.bind(params), corpus, 0)) and whole[
+        "n"
+    ] == 1
 
 
 def _facts(tokenizer, count: int = 12, choices: int = 4):
@@ -197,7 +203,7 @@ def _facts(tokenizer, count: int = 12, choices: int = 4):
     return types.SimpleNamespace(queries=queries)
 
 
-class _Knowing:
+class _Knowing(Bindable):
     """Answers fact q with token 60 + q of the languages it knows, by looking at the token two places back."""
 
     causal, num_layers = True, 1
@@ -208,19 +214,19 @@ class _Knowing:
     def init(self, rng):
         return {"scale": jnp.zeros(())}
 
-    def hidden(self, params, tokens, positions, segment_ids, *, train=False, levels, stop_at_level=None):
-        subject = jnp.roll(tokens, 1, axis=1)
+    def hidden(self, inputs, *, levels):
+        subject = jnp.roll(inputs.tokens, 1, axis=1)
         known = jnp.where(subject % 261 < 10 + 12, subject + 50, 0)
         known = jnp.where(subject // 261 < self.known, known, 0)
-        return {1: params["scale"] * (jnp.arange(self.vocabulary_size) == known[..., None])}
+        return {1: self.params["scale"] * (jnp.arange(self.vocabulary_size) == known[..., None])}
 
-    def head_input(self, params, h):
+    def head_input(self, h):
         return h
 
-    def head_weight(self, params):
+    def head_weight(self):
         return jnp.eye(self.vocabulary_size)
 
-    def head_bias(self, params):
+    def head_bias(self):
         return None
 
 
@@ -229,7 +235,7 @@ def test_knowledge_in_the_language_and_across(toy, tokenizer, known):
     lexicon = types.SimpleNamespace(languages=("en", "en_clone"))
     corpus = toy.corpus(tokenizer, [], lexicon, _facts(tokenizer))
     model = _Knowing(tokenizer.size, known)
-    rows = Knowledge(batch=16).rows(model, {"scale": jnp.full((), 9.0)}, corpus, 0)
+    rows = Knowledge(batch=16).rows(ProbedRun(model.bind({"scale": jnp.full((), 9.0)}), corpus, 0))
     assert toy.value(rows, "in_language_accuracy", language="en") == 1.0
     across = toy.value(rows, "accuracy", language="en_clone")
     assert across == 1.0 if known == 2 else across < 0.8
@@ -256,22 +262,22 @@ def test_knowledge_scores_are_sums_and_means_where_lengths_differ(toy, tokenizer
     facts = types.SimpleNamespace(queries=lambda language: queries)
     corpus = toy.corpus(tokenizer, [], types.SimpleNamespace(languages=("en",)), facts)
     model, params = toy.model(size, size), toy.params(np.eye(size), table.T)
-    scores = Knowledge(batch=4)._scores(model, params, tokenizer, "en", queries)
+    scores = Knowledge(batch=4)._scores(model.bind(params), tokenizer, "en", queries)
     np.testing.assert_allclose(scores[""], [[-2, -3]] * 2, rtol=1e-4)
     np.testing.assert_allclose(scores["_mean"], [[-2, -1.5]] * 2, rtol=1e-4)
-    rows = Knowledge(batch=4).rows(model, params, corpus, 0)
+    rows = Knowledge(batch=4).rows(ProbedRun(model.bind(params), corpus, 0))
     assert toy.value(rows, "in_language_accuracy") == toy.value(rows, "in_language_accuracy_mean") == 0.5
     assert {row["n"] for row in rows} == {2}
     queries.answer = np.zeros(2, np.int32)
-    rows = Knowledge(batch=4).rows(model, params, corpus, 0)
+    rows = Knowledge(batch=4).rows(ProbedRun(model.bind(params), corpus, 0))
     assert (toy.value(rows, "in_language_accuracy"), toy.value(rows, "in_language_accuracy_mean")) == (1.0, 0.0)
 
 
 def test_knowledge_without_facts_says_so_and_has_no_rows(toy, tokenizer, capsys):
     corpus = toy.corpus(tokenizer, [])
-    Knowledge().check(_Knowing(8, 1), corpus)
+    Knowledge().check(ProbedRun(_Knowing(8, 1), corpus))
     assert 'name "facts" in Mixture.rates' in capsys.readouterr().err
-    assert Knowledge().rows(_Knowing(8, 1), {}, corpus, 0) == []
+    assert Knowledge().rows(ProbedRun(_Knowing(8, 1).bind({}), corpus, 0)) == []
 
 
 def test_probe_files_build():

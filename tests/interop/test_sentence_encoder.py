@@ -57,7 +57,9 @@ def test_vectors_are_those_of_the_probes(pooling, level, normalize, tmp_path, se
     export_model(tmp_path / "run", tmp_path / "out", make_mesh((1, -1, 1)), encoder=encoder)
     found = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS)
     with jax.set_mesh(make_mesh((1, -1, 1))):
-        expected = sentence_vectors(model, params, tokenizer, tokenizer.encode(TEXTS), 12, 4, "x")[pooling][level or 3]
+        expected = sentence_vectors(model.bind(params), tokenizer, tokenizer.encode(TEXTS), 12, 4, "x")[pooling][
+            level or 3
+        ]
     if normalize:
         expected = expected / np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-12)
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -97,7 +97,7 @@ def test_any_choice_of_levels_gives_the_same_states(model, params, levels):
     batch = row(5, 7)
     everything = hidden(model, params, *batch, levels=(0, 1, 2, 3))
     found = hidden(model, params, *batch, levels=levels)
-    assert tuple(found) == levels
+    assert tuple(found.levels) == levels and found.sites == {}
     for level in levels:
         np.testing.assert_allclose(found[level], everything[level], atol=1e-6)
 
@@ -305,7 +305,7 @@ def test_captured_sites_add_up_to_the_residual_stream(model, params):
     found = bound.hidden(batch, levels=(1, 2), capture=("attention", "mlp"))
     plain = bound.hidden(batch, levels=(1, 2))
     np.testing.assert_array_equal(found[2], plain[2])
-    assert set(found) == {1, 2, ("attention", 1), ("attention", 2), ("mlp", 1), ("mlp", 2)}
+    assert {site: [*levels] for site, levels in found.sites.items()} == {"attention": [1, 2], "mlp": [1, 2]}
     down = params["layers"]["mlp"]["down"][1]  # of the block that leads from level 1 to level 2
     expected = found[1] + found["attention", 2] + found["mlp", 2] @ down
     np.testing.assert_allclose(found[2], expected, atol=1e-5)

@@ -63,7 +63,7 @@ def test_every_level_is_the_contrast_of_words_fed_alone(model, params):
     alone = np.zeros((3, WORDS, length), np.int32)  # right-padded: tokens, positions, segment_ids
     for w, t in enumerate(tokens):
         alone[:, w, : len(t)] = [t, np.arange(len(t)), np.ones(len(t))]
-    states = jax.jit(lambda p, *b: model.bind(p).hidden(Inputs(*b), levels=levels))(own, *alone)
+    states = jax.jit(lambda p, *b: model.bind(p).hidden(Inputs(*b), levels=levels).levels)(own, *alone)
     states |= {"head": own["head"][alone[0]]}
     _, metrics = run(model, params, pack(range(WORDS)))
     assert {name.split("/")[0] for name in metrics} == {f"level_{level}" for level in (*levels, "head")}

@@ -106,7 +106,7 @@ def test_the_size_of_rows_gets_no_gradient(model, params, offset):
     tables = {name: params["model"][name] for name in ("embedding", "head")}
 
     def loss(tables):
-        return WordDistance(offset).loss(model, {"model": params["model"] | tables}, {}, found, KEY)[0]
+        return WordDistance(offset).loss(model.bind(params["model"] | tables), found, {}, KEY)[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(tables)
     slope = sum(np.sum(gradient[name] * tables[name]) for name in tables)

@@ -12,6 +12,7 @@ import pytest
 from objective_cases import bound, loss_of, small_model
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.parts import queue as ring
@@ -122,9 +123,7 @@ def test_vectors_are_first_states_or_means_over_a_segments_tokens_that_are_not_s
         np.asarray(_vectors(model, params["model"], side(batch, ""), pooling=name)).reshape(R, S, -1)
         for name in ("mean", "first")
     )
-    states = jax.jit(lambda b: model.hidden(params["model"], *b, levels=(1,))[1])(
-        [batch[name] for name in ("tokens", "positions", "segment_ids")]
-    )
+    states = jax.jit(lambda b: model.bind(params["model"]).hidden(Inputs.of(b), levels=(1,))[1])(batch)
     states = np.array(states).reshape(R, S, 4, -1)  # bos x x eos
     states[3, 2] = 0  # absent
     expected = states[:, :, 1:3].mean(2)
@@ -262,7 +261,7 @@ def test_a_queue_that_is_full_reads_no_further_batch(model):
     params, memory = _start(objective, model)
     assert params["heads"] == {} == memory["encoder"]["heads"]
     read = []
-    memory = objective.prefill(model, params, memory, (read.append(n) or _batch(n) for n in range(9)), KEY)
+    memory = objective.prefill(bound(model, params), memory, (read.append(n) or _batch(n) for n in range(9)), KEY)
     assert read == [0, 1] and _filled(memory["queue"]) == 22
     expected = np.concatenate([_vectors(model, params["model"], side(_batch(n), "key_"))[:-1] for n in read])
     np.testing.assert_allclose(memory["queue"]["keys"], expected, rtol=1e-4, atol=1e-6)
@@ -273,13 +272,14 @@ def test_the_key_encoder_follows_the_optimised_parameters(model):
     params, memory = _start(objective, model)
     old = memory["encoder"]["model"]["embedding"]
     after_update = jax.jit(objective.after_update)
-    moved = after_update(params, memory)
+    now = bound(model, params)
+    moved = after_update(now, memory)
     np.testing.assert_allclose(
         moved["encoder"]["model"]["embedding"], 0.5 * old + 0.5 * params["model"]["embedding"], rtol=1e-6
     )
-    again = after_update(params, after_update(params, moved))
+    again = after_update(now, after_update(now, moved))
     assert int(again["updates"]) == 3
-    third = after_update(params, moved)  # 0.75 of the old, then 1: it stays
+    third = after_update(now, moved)  # 0.75 of the old, then 1: it stays
     jax.tree.map(np.testing.assert_array_equal, again["encoder"], third["encoder"])
     assert [float(PowerMomentum(1.0).at(jnp.int32(t))) for t in (0, 1, 3)] == [0.0, 0.5, 0.75]
     assert float(ConstantMomentum(0.25).at(jnp.int32(9))) == 0.25
@@ -334,10 +334,10 @@ def test_shares_of_momentum_lie_between_0_and_1(bad):
 def test_a_step_fits_the_queue_exactly(model):
     for both, slots in ((False, 16), (True, 8)):
         objective = dataclasses.replace(PLAIN, both_directions=both)
-        objective.check(slots)
+        objective.check(model, {"group": np.zeros((slots, 1, 1))})
         with pytest.raises(UserError, match=r"XlCo\.queue = 16: smaller"):
-            objective.check(slots + 1)
-    dataclasses.replace(PLAIN, queue=0, negatives="batch").check(99)
+            objective.check(model, {"group": np.zeros((slots + 1, 1, 1))})
+    dataclasses.replace(PLAIN, queue=0, negatives="batch").check(model, {"group": np.zeros((99, 1, 1))})
 
 
 def test_translation_ranking_is_labse_s_formula(model):

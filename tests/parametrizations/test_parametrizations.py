@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xalign_jax.data.feeds.windows import WindowFeed
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Everything
 from xalign_jax.models.llama import Llama
@@ -35,7 +36,7 @@ def stage(parametrization):
     return Stage(
         name="pretrain",
         steps=STEPS,
-        streams=[Stream(name="lm", feed=object(), objective=CausalLM(), batch_size=8)],
+        streams=[Stream(name="lm", feed=WindowFeed(length=16), objective=CausalLM(), batch_size=8)],
         optimizer=AdamW(),
         schedule=WarmupConstant(peak=0.01),
         parametrization=parametrization,

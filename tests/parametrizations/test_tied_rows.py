@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from xalign_jax.data.feeds.windows import WindowFeed
 from xalign_jax.data.token_ties import TokenTies
 from xalign_jax.interfaces import Coordinates
 from xalign_jax.models.llama import Llama
@@ -30,7 +31,7 @@ LANGUAGES = {"lm": ("a", "b", "c")}
 STAGE = Stage(
     name="pretrain",
     steps=STEPS,
-    streams=[Stream(name="lm", feed=object(), objective=CausalLM(), batch_size=8)],
+    streams=[Stream(name="lm", feed=WindowFeed(length=16), objective=CausalLM(), batch_size=8)],
     optimizer=AdamW(clip=0.5),
     schedule=WarmupConstant(peak=0.01),
 )

@@ -251,7 +251,9 @@ def test_tables_and_plots_come_from_rows_alone(tmp_path):
     document.write_text(
         "Before.\n\n<!-- table: K J O -->\n\n| old |\n|---|\n\n| another |\n<!-- differences: K/J O/K -->\n\n| old |\n"
     )
+    (folder / "appendix_more.md").write_text("<!-- summary: K J -->\n\nNot run yet.\n")
     tables.write(rows, curves, folder)
+    assert "| K |     2 |          +0.0 ± 0.0 % |" in (folder / "appendix_more.md").read_text()
     assert "## search" in (folder / "tables.md").read_text()
     assert (folder / "gap.png").stat().st_size > 1000 and (folder / "curves.png").stat().st_size > 1000
     text = document.read_text()
@@ -272,11 +274,14 @@ def test_the_document_has_the_tables_of_the_recorded_rows():
     every = run.jobs(EXPERIMENTS)
     for path in (record.RESULTS, record.CURVES):
         assert run.comparable(record.read(path), every)[1] == []
-    document = (record.FOLDER.parent / "study.md").read_text(encoding="utf-8")
-    assert tables.filled(document, tables.arms(record.read(record.RESULTS))) == document
-    nothing = tables.filled(document, {})
-    assert "Not run yet." in nothing and tables.filled(nothing, {}) == nothing
-    assert tables.filled(nothing, tables.arms(record.read(record.RESULTS))) == document
+    documents = tables.documents(record.FOLDER)
+    assert [path.name for path in documents if path.parent != record.FOLDER] == ["study.md"] and len(documents) > 1
+    for path in documents:
+        document = path.read_text(encoding="utf-8")
+        assert tables.filled(document, tables.arms(record.read(record.RESULTS))) == document
+        nothing = tables.filled(document, {})
+        assert ("<!-- " in document) == ("Not run yet." in nothing) and tables.filled(nothing, {}) == nothing
+        assert tables.filled(nothing, tables.arms(record.read(record.RESULTS))) == document
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -39,6 +40,22 @@ class Member:
     def size(self) -> int:
         """Tokens of text."""
         return sum(map(len, self.tokens))
+
+
+class CorpusView(Protocol):
+    """What a `Corpus` shows to those who only read it; `xalign evaluate` opens texts when they are first asked for."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def stores(self) -> Stores: ...
+
+    @property
+    def lexicon(self) -> LexiconTable | None: ...
+
+    @property
+    def facts(self) -> FactTable | None: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from xalign_jax.data.lexicon.lexicon import LexiconTable
 from xalign_jax.data.store.store import Stores
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import ProbedRun
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import sharding

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from xalign_jax.data.corpus import CorpusView
+from xalign_jax.data.store.store import Store
 from xalign_jax.data.text.files import parallel_files
-from xalign_jax.data.tokens.vocabulary import clone_index
+from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import fingerprint
-from xalign_jax.evaluation.inputs.windows import clone_pairs, run_texts
+from xalign_jax.evaluation.inputs.windows import Text, clone_pairs, run_texts
 from xalign_jax.recipe import resolve
 
 
@@ -47,7 +48,7 @@ def located_files(files: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ..
 
 
 def sentences(
-    corpus: Any,
+    corpus: CorpusView,
     files: Sequence[tuple[str, str]],
     count: int,
     pivot: str | None = None,
@@ -78,7 +79,7 @@ def sentences(
     return [_from_clone(corpus.tokenizer, base, clone, count, least) for base, clone in pairs]
 
 
-def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int, least: int) -> Sentences:
+def _from_clone(tokenizer: Tokenizer, base: Text, clone: Text, count: int, least: int) -> Sentences:
     chosen = [(store, d) for store in base.stores for d in range(len(store.offsets) - 1)]
     if len(chosen) < least:
         raise UserError(
@@ -90,7 +91,7 @@ def _from_clone(tokenizer: Any, base: Any, clone: Any, count: int, least: int) -
     return Sentences((base.language, clone.language), found, cloned, hashes, hashes)
 
 
-def _from_groups(corpus: Any, pivot: str, count: int, least: int, others: Sequence[str]) -> list[Sentences]:
+def _from_groups(corpus: CorpusView, pivot: str, count: int, least: int, others: Sequence[str]) -> list[Sentences]:
     tasks = [splits.get("validation", {}) for splits in corpus.stores.values()]
     known = {language for stores in tasks for language in stores if language != pivot}
     if missing := [language for language in others if language not in known | {pivot}]:
@@ -114,18 +115,18 @@ def _from_groups(corpus: Any, pivot: str, count: int, least: int, others: Sequen
     return found
 
 
-def _shared_documents(first: Any, second: Any) -> np.ndarray:
+def _shared_documents(first: Store, second: Store) -> np.ndarray:
     """(G,2) documents of two stores of a task: the first text of each group that both have, ordered by group."""
     shared, a, b = np.intersect1d(first.group, second.group, return_indices=True)
     return np.stack([a, b], axis=1)[shared >= 0]
 
 
-def _documents(chosen: list[tuple[Any, int]]) -> tuple[list[np.ndarray], np.ndarray]:
+def _documents(chosen: list[tuple[Store, int]]) -> tuple[list[np.ndarray], np.ndarray]:
     tokens = [np.asarray(store.tokens[store.offsets[d] : store.offsets[d + 1]], np.int32) for store, d in chosen]
     return tokens, np.asarray([int(store.text_hash[d]) for store, d in chosen])
 
 
-def _from_files(tokenizer: Any, files: Sequence[tuple[str, str]], count: int, least: int) -> list[Sentences]:
+def _from_files(tokenizer: Tokenizer, files: Sequence[tuple[str, str]], count: int, least: int) -> list[Sentences]:
     texts: dict[str, dict[str, str]] = {language: {} for language, _ in files}
     for document in parallel_files(files).documents():
         texts[document.language][document.group] = document.text
@@ -144,7 +145,7 @@ def _from_files(tokenizer: Any, files: Sequence[tuple[str, str]], count: int, le
     return found
 
 
-def _written(tokenizer: Any, languages: tuple[str, str], pairs: list[tuple[str, str]]) -> Sentences:
+def _written(tokenizer: Tokenizer, languages: tuple[str, str], pairs: list[tuple[str, str]]) -> Sentences:
     """Sentences of pairs of texts, tokenised."""
     first, second = zip(*pairs, strict=True)
     source, target = (_tokens(tokenizer, *side) for side in zip(languages, (first, second), strict=True))
@@ -152,6 +153,6 @@ def _written(tokenizer: Any, languages: tuple[str, str], pairs: list[tuple[str, 
     return Sentences(languages, source, target, source_hash, target_hash, (first, second))
 
 
-def _tokens(tokenizer: Any, language: str, texts: Sequence[str]) -> list[np.ndarray]:
+def _tokens(tokenizer: Tokenizer, language: str, texts: Sequence[str]) -> list[np.ndarray]:
     clone = clone_index(language)[1]
     return [tokenizer.clone(ids, clone) for ids in tokenizer.encode_documents(texts)]

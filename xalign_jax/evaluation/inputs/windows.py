@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from xalign_jax.data.tokens.vocabulary import clone_name
+from xalign_jax.data.corpus import CorpusView
+from xalign_jax.data.store.store import Store
+from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_name
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import Batch, fingerprint
 
 
-def consecutive(store: Any, tokenizer: Any, length: int, count: int, first: int = 0) -> Batch:
+def consecutive(store: Store, tokenizer: Tokenizer, length: int, count: int, first: int = 0) -> Batch:
     """Windows first .. first+count-1 of a store: window w predicts the stored tokens w*length .. (w+1)*length - 1.
 
     Returns:
@@ -43,7 +44,7 @@ def consecutive(store: Any, tokenizer: Any, length: int, count: int, first: int 
     }
 
 
-def in_language(windows: Batch, tokenizer: Any, clone: int) -> Batch:
+def in_language(windows: Batch, tokenizer: Tokenizer, clone: int) -> Batch:
     """The same windows in clone number `clone` of their language."""
     written = {key: tokenizer.clone(windows[key], clone).astype(np.int32) for key in ("tokens", "targets")}
     return windows | written
@@ -56,7 +57,7 @@ class Text:
     language: str
     base: str
     clone: int
-    stores: tuple[Any, ...]
+    stores: tuple[Store, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -64,7 +65,7 @@ class Text:
         return fingerprint(*(store.text_hash for store in self.stores))
 
 
-def run_texts(corpus: Any, split: str, tasks: Sequence[str] = ()) -> list[Text]:
+def run_texts(corpus: CorpusView, split: str, tasks: Sequence[str] = ()) -> list[Text]:
     """`known_texts`, of which there must be some.
 
     Raises:
@@ -77,7 +78,7 @@ def run_texts(corpus: Any, split: str, tasks: Sequence[str] = ()) -> list[Text]:
     return found
 
 
-def known_texts(corpus: Any, split: str, tasks: Sequence[str] = ()) -> list[Text]:
+def known_texts(corpus: CorpusView, split: str, tasks: Sequence[str] = ()) -> list[Text]:
     """Every language with text in a split of the run's tasks (all of them, or the named ones), clones after their base.
 
     The dictionary's source language comes first.
@@ -88,7 +89,7 @@ def known_texts(corpus: Any, split: str, tasks: Sequence[str] = ()) -> list[Text
     for task in tasks:
         if task not in corpus.stores:
             raise UserError(f"probes: the run has no task {task!r}; its tasks are {', '.join(corpus.stores)}")
-    found: dict[str, list[Any]] = {}
+    found: dict[str, list[Store]] = {}
     for task in tasks or corpus.stores:
         for language, store in corpus.stores[task].get(split, {}).items():
             if len(store.tokens):
@@ -99,13 +100,13 @@ def known_texts(corpus: Any, split: str, tasks: Sequence[str] = ()) -> list[Text
     return [Text(clone_name(base, k), base, k, tuple(found[base])) for base in bases for k in clones]
 
 
-def _shares(text: Text, count: int) -> list[tuple[Any, int]]:
+def _shares(text: Text, count: int) -> list[tuple[Store, int]]:
     """(store, its share of `count`) for each store of a text, as even as whole numbers allow."""
     each, more = divmod(count, len(text.stores))
     return [(store, each + (number < more)) for number, store in enumerate(text.stores)]
 
 
-def documents(text: Text, tokenizer: Any, count: int, end: bool = False) -> list[np.ndarray]:
+def documents(text: Text, tokenizer: Tokenizer, count: int, end: bool = False) -> list[np.ndarray]:
     """Up to `count` documents of a text in its own language, shared evenly over its stores; `end` as in `of_text`."""
     found = []
     for store, share in _shares(text, count):
@@ -117,7 +118,7 @@ def documents(text: Text, tokenizer: Any, count: int, end: bool = False) -> list
     return found
 
 
-def of_text(text: Text, tokenizer: Any, length: int, count: int, end: bool = False) -> Batch:
+def of_text(text: Text, tokenizer: Tokenizer, length: int, count: int, end: bool = False) -> Batch:
     """Up to `count` windows of a text in its own language, shared evenly over its stores.
 
     `end`: the last windows of each store instead of its first (text to fit means on, apart from what is scored).

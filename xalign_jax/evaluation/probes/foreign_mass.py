@@ -9,7 +9,7 @@ from typing import ClassVar
 import gin
 import numpy as np
 
-from xalign_jax.data.corpus import Corpus
+from xalign_jax.data.corpus import CorpusView
 from xalign_jax.data.store.store import canonical_tasks
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
@@ -79,7 +79,7 @@ class ForeignMass(Probe):
     def _read(self, held_out: Text, tokenizer: Tokenizer) -> Batch:
         return of_text(held_out, tokenizer, self.length, self.windows)
 
-    def _texts(self, corpus: Corpus) -> tuple[Text, list[Text], Text]:
+    def _texts(self, corpus: CorpusView) -> tuple[Text, list[Text], Text]:
         """The first language's training text, the other languages', and the first one's held-out text."""
         first, *others = run_texts(corpus, "train", self.tasks)
         found = [text for text in run_texts(corpus, self.split, self.tasks) if text.language == first.language]

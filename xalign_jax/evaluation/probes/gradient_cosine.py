@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xalign_jax.data.corpus import Corpus
+from xalign_jax.data.corpus import CorpusView
 from xalign_jax.evaluation.encode import Batch, fetch, next_token_scores, padded, require_causal, require_length, row
 from xalign_jax.evaluation.inputs.parallel_text import located_files, sentences
 from xalign_jax.evaluation.inputs.windows import clone_pairs, in_language, of_text, run_texts
@@ -75,7 +75,7 @@ class GradientCosine(Probe):
                     found.append(row(self.name, "cosine", float(np.mean(values)), len(values), **about))
         return found
 
-    def _parallel(self, corpus: Corpus) -> list[tuple[str, str, Batch, Batch]]:
+    def _parallel(self, corpus: CorpusView) -> list[tuple[str, str, Batch, Batch]]:
         """(target language, fingerprint of the text, rows, parallel rows) of each pair."""
         count = self.batches * self.batch
         found = []

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xalign_jax.data.corpus import Corpus
+from xalign_jax.data.corpus import CorpusView
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.evaluation.encode import (
     Batch,
@@ -113,7 +113,7 @@ class HiddenCosine(Probe):
             found += _rows(parallel, shuffled, n, clone.language, base.fingerprint)
         return found
 
-    def _sentences(self, model: Model, corpus: Corpus, means: dict) -> list[Row]:
+    def _sentences(self, model: Model, corpus: CorpusView, means: dict) -> list[Row]:
         found = []
         for pair in sentences(corpus, self.files, self.sentences):
             if len(pair.source) == 1 and not means.keys() >= set(pair.languages):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gin
 import numpy as np
 
+from xalign_jax.data.lexicon.facts import Queries
 from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index
 from xalign_jax.evaluation.encode import Batch, fingerprint, padded, require_causal, row, score, untrained
 from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
@@ -76,7 +77,7 @@ class Knowledge(Probe):
         choices = queries.candidates.shape[1]
         return [*found, row(self.name, "chance", 1 / choices, n, data=data)]
 
-    def _scores(self, model: Model, tokenizer: Tokenizer, language: str, queries: Any) -> dict[str, np.ndarray]:
+    def _scores(self, model: Model, tokenizer: Tokenizer, language: str, queries: Queries) -> dict[str, np.ndarray]:
         """Scores (n, k) of the candidates by the metric's suffix: "" sums, "_mean" averages where that may differ."""
         rows, asked = _query_rows(tokenizer, language, queries)
         everything = np.ones(tokenizer.size, bool)
@@ -87,7 +88,7 @@ class Knowledge(Probe):
         return {"": total} | ({"_mean": total / lengths} if (lengths != lengths[:, :1]).any() else {})
 
 
-def _query_rows(tokenizer: Tokenizer, language: str, queries: Any) -> tuple[Batch, np.ndarray]:
+def _query_rows(tokenizer: Tokenizer, language: str, queries: Queries) -> tuple[Batch, np.ndarray]:
     """A row per query and candidate, (n*k, T), and a mask (n*k, T) of the candidate's targets."""
     start = [] if tokenizer.bos is None else [int(tokenizer.clone(np.int32(tokenizer.bos), clone_index(language)[1]))]
     sequences, prompt_lengths = [], []

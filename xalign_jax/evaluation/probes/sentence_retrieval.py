@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import gin
 import numpy as np
 
-from xalign_jax.data.corpus import Corpus
+from xalign_jax.data.corpus import CorpusView
+from xalign_jax.data.store.store import Store
 from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import (
@@ -120,14 +121,14 @@ class SentenceRetrieval(Probe):
             found += _ngram_rows(pair, corpus.tokenizer)
         return found + _mean_rows(found, pairs)
 
-    def _vectors(self, model: Model, corpus: Corpus, pair: Sentences) -> list[dict[str, np.ndarray]]:
+    def _vectors(self, model: Model, corpus: CorpusView, pair: Sentences) -> list[dict[str, np.ndarray]]:
         """Vectors of both sides, by pooling (L+1,N,D)."""
         name, both = "sentence retrieval " + "-".join(pair.languages), pair.source + pair.target
         states = sentence_vectors(model, corpus.tokenizer, both, self.length, self.batch, name)
         sides = slice(None, len(pair.source)), slice(len(pair.source), None)
         return [{kind: every[:, side] for kind, every in states.items()} for side in sides]
 
-    def _means(self, model: Model, corpus: Corpus, language: str) -> dict[str, np.ndarray] | None:
+    def _means(self, model: Model, corpus: CorpusView, language: str) -> dict[str, np.ndarray] | None:
         """Mean vectors of a language by pooling (L+1,1,D), or None without training text."""
         if not any(metric.endswith("_centred") for metric in self.metrics):
             return None
@@ -155,7 +156,7 @@ class SentenceRetrieval(Probe):
         return found
 
 
-def _spread(store: Any, stores: list) -> Iterator[np.ndarray]:
+def _spread(store: Store, stores: list) -> Iterator[np.ndarray]:
     """Documents of a store, evenly spaced, its share of FITTED."""
     total = len(store.offsets) - 1
     for d in np.unique(np.linspace(0, total - 1, min(total, -(-FITTED // len(stores)))).astype(int)):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import gin
 import numpy as np
 
-from xalign_jax.data.lexicon.lexicon import LexiconTable
+from xalign_jax.data.lexicon.lexicon import Concepts, LexiconTable
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import fingerprint, nearest, pool_head, row, sentence_vectors, untrained
@@ -98,7 +98,7 @@ class _Words:
         return fingerprint(self.concept, self.language, self.text_hash)
 
 
-def _choose(table: Any, concepts: int) -> _Words:
+def _choose(table: Concepts, concepts: int) -> _Words:
     """The words of up to `concepts` concepts, always the same ones of a table."""
     kept = np.random.default_rng(0).permutation(np.unique(table.concept))[:concepts]
     index = np.flatnonzero(np.isin(table.concept, kept))
