@@ -415,13 +415,17 @@ def test_names_below_bars_do_not_overlap(count, languages):
     values = {
         Key(probe, metric, language, level): 0.5
         for language in languages
-        for probe, metric, level in (("tagging", "f1", None), *(("mean_norm", "norm", level) for level in range(25)))
+        for probe, metric, level in (
+            ("tagging", "f1", None),
+            *(("mean_norm", "norm", level) for level in (*range(25), "head")),
+        )
     }
-    values[Key("tagging", "chance")] = 0.25
+    values |= {Key(probe, "chance"): 0.25 for probe in OWN}
     runs = [Run(Path(f"{n}"), f"arm {n}", 1, "v", "s", [], values=values, probes=OWN) for n in range(count)]
     shown = shown_in(runs)
     for name, figure in plots._probes([Arm(run.arm, (run,)) for run in runs], keys_of(runs, shown), shown):
         figure.canvas.draw()
+        assert "chance" in [text.get_text() for text in figure.legends[0].get_texts()], name
         for panel in figure.axes:
             labels = [label for label in panel.get_xticklabels() if label.get_text()]
             boxes = [label.get_window_extent() for label in labels]

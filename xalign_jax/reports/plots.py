@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -177,7 +178,7 @@ def _curves(arms: Sequence[Arm]) -> Any:
 def _by_level(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Any:
     """A probe's headlines by level, a panel for each language, split and metric.
 
-    A dashed line across a bar is the value of untrained parameters.
+    A dashed line across a bar is the value of untrained parameters; one across the panel is chance, if it is known.
     """
     found = [key for key in keys if shown.headline(key) and key.level is not None]
     panels_of = sorted(dict.fromkeys(key._replace(level=None) for key in found), key=shown.rank)
@@ -186,6 +187,7 @@ def _by_level(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Any:
     most = max(sum(key._replace(level=None) == one for key in found) for one in panels_of)
     width = _width(most * (len(arms) + 1), 0.09)
     figure, panels = axes(len(panels_of), width, 3.4)
+    chance = _chance(arms, keys)
     for panel, one in zip(panels, panels_of, strict=True):
         levels = [key.level for key in found if key._replace(level=None) == one]
         for number, arm in enumerate(arms):
@@ -195,6 +197,7 @@ def _by_level(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Any:
             )
             _bar_group(panel, number, len(arms), values, arm.name, _fill(number))
             _lines(panel, number, len(arms), before, "untrained")
+        _draw_chance(panel, chance)
         _label(panel, [str(level) for level in levels], width)
         panel.set(title=", ".join(particulars(one, shown)), xlabel="level", ylabel=shown.column(one).heading)
     for metric in dict.fromkeys(one.metric for one in panels_of):
@@ -215,7 +218,7 @@ def _bars(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Any:
     found = [key for key in keys if shown.headline(key)]
     if not found:
         return None
-    chance = {v for key in keys if (key.metric, key.control) == (CHANCE, None) for arm in arms for v in arm.values(key)}
+    chance = _chance(arms, keys)
     metrics = list(dict.fromkeys(key.metric for key in found))
     panels_of = [found] if chance else [[key for key in found if key.metric == metric] for metric in metrics]
     width = _width(max(map(len, panels_of)) * (len(arms) + 1), 0.35)
@@ -224,8 +227,7 @@ def _bars(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Any:
         mixed = len({key.metric for key in bars}) > 1
         for number, arm in enumerate(arms):
             _bar_group(panel, number, len(arms), [arm.values(key) for key in bars], arm.name, _fill(number))
-        for value in sorted(chance):
-            panel.axhline(value, color="0.3", linestyle="--", linewidth=1, label=CHANCE)
+        _draw_chance(panel, chance)
         _label(panel, [_bar_name(key, shown.column(key).heading if mixed else "") for key in bars], width)
         panel.set_ylabel("" if mixed else shown.column(bars[0]).heading)
         values = [value for key in bars for arm in arms for value in arm.values(key)]
@@ -233,6 +235,17 @@ def _bars(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Any:
     _explain(figure, shown.title(found[0].probe), arms)
     legend(figure, panels)
     return figure
+
+
+def _chance(arms: Sequence[Arm], keys: Sequence[Key]) -> list[float]:
+    """The values that guessing reaches, one if they are the same everywhere."""
+    known = [key for key in keys if (key.metric, key.control) == (CHANCE, None)]
+    return sorted({value for key in known for arm in arms for value in arm.values(key)})
+
+
+def _draw_chance(panel: Any, values: Sequence[float]) -> None:
+    for value in values:
+        panel.axhline(value, color="0.3", linestyle="--", linewidth=1, label=CHANCE)
 
 
 def _width(slots: int, inches: float) -> float:
@@ -247,19 +260,20 @@ def _bar_name(key: Key, metric: str) -> str:
 
 
 def _label(panel: Any, names: Sequence[str], width: float) -> None:
-    """Names below groups of bars, in lines that fit; slanted where a single word does not.
+    """Names below groups of bars, in lines that fit; slanted where neighbours would overlap.
 
     Args:
       width: of the panel, in inches.
     """
-    fit = max(1, int((width - 0.8) / len(names) / 0.09))  # letters of the default font
+    room = (width - 0.8) / len(names) / 0.09  # letters of the default font below one group
     lines = [
-        [short for line in name.split("\n") for short in textwrap.wrap(line, fit, break_long_words=False)]
+        [short for line in name.split("\n") for short in textwrap.wrap(line, max(1, int(room)), break_long_words=False)]
         for name in names
     ]
+    letters = [max(map(len, each), default=0) for each in lines]
     panel.set_xticks(range(len(names)), ["\n".join(each) for each in lines])
     panel.set_xlim(-0.6, len(names) - 0.4)
-    if any(len(line) > fit for each in lines for line in each):
+    if any((one + other) / 2 + 0.5 > room for one, other in itertools.pairwise(letters)):
         panel.set_xticks(range(len(names)), [name.replace("\n", " ") for name in names])
         for label in panel.get_xticklabels():
             label.set(rotation=35, horizontalalignment="right", rotation_mode="anchor")

@@ -81,7 +81,7 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
 
 
 def _vocabularies(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
-    """What is not compared between runs of different vocabularies, and what is instead."""
+    """A note which metrics are not compared between runs of different vocabularies, and which ones to compare."""
     used = "; ".join(f"{arm.name}: {', '.join(sorted({r.fingerprint for r in arm.runs}))}" for arm in arms)
     left = [key for key in keys if shown.column(key).per_token]
     instead = [

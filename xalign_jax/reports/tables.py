@@ -216,7 +216,7 @@ def section(key: Key, shown: Shown) -> str:
 
 
 def particulars(key: Key, shown: Shown) -> list[str]:
-    """What tells a value from others of its probe and level, in words; a probe's only headline needs no name."""
+    """Words that tell a value from others of its probe and level. A probe's only headline metric needs no name."""
     metric = None if shown.lone(key) else shown.column(key).heading
     return [part for part in (key.language, split_in_words(key), metric, key.conditions) if part]
 

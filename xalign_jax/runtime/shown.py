@@ -1,4 +1,4 @@
-"""How the values of probes are shown: `probes.json` says it, and the values themselves tell it where no such file does."""
+"""How reports and model cards show the values of probes: as `probes.json` says, else as their names and levels suggest."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Shown:
         return self._titles[probe]
 
     def by_level(self, probe: str) -> bool:
-        """Whether the values of a table's line are those of the levels."""
+        """Whether tables have a column for each level of a probe."""
         return probe in self._by_level
 
     def column(self, key: Key) -> Column:
