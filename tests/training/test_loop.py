@@ -42,7 +42,8 @@ from xalign_jax.parametrizations import tied_rows
 from xalign_jax.parametrizations.selection import Selection
 from xalign_jax.parametrizations.tied_rows import TiedRows
 from xalign_jax.recipe import Recipe, Runtime
-from xalign_jax.training import train
+from xalign_jax.training import probing, train
+from xalign_jax.training.enter import enter
 from xalign_jax.training.optimizers import AdamW, WarmupConstant
 
 
@@ -303,7 +304,7 @@ def test_only_what_matches_trains_and_a_stopped_run_goes_on_with_its_moments(tmp
 def test_a_stream_of_two_stages_carries_its_memory(tmp_path, monkeypatch):
     """The queue and the momentum encoder are filled once."""
     filled = []
-    monkeypatch.setattr(XlCo, "prefill", lambda self, model, params, memory, batches, rng: filled.append(1) or memory)
+    monkeypatch.setattr(XlCo, "prefill", lambda self, model, state, batches, rng: filled.append(1) or state)
     (stage,) = toy.infoxlm(2).stages
     recipe = dataclasses.replace(toy.infoxlm(2), stages=(stage, dataclasses.replace(stage, name="more", steps=1)))
     train.train(recipe, Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
@@ -349,7 +350,7 @@ def test_parameters_of_another_run_are_a_start(tmp_path):
     runtime = Runtime(mesh=(8, 1, 1))
     train.train(toy.recipe(3), runtime, tmp_path / "a", "toy")
     start = dataclasses.replace(toy.recipe(3), init_from=str(tmp_path / "a"), seed=5)
-    fresh = train.Run(start, runtime, tmp_path / "b", "toy")._enter(0)
+    fresh = enter(toy.built(start, runtime), 0)
     jax.tree.map(
         np.testing.assert_array_equal, jax.device_get(fresh.free["model"]), saved_params(tmp_path / "a", 3)["model"]
     )
@@ -364,8 +365,7 @@ def test_a_clone_starts_from_another_run_as_its_original(tmp_path, request):
     toy.use_toy_data(toy.ids(clones=1, rows=None))
     start = dataclasses.replace(toy.recipe(3), init_from=str(tmp_path / "a"))
     copied, mean = (
-        train.Run(dataclasses.replace(start, new_rows=how), runtime, tmp_path / how, "toy")._enter(0).free["model"]
-        for how in ("copy", "mean")
+        enter(toy.built(dataclasses.replace(start, new_rows=how), runtime), 0).free["model"] for how in ("copy", "mean")
     )
     old, size = saved_params(tmp_path / "a", 3)["model"], toy.VOCABULARY
     for table in ("embedding", "head"):
@@ -379,7 +379,7 @@ def test_a_clone_starts_from_another_run_as_its_original(tmp_path, request):
 def test_process_0_decides_whether_probes_have_run(monkeypatch, tmp_path):
     """Another process may see an older results.json; probes are collective, so all must run them or none."""
     said = []
-    monkeypatch.setattr(train.distributed, "is_main", lambda: False)
-    monkeypatch.setattr(train.distributed, "exchange", lambda name, own: said.append(own) or ["yes", own])
-    assert train.Run._has_probed(SimpleNamespace(model_dir=tmp_path), "pretrain", STEPS)
+    monkeypatch.setattr(probing.distributed, "is_main", lambda: False)
+    monkeypatch.setattr(probing.distributed, "exchange", lambda name, own: said.append(own) or ["yes", own])
+    assert probing.probed(SimpleNamespace(stage="pretrain"), STEPS, tmp_path)
     assert said == ["no"]

@@ -36,8 +36,10 @@ from xalign_jax.parametrizations.tied_rows import TiedRows
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
 from xalign_jax.runtime import storage
 from xalign_jax.runtime.cluster import distributed, failures, lock
+from xalign_jax.runtime.sharding import make_mesh
 from xalign_jax.training import stages
 from xalign_jax.training import train as loop
+from xalign_jax.training.build import Built, build_run, prepare
 from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
 VOCABULARY = 64
@@ -277,3 +279,8 @@ def train(options: dict[str, str]) -> None:
         loop.train(made, runtime, storage.model_directory(sys.argv[1]), "toy")
     except loop.Interrupted:
         sys.exit(3)
+
+
+def built(recipe: Recipe, runtime: Runtime) -> Built:
+    """The recipe with its data, model and stages, as training goes on with it."""
+    return build_run(recipe, runtime, make_mesh(runtime.mesh), prepare(recipe))
