@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 from etils import epath
 
 from xalign_jax.errors import UserError
-from xalign_jax.runtime.records import metrics_rows, read_shown
+from xalign_jax.records.files import metrics_rows, read_shown
 from xalign_jax.runtime.storage import is_remote, upload, write_atomically
 
 
@@ -126,17 +125,3 @@ def write_shown(directory: Path | epath.Path, shown: dict[str, Any]) -> None:
 def _not_finite(value: float | None) -> dict[str, Any]:
     """What replaces a value that JSON has no number for."""
     return {} if value is None or math.isfinite(value) else {"value": None, "reason": f"not finite: {value}"}
-
-
-def without_places(settings: dict[str, Any]) -> dict[str, Any]:
-    """A probe's settings without those that say where its data lies: `data` of a row identifies what was there."""
-    return {name: value for name, value in settings.items() if name not in ("files", "tasks")}
-
-
-def conditions(row: dict[str, Any]) -> str:
-    """A short hash of the conditions of a measurement: the probe's settings and the data. "" where a row lacks both."""
-    settings, data = row.get("settings"), row.get("data")
-    if settings is None and data is None:
-        return ""
-    counted = settings if data is None else without_places(settings or {})
-    return hashlib.sha256(json.dumps([counted, data], sort_keys=True).encode()).hexdigest()[:6]
