@@ -38,7 +38,7 @@ RECIPES = sorted((ROOT / "gin" / "recipes").glob("*.gin"))
 FILE_LINES = 400
 FUNCTION_LINES = 50
 
-# Room -> the rooms it may import besides itself. Plain values (recipe) and errors are open to all, `config` (gin files
+# Room -> the rooms it may import besides itself. Plain values (recipe), errors and target are open to all, `config` (gin
 # in, dataclasses out) to those who run recipes; `cli` may import anything.
 MAY_IMPORT = {
     "cli": {"training", "evaluation", "data", "models", "objectives", "alignment", "interop", "runtime", "scale"}
@@ -61,9 +61,10 @@ MAY_IMPORT = {
     "interfaces": set(),
     "catalogue": {"gin_files"},
     "errors": set(),
+    "target": set(),
     "__init__": set(),
 }
-OPEN = {"recipe", "interfaces", "errors", "__init__", "__version__"}
+OPEN = {"recipe", "interfaces", "errors", "target", "__init__", "__version__"}
 
 # Third-party package -> the only rooms or files that may import it.
 PREPARATION = "xalign_jax/data/store/prepare.py"  # runs in a process of its own

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xalign_jax import target
 from xalign_jax.errors import UserError
 from xalign_jax.models.sharded_lookup import lookup, spread
 
@@ -165,7 +166,7 @@ class Model:
             return spread(nnx.merge(block, weights)(x, context.of_layer(full)))
 
         # Loops cost a small model a quarter of its speed on CPU; a deep model's compile time matters more.
-        unroll = jax.default_backend() == "cpu" and self.num_layers <= UNROLLED_LAYERS
+        unroll = target.platform() == "cpu" and self.num_layers <= UNROLLED_LAYERS
         if self._remat:
             apply = jax.checkpoint(apply, prevent_cse=unroll)
         collected: dict[int, jax.Array] = {}

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from xalign_jax import target
+
 # Mesh axes over which the rows of a batch are spread; tables lie along the second (width) and the last (vocabulary).
 ROW_AXES = ("data", "fsdp")
 WIDTH_AXIS, VOCABULARY_AXIS, HEADS_AXIS = "fsdp", "tensor", "tensor"
@@ -61,7 +63,7 @@ def _find(table: jax.Array, rows: jax.Array, width: int | None, vocabulary: int 
 def rows_divide(rows: int, heads: int) -> bool:
     """Whether every device of the mesh in context gets as many rows, and as many heads. No mesh is one device's."""
     mesh, ways = _mesh()
-    if mesh.empty and jax.device_count() > 1:
+    if mesh.empty and target.device_count() > 1:
         return False
     return rows % ways == 0 and heads % mesh.shape.get(HEADS_AXIS, 1) == 0
 

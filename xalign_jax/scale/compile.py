@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from xalign_jax import target
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import Recipe, Runtime, Stage
 from xalign_jax.runtime import sharding
@@ -45,10 +44,13 @@ def programs(recipe: Recipe, runtime: Runtime, machine: Machine) -> Iterator[Pro
     stages.check(recipe)
     mesh = sharding.make_mesh(runtime.mesh, machine.slices)
     stages.check_rows(recipe, sharding.batch_ways(mesh), runtime.accumulate)
-    with _as_if_on(machine):
-        model = build_model(recipe, runtime, stages.blank_data(recipe).tokenizer)
-        for stage in recipe.stages:
-            yield _lower(stage, model, mesh, recipe.seed)
+    tokenizer = stages.blank_data(recipe).tokenizer
+    with target.lowering_for(machine.platform, machine.devices):
+        model = build_model(recipe, runtime, tokenizer)
+    for stage in recipe.stages:
+        with target.lowering_for(machine.platform, machine.devices):
+            program = _lower(stage, model, mesh, recipe.seed)
+        yield program
 
 
 def _lower(stage: Stage, model: Model, mesh: Mesh, seed: int) -> Program:
@@ -64,10 +66,3 @@ def _lower(stage: Stage, model: Model, mesh: Mesh, seed: int) -> Program:
         lowered = step.lower(abstract(known.abstract, known.where), batches)
     parameters = sum(array.size for array in jax.tree.leaves(known.abstract_params))
     return Program(stage, model, mesh, lowered, parameters)
-
-
-@contextlib.contextmanager
-def _as_if_on(machine: Machine) -> Iterator[None]:
-    """What the library asks of JAX while it is traced, answered for the machine: it chooses sizes by it."""
-    with mock.patch.multiple(jax, default_backend=lambda: machine.platform, device_count=lambda *_: machine.devices):
-        yield
