@@ -50,7 +50,7 @@ def own_tokens(corpus: Corpus, languages: tuple[str, ...]) -> np.ndarray:
     shares = np.zeros((len(languages), tokenizer.size))
     for language, (base, k) in enumerate(map(clone_index, languages)):
         stores = training_stores(corpus.stores, base)
-        shares[language, tokenizer.clone(np.arange(tokenizer.base_size), k)] = token_shares(stores, tokenizer)
+        shares[language, tokenizer.clone_table[k]] = token_shares(stores, tokenizer)
     own = (shares > 0) & (shares >= OWN * shares[0])
     own[0] = False
     return own

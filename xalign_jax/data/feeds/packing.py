@@ -70,12 +70,17 @@ class Form(NamedTuple):
     language_types: bool = False
 
 
-def pack(sizes: np.ndarray, length: int, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Packs items of (I, V) tokens, longest first, each into the first row where all its views fit.
+def pack(
+    sizes: np.ndarray, length: int, slots: int, longest_first: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Packs items one after another, each into the first row where all its views fit.
 
-    Rows are opened as needed, so the first m rows are the same however many follow: leaving out the items of the others
-    is packing into m rows.
+    Rows are opened on demand, so dropping all items beyond row m gives the same result as packing into m rows.
 
+    Args:
+      sizes: (I, V) int64, tokens of each view of each item; V is 1 or 2.
+      length: tokens that a row holds.   slots: items that a row holds.
+      longest_first: items are taken by falling size, equal ones in their order; False: all in their order.
     Returns:
       row (I,), slot (I,), first place in the row of each view (I, V); int64.
     """
@@ -86,7 +91,7 @@ def pack(sizes: np.ndarray, length: int, slots: int) -> tuple[np.ndarray, np.nda
     place = np.zeros((count, views), np.int64)
     opened = 1
     listed = sizes.tolist()
-    for item in np.argsort(-sizes.sum(1), kind="stable").tolist():
+    for item in np.argsort(-sizes.sum(1), kind="stable").tolist() if longest_first else range(count):
         fits = room[0][:opened] >= listed[item][0]
         if views == 2:
             fits &= room[1][:opened] >= listed[item][1]
@@ -108,10 +113,8 @@ class PackedRows:
     def __init__(self, source: Source, form: Form, tokenizer: Tokenizer, rows: int, seed: int) -> None:
         self.length, self.languages = form.length, source.languages
         self._source, self._form, self._rows, self._seed = source, form, rows, seed
-        ids = np.arange(tokenizer.base_size)
-        self._written = np.stack([tokenizer.clone(ids, k) for k in range(tokenizer.clones + 1)]).astype(np.int32)
-        self._eos, self._bos = tokenizer.eos, tokenizer.bos
-        self._pad = 0 if tokenizer.pad is None else tokenizer.pad
+        self._written = tokenizer.clone_table
+        self._eos, self._bos, self._pad = tokenizer.eos, tokenizer.bos, tokenizer.pad or 0
         self.block_rows, filled = self._measure()
         self.report = {**source.report, "rows a block": self.block_rows, "percent filled": round(100 * filled)}
         self._block = functools.lru_cache(maxsize=_KEPT)(self._make)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from xalign_jax.data.corpus import FACTS, Member
+from xalign_jax.data.feeds.members import Members
 from xalign_jax.data.feeds.packing import Items
-from xalign_jax.data.sampling.hashing import hash64, permute
-from xalign_jax.data.sampling.mixing import Blocks, block_counts, member_rates
+from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.sampling.mixing import Blocks, Epochs, member_counts
 from xalign_jax.data.store.store import Mixture, Store
 from xalign_jax.errors import UserError
 
@@ -26,40 +27,28 @@ class Pieces:
 
     def __init__(self, members: Sequence[Member], mixture: Mixture, most: int, seed: int) -> None:
         pieces = {member.name: sum(int(_cuts(o, most).sum()) for o in member.offsets) for member in members}
-        rates = member_rates(pieces, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
-        used = [member for member in members if rates[member.name] > 0]
-        texts = {member.text: member for member in used}
-        cursor = np.array([list(texts).index(member.text) for member in used])
-        self._most = most
-        counts = block_counts({member.name: rates[member.name] for member in used}, explicit=bool(mixture.rates))
-        self._blocks = Blocks(counts, cursor, seed)
-        self._text_key = np.stack([hash64(seed, "text", text) for text in texts])
-        self.languages = tuple(dict.fromkeys(member.language for member in used))
-        self._language = np.array([self.languages.index(member.language) for member in used])
-        self._k = np.array([member.k for member in used])
-        self.tokens = [tokens for member in texts.values() for tokens in member.tokens]
-        offsets = [offsets for member in texts.values() for offsets in member.offsets]
+        counts = member_counts(pieces, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
+        self._most, self._members = most, Members(members, counts, seed)
+        self.languages, self.tokens = self._members.languages, self._members.tokens
+        offsets = [offsets for member in self._members.texts for offsets in member.offsets]
         self._starts = np.concatenate([offset[:-1] for offset in offsets])
         self._sizes = np.concatenate([np.diff(offset) for offset in offsets]) - 1
         self._store_documents = np.cumsum([0, *(len(offset) - 1 for offset in offsets)])
         self._first = np.cumsum(np.concatenate([[0], *(_cuts(offset, most) for offset in offsets)]))
-        stores = np.cumsum([0, *(len(member.tokens) for member in texts.values())])
-        self._text_pieces = self._first[self._store_documents[stores]]
+        first = self._first[self._store_documents[self._members.arrays]]
+        blocks = Blocks(self._members.counts, self._members.cursor, seed)
+        self._epochs = Epochs(blocks, first[:-1], np.diff(first), self._members.key)
         empty = int(np.count_nonzero(self._sizes == 0))
         self.report = {"documents": len(self._sizes) - empty, "pieces": int(self._first[-1]), "empty": empty}
 
     def items(self, number: np.ndarray) -> Items:
         """The items of these numbers, (I,) int64 >= 0."""
-        member, cursor = self._blocks.locate(number)
-        text = self._blocks.cursor[member]
-        per_epoch = np.diff(self._text_pieces)[text]
-        epoch, index = np.divmod(cursor, per_epoch)
-        piece = self._text_pieces[text] + permute(index, per_epoch, hash64(self._text_key[text], epoch))
+        member, _, piece, _ = self._epochs.locate(number)
         document = np.searchsorted(self._first, piece, side="right") - 1
         before = (piece - self._first[document]) * self._most
         size = np.minimum(self._sizes[document] - before, self._most)
         store = np.searchsorted(self._store_documents, document, side="right") - 1
-        start, language, k = self._starts[document] + before, self._language[member], self._k[member]
+        start, language, k = self._starts[document] + before, self._members.language[member], self._members.k[member]
         store, start, size, language, k = (column[:, None, None] for column in (store, start, size, language, k))
         none = np.zeros((len(number), 0))
         return Items(store, start, size, language, k, (self._sizes[document] > self._most).astype(np.int64), none, none)
@@ -164,23 +153,17 @@ class PairExamples:
             raise UserError(
                 f"Mixture.rates gives {lacking[0]!r} a rate, but no text in it has a translation; remove it"
             )
-        rates = member_rates(texts, mixture.rates, mixture.alpha)
-        used = [language for language in pairs.languages if rates[language] > 0]
+        counts = member_counts(texts, mixture.rates, mixture.alpha)
         self.pairs, self._seed = pairs, seed
-        counts = block_counts({language: rates[language] for language in used}, explicit=bool(mixture.rates))
-        self._blocks = Blocks(counts, np.arange(len(used)), seed)
-        self._language = np.array([pairs.languages.index(language) for language in used])
-        self._key = np.stack([hash64(seed, "language", language) for language in used])
+        blocks = Blocks(np.array(list(counts.values())), np.arange(len(counts)), seed)
+        language = [pairs.languages.index(name) for name in counts]
+        size = pairs.per_language
+        key = np.stack([hash64(seed, "language", name) for name in counts])
+        self._epochs = Epochs(blocks, (np.cumsum(size) - size)[language], size[language], key)
 
     def draw(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The two documents of each example, (I,) int64 each."""
-        member, cursor = self._blocks.locate(number)
-        language = self._language[member]
-        per_epoch = self.pairs.per_language[language]
-        epoch, index = np.divmod(cursor, per_epoch)
-        index = permute(index, per_epoch, hash64(self._key[member], epoch))
-        before = np.cumsum(self.pairs.per_language) - self.pairs.per_language
-        document = self.pairs.by_language[before[language] + index]
+        document = self.pairs.by_language[self._epochs.locate(number).item]
         return document, self.pairs.partner(document, hash64(self._seed, "partner", number))
 
 

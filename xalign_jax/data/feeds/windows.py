@@ -12,13 +12,14 @@ import gin
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from xalign_jax.data.corpus import FACTS, Member
+from xalign_jax.data.corpus import FACTS
 from xalign_jax.data.feeds.codeswitch import COUNTS, Switch, Switched, Table, build_table, switch, unswitched
+from xalign_jax.data.feeds.members import Members
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed, reads
 from xalign_jax.data.feeds.packing import Batch, blank
 from xalign_jax.data.feeds.words import PieceFeed, WordFeed
-from xalign_jax.data.sampling.hashing import hash64, permute
-from xalign_jax.data.sampling.mixing import Blocks, block_counts, member_rates
+from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.sampling.mixing import Blocks, Epochs, member_counts
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import at_least_one, freeze
 
@@ -64,11 +65,10 @@ class WindowFeed:
         mixture = reads(self, mixture)
         members = corpus.members(mixture, split)
         sizes = {member.name: member.size for member in members}
-        rates = member_rates(sizes, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
-        used = [member for member in members if rates[member.name] > 0]
-        counts = block_counts({member.name: rates[member.name] for member in used}, explicit=bool(mixture.rates))
+        counts = member_counts(sizes, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
+        used = Members(members, counts, seed)
         switching = _switching(self.switch, self.length, corpus, used)
-        return Windows(self.length, rows, corpus.tokenizer, used, counts, seed, switching)
+        return Windows(self.length, rows, corpus.tokenizer, used, seed, switching)
 
     def blank(self, rows: int) -> Batch:
         """`rows` rows without text, for whoever needs shapes only."""
@@ -88,7 +88,7 @@ class _Switching:
     slack: int
 
 
-def _switching(config: Switch | None, length: int, corpus: Corpus, members: list[Member]) -> _Switching | None:
+def _switching(config: Switch | None, length: int, corpus: Corpus, members: Members) -> _Switching | None:
     """None where nothing would be switched. Facts are text of the source language, switched as all of it is."""
     if config is None:
         return None
@@ -98,7 +98,7 @@ def _switching(config: Switch | None, length: int, corpus: Corpus, members: list
     if table is None or config.rate == 0:
         return None
     keyed = {name: i for i, name in enumerate(corpus.lexicon.languages) if i == 0 or config.both_ways}
-    language = np.array([keyed.get(m.language, -1) for m in members])
+    language = np.array([keyed.get(name, -1) for name in members.languages])[members.language]
     return _Switching(config, table, language, table.slack(length, config.rate))
 
 
@@ -113,35 +113,24 @@ class Windows:
         length: int,
         rows: int,
         tokenizer: Tokenizer,
-        members: list[Member],
-        counts: np.ndarray,
+        members: Members,
         seed: int,
         switching: _Switching | None,
     ) -> None:
-        self.length = length
-        self.languages = tuple(dict.fromkeys(member.language for member in members))
-        self._rows, self._seed, self._switching = rows, seed, switching
-        texts = {member.text: member for member in members}
-        cursor = np.array([list(texts).index(member.text) for member in members])
-        self._blocks = Blocks(counts, cursor, seed)
-        self._member_language = np.array([self.languages.index(member.language) for member in members], np.int32)
-        self._member_k = np.array([member.k for member in members])
-        self._text_key = np.concatenate([hash64(seed, "text", text)[None] for text in texts])
-        self._tokens = [tokens for member in texts.values() for tokens in member.tokens]
-        self._sizes = np.array([len(tokens) for tokens in self._tokens])
-        self._room, starts = _window_table(self._sizes, length)
-        parts = np.cumsum([0, *(len(member.tokens) for member in texts.values())])
-        self._store_windows, self._text_windows = starts, starts[parts]
-        for member, windows in zip(texts.values(), np.diff(self._text_windows), strict=True):
+        self.length, self.languages = length, members.languages
+        self._members, self._rows, self._seed, self._switching = members, rows, seed, switching
+        self._sizes = np.array([len(tokens) for tokens in members.tokens])
+        self._room, self._store_windows = _window_table(self._sizes, length)
+        first = self._store_windows[members.arrays]
+        self._epochs = Epochs(Blocks(members.counts, members.cursor, seed), first[:-1], np.diff(first), members.key)
+        for member, windows in zip(members.texts, self._epochs.size, strict=True):
             if not windows:
                 raise UserError(
                     f"Mixture.rates: {member.name!r} has {member.size} tokens, too few for one window of "
                     f"WindowFeed.length = {length} tokens; give it rate 0, more text or a shorter window"
                 )
-        ids = np.arange(tokenizer.base_size)
-        self._written = np.stack([tokenizer.clone(ids, k) for k in range(tokenizer.clones + 1)]).astype(np.int32)
-        self._eos, self._bos = tokenizer.eos, tokenizer.bos
-        self._pad = 0 if tokenizer.pad is None else tokenizer.pad
+        self._written = tokenizer.clone_table
+        self._eos, self._bos, self._pad = tokenizer.eos, tokenizer.bos, tokenizer.pad or 0
 
     def batch(self, first_row: int, row_slice: slice) -> Batch:
         """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.
@@ -160,27 +149,18 @@ class Windows:
 
     def windows(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Member, epoch, store (counted over all texts) and first token of rows; all (B,) int64."""
-        member, cursor = self._blocks.locate(number)
-        text = self._blocks.cursor[member]
-        per_epoch = np.diff(self._text_windows)[text]
-        epoch, index = np.divmod(cursor, per_epoch)
-        key = hash64(self._text_key[text], epoch)
-        window = self._text_windows[text] + permute(index, per_epoch, key)
+        member, epoch, window, key = self._epochs.locate(number)
         store = np.searchsorted(self._store_windows, window, side="right") - 1
         offset = hash64(key, "offset", store) % (self._room[store] + 1).astype(np.uint64)
-        return (
-            member,
-            epoch,
-            store,
-            (window - self._store_windows[store]) * self.length + offset.astype(np.int64),
-        )
+        start = (window - self._store_windows[store]) * self.length + offset.astype(np.int64)
+        return member, epoch, store, start
 
     def _some_rows(
         self, number: np.ndarray, member: np.ndarray, epoch: np.ndarray, store: np.ndarray, start: np.ndarray
     ) -> Batch:
         slack = self._switching.slack if self._switching else 0
         base, valid = self._read(store, start, self.length + 1 + slack)
-        k = self._member_k[member]
+        k = self._members.k[member]
         tokens = base.astype(np.int32)
         for clone in np.unique(k[k > 0]).tolist():
             tokens[k == clone] = self._written[clone].take(base[k == clone])
@@ -195,14 +175,14 @@ class Windows:
             found = unswitched(tokens)
         batch = self._shift(found, k)
         counts = {f"count_{name}": getattr(found, name) for name in COUNTS}
-        return batch | {"language": self._member_language[member]} | counts
+        return batch | {"language": self._members.language[member].astype(np.int32)} | counts
 
     def _read(self, store: np.ndarray, start: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Base ids (B, size), and how many of them are there (B,); past a store's end stands eos."""
-        base = np.full((len(start), size), self._eos, self._tokens[0].dtype)
+        base = np.full((len(start), size), self._eos, self._members.tokens[0].dtype)
         valid = np.minimum(self._sizes[store] - start, size)
         for number in np.unique(store):
-            tokens = self._tokens[number]
+            tokens = self._members.tokens[number]
             whole = np.flatnonzero((store == number) & (valid == size))
             if whole.size:
                 base[whole] = sliding_window_view(tokens, size)[start[whole]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import gin
 import numpy as np
 
-from xalign_jax.data.feeds.packing import Batch, blank
+from xalign_jax.data.feeds.packing import Batch, blank, pack
 from xalign_jax.data.lexicon.subword_pairs import with_pieces
 from xalign_jax.data.sampling.hashing import hash64, permute
 from xalign_jax.data.token_ties import own_tokens
@@ -58,8 +58,7 @@ class WordFeed:
             raise UserError(f"{name}.concepts = {self.concepts}: the lexicon has {count} training concepts")
         if (longest := int(np.diff(table.starts).max())) > self.length:
             raise UserError(f"{name}.length = {self.length}: the longest word takes {longest} tokens")
-        pad = 0 if corpus.tokenizer.pad is None else corpus.tokenizer.pad
-        return Words(self, table, own_tokens(corpus, table.languages), rows, seed, pad)
+        return Words(self, table, own_tokens(corpus, table.languages), rows, seed, corpus.tokenizer.pad or 0)
 
     def table(self, lexicon: Concepts) -> Concepts:
         """What is fed of the lexicon's training table."""
@@ -107,11 +106,11 @@ class Words:
           did not fit (counted in row 0).
         """
         word = self._chosen(first_row // self._rows)
-        row, slot, place, missed = _first_fit(
-            np.diff(self._table.starts)[word], self._rows, self._config.length, self._config.words_per_row
-        )
-        batch = self._fill(word[~missed], row, slot, place)
-        batch["count_dropped"][0] = missed.sum()
+        sizes = np.diff(self._table.starts)[word, None]
+        row, slot, place = pack(sizes, self._config.length, self._config.words_per_row, longest_first=False)
+        fits = row < self._rows
+        batch = self._fill(word[fits], row[fits], slot[fits], place[fits, 0])
+        batch["count_dropped"][0] = np.count_nonzero(~fits)
         return {key: array[row_slice] for key, array in batch.items()}
 
     def _chosen(self, step: int) -> np.ndarray:
@@ -150,26 +149,3 @@ class Words:
         batch["count_words"] = np.bincount(row, minlength=R).astype(np.int32)
         batch["count_dropped"] = np.zeros(R, np.int32)
         return batch
-
-
-def _first_fit(
-    sizes: np.ndarray, rows: int, length: int, slots: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Packs items, in order, each into the first row that has room and a free slot.
-
-    Returns:
-      row, slot and first place of those packed, (P,) int64; missed (W,) bool.
-    """
-    used, taken = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    packed, missed = [], np.zeros(len(sizes), bool)
-    for item, size in enumerate(sizes.tolist()):
-        fits = (used + size <= length) & (taken < slots)
-        found = int(fits.argmax())
-        if not fits[found]:
-            missed[item] = True
-            continue
-        packed.append((found, taken[found], used[found]))
-        used[found] += size
-        taken[found] += 1
-    row, slot, place = np.array(packed, np.int64).reshape(-1, 3).T
-    return row, slot, place, missed

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.sampling.hashing import hash64, permute
 from xalign_jax.errors import UserError
 
 BLOCK = 1000
@@ -96,6 +97,20 @@ def block_counts(rates: Mapping[str, float], explicit: bool) -> np.ndarray:
         single |= lacking
 
 
+def member_counts(
+    tokens: Mapping[str, int],
+    explicit: Sequence[tuple[str, float]],
+    alpha: float,
+    only_explicit: Sequence[str] = (),
+) -> dict[str, int]:
+    """Rows of each member in a block of 1,000; members of rate 0 are left out.
+
+    Args and errors are those of `member_rates`; further errors are those of `block_counts`.
+    """
+    rates = {name: rate for name, rate in member_rates(tokens, explicit, alpha, only_explicit).items() if rate > 0}
+    return dict(zip(rates, block_counts(rates, explicit=bool(explicit)).tolist(), strict=True))
+
+
 def _largest_remainder(exact: np.ndarray) -> np.ndarray:
     """Whole numbers near `exact` with the same (whole) sum."""
     counts = np.floor(exact + 1e-9).astype(np.int64)
@@ -135,3 +150,44 @@ class Blocks:
         index = blocks[:, None] * width[owner] + rank - first[owner]
         at = which, rows % BLOCK
         return member[at], index[at]
+
+
+class Located(NamedTuple):
+    """Where B rows lie.
+
+    Attributes:
+      member: (B,) int64.
+      epoch: (B,) int64, how often the row's cursor has been read to its end before.
+      item: (B,) int64, the row's item.
+      key: (B,) uint64, the key of this epoch of the cursor.
+    """
+
+    member: np.ndarray
+    epoch: np.ndarray
+    item: np.ndarray
+    key: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """Row -> item. Each of C cursors reads its items again and again, in another order every epoch.
+
+    Attributes:
+      blocks: which cursor a row reads.
+      first: (C,) int64, the number of each cursor's first item.
+      size: (C,) int64, how many items it has.
+      key: (C,) uint64, selects the orders.
+    """
+
+    blocks: Blocks
+    first: np.ndarray
+    size: np.ndarray
+    key: np.ndarray
+
+    def locate(self, rows: np.ndarray) -> Located:
+        """The items of rows (B,) int64 >= 0."""
+        member, index = self.blocks.locate(rows)
+        cursor = self.blocks.cursor[member]
+        epoch, index = np.divmod(index, self.size[cursor])
+        key = hash64(self.key[cursor], epoch)
+        return Located(member, epoch, self.first[cursor] + permute(index, self.size[cursor], key), key)

@@ -179,6 +179,11 @@ class Tokenizer:
         shift = np.asarray(k, np.int32) * np.int32(self.base_size)
         return np.where(self.shared[ids], ids, ids + shift)
 
+    @functools.cached_property
+    def clone_table(self) -> np.ndarray:
+        """(clones + 1, base_size) int32: each base id as each clone writes it; row 0 leaves them as they are."""
+        return np.stack([self.clone(np.arange(self.base_size), k) for k in range(self.clones + 1)])
+
     def unclone(self, ids: np.ndarray) -> np.ndarray:
         """Base ids of the ids of any clone; int32."""
         return (np.asarray(ids) % self.base_size).astype(np.int32)
@@ -186,7 +191,7 @@ class Tokenizer:
     def language_rows(self, k: int) -> np.ndarray:
         """(size,) bool: the rows that clone k may emit: its own and the shared ones."""
         rows = np.zeros(self.size, bool)
-        rows[self.clone(np.arange(self.base_size), k)] = True
+        rows[self.clone_table[k]] = True
         return rows
 
     @functools.cached_property
