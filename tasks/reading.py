@@ -18,7 +18,7 @@ from xalign_jax.data.store.store import cache_dir
 from xalign_jax.data.text.files import Document, Split
 from xalign_jax.data.text.readers import Example
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
 
 _UNKNOWN_LANGUAGE = "und"
@@ -125,7 +125,7 @@ def _download(task: seqio.Task) -> None:
         try:
             builder.download_and_prepare()
         except Exception as error:  # TFDS raises many kinds
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise UserError(f"Mixture.tasks: TFDS cannot prepare {builder.info.full_name}: {reason}") from None
 
 

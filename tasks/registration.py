@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from xalign_jax.data.text.files import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles, parse_name, resolve
 from xalign_jax.data.text.readers import SourceReader
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 
 SOURCES: dict[str, SourceReader] = {}  # of the tasks registered here, by name
 _STRING = seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.string, rank=0)
@@ -95,7 +95,7 @@ def _newest_version(dataset: str, data_dir: str | None) -> str:
     try:
         return str(tfds.builder(dataset, data_dir=data_dir).version)
     except Exception as error:  # TFDS raises many kinds
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"Mixture.tasks: TFDS cannot open {dataset!r}: {reason}") from None
 
 

@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 from xalign_jax.runtime import checksums
 from xalign_jax.runtime.cluster import distributed
 from xalign_jax.runtime.storage import is_remote, move, writing
@@ -56,7 +56,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(place, options=options, handler_registry=_handlers())
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"{place}: the steps there cannot be listed ({' '.join(str(error).split())[:200]}); "
+                f"{place}: the steps there cannot be listed ({one_line(error)}); "
                 "if a file */_CHECKPOINT_METADATA is damaged, remove it: no step needs it"
             ) from error
         self._reader = ocp.CompositeCheckpointHandler(handler_registry=_handlers())  # the manager's waits for all
@@ -194,7 +194,7 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # says nothing about the files
         except Exception as error:  # Orbax, TensorStore, JSON and file systems each have errors of their own
-            wrong = f"{', '.join(args)} cannot be read ({' '.join(str(error).split())[:200]})"
+            wrong = f"{', '.join(args)} cannot be read ({one_line(error)})"
         for said in distributed.exchange("read", wrong):
             if said:
                 raise Damaged(f"{place} is damaged: {said}")

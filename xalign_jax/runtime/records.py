@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 
 WITHOUT = "bring it back, or remove it to go on without it"
 NUMBER = (int, float, type(None))
@@ -98,7 +98,7 @@ def _checked(path: Path | epath.Path, contents: bytes, shape: Any, needs: Sequen
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); {WITHOUT}") from None
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"not JSON: {' '.join(str(error).split())[:100]}") from None
+        raise _damaged(path, f"not JSON: {one_line(error, 100)}") from None
     if wrong := _misfit(found, shape, ""):
         raise _damaged(path, wrong)
     if lacking := [name for name in needs if name not in found]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from etils import epath
 
-from xalign_jax.errors import RunError, UserError
+from xalign_jax.errors import RunError, UserError, one_line
 
 os.environ.setdefault("EPATH_USE_TF", "false")  # else etils would load TensorFlow to reach a bucket
 
@@ -34,7 +34,7 @@ def model_directory(text: str) -> epath.Path:
     except ImportError:
         raise UserError(f"--model_dir={text}: pip install gcsfs") from None
     except Exception as error:  # each object store has exceptions of its own
-        raise UserError(f"--model_dir={text} cannot be reached: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"--model_dir={text} cannot be reached: {one_line(error, 300)}") from error
     return path
 
 
@@ -65,7 +65,7 @@ def writing(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise RunError(f"{what} could not be written: {' '.join(str(error).split())[:300]}") from error
+        raise RunError(f"{what} could not be written: {one_line(error, 300)}") from error
 
 
 def write_atomically(path: Path | epath.Path, text: str) -> None:

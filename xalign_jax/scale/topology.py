@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from xalign_jax.errors import UserError, install
+from xalign_jax.errors import UserError, install, one_line
 from xalign_jax.runtime import hardware
 
 # Shapes of slices by chip, as the clouds rent them. A v4 chip shows as two devices.
@@ -77,7 +77,7 @@ def _tpu(name: str, num_slices: int) -> Machine:
     try:
         there = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=num_slices)
     except RuntimeError as error:
-        cause = " ".join(str(error).split())[:200]
+        cause = one_line(error)
         raise UserError(f"--topology={name}: the TPU compiler says: {cause}") from None
     found: list[Any] = [*there.devices]
     slices: dict[int, list[Any]] = {}

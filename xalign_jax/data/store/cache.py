@@ -73,6 +73,7 @@ def read_object(file: Path, **kinds: type) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_bytes())
+        json.dumps(content, ensure_ascii=False).encode()  # refuses halves of surrogate pairs, which "\\ud800" spells
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 
 SPECIALS = ("pad", "eos", "unk", "bos", "mask")
 _SPACE = "▁"
@@ -176,7 +176,7 @@ def train_sentencepiece(sentences: Sequence[str], size: int, model_type: str, lo
             minloglevel=2,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, None)
         raise UserError(
             f"Vocabulary.size = {size}, model_type = {model_type!r}: SentencePiece refuses: {reason}"
         ) from None
@@ -364,7 +364,7 @@ def load_pieces(kind: str, path: str | Path) -> Pieces:
     except BaseException as error:  # the libraries raise exceptions of many kinds; a panic of Rust is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        said = f"{type(error).__name__}: {one_line(error, None)}"
         reason = why_unreadable(content, f"no {kind} vocabulary, or cut short ({ascii(said)[1:-1]:.200})")
         raise UserError(f"{file}: {reason}; set Vocabulary.path to another file") from None
 

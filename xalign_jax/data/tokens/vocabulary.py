@@ -20,7 +20,7 @@ import numpy as np
 
 from xalign_jax.data.tokens.backends import MOST_IDS, SPECIALS, Ids, Pieces, fingerprint, load_pieces
 from xalign_jax.data.tokens.words import is_unspaced
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 from xalign_jax.recipe import at_least_one, freeze, resolve, with_paths, within
 
 _ROUND = 128
@@ -252,14 +252,14 @@ class Tokenizer:
             saved = json.loads(file.read_text(encoding="utf-8"))
             vocabulary, fingerprint, size = Vocabulary(**saved["vocabulary"]), saved["fingerprint"], saved["size"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as error:
-            raise UserError(f"{file}: no saved vocabulary ({' '.join(str(error).split())[:200]})") from None
+            raise UserError(f"{file}: no saved vocabulary ({one_line(error)})") from None
         try:
             tokenizer = Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
             wrong = (
                 "" if (tokenizer.fingerprint, tokenizer.size) == (fingerprint, size) else "another fingerprint or size"
             )
         except Exception as error:  # each kind of pieces has exceptions of its own for damaged files
-            wrong = " ".join(str(error).split())[:200]
+            wrong = one_line(error)
         if wrong:
             raise UserError(f"{directory}: not the vocabulary that was saved there ({wrong}); bring its files back")
         return tokenizer

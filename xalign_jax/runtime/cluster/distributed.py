@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from xalign_jax.errors import RunError, UserError
+from xalign_jax.errors import RunError, UserError, one_line
 
 # Launcher -> the variables that say how many processes there are, which this one is, how many share this host.
 LAUNCHERS = {
@@ -69,11 +69,11 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
         )
     except ValueError as error:
         raise UserError(
-            f"the environment speaks of several processes, but not of their coordinator ({_one_line(error)}); give "
+            f"the environment speaks of several processes, but not of their coordinator ({one_line(error, 300)}); give "
             "--coordinator=HOST:PORT --processes=N --process_id=I, or --processes=1 to run alone"
         ) from error
     except RuntimeError as error:
-        raise RunError(f"the processes of this run cannot join: {_one_line(error)}") from error
+        raise RunError(f"the processes of this run cannot join: {one_line(error, 300)}") from error
 
 
 def _check(coordinator: str, processes: int | None, process_id: int | None) -> None:
@@ -193,7 +193,3 @@ def _some(names: list[str]) -> str:
     """The first four names, and how many more there are."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return f"process {', '.join(names[:4])}{more}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

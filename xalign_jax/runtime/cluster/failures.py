@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import jax
 
-from xalign_jax.errors import RunError, UserError
+from xalign_jax.errors import RunError, UserError, one_line
 from xalign_jax.runtime.cluster import distributed
 
 CAUSE, SEEN, LEAVES, ALIVE = (f"xalign/{key}" for key in ("failure", "failure_seen", "leaves", "alive"))
@@ -50,7 +50,7 @@ def together() -> Iterator[None]:
             traceback.print_exc()
         if isinstance(error, jax.errors.JaxRuntimeError):  # a collective, say: then another process's end is the cause
             time.sleep(LOST_SECONDS + 3 * POLL_SECONDS)
-        fail(one_line(error), 2 if isinstance(error, UserError) else 1)
+        fail(_cause(error), 2 if isinstance(error, UserError) else 1)
     finally:
         over.set()
         watcher.join()
@@ -65,12 +65,12 @@ def advise(advice: str) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise RunError(f"out of device memory ({' '.join(str(error).split())[:200]}): {advice}") from error
+        raise RunError(f"out of device memory ({one_line(error)}): {advice}") from error
 
 
-def one_line(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     """A failure as one line; of what nobody foresaw, its type and beginning."""
-    text = " ".join(str(error).split())
+    text = one_line(error, None)
     return text if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {text[:300]}"
 
 
