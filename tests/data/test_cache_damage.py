@@ -129,7 +129,9 @@ def test_without_preparation_a_damaged_file_is_named(whole, name: str, damage: C
         open_stores(VOCABULARY, task, copy)
 
 
-@pytest.mark.parametrize(("old", "new"), [('"fingerprint": "', '"fingerprint": "\\ud800'), ('"en": {', '"e\\udfff": {')])
+@pytest.mark.parametrize(
+    ("old", "new"), [('"fingerprint": "', '"fingerprint": "\\ud800'), ('"en": {', '"e\\udfff": {')]
+)
 def test_half_a_surrogate_pair_is_damage(whole, old: str, new: str, tmp_path):
     """JSON can spell strings that UTF-8 cannot."""
     place, task = whole

@@ -135,9 +135,9 @@ class Checkpoints:
         # Checkpoints of the first versions have a stage and a recipe alone.
         whole = record.keys() == {"stage", "recipe"} if digest is None else digest == _digest(record)
         if not whole:
-            raise Damaged(f"{self._manager.directory}/{step} is damaged: about/metadata is not what was saved")
+            raise self._damaged(step, "about/metadata is not what was saved")
         if record.get("step", step) != step:
-            raise Damaged(f"{self._manager.directory}/{step} is damaged: it holds step {record['step']}")
+            raise self._damaged(step, f"it holds step {record['step']}")
         return record
 
     def restore(self, step: int, params: Any, rest: Any) -> tuple[Any, Any]:
@@ -169,12 +169,15 @@ class Checkpoints:
         found = functools.reduce(lambda branch, name: branch[name], path, self._read(step, **{item: args})[item])
         for name, array in checksums.named(found, prefix).items():
             if not isinstance(array, jax.Array):  # Orbax leaves out what its metadata do not mention
-                raise Damaged(f"{self._manager.directory}/{step} is damaged: {item}/{name} is missing")
+                raise self._damaged(step, f"{item}/{name} is missing")
         if recorded is not None:
             for name, checksum in checksums.checksums(found, prefix).items():
                 if checksum != there[name][2]:
-                    raise Damaged(f"{self._manager.directory}/{step} is damaged: {item}/{name} is not what was saved")
+                    raise self._damaged(step, f"{item}/{name} is not what was saved")
         return jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), found, tree)
+
+    def _damaged(self, step: int, wrong: str) -> Damaged:
+        return Damaged(f"{self._manager.directory}/{step} is damaged: {wrong}")
 
     def _compare_shapes(self, step: int, there: dict[str, Any], here: dict[str, Any]) -> None:
         for name in sorted(there.keys() | here.keys()):
@@ -188,16 +191,16 @@ class Checkpoints:
 
     def _read(self, step: int, **args: Any) -> Any:
         """Restore items of a step; every process must call it, and all raise Damaged if one cannot read its part."""
-        place, found, wrong = self._manager.directory / str(step), None, ""
+        found, wrong = None, ""
         try:
-            found = self._reader.restore(place, args=ocp.args.Composite(**args))
+            found = self._reader.restore(self._manager.directory / str(step), args=ocp.args.Composite(**args))
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # says nothing about the files
         except Exception as error:  # Orbax, TensorStore, JSON and file systems each have errors of their own
             wrong = f"{', '.join(args)} cannot be read ({one_line(error)})"
         for said in distributed.exchange("read", wrong):
             if said:
-                raise Damaged(f"{place} is damaged: {said}")
+                raise self._damaged(step, said)
         return found
 
     def wait(self) -> None:

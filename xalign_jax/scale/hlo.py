@@ -110,7 +110,7 @@ class Module:
             return int(known[1])
         start = self.computations[where].get(loop.operands[0])
         condition, body = (self.computations[loop.called[role]] for role in ("condition", "body"))
-        root = next(one for one in body.values() if one.root)
+        root = result(body)
         if start is None or start.opcode != "tuple" or root.opcode != "tuple":
             return None
         known_now: dict[int, int | None] = {}
@@ -119,7 +119,7 @@ class Module:
         used = self._used(condition)
         previous: tuple = ()
         for trip in range(MOST_TRIPS):
-            goes_on = self._value(condition, _root(condition).name, known_now.get)
+            goes_on = self._value(condition, result(condition).name, known_now.get)
             if goes_on is None:
                 return None
             if not goes_on:
@@ -141,9 +141,7 @@ class Module:
             return None
         if one.opcode == "constant":
             found = re.match(r"(-?\d+|true|false)\)", one.rest)
-            return (
-                None if found is None else {"true": 1, "false": 0}.get(found[1]) or int(found[1].replace("false", "0"))
-            )
+            return None if found is None else int({"true": "1", "false": "0"}.get(found[1], found[1]))
         if one.opcode == "get-tuple-element":
             source = computation[one.operands[0]]
             index = one.integer("index")
@@ -155,11 +153,12 @@ class Module:
         values = [self._value(computation, operand, known) for operand in one.operands]
         if one.opcode == "fusion":
             called = self.computations[one.called["calls"]]
-            return self._value(called, _root(called).name, dict(enumerate(values)).get)
+            return self._value(called, result(called).name, dict(enumerate(values)).get)
         return None if None in values else _compute(one, values)  # type: ignore[arg-type]
 
 
-def _root(computation: Computation) -> Instruction:
+def result(computation: Computation) -> Instruction:
+    """The instruction whose value a computation returns."""
     return next(one for one in computation.values() if one.root)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xalign_jax.scale.hlo import Computation, Instruction, Module
+from xalign_jax.scale.hlo import Computation, Instruction, Module, result
 
 # Names for what is there already, loops (their bodies count) and the ends of what was begun before.
 _FREE = {
@@ -40,7 +40,7 @@ def _bytes(module: Module, computation: Computation, one: Instruction) -> int:
 
 def _fusion(computation: Computation, one: Instruction, inside: Computation) -> int:
     """Operands and results, but of an operand that is only sliced the slices, of one updated in place the update."""
-    root = next(each for each in inside.values() if each.root)
+    root = result(inside)
     roots = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
     updates = [each for each in roots if each.opcode == "dynamic-update-slice"]
     written = {each.operands[0] for each in updates}

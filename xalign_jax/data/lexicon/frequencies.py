@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,11 +35,7 @@ def count_types(stores: Iterable[Store], tokenizer: Tokenizer, max_tokens: int) 
     """Counts the ordinary words (not specials, not punctuation) of up to `max_tokens` tokens."""
     flags = word_flags(tokenizer)
     factors = hash64("types", np.arange(max_tokens + 1)) | np.uint64(1)
-    parts = [
-        _count(np.asarray(store.tokens[start : start + _CHUNK]), flags, factors)
-        for store in stores
-        for start in range(0, min(len(store.tokens), SAMPLE), _CHUNK)
-    ]
+    parts = [_count(tokens, flags, factors) for tokens in _chunks(stores)]
     if not parts:
         return WordTypes(np.zeros((0, max_tokens), np.int32), np.zeros(0, np.int64))
     hashes, words, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -56,14 +52,13 @@ def count_keys(stores: Iterable[Store], keys: Keys, max_tokens: int) -> tuple[np
       keys: of one language, number 0.
     """
     counts, total = np.zeros(len(keys.hashes), np.int64), 0
-    for store in stores:
-        for start in range(0, min(len(store.tokens), SAMPLE), _CHUNK):
-            base = np.asarray(store.tokens[start : start + _CHUNK])[None]
-            begins, ordinary = split_words(keys.flags.take(base))
-            _, _, key = keys.read(base, begins, np.flatnonzero(ordinary), np.zeros(1, np.int64))
-            counts += np.bincount(key, minlength=len(counts))
-            first = np.flatnonzero(begins)
-            total += int(np.count_nonzero((np.diff(first) <= max_tokens) & ordinary[0, first[:-1]]))
+    for tokens in _chunks(stores):
+        base = tokens[None]
+        begins, ordinary = split_words(keys.flags.take(base))
+        _, _, key = keys.read(base, begins, np.flatnonzero(ordinary), np.zeros(1, np.int64))
+        counts += np.bincount(key, minlength=len(counts))
+        first = np.flatnonzero(begins)
+        total += int(np.count_nonzero((np.diff(first) <= max_tokens) & ordinary[0, first[:-1]]))
     return counts, total
 
 
@@ -75,11 +70,17 @@ def token_shares(stores: Iterable[Store], tokenizer: Tokenizer) -> np.ndarray:
     return counts / max(int(counts.sum()), 1)
 
 
+def _chunks(stores: Iterable[Store]) -> Iterator[np.ndarray]:
+    """The tokens that are counted, (n,) with n of at most `_CHUNK` at a time."""
+    for store in stores:
+        for start in range(0, min(len(store.tokens), SAMPLE), _CHUNK):
+            yield np.asarray(store.tokens[start : start + _CHUNK])
+
+
 def _count(tokens: np.ndarray, flags: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hashes, words and counts of one chunk's types; a word that the chunk's end cuts is left out."""
     begins, ordinary = split_words(flags.take(tokens)[None])
-    column = np.flatnonzero(ordinary)
-    n, words = read_words(tokens[None], begins, np.zeros_like(column), column, len(factors) - 1)
+    n, words = read_words(tokens[None], begins, np.flatnonzero(ordinary), len(factors) - 1)
     words = words[n > 0]
     hashes, first, counts = np.unique(
         hash_words(words, np.zeros(len(words)), factors), return_index=True, return_counts=True

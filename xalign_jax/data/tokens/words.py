@@ -64,17 +64,26 @@ def split_words(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_words(
-    base: np.ndarray, begins: np.ndarray, row: np.ndarray, column: np.ndarray, width: int
+    base: np.ndarray, begins: np.ndarray, at: np.ndarray, width: int, count: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths (C,) and ids (C, width), padded with -1, of the words that begin at (row, column); too long: all -1."""
-    size = base.shape[1]
-    start = (row * size + column)[:, None]
-    ahead = np.arange(1, width + 1)
-    ends = begins.ravel().take(start + ahead, mode="clip") & (column[:, None] + ahead < size)
+    """The `count` words in a row that begin at some places of token rows.
+
+    Args:
+      base: (B, L) base ids.   begins: (B, L) bool from `split_words`.
+      at: (C,) places row * L + column.   width: most tokens that are read.
+    Returns:
+      n (C,) int64 tokens of the words together, 0 where they are longer than `width` or go on past the row's end;
+      ids (C, width) int32, padded with -1.
+    """
+    start, ahead = at[:, None], np.arange(1, width + 1)
+    # (C, width): a word ends before the token that stands `ahead` places on.
+    ends = begins.ravel().take(start + ahead, mode="clip") & (start % base.shape[1] + ahead < base.shape[1])
+    if count > 1:  # the words end together where as many ends have come
+        ends &= np.cumsum(ends, axis=1) == count
     n = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, 0)
-    words = base.ravel().take(start + ahead - 1, mode="clip").astype(np.int32)
-    words[ahead > n[:, None]] = -1
-    return n, words
+    ids = base.ravel().take(start + ahead - 1, mode="clip").astype(np.int32)
+    ids[ahead > n[:, None]] = -1
+    return n, ids
 
 
 def hash_words(words: np.ndarray, language: np.ndarray, factors: np.ndarray) -> np.ndarray:
@@ -135,21 +144,12 @@ class Keys:
         self, base: np.ndarray, begins: np.ndarray, at: np.ndarray, language: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (C,) of the longest key at each place, 0 = none; key (C,)."""
-        size, ahead = base.shape[1], np.arange(1, self.keys.shape[1] + 1)
-        row, column = np.divmod(at, size)
         length, key = np.zeros(len(at), np.int64), np.zeros(len(at), np.int64)
         most = self.most[base.ravel()[at]]
         for words in range(1, int(most.max(initial=0)) + 1):
             some = np.flatnonzero(most >= words)
-            start = at[some, None]
-            # (S, n): a word ends `ahead` tokens on; the key would end where as many have.
-            ends = begins.ravel().take(start + ahead, mode="clip") & (column[some, None] + ahead < size)
-            if words > 1:
-                ends &= np.cumsum(ends, axis=1) == words
-            n = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, 0)
-            ids = base.ravel().take(start + ahead - 1, mode="clip").astype(np.int32)
-            ids[ahead > n[:, None]] = -1
-            index, found = self.find(ids, language[row[some]])
+            n, ids = read_words(base, begins, at[some], self.keys.shape[1], words)
+            index, found = self.find(ids, language[at[some] // base.shape[1]])
             length[some[found]], key[some[found]] = n[found], index[found]
         return length, key
 
