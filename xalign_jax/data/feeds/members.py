@@ -11,7 +11,7 @@ from xalign_jax.data.sampling.hashing import hash64
 
 
 class Members:
-    """M members of a mixture and the C texts that they are written from. A language and its clones share one text.
+    """M members of a mixture, and the C texts that they are written from. A language and its clones share one text.
 
     Attributes:
       counts: (M,) int64, rows of each member in a block.
@@ -26,6 +26,7 @@ class Members:
     """
 
     def __init__(self, members: Sequence[Member], counts: Mapping[str, int], seed: int) -> None:
+        # Members without rows are left out; several members (a language and its clones) may read the same text.
         members = [member for member in members if member.name in counts]
         texts = {member.text: member for member in members}
         self.counts = np.array([counts[member.name] for member in members], np.int64)

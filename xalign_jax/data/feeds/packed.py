@@ -1,4 +1,4 @@
-"""Feeds of packed texts: TextFeed (masked LM), TranslationFeed (translation LM), ContrastFeed (sentence contrasts)."""
+"""Feeds of packed texts: TextFeed (masked LM), TranslationFeed (translation LM), ContrastFeed (contrast of sentences)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class TextFeed:
-    """Texts for a masked language model: documents, cut into pieces that fit a row, packed.
+    """Texts for a masked language model: documents are cut into pieces that fit a row, and the pieces are packed.
 
     The mixture's rates are shares of pieces.
 
     Attributes:
-      length: T, tokens of a row.   slots: S, pieces of a row at most.
+      length: T, tokens of a row.   slots: S, most pieces of a row.
     """
 
     length: int = gin.REQUIRED
@@ -37,14 +37,14 @@ class TextFeed:
         at_least_one(self, "length", "slots")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
-        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
         reads(self, mixture)
 
     def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> PackedRows:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
-          UserError: rates that do not fit the mixture, a row too short for a token and its specials, no text.
+          UserError: the rates do not fit the mixture, a row is too short for a token and its specials, or there is no text.
         """
         mixture = reads(self, mixture)
         own = int(hash64(seed, "TextFeed"))
@@ -55,21 +55,21 @@ class TextFeed:
         return PackedRows(pieces, Form(self.length, self.slots), corpus.tokenizer, rows, own)
 
     def blank(self, rows: int) -> Batch:
-        """`rows` rows without text, for whoever needs shapes only."""
+        """The arrays of `rows` rows without text, where only shapes matter."""
         return blank_rows(rows, Form(self.length, self.slots), "texts")
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class TranslationFeed:
-    """Translation pairs for a translation language model: bos a eos b eos, the order of the two by lot, packed.
+    """Translation pairs for a translation language model, packed: "bos a eos b eos", in random order.
 
-    The mixture's rates are shares of pairs, by the language of the text whose partner is then drawn.
+    The mixture's rates are shares of pairs. They draw the language of one text; its partner is drawn afterwards.
 
     Attributes:
-      length: T, tokens of a row.   slots: S, pairs of a row at most.
-      side: most tokens of each text; what is longer is cut and counted.
-      pivot: one of the two is of this language; None: any two languages.
+      length: T, tokens of a row.   slots: S, most pairs of a row.
+      side: most tokens of each text; longer texts are cut and counted.
+      pivot: the language of one of the two texts; None = any two languages.
       reset_positions: positions restart at b (XLM, Lample and Conneau 2019, section 3.3).
       language_types: the batch has token types, the language's number in the feed's `languages` (XLM).
     """
@@ -86,14 +86,14 @@ class TranslationFeed:
         at_least_one(self, "length", "side", "slots")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
-        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
         reads(self, mixture)
 
     def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> PackedRows:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
-          UserError: no translation pairs, a language of the rates without any, or sides too long for the row.
+          UserError: there are no translation pairs, a language of the rates has none, or two sides are too long for a row.
         """
         _check_side(self, 2, corpus)
         own = int(hash64(seed, "TranslationFeed"))
@@ -101,7 +101,7 @@ class TranslationFeed:
         return PackedRows(items, self._form(), corpus.tokenizer, rows, own)
 
     def blank(self, rows: int) -> Batch:
-        """`rows` rows without text, for whoever needs shapes only."""
+        """The arrays of `rows` rows without text, where only shapes matter."""
         return blank_rows(rows, self._form(), "pairs")
 
     def _form(self) -> Form:
@@ -111,15 +111,15 @@ class TranslationFeed:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class ContrastFeed:
-    """Translation pairs for a contrast, as queries and keys in rows of their own; which side is the query goes by lot.
+    """Translation pairs for a contrast, as queries and keys in separate rows. The side that is the query is random.
 
-    The mixture's rates are shares of pairs, by the language of the text whose partner is then drawn.
+    The mixture's rates are shares of pairs. They draw the language of one text; its partner is drawn afterwards.
 
     Attributes:
-      length: T, tokens of a row.   slots: S, items of a row at most.
-      side: most tokens of each text; what is longer is cut and counted.
-      pivot: one of the two is of this language; None: any two languages.
-      mixup: an item holds two pairs: query bos s1 eos s2 eos, key bos t1 eos t2 eos, each in an order of its own
+      length: T, tokens of a row.   slots: S, most items of a row.
+      side: most tokens of each text; longer texts are cut and counted.
+      pivot: the language of one of the two texts; None = any two languages.
+      mixup: an item holds two pairs: query "bos s1 eos s2 eos", key "bos t1 eos t2 eos", each in its own random order
         (InfoXLM, Chi et al. 2021, section 3.3).
     """
 
@@ -134,14 +134,14 @@ class ContrastFeed:
         at_least_one(self, "length", "side", "slots")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
-        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
         reads(self, mixture)
 
     def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> PackedRows:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
-          UserError: no translation pairs, a language of the rates without any, or sides too long for the row.
+          UserError: there are no translation pairs, a language of the rates has none, or two sides are too long for a row.
         """
         _check_side(self, 2 if self.mixup else 1, corpus)
         own = int(hash64(seed, "ContrastFeed"))
@@ -149,11 +149,12 @@ class ContrastFeed:
         return PackedRows(items, Form(self.length, self.slots), corpus.tokenizer, rows, own)
 
     def blank(self, rows: int) -> Batch:
-        """`rows` rows without text, for whoever needs shapes only."""
+        """The arrays of `rows` rows without text, where only shapes matter."""
         return blank_rows(rows, Form(self.length, self.slots), "pairs", views=2, texts=2 if self.mixup else 1)
 
 
 def _specials(corpus: Corpus, texts: int) -> int:
+    """The specials of a sequence of so many texts: an eos for each, and a bos if the vocabulary has one."""
     return texts + (corpus.tokenizer.bos is not None)
 
 
@@ -165,6 +166,7 @@ def reads(feed: Any, mixture: Mixture | None) -> Mixture:
 
 
 def _check_side(feed: Any, texts: int, corpus: Corpus) -> None:
+    """Raise UserError if a sequence of so many texts of `side` tokens is longer than a row."""
     name, needed = type(feed).__name__, texts * feed.side + _specials(corpus, texts)
     if needed > feed.length:
         raise UserError(
@@ -174,6 +176,7 @@ def _check_side(feed: Any, texts: int, corpus: Corpus) -> None:
 
 
 def _examples(feed: Any, corpus: Corpus, mixture: Mixture | None, seed: int, split: str) -> PairExamples:
+    """The translation pairs of a mixture. Raises UserError if there are none, or none with the pivot."""
     name, mixture = type(feed).__name__, reads(feed, mixture)
     languages = {member.text for member in corpus.members(mixture, split)}
     stores = [

@@ -1,6 +1,7 @@
-"""Feeds: `rows(first_row, row_slice) -> arrays`, pure functions of (recipe, seed, row number), one call per batch.
+"""The window feed: running text for a causal language model. This module also names all feeds for gin.
 
-No iterator state exists. Rows are numbered endlessly; any slice of a batch equals the same rows of the whole batch.
+A feed's batches are pure functions of recipe, seed and row number: `batch(first_row, row_slice) -> arrays`. No iterator
+state exists. Rows are numbered endlessly, and any slice of a batch equals the same rows of the whole batch.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ContrastFeed", "PieceFeed", "Switch", "TextFeed", "TranslationFeed", "WindowFeed", "WordFeed"]
 
-_CHUNK = 1 << 17  # tokens worked on at a time, so that large batches need little memory
+_CHUNK = 1 << 17  # tokens that are worked on at a time, so that large batches need little memory
 
 
 @gin.configurable
@@ -40,7 +41,7 @@ class WindowFeed:
 
     Attributes:
       length: T, tokens of a row.
-      switch: input-only code-switching (PreAlign, stage 2); None for none.
+      switch: input-only code-switching (PreAlign, stage 2); None = off.
     """
 
     length: int = gin.REQUIRED
@@ -51,7 +52,7 @@ class WindowFeed:
         at_least_one(self, "length")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
-        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
         reads(self, mixture)
         if self.switch is not None and not lexicon:
             raise UserError("WindowFeed.switch needs Recipe.lexicon")
@@ -60,7 +61,8 @@ class WindowFeed:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
-          UserError: rates that do not fit the mixture, a member with less text than one window, or no lexicon.
+          UserError: the rates do not fit the mixture, a member has less text than one window, or there is no lexicon to
+            switch with.
         """
         mixture = reads(self, mixture)
         members = corpus.members(mixture, split)
@@ -71,7 +73,7 @@ class WindowFeed:
         return Windows(self.length, rows, corpus.tokenizer, used, seed, switching)
 
     def blank(self, rows: int) -> Batch:
-        """`rows` rows without text, for whoever needs shapes only."""
+        """The arrays of `rows` rows without text, where only shapes matter."""
         shape = (rows, self.length)
         batch = {name: blank(shape, np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
         batch |= {"weights": blank(shape, np.float32), "language": blank((rows,), np.int32)}
@@ -80,7 +82,12 @@ class WindowFeed:
 
 @dataclasses.dataclass(frozen=True)
 class _Switching:
-    """A switch, its table, each member's language in the table (-1: never switched), tokens read beyond a window."""
+    """How the rows of M members are switched.
+
+    Attributes:
+      language: (M,) int64, each member's language in the table; -1 = its rows are not switched.
+      slack: tokens that are read beyond a window.
+    """
 
     config: Switch
     table: Table
@@ -89,7 +96,7 @@ class _Switching:
 
 
 def _switching(config: Switch | None, length: int, corpus: Corpus, members: Members) -> _Switching | None:
-    """None where nothing would be switched. Facts are text of the source language, switched as all of it is."""
+    """What `config` asks for; None if no word can be switched. Facts are switched like other text of the source language."""
     if config is None:
         return None
     if corpus.lexicon is None:
@@ -103,9 +110,9 @@ def _switching(config: Switch | None, length: int, corpus: Corpus, members: Memb
 
 
 class Windows:
-    """Windows of T + 1 stored tokens at permuted window numbers, with a keyed offset in every epoch.
+    """Rows of T + 1 stored tokens. Each epoch takes all windows of a text in a new order and from a new offset.
 
-    Members that share text share its cursor: within an epoch no window occurs twice, nor in two languages.
+    A language and its clones share one cursor: within an epoch no window comes twice, and none in two languages.
     """
 
     def __init__(
@@ -119,6 +126,7 @@ class Windows:
     ) -> None:
         self.length, self.languages = length, members.languages
         self._members, self._rows, self._seed, self._switching = members, rows, seed, switching
+        # (S,) tokens of each store, room for its offset; (S + 1,) first window of each; (C + 1,) first window of each text.
         self._sizes = np.array([len(tokens) for tokens in members.tokens])
         self._room, self._store_windows = _window_table(self._sizes, length)
         first = self._store_windows[members.arrays]
@@ -136,10 +144,13 @@ class Windows:
         """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.
 
         Returns:
-          tokens, targets, positions, segment_ids (B, T) int32; weights (B, T) float32; language (B,) int32 index into
-          `languages`; count_words, count_drawn, count_switched, count_clipped, count_filled (B,) int32. Segments are
-          documents, from 1 (0: filled). A document's first target is predicted from bos; without bos it weighs 0.
+          tokens, targets, positions: (B, T) int32.
+          weights: (B, T) float32. A document's first target is predicted from bos; without bos its weight is 0.
+          segment_ids: (B, T) int32, documents from 1; 0 is filled.
+          language: (B,) int32 index into `languages`.
+          count_words, count_drawn, count_switched, count_clipped, count_filled: (B,) int32, see `codeswitch.Switched`.
         """
+        # (B,) row numbers and where each row's window lies; a few rows at a time become arrays.
         number = first_row + np.arange(*row_slice.indices(self._rows), dtype=np.int64)
         windows = (number, *self.windows(number))
         step = max(1, _CHUNK // self.length)
@@ -148,8 +159,9 @@ class Windows:
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts[1:] else parts[0]
 
     def windows(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Member, epoch, store (counted over all texts) and first token of rows; all (B,) int64."""
+        """Member, epoch, store (counted over all texts) and first token of rows (B,); each (B,) int64."""
         member, epoch, window, key = self._epochs.locate(number)
+        # All windows of a store begin at multiples of T plus one offset, drawn from the store's room for this epoch.
         store = np.searchsorted(self._store_windows, window, side="right") - 1
         offset = hash64(key, "offset", store) % (self._room[store] + 1).astype(np.uint64)
         start = (window - self._store_windows[store]) * self.length + offset.astype(np.int64)
@@ -158,12 +170,15 @@ class Windows:
     def _some_rows(
         self, number: np.ndarray, member: np.ndarray, epoch: np.ndarray, store: np.ndarray, start: np.ndarray
     ) -> Batch:
+        """The arrays of `batch` for rows whose windows are known; all arguments are (B,) int64."""
+        # (B, T + 1 + slack) base ids -> ids as each row's clone writes them.
         slack = self._switching.slack if self._switching else 0
         base, valid = self._read(store, start, self.length + 1 + slack)
         k = self._members.k[member]
         tokens = base.astype(np.int32)
         for clone in np.unique(k[k > 0]).tolist():
             tokens[k == clone] = self._written[clone].take(base[k == clone])
+        # (B, T + 1 + slack) -> (B, T + 1): switched and cut, or as it is.
         if self._switching:
             keys = hash64(self._seed, "switch", number, epoch)
             language = self._switching.language[member]
@@ -178,11 +193,12 @@ class Windows:
         return batch | {"language": self._members.language[member].astype(np.int32)} | counts
 
     def _read(self, store: np.ndarray, start: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Base ids (B, size), and how many of them are there (B,); past a store's end stands eos."""
+        """Base ids (B, size) from places (B,) of stores (B,), eos past the end of a store; and how many it had, (B,)."""
         base = np.full((len(start), size), self._eos, self._members.tokens[0].dtype)
         valid = np.minimum(self._sizes[store] - start, size)
         for number in np.unique(store):
             tokens = self._members.tokens[number]
+            # Rows that the store has whole are copied at once; the few at its end one by one.
             whole = np.flatnonzero((store == number) & (valid == size))
             if whole.size:
                 base[whole] = sliding_window_view(tokens, size)[start[whole]]
@@ -191,7 +207,13 @@ class Windows:
         return base, valid
 
     def _shift(self, found: Switched, k: np.ndarray) -> Batch:
-        """Decoder arrays: position t sees inputs up to t and predicts token t + 1; documents are segments."""
+        """(B, T + 1) -> decoder arrays (B, T): position t sees inputs up to t and predicts token t + 1.
+
+        Documents are segments. An eos in the input is the border between two: it becomes the next document's bos.
+
+        Args:
+          k: (B,) int64, the clone that each row is written as.
+        """
         eos = self._written[k, self._eos][:, None]
         inputs, targets, weights = (
             found.tokens[:, :-1],
@@ -206,6 +228,7 @@ class Windows:
             inputs = np.where(border, self._written[k, self._bos][:, None], inputs)
         batch = {"tokens": inputs, "targets": targets, "weights": weights}
         batch["positions"], batch["segment_ids"] = _segments(border)
+        # A row with n < T + 1 tokens has n - 1 pairs of input and target; what follows is filled.
         for row in np.flatnonzero(found.length <= self.length):
             for key, array in batch.items():
                 array[row, found.length[row] - 1 :] = self._pad if key in ("tokens", "targets") else 0
@@ -213,21 +236,28 @@ class Windows:
 
 
 def _segments(border: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and segment numbers from 1, (B, T) int32, of rows in which a segment begins at each border (B, T)."""
+    """Positions within segments, and segment numbers from 1, (B, T) int32 each.
+
+    Args:
+      border: (B, T) bool, True where a segment begins. The first column always begins one.
+    """
     begins = border.copy()
     begins[:, 0] = True
+    # (S,) segments of all rows: flat start, size, row. A segment's number counts from the first segment of its row.
     start = np.flatnonzero(begins).astype(np.int32)
     size = np.diff(start, append=np.int32(border.size))
     row, column = np.divmod(start, np.int32(border.shape[1]))
     number = np.arange(1, len(start) + 1, dtype=np.int32) - np.flatnonzero(column == 0).astype(np.int32)[row]
+    # (S,) -> (B * T,): every token has its segment's number, and its distance from the segment's start.
     positions = np.arange(border.size, dtype=np.int32) - np.repeat(start, size)
     return positions.reshape(border.shape), np.repeat(number, size).reshape(border.shape)
 
 
 def _window_table(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Room for the offset (S,), and the first window number of each store (S + 1,).
+    """Windows of stores of `sizes` (S,) tokens: room for their offset (S,), and each one's first window (S + 1,).
 
-    A store of N tokens has (N - 1) // T windows; one is given up (if there are two) for offsets of up to T - 1.
+    A store of N tokens has (N - 1) // T windows. If there are two or more, one is given up, so that all windows can begin
+    up to T - 1 tokens later.
     """
     fit = np.maximum(sizes - 1, 0) // length
     windows = np.where(fit > 1, fit - 1, fit)

@@ -1,4 +1,4 @@
-"""The words feed: dictionary concepts, all their words packed by segment into rows of one shape."""
+"""The words feed: dictionary concepts with all their words, packed as segments into rows of one shape."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class WordFeed:
         at_least_one(self, "length", "words_per_row", "concepts")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
-        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
         if not lexicon:
             raise UserError(f"{type(self).__name__} needs Recipe.lexicon")
 
@@ -47,7 +47,7 @@ class WordFeed:
         """The feed over the lexicon's training table; no mixture is read and no split but "train" exists.
 
         Raises:
-          UserError: no lexicon, fewer training concepts than a step takes, or a word longer than a row.
+          UserError: there is no lexicon, it has fewer training concepts than a step takes, or a word is longer than a row.
         """
         name = type(self).__name__
         if corpus.lexicon is None:
@@ -61,11 +61,11 @@ class WordFeed:
         return Words(self, table, own_tokens(corpus, table.languages), rows, seed, corpus.tokenizer.pad or 0)
 
     def table(self, lexicon: Concepts) -> Concepts:
-        """What is fed of the lexicon's training table."""
+        """The words that are fed, from the lexicon's training table."""
         return lexicon
 
     def blank(self, rows: int) -> Batch:
-        """`rows` rows without words, for whoever needs shapes only."""
+        """The arrays of `rows` rows without words, where only shapes matter."""
         batch = {
             n: blank((rows, self.length), np.int32)
             for n in ("tokens", "targets", "positions", "segment_ids", "own_tokens")
@@ -79,19 +79,20 @@ class WordFeed:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class PieceFeed(WordFeed):
-    """A WordFeed of the words and of the pieces that translate each other in them (`piece_pairs.with_pieces`)."""
+    """A WordFeed that also feeds the pieces which translate each other within the words (`subword_pairs.with_pieces`)."""
 
     def table(self, lexicon: Concepts) -> Concepts:
-        """The training table with its pairs of pieces."""
+        """The training table, and its pairs of pieces as further concepts."""
         return with_pieces(lexicon)
 
 
 class Words:
-    """Epochs over permuted concepts; the few that do not fill an epoch's last step are left out of that epoch."""
+    """Epochs over the concepts, in a new order each. Concepts that would not fill an epoch's last step are left out of it."""
 
     def __init__(self, config: WordFeed, table: Concepts, own: np.ndarray, rows: int, seed: int, pad: int) -> None:
         self.length = config.length
         self.languages = table.languages
+        # The table is sorted by concept: `_bounds` (C + 1,) has the first word of each concept, and the end.
         self._config, self._table, self._own, self._rows, self._seed, self._pad = config, table, own, rows, seed, pad
         self._bounds = np.append(np.unique(table.concept, return_index=True)[1], len(table.concept))
 
@@ -99,12 +100,17 @@ class Words:
         """Rows `row_slice` of the step that begins at `first_row`.
 
         Returns:
-          tokens, positions, segment_ids (R, T) int32: segment s is word slot s - 1, 0 nothing; concept (R, S) int32, -1
-          absent; text_hash (R, S) uint32; language (R, S) int32 index into `languages`; targets (R, T) int32, weights
-          (R, T) float32: the next token of the same word; own_tokens (R, T) int32: 1 for tokens that are
-          their word's language's own (the function of that name); count_words, count_dropped (R,) int32: packed, and what
-          did not fit (counted in row 0).
+          tokens, positions: (R, T) int32.
+          segment_ids: (R, T) int32, segment s is word slot s - 1; 0 is padding.
+          targets: (R, T) int32, the next token of the same word; weights: (R, T) float32, 0 at a word's last token.
+          own_tokens: (R, T) int32, 1 for tokens that belong to the language of their word (`token_ties.own_tokens`).
+          concept: (R, S) int32, -1 for free slots.
+          language: (R, S) int32 index into `languages`.
+          text_hash: (R, S) uint32.
+          count_words: (R,) int32, words packed in the row.
+          count_dropped: (R,) int32, words of the step that did not fit; row 0 has them all.
         """
+        # (W,) words of the step -> row, slot and place of each; words beyond the last row are dropped.
         word = self._chosen(first_row // self._rows)
         sizes = np.diff(self._table.starts)[word, None]
         row, slot, place = pack(sizes, self._config.length, self._config.words_per_row, longest_first=False)
@@ -114,7 +120,7 @@ class Words:
         return {key: array[row_slice] for key, array in batch.items()}
 
     def _chosen(self, step: int) -> np.ndarray:
-        """The table's words of a step, concepts in permuted order."""
+        """(W,) int64: the words of a step's concepts, as rows of the table."""
         concepts = len(self._bounds) - 1
         epoch, index = divmod(step, concepts // self._config.concepts)
         order = index * self._config.concepts + np.arange(self._config.concepts)
@@ -122,13 +128,16 @@ class Words:
         return np.concatenate([np.arange(self._bounds[c], self._bounds[c + 1]) for c in chosen])
 
     def _fill(self, word: np.ndarray, row: np.ndarray, slot: np.ndarray, place: np.ndarray) -> Batch:
+        """All rows of a step. `word`, `row`, `slot` and `place` are (W,): the packed words and where they lie."""
         table, (R, T, S) = self._table, (self._rows, self._config.length, self._config.words_per_row)
+        # (W,) words -> (N,) tokens of all words: number within the word, flat place in the rows, id.
         first = table.starts[word]
         size = table.starts[word + 1] - first
         before = np.cumsum(size) - size
         inside = np.arange(size.sum()) - np.repeat(before, size)
         at = np.repeat(row * T + place, size) + inside
         ids = table.ids[np.repeat(first, size) + inside]
+        # Empty rows (R, T), then the (N,) values at their places.
         batch: Batch = {key: np.zeros((R, T), np.int32) for key in ("positions", "segment_ids", "own_tokens")}
         batch |= {key: np.full((R, T), self._pad, np.int32) for key in ("tokens", "targets")}
         batch["weights"] = np.zeros((R, T), np.float32)
@@ -140,8 +149,10 @@ class Words:
             ("own_tokens", self._own[np.repeat(table.language[word], size), ids]),
         ):
             batch[key].ravel()[at] = values
+        # Each token but a word's last predicts the next one.
         batch["targets"].ravel()[at[goes_on]] = ids[np.flatnonzero(goes_on) + 1]
         batch["weights"].ravel()[at[goes_on]] = 1.0
+        # (W,) columns of the table -> (R, S) by row and slot.
         for key, absent in (("concept", -1), ("language", 0), ("text_hash", 0)):
             values = getattr(table, key)
             batch[key] = np.full((R, S), absent, values.dtype)
