@@ -1,4 +1,4 @@
-"""Dictionaries: files (TSV, MUSE, PreAlign's JSON lines) and CLDR names. One entry is one concept (PreAlign, section 2)."""
+"""Dictionaries from files (TSV, MUSE, PreAlign's JSON lines) and from CLDR. One entry is one concept (PreAlign, section 2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xalign_jax.recipe import resolve
 
 
 class Entry(NamedTuple):
-    """The words of one concept: (index into the languages, word), those of the source language first."""
+    """The words of one concept, (index into the languages, word) each; words of the source language come first."""
 
     concept: str
     words: tuple[tuple[int, str], ...]
@@ -24,8 +24,9 @@ class Entry(NamedTuple):
 class Dictionary:
     """Entries in order of first appearance.
 
-    `report` counts the `lines` read and what was dropped: `empty` and `too_long` words, `duplicates`, and `single`
-    lines (of one word only).
+    Attributes:
+      report: counts of the `lines` that were read and of the words and lines that were dropped: `empty` and `too_long`
+        words, `duplicates`, and `single` lines, which have one word only.
     """
 
     entries: tuple[Entry, ...]
@@ -39,14 +40,16 @@ _DICT_CC = re.compile(r"\{(m|f|n|pl|sg|m/f|adj|adv|verb)\.?\}")
 
 
 def read_dictionary(path: str, languages: tuple[str, ...] = ("en", "de"), max_words: int | None = None) -> Dictionary:
-    """A dictionary file; `.gz` is decompressed. The form is told by its lines:
+    """A dictionary file; `.gz` is decompressed. Each line has one of these forms:
 
       TSV `source<TAB>target`, MUSE `source target`, JSON pairs {"src_text", "tgt_text"}, JSON rows
       {"words": "a $ b $ c"} with an optional integer "index". The n-th word is in languages[n - 1].
 
-    Numbers from the third column on, and further JSON keys of a number, are scores and are left out. Lines of one source
-    word, or of one "index", make one entry. Words of more than `max_words` white-space separated words are dropped.
-    Raises: UserError naming file:line, for anything else beyond the languages as well.
+    Numbers from the third column on, and further JSON keys with a number, are scores and are left out. Lines with the same
+    source word or the same "index" make one entry. Words of more than `max_words` white-space separated words are dropped.
+
+    Raises:
+      UserError: naming file:line; a line has another form, or a word beyond the languages.
     """
     path = resolve(path)
     rows = (_parse(line, path, number, languages) for number, line in read_lines(path) if line.strip())
@@ -54,6 +57,7 @@ def read_dictionary(path: str, languages: tuple[str, ...] = ("en", "de"), max_wo
 
 
 def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Row:
+    """A line's concept, None if only its source word tells, and its words with their languages."""
     concept = None
     if line.lstrip().startswith("{"):
         row = parse_object(line, path, number)
@@ -71,7 +75,7 @@ def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Ro
 
 
 def _check_words(words: list[str], path: str, number: int, languages: tuple[str, ...]) -> list[str]:
-    """The words without empty columns at the end. Raises UserError for more of them than languages, and for dict.cc's."""
+    """The words of the languages. Raises UserError if there are further words, or remarks as dict.cc writes them."""
     for word in words:
         if remark := _DICT_CC.search(word):
             raise UserError(
@@ -89,6 +93,7 @@ def _check_words(words: list[str], path: str, number: int, languages: tuple[str,
 
 
 def _json_words(row: dict[str, Any], path: str, number: int) -> list[str]:
+    """The words of a JSON line of either form, in the order of the languages."""
     unknown = [key for key, value in row.items() if key not in _KEYS and not isinstance(value, int | float | None)]
     if unknown:
         raise UserError(f"{path}:{number}: unknown key {unknown[0][:40]!r}; take it out of the file")
@@ -102,6 +107,7 @@ def _json_words(row: dict[str, Any], path: str, number: int) -> list[str]:
 
 
 def _merge(rows: Iterator[_Row], max_words: int | None) -> Dictionary:
+    """Lines as entries: one for each concept or source word, without repetitions."""
     report = dict.fromkeys(("lines", "empty", "too_long", "single", "duplicates"), 0)
     entries: dict[str, dict[tuple[int, str], None]] = {}
     for concept, words in rows:
@@ -127,7 +133,8 @@ def _merge(rows: Iterator[_Row], max_words: int | None) -> Dictionary:
 def cldr_dictionary(languages: tuple[str, ...], max_words: int | None = None) -> Dictionary:
     """Names of territories, languages, scripts, currencies, months, days and units in two or more CLDR locales.
 
-    Raises: UserError if Babel is missing or knows no such locale.
+    Raises:
+      UserError: Babel is not installed, or knows no such locale.
     """
     names = [_cldr_names(language) for language in languages]
     rows: list[_Row] = []
@@ -139,7 +146,7 @@ def cldr_dictionary(languages: tuple[str, ...], max_words: int | None = None) ->
 
 @functools.cache
 def _cldr_names(language: str) -> dict[tuple[str, str], str]:
-    """Names by (kind, code), where the locale has them, in letters and without a remark in brackets."""
+    """The locale's names by (kind, code). Names without letters, and names with a remark in brackets, are left out."""
     try:
         from babel import Locale, UnknownLocaleError
     except ImportError:
