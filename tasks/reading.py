@@ -210,8 +210,8 @@ def seqio_task(
 ) -> seqio.Task:
     """The ordinary tokenised Task of a text task: `targets` ending with eos, beside `language` and `group_id`.
 
-    Its ids are those of the task's store, but for combining marks that SentencePiece's own tables leave uncomposed (stores
-    compose them first). For a plain seqio pipeline; training here reads stores instead.
+    Its ids are those of the task's store, but for combining marks that SentencePiece's own tables leave uncomposed
+    (stores compose them first). For a plain seqio pipeline; training here reads stores instead.
 
     Args:
       name: a Task (of a Mixture, name its Tasks).

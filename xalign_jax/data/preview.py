@@ -20,7 +20,7 @@ COVERAGE_TOKENS = 1_000_000
 
 
 def preview(stream: str, batch: dict[str, np.ndarray], languages: tuple[str, ...], corpus: Corpus) -> str:
-    """The first rows of a stream's batch as text, with the words that are switched in them, and the shapes of its arrays."""
+    """The first rows of a stream's batch as text, with their switched words, and the shapes of its arrays."""
     lines = [f"stream {stream}:"]
     if "language" in batch and "concept" not in batch:
         lines[0] += " a word in brackets is read in place of one that began as shown behind the arrow"

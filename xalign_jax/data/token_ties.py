@@ -43,8 +43,8 @@ def own_tokens(corpus: Corpus, languages: tuple[str, ...]) -> np.ndarray:
     """(L, V) bool: the tokens that belong to each language and not to the first one, `languages[0]`.
 
     A token belongs to a language if its share of the language's running tokens is at least `OWN` times its share of the
-    first language's. All tokens of a clone's text belong to the clone; of a vocabulary that two languages share, some do.
-    No token belongs to the first language.
+    first language's. All tokens of a clone's text belong to the clone; of a vocabulary that two languages share, some
+    do. No token belongs to the first language.
     """
     tokenizer = corpus.tokenizer
     shares = np.zeros((len(languages), tokenizer.size))

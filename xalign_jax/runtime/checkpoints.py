@@ -69,8 +69,8 @@ class Checkpoints:
         """(step, what `restore` gives) of the newest whole step; None if there is no step at all.
 
         If `tell`, a line on stderr names each newer step that is damaged. A run that trains moves it out of the way of
-        the step that it will save there; it deletes nothing, because a step that could not be read today may be readable
-        tomorrow.
+        the step that it will save there; it deletes nothing, because a step that could not be read today may be
+        readable tomorrow.
 
         Raises:
           UserError: there are steps, and all are damaged.
@@ -220,8 +220,8 @@ class Checkpoints:
 def _barrier(key: str, timeout_ms: int) -> None:
     """Wait for every process at a point of a save in the background.
 
-    A process whose save has failed passes here while its exception is on the way, and must not wait: the others wait for
-    it elsewhere.
+    A process whose save has failed passes here while its exception is on the way, and must not wait: the others wait
+    for it elsewhere.
     """
     if (failed := sys.exception()) is not None:
         raise failed

@@ -1,4 +1,4 @@
-"""A recipe's train steps, compiled for a machine from shapes alone: the loop's own functions, no text, no arrays."""
+"""A recipe's train steps, lowered for a machine by the training loop's own functions, from shapes: no text, no arrays."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Program(NamedTuple):
     """A stage's train step, lowered for a machine.
 
     Attributes:
-      lowered: what `.compile()` makes the program of.
-      parameters: how many the model and its heads have.
+      lowered: JAX's lowered step; its `compile()` gives the program.
+      parameters: the number of parameters of the model and its heads.
     """
 
     stage: Stage
@@ -38,8 +38,8 @@ def programs(recipe: Recipe, runtime: Runtime, machine: Machine) -> Iterator[Pro
     """The train step of each stage, lowered one after another.
 
     Raises:
-      UserError: a mesh that does not multiply to the machine's devices, rows that do not divide over it, and whatever
-        else `xalign train` would refuse before it reads text.
+      UserError: the mesh does not multiply to the machine's devices, rows do not divide over it, or `xalign train`
+        would refuse the recipe before it reads text.
     """
     stages.check(recipe)
     mesh = sharding.make_mesh(runtime.mesh, machine.slices)
@@ -54,13 +54,15 @@ def programs(recipe: Recipe, runtime: Runtime, machine: Machine) -> Iterator[Pro
 
 
 def _lower(stage: Stage, model: Model, mesh: Mesh, seed: int) -> Program:
+    # Shapes and places of the state and of a batch stand for the arrays.
     coordinates = stage.parametrization.bind(model, None)
     known = state.layout(stage, coordinates, model, seed, mesh)
     rows = NamedSharding(mesh, sharding.BATCH)
     batches = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows), stages.blank_batches(stage)
     )
-    languages = {stream.name: ("",) for stream in stage.streams}  # only text knows; the step counts tokens by them
+    # The step counts tokens by language, and only text has their names: one nameless language stands for all.
+    languages = {stream.name: ("",) for stream in stage.streams}
     step = jit_step(make_step(stage, coordinates, model, 0, seed, languages), known.where)
     with jax.set_mesh(mesh):
         lowered = step.lower(abstract(known.abstract, known.where), batches)

@@ -1,8 +1,8 @@
 """Input-only code-switching on token arrays (PreAlign, Li et al. 2024, stage 2).
 
-Each word of a row is drawn with probability `rate`. A drawn word that the table holds is replaced in the input by one of
-its translations. Targets stay original: the span's first target is the original word's first token, and the rest of the
-span has weight 0. So no target is ever a switched token, except with `vanilla`.
+Each word of a row is drawn with probability `rate`. A drawn word that the table holds is replaced in the input by one
+of its translations. Targets stay original: the span's first target is the original word's first token, and the rest of
+the span has weight 0. So no target is ever a switched token, except with `vanilla`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Switch:
     """How a window feed switches words.
 
     Attributes:
-      rate: probability that a word is drawn. The effective rate is `rate` times the share of words that the table holds.
+      rate: probability that a word is drawn. The effective rate is this times the share of words that the table holds.
       vanilla: True also switches the targets; the paper argues against it.
       both_ways: True also switches words of the other languages into the source language.
     """
@@ -75,8 +75,8 @@ Senses = dict[int, set[int]]  # target language -> word numbers of the concept t
 def build_table(concepts: Concepts, tokenizer: Tokenizer, both_ways: bool = False) -> Table | None:
     """The switching table of a concept table, whose language 0 is the source. None if no word has a translation.
 
-    A word of a text is looked up by its exact tokens. If they are no key, other casings (lower, Capitalised, UPPER) of a
-    key with the same case-folded spelling count, and for scripts without spaces the word after a space.
+    A word of a text is looked up by its exact tokens. If they are no key, other casings (lower, Capitalised, UPPER) of
+    a key with the same case-folded spelling count, and for scripts without spaces the word after a space.
     """
     entries: dict[Key, Senses] = {}
     folded: dict[tuple[int, str], Senses] = {}

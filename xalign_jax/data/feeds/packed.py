@@ -1,4 +1,4 @@
-"""Feeds of packed texts: TextFeed (masked LM), TranslationFeed (translation LM), ContrastFeed (contrast of sentences)."""
+"""Feeds of packed texts: TextFeed (masked LM), TranslationFeed (translation LM), ContrastFeed (contrast)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TextFeed:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
-          UserError: the rates do not fit the mixture, a row is too short for a token and its specials, or there is no text.
+          UserError: the rates do not fit the mixture, a row has no room for a token and its specials, or there is no text.
         """
         mixture = reads(self, mixture)
         own = int(hash64(seed, "TextFeed"))
@@ -93,7 +93,7 @@ class TranslationFeed:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
-          UserError: there are no translation pairs, a language of the rates has none, or two sides are too long for a row.
+          UserError: there are no translation pairs, a language of the rates has none, or the sides do not fit a row.
         """
         _check_side(self, 2, corpus)
         own = int(hash64(seed, "TranslationFeed"))
@@ -141,7 +141,7 @@ class ContrastFeed:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
-          UserError: there are no translation pairs, a language of the rates has none, or two sides are too long for a row.
+          UserError: there are no translation pairs, a language of the rates has none, or the sides do not fit a row.
         """
         _check_side(self, 2 if self.mixup else 1, corpus)
         own = int(hash64(seed, "ContrastFeed"))

@@ -1,8 +1,8 @@
 """Packing: items of one or two views in rows of fixed shape, in closed form.
 
-Items are numbered endlessly. Block b holds the items [4096 b, 4096 (b + 1)). Each block is packed by itself: longest item
-first, each item into the first row with room. All blocks have the same number m of rows, so row r lies in block r // m,
-and no state is kept.
+Items are numbered endlessly. Block b holds the items [4096 b, 4096 (b + 1)). Each block is packed by itself: longest
+item first, each item into the first row with room. All blocks have the same number m of rows, so row r lies in block r
+// m, and no state is kept.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def pack(
       row (I,), slot (I,), first place in the row of each view (I, V); int64.
     """
     count, views = sizes.shape
-    # Free tokens of each row, for each view: `room` is compared as a whole, and is -1 where no slot is free. `left` holds
-    # the same numbers as lists, because single entries of a list are read faster.
+    # Free tokens of each row, for each view: `room` is compared as a whole, and is -1 where no slot is free. `left`
+    # holds the same numbers as lists, because single entries of a list are read faster.
     room = [np.full(count, length, np.int32) for _ in range(views)]
     left = [[length] * count for _ in range(views)]
     taken, row, slot = [0] * count, [0] * count, [0] * count
@@ -124,7 +124,7 @@ def pack(
 
 
 class PackedRows:
-    """Rows of packed items: "bos x eos" for one text, "bos a eos b eos" for two; without bos if the vocabulary has none."""
+    """Rows of packed items: "bos x eos" for one text, "bos a eos b eos" for two; no bos if the vocabulary has none."""
 
     def __init__(self, source: Source, form: Form, tokenizer: Tokenizer, rows: int, seed: int) -> None:
         self.length, self.languages = form.length, source.languages
@@ -165,7 +165,7 @@ class PackedRows:
         return items.size.sum(2) + items.size.shape[2] + (self._bos is not None)
 
     def _measure(self) -> tuple[int, float]:
-        """The rows of a block, enough for nearly all items of every sampled block, and the filled share of their tokens."""
+        """The number of rows that hold nearly all items of every sampled block, and the filled share of their tokens."""
         count, rows, sizes = 0, [], []
         for block in range(_SAMPLE):
             items = self._source.items(block * ITEMS + np.arange(ITEMS))

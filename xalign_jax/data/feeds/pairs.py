@@ -1,4 +1,4 @@
-"""The texts that an item is made of: pieces of documents, translation pairs, mixed pairs. Pure functions of item numbers."""
+"""The texts of an item: pieces of documents, translation pairs, mixed pairs. All are pure functions of item numbers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from xalign_jax.errors import UserError
 class Pieces:
     """Documents cut into pieces of at most `most` tokens. Every piece is an item and comes once in an epoch.
 
-    The mixture's rates are shares of items. A language and its clones share one cursor, so no piece comes in two languages
-    within an epoch. Empty documents are left out and counted.
+    The mixture's rates are shares of items. A language and its clones share one cursor, so no piece comes in two
+    languages within an epoch. Empty documents are left out and counted.
     """
 
     unit = "texts"
@@ -30,7 +30,7 @@ class Pieces:
         counts = member_counts(pieces, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
         self._most, self._members = most, Members(members, counts, seed)
         self.languages, self.tokens = self._members.languages, self._members.tokens
-        # (D,) documents of all token arrays: first token, tokens without eos. `_first` (D + 1,): each one's first piece.
+        # (D,) documents of all arrays: first token, tokens without eos. `_first` (D + 1,): each document's first piece.
         offsets = [offsets for member in self._members.texts for offsets in member.offsets]
         self._starts = np.concatenate([offset[:-1] for offset in offsets])
         self._sizes = np.concatenate([np.diff(offset) for offset in offsets]) - 1
@@ -101,7 +101,7 @@ class Pairs:
         self._bounds()
 
     def _bounds(self) -> None:
-        """Index the documents. A run is all documents of one group in one language; groups and runs lie in one piece."""
+        """Index the documents by group and by run. A run is the documents of one group in one language."""
         # (R,) first document and size of each run; `_run` (D,): the run of each document.
         key = self.group.astype(np.int64) * len(self.languages) + self.language
         _, first, self._run, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
@@ -119,8 +119,8 @@ class Pairs:
     def partner(self, document: np.ndarray, draw: np.ndarray) -> np.ndarray:
         """A translation of each document: (I,) int64 documents, (I,) uint64 draws -> (I,) int64 documents.
 
-        With a pivot, a document in another language gets one in the pivot's language. A document in the pivot's language,
-        and every document without a pivot, gets any document of its group in another language.
+        With a pivot, a document in another language gets one in the pivot's language. A document in the pivot's
+        language, and every document without a pivot, gets any document of its group in another language.
         """
         run, group = self._run[document], self.group[document]
         others = self._group_count[group] - self._run_count[run]
@@ -164,7 +164,7 @@ def _translated(group: np.ndarray, language: np.ndarray, pivot: int) -> np.ndarr
 
 
 class PairExamples:
-    """Translation pairs by number. The mixture's rates choose the language of the first text; its partner is then drawn.
+    """Translation pairs by number. The mixture's rates draw the language of the first text, then its partner is drawn.
 
     Within a language's epoch, every text that has a translation is the first text of one pair.
     """
@@ -194,8 +194,9 @@ class PairExamples:
 class PairItems:
     """Items of one pair (a text and its translation) or, with `mixup`, of two pairs.
 
-    With one view, the pair is one sequence in a random order. With two views, one side is the query and the other the key,
-    by lot. With `mixup` the order of the two texts in the query and in the key is drawn as well: InfoXLM's eight modes.
+    With one view, the pair is one sequence in a random order. With two views, one side is the query and the other the
+    key, at random. With `mixup` the order of the two texts in the query and in the key is drawn as well: InfoXLM's
+    eight modes.
 
     Args:
       side: most tokens of a text; longer texts are cut.

@@ -96,7 +96,7 @@ class _Switching:
 
 
 def _switching(config: Switch | None, length: int, corpus: Corpus, members: Members) -> _Switching | None:
-    """What `config` asks for; None if no word can be switched. Facts are switched like other text of the source language."""
+    """The switching that `config` asks for, None if it switches no word. Facts are switched like other source text."""
     if config is None:
         return None
     if corpus.lexicon is None:
@@ -126,7 +126,7 @@ class Windows:
     ) -> None:
         self.length, self.languages = length, members.languages
         self._members, self._rows, self._seed, self._switching = members, rows, seed, switching
-        # (S,) tokens of each store, room for its offset; (S + 1,) first window of each; (C + 1,) first window of each text.
+        # (S,) tokens of each store, room for its offset; (S + 1,) its first window; (C + 1,) first window of each text.
         self._sizes = np.array([len(tokens) for tokens in members.tokens])
         self._room, self._store_windows = _window_table(self._sizes, length)
         first = self._store_windows[members.arrays]
@@ -193,7 +193,7 @@ class Windows:
         return batch | {"language": self._members.language[member].astype(np.int32)} | counts
 
     def _read(self, store: np.ndarray, start: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Base ids (B, size) from places (B,) of stores (B,), eos past the end of a store; and how many it had, (B,)."""
+        """(B,) stores and places -> base ids (B, size), eos past the end of a store, and how many it had (B,)."""
         base = np.full((len(start), size), self._eos, self._members.tokens[0].dtype)
         valid = np.minimum(self._sizes[store] - start, size)
         for number in np.unique(store):
@@ -256,8 +256,8 @@ def _segments(border: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _window_table(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Windows of stores of `sizes` (S,) tokens: room for their offset (S,), and each one's first window (S + 1,).
 
-    A store of N tokens has (N - 1) // T windows. If there are two or more, one is given up, so that all windows can begin
-    up to T - 1 tokens later.
+    A store of N tokens has (N - 1) // T windows. If there are two or more, one is given up, so that all windows can
+    begin up to T - 1 tokens later.
     """
     fit = np.maximum(sizes - 1, 0) // length
     windows = np.where(fit > 1, fit - 1, fit)

@@ -47,7 +47,7 @@ class WordFeed:
         """The feed over the lexicon's training table; no mixture is read and no split but "train" exists.
 
         Raises:
-          UserError: there is no lexicon, it has fewer training concepts than a step takes, or a word is longer than a row.
+          UserError: there is no lexicon, it has too few training concepts for a step, or a word is longer than a row.
         """
         name = type(self).__name__
         if corpus.lexicon is None:
@@ -79,7 +79,7 @@ class WordFeed:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class PieceFeed(WordFeed):
-    """A WordFeed that also feeds the pieces which translate each other within the words (`subword_pairs.with_pieces`)."""
+    """A WordFeed that also feeds pieces of words which translate each other (`subword_pairs.with_pieces`)."""
 
     def table(self, lexicon: Concepts) -> Concepts:
         """The training table, and its pairs of pieces as further concepts."""
@@ -87,7 +87,7 @@ class PieceFeed(WordFeed):
 
 
 class Words:
-    """Epochs over the concepts, in a new order each. Concepts that would not fill an epoch's last step are left out of it."""
+    """Epochs over the concepts, each in a new order. An epoch leaves out the concepts that do not fill its last step."""
 
     def __init__(self, config: WordFeed, table: Concepts, own: np.ndarray, rows: int, seed: int, pad: int) -> None:
         self.length = config.length

@@ -1,4 +1,4 @@
-"""A dictionary's entries for some texts: they are read, looked up in the texts and linked, and the most frequent are kept.
+"""A dictionary's entries for some texts: reads them, looks them up in the texts, links them, keeps the most frequent.
 
 An entry is a source word with its translations. All counts in this module are of entries, so that they add up.
 """
@@ -43,7 +43,7 @@ REASONS = {
 
 
 def account(report: Mapping[str, int], languages: Sequence[str]) -> str:
-    """One line: how many of a lexicon's entries are used, and why the others are not. The counts add up to all entries."""
+    """One line: how many of a lexicon's entries are used, and why the others are not. The counts add up."""
     names = {"source": languages[0], "others": ", ".join(languages[1:])}
     lost = ", ".join(f"{report[name]:,} {why.format(**names)}" for name, why in REASONS.items() if report.get(name))
     trained, held_out = report.get("dictionary_concepts", 0), report.get("heldout_concepts", 0)
@@ -85,8 +85,8 @@ def _read_file(path: str, languages: tuple[str, ...], said: bool) -> Dictionary:
     columns = 1 + max((index for entry in dictionary.entries for index, _ in entry.words), default=0)
     if not said and columns < len(languages):
         raise UserError(
-            f"Lexicon.paths: {path} has {columns} words a line at most and the recipe {len(languages)} languages; say which "
-            f'ones it holds, in its name ("{languages[0]}-{languages[1]}.tsv") or as ("{path}", {languages[:2]})'
+            f"Lexicon.paths: {path} has {columns} words a line at most and the recipe {len(languages)} languages; "
+            f'say which ones it holds, in its name ("{languages[0]}-{languages[1]}.tsv") or as ("{path}", {languages[:2]})'
         )
     return dictionary
 
@@ -113,8 +113,8 @@ def _check_file(
         if found[a, b] > found[a, a] and found[b, a] > found[b, b] and wrong > 2 * right:
             raise UserError(
                 f"Lexicon.paths: {path} seems to lead from {b} to {a}: of {len(words[a]):,} words that it has for {a}, "
-                f"{found[a, a]:,} are in the text of {a} and {found[a, b]:,} in that of {b}; of {len(words[b]):,} for {b}, "
-                f'{found[b, b]:,} and {found[b, a]:,}; say so: ("{path}", ("{b}", "{a}"))'
+                f"{found[a, a]:,} are in the text of {a} and {found[a, b]:,} in that of {b}; "
+                f'of {len(words[b]):,} for {b}, {found[b, b]:,} and {found[b, a]:,}; say so: ("{path}", ("{b}", "{a}"))'
             )
     few = [language for language in known if found[language, language] < _FEW * len(words[language])]
     return [
@@ -145,9 +145,9 @@ def _by_source(concept: str, words: Entry, leads_from: str, source: str) -> list
 def word_shares(
     entries: Iterable[Entry], texts: Texts, tokenizer: Tokenizer, max_tokens: int = 16
 ) -> dict[tuple[str, str], float]:
-    """(language, word) -> share of the language's running words that are this word, in any casing. Shares of 0 are left out.
+    """(language, word) -> share of the language's running words that are this word, in any casing.
 
-    Phrases and spellings of more than `max_tokens` tokens are not looked up.
+    Words that do not occur are left out. Phrases and spellings of more than `max_tokens` tokens are not looked up.
     """
     found: dict[tuple[str, str], float] = {}
     wanted = {word for entry in entries for word in entry if not is_phrase(word[1])}
@@ -201,11 +201,11 @@ def linked_entries(entries: list[Entry], shares: Mapping[tuple[str, str], float]
     """The entries with one word for each language and no word twice. Entries that keep no translation are dropped.
 
     This is competitive linking (Melamed, 2000) with frequency as the score, because translations tend to be equally
-    frequent. A pair of a source word and a listed translation has the score 2 min(p, q) / (p + q), where p and q are their
-    shares of the running words. Pairs are linked in the order of falling scores, unless either word has a partner in that
-    language already. Words that do not occur in the texts are not linked.
+    frequent. A pair of a source word and a listed translation has the score 2 min(p, q) / (p + q), where p and q are
+    their shares of the running words. Pairs are linked in the order of falling scores, unless either word has a partner
+    in that language already. Words that do not occur in the texts are not linked.
     """
-    # All pairs as (negative score, entry, translation): sorted, the best comes first and ties keep the order of entries.
+    # All pairs as (negative score, entry, translation): sorted, the best comes first and ties follow the entries.
     pairs = []
     for number, entry in enumerate(entries):
         p = shares.get(entry[0], 0.0)

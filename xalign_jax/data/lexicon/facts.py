@@ -1,7 +1,7 @@
-"""Planted facts: synthetic triples (s, r, o) that texts state in the source language only and probes ask in every language.
+"""Planted facts: synthetic triples (s, r, o), stated in the source language only and asked in every language.
 
-They make the cross-lingual knowledge application of PreAlign (Li et al. 2024) measurable. A query is "s r ?" in a target
-language with a few candidate objects, and the most probable candidate is the answer.
+They make the cross-lingual knowledge application of PreAlign (Li et al. 2024) measurable. A query is "s r ?" in a
+target language with a few candidate objects, and the most probable candidate is the answer.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class FactTable:
     """n facts and their text.
 
     Attributes:
-      tokens: (N,) int32 base ids of D documents "s r o eos" in the source language. All facts come COPIES times, each time
-        in another order.
+      tokens: (N,) int32 base ids of D documents "s r o eos" in the source language. All facts come COPIES times, each
+        time in another order.
       offsets: (D + 1,) int64, document d is tokens[offsets[d]:offsets[d + 1]].
       words: words[language][number] is the ids, (length,) int32, of the word with that number.
       triples: (n, 3) int64 word numbers of s, r and o.
@@ -120,8 +120,8 @@ def build_facts(facts: Facts, table: LexiconTable, tokenizer: Tokenizer) -> Fact
         needed = facts.relations + facts.objects - (-facts.count // facts.relations)
         raise UserError(
             f"Facts: {facts.count} facts take {needed} training words of the dictionary that are unambiguous, and the "
-            f"lexicon has {len(words[0])}; lower Facts.count, .relations and .objects, bind Recipe.facts = None, or see in "
-            "`xalign data stats` what became of the dictionary"
+            f"lexicon has {len(words[0])}; lower Facts.count, .relations and .objects, bind Recipe.facts = None, or see "
+            "in `xalign data stats` what became of the dictionary"
         )
     # (n,) facts: subjects take turns; each time round, a subject takes its next relation; objects are equally frequent.
     number = np.arange(facts.count)
@@ -129,7 +129,7 @@ def build_facts(facts: Facts, table: LexiconTable, tokenizer: Tokenizer) -> Fact
     relation = relations[(first[number % len(subjects)] + number // len(subjects)) % facts.relations]
     right = rng.permutation(number % facts.objects)
     triples = np.stack([subjects[number % len(subjects)], relation, objects[right]], axis=1)
-    # (n, k) candidates as numbers of objects: the right one and k - 1 others; then the right one goes to a random place.
+    # (n, k) candidates as numbers of objects: the right one and k - 1 others. The right one goes to a random place.
     wrong = [rng.choice(facts.objects - 1, facts.candidates - 1, replace=False) for _ in number]
     choices = np.concatenate([right[:, None], (right[:, None] + 1 + np.stack(wrong)) % facts.objects], axis=1)
     answer = rng.integers(facts.candidates, size=facts.count).astype(np.int32)
@@ -139,7 +139,7 @@ def build_facts(facts: Facts, table: LexiconTable, tokenizer: Tokenizer) -> Fact
 
 
 def _shortest(words: tuple[tuple[np.ndarray, ...], ...], number: int, rng: np.random.Generator) -> np.ndarray:
-    """Up to `number` word numbers in random order: those of the fewest tokens in their longest language, ties at random.
+    """Up to `number` word numbers in random order: those with the fewest tokens in their longest language.
 
     Args:
       words: words[language][number] as in `FactTable`.

@@ -1,4 +1,4 @@
-"""The languages that a dictionary file names in its own name: `en-de.tsv`, `freedict-eng-deu.tsv.gz`, `en_pt-BR.txt`."""
+"""The languages that the name of a dictionary file lists: `en-de.tsv`, `freedict-eng-deu.tsv.gz`, `en_pt-BR.txt`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHORT = dict(
     )
 )
 _KNOWN = frozenset(_SHORT.values())
-# A code in small letters, perhaps with a region or script ("pt-BR", "zh_Hant"), or a code in capitals. Then two or more.
+# A code in small letters, perhaps with a region or script ("pt-BR", "zh_Hant"), or in capitals; then two or more.
 _PART = r"(?:[a-z]{2,3}(?:[-_](?:[A-Z]{2}|[A-Z][a-z]{3}))?|[A-Z]{2,3})"
 _CHAIN = re.compile(rf"(?<![A-Za-z]){_PART}(?:[-_]{_PART})+(?![A-Za-z])")
 
@@ -31,8 +31,8 @@ _CHAIN = re.compile(rf"(?<![A-Za-z]){_PART}(?:[-_]{_PART})+(?![A-Za-z])")
 def named_languages(path: str, languages: tuple[str, ...]) -> tuple[str, ...] | None:
     """The languages of a recipe that a file's name lists, in the order of the name; None if it lists none.
 
-    A name lists languages if it holds two or more codes in a row ("en-de", "eng_deu"), each of a common language or of one
-    of `languages`. Codes are compared as languages: "eng" is "en", and "pt" is "pt-BR" if there is no "pt".
+    A name lists languages if it holds two or more codes in a row ("en-de", "eng_deu"), each of a common language or of
+    one of `languages`. Codes are compared as languages: "eng" is "en", and "pt" is "pt-BR" if there is no "pt".
 
     Raises:
       UserError: the name lists a language that the recipe lacks.

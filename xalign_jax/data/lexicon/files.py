@@ -1,4 +1,4 @@
-"""Dictionaries from files (TSV, MUSE, PreAlign's JSON lines) and from CLDR. One entry is one concept (PreAlign, section 2)."""
+"""Dictionaries from files (TSV, MUSE, PreAlign's JSON lines) and CLDR. An entry is a concept (PreAlign, section 2)."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ def read_dictionary(path: str, languages: tuple[str, ...] = ("en", "de"), max_wo
       TSV `source<TAB>target`, MUSE `source target`, JSON pairs {"src_text", "tgt_text"}, JSON rows
       {"words": "a $ b $ c"} with an optional integer "index". The n-th word is in languages[n - 1].
 
-    Numbers from the third column on, and further JSON keys with a number, are scores and are left out. Lines with the same
-    source word or the same "index" make one entry. Words of more than `max_words` white-space separated words are dropped.
+    Numbers from the third column on, and further JSON keys with a number, are scores and are left out. Lines with the
+    same source word or the same "index" make one entry. Words of more than `max_words` white-space separated words are
+    dropped and counted.
 
     Raises:
       UserError: naming file:line; a line has another form, or a word beyond the languages.
@@ -79,8 +80,8 @@ def _check_words(words: list[str], path: str, number: int, languages: tuple[str,
     for word in words:
         if remark := _DICT_CC.search(word):
             raise UserError(
-                f"{path}:{number}: {word[:40]!r} holds the remark {remark[0]!r}, as dict.cc writes grammar, and no text "
-                "has it so; take remarks in brackets, and columns after the second, out of the file"
+                f"{path}:{number}: {word[:40]!r} holds the remark {remark[0]!r}, as dict.cc writes grammar, and no "
+                "text has it so; take remarks in brackets, and columns after the second, out of the file"
             )
     extra = [(column, word) for column, word in enumerate(words[len(languages) :], len(languages) + 1) if word]
     if extra:

@@ -52,10 +52,12 @@ def count_types(stores: Iterable[Store], tokenizer: Tokenizer, max_tokens: int) 
 
 
 def count_keys(stores: Iterable[Store], keys: Keys, max_tokens: int) -> tuple[np.ndarray, int]:
-    """How often each key occurs in the texts, (K,) int64, and how many ordinary words of up to `max_tokens` tokens they have.
+    """How often each key occurs in the texts, and how many ordinary words of up to `max_tokens` tokens the texts have.
 
     Args:
-      keys: all in language 0.
+      keys: K keys, all in language 0.
+    Returns:
+      (K,) int64, and a number.
     """
     counts, total = np.zeros(len(keys.hashes), np.int64), 0
     for tokens in _chunks(stores):

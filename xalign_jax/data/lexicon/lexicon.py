@@ -45,18 +45,18 @@ class Lexicon:
     Attributes:
       source: "clone" (the corpus's most frequent words, each its own translation), "file", or "cldr" (names in Babel's
         locales).
-      paths: the files of source "file". An entry (path, languages) says the languages of the file's words. Otherwise the
-        file's name may say them ("en-de.tsv"); otherwise they are the base languages in order.
+      paths: the files of source "file". An entry (path, languages) says the languages of the file's words. Otherwise
+        the file's name may say them ("en-de.tsv"); otherwise they are the base languages in order.
       languages: the source language first. A clone takes the words of its base language.
       size: most concepts that are used; the most frequent in the corpus come first.
       heldout: share of the concepts that are held out. Concepts whose source words differ only in case stay together.
       coverage: share of the training concepts that is kept.
-      shuffle: the control. True permutes the words of each target language between the concepts of the training table. A
-        number in (0, 1) does so for that share of the concepts: a dictionary with wrong entries.
-      homographs: share of the training concepts that also list the target words of another concept: a second sense, which
-        no text uses.
-      one_to_one: True keeps one word for each concept and language of a file or CLDR, and no word twice: the pairs whose
-        frequencies in the texts of their languages are most alike (`entries.linked_entries`).
+      shuffle: the control. True permutes the words of each target language between the concepts of the training table.
+        A number in (0, 1) does so for that share of the concepts: a dictionary with wrong entries.
+      homographs: share of the training concepts that also list the target words of another concept: a second sense,
+        which no text uses.
+      one_to_one: True keeps one word for each concept and language of a file or CLDR, and no word twice: the pairs
+        whose frequencies in the texts of their languages are most alike (`entries.linked_entries`).
       max_tokens: words of more tokens are dropped and counted.
       seed: of all random choices.
     """
@@ -182,11 +182,11 @@ class LexiconTable:
     Attributes:
       train: the words that training reads; the control shuffles them.
       dictionary: the true words of the same concepts.
-      heldout: the true words of held-out concepts. None of them is a word in training, in any casing; it may be a piece of
-        one.
+      heldout: the true words of held-out concepts. None of them is a word in training, in any casing; it may be a piece
+        of one.
       report: counts of all `entries`, of those used (`dictionary_concepts`, `heldout_concepts`), and of the others by
-        reason (`entries.REASONS`). The used ones and the others add up to all. Further counts, of lines of the files, are
-        those of `files.Dictionary`.
+        reason (`entries.REASONS`). The used ones and the others add up to all. Further counts, of lines of the files,
+        are those of `files.Dictionary`.
       notes: lines about files whose words are rare in the texts.
     """
 
@@ -225,8 +225,8 @@ def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> Lex
     Args:
       stores: task -> split -> base language -> Store.
     Raises:
-      UserError: the vocabulary lacks a clone or does not mark where words begin, a file cannot be read or leads the other
-        way, or the corpus has none of the words.
+      UserError: the vocabulary lacks a clone or does not mark where words begin, a file cannot be read or leads the
+        other way, or the corpus has none of the words.
     """
     most = max(clone_index(language)[1] for language in lexicon.languages)
     if most > tokenizer.clones:
@@ -266,7 +266,7 @@ def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> Lex
 
 
 def _frequent_words(types: WordTypes, tokenizer: Tokenizer, size: int, language: str) -> list[Entry]:
-    """The most frequent alphabetic types of two letters or more whose spelling the tokenizer encodes to the same ids."""
+    """The most frequent alphabetic types of two or more letters that the tokenizer encodes to the same ids again."""
     entries: list[Entry] = []
     for ids in types.tuples():
         if len(entries) == size:
@@ -287,8 +287,8 @@ def _concepts(
 ) -> dict[int, list[Word]]:
     """Concept number -> its words in the lexicon's languages, tokenised and distinct.
 
-    Words that are too long or not in the vocabulary are left out. A concept that keeps no source word or no translation is
-    dropped, and counted in `report` by the first reason.
+    Words that are too long or not in the vocabulary are left out. A concept that keeps no source word or no translation
+    is dropped, and counted in `report` by the first reason.
     """
     # All words of all entries are encoded in one call, and read back in the same order.
     encoded = iter(tokenizer.encode_words([word for entry in entries for _, word in entry]))

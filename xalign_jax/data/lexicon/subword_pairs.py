@@ -14,13 +14,13 @@ _ROUNDS = 10  # of expectation maximisation
 def with_pieces(table: Concepts) -> Concepts:
     """The table, and a new concept for every pair of pieces that translate each other.
 
-    The words of a concept are a tiny parallel text of pieces. Expectation maximisation estimates which piece of a source
-    word stands for which piece of its translation. Pieces at similar places are preferred (Dyer et al., 2013).
+    The words of a concept are a tiny parallel text of pieces. Expectation maximisation estimates which piece of a
+    source word stands for which piece of its translation. Pieces at similar places are preferred (Dyer et al., 2013).
 
-    A pair counts if a model of each direction gives it a probability above one half, so no piece has two partners. There
-    is no new concept for a piece that is itself a word of the table, or for a piece that stands for itself. A piece may be
-    a held-out word: its translation is then inferred from longer words that are not held out. The spelling of a piece in
-    the table is its number.
+    A pair counts if a model of each direction gives it a probability above one half, so no piece has two partners.
+    There is no new concept for a piece that is itself a word of the table, or for a piece that stands for itself. A
+    piece may be a held-out word: its translation is then inferred from longer words that are not held out. The spelling
+    of a piece in the table is its number.
     """
     words = [
         Word(int(concept), int(language), tuple(table.tokens(w).tolist()), text)

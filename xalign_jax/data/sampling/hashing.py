@@ -72,9 +72,9 @@ def draw32(keys: np.ndarray, count: int) -> np.ndarray:
 def permute(index: int | np.ndarray, size: int | np.ndarray, seed: int | np.ndarray) -> np.ndarray:
     """The image of `index` under a pseudo-random bijection of range(size). No table is built.
 
-    First a rotation, so that every image is equally likely however small the size. Then a Feistel network on a rectangle
-    that barely covers `size`. An image outside of range(size) goes through the network again until it lies inside, which
-    keeps the mapping one to one (cycle walking).
+    First a rotation, so that every image is equally likely however small the size. Then a Feistel network on a
+    rectangle that barely covers `size`. An image outside of range(size) goes through the network again until it lies
+    inside, which keeps the mapping one to one (cycle walking).
 
     Args:
       index: integers in [0, size).

@@ -1,8 +1,8 @@
 """Mixture arithmetic: which row belongs to which member, and which item it holds, in closed form.
 
-Rows come in blocks of 1,000. Every block holds the same number of rows of each member (by largest remainder), in an order
-that hash(seed, block) selects. Members that share a cursor, as a language and its clones do, take successive items of it.
-So within an epoch no item goes to two of them.
+Rows come in blocks of 1,000. Every block holds the same number of rows of each member (by largest remainder), in an
+order that hash(seed, block) selects. Members that share a cursor, as a language and its clones do, take successive
+items of it. So within an epoch no item goes to two of them.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def member_rates(
 
     Args:
       tokens: member -> number of tokens (or of other units) that its text has.
-      explicit: `Mixture.rates` as (member, rate) pairs, see `check_rates`. Members that it does not name have rate 0. If
-        it is empty, rates are proportional to tokens^alpha.
+      explicit: `Mixture.rates` as (member, rate) pairs, see `check_rates`. Members that it does not name have rate 0.
+        If it is empty, rates are proportional to tokens^alpha.
       alpha: 1 proportional, 0 uniform (Conneau et al. 2020, section 3.1, use 0.3).
       only_explicit: members that join only when `explicit` names them.
     Raises:
@@ -84,7 +84,7 @@ def block_counts(rates: Mapping[str, float], explicit: bool) -> np.ndarray:
         raise UserError(f"Mixture: more than {BLOCK} members; bind Mixture.languages or Mixture.tasks to fewer")
     share = np.array(list(rates.values()), np.float64)
     single = np.zeros(len(share), bool)  # members that are raised to one row
-    # Raising a member takes rows from the others, which may leave another one without; so repeat until none lacks a row.
+    # Raising a member takes rows from the others and may leave another one without, so repeat until none lacks a row.
     while True:
         others = np.where(single, 0.0, share)
         counts = single + _largest_remainder(others * ((BLOCK - single.sum()) / others.sum()))
@@ -94,7 +94,8 @@ def block_counts(rates: Mapping[str, float], explicit: bool) -> np.ndarray:
         if explicit:
             name = list(rates)[lacking.argmax()]
             raise UserError(
-                f"Mixture.rates gives {name!r} {rates[name]:.2g}: less than one row in {BLOCK}; raise it or leave it out"
+                f"Mixture.rates gives {name!r} {rates[name]:.2g}: less than one row in {BLOCK}; "
+                "raise it or leave it out"
             )
         single |= lacking
 
@@ -149,8 +150,8 @@ class Blocks:
         owner = self.cursor[member]
         width = np.bincount(self.cursor, weights=self.counts).astype(np.int64)
         first = np.cumsum(width) - width
-        # rank (N,1000): the row's place among the block's rows sorted by cursor; less the cursor's first place, it is the
-        # number of earlier rows of the same cursor.
+        # rank (N,1000): the row's place among the block's rows sorted by cursor; less the cursor's first place, it is
+        # the number of earlier rows of the same cursor.
         order = np.argsort(owner, axis=1, kind="stable")
         rank = np.empty_like(order)
         np.put_along_axis(rank, order, np.arange(BLOCK)[None], axis=1)

@@ -1,7 +1,7 @@
 """Directories of the cache: made whole or not at all, sealed with checksums, and made again where they are damaged.
 
-A run draws its batches from these files for days and would not notice wrong tokens. So each directory holds the size and
-the CRC-32 of each of its files, and every run compares them before it starts.
+A run draws its batches from these files for days and would not notice wrong tokens. So each directory holds the size
+and the CRC-32 of each of its files, and every run compares them before it starts.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 def main(argument: str) -> None:
     """Serve one request (JSON).
 
-    With {"error": line} as the last line of stdout it exits USER_ERROR for a UserError, and CACHE_ERROR where files of the
-    cache cannot be read or written.
+    With {"error": line} as the last line of stdout it exits USER_ERROR for a UserError, and CACHE_ERROR where files of
+    the cache cannot be read or written.
     """
     request = json.loads(argument)
     cache = Path(request["cache"])

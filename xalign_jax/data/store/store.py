@@ -1,8 +1,9 @@
 """Token stores: the texts of a task tokenised once, memory-mapped. Reading them needs numpy only.
 
-Layout under the cache: `stores/<key>/{store.json, <split>/<language>/*.npy}`, `vocabularies/<key>/`, and `index/`, which
-says which of them belong to a vocabulary setting and a task, and by which stamps (file times, package versions) that is
-still so. Keys cover content: they never go stale, and the process that finishes first wins. `cache` seals what they hold.
+Layout under the cache: `stores/<key>/{store.json, <split>/<language>/*.npy}`, `vocabularies/<key>/`, and `index/`,
+which says which of them belong to a vocabulary setting and a task, and by which stamps (file times, package versions)
+that is still so. Keys cover content: they never go stale, and the process that finishes first wins. `cache` seals what
+they hold.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Mixture:
       tasks: seqio Tasks or Mixtures (of a Mixture the texts count, not its rates), or files spelled as in
         `sources.parse_name` ("text:en=a.txt.gz,de=b.txt", "tsv:...", "pairs:...", "jsonl:...") or "tfds:wiki40b/en".
       rates: share of each member, {"en": 0.88, "en_clone": 0.1, "facts": 0.02}; names every member.
-      alpha: where rates is empty, a member of n tokens has a share that goes with n^alpha (1 proportional, 0 uniform), at
-        least one row in 1,000.
+      alpha: where rates is empty, a member of n tokens has a share that goes with n^alpha (1 proportional, 0 uniform),
+        at least one row in 1,000.
       languages: only these languages of the text (base codes); () = all.
     """
 

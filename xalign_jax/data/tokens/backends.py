@@ -32,8 +32,8 @@ class Pieces(Protocol):
       control: (V,) bool, pieces that text never contains (the specials and other control pieces).
       word_start, standalone: (V,) bool, see `Tokenizer`.
       texts: what each piece spells, without its marker; "" where that is a part of a character.
-      names: each piece as SentencePiece would write it, "▁" for a space and "<0x..>" for a part of a character: equal in
-        two vocabularies that have the same piece. Of a control piece, whatever it is called there.
+      names: each piece as SentencePiece would write it, "▁" for a space and "<0x..>" for a part of a character: equal
+        in two vocabularies that have the same piece. Of a control piece, whatever it is called there.
       files: what reproduces it, by file name.
     """
 

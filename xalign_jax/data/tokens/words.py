@@ -1,9 +1,9 @@
 """Words in rows of tokens: where they begin, and which of them a set of keys holds.
 
-Text is cut into *words* by the pieces of its vocabulary: a piece that begins a word starts one, punctuation is a word of
-its own, and in scripts that are written without spaces every piece is a word. A dictionary's word is cut in the same way
-and may come to several words in a row: "e-mail" to three, a long Japanese word to two. So a *key* is the tokens of one or
-more whole words, and where several keys begin at one place the longest one counts.
+Text is cut into *words* by the pieces of its vocabulary: a piece that begins a word starts one, punctuation is a word
+of its own, and in scripts that are written without spaces every piece is a word. A dictionary's word is cut in the same
+way and may come to several words in a row: "e-mail" to three, a long Japanese word to two. So a *key* is the tokens of
+one or more whole words, and where several keys begin at one place the longest one counts.
 """
 
 from __future__ import annotations

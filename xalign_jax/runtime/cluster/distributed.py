@@ -90,8 +90,8 @@ def _check(coordinator: str, processes: int | None, process_id: int | None) -> N
 def expects_others() -> bool:
     """Whether the environment says that this process is one of several.
 
-    SLURM and OpenMPI count the processes of the step (a batch script or a shell is none of them); GKE names the hosts of
-    a slice; an indexed Kubernetes job has a completion index; on a TPU virtual machine JAX asks the metadata server.
+    SLURM and OpenMPI count the processes of the step (a batch script or a shell is none of them); GKE names the hosts
+    of a slice; an indexed Kubernetes job has a completion index; on a TPU virtual machine JAX asks the metadata server.
     """
     if counted := _counted():
         return counted[0] > 1

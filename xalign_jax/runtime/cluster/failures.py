@@ -119,8 +119,8 @@ def _watch(over: threading.Event) -> None:
 def _find_the_dead(beats: list[tuple[str, str]], heard: dict[int, tuple[str, float]], passed: float) -> None:
     """Fail for a process whose beat has not changed; `heard` has each one's last beat and its silence since, in seconds.
 
-    The time `passed` since the last look counts as two looks' at most: a stall of process 0, or of the whole machine, is
-    no silence of the others.
+    The time `passed` since the last look counts as two looks' at most: a stall of process 0, or of the whole machine,
+    is no silence of the others.
     """
     passed = min(passed, 2 * POLL_SECONDS)
     said = {int(key.rpartition("/")[2]): beat for key, beat in beats}

@@ -28,8 +28,8 @@ EVENTS = {"maintenance-event": "NONE", "preempted": "FALSE"}  # of Google's meta
 class StopNotice:
     """Whether all processes are to save and stop, as `reached`, asked after every step, says to all at one step.
 
-    Signals are heard within its context only. A SIGINT that follows another notice ends the process at once, whatever it
-    is doing: exit code 3.
+    Signals are heard within its context only. A SIGINT that follows another notice ends the process at once, whatever
+    it is doing: exit code 3.
 
     Several processes agree by JAX's preemption service: it hears SIGTERM in any process, and the step is the first that
     none has passed. It costs no collective, so a notice is heard within a step.
