@@ -1,4 +1,4 @@
-"""A recipe's train steps, lowered for a machine by the training loop's own functions, from shapes: no text, no arrays."""
+"""A recipe's train steps, lowered for a machine from shapes by the training loop's own functions."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class Module:
         known_now: dict[int, int | None] = {}
         for i, operand in enumerate(start.operands):
             known_now[i] = self._value(self.computations[where], operand, lambda _: None)
-        # Only elements that the condition reads are followed. If a trip leaves them all as they are, the end is unknown.
+        # Only elements that the condition reads are followed. A trip that changes none of them would never end.
         used = self._used(condition)
         previous: tuple = ()
         for trip in range(MOST_TRIPS):

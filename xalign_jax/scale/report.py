@@ -108,7 +108,7 @@ def _seconds(flops: float, moved: float, used: Sequence[Collective], machine: Ma
 
 
 def summary(used: Sequence[Collective]) -> list[dict[str, Any]]:
-    """Collectives of one kind, place and reach together: how often a step runs them, and the bytes that a chip sends."""
+    """Collectives of one kind, place and reach together: how often a step runs them, bytes that a chip sends."""
     groups: dict[tuple, dict[str, Any]] = {}
     for one in used:
         key = one.kind, one.windowed, one.layers, one.crosses

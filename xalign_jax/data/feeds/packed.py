@@ -44,7 +44,7 @@ class TextFeed:
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
-          UserError: the rates do not fit the mixture, a row has no room for a token and its specials, or there is no text.
+          UserError: the rates do not fit the mixture, a row is too short for a token, or there is no text.
         """
         mixture = reads(self, mixture)
         own = int(hash64(seed, "TextFeed"))

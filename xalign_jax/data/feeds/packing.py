@@ -165,7 +165,7 @@ class PackedRows:
         return items.size.sum(2) + items.size.shape[2] + (self._bos is not None)
 
     def _measure(self) -> tuple[int, float]:
-        """The number of rows that hold nearly all items of every sampled block, and the filled share of their tokens."""
+        """The number of rows that hold nearly all items of each sampled block, and the share that is filled."""
         count, rows, sizes = 0, [], []
         for block in range(_SAMPLE):
             items = self._source.items(block * ITEMS + np.arange(ITEMS))

@@ -87,7 +87,7 @@ class PieceFeed(WordFeed):
 
 
 class Words:
-    """Epochs over the concepts, each in a new order. An epoch leaves out the concepts that do not fill its last step."""
+    """Epochs over the concepts, each in a new order. An epoch leaves out concepts that do not fill its last step."""
 
     def __init__(self, config: WordFeed, table: Concepts, own: np.ndarray, rows: int, seed: int, pad: int) -> None:
         self.length = config.length

@@ -86,7 +86,8 @@ def _read_file(path: str, languages: tuple[str, ...], said: bool) -> Dictionary:
     if not said and columns < len(languages):
         raise UserError(
             f"Lexicon.paths: {path} has {columns} words a line at most and the recipe {len(languages)} languages; "
-            f'say which ones it holds, in its name ("{languages[0]}-{languages[1]}.tsv") or as ("{path}", {languages[:2]})'
+            f'say which ones it holds, in its name ("{languages[0]}-{languages[1]}.tsv") '
+            f'or as ("{path}", {languages[:2]})'
         )
     return dictionary
 

@@ -120,8 +120,8 @@ def build_facts(facts: Facts, table: LexiconTable, tokenizer: Tokenizer) -> Fact
         needed = facts.relations + facts.objects - (-facts.count // facts.relations)
         raise UserError(
             f"Facts: {facts.count} facts take {needed} training words of the dictionary that are unambiguous, and the "
-            f"lexicon has {len(words[0])}; lower Facts.count, .relations and .objects, bind Recipe.facts = None, or see "
-            "in `xalign data stats` what became of the dictionary"
+            f"lexicon has {len(words[0])}; lower Facts.count, .relations and .objects, bind Recipe.facts = None, or "
+            "see in `xalign data stats` what became of the dictionary"
         )
     # (n,) facts: subjects take turns; each time round, a subject takes its next relation; objects are equally frequent.
     number = np.arange(facts.count)

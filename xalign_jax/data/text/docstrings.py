@@ -1,4 +1,4 @@
-"""docs_en: English running text from the documentation strings of installed packages. Nothing is imported of them."""
+"""The source "docs_en": English running text from the docstrings of installed packages, which are not imported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*[.,;:!?)\"]*$|[(\"][A-Za-z'-]+[.
 
 @dataclasses.dataclass(frozen=True)
 class Documentation:
-    """The prose of each docstring of the packages is one document; paragraphs seen before are dropped."""
+    """The prose of each docstring of the packages is one document. Repeated paragraphs are dropped."""
 
     packages: tuple[str, ...] = PACKAGES
 
@@ -54,7 +54,7 @@ class Documentation:
 
 @functools.cache
 def _documents(packages: tuple[str, ...]) -> tuple[Document, ...]:
-    seen: set[str] = set()
+    seen: set[str] = set()  # normalised paragraphs
     documents = []
     for docstring in (text for package in packages for file in _modules(package) for text in _docstrings(file)):
         paragraphs = {normal_text(paragraph): paragraph for paragraph in prose(docstring)}
@@ -75,10 +75,11 @@ def _modules(package: str) -> list[Path]:
 
 
 def _docstrings(file: Path) -> Iterator[str]:
-    """Docstrings of a module, its classes and functions, and texts handed to `add_newdoc` and the like."""
+    """The docstrings of a module, its classes and functions, and the texts that it passes to `add_newdoc`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         tree = ast.parse(file.read_bytes())
+    # Depth first, in the order of the file: only bodies can hold definitions.
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -90,26 +91,27 @@ def _docstrings(file: Path) -> Iterator[str]:
 
 
 def _newdoc(call: ast.Call) -> Iterator[str]:
-    """The texts of `add_newdoc(place, object, text)`, numpy's docstrings of compiled functions."""
+    """The texts of `add_newdoc(place, object, text)`, by which numpy documents compiled functions."""
     if getattr(call.func, "id", "") == "add_newdoc":
         strings = (node.value for node in ast.walk(call) if isinstance(node, ast.Constant))
         yield from (inspect.cleandoc(text) for text in strings if isinstance(text, str) and "\n" in text)
 
 
 def prose(docstring: str) -> list[str]:
-    """The paragraphs of running prose of a docstring, markup removed, each on one line."""
+    """The paragraphs of running prose in a docstring, without markup, each on one line."""
     paragraphs = (_clean(text) for text in _paragraphs(docstring) if not _FIELD.match(text))
     return [text for text in paragraphs if _is_prose(text)]
 
 
 def _paragraphs(docstring: str) -> list[str]:
-    """Lines of one indent between blank lines, joined; literal blocks and section titles are left out.
+    """Lines of one indent between blank lines, joined. Literal blocks and section titles are left out.
 
-    A hanging paragraph `name: text` with deeper lines after it (Google style) loses its name.
+    A hanging paragraph `name: text` whose further lines are indented more (Google style) loses its name.
     """
     paragraphs: list[str] = []
     block: list[str] = []
     indent, literal = 0, None
+    # `block` collects the lines of a paragraph at `indent`; `literal` is the indent of the line before a literal block.
     for line in [*docstring.expandtabs().splitlines(), ""]:
         text, depth = line.strip(), len(line) - len(line.lstrip())
         if literal is not None and (not text or depth > literal):
@@ -132,6 +134,7 @@ def _paragraphs(docstring: str) -> list[str]:
 
 
 def _clean(text: str) -> str:
+    """A paragraph without reStructuredText markup; "" if it holds mathematics."""
     if ":math:" in text or "\\" in text or "$" in text:
         return ""
     text = _FOOTNOTE.sub("", text)
@@ -141,7 +144,7 @@ def _clean(text: str) -> str:
 
 
 def _is_prose(text: str) -> bool:
-    """Six words or more, ends as a sentence, begins with a letter, and six of seven tokens are plain words."""
+    """True for six words or more that begin and end as a sentence, if six of seven are plain words."""
     tokens = text.split()
     if len(tokens) < 6 or text[-1] not in ".?!" or not text[0].isalpha() or not text[0].isupper():
         return False
