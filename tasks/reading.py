@@ -1,4 +1,4 @@
-"""Reads seqio tasks as documents, and gives the tokenised live task of a text task."""
+"""Reads seqio tasks as documents, and makes a tokenised seqio task of a text task."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from xalign_jax.errors import UserError, one_line
 from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
 
 _UNKNOWN_LANGUAGE = "und"
-_BATCH = 1024
+_BATCH = 1024  # examples that are read from tf.data at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskReader:
-    """The documents of a seqio Task, or of all Tasks of a Mixture one after another (its rates are not used).
+    """The documents of a seqio Task, or of all Tasks of a Mixture one after another. A Mixture's rates are not used.
 
-    Groups of different Tasks of a Mixture have nothing to do with each other where they are numbers of lines or keys of
-    files (Tasks of `SOURCES`); other Tasks may share groups.
+    The Tasks of `SOURCES` number groups by lines or by keys of files, so equal groups of two of them are kept apart.
+    Other Tasks of a Mixture may share groups.
 
     Attributes:
-      code: a hash of the modules that may have registered it, "" where none has.
+      name: the seqio name.
+      code: a hash of the modules that may have registered the task; "" if there are none.
     """
 
     name: str
@@ -47,12 +48,12 @@ class TaskReader:
 
     @property
     def share(self) -> float | None:
-        """Share of the documents that are meant for validation; None where tasks have splits of their own."""
+        """The share of the documents that is meant for validation; None if tasks have their own splits."""
         shares = {SOURCES[task.name].share if task.name in SOURCES else None for task in self.tasks}
         return shares.pop() if len(shares) == 1 else None
 
     def fingerprint(self) -> str:
-        """A hash of what the tasks read, as far as it can be known: files, versions, names."""
+        """A hash of everything that is known about the tasks' content: files, versions, names."""
         parts = [
             SOURCES[t.name].source.fingerprint() if t.name in SOURCES else f"{_outside(t)} {self.code}"
             for t in self.tasks
@@ -60,11 +61,11 @@ class TaskReader:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def stamps(self) -> list[tuple[str, ...]]:
-        """See `sources.Source.stamps`."""
+        """See `files.Source.stamps`."""
         return [stamp for t in self.tasks if t.name in SOURCES for stamp in SOURCES[t.name].stamps()]
 
     def check_vocabulary(self, tokenizer: Tokenizer) -> None:
-        """Raises UserError if a task comes tokenised with another vocabulary than the recipe's, or has no text."""
+        """Raise UserError if a task is tokenised with another vocabulary than the recipe's, or has no text."""
         for task in self.tasks:
             features = task.output_features
             if "text" in features:
@@ -91,7 +92,7 @@ class TaskReader:
 
 
 def _divided(task: seqio.Task, split: str) -> Iterator[Example]:
-    """A split of a task that was registered without this package, its own or else of its training texts."""
+    """A split of a task that was registered outside of this package: its own, or a part of its training texts."""
     _download(task)
     if "validation" in task.splits:
         return _read(task, split)
@@ -100,7 +101,7 @@ def _divided(task: seqio.Task, split: str) -> Iterator[Example]:
 
 
 def _of_task(task: str, example: Example) -> Example:
-    """The example with its group, if it has one, told apart from those of other tasks."""
+    """The example with the task's name in its group, so that no other task has the same group."""
     document = example.document
     return example._replace(document=document._replace(group=f"{task}:{document.group}")) if document.group else example
 
@@ -110,27 +111,27 @@ def _train_documents(task: seqio.Task) -> Iterator[Document]:
 
 
 def open_task(name: str, code: str = "") -> TaskReader:
-    """The reader of a task named in a recipe. Raises UserError if there is none.
+    """The reader of a task that a recipe names. Raises UserError if there is no such task.
 
     Args:
-      code: a hash of the modules that may have registered it. They have not where the name spells what is read.
+      code: a hash of the modules that may have registered the task. It is not used if the name spells a TFDS data set.
     """
     return TaskReader(registered(name), "" if name.startswith("tfds:") else code)
 
 
 def _download(task: seqio.Task) -> None:
-    """Have TFDS make its files if it has not; only then it knows the splits."""
+    """Let TFDS make its files if they are missing, because it knows the splits only then."""
     if isinstance(task.source, seqio.TfdsDataSource):
         builder = task.source.tfds_dataset.builder
         try:
             builder.download_and_prepare()
-        except Exception as error:  # TFDS raises many kinds
+        except Exception as error:  # TFDS raises exceptions of many kinds
             reason = one_line(error)
             raise UserError(f"Mixture.tasks: TFDS cannot prepare {builder.info.full_name}: {reason}") from None
 
 
 def _outside(task: seqio.Task) -> str:
-    """What is known of a task that was registered without this package."""
+    """A line that identifies a task which was registered outside of this package."""
     source = task.source
     if isinstance(source, seqio.TfdsDataSource):
         return f"{task.name} {source.tfds_dataset.info.full_name}"
@@ -138,11 +139,12 @@ def _outside(task: seqio.Task) -> str:
 
 
 def _read(task: seqio.Task, split: str) -> Iterator[Example]:
+    """The examples of a task's split, none if it has no such split. Raises UserError for text that is not UTF-8."""
     if split not in task.splits:
         return
     dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
     if "text" in task.output_features:
-        # Columns of a task's own, which may be of any length, are left out: rows of one batch must be alike.
+        # Other columns are left out: they may have any length, and the rows of a batch must have equal shapes.
         columns = dataset.map(lambda row: {name: row[name] for name in FEATURES if name in row})
         for batch in columns.batch(_BATCH).as_numpy_iterator():
             texts, n = batch["text"], len(batch["text"])
@@ -168,7 +170,7 @@ def _string(task: seqio.Task, cell: Any) -> str:
 
 
 class _Wrapped(seqio.Vocabulary):
-    """A tokenizer other than SentencePiece as a seqio vocabulary; inside tf.data it calls back into Python."""
+    """A tokenizer other than SentencePiece as a seqio vocabulary. Inside tf.data it calls back into Python."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -208,14 +210,18 @@ class _Wrapped(seqio.Vocabulary):
 def seqio_task(
     name: str, vocabulary: Vocabulary, tasks: Sequence[str] | None = None, cache: str | Path | None = None
 ) -> seqio.Task:
-    """The ordinary tokenised Task of a text task: `targets` ending with eos, beside `language` and `group_id`.
+    """A text task as a tokenised seqio Task with `targets`, which end with eos, `language` and `group_id`.
 
-    Its ids are those of the task's store, but for combining marks that SentencePiece's own tables leave uncomposed
-    (stores compose them first). For a plain seqio pipeline; training here reads stores instead.
+    It is meant for plain seqio pipelines; training in this package reads stores. Its ids are those of the task's store,
+    except for combining marks that SentencePiece's own tables leave uncomposed: stores compose them first.
 
     Args:
-      name: a Task (of a Mixture, name its Tasks).
-      vocabulary: as in the recipe; trained on `tasks` (default: this one) if it is trained.
+      name: a Task; for a Mixture, name its Tasks.
+      vocabulary: as in the recipe.
+      tasks: the texts that a trained vocabulary is trained on; None = those of this task.
+      cache: the folder of the cache; None = the default one.
+    Raises:
+      UserError: the name is a Mixture's, or the vocabulary cannot be prepared.
     """
     found = TaskReader(registered(name)).tasks
     if len(found) > 1:

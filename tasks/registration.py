@@ -16,14 +16,14 @@ from xalign_jax.data.text.files import AlignedLines, JsonLines, MultiwayTsv, Sou
 from xalign_jax.data.text.readers import SourceReader
 from xalign_jax.errors import UserError, one_line
 
-SOURCES: dict[str, SourceReader] = {}  # of the tasks registered here, by name
+SOURCES: dict[str, SourceReader] = {}  # readers of the tasks that are registered here, by seqio name
 _STRING = seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.string, rank=0)
 _BATCH = 1024
 FEATURES = {"text": _STRING, "language": _STRING, "group_id": _STRING}
 
 
 def register_source(name: str, source: Source) -> None:
-    """Register a source as a task with splits train and validation (see `sources.Split`)."""
+    """Register a source as a task with the splits train and validation (see `files.Split`)."""
     reader = SourceReader(source)
 
     def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
@@ -50,31 +50,38 @@ def _files(files: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def register_text(name: str, files: Mapping[str, str], document: str = "block") -> None:
-    """Running text, a file a language; a document is a "block" of lines between blank lines or each "line"."""
+    """Register running text, one file for each language.
+
+    Args:
+      document: what a document is: a "block" of lines between blank lines, or a "line".
+    """
     if document not in ("block", "line"):
         raise UserError(f'register_text({name!r}): document = {document!r}: "block" or "line"')
     register_source(name, TextFiles(_files(files), document))
 
 
 def register_tsv(name: str, files: Mapping[str, str]) -> None:
-    """`id<TAB>text`, a file a language, joined by id."""
+    """Register files of `id<TAB>text`, one for each language, joined by id."""
     register_source(name, MultiwayTsv(_files(files)))
 
 
 def register_pairs(name: str, files: Mapping[str, str]) -> None:
-    """Line-aligned files, two or more languages."""
+    """Register line-aligned files of two or more languages."""
     register_source(name, AlignedLines(_files(files)))
 
 
 def register_jsonl(name: str, files: Mapping[str, str], text="text", language="language", group="group_id") -> None:
-    """One JSON object a line with these keys; the file's language holds where an object names none."""
+    """Register files of JSON objects, one on each line, with these keys. The file's language is the default."""
     register_source(name, JsonLines(_files(files), text, language, group))
 
 
 def register_tfds(name: str, datasets: Mapping[str, str], text: str = "text", data_dir: str | None = None) -> None:
-    """TFDS data sets by language, {"en": "wiki40b/en"}; without a version the one TFDS would load.
+    """Register TFDS data sets by language, {"en": "wiki40b/en"}. Without a version, TFDS chooses it.
 
-    A data set without a validation split is divided as files are. Raises UserError if TFDS does not know it.
+    A data set without a validation split is divided like files.
+
+    Raises:
+      UserError: TFDS does not know a data set.
     """
     parts = []
     for language, dataset in datasets.items():
@@ -94,7 +101,7 @@ def register_tfds(name: str, datasets: Mapping[str, str], text: str = "text", da
 def _newest_version(dataset: str, data_dir: str | None) -> str:
     try:
         return str(tfds.builder(dataset, data_dir=data_dir).version)
-    except Exception as error:  # TFDS raises many kinds
+    except Exception as error:  # TFDS raises exceptions of many kinds
         reason = one_line(error)
         raise UserError(f"Mixture.tasks: TFDS cannot open {dataset!r}: {reason}") from None
 
@@ -111,9 +118,10 @@ def _as_text(dataset: tf.data.Dataset, key: str, language: str) -> tf.data.Datas
 
 
 def registered(name: str) -> str:
-    """The seqio name of a task of a recipe, registering tasks that are spelled as files or TFDS data sets.
+    """The seqio name of a recipe's task. A task that is spelled as files or TFDS data sets is registered here.
 
-    Raises: UserError for a name that nobody registered.
+    Raises:
+      UserError: no task of this name is registered.
     """
     spelled = parse_name(name)
     if spelled:
@@ -131,14 +139,14 @@ def registered(name: str) -> str:
     if name not in {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}:
         known = ", ".join(sorted(SOURCES))
         raise UserError(
-            f"Mixture.tasks: no seqio task {name!r}; known: {known}; name the module that registers it in Recipe.modules, "
-            'or spell files as "text:en=PATH"'
+            f"Mixture.tasks: no seqio task {name!r}; known: {known}; name the module that registers it in "
+            'Recipe.modules, or spell files as "text:en=PATH"'
         )
     return name
 
 
 def _language_of(part: str) -> tuple[str, str]:
-    """("en", "wiki40b/en") of "en=wiki40b/en" or of "wiki40b/en"."""
+    """Language and data set: ("en", "wiki40b/en") for "en=wiki40b/en" and for "wiki40b/en"."""
     language, equals, dataset = part.partition("=")
     if equals:
         return language, dataset

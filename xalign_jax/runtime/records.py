@@ -1,4 +1,4 @@
-"""What a model directory records as JSON, read back: every value of the kind that was written, or one line that says so."""
+"""Reads the JSON files of a model directory. A value of another kind than was written gives one line of error."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ WITHOUT = "bring it back, or remove it to go on without it"
 NUMBER = (int, float, type(None))
 TEXT = (str, type(None))
 
-# A type stands for its values, a tuple for any of its shapes, [shape] for a list, [shape, shape] for a pair, a dict for
-# these names where they are present. The shape under `str` is for all other names, which otherwise may hold anything.
+# Shapes of JSON values. A type stands for its values, a tuple for any of its shapes, [shape] for a list, and
+# [shape, shape] for a pair. A dict gives the shapes of named values, which may be absent. Its shape under `str` is for
+# all other names; without it, they may hold anything.
 ENVIRONMENT: dict[Any, Any] = {
     "recipe_name": str,
     "seed": int,
@@ -41,25 +42,25 @@ RESULT: dict[Any, Any] = {
     "seed": NUMBER,
     "control": TEXT,
 }
-OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT}  # newer rows have them
+OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT}  # only newer rows have them
 METRICS: dict[Any, Any] = {"stage": str, "step": int, str: NUMBER}
 
 
 def read_environment(directory: Path | epath.Path, needs: Sequence[str] = ()) -> dict[str, Any]:
-    """The contents of `environment.json`, {} if there is none.
+    """The contents of `environment.json`; {} if there is no such file.
 
     Raises:
-      UserError: it is damaged, or lacks something of `needs`.
+      UserError: the file is damaged, or lacks one of the names in `needs`.
     """
     path = directory / "environment.json"
     return _checked(path, path.read_bytes(), ENVIRONMENT, needs) if path.exists() else {}
 
 
 def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
-    """The rows of `results.json`, none if there is no such file.
+    """The rows of `results.json`; none if there is no such file.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the file is damaged.
     """
     path = directory / "results.json"
     rows = _checked(path, path.read_bytes(), [RESULT | OPTIONAL]) if path.exists() else []
@@ -70,7 +71,7 @@ def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
 
 
 def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`, none if there is no such file; a run that is still writing may have half a last one.
+    """The rows of `metrics.jsonl`; none if there is no such file. Half a last line is ignored: a run may be writing.
 
     Raises:
       UserError: another line is damaged.
@@ -84,7 +85,7 @@ def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:
 
 
 def metrics_rows(path: Path | epath.Path) -> Iterator[tuple[int, Any]]:
-    """(line number, row) of each whole line of a `metrics.jsonl`; a UserError in place of a row that is damaged."""
+    """(line number, row) of each complete line of a `metrics.jsonl`, with a UserError in place of a damaged row."""
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
         try:
             yield number, _checked(path, line, METRICS, ("step",))
@@ -93,6 +94,7 @@ def metrics_rows(path: Path | epath.Path) -> Iterator[tuple[int, Any]]:
 
 
 def _checked(path: Path | epath.Path, contents: bytes, shape: Any, needs: Sequence[str] = ()) -> Any:
+    """The JSON value of a file's contents. Raises UserError if it does not have the shape or lacks a name."""
     try:
         found = json.loads(contents.decode())
     except json.JSONDecodeError as error:
@@ -111,7 +113,7 @@ def _damaged(path: Path | epath.Path, wrong: str) -> UserError:
 
 
 def _misfit(value: Any, shape: Any, place: str) -> str | None:
-    """Where a value differs from its shape, None if nowhere."""
+    """Where and how a value differs from its shape; None if it does not. `place`: the value's path in the file."""
     if isinstance(shape, tuple):
         misfits = [_misfit(value, one, place) for one in shape]
         return misfits[0] if all(misfits) else None

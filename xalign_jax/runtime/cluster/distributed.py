@@ -1,6 +1,6 @@
-"""Several processes of one run: joining, agreeing, waiting.
+"""The processes of one run: how they join, agree and wait for each other.
 
-They talk over the key-value store of JAX's coordination service, which needs no devices.
+They communicate through the key-value store of JAX's coordination service, which needs no devices.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ import jax
 
 from xalign_jax.errors import RunError, UserError, one_line
 
-# Launcher -> the variables that say how many processes there are, which this one is, how many share this host.
+# Launcher -> the variables with the number of processes, this one's number, and the number of processes on this host.
 LAUNCHERS = {
     "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_TASKS_PER_NODE"),
     "OpenMPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 }
 JOIN_SECONDS = 300
-HEARTBEAT_SECONDS = 60  # after which JAX itself ends a run that lost a process; `failures` is sooner, and says which
-WAIT_SECONDS = 24 * 3600  # for what another process prepares; one that fails is noticed otherwise
+HEARTBEAT_SECONDS = 60  # JAX itself ends a run that lost a process after this time; `failures` is faster and names it
+WAIT_SECONDS = 24 * 3600  # longest wait for another process; `failures` notices one that has failed much earlier
 
-_exchanges = itertools.count()
+_exchanges = itertools.count()  # numbers the exchanges, in the same order in every process
 
 
 def initialize(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
     """Join the other processes of this run, if there are any.
 
-    With a coordinator ("host:port" of process 0), what is not given comes from SLURM or OpenMPI. Without one, JAX finds
-    the others where the environment says that there are some (`expects_others`). `processes` = 1 always runs alone.
+    With a coordinator ("host:port" of process 0), missing numbers come from SLURM or OpenMPI. Without one, JAX finds
+    the other processes if the environment says that there are some (`expects_others`). `processes` = 1 always runs
+    alone.
 
     Raises:
-      UserError: the options do not say enough, or nothing finds the coordinator.
-      RunError: JAX cannot join. (When the others do not come in time, JAX itself ends the process.)
+      UserError: an option is missing or wrong, or JAX finds no coordinator.
+      RunError: JAX cannot join. If the others do not come in time, JAX itself ends the process.
     """
     if processes == 1 or (coordinator is None and processes is None and process_id is None and not expects_others()):
         return
@@ -77,6 +78,7 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
 
 
 def _check(coordinator: str, processes: int | None, process_id: int | None) -> None:
+    """Raise UserError if an option is missing or cannot be right."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"--coordinator={coordinator}: expected HOST:PORT")
@@ -88,10 +90,10 @@ def _check(coordinator: str, processes: int | None, process_id: int | None) -> N
 
 
 def expects_others() -> bool:
-    """Whether the environment says that this process is one of several.
+    """True if the environment says that this process is one of several.
 
-    SLURM and OpenMPI count the processes of the step (a batch script or a shell is none of them); GKE names the hosts
-    of a slice; an indexed Kubernetes job has a completion index; on a TPU virtual machine JAX asks the metadata server.
+    SLURM and OpenMPI count the processes of the step; a batch script or a shell does not count. GKE names the hosts of
+    a slice. An indexed Kubernetes job has a completion index. On a TPU virtual machine JAX asks the metadata server.
     """
     if counted := _counted():
         return counted[0] > 1
@@ -104,7 +106,7 @@ def expects_others() -> bool:
 
 
 def _counted() -> tuple[int, int] | None:
-    """(processes, this one's number) as SLURM or OpenMPI count them."""
+    """(number of processes, this one's number) by SLURM or OpenMPI; None if neither started this process."""
     for count, own, _ in LAUNCHERS.values():
         if count in os.environ and own in os.environ:
             return _number(count), _number(own)
@@ -112,42 +114,45 @@ def _counted() -> tuple[int, int] | None:
 
 
 def _number(variable: str, default: str = "") -> int:
+    """The number in an environment variable. Raises UserError if it is none."""
     value = os.environ.get(variable, default)
     if not re.fullmatch("[0-9]{1,9}", value):
         raise UserError(
-            f"the environment has {variable}={value!r}, which is no number; unset it, or give --processes=1 to run alone"
+            f"the environment has {variable}={value!r}, which is no number; unset it, or give --processes=1 to run "
+            "alone"
         )
     return int(value)
 
 
 def _all_gpus() -> list[int] | None:
-    """Every GPU of a host where the launcher started one process; None leaves the choice to JAX (one GPU each)."""
+    """All GPUs of a host on which the launcher started one process; None lets JAX choose (one GPU for each process)."""
     for _, _, local in LAUNCHERS.values():
-        if re.fullmatch(r"1(\(x\d+\))?", os.environ.get(local, "")):  # SLURM writes "1(x4)": one on each of four nodes
+        # SLURM writes "1(x4)" for one process on each of four nodes.
+        if re.fullmatch(r"1(\(x\d+\))?", os.environ.get(local, "")):
             seen = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
             return list(range(len(seen) or len(glob.glob("/dev/nvidia[0-9]*")))) or None
     return None
 
 
 def is_main() -> bool:
-    """Whether this process writes logs, results and the model directory."""
+    """True for process 0, which writes logs, results and the model directory."""
     return jax.process_index() == 0
 
 
 def client() -> Any:
-    """JAX's client of the coordination service, None if this process runs alone."""
-    from jax._src.distributed import global_state  # there is no public name; Orbax uses this one
+    """JAX's client of the coordination service; None if this process runs alone."""
+    from jax._src.distributed import global_state  # it has no public name; Orbax uses this one too
 
     return global_state.client
 
 
 def wait_for_all(name: str) -> None:
-    """Return once every process has reached this point."""
+    """Return once every process has called this function with this name."""
     exchange(name, "")
 
 
 def exchange(name: str, value: str) -> list[str]:
-    """What every process says under a name, in the order of processes; every process must call it."""
+    """The values of all processes under a name, in the order of the processes. Every process must call this."""
     talk = client()
     if talk is None:
         return [value]
@@ -158,11 +163,12 @@ def exchange(name: str, value: str) -> list[str]:
 
 
 def agree(values: Mapping[str, Any]) -> None:
-    """Return if every process has the same values (plain JSON); every process must call it.
+    """Check that all processes have the same values (plain JSON). Every process must call this function.
 
     Raises:
-      UserError: on every process, what differs and where.
+      UserError: on every process, naming the values that differ and the processes that have them.
     """
+    # Compare hashes first; only if they differ, exchange the values to name the differences.
     mine = dict(_leaves(values, ""))
     if len(set(exchange("digest", hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()))) == 1:
         return
@@ -178,7 +184,7 @@ def agree(values: Mapping[str, Any]) -> None:
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """(path, value as JSON) of everything in nested dicts and lists."""
+    """(path, value as JSON) of all leaves of nested dicts and lists."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _leaves(item, f"{path}.{key}" if path else str(key))
