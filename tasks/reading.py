@@ -54,6 +54,7 @@ class TaskReader:
 
     def fingerprint(self) -> str:
         """A hash of everything that is known about the tasks' content: files, versions, names."""
+        # Files are identified by their contents, other tasks by versions, names and the code that registers them.
         parts = [
             SOURCES[t.name].source.fingerprint() if t.name in SOURCES else f"{_outside(t)} {self.code}"
             for t in self.tasks
@@ -72,6 +73,7 @@ class TaskReader:
                 continue
             if "targets" not in features:
                 raise UserError(f"Mixture.tasks: {task.name!r} yields neither `text` nor `targets`")
+            # Ids are only comparable if both vocabularies are the same SentencePiece model.
             theirs = getattr(features["targets"].vocabulary, "sp_model", None)
             if theirs is None or theirs != tokenizer.files.get("spm.model"):
                 raise UserError(
@@ -83,6 +85,7 @@ class TaskReader:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
         tasks = self.tasks
         for task in tasks:
+            # Tasks of this package know their splits. In a Mixture, groups of two of them are kept apart.
             if task.name not in SOURCES:
                 yield from _divided(task, split)
             elif len(tasks) == 1:
@@ -146,6 +149,7 @@ def _read(task: seqio.Task, split: str) -> Iterator[Example]:
     if "text" in task.output_features:
         # Other columns are left out: they may have any length, and the rows of a batch must have equal shapes.
         columns = dataset.map(lambda row: {name: row[name] for name in FEATURES if name in row})
+        # Language and group are optional columns, which are filled in for all n rows.
         for batch in columns.batch(_BATCH).as_numpy_iterator():
             texts, n = batch["text"], len(batch["text"])
             about = (batch.get("language", [_UNKNOWN_LANGUAGE.encode()] * n), batch.get("group_id", [b""] * n))
@@ -153,6 +157,7 @@ def _read(task: seqio.Task, split: str) -> Iterator[Example]:
                 if text.strip():
                     yield Example(Document(*(_string(task, cell) for cell in (text, language, group))))
         return
+    # A tokenised task: the text is decoded, and the ids are kept.
     vocabulary = task.output_features["targets"].vocabulary
     for row in dataset.as_numpy_iterator():
         ids = np.asarray(row["targets"], np.int32)
@@ -195,6 +200,7 @@ class _Wrapped(seqio.Vocabulary):
         return self._tokenizer.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        # tf.data works on tensors of bytes; the tokenizer runs in Python on each text.
         ids = tf.numpy_function(lambda text: self._tokenizer.encode([text.decode()])[0], [s], tf.int32)
         ids.set_shape([None])
         return ids
@@ -228,6 +234,7 @@ def seqio_task(
         raise UserError(f"seqio_task: {name!r} is a Mixture; name its Tasks: {', '.join(t.name for t in found)}")
     readers = [open_task(task) for task in tasks or (name,)]
     directory, tokenizer = prepare_vocabulary(vocabulary, readers, Path(cache or cache_dir()))
+    # seqio registers a name once, so the name includes the vocabulary.
     live = f"{found[0].name}_tokenised_{tokenizer.base_fingerprint}"
     if live not in seqio.TaskRegistry.names():
         native = vocabulary.kind == "sentencepiece"

@@ -32,6 +32,7 @@ def register_source(name: str, source: Source) -> None:
             while batch := list(itertools.islice(found, _BATCH)):
                 yield dict(zip(FEATURES, zip(*batch, strict=True), strict=True))
 
+        # Python yields batches, which is much faster than single rows; seqio sees single rows.
         columns = {key: tf.TensorSpec((None,), tf.string) for key in FEATURES}
         return tf.data.Dataset.from_generator(batches, output_signature=columns).unbatch()
 
@@ -85,6 +86,7 @@ def register_tfds(name: str, datasets: Mapping[str, str], text: str = "text", da
     """
     parts = []
     for language, dataset in datasets.items():
+        # The version is part of the task, so that a newer release does not silently change the text.
         if ":" not in dataset:
             dataset = f"{dataset}:{_newest_version(dataset, data_dir)}"
         parts.append(f"{name}_{language.replace('-', '_')}")
@@ -110,6 +112,7 @@ def _as_text(dataset: tf.data.Dataset, key: str, language: str) -> tf.data.Datas
     """Text examples of a TFDS data set; Wiki-40B's markers become line ends."""
 
     def example(row):
+        # Wiki-40B marks articles, sections and paragraphs; white space after a line end is removed.
         text = tf.strings.regex_replace(row[key], r"_START_(ARTICLE|SECTION|PARAGRAPH)_|_NEWLINE_", "\n")
         text = tf.strings.strip(tf.strings.regex_replace(text, r"\n\s*", "\n"))
         return {"text": text, "language": language, "group_id": ""}
@@ -129,6 +132,7 @@ def registered(name: str) -> str:
         if name not in seqio.TaskRegistry.names():
             register_source(name, spelled[1])
     elif name.startswith("tfds:"):
+        # "tfds:en=wiki40b/en,de=wiki40b/de": one Task for each language, and a Mixture of them.
         parts = name.removeprefix("tfds:").split(",")
         datasets = dict(map(_language_of, parts))
         if len(datasets) < len(parts):
@@ -150,6 +154,7 @@ def _language_of(part: str) -> tuple[str, str]:
     language, equals, dataset = part.partition("=")
     if equals:
         return language, dataset
+    # Without a language, the configuration's name must be one, as in "wiki40b/en".
     config = part.split(":")[0].split("/")[-1]
     if "/" not in part or not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?", config):
         raise UserError(f"Mixture.tasks: 'tfds:{part}' does not name its language; write tfds:LANGUAGE={part}")

@@ -76,19 +76,23 @@ class Corpus:
         for task in {canonical_task(task): task for task in mixture.tasks}.values():
             for language, store in self.stores[task].get(split, {}).items():
                 texts.setdefault(language, []).append(store)
+        # Only training must have all languages: a split may leave a language without validation text.
         lacking = [language for language in mixture.languages if language not in texts]
         if lacking and split == "train":
             raise UserError(f"Mixture.languages names {lacking[0]!r}; the text is in {', '.join(texts) or 'none'}")
         members = []
+        # A base language and its clones read the same arrays; only the ids that they write differ.
         for base in sorted(set(mixture.languages or texts) & set(texts)):
             tokens = tuple(np.asarray(store.tokens) for store in texts[base])
             offsets = tuple(np.asarray(store.offsets) for store in texts[base])
             names = [clone_name(base, k) for k in range(self.tokenizer.clones + 1)]
             members += [Member(name, name, k, base, tokens, offsets) for k, name in enumerate(names)]
+        # The facts are one more text. They are written in the lexicon's source language, which may be a clone.
         if self.facts is not None and self.lexicon is not None and split == "train":
             language = self.lexicon.languages[0]
             facts = (self.facts.tokens,), (self.facts.offsets,)
             members.append(Member(FACTS, language, clone_index(language)[1], FACTS, *facts))
+        # Rates name members, so names must be unique: a text's language could be called like a clone.
         for name, times in Counter(member.name for member in members).items():
             if times > 1:
                 raise UserError(
@@ -115,6 +119,7 @@ def load(
     corpus = open_texts(vocabulary, mixtures, cache)
     if lexicon is not None:
         corpus = corpus.with_lexicon(lexicon)
+    # The lexicon comes first, because facts are made of its words.
     return corpus.with_facts(facts) if facts is not None and tells_facts(mixtures) else corpus
 
 
@@ -127,5 +132,6 @@ def open_texts(vocabulary: Vocabulary, mixtures: Sequence[Mixture], cache: str |
     """The vocabulary and the stores that `store.prepare` wrote for the mixtures' tasks, without lexicon and facts."""
     tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
     tokenizer = open_tokenizer(vocabulary, tasks, cache)
+    # All tasks are named with each store: a store depends on the validation texts of the others.
     stores = {task: open_stores(vocabulary, task, cache, tasks) for task in tasks}
     return Corpus(tokenizer, stores, None, None)

@@ -54,6 +54,7 @@ def row_sources(old: Tokenizer, new: Tokenizer, how: str, lexicon: LexiconTable 
         raise UserError(f"Recipe.new_rows = {how!r}: one of {', '.join(WAYS)}")
     if how == "aligned" and lexicon is None:
         raise UserError('Recipe.new_rows = "aligned" reads Recipe.lexicon, which is not bound')
+    # With the same vocabulary and number of rows, the table needs no new rows.
     if old.fingerprint == new.fingerprint and old.size == new.size:
         return None
     known = _known(old, new)
@@ -62,6 +63,7 @@ def row_sources(old: Tokenizer, new: Tokenizer, how: str, lexicon: LexiconTable 
         made = _copied(old, new, known)
     elif how == "aligned" and lexicon is not None:
         made = _aligned(lexicon, old, known)
+    # A known row comes from one old row, a made one from some, and any other from all (an empty list).
     rows = [[known[i]] if i in known else made.get(i, []) for i in range(new.size)]
     ordinary = np.flatnonzero(~new.special).tolist()
     kept = sum(i in known for i in ordinary)
@@ -76,6 +78,7 @@ def row_sources(old: Tokenizer, new: Tokenizer, how: str, lexicon: LexiconTable 
 
 def _known(old: Tokenizer, new: Tokenizer) -> dict[int, int]:
     """New row -> old row, for the tokens that both vocabularies have."""
+    # The same base pieces match by number. Otherwise match the specials by role, then pieces by name and by spelling.
     if old.base_fingerprint == new.base_fingerprint:
         pairs = [(i, i) for i in range(new.base_size)]
     else:
@@ -86,6 +89,8 @@ def _known(old: Tokenizer, new: Tokenizer) -> dict[int, int]:
             places = {key: i for i, key in keys(old)}
             pairs += [(i, places[key]) for i, key in keys(new) if key in places and i not in done]
     return {
+        # Clones match their own clone. From the last to the first, so that ids which clones share end with the base
+        # row.
         int(new.clone(np.int32(b), k)): int(old.clone(np.int32(a), k))
         for k in range(min(old.clones, new.clones), -1, -1)
         for b, a in pairs

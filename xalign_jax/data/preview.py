@@ -22,6 +22,7 @@ COVERAGE_TOKENS = 1_000_000  # running tokens in which the dictionary's words ar
 def preview(stream: str, batch: dict[str, np.ndarray], languages: tuple[str, ...], corpus: Corpus) -> str:
     """The first rows of a stream's batch as text, with their switched words, and the shapes of its arrays."""
     lines = [f"stream {stream}:"]
+    # The arrays tell the kind of feed: only windows have one language for each row.
     if "language" in batch and "concept" not in batch:
         lines[0] += " a word in brackets is read in place of one that began as shown behind the arrow"
     for row in range(min(PREVIEW_ROWS, len(batch["tokens"]))):
@@ -136,6 +137,7 @@ def coverage(corpus: Corpus) -> list[str]:
     base = np.asarray(stores[0].tokens[:COVERAGE_TOKENS])[None].astype(np.int32)
     begins, ordinary = split_words(table.flags.take(base))
     at, n, _ = table.read(base, begins, np.flatnonzero(ordinary), np.zeros(1, np.int64))
+    # A key of several words covers all of them.
     covered = np.zeros(base.size, bool)
     covered[ranges(at, n)] = True
     share = int(np.count_nonzero(covered & ordinary[0])) / max(1, int(np.count_nonzero(ordinary)))

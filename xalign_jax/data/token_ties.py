@@ -46,6 +46,7 @@ def own_tokens(corpus: Corpus, languages: tuple[str, ...]) -> np.ndarray:
     first language's. So all tokens of a clone's text belong to the clone. If two languages share a vocabulary, some
     tokens belong to the second.
     """
+    # (L, V) shares of the running tokens; a language reads its base language's texts with its own ids.
     tokenizer = corpus.tokenizer
     shares = np.zeros((len(languages), tokenizer.size))
     for language, (base, k) in enumerate(map(clone_index, languages)):

@@ -57,6 +57,7 @@ class Checkpoints:
             todelete_subdir=None if is_remote(directory) else DELETED,
             atomicity_options=COMMIT_FILE if is_remote(directory) else None,
         )
+        # Orbax wants absolute paths.
         place = directory if is_remote(directory) else directory.absolute()
         try:
             self._manager = ocp.CheckpointManager(place, options=options, handler_registry=_handlers())
@@ -120,6 +121,7 @@ class Checkpoints:
         Raises:
           RunError: this step or the one before could not be written. `wait` and `close` raise it too.
         """
+        # The record of all arrays is made before they are written, while they are still in memory.
         arrays = {item: _described(tree) for item, tree in (("params", params), ("rest", rest))}
         record = json.loads(json.dumps({"step": step, **about, "arrays": arrays}))  # as JSON will be read back
         items = {
@@ -172,6 +174,7 @@ class Checkpoints:
         prefix = "".join(f"{name}/" for name in path)
         saved = tree
         if recorded is not None:
+            # Compare names and shapes before reading: Orbax would fail with messages of its own.
             there = {name: about for name, about in recorded.items() if name.startswith(prefix)}
             self._compare_shapes(step, there, checksums.named(tree, prefix))
             dtypes = iter(there[name][1] for name in checksums.named(tree, prefix))

@@ -43,6 +43,7 @@ def _checksum(array: jax.Array) -> jax.Array:
     With an odd factor, every change of a single element changes the sum. The order of the terms does not matter.
     """
     # Floats -> their bits, and every element's row-major index -> its factor; both have the array's shape.
+    # For a shard, XLA computes its part of the sum and adds the parts of all devices.
     if jnp.issubdtype(array.dtype, jnp.floating):
         array = lax.bitcast_convert_type(array, _BITS[array.dtype.itemsize])
     place = jnp.zeros((), jnp.uint32)

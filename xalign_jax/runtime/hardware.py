@@ -32,6 +32,7 @@ GIB = 2.0**30
 
 # Figures by a part of `device_kind`; the first match counts. Vendors write "16 GB" of memory and mean 16 GiB.
 CHIPS = {
+    # "GH200" holds "H200", and "H100 PCIe" holds "H100": the longer names come first.
     "GH200": Chip(
         989e12, 96 * GB, 4000 * GB, 450 * GB, 50 * GB, "NVIDIA GH200 data sheet (HBM3); network taken as DGX H100's"
     ),
@@ -44,6 +45,7 @@ CHIPS = {
     "H100": Chip(
         989e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, "NVIDIA H100 SXM data sheet; DGX H100: 400 Gbit/s a card"
     ),
+    # "NVIDIA A100-SXM4-40GB" also holds "A100".
     "-40GB": Chip(
         312e12, 40 * GB, 1555 * GB, 300 * GB, 25 * GB, "NVIDIA A100 40GB data sheet; DGX A100: 200 Gbit/s a card"
     ),
@@ -58,6 +60,7 @@ CHIPS = {
         12.5 * GB,
         "cloud.google.com/tpu/docs/v6e: 25.6 Tbit/s a pod of 256 to the network",
     ),
+    # v5p calls itself "TPU v5", v5e "TPU v5 lite".
     "TPU v5 lite": Chip(
         197e12,
         16 * GIB,

@@ -45,6 +45,7 @@ class MetricsLog:
         self._directory = directory
         self._remote = is_remote(directory)
         self._folder = Path(tempfile.mkdtemp(prefix="xalign-logs-")) if self._remote else Path(directory)
+        # Continue the rows of the object store, then drop what a crash left beyond the restored step.
         path = self._folder / "metrics.jsonl"
         if self._remote and (directory / path.name).exists():
             path.write_bytes((directory / path.name).read_bytes())
@@ -83,6 +84,7 @@ def keep_rows(path: Path, wanted: Callable[[dict], bool]) -> None:
         return
     rows, damaged = [], []
     for number, row in metrics_rows(path):
+        # `metrics_rows` leaves out half a last line and gives a UserError for a damaged one.
         if isinstance(row, UserError):
             damaged.append(number)
         elif wanted(row):
@@ -118,6 +120,7 @@ def write_results(directory: Path | epath.Path, rows: list[dict[str, Any]]) -> N
     Raises:
       RunError: the file could not be written.
     """
+    # JSON has no NaN and no infinity; `allow_nan=False` would refuse one that is left.
     full = [{key: row.get(key) for key in RESULT_KEYS} | _not_finite(row["value"]) for row in rows]
     lines = [json.dumps(row, allow_nan=False) for row in full]
     write_atomically(directory / "results.json", "[\n" + ",\n".join(lines) + "\n]\n")
@@ -135,6 +138,7 @@ def without_places(settings: dict[str, Any]) -> dict[str, Any]:
 
 def conditions(row: dict[str, Any]) -> str:
     """A short hash of the conditions of a measurement: the probe's settings and the data; "" if a row has neither."""
+    # Places do not count if the row says what the data was: a copy elsewhere is the same condition.
     settings, data = row.get("settings"), row.get("data")
     if settings is None and data is None:
         return ""

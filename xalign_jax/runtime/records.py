@@ -64,6 +64,7 @@ def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
     """
     path = directory / "results.json"
     rows = _checked(path, path.read_bytes(), [RESULT | OPTIONAL]) if path.exists() else []
+    # Shapes allow absent names; the names of RESULT must be in every row.
     for number, row in enumerate(rows, start=1):
         if lacking := [name for name in RESULT if name not in row]:
             raise _damaged(path, f"row {number} has no {lacking[0]!r}")
@@ -114,14 +115,17 @@ def _damaged(path: Path | epath.Path, wrong: str) -> UserError:
 
 def _misfit(value: Any, shape: Any, place: str) -> str | None:
     """Where and how a value differs from its shape; None if it does not. `place`: the value's path in the file."""
+    # One fitting shape suffices; otherwise report how the first one differs.
     if isinstance(shape, tuple):
         misfits = [_misfit(value, one, place) for one in shape]
         return misfits[0] if all(misfits) else None
+    # First the type of the value itself. JSON's true is no number, although Python's bool is an int.
     kind: Any = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         return f"{place or 'it'} is {str(value)[:40]!r}"
     inside: Iterable[tuple[str, Any, Any]] = ()
     if isinstance(shape, list):
+        # [shape] fits any number of items, [shape, shape] exactly two. A dict's own names go before `str`.
         if len(shape) > 1 and len(value) != len(shape):
             return f"{place} has {len(value)} values"
         pairs = zip(value, itertools.cycle(shape), strict=False)

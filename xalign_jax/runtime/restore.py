@@ -40,6 +40,7 @@ def newest_params(model_dir: Path) -> tuple[int, str] | None:
     """The newest undamaged step of a run and a hash of its parameters; None if there is none."""
     if not (model_dir / "checkpoints").is_dir():
         return None
+    # Reads the records alone, which hold a checksum of every array; no array is read.
     checkpoints = Checkpoints(model_dir / "checkpoints")
     found = checkpoints.newest(checkpoints.about, tell=False)
     if found is None:
@@ -55,6 +56,7 @@ def _restored(
     """A step as for `restore_model`, and a branch of it that has the shapes of the model's parameters."""
     if not (model_dir / "checkpoints").is_dir():
         raise UserError(f"{model_dir}: no checkpoints there; train it first")
+    # Restore directly into the shardings of this mesh, whatever mesh the run had.
     checkpoints, tree = Checkpoints(model_dir / "checkpoints"), _abstract(model, mesh)
 
     def restore(step: int) -> Any:

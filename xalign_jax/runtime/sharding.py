@@ -48,6 +48,7 @@ def make_mesh(shape: Sequence[int], slices: Sequence[Sequence[jax.Device]] | Non
     """
     slices = present_slices() if slices is None else slices
     devices = sum(map(len, slices))
+    # Fill in a -1, then check that the product is the number of devices.
     known = int(np.prod([size for size in shape if size != -1]))
     sizes = [devices // max(known, 1) if size == -1 else size for size in shape]
     if len(sizes) != len(AXES) or sum(size == -1 for size in shape) > 1 or int(np.prod(sizes)) != devices:
@@ -124,6 +125,7 @@ def global_batch(rows: Rows, count: int, mesh: Mesh) -> dict[str, jax.Array]:
     # The slices of rows of this host's devices; devices along the tensor axis have the same ones.
     sharding = NamedSharding(mesh, BATCH)
     indices = sharding.addressable_devices_indices_map((count,)).values()
+    # Normally they are contiguous, and one call of `rows` makes them all.
     slices = {_bounds(index[0], count) for index in indices if index is not None}
     low, high = min(a for a, _ in slices), max(b for _, b in slices)
     if high - low == sum(b - a for a, b in slices):  # the usual case: this host's rows form one range
@@ -134,6 +136,7 @@ def global_batch(rows: Rows, count: int, mesh: Mesh) -> dict[str, jax.Array]:
         def piece(index: tuple[slice, ...] | None) -> np.ndarray:
             """The rows of one device."""
             a, b = _bounds(index[0] if index else slice(None), count)
+            # The part that holds this device's rows, and the rows within it.
             start, part = next((s, p) for (s, e), p in parts.items() if s <= a and b <= e)
             return part[name][a - start : b - start]
 

@@ -22,6 +22,7 @@ def model_directory(text: str) -> epath.Path:
       UserError: the folder cannot be written, the object store is of another kind, gcsfs is not installed, or the
         bucket cannot be reached.
     """
+    # A path without a scheme is a local folder.
     scheme, separator, _ = text.partition("://")
     if not separator:
         check_writable("--model_dir", Path(text))
@@ -45,6 +46,7 @@ def check_writable(option: str, folder: Path) -> None:
       UserError: naming the option, if it cannot.
     """
     try:
+        # The nearest existing folder must be writable: the missing ones are made in it.
         there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
         wrong = "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written"
         wrong = wrong if there.is_dir() else f"{there} is a file"
@@ -78,6 +80,7 @@ def write_atomically(path: Path | epath.Path, text: str) -> None:
         if is_remote(path):
             path.write_text(text)
             return
+        # Renaming replaces the file at once, so that readers see the old or the new contents.
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
@@ -85,6 +88,7 @@ def write_atomically(path: Path | epath.Path, text: str) -> None:
 
 def move(folder: epath.Path, target: epath.Path) -> None:
     """Move a folder, and replace the target. Object stores have no folders, so each object is copied there."""
+    # A target that is left from an earlier attempt would be mixed with the folder.
     target.rmtree(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     if not is_remote(folder):

@@ -28,6 +28,7 @@ def _flops(one: Instruction, computation: Computation) -> int:
     """FLOPs of one run of a dot, a convolution or a custom call."""
     if one.opcode == "custom-call":
         return (_library_flops if '"__cublas' in one.rest else _kernel_flops)(one, computation)
+    # Shapes of the operands and of the result.
     left, right, out = (shape.dimensions for shape in _shapes(one, computation))
     if one.opcode == "dot":
         # Two FLOPs for each element of the result and each index that is summed over.

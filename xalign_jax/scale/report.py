@@ -51,6 +51,7 @@ def report(program: Program, machine: Machine, runtime: Runtime) -> dict[str, An
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return found | {"memory": {"total": _needed(str(error)), "chip": _chip_memory(machine), "fits": False}}
+    # All figures come from the optimised program's text.
     module = Module(compiled.as_text())
     used = collectives(module, machine.devices, len(machine.slices))
     run = product_flops(module) * machine.devices
@@ -89,6 +90,7 @@ def _memory(found: Any, machine: Machine) -> dict[str, Any]:
 
 def _needed(error: str) -> float | None:
     """The bytes that XLA names when it runs out of memory."""
+    # "Used 1.5G of ..." or "temporaries (1.5G ...", which depends on the compiler.
     found = re.search(r"(?:temporaries \(|Used )([\d.]+)([KMGT])", error)
     return float(found[1]) * _UNITS[found[2]] if found else None
 
@@ -98,6 +100,7 @@ def _seconds(flops: float, moved: float, used: Sequence[Collective], machine: Ma
     if machine.chip is None:
         return dict.fromkeys(("compute", "memory", "links", "network"))
     chip, per_chip = machine.chip, machine.devices / machine.chips
+    # Bytes that a device sends in a step, within and between slices.
     sent = {crosses: sum(one.times * one.sent for one in used if one.crosses == crosses) for crosses in (False, True)}
     return {
         "compute": flops / machine.chips / chip.flops,
@@ -111,6 +114,7 @@ def summary(used: Sequence[Collective]) -> list[dict[str, Any]]:
     """Collectives of one kind, place and reach together: how often a step runs them, bytes that a chip sends."""
     groups: dict[tuple, dict[str, Any]] = {}
     for one in used:
+        # One line for each kind, place and reach.
         key = one.kind, one.windowed, one.layers, one.crosses
         group = groups.setdefault(
             key,
@@ -179,6 +183,7 @@ def advice(found: dict[str, Any]) -> str:
     says = f"stage {found['stage']} needs {needs} of the {chip / GIB:.0f} GiB a chip has"
     if memory.get("arguments", 0) > chip / 2:
         return f"{says}, most of it the state: spread it over more chips by a larger fsdp or tensor in Runtime.mesh"
+    # The state fits, so the activations must shrink: recompute them, divide the batch, or have fewer rows.
     parts = found["accumulate"]
     factor = 2 ** math.ceil(math.log2(memory["total"] / chip)) if memory["total"] else 2
     rows = max(found["rows"], key=found["rows"].__getitem__)

@@ -79,6 +79,7 @@ def _tpu(name: str, num_slices: int) -> Machine:
     except RuntimeError as error:
         cause = one_line(error)
         raise UserError(f"--topology={name}: the TPU compiler says: {cause}") from None
+    # Devices by slice, and chips by their coordinates: two devices of a v4 chip have the same ones.
     found: list[Any] = [*there.devices]
     slices: dict[int, list[Any]] = {}
     for device in found:
@@ -89,6 +90,7 @@ def _tpu(name: str, num_slices: int) -> Machine:
 
 def _cpu(name: str, size: int, num_slices: int) -> Machine:
     jax.config.update("jax_platforms", "cpu")
+    # Simulated devices are made when JAX starts; if it has started, those present must suffice.
     with contextlib.suppress(RuntimeError):  # JAX has started already
         jax.config.update("jax_num_cpu_devices", size * num_slices)
     devices = jax.devices()[: size * num_slices]

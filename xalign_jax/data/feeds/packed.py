@@ -48,6 +48,8 @@ class TextFeed:
         """
         mixture = reads(self, mixture)
         own = int(hash64(seed, "TextFeed"))
+        # A document is cut into pieces that fill a row together with their specials. The feed's own key keeps its
+        # random choices apart from those of other feeds with the same seed.
         most = self.length - _specials(corpus, 1)
         if most < 1:
             raise UserError(f"TextFeed.length = {self.length}: no room for a token beside bos and eos; raise it")
@@ -97,6 +99,7 @@ class TranslationFeed:
         """
         _check_side(self, 2, corpus)
         own = int(hash64(seed, "TranslationFeed"))
+        # One view: both texts of a pair lie one after another in the same row.
         items = PairItems(_examples(self, corpus, mixture, own, split), 1, False, self.side, own)
         return PackedRows(items, self._form(), corpus.tokenizer, rows, own)
 
@@ -145,6 +148,7 @@ class ContrastFeed:
         """
         _check_side(self, 2 if self.mixup else 1, corpus)
         own = int(hash64(seed, "ContrastFeed"))
+        # Two views: queries and keys are packed into separate rows, an item into the same slot of both.
         items = PairItems(_examples(self, corpus, mixture, own, split), 2, self.mixup, self.side, own)
         return PackedRows(items, Form(self.length, self.slots), corpus.tokenizer, rows, own)
 
@@ -178,6 +182,7 @@ def _check_side(feed: Any, texts: int, corpus: Corpus) -> None:
 def _examples(feed: Any, corpus: Corpus, mixture: Mixture | None, seed: int, split: str) -> PairExamples:
     """The translation pairs of a mixture. Raises UserError if there are none, or none with the pivot."""
     name, mixture = type(feed).__name__, reads(feed, mixture)
+    # Pairs are of base languages, because clones have no texts of their own.
     languages = {member.text for member in corpus.members(mixture, split)}
     stores = [
         store
@@ -186,6 +191,7 @@ def _examples(feed: Any, corpus: Corpus, mixture: Mixture | None, seed: int, spl
         if language in languages
     ]
     known = sorted({store.language for store in stores})
+    # Without the pivot's text, and without any two texts of one group, there is no pair.
     if feed.pivot is not None and feed.pivot not in known:
         raise UserError(f"{name}.pivot = {feed.pivot!r}: the mixture's {split} text is in {', '.join(known) or 'none'}")
     pairs = Pairs(stores, feed.pivot) if stores else None

@@ -66,6 +66,7 @@ class WindowFeed:
         """
         mixture = reads(self, mixture)
         members = corpus.members(mixture, split)
+        # Rates are shares of rows, and all rows have the same length, so members count by their tokens.
         sizes = {member.name: member.size for member in members}
         counts = member_counts(sizes, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
         used = Members(members, counts, seed)
@@ -104,6 +105,7 @@ def _switching(config: Switch | None, length: int, corpus: Corpus, members: Memb
     table = build_table(corpus.lexicon.train, corpus.tokenizer, config.both_ways)
     if table is None or config.rate == 0:
         return None
+    # Language of a member -> its number in the table; without `both_ways` only the source is switched.
     keyed = {name: i for i, name in enumerate(corpus.lexicon.languages) if i == 0 or config.both_ways}
     language = np.array([keyed.get(name, -1) for name in members.languages])[members.language]
     return _Switching(config, table, language, table.slack(length, config.rate))
@@ -189,6 +191,7 @@ class Windows:
         else:
             found = unswitched(tokens)
         batch = self._shift(found, k)
+        # (B,) counts of switched words go with the rows.
         counts = {f"count_{name}": getattr(found, name) for name in COUNTS}
         return batch | {"language": self._members.language[member].astype(np.int32)} | counts
 
@@ -215,6 +218,7 @@ class Windows:
           k: (B,) int64, the clone that each row is written as.
         """
         eos = self._written[k, self._eos][:, None]
+        # Inputs are the first T tokens, targets and weights the last T.
         inputs, targets, weights = (
             found.tokens[:, :-1],
             found.labels[:, 1:].copy(),

@@ -52,6 +52,7 @@ class WordFeed:
         name = type(self).__name__
         if corpus.lexicon is None:
             raise UserError(f"{name} needs Recipe.lexicon")
+        # A step's concepts must be distinct, and every word must fit into a row by itself.
         table = self.table(corpus.lexicon.train)
         count = len(np.unique(table.concept))
         if self.concepts > count:
@@ -122,6 +123,7 @@ class Words:
     def _chosen(self, step: int) -> np.ndarray:
         """(W,) int64: the words of a step's concepts, as rows of the table."""
         concepts = len(self._bounds) - 1
+        # Step -> epoch and place in its order of concepts -> concepts -> all their words.
         epoch, index = divmod(step, concepts // self._config.concepts)
         order = index * self._config.concepts + np.arange(self._config.concepts)
         chosen = permute(order, concepts, hash64(self._seed, "concepts", epoch))

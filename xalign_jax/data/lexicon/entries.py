@@ -60,6 +60,7 @@ def read_entries(
       UserError: a file cannot be read, does not say its languages, or leads the other way.
     """
     notes: list[str] = []
+    # (dictionary, its languages) of each file, or of CLDR.
     if lexicon.source == "cldr":
         read = [(cldr_dictionary(lexicon.bases), lexicon.bases)]
     else:
@@ -138,6 +139,7 @@ def _by_source(concept: str, words: Entry, leads_from: str, source: str) -> list
     """
     if leads_from == source or concept.startswith("index:"):
         return [(concept, words)]
+    # Each word of the recipe's source language becomes the source word of its own concept.
     others = [word for word in words if word[0] != source]
     own = [(f"word:{word[1]}", [word, *others]) for word in words if word[0] == source]
     return own or [(f"{leads_from} {concept}", words)]
@@ -173,6 +175,7 @@ def _spellings(words: list[str], tokenizer: Tokenizer, max_tokens: int) -> list[
 
     Spellings are its casings, and for scripts without spaces also each casing after a space.
     """
+    # All spellings of all words are encoded in two calls, and sorted back to their words by number.
     casings = [sorted({w, w.casefold(), w.capitalize(), w.title(), w.upper()}) for w in words]
     flat = [(number, casing) for number, several in enumerate(casings) for casing in several]
     unspaced = [(number, casing) for number, casing in flat if is_unspaced(casing)]

@@ -114,6 +114,7 @@ def build_facts(facts: Facts, table: LexiconTable, tokenizer: Tokenizer) -> Fact
     """
     words = _unambiguous(table.dictionary)
     rng = np.random.default_rng(facts.seed)
+    # Word numbers -> relations, objects, and the rest as subjects; every word has one role.
     order = _shortest(words, facts.relations + facts.objects + facts.count, rng)
     relations, objects, subjects = np.split(order, [facts.relations, facts.relations + facts.objects])
     if len(subjects) * facts.relations < facts.count:
@@ -134,6 +135,7 @@ def build_facts(facts: Facts, table: LexiconTable, tokenizer: Tokenizer) -> Fact
     choices = np.concatenate([right[:, None], (right[:, None] + 1 + np.stack(wrong)) % facts.objects], axis=1)
     answer = rng.integers(facts.candidates, size=facts.count).astype(np.int32)
     choices[number, answer], choices[:, 0] = choices[:, 0].copy(), choices[number, answer].copy()
+    # The text is in the source language, language 0.
     tokens, offsets = _documents([[words[0][w] for w in triple] for triple in triples], tokenizer, rng)
     return FactTable(tokens, offsets, words, triples, objects[choices], answer)
 
@@ -156,11 +158,13 @@ def _unambiguous(dictionary: Concepts) -> tuple[tuple[np.ndarray, ...], ...]:
     """
     sizes = np.diff(dictionary.starts)
     first: dict[int, dict[int, int]] = {}
+    # Concept -> language -> its first word in that language; the table is sorted by both.
     for word, (concept, language) in enumerate(zip(dictionary.concept, dictionary.language, strict=True)):
         first.setdefault(int(concept), {}).setdefault(int(language), word)
     taken: set[tuple[int, bytes]] = set()
     kept = []
     for words in first.values():
+        # The words of a concept that was dropped are taken as well, because they are ambiguous.
         names = {(language, dictionary.tokens(word).tobytes()) for language, word in words.items()}
         if len(words) == len(dictionary.languages) and not names & taken and all(sizes[w] for w in words.values()):
             kept.append(words)
@@ -175,5 +179,6 @@ def _documents(
     """Tokens and offsets of `FactTable`: the facts, as lists of the ids of s, r and o, told COPIES times."""
     eos = np.array([] if tokenizer.eos is None else [tokenizer.eos], np.int32)
     documents = [np.concatenate([tokenizer.unclone(np.concatenate(fact)), eos]) for fact in facts]
+    # Documents are base ids: rows of a clone's facts are written as clones when they are read.
     told = [documents[i] for _ in range(COPIES) for i in rng.permutation(len(documents))]
     return np.concatenate(told).astype(np.int32), np.cumsum([0, *map(len, told)], dtype=np.int64)

@@ -38,12 +38,14 @@ def named_languages(path: str, languages: tuple[str, ...]) -> tuple[str, ...] | 
       UserError: the name lists a language that the recipe lacks.
     """
     lists = [re.findall(_PART, chain) for chain in _CHAIN.findall(PurePath(path).name)]
+    # Words such as "my-dictionary" hold codes by chance: a list counts if all its parts are languages.
     known = _KNOWN | {_primary(language) for language in languages}
     lists = [codes for codes in lists if all(_primary(code) in known for code in codes)]
     if len(lists) != 1:
         return None
     found = []
     for code in lists[0]:
+        # The exact name first, then the only language that it can mean.
         fits = [name for name in languages if name == code] or [n for n in languages if _primary(n) == _primary(code)]
         if len(fits) != 1:
             raise UserError(

@@ -35,7 +35,9 @@ class Dictionary:
 
 _Row = tuple[str | None, list[tuple[int, str]]]
 _KEYS = ("src_text", "tgt_text", "words", "index")
+# A number such as 0.75, 12 % or 1e-3, in a column where dictionaries keep scores.
 _SCORE = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s?%?|[-+]?(inf|nan)", re.IGNORECASE)
+# Grammar as dict.cc marks it, for example "{f}" or "{pl}".
 _DICT_CC = re.compile(r"\{(m|f|n|pl|sg|m/f|adj|adv|verb)\.?\}")
 
 
@@ -61,6 +63,7 @@ def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Ro
     """A line's concept, None if only its source word tells, and its words with their languages."""
     concept = None
     if line.lstrip().startswith("{"):
+        # A JSON object. Its index, if there is one, joins several lines to one concept.
         row = parse_object(line, path, number)
         words = _json_words(row, path, number)
         index = row.get("index")
@@ -68,6 +71,8 @@ def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Ro
             raise UserError(f"{path}:{number}: index must be an integer, found {str(index)[:40]!r}")
         concept = None if index is None else f"index:{index}"
     else:
+        # TSV may have words with spaces. MUSE has two words without spaces, separated by a space. Scores in further
+        # columns are blanked, so that they do not count as words.
         words = line.split("\t") if "\t" in line else line.split()
         words[2:] = ["" if _SCORE.fullmatch(word.strip()) else word for word in words[2:]]
         if "\t" not in line and (len(words) < 2 or any(words[2:])):
@@ -83,6 +88,7 @@ def _check_words(words: list[str], path: str, number: int, languages: tuple[str,
                 f"{path}:{number}: {word[:40]!r} holds the remark {remark[0]!r}, as dict.cc writes grammar, and no "
                 "text has it so; take remarks in brackets, and columns after the second, out of the file"
             )
+    # A non-empty column beyond the languages is neither a word nor a score: the line is refused.
     extra = [(column, word) for column, word in enumerate(words[len(languages) :], len(languages) + 1) if word]
     if extra:
         column, word = extra[0]
@@ -95,6 +101,7 @@ def _check_words(words: list[str], path: str, number: int, languages: tuple[str,
 
 def _json_words(row: dict[str, Any], path: str, number: int) -> list[str]:
     """The words of a JSON line of either form, in the order of the languages."""
+    # Keys with numbers are scores. Any other unknown key might be a misspelt one, so it is refused.
     unknown = [key for key, value in row.items() if key not in _KEYS and not isinstance(value, int | float | None)]
     if unknown:
         raise UserError(f"{path}:{number}: unknown key {unknown[0][:40]!r}; take it out of the file")
@@ -113,6 +120,7 @@ def _merge(rows: Iterator[_Row], max_words: int | None) -> Dictionary:
     entries: dict[str, dict[tuple[int, str], None]] = {}
     for concept, words in rows:
         report["lines"] += 1
+        # Keep the words that are not empty and not too long; a line needs a source word and a translation.
         kept = []
         for language, word in words:
             if not word:
@@ -124,6 +132,7 @@ def _merge(rows: Iterator[_Row], max_words: int | None) -> Dictionary:
         if len(kept) < 2 or kept[0][0] != 0:
             report["single"] += 1
             continue
+        # Lines of one index, or of one source word, make one entry; a dict keeps the order of its words.
         entry = entries.setdefault(concept or f"word:{kept[0][1]}", {})
         report["duplicates"] += sum(word in entry for word in kept[1:])
         entry.update(dict.fromkeys(kept))
@@ -137,6 +146,7 @@ def cldr_dictionary(languages: tuple[str, ...], max_words: int | None = None) ->
     Raises:
       UserError: Babel is not installed, or knows no such locale.
     """
+    # One table (kind, code) -> name for each language; the source language's names are the entries.
     names = [_cldr_names(language) for language in languages]
     rows: list[_Row] = []
     for key, source in names[0].items():
@@ -156,6 +166,7 @@ def _cldr_names(language: str) -> dict[tuple[str, str], str]:
         locale = Locale.parse(language, sep="-" if "-" in language else "_")
     except (UnknownLocaleError, ValueError) as error:
         raise UserError(f"Lexicon.languages: CLDR has no locale {language!r} ({error})") from None
+    # Codes are the same in all locales, so they join the names of different languages.
     kinds: dict[str, dict[Any, Any]] = {
         "territory": dict(locale.territories),
         "language": dict(locale.languages),

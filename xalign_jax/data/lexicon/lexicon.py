@@ -89,6 +89,7 @@ class Lexicon:
         within(self, "(0, 1]", "coverage")
         within(self, "[0, 1]", "shuffle", "homographs")
         within(self, "[0, inf)", "seed")
+        # A file is useful only if it has words of two languages of the recipe.
         for path, languages, _ in self.files:
             if len({*languages} & {*self.bases}) < 2:
                 raise UserError(f"Lexicon.paths: {path} is in {languages}, less than two of {self.bases}")
@@ -102,6 +103,7 @@ class Lexicon:
         """
         files = []
         for item in self.paths:
+            # An entry is a path, or a path with the languages of the file's words.
             path, languages = (item, None) if isinstance(item, str) else item if len(item) == 2 else (None, None)
             if not isinstance(path, str) or not isinstance(languages, tuple | None):
                 raise UserError(
@@ -240,10 +242,13 @@ def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> Lex
     notes: list[str] = []
     texts = {base: training_stores(stores, base) for base in lexicon.bases}
     if lexicon.source == "clone":
+        # A clone's dictionary needs no file: each frequent word is the translation of itself.
         types = count_types(texts[lexicon.bases[0]], tokenizer, lexicon.max_tokens)
         entries = _frequent_words(types, tokenizer, lexicon.size, lexicon.bases[0])
         report["entries"] = len(entries)
     else:
+        # Read all entries, keep those whose source word occurs in the texts, then link one to one if asked, and then
+        # keep the most frequent. Translations are counted only for linking.
         entries, notes = read_entries(lexicon, tokenizer, texts, report)
         counted = lexicon.bases if lexicon.one_to_one else lexicon.bases[:1]
         shares = word_shares(entries, {base: texts[base] for base in counted}, tokenizer, lexicon.max_tokens)
@@ -300,6 +305,7 @@ def _concepts(
         # A clone has its base language's words, with the clone's ids; of equal ids the first spelling counts.
         for language, (base, k) in enumerate(map(clone_index, lexicon.languages)):
             for _, text, ids in (row for row in tokens if row[0] == base):
+                # Base ids -> ids as this language writes them; the same text may be the word of several languages.
                 final = tuple(tokenizer.clone(ids, k).tolist())
                 if problem := _problem(ids, lexicon.max_tokens, tokenizer.unk):
                     problems.append(problem)
@@ -331,10 +337,12 @@ def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[st
     groups: dict[str, list[int]] = {}
     for number, words in concepts.items():
         groups.setdefault(words[0].text.casefold(), []).append(number)
+    # Groups -> held out or training; training groups -> kept or left out, by hashes of the source word.
     heldout, training = _share(list(groups), lexicon.heldout, lexicon.seed, "heldout")
     kept, left_out = _share(training, lexicon.coverage, lexicon.seed, "coverage")
     if not kept:
         raise UserError(f"Lexicon: no training concept is left of {len(groups)}; lower Lexicon.heldout")
+    # All words of training groups count as seen, also those that `coverage` leaves out.
     seen = {word.spelling for group in training for number in groups[group] for word in concepts[number]}
     true = [word for group in kept for number in groups[group] for word in concepts[number]]
     # A held-out concept loses the words that training has too; it is dropped if no pair is left.
@@ -352,6 +360,8 @@ def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[st
         """The numbers of a share of the training concepts."""
         return {number for group in _share(kept, share, lexicon.seed, purpose)[0] for number in groups[group]}
 
+    # The controls change only the table that training reads. Both permute target words between concepts: `shuffle`
+    # replaces the true words, `homographs` adds to them.
     trained = true
     if lexicon.shuffle:
         trained = _shuffle(true, some(lexicon.shuffle, "wrong"), lexicon.seed)
@@ -365,6 +375,7 @@ def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[st
 
 def _share(names: Sequence[str], share: float, seed: int, purpose: str) -> tuple[list[str], list[str]]:
     """The share of names with the smallest keyed hashes, and the rest. Adding or removing a name moves few others."""
+    # The rank depends on the name alone, so other names do not change its order.
     ranked = sorted(names, key=lambda name: (int(hash64(seed, purpose, name)), name))
     count = round(share * len(names))
     return ranked[:count], ranked[count:]
@@ -379,6 +390,7 @@ def _shuffle(words: list[Word], concepts: set[int], seed: int) -> list[Word]:
         order = np.random.default_rng([seed, language]).permutation(sorted({word.concept for word in targets}))
         if len(order) < 2:
             raise UserError("Lexicon.shuffle and Lexicon.homographs need two or more training concepts each")
+        # Rolling a random order by one is a cycle through all concepts, so no concept keeps its own words.
         other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
         result += [dataclasses.replace(word, concept=other[word.concept]) for word in targets]
     return result

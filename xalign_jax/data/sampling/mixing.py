@@ -56,6 +56,7 @@ def member_rates(
     """
     known = ", ".join(tokens) or "none"
     if explicit:
+        # Given rates are taken as they are; otherwise only members with text take part.
         rates = {name: float(rate) for name, rate in explicit}
         unknown = [name for name in rates if name not in tokens]
         if unknown:
@@ -82,6 +83,7 @@ def block_counts(rates: Mapping[str, float], explicit: bool) -> np.ndarray:
     """
     if sum(rate > 0 for rate in rates.values()) > BLOCK:
         raise UserError(f"Mixture: more than {BLOCK} members; bind Mixture.languages or Mixture.tasks to fewer")
+    # (M,) exact rows of the members that are not raised: what the raised ones leave, by their shares.
     share = np.array(list(rates.values()), np.float64)
     single = np.zeros(len(share), bool)  # members that are raised to one row
     # Raising a member takes rows from the others and may leave another one without, so repeat until none lacks a row.

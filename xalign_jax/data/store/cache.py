@@ -56,6 +56,7 @@ def make(directory: Path, fill: Callable[[Path], None]) -> None:
 def damage(directory: Path) -> str | None:
     """One line that says which file of a directory is damaged and how; None if `make` made it and it is as it was."""
     try:
+        # File name -> (size, CRC-32) as they were when the directory was made.
         sealed = {str(name): tuple(sums) for name, sums in json.loads((directory / SEAL).read_bytes()).items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return f"{directory / SEAL}: missing or damaged"

@@ -66,14 +66,17 @@ def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], ca
       UserError: bad settings, files or modules.
       OSError: files of the cache cannot be read or written.
     """
+    # Stamps come first: a file that changes while it is read leaves an outdated stamp, and is read again next time.
     readers, stamps = _open_tasks(tasks, modules) if tasks else ({}, [])
     with _locked(cache):
+        # The vocabulary depends on the texts only if it is trained.
         directory, tokenizer = prepare_vocabulary(vocabulary, list(readers.values()), cache)
         of_vocabulary = [] if vocabulary.path is None else _path_stamps(vocabulary.path)
         if vocabulary.trained:
             of_vocabulary = stamps
         _write_index(index_file(cache, vocabulary, tasks, None), cache, directory, of_vocabulary, modules)
         prints = {task: reader.fingerprint() for task, reader in readers.items()}
+        # Validation texts of each task are read only if a store must be made, and then once.
         held_out = functools.cache(lambda task: _validation_texts(readers[task]))
         for task, reader in readers.items():
             reader.check_vocabulary(tokenizer)
@@ -91,6 +94,7 @@ def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str,
         except ModuleNotFoundError as error:
             raise UserError(f"Recipe.modules: cannot import {name!r}: {error}") from None
         if module.__file__:
+            # The code of the user's modules is part of the fingerprint of seqio tasks.
             of_modules.append(stamp_file(module.__file__))
             code += Path(module.__file__).read_bytes()
     digest = hashlib.sha256(code).hexdigest() if code else ""
@@ -146,6 +150,7 @@ def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Pa
     Raises:
       UserError: the vocabulary's file cannot be read, or there is no text to train on.
     """
+    # Clones do not count: stores hold base ids.
     base = Vocabulary(vocabulary.kind, vocabulary.path, vocabulary.size, vocabulary.model_type, vocabulary.lowercase)
     folder = cache / "vocabularies"
     if not vocabulary.trained:
@@ -156,6 +161,7 @@ def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Pa
             raise UserError(
                 "Vocabulary.path: set it (or Vocabulary.kind = 'bytes'): the recipe has no text to train on"
             )
+        # A trained vocabulary is identified by its settings and its texts, without training it.
         prints = sorted(reader.fingerprint() for reader in readers)
         directory = folder / _hash(base.size, base.model_type, base.lowercase, prints)
         if damage(directory) is None:
@@ -179,6 +185,7 @@ def _sample(readers: Sequence[Any]) -> list[str]:
         if sizes[language] > 2 * SAMPLE_BYTES:  # so that a language never takes much more memory than that
             kept[language] = _smallest(texts, SAMPLE_BYTES)
             sizes[language] = sum(map(len, kept[language].values()))
+    # Equal shares, so that a large language does not take all pieces.
     chosen = [t for texts in kept.values() for t in _smallest(texts, SAMPLE_BYTES // len(kept)).values()]
     if not chosen:
         raise UserError("Mixture.tasks: there is no training text to train a vocabulary on")
@@ -189,6 +196,7 @@ def _smallest(texts: dict[int, str], budget: int) -> dict[int, str]:
     """The texts of smallest hash, up to the first one that exceeds `budget` bytes in all. A longer text is cut."""
     kept, total = {}, 0
     for key in sorted(texts):
+        # A text that is longer than the budget is cut; a character that the cut divides is dropped.
         text = texts[key].encode()
         kept[key] = texts[key] if len(text) <= budget else text[:budget].decode(errors="ignore")
         total += len(text)
@@ -200,6 +208,7 @@ def _smallest(texts: dict[int, str], budget: int) -> dict[int, str]:
 def _cut(line: str) -> list[str]:
     """A line in parts that are short enough for SentencePiece, cut at spaces if there are any."""
     parts, start, most = [], 0, _SENTENCE_BYTES // 4
+    # A quarter of the limit in characters is at most the limit in bytes, since UTF-8 has up to four for each.
     while len(line) - start > _SENTENCE_BYTES or len(line[start:].encode()) > _SENTENCE_BYTES:
         end = line.rfind(" ", start, start + most)
         end = end if end > start else start + most
@@ -229,6 +238,7 @@ class _Writer:
     def add(self, ids: np.ndarray, text: str, group: int) -> None:
         """Add a document: its ids (n,), its text, and the number of its group; -1 = no group."""
         self._raw.write(ids.astype(self._dtype).tobytes())
+        # One row of the columns: tokens, group, hash of the normalised text, bytes.
         row = (len(ids), group, zlib.crc32(normal_text(text).encode()), len(text.encode()))
         for column, value in zip(self._columns.values(), row, strict=True):
             column.append(value)
@@ -244,6 +254,7 @@ class _Writer:
         offsets = np.concatenate([[0], np.cumsum(lengths[order])])
         self._raw.flush()
         raw = np.memmap(self._raw, self._dtype, mode="r")
+        # Copy document by document from the raw file into the shuffled array; neither is in memory.
         tokens = np.lib.format.open_memmap(self._folder / "tokens.npy", "w+", self._dtype, (len(raw),))
         for new, old in enumerate(order):
             tokens[offsets[new] : offsets[new + 1]] = raw[starts[old] : starts[old] + lengths[old]]
@@ -275,6 +286,7 @@ def prepare_store(
     """
     if tokenizer.eos is None:
         raise UserError("Vocabulary.path: the vocabulary has no end-of-sequence piece, which ends every document")
+    # The key covers the other tasks, because their validation texts are left out.
     others = [other for other in prints if other != task]
     key = _hash(prints[task], tokenizer.base_fingerprint, sorted(prints[other] for other in others))
     directory = cache / "stores" / key
@@ -314,10 +326,12 @@ def _fill_store(
                 elif key in validation:
                     dropped += 1
                     continue
+                # The content's hash covers every document with its split, language and group, in order.
                 content.update("\0".join([split, *document]).encode() + b"\n")
                 if document.language not in writers:
                     dtype = np.uint16 if tokenizer.base_size <= 65536 else np.int32
                     writers[document.language] = _Writer(folder / split, document.language, dtype)
+                # Groups become numbers in the order of their first document, over both splits.
                 group = groups.setdefault(document.group, len(groups)) if document.group else -1
                 writers[document.language].add(row, document.text, group)
         counts[split] = {language: writer.finish() for language, writer in sorted(writers.items())}
@@ -349,12 +363,14 @@ def split_notes(counts: Mapping[str, Mapping[str, Mapping[str, int]]], share: fl
       share: the share of the documents that is meant for validation.
     """
     train, validation = counts["train"], counts["validation"]
+    # Languages with one document, which was not drawn for validation.
     single = [name for name, count in train.items() if count["documents"] == 1 and name not in validation]
     if single:
         yield (
             f"all text in {_some(single)} is one document, so that none is left for validation; documents of `text:` "
             "files stand between blank lines, those of `lines:` files are lines"
         )
+    # (share, language, text) of languages with far too much validation text; the worst is described.
     far = []
     for name in train.keys() & validation.keys():
         held_out, total = validation[name]["tokens"], validation[name]["tokens"] + train[name]["tokens"]
@@ -384,6 +400,7 @@ def _batches(examples: Iterator[Any]) -> Iterator[list[Any]]:
 
 def _tokenise(batch: list[Any], tokenizer: Tokenizer) -> tuple[list[Any], list[np.ndarray]]:
     """The documents of a batch, and the ids (n,) of each, which end with eos."""
+    # Encode the texts in one call; examples that come tokenised keep their ids.
     texts = [example.document.text for example in batch if example.ids is None]
     encoded = iter(tokenizer.encode_documents(texts))
     rows = [next(encoded) if example.ids is None else example.ids for example in batch]

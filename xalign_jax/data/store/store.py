@@ -130,6 +130,7 @@ def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: 
       tasks: all tasks of the recipe. A trained vocabulary is trained on all of them, and a store leaves out the
         validation texts of the others.
     """
+    # Everything that decides which store or vocabulary belongs here; other settings share the entry.
     settings: list[Any] = [FORMAT, vocabulary.kind, vocabulary.path and resolve(vocabulary.path)]
     if vocabulary.trained:
         settings += [vocabulary.size, vocabulary.model_type, vocabulary.lowercase]
@@ -191,10 +192,12 @@ def prepare(
         "modules": list(modules),
         "cache": str(cache),
     }
+    # The process needs no accelerator, and TensorFlow's messages would hide its own.
     command = [sys.executable, "-c", _PREPARE, json.dumps(request)]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet})
     if done.returncode:
+        # Its last line is the error, which is raised here as if nothing had run elsewhere.
         lines = done.stdout.strip().splitlines()
         if done.returncode in (USER_ERROR, CACHE_ERROR) and lines:
             raise (UserError if done.returncode == USER_ERROR else RunError)(json.loads(lines[-1])["error"])
@@ -250,6 +253,7 @@ def _info(directory: Path) -> dict[str, Any]:
         info = read_object(file, counts=dict, fingerprint=str)
     except FileNotFoundError:
         raise UserError(f"{file}: missing; {ADVICE}") from None
+    # `open_stores` reads folders by these names, so their shape is checked.
     if not all(isinstance(languages, dict) for languages in info["counts"].values()):
         raise UserError(f"{file}: damaged; {ADVICE}")
     return info

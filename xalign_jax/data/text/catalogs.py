@@ -20,9 +20,11 @@ from pathlib import Path
 from xalign_jax.data.text.files import Document, hash_file, stamp_file, stamp_package
 from xalign_jax.errors import UserError, install
 
+# Python's and Django's placeholders: %(name)s, %d, {}, {name}.
 _PLACEHOLDER = re.compile(r"%\(\w+\)[a-z]|%[sdif]|%%|\{[\w.]*\}")
 _TAG = re.compile(r"</?[a-zA-Z][^>]*>")
 _MAGIC = 0x950412DE
+# Locales whose usual language code is shorter.
 _LANGUAGES = {"zh-Hans": "zh", "sr-Cyrl": "sr", "no": "nb"}
 
 
@@ -65,8 +67,10 @@ def _documents(package: str) -> tuple[Document, ...]:
         language = normal_language(file.parts[-3])
         for context, source, translation in read_mo(file):
             english, text = clean(source), clean(translation)
+            # Formats and single signs are no text.
             if not (_is_text(english) and any(map(str.isalpha, text))):
                 continue
+            # The same English text in another context is another message, with its own translations.
             group = hashlib.sha256(f"{context}\x04{english}".encode()).hexdigest()[:16]
             for document in (Document(english, "en", group), Document(text, language, group)):
                 documents.setdefault((document.text, document.language, group), document)
@@ -105,6 +109,7 @@ def read_mo(path: Path) -> Iterator[tuple[str, str, str]]:
                 if content[start + length : start + length + 1] != b"\0":
                     raise ValueError(f"message {i} does not end where it should")
                 pair.append(content[start : start + length].decode())
+            # An id is "context EOT source", and plural forms are separated by NUL.
             context, _, source = pair[0].rpartition("\x04")
             source, translation = source.split("\0")[-1], pair[1].split("\0")[-1]
             if source and translation:

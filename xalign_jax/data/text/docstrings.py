@@ -19,14 +19,19 @@ from xalign_jax.errors import UserError
 
 PACKAGES = ("numpy", "scipy", "jax", "flax", "optax")
 
+# Markup of reStructuredText whose text stays: roles, links, literals and emphasis. Footnotes are removed.
 _ROLE = re.compile(r":[\w:+.-]+:`~?\.?([^`<]*?)\s*(?:<[^`]*>)?`")
 _LINK = re.compile(r"`([^`<]+?)\s*<[^`]*>`_{0,2}")
 _LITERAL = re.compile(r"`{1,2}([^`]*)`{1,2}_{0,2}")
 _EMPHASIS = re.compile(r"\*{1,2}([^*\s][^*]*)\*{1,2}")
 _FOOTNOTE = re.compile(r"\s*\[[\w#*]+\]_")
+# Paragraphs that are no running prose: fields, directives, lists, numbered items, citations, comments.
 _FIELD = re.compile(r"^\s*(:\w|\.\. |\* |- |\d+[.)] |\[\w+\] |@|#)")
+# The line under a section's title.
 _UNDERLINE = re.compile(r"[-=~^*]{3,}")
+# The first line of an argument's description in Google style: a name, perhaps a type, a colon.
 _HANGING = re.compile(r"^\*{0,2}`{0,2}\w+`{0,2}(?: ?\([^)]*\))?: +(?=\S)")
+# A plain word, with punctuation around it.
 _WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*[.,;:!?)\"]*$|[(\"][A-Za-z'-]+[.,;:!?)\"]*$")
 
 
@@ -57,6 +62,7 @@ def _documents(packages: tuple[str, ...]) -> tuple[Document, ...]:
     seen: set[str] = set()  # normalised paragraphs
     documents = []
     for docstring in (text for package in packages for file in _modules(package) for text in _docstrings(file)):
+        # Packages repeat paragraphs, for example about common arguments: each counts once.
         paragraphs = {normal_text(paragraph): paragraph for paragraph in prose(docstring)}
         fresh = [paragraph for key, paragraph in paragraphs.items() if key not in seen]
         seen.update(paragraphs)
@@ -70,6 +76,7 @@ def _modules(package: str) -> list[Path]:
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"docs_en: the package {package} is not installed; pip install {package}")
     root = Path(spec.submodule_search_locations[0])
+    # Tests repeat the same sentences, so they are left out.
     files = (file.relative_to(root) for file in root.rglob("*.py"))
     return [root / file for file in sorted(files, key=str) if not {"tests", "test", "testing"} & set(file.parts)]
 
@@ -114,12 +121,14 @@ def _paragraphs(docstring: str) -> list[str]:
     # `block` collects the lines of a paragraph at `indent`; `literal` is the indent of the line before a literal block.
     for line in [*docstring.expandtabs().splitlines(), ""]:
         text, depth = line.strip(), len(line) - len(line.lstrip())
+        # A literal block lasts as long as lines are deeper than the line before it.
         if literal is not None and (not text or depth > literal):
             continue
         literal = None
         if text and _UNDERLINE.fullmatch(text):
             block = []
             continue
+        # A change of indent ends a paragraph, except after the first line of a hanging one.
         hangs = len(block) == 1 and depth > indent and _HANGING.match(block[0]) is not None
         if block and (not text or (depth != indent and not hangs)):
             paragraphs.append(" ".join(block))
@@ -127,6 +136,7 @@ def _paragraphs(docstring: str) -> list[str]:
         if text:
             indent = depth
             block = [_HANGING.sub("", block[0]), text] if hangs else [*block, text]
+            # Here a literal block, a directive or an example begins: what is collected ends.
             if text.endswith("::") or text.startswith((".. ", ">>>")):
                 paragraphs.append(" ".join(block))
                 block, literal = [], depth
@@ -148,6 +158,7 @@ def _is_prose(text: str) -> bool:
     tokens = text.split()
     if len(tokens) < 6 or text[-1] not in ".?!" or not text[0].isalpha() or not text[0].isupper():
         return False
+    # Marks of code, tables, links and placeholders.
     if any(mark in text for mark in (">>>", "---", "===", "|", "http", "...", "@", "{")):
         return False
     return sum(bool(_WORD.match(token)) for token in tokens) >= 6 / 7 * len(tokens)

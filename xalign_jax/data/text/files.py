@@ -117,6 +117,7 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
     with _reading(path), opener(path, "rb") as file:
         for number, raw in enumerate(file, 1):
             line = raw.rstrip(b"\r\n")
+            # Bytes that no text has show a damaged file or another encoding.
             for byte, advice in _NO_TEXT.items():
                 if byte in line:
                     raise UserError(f"{path}:{number}: {advice}")
@@ -139,6 +140,7 @@ class _Files:
         return frozenset(language for language, _ in self.files)
 
     def fingerprint(self) -> str:
+        # Contents instead of paths, so that files can be moved.
         settings = {**dataclasses.asdict(self), "files": [(language, hash_file(path)) for language, path in self.files]}
         return hashlib.sha256(json.dumps([type(self).__name__, settings]).encode()).hexdigest()
 
@@ -154,6 +156,7 @@ class TextFiles(_Files):
 
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:
+            # Lines lose white space at both ends, so a line of white space is blank.
             lines = (line.strip() for _, line in read_lines(path))
             if self.document == "line":
                 yield from (Document(line, language) for line in lines if line)
@@ -189,6 +192,7 @@ class AlignedLines(_Files):
     """Files in which lines of the same number translate each other. If one of them is blank, the others are kept."""
 
     def documents(self) -> Iterator[Document]:
+        # All files are read side by side; one that ends earlier gives None, which is an error.
         readers = [read_lines(path) for _, path in self.files]
         for number, row in enumerate(itertools.zip_longest(*readers), 1):
             for (language, path), cell in zip(self.files, row, strict=True):
@@ -226,6 +230,7 @@ class JsonLines(_Files):
                 text = row.get(self.text)
                 if not isinstance(text, str):
                     raise UserError(f"{path}:{number}: no string under the key {self.text!r}")
+                # An object may name its own language and group; numbers become strings.
                 own = _cell(row, self.language, language, path, number)
                 group = _cell(row, self.group, "", path, number)
                 if not is_language(own):
@@ -287,6 +292,7 @@ def parallel_files(files: Sequence[tuple[str, str]]) -> Source:
     Raises:
       UserError: only some of the files are `.tsv`, or two files are in one language.
     """
+    # All files must be joined in the same way, by id or by line.
     joined = [path.removesuffix(".gz").endswith(".tsv") for _, path in files]
     if any(joined) and not all(joined):
         other = files[joined.index(False)][1]
@@ -300,6 +306,7 @@ def parallel_files(files: Sequence[tuple[str, str]]) -> Source:
 
 def is_language(name: str) -> bool:
     """True if a name can be a language's: printable, without spaces, and usable as the name of a folder."""
+    # The name becomes a folder: no separators, no "." or "..", and not too long.
     usable = name.isprintable() and not set(" /\\") & set(name) and name.strip(".") == name
     return bool(name) and usable and len(name.encode()) <= _LANGUAGE_BYTES
 
@@ -343,6 +350,7 @@ def _extra_keys(training: dict[str, set[int]], without: dict[str, set[int]]) -> 
     `training` keeps a key.
     """
     extra: set[int] = set()
+    # A key may be moved if every language keeps another one. Languages that the moved key serves are done.
     kept = [keys for keys in training.values() if keys]
     while without:
         serves = Counter(itertools.chain.from_iterable(without.values()))
@@ -382,6 +390,8 @@ class Split:
                 keys.add(key)
             if language in drawn and len(keys) > 1:
                 training[language] = {max(keys)}
+        # Languages of which all is drawn give their largest key back. Languages of which nothing is drawn take extra
+        # keys. Then the validation texts are known, by which training is filtered.
         self._kept = {key for language, key in drawn.items() if not training[language]}
         undrawn = training.keys() - drawn.keys()
         self._extra = _extra_keys(training, {language: training[language] for language in undrawn})

@@ -127,13 +127,16 @@ class SentencePieces:
             "bos": _id(processor.bos_id(), self.size),
             "mask": _some_id(table.get(name) for name in ("<mask>", "[MASK]")),
         }
+        # (V,) bool: what SentencePiece marks as control pieces, and the specials in any case.
         self.control = np.array([processor.is_control(i) or processor.is_unknown(i) for i in ids])
         for value in self.specials.values():
             if value is not None:
                 self.control[value] = True
         self.texts = [_byte_text(p) if processor.is_byte(i) else p.lstrip(_SPACE) for i, p in enumerate(pieces)]
         self.standalone = self.control | np.array([is_punctuation(text) for text in self.texts])
+        # (V,) bool: a piece with the marker begins a word, and so do specials and punctuation.
         self.word_start = self.standalone | np.array([piece.startswith(_SPACE) for piece in pieces])
+        # Most models put a space before the text by themselves; for the others, `encode_words` does.
         self._prefix = "" if self.word_start[processor.encode("a")[0]] else " "
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -203,6 +206,7 @@ class Bytes:
         self.files = {"bytes.json": b'{"first_byte": 5}'}
         self.size = len(SPECIALS) + 256
         self.specials: dict[str, int | None] = {name: i for i, name in enumerate(SPECIALS)}
+        # Bytes below 128 are characters; the others are parts of characters.
         self.texts = [""] * len(SPECIALS) + [chr(i) for i in range(128)] + [""] * 128
         self.names = [*SPECIALS, *(_byte_name(i) for i in range(256))]
         self.control = np.arange(self.size) < len(SPECIALS)
@@ -246,9 +250,11 @@ class HuggingFacePieces:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         table = self._tokenizer.get_vocab(with_added_tokens=True)
+        # Ids may have holes, so the size follows from the largest id.
         self.size = max(table.values()) + 1
         if self.size > 2 * len(table) + _MOST_HOLES:
             raise ValueError(f"{len(table)} tokens with ids up to {self.size - 1}")
+        # Control pieces are the added tokens that are marked as special, and the specials in any case.
         added = [entry["content"] for entry in json.loads(content).get("added_tokens", []) if entry.get("special")]
         self.specials = _hf_specials(table, json.loads(files.get("tokenizer_config.json", b"{}")), added)
         self.control = np.zeros(self.size, bool)
@@ -263,6 +269,7 @@ class HuggingFacePieces:
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        # A document may hold a special's name, which is ordinary text there.
         self._tokenizer.encode_special_tokens = True
         try:
             return self.encode(texts)
@@ -281,6 +288,7 @@ def _hf_specials(table: dict[str, int], config: dict[str, Any], added: list[str]
     specials: dict[str, int | None] = {}
     for name, usual in _HF_SPECIALS.items():
         named = config.get(f"{name}_token")
+        # The config names a special by its text, or by a dict with its text.
         named = named["content"] if isinstance(named, dict) else named
         candidates = (named,) if named else tuple(piece for piece in usual if piece in added)
         specials[name] = _some_id(table.get(piece) for piece in candidates)
@@ -290,6 +298,8 @@ def _hf_specials(table: dict[str, int], config: dict[str, Any], added: list[str]
 def _hf_pieces(table: dict[str, int], content: dict[str, Any], size: int) -> tuple[np.ndarray, list[str], list[str]]:
     """(size,) bool, the pieces that begin a word; each piece's text without its marker; its name (`Pieces.names`)."""
     starts, texts, names = np.zeros(size, bool), [""] * size, [""] * size
+    # The kind of model decides the marker: WordPiece marks continuations, byte-level BPE writes a space as "Ġ", and
+    # others mark word starts as SentencePiece does.
     continuing = content["model"].get("continuing_subword_prefix") or "##"
     word_piece = content["model"].get("type") == "WordPiece"
     byte_level = '"ByteLevel"' in json.dumps([content.get("pre_tokenizer"), content.get("decoder")])
@@ -300,6 +310,7 @@ def _hf_pieces(table: dict[str, int], content: dict[str, Any], size: int) -> tup
             starts[i], texts[i] = not piece.startswith(continuing), piece.removeprefix(continuing)
             names[i] = _SPACE * int(starts[i]) + texts[i]
         elif byte_level:
+            # Byte-level pieces are bytes in GPT-2's alphabet; added tokens are literal text.
             raw = piece.encode() if piece in literal else bytes(_BYTE_OF.get(character, 63) for character in piece)
             starts[i], texts[i] = raw[:1].isspace(), raw.decode(errors="replace").strip()
             names[i] = raw.decode(errors="replace").replace(" ", _SPACE)
@@ -312,6 +323,7 @@ def _hf_pieces(table: dict[str, int], content: dict[str, Any], size: int) -> tup
 
 def _byte_of_character() -> dict[str, int]:
     """The bytes that GPT-2's printable characters stand for."""
+    # Printable bytes stand for themselves, the others for the characters from 256 on, in order.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -368,6 +380,7 @@ def load_pieces(kind: str, path: str | Path) -> Pieces:
             return SentencePieces(content)
         if kind == "ids":
             return Ids(content)
+        # The config is optional: without it, the specials have usual names.
         files = {"tokenizer.json": content} | ({config.name: _read(config)} if config.exists() else {})
         return HuggingFacePieces(files)
     except UserError:

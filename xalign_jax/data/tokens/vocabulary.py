@@ -67,6 +67,7 @@ class Vocabulary:
             raise UserError(f"Vocabulary.kind = {self.kind!r}: one of {', '.join(_KINDS)}")
         if self.model_type not in _MODEL_TYPES:
             raise UserError(f"Vocabulary.model_type = {self.model_type!r}: one of {', '.join(_MODEL_TYPES)}")
+        # Only SentencePiece can be trained here, and bytes need no file.
         if self.kind in ("huggingface", "ids") and self.path is None:
             file = {"huggingface": "tokenizer.json", "ids": "ids.json"}[self.kind]
             raise UserError(f'Vocabulary.path: name the {file} of Vocabulary.kind = "{self.kind}"')
@@ -119,10 +120,12 @@ class Tokenizer:
         self.word_start = pieces.word_start
         self.standalone = pieces.standalone
         self.shared = self._shared()
+        # All rows are special until text can contain them: ordinary pieces, and their clones.
         self.special = np.ones(self.size, bool)
         for k in range(self.clones + 1):
             self.special[self.clone(np.flatnonzero(~pieces.control), k)] = False
         self.base_fingerprint = fingerprint(pieces)
+        # Settings of clones count only if there are clones, so that they do not change other fingerprints.
         clones = [self.clones, vocabulary.clone_specials, vocabulary.anchors] if self.clones else []
         self.fingerprint = hashlib.sha256(json.dumps([self.base_fingerprint, clones]).encode()).hexdigest()[:16]
 
@@ -140,6 +143,7 @@ class Tokenizer:
         shared = control.copy()
         if self.vocabulary.clone_specials:
             shared = np.arange(self.base_size) == (-1 if self.pad is None else self.pad)
+        # The anchors are the first ordinary pieces of a fixed random order: more anchors include fewer ones.
         ordinary = np.random.default_rng(0).permutation(np.flatnonzero(~control))
         shared[ordinary[: round(self.vocabulary.anchors * ordinary.size)]] = True
         return shared
@@ -173,6 +177,7 @@ class Tokenizer:
 
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """The text of ids. A clone's ids give the base text; specials and unused rows give nothing."""
+        # (n,) ids -> those of a piece -> base ids without control pieces.
         rows = np.asarray(ids, np.int64).reshape(-1)
         base = self.unclone(rows[rows < (self.clones + 1) * self.base_size])
         return self._pieces.decode(base[~self._pieces.control[base]].tolist())
@@ -206,6 +211,7 @@ class Tokenizer:
         """
         if not self.vocabulary.tie_clones:
             return None
+        # (size,) bool: rows that any clone writes.
         used = np.any([self.language_rows(k) for k in range(self.clones + 1)], axis=0)
         rows = np.arange(self.size, dtype=np.int32)
         return np.where(used, self.unclone(rows), rows)
@@ -235,6 +241,7 @@ class Tokenizer:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             (directory / name).write_bytes(content)
+        # The fingerprint and the size are saved too, so that `load` notices damaged files.
         settings = {
             "vocabulary": dataclasses.asdict(self.vocabulary),
             "base_size": self.base_size,
@@ -277,10 +284,12 @@ def blank_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     Raises:
       UserError: the vocabulary's file is missing and `Vocabulary.rows` is not given.
     """
+    # A vocabulary that is here is read, because its specials matter.
     if vocabulary.kind == "bytes" or (vocabulary.path is not None and Path(vocabulary.path).expanduser().exists()):
         return Tokenizer(load_pieces(vocabulary.kind, vocabulary.path or ""), vocabulary)
     if not vocabulary.trained and vocabulary.rows is None:
         raise UserError(f"Vocabulary.path = {vocabulary.path}: no such file; or bind Vocabulary.rows to its size")
     size = vocabulary.size if vocabulary.rows is None else vocabulary.rows // (vocabulary.clones + 1)
+    # A trained vocabulary has the specials in this order; an unknown one is taken to have them too.
     specials = {name: i for i, name in enumerate(SPECIALS)}
     return Tokenizer(Ids(json.dumps({"size": size, "specials": specials}).encode()), vocabulary)

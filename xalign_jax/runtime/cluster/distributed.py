@@ -48,6 +48,7 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
         return
     if coordinator is None and (processes, process_id) != (None, None):
         raise UserError("--processes and --process_id need --coordinator=HOST:PORT, the address of process 0")
+    # Options win over the launcher's numbers.
     counted = _counted()
     if counted is not None:
         processes, process_id = (b if a is None else a for a, b in zip((processes, process_id), counted, strict=True))
@@ -95,12 +96,14 @@ def expects_others() -> bool:
     SLURM and OpenMPI count the processes of the step; a batch script or a shell does not count. GKE names the hosts of
     a slice. An indexed Kubernetes job has a completion index. On a TPU virtual machine JAX asks the metadata server.
     """
+    # The first source that knows decides, in the order of the text above.
     if counted := _counted():
         return counted[0] > 1
     if hosts := os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES"):
         return len(hosts.split(",")) * _number("MEGASCALE_NUM_SLICES", "1") > 1
     if "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ:
         return True
+    # A TPU's host has these devices; whether there are others, only the metadata server knows.
     chips = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
     return bool(chips) and "TPU_SKIP_MDS_QUERY" not in os.environ and importlib.util.find_spec("libtpu") is not None
 
@@ -157,6 +160,7 @@ def exchange(name: str, value: str) -> list[str]:
     if talk is None:
         return [value]
     key = f"xalign/{next(_exchanges)}/{name}"
+    # Each process writes its value, waits for all others, and reads all values.
     talk.key_value_set(f"{key}/{jax.process_index():06d}", value)
     talk.wait_at_barrier(key, WAIT_SECONDS * 1000)
     return [said for _, said in sorted(talk.key_value_dir_get(f"{key}/"))]
@@ -175,6 +179,7 @@ def agree(values: Mapping[str, Any]) -> None:
     everyone = [json.loads(said) for said in exchange("values", json.dumps([socket.gethostname(), mine]))]
     differing = []
     for path in sorted({path for _, said in everyone for path in said}):
+        # Value -> the processes that have it, for one path.
         found: dict[str, list[str]] = {}
         for number, (host, said) in enumerate(everyone):
             found.setdefault(said.get(path, "absent"), []).append(f"{number} ({host})")

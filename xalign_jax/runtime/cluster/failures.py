@@ -88,6 +88,7 @@ def fail(cause: str, code: int) -> NoReturn:
         with contextlib.suppress(RuntimeError):  # another process was first
             distributed.client().key_value_set(CAUSE, json.dumps(own))
         with contextlib.suppress(RuntimeError):  # the coordinator is gone
+            # The store keeps the first cause; later ones cannot replace it.
             first = json.loads(distributed.client().key_value_try_get(CAUSE))
             if first["process"] != own["process"] and first["cause"] != cause:
                 _say(first)
@@ -109,6 +110,7 @@ def _watch(over: threading.Event) -> None:
     last = time.monotonic()
     while not over.wait(POLL_SECONDS):
         _beat(str(next(beats)))
+        # Process 0 looks for silent processes; every process looks for a reported cause.
         last, passed = time.monotonic(), time.monotonic() - last
         try:
             if own == 0:
@@ -134,6 +136,7 @@ def _find_the_dead(beats: list[tuple[str, str]], heard: dict[int, tuple[str, flo
       passed: seconds since the last look.
     """
     passed = min(passed, 2 * POLL_SECONDS)
+    # Process number -> its latest beat.
     said = {int(key.rpartition("/")[2]): beat for key, beat in beats}
     for number, (last, silent) in heard.items():
         beat = said.get(number, "")

@@ -35,6 +35,8 @@ def hold(directory: epath.Path, lost: Callable[[str], Any]) -> Iterator[None]:
     own = DirectoryLock(directory, lost) if distributed.is_main() else None
     try:
         token = distributed.exchange("lock", own.token if own else "")[0]
+        # Process 0 shares its token; the others look for it in the file. Processes on hosts with different disks, or
+        # in different directories, do not find it.
         sees = distributed.exchange("sees the lock", "yes" if own or _appears(directory, token) else "no")
         blind = [str(number) for number, said in enumerate(sees) if said == "no"]
         if blind:
@@ -76,6 +78,7 @@ class DirectoryLock:
         self._directory, self._lost = directory, lost
         self._over = threading.Event()
         found = read_lock(directory)
+        # An existing lock counts if its process may live and the file is renewed while this process looks.
         if found and not _is_gone(found) and _is_renewed(directory, found):
             raise UserError(
                 f"{directory}: process {found['pid']} on {found['host']} is training there; "
@@ -90,6 +93,7 @@ class DirectoryLock:
         """Remove the lock, so that another run can start."""
         self._over.set()
         self._thread.join()
+        # Another run may have taken the lock; its file must stay.
         if read_lock(self._directory).get("token") == self.token:
             (self._directory / "lock.json").unlink(missing_ok=True)
 
@@ -118,6 +122,7 @@ def read_lock(directory: epath.Path) -> dict[str, Any]:
         found = json.loads((directory / "lock.json").read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return {}
+    # Every value must have its type, and the number of the process must be possible.
     whole = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in LOCK.items())
     return found if whole and 0 < found["pid"] < 2**31 else {}
 
@@ -127,6 +132,7 @@ def _is_gone(found: dict[str, Any]) -> bool:
     if found["host"] != socket.gethostname():
         return False
     try:
+        # Signal 0 only checks that the process exists. A process of another user gives a PermissionError.
         os.kill(found["pid"], 0)
     except ProcessLookupError:
         return True
@@ -140,6 +146,7 @@ def _is_renewed(directory: epath.Path, found: dict[str, Any]) -> bool:
     until = time.monotonic() + 2.5 * RENEW_SECONDS
     while time.monotonic() < until:
         time.sleep(min(1.0, RENEW_SECONDS / 4))
+        # A live process renews it once a period. A removed lock is free.
         now = read_lock(directory)
         if not now:
             return False

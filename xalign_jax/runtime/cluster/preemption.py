@@ -50,6 +50,7 @@ class StopNotice:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._over.set()
+        # Restore the handlers that were there before, and end the thread.
         if self._before:
             for told, handler in self._before.items():
                 signal.signal(told, handler or signal.SIG_DFL)
@@ -101,6 +102,7 @@ def _watch_events(over: threading.Event) -> None:
     """In a thread: turn a notice of maintenance or preemption into a SIGTERM."""
     host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
     while not over.wait(METADATA_SECONDS):
+        # The server answers with the ordinary value until an event is due.
         for event, ordinary in EVENTS.items():
             request = urllib.request.Request(
                 f"http://{host}/computeMetadata/v1/instance/{event}", headers={"Metadata-Flavor": "Google"}

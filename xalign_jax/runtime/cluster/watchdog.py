@@ -44,6 +44,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._seconds / 4)):
             if time.monotonic() > self._due:
+                # The stacks show which call hangs; `fail` then ends the processes on all hosts.
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 failures.fail(
                     f"no step finished for {self._seconds:g} s (Runtime.watchdog_seconds); "
