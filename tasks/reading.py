@@ -218,13 +218,13 @@ def seqio_task(
 ) -> seqio.Task:
     """A text task as a tokenised seqio Task with `targets`, which end with eos, `language` and `group_id`.
 
-    It is meant for plain seqio pipelines; training in this package reads stores. Its ids are those of the task's store,
-    except for combining marks that SentencePiece's own tables leave uncomposed: stores compose them first.
+    It is meant for plain seqio pipelines; training in this package reads stores. Its ids equal the ids of the task's
+    store, except for combining marks that SentencePiece's own tables leave uncomposed: stores compose them first.
 
     Args:
       name: a Task; for a Mixture, name its Tasks.
       vocabulary: as in the recipe.
-      tasks: the texts that a trained vocabulary is trained on; None = those of this task.
+      tasks: the tasks whose texts a trained vocabulary is trained on; None = this task.
       cache: the folder of the cache; None = the default one.
     Raises:
       UserError: the name is a Mixture's, or the vocabulary cannot be prepared.

@@ -1,4 +1,4 @@
-"""The devices that a program is made for: JAX's own, or those of a machine that is not here (`xalign compile`).
+"""The devices that a program is made for: JAX's own, or the devices of an absent machine (`xalign compile`).
 
 Models and objectives choose block sizes by the platform and the number of devices. They ask this module instead of JAX,
 so that a step can be lowered for another machine.

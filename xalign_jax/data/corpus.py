@@ -96,7 +96,7 @@ class Corpus:
         for name, times in Counter(member.name for member in members).items():
             if times > 1:
                 raise UserError(
-                    f"Mixture.tasks: text in a language called {name!r}, as a clone or the facts are; rename it"
+                    f"Mixture.tasks: a text's language is called {name!r}, as a clone or the facts are; rename it"
                 )
         return members
 

@@ -24,7 +24,7 @@ def preview(stream: str, batch: dict[str, np.ndarray], languages: tuple[str, ...
     lines = [f"stream {stream}:"]
     # The arrays tell the kind of feed: only windows have one language for each row.
     if "language" in batch and "concept" not in batch:
-        lines[0] += " a word in brackets is read in place of one that began as shown behind the arrow"
+        lines[0] += " a word in brackets replaces, in the input, a word that begins as shown behind the arrow"
     for row in range(min(PREVIEW_ROWS, len(batch["tokens"]))):
         if "concept" in batch:
             lines.append(f"  {row}: {_words(batch, row, languages, corpus)}")

@@ -91,7 +91,7 @@ def translation_ties(corpus: Corpus) -> TokenTies:
     follower, at = np.unique(ids[follows], return_index=True)
     if not len(follower):
         raise UserError("TiedRows: no token of the lexicon's words translates a token of its first language")
-    # (V,) source and language of every token -> (P,) those of tokens that belong to a language.
+    # (V,) source and language of every token -> (P,) the same of the tokens that belong to a language.
     source, of = np.arange(own.shape[1], dtype=np.int32), own.argmax(0).astype(np.int32)
     source[follower] = sources[np.searchsorted(named, concept[follows][at])]
     of[follower] = language[follows][at]
@@ -114,6 +114,6 @@ def _own_tokens(corpus: Corpus) -> np.ndarray:
     if not own.any():
         raise UserError(
             f"LanguageVectors and TiedRows: no token is used ten times as often by {', '.join(languages[1:])} "
-            f"as by {languages[0]} (Lexicon.languages), so there is none to move"
+            f"as by {languages[0]} (Lexicon.languages), so no token belongs to another language"
         )
     return own

@@ -56,7 +56,7 @@ def _restored(
     """A step as for `restore_model`, and a branch of it that has the shapes of the model's parameters."""
     if not (model_dir / "checkpoints").is_dir():
         raise UserError(f"{model_dir}: no checkpoints there; train it first")
-    # Restore directly into the shardings of this mesh, whatever mesh the run had.
+    # Restore directly into the shardings of this mesh, which may differ from the run's mesh.
     checkpoints, tree = Checkpoints(model_dir / "checkpoints"), _abstract(model, mesh)
 
     def restore(step: int) -> Any:

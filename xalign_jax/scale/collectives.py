@@ -29,7 +29,7 @@ class Collective(NamedTuple):
     """A collective of the program.
 
     Attributes:
-      kind: one of KINDS; between slices of TPUs the runtime's own name, for example that of a lone transfer.
+      kind: one of KINDS; between slices of TPUs the runtime's own name, for example for a lone transfer.
       windowed: XLA has cut the collective into permutes between the parts of a matrix product; each is one entry.
       bytes: size of the operand or the result on one chip, whichever is larger.
       sent: bytes that each chip sends if the chips form a ring, the fewest that the collective allows.
@@ -55,7 +55,7 @@ def collectives(module: Module, devices: int, slices: int = 1) -> list[Collectiv
     """All collectives of a program. The parts of an asynchronous one count once.
 
     Args:
-      devices: how many devices the program runs on; those of a slice are numbered one after another.
+      devices: how many devices the program runs on; the devices of a slice are numbered one after another.
     """
     found = []
     for visit in module.visits():

@@ -113,7 +113,7 @@ class Module:
     def _visits(self, name: str, times: int, loops: tuple[Instruction, ...]) -> Iterator[Visit]:
         for one in self.computations[name].values():
             yield Visit(one, name, times, loops)
-            # A loop's body counts as often as it runs; once if that is unknown. Of a conditional, all branches count.
+            # A loop's body counts as often as it runs; once if that is unknown. All branches of a conditional count.
             if one.opcode == "while":
                 yield from self._visits(one.called["body"], times * (self.trips(one, name) or 1), (*loops, one))
             elif one.opcode == "call":

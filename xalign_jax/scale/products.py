@@ -1,4 +1,4 @@
-"""FLOPs of the matrix products that a compiled step runs, including those of recomputed values."""
+"""FLOPs of the matrix products that a compiled step runs, including recomputed ones."""
 
 from __future__ import annotations
 

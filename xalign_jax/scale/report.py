@@ -26,9 +26,9 @@ def report(program: Program, machine: Machine, runtime: Runtime) -> dict[str, An
     """Compile a step and report what it needs, as plain values in bytes and seconds.
 
     `memory` is per chip: arguments (the state and a batch), temporaries, program, and the total. `fits` is None if the
-    chip's memory is not known. `flops` are the model's; `flops_run` are those of the products that the program runs.
-    `seconds` are lower bounds by published figures, for the products, main memory, the links between chips and the
-    network between slices; None where no figure is published.
+    chip's memory is not known. `flops` counts the model's products; `flops_run` counts the products that the program
+    runs. `seconds` are lower bounds by published figures, for the products, main memory, the links between chips and
+    the network between slices; None where no figure is published.
     """
     stage = program.stage
     found: dict[str, Any] = {
@@ -44,7 +44,7 @@ def report(program: Program, machine: Machine, runtime: Runtime) -> dict[str, An
         "flops": step_flops(stage, program.model),
     }
     try:
-        # Optimising the machine code takes most of the time on CPUs, and nobody runs it on simulated devices.
+        # Optimising the machine code takes most of the time on CPUs, and code for simulated devices never runs.
         quick = {"xla_backend_optimization_level": 0} if machine.platform == "cpu" else None
         compiled = program.lowered.compile(compiler_options=quick)
     except jax.errors.JaxRuntimeError as error:

@@ -106,5 +106,5 @@ def _gpu(num_slices: int) -> Machine:
     except RuntimeError:
         raise UserError("--topology=gpu: there is no GPU here, or JAX is installed without CUDA") from None
     if num_slices > 1:
-        raise UserError(f"--num_slices={num_slices}: of TPUs and simulated devices only")
+        raise UserError(f"--num_slices={num_slices}: only TPUs and simulated devices have several slices")
     return Machine("gpu", "gpu", [devices], hardware.chip(devices[0].device_kind), len(devices))

@@ -49,10 +49,10 @@ class TextFeed:
         mixture = reads(self, mixture)
         own = int(hash64(seed, "TextFeed"))
         # A document is cut into pieces that fill a row together with their specials. The feed's own key keeps its
-        # random choices apart from those of other feeds with the same seed.
+        # random choices apart from the choices of other feeds with the same seed.
         most = self.length - _specials(corpus, 1)
         if most < 1:
-            raise UserError(f"TextFeed.length = {self.length}: no room for a token beside bos and eos; raise it")
+            raise UserError(f"TextFeed.length = {self.length}: no room for a token between bos and eos; raise it")
         pieces = Pieces(corpus.members(mixture, split), mixture, most, own)
         return PackedRows(pieces, Form(self.length, self.slots), corpus.tokenizer, rows, own)
 
@@ -122,8 +122,8 @@ class ContrastFeed:
       length: T, tokens of a row.   slots: S, most items of a row.
       side: most tokens of each text; longer texts are cut and counted.
       pivot: the language of one of the two texts; None = any two languages.
-      mixup: an item holds two pairs: query "bos s1 eos s2 eos", key "bos t1 eos t2 eos", each in its own random order
-        (InfoXLM, Chi et al. 2021, section 3.3).
+      mixup: an item holds two pairs: query "bos s1 eos s2 eos", key "bos t1 eos t2 eos". Each of the two has its own
+        random order (InfoXLM, Chi et al. 2021, section 3.3).
     """
 
     length: int = gin.REQUIRED
@@ -174,8 +174,8 @@ def _check_side(feed: Any, texts: int, corpus: Corpus) -> None:
     name, needed = type(feed).__name__, texts * feed.side + _specials(corpus, texts)
     if needed > feed.length:
         raise UserError(
-            f"{name}.side = {feed.side}: {texts} of them and their specials take {needed} tokens, more than "
-            f"{name}.length = {feed.length}; lower the one or raise the other"
+            f"{name}.side = {feed.side}: {texts} of them with their specials take {needed} tokens, more than "
+            f"{name}.length = {feed.length}; lower the side or raise the length"
         )
 
 
@@ -197,7 +197,7 @@ def _examples(feed: Any, corpus: Corpus, mixture: Mixture | None, seed: int, spl
     pairs = Pairs(stores, feed.pivot) if stores else None
     if pairs is None or not len(pairs.group):
         raise UserError(
-            f"Mixture.tasks = {mixture.tasks}: no {split} text has a translation among them, which a {name} needs; "
+            f"Mixture.tasks = {mixture.tasks}: no {split} text has a translation in these tasks, which a {name} needs; "
             f"add parallel text ({'of the pivot ' + repr(feed.pivot) if feed.pivot else 'tsv:, pairs:, or group_id'})"
         )
     return PairExamples(pairs, mixture, seed)

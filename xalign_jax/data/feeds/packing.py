@@ -47,7 +47,7 @@ class Items(NamedTuple):
 
 
 class Source(Protocol):
-    """What is packed.
+    """The source of the items that are packed.
 
     Attributes:
       tokens: arrays of base ids, (N,) each.
@@ -264,7 +264,7 @@ class PackedRows:
 
 
 def blank_rows(rows: int, form: Form, unit: str, views: int = 1, texts: int = 0) -> Batch:
-    """What `PackedRows.batch` returns, with zeros in place of text. The arrays take no memory.
+    """The arrays that `PackedRows.batch` returns, with zeros in place of text. They take no memory.
 
     Args:
       unit: "texts" or "pairs".

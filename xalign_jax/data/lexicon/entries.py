@@ -32,8 +32,8 @@ REASONS = {
     "phrases": "are phrases of several words",
     "not_in_text": "have a word that is not in the text of {source}",
     "translation_not_in_text": "have no translation that is in the text of {others}",
-    "translation_taken": "have translations that went to words more like them in frequency (Lexicon.one_to_one)",
-    "beyond_size": "are rarer than those of Lexicon.size",
+    "translation_taken": "have translations that were linked to words of more similar frequency (Lexicon.one_to_one)",
+    "beyond_size": "are rarer than the Lexicon.size most frequent ones",
     "no_translation": "lack a word of {source} or a translation",
     "too_long": "take more than Lexicon.max_tokens tokens",
     "unknown_piece": "have characters that the vocabulary lacks",
@@ -114,14 +114,15 @@ def _check_file(
         (a, b), right, wrong = known, sum(found[x, x] for x in known), sum(n for (x, y), n in found.items() if x != y)
         if found[a, b] > found[a, a] and found[b, a] > found[b, b] and wrong > 2 * right:
             raise UserError(
-                f"Lexicon.paths: {path} seems to lead from {b} to {a}: of {len(words[a]):,} words that it has for {a}, "
-                f"{found[a, a]:,} are in the text of {a} and {found[a, b]:,} in that of {b}; "
-                f'of {len(words[b]):,} for {b}, {found[b, b]:,} and {found[b, a]:,}; say so: ("{path}", ("{b}", "{a}"))'
+                f"Lexicon.paths: {path} seems to lead from {b} to {a}: of its {len(words[a]):,} words for {a}, "
+                f"{found[a, a]:,} are in the text of {a} and {found[a, b]:,} in the text of {b}; of its "
+                f"{len(words[b]):,} words for {b}, {found[b, b]:,} are in the text of {b} and {found[b, a]:,} in the "
+                f'text of {a}; say so: ("{path}", ("{b}", "{a}"))'
             )
     few = [language for language in known if found[language, language] < _FEW * len(words[language])]
     return [
-        f"{path}: of {len(words[language]):,} of its words of {language}, the text of {language} has "
-        f"{found[language, language]:,}; is it a dictionary of {language}, and for such texts?"
+        f"{path}: the text of {language} has {found[language, language]:,} of {len(words[language]):,} of its words "
+        f"for {language}; is it a dictionary of {language}, and for such texts?"
         for language in few
     ]
 
@@ -205,7 +206,7 @@ def linked_entries(entries: list[Entry], shares: Mapping[tuple[str, str], float]
     """The entries with one word for each language and no word twice. Entries that keep no translation are dropped.
 
     This is competitive linking (Melamed, 2000) with frequency as the score, because translations tend to be equally
-    frequent. A pair of a source word and a listed translation has the score 2 min(p, q) / (p + q), where p and q are
+    frequent. A pair of a source word and a listed translation has the score 2 min(p, q) / (p + q). Here p and q are
     their shares of the running words. Pairs are linked in the order of falling scores, unless either word has a partner
     in that language already. Words that do not occur in the texts are not linked.
     """

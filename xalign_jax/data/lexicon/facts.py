@@ -122,7 +122,7 @@ def build_facts(facts: Facts, table: LexiconTable, tokenizer: Tokenizer) -> Fact
         raise UserError(
             f"Facts: {facts.count} facts take {needed} training words of the dictionary that are unambiguous, and the "
             f"lexicon has {len(words[0])}; lower Facts.count, .relations and .objects, bind Recipe.facts = None, or "
-            "see in `xalign data stats` what became of the dictionary"
+            "see in `xalign data stats` why entries of the dictionary are not used"
         )
     # (n,) facts: subjects take turns; each time round, a subject takes its next relation; objects are equally frequent.
     number = np.arange(facts.count)

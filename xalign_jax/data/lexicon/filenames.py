@@ -49,8 +49,8 @@ def named_languages(path: str, languages: tuple[str, ...]) -> tuple[str, ...] | 
         fits = [name for name in languages if name == code] or [n for n in languages if _primary(n) == _primary(code)]
         if len(fits) != 1:
             raise UserError(
-                f"Lexicon.paths: {path} names the language {code!r}, and Lexicon.languages are "
-                f'{", ".join(languages)}; take it out, or say what it holds: ("{path}", {_quoted(languages[:2])})'
+                f"Lexicon.paths: {path} names the language {code!r}, but Lexicon.languages are "
+                f'{", ".join(languages)}; remove the file, or say what it holds: ("{path}", {_quoted(languages[:2])})'
             )
         found.append(fits[0])
     return tuple(found)

@@ -85,8 +85,8 @@ def _check_words(words: list[str], path: str, number: int, languages: tuple[str,
     for word in words:
         if remark := _DICT_CC.search(word):
             raise UserError(
-                f"{path}:{number}: {word[:40]!r} holds the remark {remark[0]!r}, as dict.cc writes grammar, and no "
-                "text has it so; take remarks in brackets, and columns after the second, out of the file"
+                f"{path}:{number}: {word[:40]!r} holds the remark {remark[0]!r}, as dict.cc writes grammar, "
+                "which no text has; remove remarks in brackets, and columns after the second, from the file"
             )
     # A non-empty column beyond the languages is neither a word nor a score: the line is refused.
     extra = [(column, word) for column, word in enumerate(words[len(languages) :], len(languages) + 1) if word]
@@ -94,7 +94,7 @@ def _check_words(words: list[str], path: str, number: int, languages: tuple[str,
         column, word = extra[0]
         raise UserError(
             f"{path}:{number}: {word[:40]!r} in column {column} is no score, and the file is in {len(languages)} "
-            f"languages ({', '.join(languages)}); take it out, or give a further translation a line of its own"
+            f"languages ({', '.join(languages)}); remove it, or write each further translation on its own line"
         )
     return words[: len(languages)]
 
@@ -104,7 +104,7 @@ def _json_words(row: dict[str, Any], path: str, number: int) -> list[str]:
     # Keys with numbers are scores. Any other unknown key might be a misspelt one, so it is refused.
     unknown = [key for key, value in row.items() if key not in _KEYS and not isinstance(value, int | float | None)]
     if unknown:
-        raise UserError(f"{path}:{number}: unknown key {unknown[0][:40]!r}; take it out of the file")
+        raise UserError(f"{path}:{number}: unknown key {unknown[0][:40]!r}; remove it from the file")
     pair = [row.get("src_text"), row.get("tgt_text")]
     words = row.get("words")
     if all(isinstance(word, str) for word in pair) and words is None:

@@ -55,8 +55,8 @@ class Lexicon:
         A number in (0, 1) does so for that share of the concepts: a dictionary with wrong entries.
       homographs: share of the training concepts that also list the target words of another concept: a second sense,
         which no text uses.
-      one_to_one: True keeps one word for each concept and language of a file or CLDR, and no word twice: the pairs
-        whose frequencies in the texts of their languages are most alike (`entries.linked_entries`).
+      one_to_one: True keeps one word for each concept and language of a file or CLDR, and no word twice. It keeps the
+        pairs whose frequencies in the texts of their languages are most alike (`entries.linked_entries`).
       max_tokens: words of more tokens are dropped and counted.
       seed: of all random choices.
     """
@@ -82,7 +82,7 @@ class Lexicon:
             raise UserError(f"Lexicon.languages = {self.languages}: name two or more different languages")
         if self.source == "clone" and len(self.bases) > 1:
             raise UserError(
-                f'Lexicon.languages = {self.languages}: with Lexicon.source = "clone" all clone one language'
+                f'Lexicon.languages = {self.languages}: with Lexicon.source = "clone", all must clone one language'
             )
         at_least_one(self, "size", "max_tokens")
         within(self, "[0, 1)", "heldout")
@@ -92,7 +92,7 @@ class Lexicon:
         # A file is useful only if it has words of two languages of the recipe.
         for path, languages, _ in self.files:
             if len({*languages} & {*self.bases}) < 2:
-                raise UserError(f"Lexicon.paths: {path} is in {languages}, less than two of {self.bases}")
+                raise UserError(f"Lexicon.paths: {path} is in {languages}, which has fewer than two of {self.bases}")
 
     @property
     def files(self) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
@@ -187,8 +187,8 @@ class LexiconTable:
       heldout: the true words of held-out concepts. None of them is a word in training, in any casing; it may be a piece
         of one.
       report: counts of all `entries`, of those used (`dictionary_concepts`, `heldout_concepts`), and of the others by
-        reason (`entries.REASONS`). The used ones and the others add up to all. Further counts, of lines of the files,
-        are those of `files.Dictionary`.
+        reason (`entries.REASONS`). The used ones and the others add up to all. `files.Dictionary` explains the
+        further counts, of lines of files.
       notes: lines about files whose words are rare in the texts.
     """
 
@@ -227,8 +227,8 @@ def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> Lex
     Args:
       stores: task -> split -> base language -> Store.
     Raises:
-      UserError: the vocabulary lacks a clone or does not mark where words begin, a file cannot be read or leads the
-        other way, or the corpus has none of the words.
+      UserError: the vocabulary lacks a clone or does not mark word starts, a file cannot be read or leads the other
+        way, or the corpus has none of the words.
     """
     most = max(clone_index(language)[1] for language in lexicon.languages)
     if most > tokenizer.clones:

@@ -20,7 +20,7 @@ BLOCK = 1000
 
 
 def check_rates(explicit: Sequence[tuple[str, float]]) -> None:
-    """Check what holds for the rates of every mixture, whatever its members.
+    """Check the rates of a mixture without knowing its members.
 
     Raises:
       UserError: a rate is negative, the rates sum to 0, a member is named twice, or a rate is below one row in 1,000.
@@ -110,7 +110,7 @@ def member_counts(
 ) -> dict[str, int]:
     """Rows of each member in a block of 1,000; members of rate 0 are left out.
 
-    Args and errors are those of `member_rates`; further errors are those of `block_counts`.
+    Arguments are as for `member_rates`. It raises the errors of `member_rates` and of `block_counts`.
     """
     rates = {name: rate for name, rate in member_rates(tokens, explicit, alpha, only_explicit).items() if rate > 0}
     return dict(zip(rates, block_counts(rates, explicit=bool(explicit)).tolist(), strict=True))

@@ -382,9 +382,9 @@ def split_notes(counts: Mapping[str, Mapping[str, Mapping[str, int]]], share: fl
     if far:
         _, names, figures = zip(*sorted(far, reverse=True), strict=True)
         yield (
-            f"{figures[0]} are for validation, {max(far)[0]:.0%} where {share:.0%} was meant"
-            f"{', and alike in ' + _some(names[1:]) if names[1:] else ''}; documents are never divided: cut long ones "
-            "by blank lines, or read the files as `lines:`"
+            f"{figures[0]} are for validation, {max(far)[0]:.0%} instead of {share:.0%}"
+            f"{', and similarly in ' + _some(names[1:]) if names[1:] else ''}; documents are never divided: cut long "
+            "ones by blank lines, or read the files as `lines:`"
         )
 
 

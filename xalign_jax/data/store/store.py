@@ -74,7 +74,7 @@ class Mixture:
     def __post_init__(self) -> None:
         freeze(self)
         if not isinstance(self.rates, tuple) or not all(_is_rate(item) for item in self.rates):
-            raise UserError(f'Mixture.rates = {self.rates!r}: expected {{"en": 0.9, "de": 0.1}} and the like')
+            raise UserError(f'Mixture.rates = {self.rates!r}: expected a dict such as {{"en": 0.9, "de": 0.1}}')
         if self.rates:
             check_rates(self.rates)
         within(self, "[0, 1]", "alpha")

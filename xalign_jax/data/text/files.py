@@ -296,7 +296,7 @@ def parallel_files(files: Sequence[tuple[str, str]]) -> Source:
     joined = [path.removesuffix(".gz").endswith(".tsv") for _, path in files]
     if any(joined) and not all(joined):
         other = files[joined.index(False)][1]
-        raise UserError(f"{other}: not a .tsv file, as others of this list are; name .tsv files only, or none")
+        raise UserError(f"{other}: not a .tsv file, but other files of this list are; name only .tsv files, or none")
     named = Counter(language for language, _ in files)
     if twice := [language for language, times in named.items() if times > 1]:
         raise UserError(f"{files[0][1]} and its translations: two files are in {twice[0]!r}")

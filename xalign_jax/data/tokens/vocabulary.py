@@ -177,7 +177,7 @@ class Tokenizer:
 
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """The text of ids. A clone's ids give the base text; specials and unused rows give nothing."""
-        # (n,) ids -> those of a piece -> base ids without control pieces.
+        # (n,) ids -> ids that have a piece -> base ids without control pieces.
         rows = np.asarray(ids, np.int64).reshape(-1)
         base = self.unclone(rows[rows < (self.clones + 1) * self.base_size])
         return self._pieces.decode(base[~self._pieces.control[base]].tolist())

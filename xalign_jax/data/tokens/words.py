@@ -185,7 +185,7 @@ def make_keys(items: Sequence[Key], flags: np.ndarray) -> tuple[Keys, np.ndarray
         factors = hash64("table", salt, np.arange(width + 1)) | np.uint64(1)
         hashes = hash_words(keys, language, factors)
     order = np.argsort(hashes)
-    # (K,) words of each key: its first piece begins one, whatever its flags; then the maximum for each first piece.
+    # (K,) words of each key, where the first piece always begins one; then the maximum for each first piece.
     begins, _ = split_words(flags.take(np.maximum(keys, 0)))
     words = 1 + np.count_nonzero(begins[:, 1:] & (keys[:, 1:] >= 0), axis=1)
     most = np.zeros(len(flags), np.int64)

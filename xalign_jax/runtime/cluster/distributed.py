@@ -57,7 +57,9 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
     who = "this process" if process_id is None else f"process {process_id} of {processes}"
     where = "" if coordinator is None else f" at {coordinator}"
     print(
-        f"xalign: {who} joins the others{where}; waits for them {JOIN_SECONDS} s at most", file=sys.stderr, flush=True
+        f"xalign: {who} joins the others{where} and waits for them for at most {JOIN_SECONDS} s",
+        file=sys.stderr,
+        flush=True,
     )
     try:
         jax.distributed.initialize(
@@ -71,7 +73,7 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
         )
     except ValueError as error:
         raise UserError(
-            f"the environment speaks of several processes, but not of their coordinator ({one_line(error, 300)}); give "
+            f"the environment names several processes, but no coordinator ({one_line(error, 300)}); give "
             "--coordinator=HOST:PORT --processes=N --process_id=I, or --processes=1 to run alone"
         ) from error
     except RuntimeError as error:
@@ -85,7 +87,7 @@ def _check(coordinator: str, processes: int | None, process_id: int | None) -> N
         raise UserError(f"--coordinator={coordinator}: expected HOST:PORT")
     if processes is None or process_id is None:
         name = "--processes" if processes is None else "--process_id"
-        raise UserError(f"{name} is missing, and neither SLURM nor OpenMPI says it")
+        raise UserError(f"{name} is missing, and neither SLURM nor OpenMPI sets it")
     if not 0 <= process_id < processes:
         raise UserError(f"--process_id={process_id}: the processes are 0 to {processes - 1} (--processes={processes})")
 

@@ -32,7 +32,7 @@ _ending = threading.Lock()  # the thread that holds it ends this process
 def together() -> Iterator[None]:
     """Within this context, an exception in any process ends all of them. A process that runs alone only raises it.
 
-    Exit codes are those of the command line, the same in every process: 2 for a UserError, 3 for an interruption,
+    All processes exit with the same code, which is the command line's: 2 for a UserError, 3 for an interruption,
     otherwise 1.
     """
     if distributed.client() is None:
@@ -104,7 +104,7 @@ def _beat(beat: str) -> None:
 
 
 def _watch(over: threading.Event) -> None:
-    """In a thread: show that this process lives, and end it when another one has failed, whatever it waits for."""
+    """In a thread: show that this process lives, and end it when another one has failed, even while it waits."""
     client, own, beats = distributed.client(), jax.process_index(), itertools.count()
     heard = dict.fromkeys(range(jax.process_count()), ("", 0.0))
     last = time.monotonic()

@@ -28,8 +28,8 @@ EVENTS = {"maintenance-event": "NONE", "preempted": "FALSE"}  # values of Google
 class StopNotice:
     """Tells all processes, at the same step, to save and stop. Call `reached` after every step.
 
-    Signals are handled only within the context. A SIGINT after another notice ends the process at once, whatever it is
-    doing, with exit code 3.
+    Signals are handled only within the context. A SIGINT after another notice ends the process at once, even during
+    a step, with exit code 3.
 
     Several processes agree through JAX's preemption service. It handles SIGTERM in any process, and chooses the first
     step that no process has passed. This needs no collective, so a notice takes effect within a step.

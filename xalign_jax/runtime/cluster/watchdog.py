@@ -48,6 +48,6 @@ class Watchdog:
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 failures.fail(
                     f"no step finished for {self._seconds:g} s (Runtime.watchdog_seconds); "
-                    "above is where each thread stands",
+                    "the stacks of all threads are above",
                     1,
                 )
