@@ -33,6 +33,7 @@ DRAWN = {
     "config": {"gin_files"},
     "catalogue": {"gin_files"},
     "tasks": {"data"},
+    "preparing": {"tasks"},
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.data.store import cache, store
-from xalign_jax.data.store import prepare as preparation
+from xalign_jax import preparing
 from xalign_jax.data.store.store import Vocabulary, open_stores, open_tokenizer, prepare
 from xalign_jax.errors import UserError
 
@@ -61,7 +61,7 @@ def process(command: list[str], **_: object) -> subprocess.CompletedProcess:
     code, output = 0, io.StringIO()
     with contextlib.redirect_stdout(output):
         try:
-            preparation.main(command[-1])
+            preparing.main(command[-1])
         except SystemExit as stopped:
             code = stopped.code
     return subprocess.CompletedProcess(command, code, output.getvalue())

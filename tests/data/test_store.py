@@ -228,6 +228,6 @@ def test_reading_loads_no_tensorflow():
 
 def test_preparing_files_loads_no_tensorflow(tsv, tmp_path):
     request = {"vocabulary": {"kind": "bytes"}, "tasks": [tsv], "modules": [], "cache": str(tmp_path)}
-    code = f"import json, sys; from xalign_jax.data.store.prepare import main; main(json.dumps({request})); {WITHOUT}"
+    code = f"import json, sys; from xalign_jax.preparing import main; main(json.dumps({request})); {WITHOUT}"
     assert python("-c", code).returncode == 0
     assert len(open_stores(BYTES, tsv, tmp_path)["train"]["de"].tokens)

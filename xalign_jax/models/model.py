@@ -123,6 +123,11 @@ class Model:
         """The inverse of `tree_flatten`."""
         return unbound.bind(*children)
 
+    def in_dtype(self, dtype: Any) -> Model:
+        """The model with matmuls and hidden states of another dtype, without parameters."""
+        same = (self.config, self.vocabulary_size, self._row_map, self.special, self.mask_id)
+        return Model(*same, jnp.dtype(dtype), self._remat, self._chunks)
+
     def bind(self, params: Params, heads: Mapping[str, Any] | None = None) -> Model:
         """The same model with parameters, and with the heads that objectives own.
 

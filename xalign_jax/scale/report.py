@@ -17,7 +17,7 @@ from xalign_jax.scale.hlo import Module
 from xalign_jax.scale.products import product_flops
 from xalign_jax.scale.topology import Machine
 from xalign_jax.scale.traffic import traffic
-from xalign_jax.training.flops import step_flops
+from xalign_jax.training.stages import step_flops
 
 _UNITS = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 

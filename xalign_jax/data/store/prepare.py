@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from xalign_jax.data.store.cache import damage, make
-from xalign_jax.data.store.store import CACHE_ERROR, FORMAT, USER_ERROR, canonical_task, index_file
+from xalign_jax.data.store.store import FORMAT, canonical_task, index_file
 from xalign_jax.data.text.files import is_language, keyed_hash, normal_text, stamp_file
 from xalign_jax.data.text.readers import source_reader
 from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
@@ -40,34 +40,21 @@ _FAR = 3  # if a split has more than this many times the validation text that wa
 _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 
 
-def main(argument: str) -> None:
-    """Serve one request (JSON).
-
-    On failure the last line of stdout is {"error": line}. The exit code is USER_ERROR for a UserError, and CACHE_ERROR
-    if files of the cache cannot be read or written.
-    """
-    request = json.loads(argument)
-    cache = Path(request["cache"])
-    try:
-        run(Vocabulary(**request["vocabulary"]), request["tasks"], request["modules"], cache)
-    except UserError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
-        sys.exit(USER_ERROR)
-    except OSError as error:
-        line = f"{error.filename or cache}: {error.strerror or error}; the cache is {cache} ($XALIGN_CACHE)"
-        print(json.dumps({"error": line}), flush=True)
-        sys.exit(CACHE_ERROR)
+OpenTask = Callable[[str, str], Any]
 
 
-def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], cache: Path) -> None:
+def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], cache: Path, open_task: OpenTask) -> None:
     """Prepare the vocabulary and the stores of `tasks`, and write the index.
+
+    Args:
+      open_task: opens a task that is no file, from its name and a hash of the code of the user's modules.
 
     Raises:
       UserError: bad settings, files or modules.
       OSError: files of the cache cannot be read or written.
     """
     # Stamps come first: a file that changes while it is read leaves an outdated stamp, and is read again next time.
-    readers, stamps = _open_tasks(tasks, modules) if tasks else ({}, [])
+    readers, stamps = _open_tasks(tasks, modules, open_task) if tasks else ({}, [])
     with _locked(cache):
         # The vocabulary depends on the texts only if it is trained.
         directory, tokenizer = prepare_vocabulary(vocabulary, list(readers.values()), cache)
@@ -85,7 +72,9 @@ def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], ca
             _write_index(file, cache, store, [*of_vocabulary, *stamps], modules)
 
 
-def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
+def _open_tasks(
+    tasks: Sequence[str], modules: Sequence[str], open_task: OpenTask
+) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
     """Readers by task, and the stamps of all tasks and of the user's modules, taken before anything is read."""
     of_modules, code = [], b""
     for name in modules:
@@ -98,14 +87,8 @@ def _open_tasks(tasks: Sequence[str], modules: Sequence[str]) -> tuple[dict[str,
             of_modules.append(stamp_file(module.__file__))
             code += Path(module.__file__).read_bytes()
     digest = hashlib.sha256(code).hexdigest() if code else ""
-    readers = {task: source_reader(task) or _seqio_reader(task, digest) for task in dict.fromkeys(tasks)}
+    readers = {task: source_reader(task) or open_task(task, digest) for task in dict.fromkeys(tasks)}
     return readers, [*of_modules, *(stamp for reader in readers.values() for stamp in reader.stamps())]
-
-
-def _seqio_reader(task: str, digest: str) -> Any:
-    from xalign_jax.tasks import open_task  # takes ten seconds, and sources do not need it
-
-    return open_task(task, digest)
 
 
 def _path_stamps(path: str) -> list[tuple[str, ...]]:

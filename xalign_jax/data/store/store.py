@@ -35,7 +35,7 @@ USER_ERROR, CACHE_ERROR = 2, 3  # exit codes of the preparing process
 _PREPARE = """
 import signal, sys
 signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
-from xalign_jax.data.store.prepare import main
+from xalign_jax.preparing import main
 main(sys.argv[1])
 """
 ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
