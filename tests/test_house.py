@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "evaluation": {"models", "data", "alignment", "runtime"},
     "reports": {"runtime"},
     "parametrizations": {"data"},
-    "interop": {"models", "data", "alignment", "runtime"},
+    "interop": {"models", "data", "alignment", "runtime", "gin_files"},
     "objectives": {"alignment"},
     "tasks": {"data"},
     "runtime": set(),

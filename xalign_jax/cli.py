@@ -155,6 +155,9 @@ def _add_interop(command: Callable[..., argparse.ArgumentParser]) -> None:
         "import", _import, "Make a model directory of a Hugging Face model.", False, "the folder to make"
     )
     imported.add_argument("--source", type=_path, required=True, metavar="DIR", help="has config.json and safetensors")
+    imported.add_argument(
+        "--module", action="append", default=[], metavar="NAME", help="a Python module that registers an architecture"
+    )
     imported.add_argument("--dtype", default="float32", choices=FLOATS, help="dtype of the parameters; default float32")
     imported.add_argument("--overwrite", action="store_true", help="replace an imported model")
     export = command("export", _export, "Write a model for transformers, and check it.", False, "the run's folder")
@@ -263,11 +266,14 @@ def _evaluate(options: argparse.Namespace, bindings: list[str]) -> int:
 
 
 def _import(options: argparse.Namespace, bindings: list[str]) -> int:
+    from xalign_jax import gin_files
     from xalign_jax.interop.importing import import_model
     from xalign_jax.runtime import storage
     from xalign_jax.runtime.sharding import make_mesh
 
     storage.check_writable("--model_dir", options.model_dir)
+    for module in options.module:
+        gin_files.import_module(module, f"--module={module}")
     import_model(options.source, options.model_dir, make_mesh((1, -1, 1)), options.dtype, options.overwrite)
     print(f"{options.model_dir}: a recipe that includes {options.model_dir}/model.gin continues from it")
     return DONE
