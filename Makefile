@@ -1,9 +1,9 @@
-# make demo | test | lint | fuzz | mutate | arms | study | clean. Each works on a machine with nothing but Python: `.venv` is made first. `clean`
-# keeps runs/ and report/.
+# make demo | test | lint | house | fuzz | mutate | arms | study | clean. Each needs only Python: it makes `.venv` first.
+# `clean` keeps runs/ and report/.
 #
-#   make demo                          joint against PreAlign in small; tables and plots in report/
-#   make arms SEEDS="1 2 3" JOBS=2     any set of recipes over seeds; table and plots in report/arms/
-#   make study ONLY="clone search"     experiments of docs/study.md that no row of docs/study/ holds yet; all without ONLY
+#   make demo                          a small joint run and a small PreAlign run; tables and plots in report/
+#   make arms SEEDS="1 2 3" JOBS=2     recipes (ARMS) over seeds; table and plots in report/arms/
+#   make study ONLY="clone search"     experiments of docs/study.md that have no row in docs/study/ yet; all without ONLY
 #   make demo PYTHON=/path/to/python   another interpreter (3.11 or 3.12, with venv)
 
 USABLE = 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'
@@ -18,8 +18,8 @@ SEEDS = 0
 JOBS = 2
 RUNS = $(foreach arm,$(ARMS),$(SEEDS:%=$(arm)-%))
 
-# Runs side by side get equal shares of the cores. With these variables XLA's thread pool keeps to its share: two runs on
-# two cores took 0.46 s a step each, against 0.60 s when both pools used both cores (pinning by taskset gave 0.47 s).
+# Runs side by side get equal shares of the cores. These variables keep XLA's thread pool to its share. Two runs on two
+# cores then took 0.46 s a step each, against 0.60 s when both pools used both cores (0.47 s when pinned by taskset).
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 share = t=$$(($(CORES) / $(1))); export PJRT_NPROC=$$((t > 0 ? t : 1)); export OMP_NUM_THREADS=$$PJRT_NPROC;
 
@@ -31,7 +31,7 @@ FILES = xalign_jax/objectives xalign_jax/training/step.py
 COUNT = 100
 SEED = 0
 
-.PHONY: demo test lint fuzz mutate arms study clean prepare-demo prepare-arms
+.PHONY: demo test lint house fuzz mutate arms study clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
 .venv/done: setup.py pyproject.toml constraints.txt
@@ -77,11 +77,17 @@ lint: .venv/done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Damaged files to everything that reads files; `make fuzz INPUTS=1000 READERS="dictionary"` for a part of it.
+# Prints the import graph, circles, sizes, types and prose of this checkout. For another one, with each long sentence:
+# `make house ROOT=../other SENTENCES=1`.
+house: .venv/done
+	@$(BIN)/python tests/house.py $(if $(ROOT),--root=$(ROOT)) $(if $(SENTENCES),--sentences)
+
+# Gives damaged files to everything that reads files. For a part of it: `make fuzz INPUTS=1000 READERS="dictionary"`.
 fuzz: .venv/done
 	$(BIN)/python tests/fuzz/run.py $(READERS) --inputs=$(INPUTS)
 
-# Small faults in the library, one at a time: which do the tests not see? `make mutate FILES="xalign_jax/data/sampling/mixing.py" COUNT=50 SEED=1`.
+# Puts small faults into the library, one at a time, and lists those that no test sees. For other files:
+# `make mutate FILES="xalign_jax/data/sampling/mixing.py" COUNT=50 SEED=1`.
 mutate: .venv/done
 	$(BIN)/python tests/mutation/mutate.py $(FILES) --count=$(COUNT) --seed=$(SEED)
 

@@ -7,10 +7,11 @@ import fcntl
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xalign_jax.interfaces import Probe
 from xalign_jax.recipe import Recipe, as_json, identity
 from xalign_jax.reports.tables import read_runs
 from xalign_jax.runtime.logs import without_places
@@ -22,17 +23,6 @@ FOLDER = Path(__file__).parent.parent / "docs" / "study"
 RESULTS, CURVES = FOLDER / "results.csv", FOLDER / "curves.csv"
 PLACES = ("experiment", "seed", "identity", "vocabulary", "commit", "steps")
 COSTS = ("lm_tokens", "tokens", "train_seconds", "wall_seconds")
-# What is kept of `results.json`: its probe and metric, by the first half of the column's name.
-METRICS = {
-    "ppl": ("perplexity", "perplexity"),
-    "own_ppl": ("perplexity", "perplexity_in_language"),
-    "bits": ("perplexity", "bits_per_byte"),
-    "knows": ("knowledge", "accuracy"),
-    "words": ("word_retrieval", "accuracy"),
-    "mass": ("foreign_mass", "mass"),
-    "cosine": ("cosine", "gap"),
-    "gradients": ("gradient_cosine", "cosine"),
-}
 
 
 def read(path: Path) -> list[Row]:
@@ -94,13 +84,14 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     place = {"experiment": experiment, "seed": run.seed, "identity": environment["identity"]}
     place |= {"vocabulary": run.fingerprint, "commit": environment["git"] or ""}
     languages = recipe.lexicon.languages[:2]
-    probes = [without_places(as_json(probe)) for stage in recipe.stages for probe in stage.probes]
-    own = json.loads(json.dumps(probes))  # rows of older versions have no settings
+    probes = [probe for stage in recipe.stages for probe in stage.probes]
+    own = json.loads(json.dumps([without_places(as_json(probe)) for probe in probes]))
+    # Rows of older versions have no settings.
     results = [row for row in results if row.get("settings") is None or without_places(row["settings"]) in own]
-    curve = []
+    short, curve = short_names(probes), []
     for step in sorted({row["step"] for row in results}):
         here = [row for row in results if row["step"] == step]
-        curve.append(place | {"stage": here[-1]["stage"], "step": step} | measures(here, languages))
+        curve.append(place | {"stage": here[-1]["stage"], "step": step} | measures(here, languages, short))
     end = {name: value for name, value in curve[-1].items() if name not in ("stage", "step")}
     costs: Row = {"steps": run.step} | tokens(recipe) | {"train_seconds": round(train_seconds(run.metrics))}
     if wall_seconds is not None:
@@ -108,22 +99,34 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     return end | costs, curve
 
 
-def measures(results: Sequence[Row], languages: Sequence[str]) -> Row:
-    """What is kept of rows of `results.json`, by column: ppl/1, own_ppl/2, knows/2, words/heldout/0, cosine/2 ..
+def measures(results: Sequence[Row], languages: Sequence[str], short: Mapping[tuple[str, str], str]) -> Row:
+    """What is kept of rows of `results.json`, by column: ppl/1, own_ppl/2, knows/2, words/heldout/0, cosine/2/3 ..
 
-    Languages are numbered, the source language 1; controls are left out, and of the others' levels all are kept.
+    Languages are numbered, the source language 1; the split of a row that has one stands in place of its language.
+    Controls are left out, and all levels are kept.
+
+    Args:
+      short: the first half of the column's name, by probe and metric; other metrics are left out.
     """
     number = {language: str(i) for i, language in enumerate(languages, 1)}
-    short = {names: column for column, names in METRICS.items()}
     found: Row = {}
     for row in results:
-        column = short.get((row["probe"], row["metric"].replace("in_language_accuracy", "accuracy")))
+        column = short.get((row["probe"], row["metric"]))
         if column is None or row["control"] or row["value"] is None or row["language"] not in number:
             continue
-        language = number[row["language"]] if column != "words" else None
-        parts = (column, row["split"], language, None if row["level"] is None else str(row["level"]))
+        parts = (column, row["split"] or number[row["language"]], None if row["level"] is None else str(row["level"]))
         found["/".join(part for part in parts if part)] = float(row["value"])
     return found
+
+
+def short_names(probes: Iterable[Probe]) -> dict[tuple[str, str], str]:
+    """Short names of probes' metrics, by probe and metric."""
+    return {
+        (probe.name, metric): column.short
+        for probe in probes
+        for metric, column in probe.columns.items()
+        if column.short
+    }
 
 
 def tokens(recipe: Recipe) -> Row:

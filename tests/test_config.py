@@ -11,14 +11,14 @@ import pytest
 from xalign_jax import cli, config
 from xalign_jax import recipe as recipes
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Everything
+from xalign_jax.interfaces import Everything, Feed, Objective
 from xalign_jax.parametrizations.selection import Selection
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream, freeze, identity
 
 
 @gin.configurable(module="config_test")
 @dataclasses.dataclass(frozen=True)
-class Toy:
+class Toy(Feed, Objective):
     """Anything a recipe can hold."""
 
     size: int = 3
@@ -165,7 +165,7 @@ def test_a_binding_of_one_run_that_reaches_nothing_is_named(tmp_path):
 
 def test_missing_values_are_named(tmp_path):
     macros = BASE.replace("SIZE = 5", "SIZE = %gin.REQUIRED")
-    with pytest.raises(UserError, match=r"bind --gin\.SIZE: the recipe leaves that to you"):
+    with pytest.raises(UserError, match=r"bind --gin\.SIZE: the recipe leaves them to you"):
         _load(tmp_path, macros)
     _load(tmp_path, macros, ["SIZE = 5"])
     with pytest.raises(UserError, match="stages"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import gin
 import pytest
 
-from xalign_jax import cli, config
+from xalign_jax import cli, config, gin_files
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Feed, Objective
 from xalign_jax.recipe import Recipe
 
 cli.register()
@@ -33,16 +33,16 @@ REQUIRED = {
     "HiddenCosine": {"length": 32},
     "GradientCosine": {"length": 32},
     "ForeignMass": {"length": 32},
-    "Stream": {"name": "lm", "feed": object(), "objective": object(), "batch_size": 8},
+    "Stream": {"name": "lm", "feed": Feed(), "objective": Objective(), "batch_size": 8},
     "Stage": {"name": "pretrain", "steps": 2, "streams": (), "optimizer": object(), "schedule": object()},
     "Recipe": {"model": object(), "vocabulary": object(), "stages": ()},
     "Evaluation": {"probes": ()},
     "Selection": {"patterns": ("model/head",)},
 }
 CLASSES = {
-    found.wrapped.__name__: found.wrapped
-    for _, found in gin.config._REGISTRY.items()
-    if dataclasses.is_dataclass(found.wrapped) and found.wrapped.__module__.startswith("xalign_jax.")
+    found.__name__: found
+    for found in gin_files.registered().values()
+    if dataclasses.is_dataclass(found) and found.__module__.startswith("xalign_jax.")
 }
 NUMBERS = [
     (name, field.name, kinds)

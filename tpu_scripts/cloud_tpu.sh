@@ -4,10 +4,11 @@
 #   cloud_tpu.sh create   --name=N --project=P --zone=Z --accelerator=v5litepod-256 --runtime=v2-alpha-tpuv5-lite \
 #                         --package='xalign_jax[tpu,gcs] @ git+https://...' [--slices=2] [--spot=true]
 #   cloud_tpu.sh run      --name=N --project=P --zone=Z [--slices=2] -- --gin_file=F --model_dir=gs://BUCKET/FOLDER
-#   cloud_tpu.sh resume   (flags of create) -- (arguments of run)     after a preemption: creates what is gone, then runs
+#   cloud_tpu.sh resume   (flags of create) -- (arguments of run)     after a preemption: creates lost slices, then runs
 #   cloud_tpu.sh teardown --name=N --project=P --zone=Z
 #
-# Each may be repeated: what is there already stays. A run that exits 3 (saved and stopped) is started again by its host.
+# Each action may be repeated: it keeps existing slices and runs. If a run exits 3 (saved and stopped), its host starts it
+# again.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse "create run resume teardown" "name project zone accelerator runtime package slices spot" "$@"
 need name project zone
@@ -51,7 +52,7 @@ create() {
   local now
   now=$(state)
   case $now in
-    FAILED | SUSPENDED | SUSPENDING) # a preempted spot slice is suspended, and stays so
+    FAILED | SUSPENDED | SUSPENDING) # a preempted spot slice stays suspended
       remove
       request
       ;;

@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2034
-# What the launch scripts share: flags, checks, dry runs.
+# Shared by the launch scripts: flags, checks, dry runs.
 #
 #   SCRIPT ACTION --flag=value ... [-- arguments of `xalign train`]
 #
 # A flag that is not given is read from the environment: --zone from XALIGN_ZONE. With --dry_run every command is printed
-# and none is run; what a command would have answered is then taken as empty.
+# and none is run; the answer of a command then counts as empty.
 
 set -euo pipefail
 exec 3>&1
@@ -44,7 +44,7 @@ parse() {
   done
 }
 
-# need flag ...: ends with one line that names every missing one.
+# need flag ...: if flags are missing, ends with one line that names all of them.
 need() {
   local name missing=()
   for name in "$@"; do

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# One machine with GPUs: this one, or another by ssh.
+# One machine with GPUs: this one, or another over ssh.
 #
 #   gpu_box.sh create   [--host=USER@HOST] --env=DIR --package='xalign_jax[cuda] @ git+https://...' [--python=python3.11]
 #   gpu_box.sh run      [--host=USER@HOST] --env=DIR --name=N -- --gin_file=F --model_dir=DIR
 #   gpu_box.sh resume   (as run)
 #   gpu_box.sh teardown [--host=USER@HOST] --name=N        the run saves and stops; its model directory stays
 #
-# Relative paths start in the home directory; the run's log and process id are N.log and N.pid there.
+# Relative paths start in the home directory. The files N.log and N.pid there hold the run's log and process id.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse "create run resume teardown" "host env package python name" "$@"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GPU hosts of a Kubernetes cluster (GKE, say) with JobSet installed; TPU slices are for xpk.sh.
+# GPU hosts of a Kubernetes cluster (such as GKE) with JobSet installed. For TPU slices use xpk.sh.
 #
 #   jobset.sh create   --context=K                     checks the cluster and its JobSet controller
 #   jobset.sh run      --context=K --name=N --image=IMAGE --hosts=4 --gpus=8 [--namespace=S] [--restarts=100] \
@@ -7,8 +7,8 @@
 #   jobset.sh resume   (as run)                        removes the JobSet of that name, then runs
 #   jobset.sh teardown --context=K --name=N [--namespace=S]
 #
-# The image holds xalign_jax[cuda,gcs]. Exit code 2 (bad configuration) ends the JobSet; every other failure, and 3 (saved
-# and stopped), restarts all its hosts.
+# The image holds xalign_jax[cuda,gcs]. Exit code 2 (bad configuration) ends the JobSet. Exit code 3 (saved and stopped)
+# and every other failure restart all its hosts.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse "create run resume teardown" "context name image hosts gpus namespace restarts" "$@"
 need context

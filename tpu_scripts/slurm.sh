@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# GPU hosts of a SLURM cluster, one process per host, on a file system that all of them share.
+# GPU hosts of a SLURM cluster, one process per host, with a shared file system.
 #
-#   slurm.sh create   --env=DIR --package='xalign_jax[cuda] @ git+https://...' [--python=python3.11]      a virtual environment
+#   slurm.sh create   --env=DIR --package='xalign_jax[cuda] @ git+https://...' [--python=python3.11]      makes a virtual environment
 #   slurm.sh run      --env=DIR --name=N --hosts=4 --gpus=8 --hours=24 [--partition=P] [--account=A] \
 #                     -- --gin_file=F --model_dir=DIR
 #   slurm.sh resume   (as run)
 #   slurm.sh teardown --name=N
 #
-# Before its time is up, and when it is preempted, the job saves and queues itself again. Its log is N.log.
+# The job saves and queues itself again when it is preempted, and before its time is up. Its log is N.log.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse "create run resume teardown" "env package python name hosts gpus hours partition account" "$@"
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# TPU slices of a GKE cluster, by XPK (pip install xpk). XPK makes a JobSet; JAX finds the hosts from what GKE says.
+# TPU slices of a GKE cluster, by XPK (pip install xpk). XPK makes a JobSet; JAX finds the hosts by GKE's variables.
 #
 #   xpk.sh create   --cluster=C --project=P --zone=Z --tpu_type=v5litepod-256 [--slices=2] [--spot=true]
 #   xpk.sh run      --cluster=C --project=P --zone=Z --tpu_type=v5litepod-256 --name=N --image=IMAGE [--slices=2] \
 #                   [--restarts=100] -- --gin_file=F --model_dir=gs://BUCKET/FOLDER
-#   xpk.sh resume   (as run)       a workload of that name that has ended or hangs is removed first
+#   xpk.sh resume   (as run)       first removes a workload of that name, which has ended or hangs
 #   xpk.sh teardown --cluster=C --project=P --zone=Z [--name=N]      the workload N, or without a name the cluster
 #
-# The image holds xalign_jax[tpu,gcs]. Exit code 3 (saved and stopped) restarts the workload, as the loss of a host does.
+# The image holds xalign_jax[tpu,gcs]. Exit code 3 (saved and stopped) restarts the workload, and so does a lost host.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse "create run resume teardown" "cluster project zone tpu_type slices spot name image restarts" "$@"
 need cluster project zone
@@ -15,7 +15,7 @@ need cluster project zone
 SLICES=${SLICES:-1}
 PLACE=("--cluster=$CLUSTER" "--project=$PROJECT" "--zone=$ZONE")
 
-# XPK prints the filter, too, before its table; names stand in the first column.
+# XPK prints the filter before its table, so only the first column is searched for the name.
 exists() {
   run xpk workload list "${PLACE[@]}" "--filter-by-job=$NAME" | awk -v name="$NAME" '$1 == name { found = 1 } END { exit !found }'
 }
@@ -28,7 +28,7 @@ create() {
   need tpu_type
   local kind=(--on-demand)
   [[ $SPOT != true ]] || kind=(--spot)
-  # XPK leaves what the cluster has already.
+  # XPK keeps existing parts of the cluster.
   run xpk cluster create "${PLACE[@]}" "--tpu-type=$TPU_TYPE" "--num-slices=$SLICES" "${kind[@]}"
 }
 
@@ -37,7 +37,7 @@ start() {
   need_train
   need_bucket
   if exists; then
-    echo "$NAME is there already; resume replaces it"
+    echo "$NAME exists already; resume replaces it"
     return
   fi
   run xpk workload create "${PLACE[@]}" "--workload=$NAME" "--tpu-type=$TPU_TYPE" "--num-slices=$SLICES" \

@@ -1,4 +1,4 @@
-"""What gin files may name, a line each: recipes, probes, objectives, parametrizations."""
+"""The recipes, probes, objectives and parametrizations that gin files may name, a line each."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import re
 
 from xalign_jax import gin_files
 
-# Kind -> the room whose classes are meant.
-ROOMS: dict[str, str | tuple[str, ...]] = {
-    "probes": "xalign_jax.evaluation.probes.",
-    "objectives": "xalign_jax.objectives.",
+# Kind -> the modules that define it.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "probes": ("xalign_jax.evaluation.probes.",),
+    "objectives": ("xalign_jax.objectives.",),
     "parametrizations": ("xalign_jax.parametrizations.", "xalign_jax.interfaces"),
 }
 KINDS = ("recipes", *ROOMS)
 
 
 def lines(kind: str) -> list[str]:
-    """The things of a kind, sorted: name, and the first sentence of the header or the docstring."""
+    """All of one kind, sorted: the name, and the first paragraph of the recipe's header or of the docstring."""
     found = _recipes() if kind == "recipes" else _classes(ROOMS[kind])
     width = max(map(len, found))
     return [f"{name:<{width}}  {about}" for name, about in sorted(found.items())]
@@ -29,11 +29,10 @@ def _recipes() -> dict[str, str]:
     return {f"recipes/{name}": re.sub(r"\n?# ", " ", header).strip() for name, header in headers.items()}
 
 
-def _classes(room: str | tuple[str, ...]) -> dict[str, str]:
-    """Methods only: what an objective is made of, such as a corruption, lies in parts/."""
-    classes = [
-        cls for cls in gin_files.registered() if cls.__module__.startswith(room) and ".parts." not in cls.__module__
-    ]
-    return {
-        f"@{cls.__name__}()": (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ") for cls in classes
-    }
+def _classes(modules: tuple[str, ...]) -> dict[str, str]:
+    """Classes of these modules, without the ingredients of methods in parts/, such as a corruption."""
+    found = {}
+    for cls in gin_files.registered().values():
+        if isinstance(cls, type) and cls.__module__.startswith(modules) and ".parts." not in cls.__module__:
+            found[f"@{cls.__name__}()"] = (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ")
+    return found

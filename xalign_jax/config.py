@@ -1,4 +1,4 @@
-"""Gin files in, dataclasses out, and back: parsing, checking for unused bindings, writing `config.gin`."""
+"""Load gin files into dataclasses, refuse bindings that nothing uses, and write `config.gin` from dataclasses."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Key = tuple[str, str, str]  # scope, whole selector, parameter
 
 
 def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type], base: Sequence[str] = ()) -> list[Any]:
-    """Parse gin files and bindings afresh and build the given configurables, one each.
+    """Parse gin files and bindings afresh, and build one object of each given class.
 
     Args:
       files: paths, resolved against the current directory first, then against the packaged gin root.
       bindings: "Name.parameter = value" or "MACRO = value", applied last.
-      build: classes to call with what gin knows, for example `(Recipe, Runtime)`.
-      base: files read first, whose every value the others may replace.
+      build: classes whose arguments gin fills, for example `(Recipe, Runtime)`.
+      base: files that are read first. The other files may replace each of their values.
 
     Raises:
       UserError: a missing file, an unknown name, a wrong value, a nested scope, a value that an include replaces unseen,
-        or a binding nothing used.
+        or a binding that nothing uses.
     """
     gin.clear_config()
     bound: dict[Key, Binding] = {}
-    named: set[str] = set()  # macros that files make use of
+    named: set[str] = set()  # macros that files refer to
     for binding in itertools.chain.from_iterable(map(gin_files.read, base)):
         bound[gin_files.bind(binding)] = dataclasses.replace(binding, files=())
     for binding in itertools.chain.from_iterable(map(gin_files.read, files)):
@@ -56,10 +56,10 @@ def load(files: Sequence[str], bindings: Sequence[str], build: Sequence[type], b
 
 
 def _refuse_unseen(old: Binding, new: Binding) -> None:
-    """Refuse a value that an include replaces although a nearer file has bound it.
+    """Refuse a binding in an included file that replaces a binding of the file, or of a file, around the include.
 
-    A file binds after its includes what it wants otherwise than they. Where a file includes two others, the second may
-    replace what the first includes; what the second itself includes may not replace what the first binds.
+    To change a value of an included file, bind it after the `include`. If a file includes A and then B, B may replace
+    values of the files that A includes. Files that B includes may not replace values that A itself binds.
     """
     if not old.files or old.files == new.files or repr(old.value) == repr(new.value):
         return
@@ -89,24 +89,24 @@ def _refuse_nested_scopes(bound: dict[Key, Binding]) -> None:
 
 
 def _refuse_missing_values(bound: dict[Key, Binding]) -> None:
-    """gin hands the value of `%gin.REQUIRED` on through a macro; what it is used for would fail much later."""
+    """Refuse macros that are left to the user. gin would pass `%gin.REQUIRED` on as a value, and fail much later."""
     missing = [binding for binding in bound.values() if repr(binding.value) == REQUIRED]
     if missing:
         names = ", ".join(f"--gin.{binding.name}" for binding in missing)
-        raise UserError(f"bind {names}: the recipe leaves that to you; {_shown(missing[0])} says what goes there")
+        raise UserError(f"bind {names}: the recipe leaves them to you; {_shown(missing[0])} describes them")
 
 
 def _shown(binding: Binding) -> str:
-    """The whole path of a binding's file."""
+    """The path of the file that holds a binding, or the option that gives it."""
     packaged = gin_root() / binding.files[-1] if binding.files else None
     return str(packaged) if packaged and packaged.is_file() else binding.place
 
 
 def _mistake(error: Exception, bound: dict[Key, Binding], files: Sequence[str]) -> str:
-    """Why gin could not build what it was told to: one line."""
+    """Why gin could not build an object, in one line."""
     chain = list(_causes(error))
     if any(isinstance(cause, RecursionError) for cause in chain):
-        return "gin: an object or a macro is made of itself, or of too many others"
+        return "gin: an object or a macro refers to itself, or nests too many others"
     refused = next((cause for cause in chain if isinstance(cause, UserError)), None)
     text, *calls = re.split(r"\n\s*In call to configurable ", str(refused or error))
     if refused:
@@ -131,16 +131,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _part(files: Sequence[str]) -> str:
-    """A hint if the last file is a packaged part of recipes."""
-    recipes = gin_files.recipes_of(files[-1]) if files else []
+    """A hint, if the last file is a packaged part of recipes and no recipe itself; else ""."""
+    recipes = gin_files.recipes_of(files[-1]) if files and not files[-1].startswith("recipes/") else []
     whole = ", ".join(recipes[:3]) + (", ..." if recipes[3:] else "")
-    return f"; {files[-1]} may be a part, {whole} include it" if recipes else ""
+    return f"; {files[-1]} may be a part of recipes: {whole} include it" if recipes else ""
 
 
 def _refuse_unused_bindings(bound: dict[Key, Binding], named: set[str]) -> None:
-    """gin accepts a misspelt scope in silence; here every scoped binding must have been used, and every macro named.
+    """Refuse a scoped binding that gin has not used, and a macro that no file refers to. gin accepts both in silence.
 
-    A macro that a file names for what another file or the command line binds otherwise is no mistake.
+    A macro counts as used if a file binds it to a parameter, even if a later binding replaces that one.
     """
     used = {
         (part, kind, name)
@@ -158,10 +158,10 @@ def _refuse_unused_bindings(bound: dict[Key, Binding], named: set[str]) -> None:
 
 
 def _refuse_idle_options(options: Sequence[Binding], bound: dict[Key, Binding]) -> None:
-    """Files may bind what some recipes lack; a value given to one run that reaches nothing in it is a mistake."""
+    """Refuse an option that changes nothing in the recipe. In a file it is no mistake: several recipes share files."""
     for option in options:
         if option.scope or not option.parameter:
-            continue  # macros and scoped bindings have been looked at
+            continue  # `_refuse_unused_bindings` has looked at macros and scoped bindings
         _, selector, parameter = gin_files.bind(option)
         users = [s for (s, kind), values in gin_files.used().items() if kind == selector and parameter in values]
         own = sorted(scope for scope in users if scope and (scope, selector, parameter) in bound)
@@ -169,13 +169,11 @@ def _refuse_idle_options(options: Sequence[Binding], bound: dict[Key, Binding]) 
             raise UserError(f"--gin.{option.name}: the recipe has no {option.selector}")
         if len(own) == len(users):
             there = ", ".join(f"--gin.{scope}/{option.name}" for scope in own)
-            raise UserError(
-                f"--gin.{option.name} reaches no {option.selector}, each has a value of its own; bind {there}"
-            )
+            raise UserError(f"--gin.{option.name} reaches no {option.selector}: each has its own value; bind {there}")
 
 
 def dump(recipe: Any, runtime: Any) -> str:
-    """`config.gin`: every resolved value, no macros; `load` rebuilds equal objects from it."""
+    """The text of `config.gin`: every resolved value, without macros. `load` rebuilds equal objects from it."""
     writer = _Writer()
     writer.reference(recipe, "")
     writer.reference(runtime, "")

@@ -1,8 +1,8 @@
-"""Read gin files and `--gin.NAME=VALUE` options: every binding with its place, every mistake as one line that names it.
+"""Read gin files and `--gin.NAME=VALUE` options: each binding with its place, each mistake as one line that names it.
 
-A file that `include` names is looked for in the current directory, then among the packaged files. Packaged files include
-packaged files only, so that a file of the user's that happens to be called `parts/tiny.gin` changes no packaged recipe.
-A file never includes itself: where a user's `recipes/x.gin` includes `recipes/x.gin`, the packaged one is meant.
+An included file is looked for in the current directory, then among the packaged files. Packaged files include packaged
+files only. Otherwise a user's own `parts/tiny.gin` would change packaged recipes. A file never includes itself: if a
+user's `recipes/x.gin` includes `recipes/x.gin`, it gets the packaged file of that name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import io
 import os
 import re
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from gin import config_parser
 
 from xalign_jax.errors import UserError
 
-SHOWN = 100  # characters of a value or a line in a message
-DEEPEST = 50  # files that include one within the other
+SHOWN = 100  # characters of a value or a line that a message quotes
+DEEPEST = 50  # files, each included by the one before
 LITERALS = {"true": "True", "false": "False", "none": "None", "null": "None", "nil": "None"}
 
 
@@ -40,8 +40,8 @@ class Binding:
 
     Attributes:
       parameter: "" for a macro, `NAME = value`.
-      place: "file:line" or the option.
-      files: the files read for it: the one given, the one it includes, and so on; () for an option.
+      place: where the statement stands, "file:line" or the option.
+      files: how the file was reached: the given file, the file that it includes, and so on; () for an option.
     """
 
     scope: str
@@ -66,10 +66,10 @@ class Binding:
 
 
 def read(file: str) -> Iterator[Binding]:
-    """The bindings of a gin file and of the files it includes, in their order. Modules are imported on the way.
+    """The bindings of a gin file and of the files that it includes, in order. `import` statements run on the way.
 
     Raises:
-      UserError: a file that is missing, no text or includes itself; a statement that gin cannot read.
+      UserError: a file is missing, is not text or includes itself, or gin cannot read a statement.
     """
     yield from _read(_find(file, f"--gin_file={file}", ()), file, ())
 
@@ -103,7 +103,7 @@ def bind(binding: Binding) -> tuple[str, str, str]:
     """Hand a binding to gin; returns (scope, whole selector, parameter).
 
     Raises:
-      UserError: nothing is called so.
+      UserError: gin knows no such name.
     """
     try:
         key = gin.config.ParsedBindingKey.parse(binding.key)
@@ -113,9 +113,14 @@ def bind(binding: Binding) -> tuple[str, str, str]:
     return key.scope, key.complete_selector, key.arg_name
 
 
-def configurables() -> list[str]:
-    """The names that gin knows."""
-    return [selector.split(".")[-1] for selector, _ in gin.config._REGISTRY.items()]
+# Two private tables of gin are read here and nowhere else, because no public function lists them. `setup.py` pins gin for
+# that reason. If gin renames `_REGISTRY`, messages suggest no near names and `xalign list` ends with an AttributeError. If
+# gin renames `_OPERATIVE_CONFIG`, every `config.load` does: misspelt scopes would otherwise pass unseen.
+
+
+def registered() -> dict[str, Callable]:
+    """The classes and functions that gin files may name, by their whole selector, such as "xalign_jax.recipe.Stage"."""
+    return {selector: found.wrapped for selector, found in gin.config._REGISTRY.items()}
 
 
 def used() -> dict[tuple[str, str], dict[str, Any]]:
@@ -136,7 +141,7 @@ def macros(value: Any) -> Iterator[str]:
 
 
 def shorten(text: str) -> str:
-    """Text on one line, cut where it is long."""
+    """The text on one line, cut if it is long."""
     line = " ".join(text.split())
     return line if len(line) <= SHOWN else f"{line[: SHOWN - 3]}..."
 
@@ -147,13 +152,8 @@ def near(name: str, known: Sequence[str]) -> str:
     return f"; near: {', '.join(close)}" if close else ""
 
 
-def registered() -> list[type]:
-    """The classes that gin files may name."""
-    return [found.wrapped for _, found in gin.config._REGISTRY.items() if isinstance(found.wrapped, type)]
-
-
 def recipes_of(part: str) -> list[str]:
-    """The packaged files that include a packaged file, directly or not, and that no other file includes."""
+    """The packaged files that include this part, directly or not, and that no other file includes."""
     users: dict[str, list[str]] = {}
     for path in sorted(gin_root().rglob("*.gin")):
         for included in re.findall(r"^include '(.+)'", path.read_text(encoding="utf-8"), re.MULTILINE):
@@ -166,7 +166,7 @@ def recipes_of(part: str) -> list[str]:
 
 
 def _find(file: str, place: str, inside: tuple[Path, ...]) -> Path:
-    """The file that `file` names within the files `inside` which are being read."""
+    """The path of a file that `--gin_file` or the innermost of the files `inside`, which are being read, names."""
     packaged = gin_root() / file
     own = inside and inside[-1].is_relative_to(gin_root())
     found = [path for path in ([packaged] if own else [Path(file), packaged]) if os.path.isfile(path)]
@@ -187,7 +187,7 @@ def _find(file: str, place: str, inside: tuple[Path, ...]) -> Path:
 def _read(path: Path, name: str, outer: tuple[tuple[Path, str], ...]) -> Iterator[Binding]:
     inside = (*outer, (path, name))
     if len(inside) > DEEPEST:
-        raise UserError(f"{name}: {DEEPEST} files include each other one within the other; that is as deep as it goes")
+        raise UserError(f"{name}: includes are nested more than {DEEPEST} files deep")
     files = tuple(name for _, name in inside)
     for statement in _statements(_text(path, name), name, file=True):
         place = f"{name}:{statement.location.line_num}"
@@ -217,10 +217,10 @@ def _binding(statement: config_parser.BindingStatement, place: str, files: tuple
 
 
 def _statements(text: str, place: str, file: bool) -> Iterator[Any]:
-    """gin's statements of a text.
+    """Parse a text into gin's statements.
 
     Raises:
-      UserError: one that gin cannot read, with its line if the text is a file's.
+      UserError: gin cannot read a statement. If the text is a file, the message names the line.
     """
     parser, start = None, 1
     try:
@@ -246,36 +246,37 @@ def _statements(text: str, place: str, file: bool) -> Iterator[Any]:
 
 def _mistake(error: Exception, source: str, file: bool) -> str:
     """What is wrong with a statement that gin cannot read."""
-    quoted = "a text wants quotes, " + ('NAME = "text"' if file else """--gin.NAME='"text"'""")
+    quoted = "a string needs quotes, " + ('NAME = "text"' if file else """--gin.NAME='"text"'""")
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     token = re.search(r"Failed to parse token '(.*)'", text, re.DOTALL)
     if isinstance(error, tokenize.TokenError):
         return "a bracket or a quote is not closed"
     if isinstance(error, IndentationError):
-        return "the lines of a block are indented alike"
+        return "indent all lines of a block alike"
     if re.search("[“”„‘’«»]", source):
-        return "quotes are written \" or '"
+        return "write quotes as \" or '"
     if token and token[1].lower() in LITERALS:
         return f"write {LITERALS[token[1].lower()]}, not {token[1]}"
     if token:
-        return f"{shorten(token[1])} is no value" + (f"; {quoted}" if token[1][:1].isalpha() else "")
+        return f"{shorten(token[1])} is not a value" + (f"; {quoted}" if token[1][:1].isalpha() else "")
     if re.match(r"\s*[\w./]+\s*:\s*\S", source):
         return "expected NAME = VALUE, not NAME: VALUE"
     if re.search(r"=\s*$", source):
         return "no value after ="
     if "Unable to parse value" in text:
-        return f"no value that gin can read; {quoted}"
+        return f"gin cannot read this value; {quoted}"
     if "Expected newline" in text:
         return f"more than one value; {quoted}"
     if "Unexpected token" in text or "Couldn't parse statement" in text:
         return "expected NAME = VALUE, include 'FILE' or import MODULE"
     if isinstance(error, RecursionError):
-        return "brackets within too many brackets"
+        return "too many brackets inside each other"
     return _unknown(text)
 
 
 def _unknown(text: str) -> str:
-    """gin's words for a name that it does not know, and names that are near."""
+    """gin's message about a name that it does not know, and names that look like it."""
     text = text.split("\n")[0] or "gin cannot read this"
+    known = [selector.rpartition(".")[2] for selector in registered()]
     name = re.search(r"No configurable matching (?:reference )?'@?(?:.*/)?([\w.]+?)(?:\(\))?'", text)
-    return shorten(text) + (near(name[1].split(".")[0], configurables()) if name else "")
+    return shorten(text) + (near(name[1].split(".")[0], known) if name else "")

@@ -4,20 +4,48 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
+import re
 import statistics
 from pathlib import Path
 
 import pytest
 from commands import python
 
+import xalign_jax
 from xalign_jax.errors import UserError
+from xalign_jax.evaluation import probes as all_probes
 from xalign_jax.evaluation.encode import row
+from xalign_jax.interop.model_card import model_card
 from xalign_jax.reports import plots
 from xalign_jax.reports.report import compare, report
-from xalign_jax.reports.tables import Arm, Key, Run, keys_of
+from xalign_jax.reports.tables import Arm, Key, Run, keys_of, shown_in
+from xalign_jax.runtime.logs import write_shown
+from xalign_jax.runtime.records import read_shown
+from xalign_jax.runtime.shown import Shown
+
+FIRST = ["Perplexity", "WordRetrieval", "Knowledge"]  # as recipes name them
+PROBES = [getattr(all_probes, name) for name in dict.fromkeys([*FIRST, *all_probes.__all__])]
+SHOWN = {probe.name: probe.shown() for probe in PROBES}
 
 PPL = {"joint": (73.2, 112.6), "prealign": (75.9, 97.7), "kept": (76.3, 94.3)}
+OWN = {
+    "mean_norm": {
+        "title": "Length of hidden states",
+        "by_level": True,
+        "columns": {"norm": {"heading": "mean length", "headline": True}, "spread": {"heading": "spread"}},
+    },
+    "tagging": {
+        "title": "Part-of-speech tags",
+        "by_level": False,
+        "columns": {
+            "f1": {"heading": "F1", "headline": True, "per_token": True},
+            "exact": {"heading": "whole sentences", "headline": True},
+            "unseen": {"heading": "unseen words"},
+        },
+    },
+}
 WORDS = {"joint": 0.005, "prealign": 0.31, "kept": 1.0}
 
 
@@ -51,6 +79,7 @@ def write_run(folder: Path, arm: str, seed: int, fingerprint: str = "v1", settin
     if arm == "prealign":
         final.append({"stage": "align", "step": 20, "seed": seed, **rows[6], "value": 0.95})
     (folder / "results.json").write_text(json.dumps(final + early))
+    write_shown(folder, SHOWN)
     streams = ("pretrain_lm", "align_words") if arm != "joint" else ("pretrain_lm",)
     log = [
         {
@@ -88,7 +117,7 @@ def test_compare_means_and_spreads(runs, tmp_path):
     assert "113.73 ± 1.13" in text
     assert "control: untrained" in text
     assert "different vocabularies" not in text
-    for name in ("learning_curves", "perplexity", "retrieval", "knowledge"):
+    for name in ("learning_curves", "perplexity", "word_retrieval", "knowledge", "foreign_mass"):
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
 
 
@@ -103,17 +132,22 @@ def test_what_was_measured_in_an_early_stage_alone_has_no_plot(tmp_path):
     text = compare([folder], tmp_path / "out")
     assert "Word retrieval" in text
     assert "perplexity.png" in text
-    assert "retrieval.png" not in text
+    assert "word_retrieval.png" not in text
 
 
 def test_perplexity_across_vocabularies_is_refused(tmp_path):
     runs = [write_run(tmp_path / "a", "joint", 0), write_run(tmp_path / "b", "kept", 0, fingerprint="v2")]
     text = compare(runs, tmp_path / "out")
-    assert "**Perplexity is not compared: the runs use different vocabularies** (joint: v1; kept: v2)" in text
+    left = "perplexity, in-language perplexity"
+    note = f"**Not compared, because the runs use different vocabularies: {left}** (joint: v1; kept: v2). Compare bits/byte.\n"
+    assert note in text
     header = (tmp_path / "out" / "table.csv").read_text().splitlines()[0]
     assert "perplexity/bits_per_byte/en" in header
     assert "perplexity/perplexity/" not in header
-    assert (tmp_path / "out" / "bits_per_byte.png").exists()
+    assert (tmp_path / "out" / "perplexity.png").exists()  # of bits per byte
+    for run in runs:
+        (run / "probes.json").unlink()
+    assert "No `probes.json` says whether the vocabulary matters to: Perplexity, " in compare(runs, tmp_path / "out")
 
 
 def test_one_run_and_the_same_run_twice(runs, tmp_path):
@@ -154,7 +188,8 @@ def test_every_arm_is_in_the_legend():
         for name, of in languages.items()
     ]
     arms = [Arm(run.arm, (run,)) for run in runs]
-    figure = plots._bars(arms, keys_of(runs), "perplexity", ("bits_per_byte",), "bits per byte")
+    shown = shown_in(runs)
+    figure = plots._bars(arms, keys_of(runs, shown), shown)
     (shown,) = figure.legends
     assert [text.get_text().strip("\u200b") for text in shown.get_texts()] == list(languages)
 
@@ -190,7 +225,7 @@ def test_report_of_a_run(runs):
     assert "97.70" in text
     assert "| align, step 20 " in text
     assert (runs[3] / "loss.png").exists()
-    assert (runs[3] / "retrieval.png").exists()
+    assert (runs[3] / "word_retrieval.png").exists()
 
 
 def test_report_before_any_probe(runs):
@@ -220,5 +255,195 @@ def test_a_control_without_levels_stands_beside_each_level_and_means_in_the_summ
     control = next(line for line in table.splitlines() if line.startswith("| control: n-grams"))
     assert control.count("0.700 ± 0.000") == 5
     summary = text.split("## Summary")[1].split("##")[0].splitlines()
-    place = summary[2].split("|").index(next(c for c in summary[2].split("|") if "sentences *->en level 2" in c))
+    place = (
+        summary[2].split("|").index(next(c for c in summary[2].split("|") if "Sentence retrieval *->en level 2" in c))
+    )
     assert summary[4].split("|")[place].strip() == "0.200 ± 0.000"
+
+
+def headings(text: str, title: str) -> list[str]:
+    """The columns of values in the table below a title."""
+    header = text.split(f"## {title}\n\n")[1].splitlines()[0]
+    return [cell.strip() for cell in header.split("|")[3:-1]]
+
+
+def test_the_summary_shows_headlines_in_the_order_of_the_probes(tmp_path):
+    text = compare([write_run(tmp_path / "run", "joint", 0)], tmp_path / "out")
+    assert headings(text, "Summary") == [
+        "Language model perplexity en",
+        "Language model perplexity en_clone",
+        "Language model in-language perplexity en",
+        "Language model in-language perplexity en_clone",
+        "Language model bits/byte en",
+        "Language model bits/byte en_clone",
+        "Word retrieval en_clone dictionary words level 2",
+        "Word retrieval en_clone held-out words level 2",
+        "Knowledge in-language accuracy en",
+        "Knowledge accuracy en_clone",
+        "Knowledge chance",
+        "Foreign mass en_clone",
+    ]
+
+
+def add_own(folder: Path, shown: bool = True) -> None:
+    """Rows of two probes of a user's own, one with levels, and what their classes say of them."""
+    rows = [
+        row("mean_norm", metric, value + (level or 0), 77, language=language, level=level)
+        for language in ("de", "en")
+        for metric, value in (("spread", 0.5), ("norm", 3.25))
+        for level in (0, 1, 2, 3, 4)
+    ]
+    for language in ("de", "en"):
+        rows += [row("tagging", metric, 61.5, 99, language=language) for metric in ("exact", "unseen", "f1")]
+    rows.append(row("tagging", "f1", 10.5, 99, language="de", control="most_frequent"))
+    found = json.loads((folder / "results.json").read_text()) if shown else []
+    about = {"stage": "pretrain", "step": 100, "seed": 0}
+    (folder / "results.json").write_text(json.dumps([*found, *(about | each for each in rows)]))
+    write_shown(folder, OWN)
+    if not shown:
+        (folder / "probes.json").unlink()
+
+
+def test_a_probe_that_nobody_knows_has_tables_summary_and_picture(tmp_path):
+    runs = [write_run(tmp_path / arm, arm, 0) for arm in ("joint", "kept")]
+    for run in runs:
+        add_own(run)
+    text = compare(runs, tmp_path / "out")
+    titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    own = [f"Length of hidden states, {language}{metric}" for language in ("de", "en") for metric in ("", ", spread")]
+    assert titles[-5:] == [*own, "Part-of-speech tags"]
+    assert headings(text, own[0]) == [f"level {level}" for level in range(5)]
+    assert headings(text, titles[-1]) == [
+        f"{name} {language}" for name in ("F1", "whole sentences", "unseen words") for language in ("de", "en")
+    ]
+    assert "| control: most_frequent " in text
+    assert headings(text, "Summary")[-6:] == [
+        "Length of hidden states de level 2",
+        "Length of hidden states en level 2",
+        "Part-of-speech tags F1 de",
+        "Part-of-speech tags F1 en",
+        "Part-of-speech tags whole sentences de",
+        "Part-of-speech tags whole sentences en",
+    ]
+    for name in ("mean_norm", "tagging"):
+        assert f"![{name}]({name}.png)" in text and (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
+    assert "![mean_norm](mean_norm.png)" in report(runs[0])
+
+
+def test_own_metrics_of_tokens_are_not_compared_across_vocabularies(tmp_path):
+    runs = [write_run(tmp_path / arm, arm, 0, fingerprint=arm) for arm in ("joint", "kept")]
+    for run in runs:
+        add_own(run)
+    text = compare(runs, tmp_path / "out")
+    assert "perplexity, in-language perplexity, F1** (" in text and "Compare bits/byte, whole sentences." in text
+    assert "F1 de" not in headings(text, "Part-of-speech tags")
+
+
+def test_without_probes_json_everything_without_a_level_is_a_headline(tmp_path):
+    run = write_run(tmp_path / "run", "joint", 0)
+    add_own(run, shown=False)
+    text = compare([run], tmp_path / "out")
+    titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    metrics = ("spread", "norm")  # in the order of the rows
+    assert titles[1:-1] == [f"Mean norm, {language}, {metric}" for language in ("de", "en") for metric in metrics]
+    assert headings(text, "Summary") == [
+        f"Tagging {metric} {language}" for metric in ("exact", "unseen", "f1") for language in ("de", "en")
+    ]
+    assert "tagging.png" in text and "mean_norm.png" not in text
+
+
+def test_later_directories_say_how_a_probe_is_shown(tmp_path):
+    runs = [write_run(tmp_path / arm, arm, 0) for arm in ("joint", "kept")]
+    for run in runs:
+        add_own(run)
+    write_shown(runs[1], {"tagging": OWN["tagging"] | {"title": "Tags"}})
+    text = compare(runs, tmp_path / "out")
+    assert "## Tags\n" in text and "Part-of-speech" not in text
+    assert "## Tags\n" not in compare(runs[::-1], tmp_path / "out")
+
+
+def card(rows: list[dict], probes: dict) -> list[list[str]]:
+    """The cells of a model card's table of results."""
+    text = model_card("run", "", rows, probes, ["en", "en_clone"], "LlamaForCausalLM", True)
+    lines = text.partition("## Results")[2].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
+
+
+def test_a_model_card_shows_the_headlines_of_all_probes(tmp_path):
+    run = write_run(tmp_path / "run", "joint", 0)
+    add_own(run)
+    rows = json.loads((run / "results.json").read_text())
+    found = card([each for each in rows if each["step"] == 100], read_shown(run))
+    assert ["Part-of-speech tags", "F1", "de", "", "", "61.5", "99"] in found
+    assert ["Length of hidden states", "mean length", "en", "4", "", "7.25", "77"] in found
+    assert ["Knowledge", "chance", "", "", "", "0.25", "200"] in found
+    assert not {"spread", "unseen words"} & {cells[1] for cells in found}
+    assert "10.5" not in {cells[5] for cells in found}  # a control's
+
+
+def test_means_over_languages_are_the_only_headlines_of_their_probe():
+    rows = [
+        {
+            "stage": "s",
+            "step": 1,
+            "seed": 0,
+            **row("sentence_retrieval", "accuracy", 0.5, 9, language=language, level=1),
+        }
+        for language in ("en->de", "en->fr", "en->*", "*->en")
+    ]
+    assert [cells[2] for cells in card(rows, SHOWN)] == ["en->*", "*->en"]
+    assert [cells[2] for cells in card(rows[:2], SHOWN)] == ["en->de", "en->fr"]
+
+
+def test_no_probe_is_named_where_results_are_shown():
+    package = Path(xalign_jax.__file__).parent
+    names = "|".join(re.escape(name) for name in SHOWN)
+    for path in (
+        *(package / "reports").glob("*.py"),
+        package / "interop" / "model_card.py",
+        package / "runtime" / "shown.py",
+    ):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            assert not re.search(rf"\b({names})\b", line, re.IGNORECASE), f"{path}:{number}"
+
+
+@pytest.mark.parametrize("count", [2, 10])
+@pytest.mark.parametrize(
+    "languages", [("de", "en"), ("Norwegian_Bokmaal", "Haitian_Creole", "Tok_Pisin", "Luxembourgish")]
+)
+def test_names_below_bars_do_not_overlap(count, languages):
+    values = {
+        Key(probe, metric, language, level): 0.5
+        for language in languages
+        for probe, metric, level in (
+            ("tagging", "f1", None),
+            *(("mean_norm", "norm", level) for level in (*range(25), "head")),
+        )
+    }
+    values |= {Key(probe, "chance"): 0.25 for probe in OWN}
+    runs = [Run(Path(f"{n}"), f"arm {n}", 1, "v", "s", [], values=values, probes=OWN) for n in range(count)]
+    shown = shown_in(runs)
+    for name, figure in plots._probes([Arm(run.arm, (run,)) for run in runs], keys_of(runs, shown), shown):
+        figure.canvas.draw()
+        assert "chance" in [text.get_text() for text in figure.legends[0].get_texts()], name
+        for panel in figure.axes:
+            labels = [label for label in panel.get_xticklabels() if label.get_text()]
+            boxes = [label.get_window_extent() for label in labels]
+            if not labels[0].get_rotation():
+                assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes)), name
+            assert all(box.y0 > figure.legends[0].get_window_extent().y1 for box in boxes), name
+            assert figure.get_figwidth() * figure.dpi >= max(box.x1 for box in boxes), name
+
+
+def test_pictures_of_probes_called_alike_keep_their_names_apart(tmp_path):
+    figure, _ = plots.axes(1, 3, 2)
+    paths = plots._drawn(tmp_path, [("loss", figure), ("loss", figure), ("a/../b", figure), ("none", None)])
+    assert [path.name for path in paths] == ["loss.png", "loss_.png", "a_.._b.png"]
+    assert all(path.is_file() for path in paths)
+
+
+def test_probes_json_of_another_version_is_read():
+    """It may know more of a column, or less."""
+    key = Key("tagging", "f1", "de")
+    shown = Shown([{"tagging": {"columns": {"f1": {"headline": True, "unit": "%"}}}}], [key])
+    assert (shown.title("tagging"), shown.column(key).heading, shown.headline(key)) == ("Tagging", "f1", True)

@@ -18,7 +18,7 @@ from xalign_jax.interfaces import ProbedRun
 from xalign_jax.recipe import as_json
 from xalign_jax.reports.report import compare, report
 from xalign_jax.runtime.logs import RESULT_KEYS, write_results
-from xalign_jax.runtime.records import read_results
+from xalign_jax.runtime.records import read_results, read_shown
 from xalign_jax.training import run_directory
 from xalign_jax.training.train import run_probes
 
@@ -62,6 +62,10 @@ def test_every_probe_writes_strict_json(toy, tokenizer, tmp_path, name, scale):
         assert row["n"] >= 1 and row["settings"]["class"] == name and len(row["data"]) == 12
     if scale == 1.0:
         assert all(math.isfinite(row["value"]) for row in found)
+    ((probe_name, shown),) = read_shown(tmp_path).items()
+    assert {row["probe"] for row in found} == {probe_name}
+    assert {row["metric"] for row in found} <= shown["columns"].keys()
+    assert shown["by_level"] == any(row["level"] is not None for row in found)
 
 
 def test_what_is_not_finite_says_what_it_was(tmp_path, toy, tokenizer):

@@ -84,7 +84,7 @@ def test_parameters_that_a_run_does_not_have_are_refused(model_dir, tmp_path):
     (model_dir / "environment.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"this run has model, momentum:lm$"):
         export_model(model_dir, tmp_path / "out", make_mesh((1, -1, 1)), params="momentum:none")
-    with pytest.raises(UserError, match=r"memory/lm/encoder/model/embedding is absent there"):
+    with pytest.raises(UserError, match=r"state/lm/encoder/model/embedding is absent there"):
         export_model(model_dir, tmp_path / "out", make_mesh((1, -1, 1)), params="momentum:lm")
 
 

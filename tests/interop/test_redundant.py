@@ -9,6 +9,7 @@ import pytest
 from test_import_export import SINGLE, _edit, _rewrite, assert_same_outputs, ours, save, tokens, torch, transformers
 
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
 from xalign_jax.interop.importing import import_model
 from xalign_jax.runtime.sharding import make_mesh
 
@@ -113,6 +114,6 @@ def test_a_sentence_encoder_without_its_head_comes_in_with_a_fresh_one(tmp_path,
     rows = np.stack([ids, np.arange(11, dtype=np.int32), np.ones(11, np.int32)])[:, None]
     with torch.no_grad():
         expected = body(torch.tensor(ids[None].astype(np.int64))).pooler_output.numpy()
-    h = model.hidden(params, *rows, levels=(2,))[2]
-    np.testing.assert_allclose(model.pooled(params, h[:, 0]), expected, atol=1e-5)
+    h = model.bind(params).hidden(Inputs(*rows), levels=(2,))[2]
+    np.testing.assert_allclose(model.bind(params).pooled(h[:, 0]), expected, atol=1e-5)
     assert np.std(params["head"]["weight"]) == pytest.approx(model.config.init_std, rel=0.2)

@@ -201,6 +201,37 @@ def test_what_evaluate_added_to_a_run_is_not_recorded(runs, no_data):
     assert record.rows_of("J", runs / "J-1", job.recipe, None) == before
 
 
+def test_columns_are_called_by_the_short_names_of_the_recipe_s_probes():
+    (job,) = run.jobs(select(["K"]), [1])
+    short = record.short_names(probe for stage in job.recipe.stages for probe in stage.probes)
+    for path in (record.RESULTS, record.CURVES):
+        columns = {name.split("/")[0] for row in record.read(path) for name in row if "/" in name}
+        assert columns <= {*short.values()}
+    assert {*short.values()} == {"ppl", "own_ppl", "bits", "knows", "words", "mass", "cosine", "gradients"}
+
+    def row(probe, metric, language, value, level=None, split=None, control=None):
+        return {"probe": probe, "metric": metric, "language": language, "level": level, "value": value} | {
+            "split": split,
+            "control": control,
+        }
+
+    rows = [
+        row("perplexity", "bits_per_byte", "en", 1.5),
+        row("knowledge", "in_language_accuracy", "en", 1.0),
+        row("knowledge", "accuracy", "en_clone", 0.25),
+        row("knowledge", "accuracy", "en_clone", 0.125, control="untrained"),
+        row("knowledge", "accuracy_mean", "en_clone", 0.5),
+        row("knowledge", "chance", None, 0.25),
+        row("word_retrieval", "accuracy", "en_clone", 0.75, level="head", split="heldout"),
+        row("cosine", "gap", "en_clone", 0.5, level=0),
+        row("cosine", "parallel", "en_clone", 0.875, level=0),
+        row("gradient_cosine", "cosine", "en_clone", None),
+    ]
+    found = record.measures(rows, ("en", "en_clone"), short)
+    expected = {"bits/1": 1.5, "knows/1": 1.0, "knows/2": 0.25, "words/heldout/head": 0.75, "cosine/2/0": 0.5}
+    assert found == expected
+
+
 def test_an_interrupted_run_stops_the_others_and_a_failed_one_does_not(runs, no_data, monkeypatch, capsys):
     codes = iter((1, 3, 0))
     monkeypatch.setattr(

@@ -108,7 +108,7 @@ def test_what_is_there_already_stays(tmp_path):
     out, _, code = call("slurm", "run", *FLAGS["slurm"].split(), *TRAIN, tools=tmp_path)
     assert code == 0 and "queued or running already" in out
     out, _, code = call("xpk", "run", *FLAGS["xpk"].split(), *TRAIN, tools=tmp_path)
-    assert code == 0 and "is there already" in out
+    assert code == 0 and "exists already" in out
     called = (tmp_path / "called").read_text()
     assert "sbatch" not in called and "workload create" not in called
 

@@ -30,7 +30,7 @@ from xalign_jax.reports import report
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.restore import restore_model
 from xalign_jax.training import evaluate, run_directory
-from xalign_jax.training.train import Run
+from xalign_jax.training.train import train as train_recipe
 
 STEPS = 6
 RUNTIME = Runtime(mesh=(1, 1, -1), log_every=1, checkpoint_every=2, keep_checkpoints=2)  # leaves steps 4 and 6
@@ -51,7 +51,7 @@ def recipe() -> Recipe:
 
 
 def train(model_dir: Path) -> None:
-    Run(recipe(), RUNTIME, model_dir, "toy").train()
+    train_recipe(recipe(), RUNTIME, model_dir, "toy")
 
 
 def evaluate_newest(model_dir: Path) -> None:

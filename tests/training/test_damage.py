@@ -147,7 +147,7 @@ def test_two_processes_leave_out_a_step_that_one_of_them_cannot_read(tmp_path, u
 )
 def test_records_that_are_damaged_are_named_before_any_work(model_dir, monkeypatch, name, contents, said):
     (model_dir / name).write_text(contents)
-    monkeypatch.setattr(train.Run, "train", None)
+    monkeypatch.setattr(train, "_train_stage", None)
     for command in (damage.train, damage.evaluate_newest, damage.compare):
         with pytest.raises(UserError, match=said):
             command(model_dir)

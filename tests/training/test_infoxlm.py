@@ -30,6 +30,7 @@ from waiting import wait_until
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Runtime
 from xalign_jax.training import evaluate, state, train
+from xalign_jax.training.enter import batches, enter
 from xalign_jax.training.step import make_step
 
 
@@ -69,9 +70,9 @@ def test_sigterm_and_restart_are_bit_identical(undisturbed, tmp_path):
     assert_identical(model_dir, undisturbed)
 
 
-def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path):
+def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path, capsys):
     recipe, runtime, model_dir = toy.infoxlm(1), Runtime(mesh=(8, 1, 1)), tmp_path / "run"
-    train.Run(recipe, runtime, model_dir, "toy").train()
+    train.train(recipe, runtime, model_dir, "toy")
     saved = saved_params(model_dir, 1)
     assert saved["heads"]["xlco"]["projection"].shape == (32, 32)
     (before,) = json.loads((model_dir / "results.json").read_text())
@@ -79,8 +80,9 @@ def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path):
     after = json.loads((model_dir / "results.json").read_text())
     np.testing.assert_allclose([row["value"] for row in after], before["value"], rtol=1e-6)
     start = dataclasses.replace(recipe, init_from=str(model_dir), seed=5)
-    fresh = train.Run(start, runtime, tmp_path / "other", "toy")._enter(0)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(fresh.free["model"]), saved["model"])
+    fresh = enter(toy.built(start, runtime), 0)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(fresh.free), saved)
+    assert "head 'xlco' goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -97,20 +99,20 @@ def test_meshes_and_accumulation_equal_one_device(undisturbed, tmp_path, options
     assert_equal_up_to_rounding(tmp_path / "run", undisturbed, toy.infoxlm(STEPS))
 
 
-def test_the_compiled_step_gathers_neither_the_queue_nor_logits_against_it(tmp_path):
+def test_the_compiled_step_gathers_neither_the_queue_nor_logits_against_it():
     keys, width = 16_384, 32
     recipe = toy.infoxlm(3)
     mlm, tlm, xlco = recipe.stages[0].streams
     xlco = dataclasses.replace(xlco, objective=dataclasses.replace(xlco.objective, queue=keys))
     stage = dataclasses.replace(recipe.stages[0], streams=(mlm, tlm, xlco))
     recipe = dataclasses.replace(recipe, stages=(stage,))
-    run = train.Run(recipe, Runtime(mesh=(4, 2, 1)), tmp_path, "toy")
+    run = toy.built(recipe, Runtime(mesh=(4, 2, 1)))
     coordinates = run.coordinates[stage.name]
     shapes, where, *_ = state.layout(stage, coordinates, run.model, 0, run.mesh)
     state_in = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
     (planned,) = run.stages
     with jax.set_mesh(run.mesh):
-        batch = next(run._batches(planned, 0, 1, planned.feeds))
+        batch = next(batches(run, planned, 0, 1, planned.feeds))
         languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
         step = jax.jit(
             make_step(stage, coordinates, run.model, 0, 0, languages), donate_argnums=0, out_shardings=(where, None)
@@ -131,4 +133,4 @@ def test_a_queue_smaller_than_a_step_is_refused(tmp_path):
     xlco = dataclasses.replace(xlco, objective=dataclasses.replace(xlco.objective, queue=16))
     stage = dataclasses.replace(recipe.stages[0], streams=(mlm, tlm, xlco))
     with pytest.raises(UserError, match=r"XlCo.queue = 16: smaller than the 32 keys"):
-        train.Run(dataclasses.replace(recipe, stages=(stage,)), Runtime(), tmp_path, "toy")
+        train.train(dataclasses.replace(recipe, stages=(stage,)), Runtime(), tmp_path, "toy")

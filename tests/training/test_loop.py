@@ -42,7 +42,8 @@ from xalign_jax.parametrizations import tied_rows
 from xalign_jax.parametrizations.selection import Selection
 from xalign_jax.parametrizations.tied_rows import TiedRows
 from xalign_jax.recipe import Recipe, Runtime
-from xalign_jax.training import train
+from xalign_jax.training import probing, train
+from xalign_jax.training.enter import enter
 from xalign_jax.training.optimizers import AdamW, WarmupConstant
 
 
@@ -132,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
     recipe = toy.recipe(STEPS, bad_row=8 * 13 + 3)  # in the 14th batch of the shared LM cursor
     runtime = Runtime(mesh=(8, 1, 1), log_every=5, checkpoint_every=4)
     with pytest.raises(RunError, match=r"step 14: the loss of stream pretrain_lm"):
-        train.Run(recipe, runtime, tmp_path, "toy").train()
+        train.train(recipe, runtime, tmp_path, "toy")
     failure = json.loads((tmp_path / "failure.json").read_text())
     assert (failure["stage"], failure["step"], failure["stream"]) == ("pretrain", 14, "pretrain_lm")
     assert np.isinf(failure["batch"]["pretrain_lm"]["weights"][3][0])
@@ -149,11 +150,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
 )
 def test_a_run_does_not_go_on_with_other_texts_or_another_vocabulary(undisturbed, tmp_path, changed, said):
     shutil.copytree(undisturbed, tmp_path / "run")
-    train.Run(toy.recipe(STEPS), Runtime(), tmp_path / "run", "toy")
+    train.train(toy.recipe(STEPS), Runtime(), tmp_path / "run", "toy")
     path = tmp_path / "run" / "environment.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     with pytest.raises(UserError, match=said):
-        train.Run(toy.recipe(STEPS), Runtime(), tmp_path / "run", "toy")
+        train.train(toy.recipe(STEPS), Runtime(), tmp_path / "run", "toy")
     assert json.loads(path.read_text()).items() >= changed.items()
 
 
@@ -169,7 +170,7 @@ def test_a_probe_that_lacks_something_is_refused_before_anything_is_trained(tmp_
     recipe = toy.recipe(STEPS)
     last = dataclasses.replace(recipe.stages[-1], probes=(probe,))
     with pytest.raises(UserError, match=said):
-        train.Run(dataclasses.replace(recipe, stages=(*recipe.stages[:-1], last)), Runtime(), tmp_path, "toy")
+        train.train(dataclasses.replace(recipe, stages=(*recipe.stages[:-1], last)), Runtime(), tmp_path, "toy")
 
 
 def test_an_objective_that_cannot_work_is_refused_before_anything_is_trained(tmp_path):
@@ -177,7 +178,7 @@ def test_an_objective_that_cannot_work_is_refused_before_anything_is_trained(tmp
     stream = dataclasses.replace(recipe.stages[1].streams[0], objective=TranslationRanking())
     second = dataclasses.replace(recipe.stages[1], streams=(stream,))
     with pytest.raises(UserError, match=r"TranslationRanking\.pooling = 'first': a causal model"):
-        train.Run(dataclasses.replace(recipe, stages=(recipe.stages[0], second)), Runtime(), tmp_path / "run", "toy")
+        train.train(dataclasses.replace(recipe, stages=(recipe.stages[0], second)), Runtime(), tmp_path / "run", "toy")
     assert not (tmp_path / "run").exists()
 
 
@@ -186,14 +187,14 @@ def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp
     align, pretrain = toy.recipe(3).stages
     pretrain = dataclasses.replace(pretrain, schedule=WarmupConstant(1e-2))
     recipe = dataclasses.replace(toy.recipe(3), stages=(align, pretrain))
-    train.Run(recipe, runtime, tmp_path, "toy").train()
+    train.train(recipe, runtime, tmp_path, "toy")
     higher = dataclasses.replace(pretrain, schedule=WarmupConstant(2e-2))
     with pytest.raises(UserError, match=r"Recipe.stages\[1\].schedule.peak is 0.01 there, 0.02 here"):
-        train.Run(dataclasses.replace(recipe, stages=(align, higher)), runtime, tmp_path, "toy")
+        train.train(dataclasses.replace(recipe, stages=(align, higher)), runtime, tmp_path, "toy")
     longer = dataclasses.replace(recipe, stages=(align, dataclasses.replace(pretrain, steps=4)))
     with pytest.raises(UserError, match="--extend"):
-        train.Run(longer, runtime, tmp_path, "toy")
-    train.Run(longer, dataclasses.replace(runtime, mesh=(2, 2, 2)), tmp_path, "toy", extend=True).train()
+        train.train(longer, runtime, tmp_path, "toy")
+    train.train(longer, dataclasses.replace(runtime, mesh=(2, 2, 2)), tmp_path, "toy", extend=True)
     assert metrics(tmp_path)[-1]["step"] == 5
 
 
@@ -255,7 +256,7 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, mesh, change, said
     words, lm = recipe.stages[0].streams
     first = dataclasses.replace(recipe.stages[0], streams=(words, dataclasses.replace(lm, **change)))
     with pytest.raises(UserError, match=said):
-        train.Run(dataclasses.replace(recipe, stages=(first, recipe.stages[1])), Runtime(mesh=mesh), tmp_path, "toy")
+        train.train(dataclasses.replace(recipe, stages=(first, recipe.stages[1])), Runtime(mesh=mesh), tmp_path, "toy")
 
 
 @pytest.mark.parametrize(
@@ -277,7 +278,7 @@ def test_a_stage_that_cannot_follow_is_refused_before_data_is_prepared(tmp_path,
     align, pretrain = toy.recipe(3).stages
     stages = (align, dataclasses.replace(pretrain, **change))
     with pytest.raises(UserError, match=said):
-        train.Run(dataclasses.replace(toy.recipe(3), stages=stages), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
+        train.train(dataclasses.replace(toy.recipe(3), stages=stages), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
 
 
 def test_only_what_matches_trains_and_a_stopped_run_goes_on_with_its_moments(tmp_path):
@@ -286,7 +287,7 @@ def test_only_what_matches_trains_and_a_stopped_run_goes_on_with_its_moments(tmp
         toy.recipe(6), stages=(align, dataclasses.replace(pretrain, parametrization=Selection(("model/layers/",))))
     )
     runtime = Runtime(mesh=(2, 2, 2), checkpoint_every=1, keep_checkpoints=9)
-    train.Run(recipe, runtime, tmp_path / "whole", "toy").train()
+    train.train(recipe, runtime, tmp_path / "whole", "toy")
     before, after = (saved_params(tmp_path / "whole", step)["model"] for step in (align.steps, 6))
     for name, value in before.items():
         if name != "layers":
@@ -296,17 +297,17 @@ def test_only_what_matches_trains_and_a_stopped_run_goes_on_with_its_moments(tmp
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
     for step in (5, 6):
         shutil.rmtree(tmp_path / "part" / "checkpoints" / str(step))
-    train.Run(recipe, runtime, tmp_path / "part", "toy").train()
+    train.train(recipe, runtime, tmp_path / "part", "toy")
     jax.tree.map(np.testing.assert_array_equal, *(saved_params(tmp_path / name, 6) for name in ("whole", "part")))
 
 
 def test_a_stream_of_two_stages_carries_its_memory(tmp_path, monkeypatch):
     """The queue and the momentum encoder are filled once."""
     filled = []
-    monkeypatch.setattr(XlCo, "prefill", lambda self, model, params, memory, batches, rng: filled.append(1) or memory)
+    monkeypatch.setattr(XlCo, "prefill", lambda self, model, state, batches, rng: filled.append(1) or state)
     (stage,) = toy.infoxlm(2).stages
     recipe = dataclasses.replace(toy.infoxlm(2), stages=(stage, dataclasses.replace(stage, name="more", steps=1)))
-    train.Run(recipe, Runtime(mesh=(8, 1, 1)), tmp_path, "toy").train()
+    train.train(recipe, Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
     assert len(filled) == 1 and metrics(tmp_path)[-1]["stage"] == "more"
 
 
@@ -316,9 +317,9 @@ def test_probes_between_run_also_where_a_run_was_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "StopNotice", lambda: contextlib.nullcontext(stop))
     runtime = Runtime(mesh=(8, 1, 1), probe_every=2)
     with pytest.raises(train.Interrupted):
-        train.Run(toy.recipe(12), runtime, tmp_path, "toy").train()
+        train.train(toy.recipe(12), runtime, tmp_path, "toy")
     (tmp_path / "failure.json").write_text("{}")  # of another try
-    train.Run(toy.recipe(12), runtime, tmp_path, "toy").train()
+    train.train(toy.recipe(12), runtime, tmp_path, "toy")
     rows = json.loads((tmp_path / "results.json").read_text())
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12] and not (tmp_path / "failure.json").exists()
 
@@ -329,13 +330,13 @@ def test_a_stage_ties_the_rows_of_translations_and_another_does_not(tmp_path, mo
     tied = dataclasses.replace(pretrain, parametrization=TiedRows())
     run = dataclasses.replace(recipe, stages=(align, tied))
     with pytest.raises(UserError, match=r"TiedRows need Recipe\.lexicon"):
-        train.Run(run, Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
+        train.train(run, Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
     kept = dataclasses.replace(tied, keep_optimizer=True)
     with pytest.raises(UserError, match=r"the moments of align belong to another Stage\.parametrization"):
-        train.Run(dataclasses.replace(recipe, stages=(align, kept)), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
+        train.train(dataclasses.replace(recipe, stages=(align, kept)), Runtime(mesh=(8, 1, 1)), tmp_path, "toy")
     shared = TokenTies(*(np.array(ids, np.int32) for ids in ([20, 21, 22], [10, 11, 12], [1, 1, 1])))
     monkeypatch.setattr(tied_rows, "translation_ties", lambda corpus: shared)
-    train.Run(run, Runtime(mesh=(8, 1, 1), checkpoint_every=1, keep_checkpoints=9), tmp_path, "toy").train()
+    train.train(run, Runtime(mesh=(8, 1, 1), checkpoint_every=1, keep_checkpoints=9), tmp_path, "toy")
 
     def spread(step, name):
         table = saved_params(tmp_path, step)["model"][name]
@@ -347,25 +348,24 @@ def test_a_stage_ties_the_rows_of_translations_and_another_does_not(tmp_path, mo
 
 def test_parameters_of_another_run_are_a_start(tmp_path):
     runtime = Runtime(mesh=(8, 1, 1))
-    train.Run(toy.recipe(3), runtime, tmp_path / "a", "toy").train()
+    train.train(toy.recipe(3), runtime, tmp_path / "a", "toy")
     start = dataclasses.replace(toy.recipe(3), init_from=str(tmp_path / "a"), seed=5)
-    fresh = train.Run(start, runtime, tmp_path / "b", "toy")._enter(0)
+    fresh = enter(toy.built(start, runtime), 0)
     jax.tree.map(
         np.testing.assert_array_equal, jax.device_get(fresh.free["model"]), saved_params(tmp_path / "a", 3)["model"]
     )
     with pytest.raises(UserError, match=r"Recipe.init_from = .*: no vocabulary there"):
-        train.Run(dataclasses.replace(start, init_from=str(tmp_path / "c")), runtime, tmp_path / "d", "toy").train()
+        train.train(dataclasses.replace(start, init_from=str(tmp_path / "c")), runtime, tmp_path / "d", "toy")
 
 
 def test_a_clone_starts_from_another_run_as_its_original(tmp_path, request):
     runtime = Runtime(mesh=(2, 2, 2))
-    train.Run(toy.recipe(3), runtime, tmp_path / "a", "toy").train()
+    train.train(toy.recipe(3), runtime, tmp_path / "a", "toy")
     request.addfinalizer(toy.use_toy_data)
     toy.use_toy_data(toy.ids(clones=1, rows=None))
     start = dataclasses.replace(toy.recipe(3), init_from=str(tmp_path / "a"))
     copied, mean = (
-        train.Run(dataclasses.replace(start, new_rows=how), runtime, tmp_path / how, "toy")._enter(0).free["model"]
-        for how in ("copy", "mean")
+        enter(toy.built(dataclasses.replace(start, new_rows=how), runtime), 0).free["model"] for how in ("copy", "mean")
     )
     old, size = saved_params(tmp_path / "a", 3)["model"], toy.VOCABULARY
     for table in ("embedding", "head"):
@@ -379,7 +379,7 @@ def test_a_clone_starts_from_another_run_as_its_original(tmp_path, request):
 def test_process_0_decides_whether_probes_have_run(monkeypatch, tmp_path):
     """Another process may see an older results.json; probes are collective, so all must run them or none."""
     said = []
-    monkeypatch.setattr(train.distributed, "is_main", lambda: False)
-    monkeypatch.setattr(train.distributed, "exchange", lambda name, own: said.append(own) or ["yes", own])
-    assert train.Run._has_probed(SimpleNamespace(model_dir=tmp_path), "pretrain", STEPS)
+    monkeypatch.setattr(probing.distributed, "is_main", lambda: False)
+    monkeypatch.setattr(probing.distributed, "exchange", lambda name, own: said.append(own) or ["yes", own])
+    assert probing.probed(SimpleNamespace(stage="pretrain"), STEPS, tmp_path)
     assert said == ["no"]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from xalign_jax.data.feeds.packed import TextFeed, TranslationFeed
+from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.feeds.windows import Switch, WindowFeed, WordFeed
 from xalign_jax.data.lexicon.facts import Facts
 from xalign_jax.data.lexicon.lexicon import Lexicon
@@ -82,16 +82,21 @@ def mixed(**changes):
         (of(mixture=None, feed=TextFeed(32, 4)), r"Stream\.mixture: a TextFeed reads text"),
         (of(feed=WindowFeed(32, Switch(rate=0.1))), r"WindowFeed\.switch needs Recipe\.lexicon"),
         (of(feed=WordFeed(32, 4, 4)), r"WordFeed needs Recipe\.lexicon"),
-        (of(feed=TextFeed(32, 4), objective=XlCo(level=1, queue=16)), r"XlCo\.queue = 16: smaller than"),
+        (of(feed=ContrastFeed(32, 4, 8), objective=XlCo(level=1, queue=16)), r"XlCo\.queue = 16: smaller than"),
         ({"facts": Facts()}, r"Recipe\.facts needs Recipe\.lexicon"),
         ({"probes": (Perplexity(33),)}, r"Perplexity\.length = 33: longer than the model's max_length = 32"),
         ({"probes": (Knowledge(),), "model": XLMRoberta(**MODEL)}, "Knowledge: scores the next token"),
     ],
 )
 def test_what_needs_no_data_is_refused_before_any_is_read(changes, said):
-    stages.check(recipe())
+    def check(found):
+        stages.check(found)
+        (stream,) = found.stages[0].streams
+        stream.objective.check(build(found.model, 300), stream.feed.blank(stream.batch_size))
+
+    check(recipe())
     with pytest.raises(UserError, match=said):
-        stages.check(recipe(**changes))
+        check(recipe(**changes))
 
 
 def test_languages_that_only_reading_tells_are_left_to_the_reader():

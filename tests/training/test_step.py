@@ -11,41 +11,52 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xalign_jax.interfaces import Coordinates
+from xalign_jax.interfaces import Coordinates, Feed, Objective
 from xalign_jax.recipe import Stage, Stream
 from xalign_jax.training.optimizers import AdamW, WarmupConstant
 from xalign_jax.training.state import TrainState, optimizer
 from xalign_jax.training.step import combine, count_rows, make_step, stream_key
 
-MODEL: Any = SimpleNamespace(logical_axes=lambda: {"w": ("vocab", "embed"), "norm": ("norm",)})
+
+class Two:
+    """A model of two arrays."""
+
+    def bind(self, params, heads):
+        return SimpleNamespace(params=params)
+
+    def logical_axes(self):
+        return {"w": ("vocab", "embed"), "norm": ("norm",)}
+
+
+MODEL: Any = Two()
 LANGUAGES = {"a": ("en", "de"), "b": ("en", "de")}
 FIRST, STEPS = 5, 4  # of the stage
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
-    """sum(x w) + sum(x norm) over the rows x of a batch; remembers the batch where it has a memory."""
+class Line(Objective):
+    """sum(x w) + sum(x norm) over the rows x of a batch; remembers the batch where it has a state."""
 
     def count(self, model, batch, rng):
         return jnp.sum(batch["counted"])
 
-    def loss(self, model, params, memory, batch, rng):
-        w, norm = params["model"]["w"], params["model"]["norm"]
+    def loss(self, model, batch, state, rng):
+        w, norm = model.params["w"], model.params["norm"]
         total = jnp.sum(batch["x"][:, None] * w) + jnp.sum(batch["x"][:, None] * norm) + jnp.sum(batch["plus"])
         total = total + jnp.sum(jnp.sqrt(jnp.where(batch["root"] > 0, w[0, 0] - 1.0, 1.0)) - 1.0)  # steep at w = 1
-        memory = memory and memory | {"seen": memory["seen"] + batch["x"]}
-        return total, {"draw": jax.random.uniform(rng), "sum": jnp.sum(batch["x"])}, memory
+        state = state and state | {"seen": state["seen"] + batch["x"]}
+        return total, {"draw": jax.random.uniform(rng), "sum": jnp.sum(batch["x"])}, state
 
 
 class Following(Line):
     """Also remembers the parameters that an update left."""
 
-    def after_update(self, params, memory):
-        return memory | {"norm": params["model"]["norm"]}
+    def after_update(self, model, state):
+        return state | {"norm": model.params["norm"]}
 
 
 def stage(**changes):
-    streams = [Stream("a", object(), Following(), 2, weight=2.0), Stream("b", object(), Line(), 2, weight=0.5)]
+    streams = [Stream("a", Feed(), Following(), 2, weight=2.0), Stream("b", Feed(), Line(), 2, weight=0.5)]
     parts = {"optimizer": AdamW(weight_decay=0.5, clip=0.0), "schedule": WarmupConstant(peak=0.1, warmup=0.5)}
     return Stage("only", STEPS, streams, **(parts | changes))
 
@@ -72,7 +83,7 @@ def updated(chosen, given, before):
 def test_a_step_that_is_not_finite_changes_nothing_and_says_so(of_a):
     """An infinite loss, one that is not a number, and a finite loss with an infinite gradient."""
     chosen = stage()
-    before = state(chosen)._replace(memory={"a": {"seen": jnp.ones(2), "norm": jnp.ones(3)}})
+    before = state(chosen)._replace(state={"a": {"seen": jnp.ones(2), "norm": jnp.ones(3)}})
     after, metrics = updated(chosen, batches(**of_a), before)
     assert not metrics["finite"] and bool(jnp.isfinite(metrics["loss"])) == ("root" in of_a)
     jax.tree.map(np.testing.assert_array_equal, after, before)
@@ -88,18 +99,18 @@ def test_an_update_is_the_rate_of_its_step_times_the_direction_and_reaches_all_o
     np.testing.assert_allclose(after.free["model"]["norm"], np.full(3, 2 - 0.1), rtol=1e-5)
     assert after.step == FIRST + 2
     assert optimizer_steps(after) == optimizer_steps(before) + 1
-    np.testing.assert_array_equal(after.memory["a"]["seen"], [1, 2])
-    np.testing.assert_array_equal(after.memory["a"]["norm"], after.free["model"]["norm"])
-    np.testing.assert_array_equal(after.memory["b"].pop("seen"), [4, 0])
-    assert after.memory["b"] == {}  # `Line` follows no parameters
+    np.testing.assert_array_equal(after.state["a"]["seen"], [1, 2])
+    np.testing.assert_array_equal(after.state["a"]["norm"], after.free["model"]["norm"])
+    np.testing.assert_array_equal(after.state["b"].pop("seen"), [4, 0])
+    assert after.state["b"] == {}  # `Line` follows no parameters
     _, first = updated(chosen, batches(), state(chosen))
     assert first["learning_rate"] == np.float32(0.05)
 
 
-def test_an_objective_without_a_memory_follows_nothing():
+def test_an_objective_without_a_state_follows_nothing():
     chosen = stage()
-    after, metrics = updated(chosen, batches(), state(chosen)._replace(memory={}))
-    assert metrics["finite"] and after.memory == {}
+    after, metrics = updated(chosen, batches(), state(chosen)._replace(state={}))
+    assert metrics["finite"] and after.state == {}
 
 
 def optimizer_steps(found):

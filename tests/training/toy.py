@@ -22,6 +22,7 @@ from xalign_jax.data.token_ties import TokenTies
 from xalign_jax.data.tokens.backends import Ids
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
+from xalign_jax.interfaces import Batches, Feed, Probe
 from xalign_jax.models.llama import Llama
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.causal_lm import CausalLM
@@ -35,8 +36,10 @@ from xalign_jax.parametrizations.tied_rows import TiedRows
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
 from xalign_jax.runtime import storage
 from xalign_jax.runtime.cluster import distributed, failures, lock
+from xalign_jax.runtime.sharding import make_mesh
 from xalign_jax.training import stages
 from xalign_jax.training import train as loop
+from xalign_jax.training.build import Built, build_run, prepare
 from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
 VOCABULARY = 64
@@ -60,9 +63,16 @@ def _hash(*numbers):
     return mixed
 
 
+class MadeFeed(Feed):
+    """A feed that reads nothing: its rows are made, so that any of them show the shapes."""
+
+    def blank(self, rows):
+        return self.build(None, None, rows, 0).batch(0, slice(0, rows))
+
+
 @gin.configurable(module="toy")
 @dataclasses.dataclass(frozen=True)
-class ToyFeed:
+class ToyFeed(MadeFeed):
     """Rows of hashed tokens in two languages; row `bad_row` has a weight that makes the loss infinite."""
 
     length: int = 16
@@ -73,7 +83,7 @@ class ToyFeed:
 
 
 @dataclasses.dataclass
-class ToyRows:
+class ToyRows(Batches):
     length: int
     count: int
     seed: int
@@ -97,7 +107,7 @@ class ToyRows:
 
 @gin.configurable(module="toy")
 @dataclasses.dataclass(frozen=True)
-class ToyWords:
+class ToyWords(MadeFeed):
     """Words of two tokens, eight to a row, in pairs of one concept that lie in different rows."""
 
     length: int = 16
@@ -108,7 +118,7 @@ class ToyWords:
 
 
 @dataclasses.dataclass
-class ToyWordRows:
+class ToyWordRows(Batches):
     length: int
     count: int
     seed: int
@@ -133,7 +143,7 @@ class ToyWordRows:
 
 @gin.configurable(module="toy")
 @dataclasses.dataclass(frozen=True)
-class ToySentences:
+class ToySentences(MadeFeed):
     """Rows of four sentences of four tokens, as a contrast feed gives them, the last slot of odd rows empty; the views
     of an item are two hashes of its number. Masked language modelling reads the queries."""
 
@@ -145,7 +155,7 @@ class ToySentences:
 
 
 @dataclasses.dataclass
-class ToySentenceRows:
+class ToySentenceRows(Batches):
     length: int
     count: int
     seed: int
@@ -175,13 +185,15 @@ class ToySentenceRows:
 
 @gin.configurable(module="toy")
 @dataclasses.dataclass(frozen=True)
-class ToyProbe:
+class ToyProbe(Probe):
     """One row: the parameters' sum of absolute values."""
 
-    def rows(self, model, params, corpus, seed):
+    name, title = "toy", "Toy"
+
+    def rows(self, run):
         import jax
 
-        total = sum(float(abs(leaf).sum()) for leaf in jax.tree.leaves(params))
+        total = sum(float(abs(leaf).sum()) for leaf in jax.tree.leaves(run.model.params))
         return [{"probe": "toy", "metric": "sum", "value": total, "n": 1}]
 
 
@@ -264,6 +276,11 @@ def train(options: dict[str, str]) -> None:
         first, second = made.stages
         made = dataclasses.replace(made, stages=(first, dataclasses.replace(second, parametrization=TiedRows())))
     try:
-        loop.Run(made, runtime, storage.model_directory(sys.argv[1]), "toy").train()
+        loop.train(made, runtime, storage.model_directory(sys.argv[1]), "toy")
     except loop.Interrupted:
         sys.exit(3)
+
+
+def built(recipe: Recipe, runtime: Runtime) -> Built:
+    """The recipe with its data, model and stages, as training goes on with it."""
+    return build_run(recipe, runtime, make_mesh(runtime.mesh), prepare(recipe))

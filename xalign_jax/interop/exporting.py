@@ -25,7 +25,7 @@ from xalign_jax.interop.tokenizers.check import difference, texts_around_unusual
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 from xalign_jax.interop.weights import DTYPES, Tensor, write
 from xalign_jax.models.model import Model, build
-from xalign_jax.runtime.records import read_environment, read_results
+from xalign_jax.runtime.records import read_environment, read_results, read_shown
 from xalign_jax.runtime.restore import restore_model, restore_state
 
 
@@ -86,6 +86,7 @@ def export_model(
             results_rows=[
                 row for row in read_results(model_dir) if row["step"] == at and (params, config) == ("model", trained)
             ],
+            probes=read_shown(model_dir),
             languages=languages,
             architecture=name,
             clones=tokenizer.clones > 0,

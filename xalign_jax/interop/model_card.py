@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xalign_jax.data.tokens.vocabulary import clone_index
+from xalign_jax.runtime.shown import Key, Shown
 
-_SHOWN = ("perplexity", "word_retrieval", "sentence_retrieval", "knowledge")
 _ROWS = 40
 
 
@@ -15,6 +15,7 @@ def model_card(
     name: str,
     config_text: str,
     results_rows: Sequence[dict[str, Any]],
+    probes: Mapping[str, Any],
     languages: Sequence[str],
     architecture: str,
     clones: bool,
@@ -25,6 +26,7 @@ def model_card(
       name: of the recipe or the import.
       config_text: the operative gin configuration, "" if there is none.
       results_rows: rows of `results.json` that were measured on these weights.
+      probes: how probes are shown, from `probes.json`.
       languages: those with a tokenizer, the root's first.
       architecture: the class of transformers.
       clones: whether languages beside the first are its clones.
@@ -32,7 +34,7 @@ def model_card(
     codes = list(dict.fromkeys(clone_index(language)[0] for language in languages))
     header = ["---", "library_name: transformers", "tags:", "- xalign_jax", "- cross-lingual", "language:"]
     header += [f"- {code}" for code in codes] + ["---"]
-    parts = ["\n".join(header), f"# {name}", _loading(languages, architecture, clones), _results(results_rows)]
+    parts = ["\n".join(header), f"# {name}", _loading(languages, architecture, clones), _results(results_rows, probes)]
     if config_text:
         parts.append(f"## Recipe\n\n```gin\n{config_text.strip()}\n```")
     parts.append("Trained and exported by xalign_jax. Its licence is for whoever publishes it to state.")
@@ -55,27 +57,19 @@ def _loading(languages: Sequence[str], architecture: str, clones: bool) -> str:
     return "\n".join([*lines, "```"])
 
 
-def _results(rows: Sequence[dict[str, Any]]) -> str:
-    """The values of what a reader asks for first; means over languages where there are any."""
+def _results(rows: Sequence[dict[str, Any]], probes: Mapping[str, Any]) -> str:
+    """The headlines, as summaries of comparisons have them, but at every level."""
+    keys = [Key.of(row) for row in rows]
+    shown = Shown([probes], keys)
     chosen = [
-        row
-        for row in rows
-        if not row["control"] and row["value"] is not None and row["probe"] in _SHOWN and _headline(row, rows)
+        (key, row) for key, row in zip(keys, rows, strict=True) if row["value"] is not None and shown.summarised(key)
     ]
     if not chosen:
         return ""
-    lines = ["| probe | metric | language | level | words | value | n |", "|---|---|---|---|---|---|---|"]
-    for row in chosen[:_ROWS]:
-        cells = [row["probe"], row["metric"], row["language"], row["level"], row["split"]]
-        shown = ["" if cell is None else str(cell) for cell in cells]
-        lines.append(f"| {' | '.join(shown)} | {row['value']:.4g} | {row['n']} |")
+    lines = ["| probe | metric | language | level | split | value | n |", "|---|---|---|---|---|---|---|"]
+    for key, row in chosen[:_ROWS]:
+        cells = [shown.title(key.probe), shown.column(key).heading, key.language, key.level, key.split]
+        told = ["" if cell is None else str(cell) for cell in cells]
+        lines.append(f"| {' | '.join(told)} | {row['value']:.4g} | {row['n']} |")
     more = f"\n\n{len(chosen) - _ROWS} more stand in the run's results.json." if len(chosen) > _ROWS else ""
-    return f"## Results at step {chosen[0]['step']}\n\n" + "\n".join(lines) + more
-
-
-def _headline(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
-    """Of sentence retrieval the means over languages alone, where there are means."""
-    if row["probe"] != "sentence_retrieval":
-        return True
-    means = any("*" in (other["language"] or "") for other in rows if other["probe"] == "sentence_retrieval")
-    return not means or "*" in row["language"]
+    return f"## Results at step {chosen[0][1]['step']}\n\n" + "\n".join(lines) + more

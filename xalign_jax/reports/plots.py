@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xalign_jax.reports.tables import Arm, Key, Run, mean_and_spread
+from xalign_jax.reports.tables import (
+    Arm,
+    Run,
+    keys_of,
+    level_in_words,
+    mean_and_spread,
+    particulars,
+    shown_in,
+    split_in_words,
+)
+from xalign_jax.runtime.shown import CHANCE, Key, Shown
 
 # Okabe and Ito's colours, told apart by every kind of colour vision, and line styles for more than eight.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -19,36 +32,40 @@ FEW = 4  # points of a curve that are marked
 
 
 def draw_run(run: Run, folder: Path) -> list[Path]:
-    """loss.png (each stream's loss by step) and retrieval.png (words found by level), where there is something to show."""
-    return _drawn(folder, {"loss": _loss(run), "retrieval": _retrieval([Arm(run.arm, (run,))], list(run.values))})
+    """loss.png (each stream's loss by step), and a picture of each by-level probe, called by its name."""
+    shown = shown_in([run])
+    keys = [key for key in keys_of([run], shown) if shown.by_level(key.probe)]
+    return _drawn(folder, [("loss", _loss(run)), *_probes([Arm(run.arm, (run,))], keys, shown)])
 
 
-def draw_comparison(arms: Sequence[Arm], keys: Sequence[Key], folder: Path) -> list[Path]:
-    """Learning curves, perplexity (or bits per byte), words by level and knowledge of several arms."""
-    per_language = (
-        "perplexity"
-        if any((key.probe, key.metric) == ("perplexity", "perplexity") for key in keys)
-        else "bits_per_byte"
-    )
-    figures = {
-        "learning_curves": _curves(arms),
-        per_language: _bars(arms, keys, "perplexity", (per_language,), per_language.replace("_", " ")),
-        "retrieval": _retrieval(arms, keys),
-        "knowledge": _bars(arms, keys, "knowledge", ("in_language_accuracy", "accuracy"), "accuracy"),
-    }
-    return _drawn(folder, figures)
+def draw_comparison(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown, folder: Path) -> list[Path]:
+    """learning_curves.png, and a picture of each probe that has headlines, called by its name.
+
+    Args:
+      keys: in the order of the tables.
+    """
+    return _drawn(folder, [("learning_curves", _curves(arms)), *_probes(arms, keys, shown)])
 
 
-def _drawn(folder: Path, figures: dict[str, Any]) -> list[Path]:
-    paths = []
-    for name, figure in figures.items():
+def _probes(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Iterator[tuple[str, Any]]:
+    for probe in dict.fromkeys(key.probe for key in keys):
+        draw = _by_level if shown.by_level(probe) else _bars
+        yield probe, draw(arms, [key for key in keys if key.probe == probe], shown)
+
+
+def _drawn(folder: Path, figures: Sequence[tuple[str, Any]]) -> list[Path]:
+    paths: list[Path] = []
+    for name, figure in figures:
         if figure is not None:
-            paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1], dpi=130)
+            path = folder / (re.sub(r"[^\w.-]", "_", name) + ".png")
+            while path in paths:  # a probe may be called as another picture is
+                path = path.with_stem(f"{path.stem}_")
+            figure.savefig(path, dpi=130)
+            paths.append(path)
     return paths
 
 
-def axes(count: int, width: float, height: float, sharey: bool = False) -> tuple[Any, list[Any]]:
+def axes(count: int, width: float, height: float) -> tuple[Any, list[Any]]:
     """A figure of `count` panels of a size in inches, as many in a row as 15 inches hold."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -57,7 +74,7 @@ def axes(count: int, width: float, height: float, sharey: bool = False) -> tuple
     down = -(-count // across)
     figure = Figure(figsize=(width * across, height * down), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = list(figure.subplots(down, across, squeeze=False, sharey=sharey).flat)
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
     for panel in panels[count:]:
         panel.remove()
     for panel in panels[:count]:
@@ -88,10 +105,11 @@ def legend(figure: Any, panels: Sequence[Any]) -> None:
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _explain(figure: Any, arms: Sequence[Arm]) -> None:
-    """Say what the marks on the bars are, if there are any."""
-    if any(len(arm.runs) > 1 for arm in arms):
-        figure.suptitle("bar: mean over seeds, line: standard deviation, dots: seeds", fontsize=8, color="0.35")
+def _explain(figure: Any, title: str, arms: Sequence[Arm]) -> None:
+    """The picture's title, and what the marks on the bars are, if there are any."""
+    marks = any(len(arm.runs) > 1 for arm in arms)
+    told = "\n(bar: mean over seeds, line: standard deviation, dots: seeds)" if marks else ""
+    figure.suptitle(title + told, fontsize=10)
 
 
 def _streams(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -157,54 +175,118 @@ def _curves(arms: Sequence[Arm]) -> Any:
     return figure
 
 
-def _retrieval(arms: Sequence[Arm], keys: Sequence[Key]) -> Any:
-    """Word retrieval by level, a panel for each target language and split; a dashed line is what an arm started from."""
-    words = [k for k in keys if k.probe == "word_retrieval" and k.metric == "accuracy" and k.control is None]
-    panels_of = list(dict.fromkeys(key._replace(level=None) for key in words))
+def _by_level(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Any:
+    """A probe's headlines by level, a panel for each language, split and metric.
+
+    A dashed line across a bar is the value of untrained parameters; one across the panel is chance, if it is known.
+    """
+    found = [key for key in keys if shown.headline(key) and key.level is not None]
+    panels_of = sorted(dict.fromkeys(key._replace(level=None) for key in found), key=shown.rank)
     if not panels_of:
         return None
-    figure, panels = axes(len(panels_of), max(5.0, 2.2 + 0.75 * len(arms)), 3.4, sharey=True)
-    for panel, place in zip(panels, panels_of, strict=True):
-        levels = [key.level for key in words if key._replace(level=None) == place]
-        levels = [*sorted(level for level in levels if isinstance(level, int)), *(["head"] if "head" in levels else [])]
+    most = max(sum(key._replace(level=None) == one for key in found) for one in panels_of)
+    width = _width(most * (len(arms) + 1), 0.09)
+    figure, panels = axes(len(panels_of), width, 3.4)
+    chance = _chance(arms, keys)
+    for panel, one in zip(panels, panels_of, strict=True):
+        levels = [key.level for key in found if key._replace(level=None) == one]
         for number, arm in enumerate(arms):
-            found, before = (
-                [arm.values(place._replace(level=level, control=control)) for level in levels]
+            values, before = (
+                [arm.values(one._replace(level=level, control=control)) for level in levels]
                 for control in (None, "untrained")
             )
-            _bar_group(panel, number, len(arms), found, arm.name, _fill(number))
+            _bar_group(panel, number, len(arms), values, arm.name, _fill(number))
             _lines(panel, number, len(arms), before, "untrained")
-        panel.set_xticks(range(len(levels)), [str(level) for level in levels])
-        kind = {"dictionary": "dictionary words", "heldout": "held-out words"}.get(str(place.split), str(place.split))
-        title = ", ".join(part for part in (kind, place.language, place.conditions) if part)
-        panel.set(title=title, xlabel="level", ylim=(0, 1.05))
-        panel.set_ylabel("retrieval@1")
-    _explain(figure, arms)
+        _draw_chance(panel, chance)
+        _label(panel, [str(level) for level in levels], width)
+        panel.set(title=", ".join(particulars(one, shown)), xlabel="level", ylabel=shown.column(one).heading)
+    for metric in dict.fromkeys(one.metric for one in panels_of):
+        _scale(
+            [panel for panel, one in zip(panels, panels_of, strict=True) if one.metric == metric],
+            [value for key in found if key.metric == metric for arm in arms for value in arm.values(key)],
+        )
+    _explain(figure, shown.title(found[0].probe), arms)
     legend(figure, panels)
     return figure
 
 
-def _bars(arms: Sequence[Arm], keys: Sequence[Key], probe: str, metrics: Sequence[str], label: str) -> Any:
-    """Bars by language of one probe, an arm a colour; a dashed line where a chance level is known."""
-    bars = [k for metric in metrics for k in keys if (k.probe, k.metric, k.control) == (probe, metric, None)]
-    if not bars:
+def _bars(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Any:
+    """A probe's headlines by language, an arm a colour.
+
+    Each metric has a panel, unless chance is known: then they share a scale and one panel, with a dashed line at chance.
+    """
+    found = [key for key in keys if shown.headline(key)]
+    if not found:
         return None
-    figure, (panel,) = axes(1, max(5.0, 1.2 + 0.35 * len(bars) * (len(arms) + 1)), 3.6)
-    for number, arm in enumerate(arms):
-        _bar_group(panel, number, len(arms), [arm.values(key) for key in bars], arm.name, _fill(number))
-    chances = [key for key in keys if (key.probe, key.metric) == (probe, "chance")]
-    chance = [value for arm in arms for key in chances for value in arm.values(key)]
-    if chance:
-        panel.axhline(chance[0], color="0.3", linestyle="--", linewidth=1, label="chance")
-        panel.set_ylim(0, 1.05)
-    taught = {"in_language_accuracy": "(taught)"}
-    names = [" ".join(part for part in (k.language, taught.get(k.metric), k.conditions) if part) for k in bars]
-    panel.set_xticks(range(len(bars)), names)
-    panel.set_ylabel(label)
-    panel.set_title(f"{probe} by language")
-    _explain(figure, arms)
-    legend(figure, [panel])
+    chance = _chance(arms, keys)
+    metrics = list(dict.fromkeys(key.metric for key in found))
+    panels_of = [found] if chance else [[key for key in found if key.metric == metric] for metric in metrics]
+    width = _width(max(map(len, panels_of)) * (len(arms) + 1), 0.35)
+    figure, panels = axes(len(panels_of), width, 3.6)
+    for panel, bars in zip(panels, panels_of, strict=True):
+        mixed = len({key.metric for key in bars}) > 1
+        for number, arm in enumerate(arms):
+            _bar_group(panel, number, len(arms), [arm.values(key) for key in bars], arm.name, _fill(number))
+        _draw_chance(panel, chance)
+        _label(panel, [_bar_name(key, shown.column(key).heading if mixed else "") for key in bars], width)
+        panel.set_ylabel("" if mixed else shown.column(bars[0]).heading)
+        values = [value for key in bars for arm in arms for value in arm.values(key)]
+        _scale([panel], [*values, *chance])
+    _explain(figure, shown.title(found[0].probe), arms)
+    legend(figure, panels)
     return figure
+
+
+def _chance(arms: Sequence[Arm], keys: Sequence[Key]) -> list[float]:
+    """The values that guessing reaches, one if they are the same everywhere."""
+    known = [key for key in keys if (key.metric, key.control) == (CHANCE, None)]
+    return sorted({value for key in known for arm in arms for value in arm.values(key)})
+
+
+def _draw_chance(panel: Any, values: Sequence[float]) -> None:
+    for value in values:
+        panel.axhline(value, color="0.3", linestyle="--", linewidth=1, label=CHANCE)
+
+
+def _width(slots: int, inches: float) -> float:
+    """The width of a panel with room for so many bars, within what a page holds."""
+    return min(15.0, max(5.0, 1.2 + inches * slots))
+
+
+def _bar_name(key: Key, metric: str) -> str:
+    """Language, metric and the rest, a line each."""
+    about = " ".join(part for part in (split_in_words(key), level_in_words(key), key.conditions) if part)
+    return "\n".join(part for part in (key.language, metric, about) if part)
+
+
+def _label(panel: Any, names: Sequence[str], width: float) -> None:
+    """Names below groups of bars, in lines that fit; slanted where neighbours would overlap.
+
+    Args:
+      width: of the panel, in inches.
+    """
+    room = (width - 0.8) / len(names) / 0.09  # letters of the default font below one group
+    lines = [
+        [short for line in name.split("\n") for short in textwrap.wrap(line, max(1, int(room)), break_long_words=False)]
+        for name in names
+    ]
+    letters = [max(map(len, each), default=0) for each in lines]
+    panel.set_xticks(range(len(names)), ["\n".join(each) for each in lines])
+    panel.set_xlim(-0.6, len(names) - 0.4)
+    if any((one + other) / 2 + 0.5 > room for one, other in itertools.pairwise(letters)):
+        panel.set_xticks(range(len(names)), [name.replace("\n", " ") for name in names])
+        for label in panel.get_xticklabels():
+            label.set(rotation=35, horizontalalignment="right", rotation_mode="anchor")
+
+
+def _scale(panels: Sequence[Any], values: Sequence[float]) -> None:
+    """One scale for some panels: 0 to 1 where the values are shares that such a scale tells apart."""
+    finite = [value for value in values if np.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    limits = (0.0, 1.05) if low >= 0 and 0.2 < high <= 1 else None
+    spans = [panel.get_ylim() for panel in panels]
+    for panel in panels:
+        panel.set_ylim(limits or (min(span[0] for span in spans), max(span[1] for span in spans)))
 
 
 def _bar_group(

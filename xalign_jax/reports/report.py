@@ -9,25 +9,25 @@ from pathlib import Path
 
 from xalign_jax.reports import plots
 from xalign_jax.reports.tables import (
-    LEVELLED,
     Arm,
-    Key,
     Run,
     column_name,
     describe,
+    full_heading,
     group,
     heading,
     keys_of,
     markdown,
     mean_and_spread,
     number,
-    per_token,
     read_runs,
     section,
+    shown_in,
     tell_apart,
 )
+from xalign_jax.runtime.shown import Key, Shown
 
-CONTROLS = {"untrained": "control: untrained", "shuffled": "control: shuffled", "ngram": "control: n-grams"}
+CONTROLS = {"untrained": "untrained", "shuffled": "shuffled", "ngram": "n-grams"}  # in this order, and then others
 
 
 def report(model_dir: Path) -> str:
@@ -40,7 +40,8 @@ def report(model_dir: Path) -> str:
     run = steps[-1]
     title = f"# {run.arm}, seed {run.seed}\n\nVocabulary {run.fingerprint}."
     arms = [Arm(f"{one.stage}, step {one.step}", (one,)) for one in steps]
-    body = _sections(arms, keys_of(steps)) or "No probe has run yet."
+    shown = shown_in(steps)
+    body = _sections(arms, keys_of(steps, shown), shown) or "No probe has run yet."
     pictures = plots.draw_run(run, model_dir)
     text = "\n\n".join([title, body, *_pictures(pictures)]) + "\n"
     (model_dir / "report.md").write_text(text, encoding="utf-8")
@@ -51,8 +52,8 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
     """Write `table.md`, `table.csv` and plots of several runs into `output`; returns the text of `table.md`.
 
     Runs of one recipe are averaged over their seeds, the sample standard deviation beside the mean. What was measured
-    with different settings or on different data stands apart. Across different vocabularies perplexity is left out; bits
-    per byte stays.
+    with different settings or on different data stands apart. Metrics that depend on how text is cut into tokens are left
+    out where the runs have different vocabularies.
 
     Raises:
       UserError: a directory is not a model directory or has no results.
@@ -60,48 +61,64 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
     directories = dict.fromkeys(path.resolve() for path in model_dirs)
     runs = tell_apart([run for directory in directories for run in read_runs(directory)])
     arms = group(runs)
-    keys, notes = keys_of(runs), _notes(arms, runs)
+    shown = shown_in(runs)
+    keys = keys_of(runs, shown)
+    notes = ["Means over seeds ± their standard deviation; a single run has no spread."]
     if len({run.fingerprint for run in runs}) > 1:
-        keys = [key for key in keys if not per_token(key)]
+        notes.append(_vocabularies(arms, keys, shown))
+        keys = [key for key in keys if not shown.column(key).per_token]
+    notes += _steps(arms)
     output.mkdir(parents=True, exist_ok=True)
     ends = [arm for arm in arms if not arm.early]
     measured = {key for arm in ends for run in arm.runs for key in run.values}
-    pictures = plots.draw_comparison(ends, [key for key in keys if key in measured], output)
-    summary = "## Summary\n\n" + _table(arms, _summary(keys), heading_of=_summary_heading)
-    text = "\n\n".join(["# Comparison", *notes, summary, _sections(arms, keys), *_pictures(pictures)]) + "\n"
+    pictures = plots.draw_comparison(ends, [key for key in keys if key in measured], shown, output)
+    chosen = _summary(keys, shown)
+    summary = "## Summary\n\n" + _table(arms, chosen, [full_heading(key, shown) for key in chosen])
+    text = "\n\n".join(["# Comparison", *notes, summary, _sections(arms, keys, shown), *_pictures(pictures)]) + "\n"
     (output / "table.md").write_text(text, encoding="utf-8")
     _write_csv(output / "table.csv", arms, keys)
     return text
 
 
-def _notes(arms: Sequence[Arm], runs: Sequence[Run]) -> list[str]:
-    """What a reader must know of the table."""
-    notes = ["Means over seeds ± their standard deviation; a single run has no spread."]
-    if len({run.fingerprint for run in runs}) > 1:
-        used = "; ".join(f"{arm.name}: {', '.join(sorted({r.fingerprint for r in arm.runs}))}" for arm in arms)
-        notes.append(
-            f"**Perplexity is not compared: the runs use different vocabularies** ({used}). Compare bits per byte."
-        )
+def _vocabularies(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
+    """A note which metrics are not compared between runs of different vocabularies, and which ones to compare."""
+    used = "; ".join(f"{arm.name}: {', '.join(sorted({r.fingerprint for r in arm.runs}))}" for arm in arms)
+    left = [key for key in keys if shown.column(key).per_token]
+    instead = [
+        key for key in keys if shown.headline(key) and key.probe in {one.probe for one in left} and key not in left
+    ]
+    names, others = (", ".join(dict.fromkeys(shown.column(key).heading for key in some)) for some in (left, instead))
+    unknown = ", ".join(dict.fromkeys(shown.title(key.probe) for key in keys if key.probe not in shown.recorded))
+    note = f"**The runs use different vocabularies** ({used})."
+    if names:
+        note = f"**Not compared, because the runs use different vocabularies: {names}** ({used})."
+    note += f" Compare {others}." if others else ""
+    return note + (f" No `probes.json` says whether the vocabulary matters to: {unknown}." if unknown else "")
+
+
+def _steps(arms: Sequence[Arm]) -> list[str]:
+    """A note where the runs are of different lengths."""
     ends = {arm.name: sorted({run.step for run in arm.runs}) for arm in arms if not arm.early}
-    if len({step for found in ends.values() for step in found}) > 1:
-        steps = "; ".join(f"{name}: {', '.join(map(str, found))}" for name, found in ends.items())
-        notes.append(f"**The runs were probed at different steps** ({steps}).")
-    return notes
+    if len({step for found in ends.values() for step in found}) <= 1:
+        return []
+    steps = "; ".join(f"{name}: {', '.join(map(str, found))}" for name, found in ends.items())
+    return [f"**The runs were probed at different steps** ({steps})."]
 
 
-def _sections(arms: Sequence[Arm], keys: Sequence[Key]) -> str:
+def _sections(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
     """A table for each thing measured: arms below each other, then controls; below it n, and conditions where they differ."""
     known = {name: about for arm in arms for run in arm.runs for name, about in run.conditions.items()}
     parts = []
-    for title, members in groupby(keys, key=section):
+    for (_, title), members in groupby(keys, key=lambda key: (key.probe, section(key, shown))):
         found = list(members)
+        headings = [heading(key, shown) for key in found if key.control is None]
         names = list(dict.fromkeys(key.conditions for key in found))
         below = []
         for name in names:
             n = _counts(arms, [key for key in found if key.conditions == name])
             told = names != [""]
             below.append(f"{name or 'unnamed'}: n = {n}, {describe(name, known)}." if told else f"n = {n}.")
-        parts.append("\n\n".join([f"## {title}", _table(arms, found), *below]))
+        parts.append("\n\n".join([f"## {title}", _table(arms, found, headings), *below]))
     return "\n\n".join(parts)
 
 
@@ -111,15 +128,21 @@ def _counts(arms: Sequence[Arm], keys: Sequence[Key]) -> str:
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
-def _table(arms: Sequence[Arm], keys: Sequence[Key], heading_of=heading) -> str:
+def _table(arms: Sequence[Arm], keys: Sequence[Key], headings: Sequence[str]) -> str:
+    """A line for each arm and each control.
+
+    Args:
+      headings: of those keys that are of no control.
+    """
     plain = [key for key in keys if key.control is None]
     rows = [[arm.name, str(len(arm.runs)), *(_cell(arm.values(key)) for key in plain)] for arm in arms]
     runs = sorted((run for arm in arms for run in arm.runs), key=lambda run: run.step)
-    for control, name in CONTROLS.items():
+    for control in dict.fromkeys([*CONTROLS, *(key.control for key in keys if key.control)]):
         have = {run.directory for run in runs for key in keys if key.control == control and key in run.values}
         if have:
+            name = f"control: {CONTROLS.get(control, control)}"
             rows.append([name, str(len(have)), *(_cell(_of_control(runs, key, control)) for key in plain)])
-    return markdown(["", "runs", *map(heading_of, plain)], rows)
+    return markdown(["", "runs", *headings], rows)
 
 
 def _of_control(runs: Sequence[Run], key: Key, control: str) -> list[float]:
@@ -139,25 +162,18 @@ def _cell(values: Sequence[float]) -> str:
     return number(*mean_and_spread(values)) if values else "-"
 
 
-def _summary(keys: Sequence[Key]) -> list[Key]:
-    """Language model, words and means of sentence retrieval at the middle level, knowledge, foreign mass; no controls."""
-    levels = [key.level for key in keys if key.probe in LEVELLED and isinstance(key.level, int)]
+def _summary(keys: Sequence[Key], shown: Shown) -> list[Key]:
+    """The headlines, and chance beside them; by-level probes at the middle level, or at their level nearest to it."""
+    levels = [key.level for key in keys if shown.by_level(key.probe) and isinstance(key.level, int)]
     middle = max(levels, default=0) // 2
-    wanted = []
-    for key in keys:
-        found = key.probe == "word_retrieval" or (key.probe == "sentence_retrieval" and "*" in (key.language or ""))
-        found = found and key.metric == "accuracy" and key.level == middle
-        if key.control is None and (found or key.probe in ("perplexity", "knowledge", "foreign_mass")):
-            wanted.append(key)
-    return wanted
+    wanted = [key for key in keys if shown.summarised(key)]
 
+    def nearest(probe: str) -> int | None:
+        own = sorted({key.level for key in wanted if key.probe == probe and isinstance(key.level, int)})
+        return min(own, key=lambda level: abs(level - middle), default=None)
 
-def _summary_heading(key: Key) -> str:
-    if key.probe in LEVELLED:
-        words = key.probe == "word_retrieval"
-        what = f"words {key.language} {key.split}" if words else f"sentences {key.language}"
-        return " ".join(part for part in (what, f"level {key.level}", key.conditions) if part)
-    return heading(key) if key.probe == "perplexity" else f"{key.probe.split('_')[0]} {heading(key)}"
+    at = {key.probe: nearest(key.probe) for key in wanted if shown.by_level(key.probe)}
+    return [key for key in wanted if key.level is None or at.get(key.probe) in (None, key.level)]
 
 
 def _write_csv(path: Path, arms: Sequence[Arm], keys: Sequence[Key]) -> None:

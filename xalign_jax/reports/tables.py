@@ -9,28 +9,11 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from xalign_jax.errors import UserError
-from xalign_jax.runtime.logs import conditions
-from xalign_jax.runtime.records import read_environment, read_metrics, read_results
-
-
-class Key(NamedTuple):
-    """What a value measures.
-
-    Attributes:
-      conditions: "" where only one probe's settings and data measured this; else a hash that tells several apart
-        (`tell_apart`).
-    """
-
-    probe: str
-    metric: str
-    language: str | None = None
-    level: Any = None
-    split: str | None = None
-    control: str | None = None
-    conditions: str = ""
+from xalign_jax.runtime.records import read_environment, read_metrics, read_results, read_shown
+from xalign_jax.runtime.shown import Key, Shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +27,7 @@ class Run:
       values: by what they measure; NaN where the value was not finite.   counts: n of each.
       conditions: by hash, the probe's settings and the data's fingerprint: {"settings": ..., "data": ...}.
       metrics: the rows of `metrics.jsonl`.
+      probes: how probes are shown, from `probes.json`.
     """
 
     directory: Path
@@ -58,6 +42,7 @@ class Run:
     values: dict[Key, float] = dataclasses.field(default_factory=dict)
     counts: dict[Key, int] = dataclasses.field(default_factory=dict)
     conditions: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    probes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
@@ -83,12 +68,13 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
         fingerprint=environment["vocabulary_fingerprint"],
         settings=_recipe_settings(config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""),
         metrics=read_metrics(directory),
+        probes=read_shown(directory),
     )
     rows = sorted(rows, key=lambda row: row["step"])
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     found = []
     for name in stages:
-        newest = {_key(row): row for row in rows if row["stage"] == name}  # the last of equal keys stays
+        newest = {Key.of(row): row for row in rows if row["stage"] == name}  # the last of equal keys stays
         steps = sorted({row["step"] for row in newest.values()})
         for step in steps:
             ends = step == steps[-1]
@@ -96,11 +82,6 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
             here = {key: row for key, row in newest.items() if row["step"] == step}
             found.append(_with(dataclasses.replace(empty, stage=name, step=step, early=early), here))
     return found or [empty]
-
-
-def _key(row: dict[str, Any]) -> Key:
-    names = ("probe", "metric", "language", "level", "split", "control")
-    return Key(**{name: row[name] for name in names}, conditions=conditions(row))
 
 
 def _with(run: Run, rows: Mapping[Key, dict[str, Any]]) -> Run:
@@ -207,83 +188,73 @@ def _shortest(directories: Sequence[Path]) -> list[str]:
     return next((end for end in ends if len({*end}) == len({*parts})), [])
 
 
-def keys_of(runs: Sequence[Run]) -> list[Key]:
+def shown_in(runs: Sequence[Run]) -> Shown:
+    """How the values of these runs are shown."""
+    return Shown([run.probes for run in runs], [key for run in runs for key in run.values])
+
+
+def keys_of(runs: Sequence[Run], shown: Shown) -> list[Key]:
     """Everything that any of the runs measured, in the order of the tables."""
-    return sorted({key for run in runs for key in run.values}, key=_order)
+    return sorted({key for run in runs for key in run.values}, key=lambda key: _order(key, shown))
 
 
-_PROBES = (
-    "perplexity",
-    "word_retrieval",
-    "knowledge",
-    "foreign_mass",
-    "cosine",
-    "gradient_cosine",
-    "sentence_retrieval",
-)
-_METRICS = {
-    "perplexity": "perplexity",
-    "perplexity_in_language": "in-language perplexity",
-    "bits_per_byte": "bits/byte",
-    "accuracy": "accuracy",
-    "accuracy_mean": "accuracy by mean score",
-    "in_language_accuracy": "in-language accuracy",
-    "in_language_accuracy_mean": "in-language accuracy by mean score",
-    "chance": "chance",
-    "mass": "mass",
-    "accuracy_first": "first token",
-    "accuracy_margin": "margin",
-    "accuracy_centred": "centred",
-    "parallel": "parallel",
-    "shuffled": "shuffled",
-    "gap": "parallel minus shuffled",
-    "cosine": "cosine",
-}
 _WORDS = {"dictionary": "dictionary words", "heldout": "held-out words"}
 
 
-def _order(key: Key) -> tuple:
-    level = key.level
-    depth = level if isinstance(level, int) else math.inf if level == "head" else -1
-    by_metric, language = _rank(list(_METRICS), key.metric), key.language or ""
-    inner = (language, by_metric) if key.probe in LEVELLED else (by_metric, language)
-    return (_rank(_PROBES, key.probe), key.probe, key.split or "", *inner, key.conditions, depth, key.control or "")
+def _order(key: Key, shown: Shown) -> tuple:
+    probe, metric = shown.rank(key)
+    level, split, language = key.level, key.split or "", key.language or ""
+    depth = (-1, "") if level is None else (level, "") if isinstance(level, int) else (math.inf, str(level))
+    inner = (split, language, metric) if shown.by_level(key.probe) else (metric, language, split)
+    return (probe, *inner, key.conditions, depth, key.control or "")
 
 
-def _rank(known: Sequence[str], name: str) -> int:
-    """Place in a list; names that others gave come last."""
-    return known.index(name) if name in known else len(known)
-
-
-LEVELLED = ("word_retrieval", "cosine", "sentence_retrieval")
-
-
-def section(key: Key) -> str:
+def section(key: Key, shown: Shown) -> str:
     """The heading of the table a value stands in."""
-    probe, metric = key.probe, key.metric
-    title = {"perplexity": "Language model", "cosine": "Hidden cosine"}.get(probe, probe.replace("_", " ").capitalize())
-    if probe not in LEVELLED:
-        return title
-    kind = None if metric == "accuracy" else _METRICS.get(metric, metric)
-    return ", ".join(part for part in (title, key.language, _WORDS.get(key.split or ""), kind, key.conditions) if part)
+    title = shown.title(key.probe)
+    return ", ".join([title, *particulars(key, shown)]) if shown.by_level(key.probe) else title
 
 
-def heading(key: Key) -> str:
+def particulars(key: Key, shown: Shown) -> list[str]:
+    """Words that tell a value from others of its probe and level. A probe's only headline metric needs no name."""
+    metric = None if shown.lone(key) else shown.column(key).heading
+    return [part for part in (key.language, split_in_words(key), metric, key.conditions) if part]
+
+
+def split_in_words(key: Key) -> str:
+    return _WORDS.get(key.split or "", key.split or "")
+
+
+def level_in_words(key: Key) -> str:
+    """Level 3, head, "" for none."""
+    return f"level {key.level}" if isinstance(key.level, int) else str(key.level or "")
+
+
+def heading(key: Key, shown: Shown) -> str:
     """The heading of the column a value stands in."""
-    if key.probe in LEVELLED:
-        return f"level {key.level}" if isinstance(key.level, int) else str(key.level)
-    return " ".join(part for part in (_METRICS.get(key.metric, key.metric), key.language, key.conditions) if part)
+    if shown.by_level(key.probe):
+        return level_in_words(key) or "no level"
+    return _joined(shown.column(key).heading, key)
+
+
+def full_heading(key: Key, shown: Shown) -> str:
+    """The heading of a column that stands beside those of other probes."""
+    title, name = shown.title(key.probe), shown.column(key).heading
+    if shown.lone(key) or title.lower().endswith(name.lower()):
+        return _joined(title, key)
+    return _joined(name[:1].upper() + name[1:] if title.lower() in name.lower() else f"{title} {name}", key)
+
+
+def _joined(name: str, key: Key) -> str:
+    return " ".join(
+        part for part in (name, key.language, split_in_words(key), level_in_words(key), key.conditions) if part
+    )
 
 
 def column_name(key: Key) -> str:
     """A column of the CSV: probe/metric/language/split/level/control/conditions; what is absent is left out."""
     parts = (key.probe, key.metric, key.language, key.split, key.level, key.control, key.conditions or None)
     return "/".join(str(part) for part in parts if part is not None)
-
-
-def per_token(key: Key) -> bool:
-    """Whether a value says nothing beside that of another vocabulary."""
-    return key.probe == "perplexity" and key.metric != "bits_per_byte"
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:

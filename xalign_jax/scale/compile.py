@@ -15,9 +15,9 @@ from xalign_jax.recipe import Recipe, Runtime, Stage
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.checkpoints import abstract
 from xalign_jax.scale.topology import Machine
-from xalign_jax.training import stages, state
+from xalign_jax.training import checks, stages, state
+from xalign_jax.training.build import build_model
 from xalign_jax.training.step import jit_step, make_step
-from xalign_jax.training.train import build_model
 
 
 class Program(NamedTuple):
@@ -42,11 +42,11 @@ def programs(recipe: Recipe, runtime: Runtime, machine: Machine) -> Iterator[Pro
       UserError: a mesh that does not multiply to the machine's devices, rows that do not divide over it, and whatever
         else `xalign train` would refuse before it reads text.
     """
-    stages.check(recipe)
+    checks.check(recipe)
     mesh = sharding.make_mesh(runtime.mesh, machine.slices)
-    stages.check_rows(recipe, sharding.batch_ways(mesh), runtime.accumulate)
     with _as_if_on(machine):
         model = build_model(recipe, runtime, stages.blank_data(recipe).tokenizer)
+        checks.check_shapes(recipe, runtime, model, mesh)
         for stage in recipe.stages:
             yield _lower(stage, model, mesh, recipe.seed)
 

@@ -20,8 +20,9 @@ from xalign_jax.models.model import Model
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.restore import restore_heads, restore_model
-from xalign_jax.training import inputs, run_directory, stages
-from xalign_jax.training.train import build_model, run_probes
+from xalign_jax.training import checks, inputs, run_directory, stages
+from xalign_jax.training.build import build_model
+from xalign_jax.training.probing import run_probes
 
 
 class RunData:
@@ -103,7 +104,7 @@ def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, s
     ends = itertools.accumulate(stage.steps for stage in recipe.stages)
     stage = next((stage.name for stage, end in zip(recipe.stages, ends, strict=True) if step <= end), "import")
     probed = ProbedRun(model, data, recipe.seed, stage, step)
-    stages.check_probes(probes, probed)
+    checks.check_probes(probes, probed)
     with jax.set_mesh(mesh):
         rows = run_probes(probes, probed)
     if not rows:

@@ -15,14 +15,18 @@ from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.new_rows import RowSources, row_sources
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
-from xalign_jax.models.model import Model, Params, build
+from xalign_jax.interfaces import Tree
+from xalign_jax.models.model import Model, build
 from xalign_jax.recipe import Recipe
 from xalign_jax.runtime import sharding
-from xalign_jax.runtime.restore import restore_model
+from xalign_jax.runtime.restore import restore_heads, restore_model
+from xalign_jax.training.state import Layout
 
 
-def initial_params(recipe: Recipe, model: Model, corpus: Corpus, mesh: Mesh) -> Params:
-    """The model's parameters of `Recipe.init_from`, with rows for the tokens that it lacks (`Recipe.new_rows`).
+def initial_params(recipe: Recipe, model: Model, known: Layout, corpus: Corpus, mesh: Mesh) -> Tree:
+    """{"model", "heads"} of `Recipe.init_from`, with rows for the tokens that its vocabulary lacks (`Recipe.new_rows`).
+
+    Heads go on where the first stage, whose layout is `known`, has one of the same name and shapes; a line says which.
 
     Raises:
       UserError: no run is there, it holds another model, or `new_rows` cannot be made.
@@ -33,14 +37,15 @@ def initial_params(recipe: Recipe, model: Model, corpus: Corpus, mesh: Mesh) -> 
     old, new = Tokenizer.load(source / "vocabulary"), corpus.tokenizer
     sources = row_sources(old, new, recipe.new_rows, corpus.lexicon)
     if sources is None:
-        return restore_model(source, None, model, mesh)[1]
+        step, params = restore_model(source, None, model, mesh)
+        return {"model": params, "heads": _heads(source, step, known, mesh)}
     ordinary = int(np.sum(~new.special))
     print(
         f"Recipe.init_from: of {ordinary} rows {sources.kept} are known, {sources.made} made by {recipe.new_rows!r}, "
         f"{ordinary - sources.kept - sources.made} the mean row",
         file=sys.stderr,
     )
-    _, params = restore_model(source, None, build(recipe.model, old.size), mesh)
+    step, params = restore_model(source, None, build(recipe.model, old.size), mesh)
     axes = model.logical_axes()
     where = sharding.parameter_shardings(axes, model.shapes, mesh)
 
@@ -49,7 +54,22 @@ def initial_params(recipe: Recipe, model: Model, corpus: Corpus, mesh: Mesh) -> 
             return table
         return jax.jit(extended, out_shardings=to)(table, *_segments(sources), sources.ordinary)
 
-    return jax.tree.map(extend, axes, params, where, is_leaf=lambda node: isinstance(node, tuple))
+    params = jax.tree.map(extend, axes, params, where, is_leaf=lambda node: isinstance(node, tuple))
+    return {"model": params, "heads": _heads(source, step, known, mesh)}
+
+
+def _heads(source: Path, step: int, known: Layout, mesh: Mesh) -> dict[str, Tree]:
+    """The heads of another run that this run has too."""
+    wanted, found = known.abstract_params["heads"], restore_heads(source, step, mesh)
+    kept = {name for name, head in found.items() if _shapes(head) == _shapes(wanted.get(name))}
+    for name in found:
+        what = "goes on" if name in kept else "is left behind: the first stage has none of its name and shapes"
+        print(f"Recipe.init_from: head {name!r} {what}", file=sys.stderr)
+    return {name: found[name] for name in kept}
+
+
+def _shapes(tree: Tree) -> Tree:
+    return jax.tree.map(lambda array: tuple(array.shape), tree)
 
 
 def _segments(sources: RowSources) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

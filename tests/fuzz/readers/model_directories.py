@@ -18,14 +18,15 @@ from xalign_jax import config
 from xalign_jax.data.tokens.backends import Bytes
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.evaluation.encode import row
+from xalign_jax.interfaces import Column
 from xalign_jax.interop.architectures.table import config_from_json
 from xalign_jax.interop.exporting import _base_language, _environment
 from xalign_jax.interop.model_card import model_card
 from xalign_jax.recipe import Recipe, Runtime, as_json, identity
-from xalign_jax.reports.tables import read_runs
+from xalign_jax.reports.tables import full_heading, keys_of, read_runs, section, shown_in
 from xalign_jax.runtime.checkpoints import Checkpoints
-from xalign_jax.runtime.logs import keep_rows, write_results
-from xalign_jax.runtime.records import read_metrics, read_results
+from xalign_jax.runtime.logs import keep_rows, write_results, write_shown
+from xalign_jax.runtime.records import read_metrics, read_results, read_shown
 from xalign_jax.training import inputs, run_directory
 
 RECIPE = toy.recipe()
@@ -60,6 +61,8 @@ def _records() -> dict[str, bytes]:
             for level in (0, "head")
         ]
         write_results(folder, [{"stage": "pretrain", "step": step, "seed": 0, **r} for step in (6, 12) for r in rows])
+        columns = {"perplexity": Column("perplexity", headline=True, per_token=True)._asdict()}
+        write_shown(folder, {"perplexity": {"title": "Language model", "by_level": False, "columns": columns}})
         log = [{"stage": "pretrain", "step": step, "loss": 8 / step, "tokens/a": 64.0} for step in range(1, 9)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
         (folder / "config.gin").write_text(config.dump(RECIPE, Runtime()))
@@ -75,7 +78,10 @@ def _read_environment(folder: Path) -> Any:
 def _read_results(folder: Path) -> Any:
     rows = read_results(folder)
     about = {"config_text": "", "languages": ["en", "en_clone"], "architecture": "LlamaForCausalLM", "clones": True}
-    return read_runs(folder, needs_results=False), model_card(name="toy", results_rows=rows, **about)
+    card = model_card(name="toy", results_rows=rows, probes=read_shown(folder), **about)
+    runs = read_runs(folder, needs_results=False)
+    shown = shown_in(runs)
+    return card, [(section(key, shown), full_heading(key, shown)) for key in keys_of(runs, shown)]
 
 
 def _read_metrics(folder: Path) -> Any:
@@ -153,6 +159,7 @@ ABOUT = f"{STEP}/about/metadata"
 READERS = [
     Reader("environment_json", lambda: [_records()], _read_environment, spared=_spared(_records(), "environment.json")),
     Reader("results_json", lambda: [_records()], _read_results, spared=_spared(_records(), "results.json")),
+    Reader("probes_json", lambda: [_records()], _read_results, spared=_spared(_records(), "probes.json")),
     Reader("metrics_jsonl", lambda: [_records()], _read_metrics, _check_metrics, _spared(_records(), "metrics.jsonl")),
     Reader("config_gin", lambda: [_records()], _read_config, _check_config, _spared(_records(), "config.gin")),
     Reader("checkpoint", lambda: [_checkpoint()], _read_checkpoint, _check_checkpoint),

@@ -1,0 +1,74 @@
+"""The `xalign` command: parse the command line, then call one of `commands`. Heavy imports wait until then."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from xalign_jax.cli.arguments import Parser
+from xalign_jax.cli.commands import (
+    compare,
+    compile_steps,
+    data,
+    evaluate,
+    export_model,
+    import_model,
+    list_names,
+    show_recipe,
+    train,
+)
+from xalign_jax.cli.exits import (
+    DONE,
+    EPILOG,
+    FAILED,
+    INTERRUPTED,
+    INTERRUPTED_LINE,
+    USAGE,
+    catch_interrupts,
+    end_interrupted,
+)
+from xalign_jax.cli.loading import register
+from xalign_jax.errors import RunError, UserError
+
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "INTERRUPTED_LINE", "USAGE", "main", "register"]
+
+# In the order of `xalign --help`.
+COMMANDS = (train, evaluate, compare, import_model, export_model, compile_steps, data, list_names, show_recipe)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    interrupts = catch_interrupts()
+    try:
+        options, bindings = _parse(sys.argv[1:] if argv is None else list(argv))
+        code = options.run(options, bindings)
+    except BaseException as error:
+        if interrupts:  # a library may have turned KeyboardInterrupt into an exception of its own
+            end_interrupted()
+        if not isinstance(error, UserError | RunError):
+            raise
+        print(f"xalign: {error}", file=sys.stderr)
+        code = USAGE if isinstance(error, UserError) else FAILED
+    sys.exit(code)
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and the gin bindings given as `--gin.NAME=VALUE`."""
+    bindings = [arg.removeprefix("--gin.") for arg in argv if arg.startswith("--gin.")]
+    parser = _parser()
+    for binding in bindings:
+        if "=" not in binding:
+            parser.error(f"--gin.{binding}: no value; write --gin.NAME=VALUE without spaces around =")
+    return parser.parse_args([arg for arg in argv if not arg.startswith("--gin.")]), bindings
+
+
+def _parser() -> argparse.ArgumentParser:
+    import xalign_jax
+
+    parser = Parser("xalign", description="Cross-lingual alignment in pretraining.", epilog=EPILOG, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"xalign {xalign_jax.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser

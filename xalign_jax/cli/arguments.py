@@ -1,0 +1,68 @@
+"""Options that several commands share, and the parser that reads them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from xalign_jax.cli.exits import EPILOG, USAGE
+
+FLOATS = ("float32", "bfloat16", "float16")
+
+# What `add_subparsers` returns: a command adds itself to it.
+Commands = argparse._SubParsersAction
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the code of bad usage."""
+        shown = " ".join(message.split())
+        self.exit(USAGE, f"{self.prog}: {shown[:400]} (see {self.prog} --help)\n")
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace, list[str]], int], about: str
+) -> argparse.ArgumentParser:
+    """Add a command to the parser; returns the command's own parser, for its options.
+
+    Args:
+      run: called with the parsed options and the bindings `NAME=VALUE` of `--gin.NAME=VALUE`; returns the exit code.
+      about: one sentence for `--help`.
+    """
+    parser = commands.add_parser(name, help=about, description=about, epilog=EPILOG, allow_abbrev=False)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_gin(parser: argparse.ArgumentParser) -> None:
+    """Add `--gin_file` and, for the help text, `--gin.NAME=VALUE`, which `cli.main` takes out before."""
+    help = "a gin file, here or packaged; repeatable"
+    parser.add_argument("--gin_file", action="append", required=True, metavar="FILE", help=help)
+    parser.add_argument("--gin.NAME=VALUE", action="store_true", help="a gin binding or macro; repeatable")
+
+
+def add_folder(parser: argparse.ArgumentParser, option: str, about: str) -> None:
+    """Add a required option that names a folder on this machine."""
+    parser.add_argument(option, type=path, required=True, metavar="DIR", help=about)
+
+
+def path(text: str) -> Path:
+    """The value of an option that names a file or a folder."""
+    return Path(named(text))
+
+
+def named(text: str) -> str:
+    """The value of an option, which must not be empty: an unset variable of the shell is."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("names nothing")
+    return text
+
+
+def show(lines: Sequence[str]) -> None:
+    """Print lines at once, so that those before an error are seen."""
+    for line in lines:
+        print(line, flush=True)

@@ -1,0 +1,1 @@
+"""One module a command. `add` declares its options, `run` does its work and returns the exit code."""

@@ -1,0 +1,59 @@
+"""`xalign data`: prepare, preview or count a recipe's text."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from xalign_jax.cli.arguments import Commands, add_command, add_gin, show
+from xalign_jax.cli.exits import DONE
+from xalign_jax.cli.loading import load_recipe
+
+if TYPE_CHECKING:
+    from xalign_jax.recipe import Recipe
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its options."""
+    parser = add_command(commands, "data", run, "Prepare, preview or count a recipe's text.")
+    add_gin(parser)
+    parser.add_argument("action", choices=("prepare", "preview", "stats"), help="what to do with the text")
+
+
+def run(options: argparse.Namespace, bindings: list[str]) -> int:
+    """Prepare the text in any case, then show words, the first batches or counts."""
+    from xalign_jax.data import preview
+    from xalign_jax.training import checks, stages
+
+    recipe, _ = load_recipe(options, bindings)
+    checks.check(recipe)
+    stages.prepare_data(recipe)
+    if options.action == "stats":
+        _stats(recipe)
+        return DONE
+    corpus = stages.load_data(recipe)
+    if options.action == "prepare":
+        show(preview.words(corpus))
+        return DONE
+    for stage in stages.plan(recipe, corpus):
+        for name, feed in stage.feeds.items():
+            batch = feed.batch(feed.first_step, slice(0, feed.count))
+            print(preview.preview(name, batch, feed.feed.languages, corpus))
+    return DONE
+
+
+def _stats(recipe: Recipe) -> None:
+    """Show each count before the step that may fail for lack of it: a dictionary without words, too few for the facts."""
+    from xalign_jax.data import corpus, preview
+    from xalign_jax.training import stages
+
+    data = corpus.open_texts(recipe.vocabulary, stages.mixtures(recipe))
+    show(preview.texts(data))
+    if recipe.lexicon is not None:
+        data = data.with_lexicon(recipe.lexicon)
+        show([*preview.words(data), *preview.coverage(data)])
+    if recipe.facts is not None and corpus.tells_facts(stages.mixtures(recipe)):
+        data = data.with_facts(recipe.facts)
+        show(preview.facts(data))
+    feeds = {name: feed.feed for stage in stages.plan(recipe, data) for name, feed in stage.feeds.items()}
+    show(preview.packing(feeds))

@@ -1,0 +1,45 @@
+"""`xalign evaluate`: run probes on a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+
+from xalign_jax.cli.arguments import Commands, add_command, add_folder, add_gin
+from xalign_jax.cli.exits import DONE
+from xalign_jax.cli.loading import register, start_jax
+from xalign_jax.errors import UserError
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its options."""
+    parser = add_command(commands, "evaluate", run, "Run probes on a checkpoint.")
+    add_gin(parser)
+    add_folder(parser, "--model_dir", "the run's folder")
+    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint's step; default: the newest")
+
+
+def run(options: argparse.Namespace, bindings: list[str]) -> int:
+    """Load the run's own configuration, then that of the command line on top, and run its probes."""
+    from xalign_jax import config
+    from xalign_jax.recipe import Evaluation, Recipe, Runtime, as_json, located
+    from xalign_jax.reports import report
+    from xalign_jax.runtime import storage
+    from xalign_jax.training import evaluate, run_directory
+
+    register()
+    storage.check_writable("--model_dir", options.model_dir)
+    own, fixed = evaluate.configuration(options.model_dir)
+    (recipe,) = config.load([own], fixed, (Recipe,))
+    if not fixed:
+        run_directory.check_config(options.model_dir, recipe)
+    # This may be another machine than the run's: the command line may change the run's Runtime, but not its Recipe.
+    evaluation, runtime, bound = config.load(
+        options.gin_file, [*fixed, *bindings], (Evaluation, Runtime, Recipe), base=[own]
+    )
+    if located(bound) != located(recipe):
+        shown = run_directory.differences(as_json(located(recipe)), as_json(located(bound)))
+        raise UserError(f"--model_dir={options.model_dir}: a run's recipe stays what it is, but {shown}")
+    start_jax(runtime.matmul_precision)
+    evaluate.evaluate(recipe, runtime, options.model_dir, evaluation.probes, options.step)
+    print(report.report(options.model_dir))
+    return DONE

@@ -1,0 +1,85 @@
+"""`xalign export`: write a model for transformers, and check it."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder
+from xalign_jax.cli.exits import DONE
+from xalign_jax.cli.loading import register, start_jax
+from xalign_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from xalign_jax.data.tokens.vocabulary import Tokenizer
+    from xalign_jax.interop.verify import Missing
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its options."""
+    parser = add_command(commands, "export", run, "Write a model for transformers, and check it.")
+    add_folder(parser, "--model_dir", "the run's folder")
+    add_folder(parser, "--output", "where the model's files go")
+    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint's step; default: the newest")
+    parser.add_argument("--dtype", default="float32", choices=FLOATS, help="dtype of the files; default float32")
+    parser.add_argument("--overwrite", action="store_true", help="replace an exported model")
+    parser.add_argument("--params", default="model", help='"model", or "momentum:<stream>" for a momentum encoder')
+    parser.add_argument("--sentence_encoder", choices=("mean", "first", "pooler"), help="for sentence-transformers")
+    parser.add_argument("--level", type=int, metavar="N", help="the sentence encoder's block; default: the last")
+    parser.add_argument("--normalize", action="store_true", help="sentence vectors of unit length")
+
+
+def run(options: argparse.Namespace, bindings: list[str]) -> int:
+    """Export the model, then compare the files with it."""
+    from xalign_jax.interop.exporting import export_model
+    from xalign_jax.interop.sentence_encoder import SentenceEncoder
+    from xalign_jax.interop.verify import verify
+    from xalign_jax.runtime import storage
+    from xalign_jax.runtime.sharding import make_mesh
+
+    storage.check_writable("--output", options.output)
+    start_jax("highest")
+    mesh = make_mesh((1, -1, 1))
+    encoder = None
+    if options.sentence_encoder:
+        encoder = SentenceEncoder(options.sentence_encoder, options.level, options.normalize)
+    exported = export_model(
+        options.model_dir, options.output, mesh, options.step, options.dtype, options.overwrite, options.params, encoder
+    )
+    print(f"{options.output}: written")
+    print(verify(options.output, exported, _validation_texts(options.model_dir, exported.tokenizer), options.dtype))
+    return DONE
+
+
+def _validation_texts(model_dir: Path, tokenizer: Tokenizer) -> list[np.ndarray] | Missing:
+    """Token ids of three validation texts in each language of the run, or why there are none. Prepares no text."""
+    from xalign_jax import config
+    from xalign_jax.data.corpus import Corpus
+    from xalign_jax.data.store.store import open_stores, open_tokenizer
+    from xalign_jax.interop.verify import Missing
+    from xalign_jax.recipe import Recipe
+    from xalign_jax.training import stages
+
+    if not (model_dir / "config.gin").is_file():
+        return Missing("an imported model has none")
+    register()
+    found = []
+    try:
+        (recipe,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
+        mixtures = stages.mixtures(recipe)
+        tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
+        stores = {task: open_stores(recipe.vocabulary, task, tasks=tasks) for task in tasks}
+        if open_tokenizer(recipe.vocabulary, tasks).base_fingerprint != tokenizer.base_fingerprint:
+            return Missing("prepared with another vocabulary since")
+        for mixture in mixtures:
+            for member in Corpus(tokenizer, stores, None, None).members(mixture, "validation"):
+                tokens, offsets = member.tokens[0], member.offsets[0]
+                texts = [tokens[a:b] for a, b in itertools.pairwise(offsets[:4])]
+                found += [tokenizer.clone(text, member.k) for text in texts]
+    except UserError as error:
+        return Missing(str(error))
+    return found or Missing("the run has none")

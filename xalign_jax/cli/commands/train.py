@@ -1,0 +1,47 @@
+"""`xalign train`: train a recipe, or continue it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from xalign_jax.cli.arguments import Commands, add_command, add_gin, named
+from xalign_jax.cli.exits import DONE, INTERRUPTED, INTERRUPTED_LINE
+from xalign_jax.cli.loading import load_recipe, start_jax
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its options."""
+    parser = add_command(commands, "train", run, "Train a recipe, or continue it.")
+    add_gin(parser)
+    folder = "the run's folder, made if need be"
+    parser.add_argument("--model_dir", type=named, required=True, metavar="DIR", help=folder)  # may be gs://...
+    extend = "allow more steps of the last stage, if its learning rate goes on"
+    parser.add_argument("--extend", action="store_true", help=extend)
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where nothing else says it")
+    parser.add_argument("--processes", type=int, metavar="N", help="how many processes there are; 1 = run alone")
+    parser.add_argument("--process_id", type=int, metavar="I", help="this process's number")
+
+
+def run(options: argparse.Namespace, bindings: list[str]) -> int:
+    """Train until the end or until the run is told to stop, then print its report."""
+    from xalign_jax.reports import report
+    from xalign_jax.runtime import storage
+    from xalign_jax.runtime.cluster import distributed, failures
+    from xalign_jax.training.train import Interrupted, train
+
+    distributed.initialize(options.coordinator, options.processes, options.process_id)
+    with failures.together():
+        recipe, runtime = load_recipe(options, bindings)
+        start_jax(runtime.matmul_precision)
+        model_dir = storage.model_directory(options.model_dir)
+        try:
+            train(recipe, runtime, model_dir, Path(options.gin_file[-1]).stem, options.extend)
+        except Interrupted:
+            print(INTERRUPTED_LINE, file=sys.stderr)
+            return INTERRUPTED
+        if distributed.is_main():
+            with storage.as_local(model_dir) as folder:
+                print(report.report(folder))
+    return DONE

@@ -1,0 +1,129 @@
+"""From a recipe to what runs: its data opened, its model built, its stages planned; nothing here changes while it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from xalign_jax.data.corpus import Corpus
+from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.interfaces import Coordinates, ProbedRun
+from xalign_jax.models.model import Model, build
+from xalign_jax.recipe import Recipe, Runtime, Stage, as_json
+from xalign_jax.runtime.cluster import distributed
+from xalign_jax.training import checks, inputs, run_directory, stages, state
+from xalign_jax.training.stages import PlannedStage
+from xalign_jax.training.state import Layout, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A recipe made runnable on a mesh.
+
+    Attributes:
+      stages: with their feeds, in order.
+      coordinates: of each stage's parametrization, by the stage's name.
+    """
+
+    recipe: Recipe
+    runtime: Runtime
+    mesh: Mesh
+    corpus: Corpus
+    model: Model
+    stages: tuple[PlannedStage, ...]
+    coordinates: dict[str, Coordinates]
+
+    def layout(self, stage: Stage) -> Layout:
+        """Shapes and places of the stage's state and parameters."""
+        return state.layout(stage, self.coordinates[stage.name], self.model, self.recipe.seed, self.mesh)
+
+    def bound(self, stage: Stage, current: TrainState) -> Model:
+        """The model with the parameters and heads that a state of the stage stands for."""
+        params = state.parameters(self.coordinates[stage.name], current, self.layout(stage).where_params)
+        return self.model.bind(params["model"], params["heads"])
+
+
+def prepare(recipe: Recipe) -> Corpus:
+    """Tokenise what no cache holds yet, and open all that the recipe reads.
+
+    Process 0 prepares first. Another host finds everything done, unless it has a cache of its own.
+    """
+    if distributed.is_main():
+        stages.prepare_data(recipe)
+    distributed.wait_for_all("data")
+    if not distributed.is_main():
+        stages.prepare_data(recipe)
+    corpus = stages.load_data(recipe)
+    if distributed.is_main() and corpus.lexicon is not None:
+        print(*corpus.lexicon.summary, sep="\n", file=sys.stderr, flush=True)
+    return corpus
+
+
+def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus) -> Built:
+    """Build the model and plan the stages.
+
+    Raises:
+      UserError: the data lacks something that a feed, a parametrization or a probe needs, or hosts have other data.
+    """
+    model = build_model(recipe, runtime, corpus.tokenizer)
+    planned = stages.plan(recipe, corpus)
+    coordinates = {stage.name: stage.parametrization.bind(model, corpus) for stage in recipe.stages}
+    checks.check_types(planned, model)
+    probes = [probe for stage in recipe.stages for probe in stage.probes]
+    checks.check_probes(probes, ProbedRun(model, corpus, recipe.seed))
+    if jax.process_count() > 1:
+        own = {"texts": run_directory.texts(corpus), "inputs": inputs.fingerprints(inputs.of_data(recipe, corpus))}
+        own |= {f"{name}/Stage.parametrization": found.fingerprint for name, found in coordinates.items()}
+        distributed.agree(own | {"first rows": first_rows(planned)})
+    return Built(recipe, runtime, mesh, corpus, model, tuple(planned), coordinates)
+
+
+def first_rows(planned: list[PlannedStage]) -> dict[str, str]:
+    """A hash of each stream's first two rows: what the recipe's texts, lexicon and modules come to on this host."""
+    found = {}
+    for stage in planned:
+        for name, feed in stage.feeds.items():
+            rows = feed.batch(feed.first_step, slice(0, 2))
+            content = b"".join(rows[key].tobytes() for key in sorted(rows))
+            found[f"{stage.stage.name}/{name}"] = hashlib.sha256(content).hexdigest()[:16]
+    return found
+
+
+def build_model(recipe: Recipe, runtime: Runtime, tokenizer: Tokenizer) -> Model:
+    """The recipe's model for this runtime; dtype "auto" is bfloat16 on accelerators and float32 on CPUs."""
+    dtype = runtime.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return build(
+        recipe.model,
+        tokenizer.size,
+        row_map=tokenizer.row_map,
+        special=tokenizer.special,
+        mask_id=tokenizer.mask,
+        dtype=jax.numpy.dtype(dtype),
+        remat=runtime.remat,
+        chunks=runtime.accumulate,
+    )
+
+
+def claim(model_dir: epath.Path, recipe: Recipe, runtime: Runtime, extend: bool) -> inputs.Inputs:
+    """Make sure that the directory holds no other run, and that all processes were started alike.
+
+    Returns:
+      what the run reads that needs no data: parameters to start from, modules of the user's own.
+
+    Raises:
+      UserError: naming the difference.
+    """
+    distributed.agree(
+        {"Recipe": as_json(recipe), "Runtime": as_json(runtime)}
+        | {"--model_dir": str(model_dir), "--extend": extend}
+        | {"versions": run_directory.versions(), "source": run_directory.source(), "git": run_directory.git()}
+    )
+    run_directory.claim(model_dir, recipe, extend)
+    return run_directory.claim_inputs(model_dir, inputs.of_start(recipe))
