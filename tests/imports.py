@@ -26,7 +26,7 @@ DRAWN = {
     "scale": {"training"},
     "training": {"objectives", "parametrizations", "data", "models", "runtime"},
     "evaluation": {"models", "data", "alignment", "runtime"},
-    "interop": {"models", "data", "alignment", "runtime", "gin_files"},
+    "interop": {"models", "data", "alignment", "runtime"},
     "objectives": {"alignment"},
     "reports": {"recipe"},
     "config": {"gin_files"},

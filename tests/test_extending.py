@@ -43,7 +43,7 @@ Runtime.log_every = 1
 SentenceRetrieval.untrained = False
 """
 DECODER = """
-Vocabulary.size = 400
+Vocabulary.size = 350
 Mixture.tasks = ("tsv:en=en.tsv,de=de.tsv",)
 Mixture.rates = {"en": 0.8, "en_clone": 0.2}
 Lexicon.size = 50
@@ -125,7 +125,7 @@ def test_the_objective_trains(aligned):
 
 
 def test_the_probe_has_rows_and_a_table(folder, aligned):
-    assert "## Alignment and uniformity" in run(folder, "probe")
+    assert "## Sentences on the unit sphere, en-de, uniformity" in run(folder, "probe")
     rows = [row for row in json.loads((aligned / "results.json").read_text()) if row["probe"] == "alignment_uniformity"]
     found = {(row["metric"], row["level"]): row["value"] for row in rows}
     assert len(found) == len(rows) == 2 * 4

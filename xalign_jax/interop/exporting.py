@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from xalign_jax import gin_files
 from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index, clone_name
 from xalign_jax.errors import UserError
 from xalign_jax.interop.architectures import table
@@ -66,7 +65,7 @@ def export_model(
         raise UserError(f"--dtype={dtype}: one of {', '.join(DTYPES)}")
     with whole(output, "--output", overwrite) as building:
         environment = _environment(model_dir)
-        trained = config = _configuration(model_dir, environment["recipe"]["model"])
+        trained = config = table.config_from_json(environment["recipe"]["model"])
         stream = _momentum_stream(params, environment["recipe"])
         tokenizer = Tokenizer.load(model_dir / "vocabulary")
         languages = [clone_name(_base_language(environment), k) for k in range(tokenizer.clones + 1)]
@@ -162,15 +161,6 @@ def _environment(model_dir: Path) -> dict[str, Any]:
     if not isinstance(model, dict) or not isinstance(model.get("class"), str):
         raise UserError(f"{file}: not what a run or an import writes there (recipe.model.class)")
     return environment
-
-
-def _configuration(model_dir: Path, values: dict[str, Any]) -> Any:
-    """The model's configuration. A module that the directory's gin file imports may register its architecture."""
-    if not table.knows(values["class"]):
-        for file in (model_dir / "config.gin", model_dir / "model.gin"):
-            if file.is_file():
-                list(gin_files.read(str(file)))  # imports the modules on the way
-    return table.config_from_json(values)
 
 
 def _text(file: Path) -> str:

@@ -27,11 +27,6 @@ def register(architecture: Architecture) -> None:
     _KNOWN[name] = architecture
 
 
-def knows(name: str) -> bool:
-    """True for the name of a configuration that has an architecture."""
-    return name in _KNOWN
-
-
 def of_model_type(name: Any, file: Path) -> Architecture:
     """By config.json's model_type. Raises UserError for an unknown one."""
     known = {kind: architecture for architecture in _KNOWN.values() for kind in architecture.model_types}
@@ -76,7 +71,9 @@ def config_from_json(values: Any) -> Any:
     classes = {cls.__name__: cls for cls in [*(a.config for a in _KNOWN.values()), RopeScaling]}
     name = values.get("class") if isinstance(values, dict) else values
     if not isinstance(name, str) or name not in classes:
-        raise UserError(f"{str(name)[:80]}: no architecture of Hugging Face is known for this model")
+        raise UserError(
+            f"{str(name)[:80]}: no architecture of Hugging Face is known for this model; can its module be imported?"
+        )
     names = {field.name for field in dataclasses.fields(classes[name])}
     try:
         return classes[name](**{field: _value(value) for field, value in values.items() if field in names})
