@@ -13,9 +13,9 @@ from typing import Any
 
 from xalign_jax.interfaces import Probe
 from xalign_jax.recipe import Recipe, as_json, identity
+from xalign_jax.records.conditions import without_places
+from xalign_jax.records.files import read_environment, read_results
 from xalign_jax.reports.tables import read_runs
-from xalign_jax.runtime.logs import without_places
-from xalign_jax.runtime.records import read_environment, read_results
 
 Row = dict[str, Any]
 

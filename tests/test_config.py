@@ -14,6 +14,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Everything, Feed, Objective
 from xalign_jax.parametrizations.selection import Selection
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream, freeze, identity
+from xalign_jax.records.gin_text import as_gin
 
 
 @gin.configurable(module="config_test")
@@ -85,7 +86,7 @@ def test_lists_and_dicts_become_tuples_and_scopes_reach_their_objects(tmp_path):
 
 def test_written_config_rebuilds_an_equal_recipe(tmp_path):
     recipe, runtime = _load(tmp_path, BASE, ["Runtime.prefetch = 7", "SIZE = 6"])
-    text = config.dump(recipe, runtime)
+    text = as_gin(recipe, runtime)
     assert "%" not in text
     again, runtime_again = _load(tmp_path, text)
     assert again == recipe and runtime_again == runtime

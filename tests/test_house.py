@@ -36,10 +36,6 @@ RECIPES = sorted((ROOT / "gin" / "recipes").glob("*.gin"))
 WRONG = {
     # The preparing process registers the tasks itself, ten seconds of imports that text files do without.
     ("xalign_jax.data.store.prepare", "xalign_jax.tasks"),
-    ("xalign_jax.parametrizations.tied_rows", "xalign_jax.data.token_ties"),
-    ("xalign_jax.reports.tables", "xalign_jax.runtime.logs"),
-    ("xalign_jax.reports.tables", "xalign_jax.runtime.records"),
-    ("xalign_jax.training.run_directory", "xalign_jax.config"),
 }
 # Third-party package -> the only rooms or files that may import it.
 PREPARATION = "xalign_jax/data/store/prepare.py"  # runs in a process of its own

@@ -129,6 +129,21 @@ def test_without_preparation_a_damaged_file_is_named(whole, name: str, damage: C
         open_stores(VOCABULARY, task, copy)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [('"fingerprint": "', '"fingerprint": "\\ud800'), ('"en": {', '"e\\udfff": {')]
+)
+def test_half_a_surrogate_pair_is_damage(whole, old: str, new: str, tmp_path):
+    """JSON can spell strings that UTF-8 cannot."""
+    place, task = whole
+    copy = Path(shutil.copytree(place, tmp_path / "cache"))
+    file = find(copy, task, "stores/*/store.json")
+    file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(UserError) as refused:
+        open_stores(VOCABULARY, task, copy)
+    assert str(refused.value).startswith(f"{file}: damaged ('utf-8' codec can't encode character")
+    assert "\n" not in str(refused.value) and str(refused.value).encode()
+
+
 def test_beyond_a_limit_the_size_alone_is_compared(tmp_path, monkeypatch):
     """Stores of hundreds of gigabytes would take minutes to read."""
     monkeypatch.setattr(cache, "CHECKED", 0)

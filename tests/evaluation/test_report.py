@@ -18,12 +18,12 @@ from xalign_jax.errors import UserError
 from xalign_jax.evaluation import probes as all_probes
 from xalign_jax.evaluation.encode import row
 from xalign_jax.interop.model_card import model_card
+from xalign_jax.records.files import read_shown
+from xalign_jax.records.shown import Shown
 from xalign_jax.reports import plots
 from xalign_jax.reports.report import compare, report
 from xalign_jax.reports.tables import Arm, Key, Run, keys_of, shown_in
 from xalign_jax.runtime.logs import write_shown
-from xalign_jax.runtime.records import read_shown
-from xalign_jax.runtime.shown import Shown
 
 FIRST = ["Perplexity", "WordRetrieval", "Knowledge"]  # as recipes name them
 PROBES = [getattr(all_probes, name) for name in dict.fromkeys([*FIRST, *all_probes.__all__])]
@@ -401,7 +401,7 @@ def test_no_probe_is_named_where_results_are_shown():
     for path in (
         *(package / "reports").glob("*.py"),
         package / "interop" / "model_card.py",
-        package / "runtime" / "shown.py",
+        package / "records" / "shown.py",
     ):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             assert not re.search(rf"\b({names})\b", line, re.IGNORECASE), f"{path}:{number}"

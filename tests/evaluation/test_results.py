@@ -16,9 +16,9 @@ from test_similarity import _facts, _tables, _text
 from xalign_jax.evaluation import probes as all_probes
 from xalign_jax.interfaces import ProbedRun
 from xalign_jax.recipe import as_json
+from xalign_jax.records.files import read_results, read_shown
 from xalign_jax.reports.report import compare, report
 from xalign_jax.runtime.logs import RESULT_KEYS, write_results
-from xalign_jax.runtime.records import read_results, read_shown
 from xalign_jax.training import run_directory
 from xalign_jax.training.train import run_probes
 

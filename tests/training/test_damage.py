@@ -13,9 +13,9 @@ from training import damage, toy
 from training.runs import finish, pair, saved_params
 
 from xalign_jax.errors import UserError
+from xalign_jax.records.files import read_environment, read_metrics, read_results
 from xalign_jax.runtime.checkpoints import DAMAGED
 from xalign_jax.runtime.logs import keep_rows
-from xalign_jax.runtime.records import read_environment, read_metrics, read_results
 from xalign_jax.training import evaluate, run_directory, train
 
 NEWEST = f"checkpoints/{damage.STEPS}"

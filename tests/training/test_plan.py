@@ -21,7 +21,7 @@ from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.causal_lm import CausalLM
 from xalign_jax.objectives.xlco import XlCo
 from xalign_jax.recipe import Recipe, Stage, Stream
-from xalign_jax.training import stages
+from xalign_jax.training import checks, stages
 from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
 TYPED = TranslationFeed(32, 4, 8, language_types=True)
@@ -46,9 +46,9 @@ def planned(*streams):
 )
 def test_token_types_are_languages_that_the_model_has_and_all_streams_mean(streams, said):
     model = build(XLMRoberta(layers=1, width=8, heads=2, mlp_width=8, max_length=32, types=2), 40)
-    stages.check_types([planned(("tlm", TYPED, ("de", "en")), ("lm", TextFeed(32, 4), ("de", "en", "fr")))], model)
+    checks.check_types([planned(("tlm", TYPED, ("de", "en")), ("lm", TextFeed(32, 4), ("de", "en", "fr")))], model)
     with pytest.raises(UserError, match=said):
-        stages.check_types([planned(stream) for stream in streams], model)
+        checks.check_types([planned(stream) for stream in streams], model)
 
 
 MIXTURE = Mixture(("lines:en=none.en,de=none.de",), {"en": 0.9, "de": 0.1})
@@ -90,7 +90,7 @@ def mixed(**changes):
 )
 def test_what_needs_no_data_is_refused_before_any_is_read(changes, said):
     def check(found):
-        stages.check(found)
+        checks.check(found)
         (stream,) = found.stages[0].streams
         stream.objective.check(build(found.model, 300), stream.feed.blank(stream.batch_size))
 
@@ -101,8 +101,8 @@ def test_what_needs_no_data_is_refused_before_any_is_read(changes, said):
 
 def test_languages_that_only_reading_tells_are_left_to_the_reader():
     jsonl = mixed(tasks=("jsonl:en=none.jsonl",), rates={"en": 1, "fr": 1})
-    stages.check(recipe(**jsonl))
-    stages.check(recipe(**mixed(rates={"en": 1, "de_clone": 1, "facts": 1}), facts=Facts(), lexicon=Lexicon()))
+    checks.check(recipe(**jsonl))
+    checks.check(recipe(**mixed(rates={"en": 1, "de_clone": 1, "facts": 1}), facts=Facts(), lexicon=Lexicon()))
 
 
 @pytest.mark.parametrize("paths", [("none.tsv",), (("none.tsv", ("en", "de")),)])

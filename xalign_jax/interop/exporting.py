@@ -24,7 +24,7 @@ from xalign_jax.interop.tokenizers.check import difference, texts_around_unusual
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 from xalign_jax.interop.weights import DTYPES, Tensor, write
 from xalign_jax.models.model import Model, build
-from xalign_jax.runtime.records import read_environment, read_results, read_shown
+from xalign_jax.records.files import read_environment, read_results, read_shown
 from xalign_jax.runtime.restore import restore_model, restore_state
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xalign_jax.data.tokens.vocabulary import clone_index
-from xalign_jax.runtime.shown import Key, Shown
+from xalign_jax.records.shown import Key, Shown
 
 _ROWS = 40
 

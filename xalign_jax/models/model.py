@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xalign_jax import target
 from xalign_jax.arrays import join_rows, split_rows
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs, States
@@ -207,7 +208,7 @@ class Model:
             return spread(x), {name: getattr(sites, name) for name in capture}
 
         # Loops cost a small model a quarter of its speed on CPU; a deep model's compile time matters more.
-        unroll = jax.default_backend() == "cpu" and self.num_layers <= UNROLLED_LAYERS
+        unroll = target.platform() == "cpu" and self.num_layers <= UNROLLED_LAYERS
         if self._remat:
             apply = jax.checkpoint(apply, prevent_cse=unroll)
         stop = max(levels)

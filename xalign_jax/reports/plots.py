@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from xalign_jax.records.shown import CHANCE, Key, Shown
 from xalign_jax.reports.tables import (
     Arm,
     Run,
@@ -21,7 +22,6 @@ from xalign_jax.reports.tables import (
     shown_in,
     split_in_words,
 )
-from xalign_jax.runtime.shown import CHANCE, Key, Shown
 
 # Okabe and Ito's colours, told apart by every kind of colour vision, and line styles for more than eight.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

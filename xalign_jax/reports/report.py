@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from xalign_jax.records.shown import Key, Shown
 from xalign_jax.reports import plots
 from xalign_jax.reports.tables import (
     Arm,
@@ -25,7 +26,6 @@ from xalign_jax.reports.tables import (
     shown_in,
     tell_apart,
 )
-from xalign_jax.runtime.shown import Key, Shown
 
 CONTROLS = {"untrained": "untrained", "shuffled": "shuffled", "ngram": "n-grams"}  # in this order, and then others
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from xalign_jax.errors import UserError
-from xalign_jax.runtime.records import read_environment, read_metrics, read_results, read_shown
-from xalign_jax.runtime.shown import Key, Shown
+from xalign_jax.records.files import read_environment, read_metrics, read_results, read_shown
+from xalign_jax.records.shown import Key, Shown
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,15 @@ from typing import Any
 import jax
 from etils import epath
 
-from xalign_jax import config
+import xalign_jax
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Probe, Row
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json, identity, located
+from xalign_jax.records.conditions import conditions, without_places
+from xalign_jax.records.files import read_environment, read_results
+from xalign_jax.records.gin_text import as_gin
 from xalign_jax.runtime.checkpoints import Checkpoints
-from xalign_jax.runtime.logs import conditions, without_places, write_results, write_shown
-from xalign_jax.runtime.records import read_environment, read_results
+from xalign_jax.runtime.logs import write_results, write_shown
 from xalign_jax.runtime.storage import as_local, write_atomically
 from xalign_jax.training import inputs
 
@@ -196,7 +198,7 @@ def describe(
     hash `identity` are the recipe as it was written when the run started, and `located` has the absolute paths.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / "config.gin", config.dump(located(recipe), runtime))
+    write_atomically(directory / "config.gin", as_gin(located(recipe), runtime))
     first = {"identity": identity(recipe), "recipe": as_json(recipe), "located": as_json(located(recipe))}
     known = read_environment(directory)
     if known.get("located") == first["located"]:
@@ -239,7 +241,7 @@ def versions() -> dict[str, str | None]:
 
 def source() -> str:
     """A hash of this package's source files."""
-    files = sorted(Path(config.__file__).parent.rglob("*.py"))
+    files = sorted(Path(xalign_jax.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ from fuzz.harness import Reader
 from xalign_jax import cli, config, gin_files
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, Runtime, Stage
+from xalign_jax.records.gin_text import as_gin
 
 JOINT = "recipes/joint_clone_tiny.gin"
 OPTIONS = (
@@ -57,7 +58,7 @@ def _files() -> list[dict[str, bytes]]:
     files = [{"main.gin": text} for name, text in _packaged().items() if name.startswith(("recipes/", "parts/"))]
     files += [{"main.gin": f"include '{name}'\n".encode(), name: text} for name, text in _packaged().items()]
     recipe, runtime = _built(JOINT)
-    return [*files, {"main.gin": config.dump(recipe, runtime).encode()}]
+    return [*files, {"main.gin": as_gin(recipe, runtime).encode()}]
 
 
 def _built(file: str, *bindings: str) -> list[Any]:
@@ -74,7 +75,7 @@ def _check(built: list[Any], folder: object) -> None:
     recipe, runtime = built
     assert isinstance(recipe, Recipe) and isinstance(runtime, Runtime)
     assert all(isinstance(stage, Stage) for stage in recipe.stages), recipe.stages
-    json.dumps(config.dump(recipe, runtime))
+    json.dumps(as_gin(recipe, runtime))
 
 
 def _options() -> list[dict[str, bytes]]:

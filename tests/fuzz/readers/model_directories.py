@@ -23,10 +23,11 @@ from xalign_jax.interop.architectures.table import config_from_json
 from xalign_jax.interop.exporting import _base_language, _environment
 from xalign_jax.interop.model_card import model_card
 from xalign_jax.recipe import Recipe, Runtime, as_json, identity
+from xalign_jax.records.files import read_metrics, read_results, read_shown
+from xalign_jax.records.gin_text import as_gin
 from xalign_jax.reports.tables import full_heading, keys_of, read_runs, section, shown_in
 from xalign_jax.runtime.checkpoints import Checkpoints
 from xalign_jax.runtime.logs import keep_rows, write_results, write_shown
-from xalign_jax.runtime.records import read_metrics, read_results, read_shown
 from xalign_jax.training import inputs, run_directory
 
 RECIPE = toy.recipe()
@@ -65,7 +66,7 @@ def _records() -> dict[str, bytes]:
         write_shown(folder, {"perplexity": {"title": "Language model", "by_level": False, "columns": columns}})
         log = [{"stage": "pretrain", "step": step, "loss": 8 / step, "tokens/a": 64.0} for step in range(1, 9)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-        (folder / "config.gin").write_text(config.dump(RECIPE, Runtime()))
+        (folder / "config.gin").write_text(as_gin(RECIPE, Runtime()))
         return _files(folder)
 
 

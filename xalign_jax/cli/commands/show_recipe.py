@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
     """Print the resolved recipe and runtime."""
-    from xalign_jax import config
+    from xalign_jax.records.gin_text import as_gin
 
-    print(config.dump(*load_recipe(options, bindings)).strip())
+    print(as_gin(*load_recipe(options, bindings)).strip())
     return DONE

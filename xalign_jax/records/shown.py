@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from xalign_jax.interfaces import Column, Row
-from xalign_jax.runtime.logs import conditions
+from xalign_jax.records.conditions import conditions
 
 CHANCE = "chance"  # a metric of this name is the value that guessing reaches in its probe's other metrics
 
