@@ -15,7 +15,9 @@ import pytest
 from commands import python
 from models.hugging_face import V, assert_equal_to_sentences_alone, randomise
 
+from xalign_jax import cli
 from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.errors import UserError
 from xalign_jax.interop.architectures import table
 from xalign_jax.interop.importing import flat
 from xalign_jax.models.model import build
@@ -171,6 +173,14 @@ def test_the_architecture_computes_what_transformers_does(folder, monkeypatch):
     config, params = restored(folder / "runs" / "imported")
     assert type(config).__name__ == "OLMo2" and config.norm_eps == 1e-5
     assert_equal_to_sentences_alone(torch, theirs, config, params)
+
+
+def test_what_is_said_where_the_module_of_an_architecture_is_missing(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["import", "--module=gone", f"--source={tmp_path}", f"--model_dir={tmp_path}/run"])
+    assert capsys.readouterr().err == "xalign: --module=gone failed: No module named 'gone'\n"
+    with pytest.raises(UserError, match="Gone: no architecture .* can its module be imported"):
+        table.config_from_json({"class": "Gone"})
 
 
 def test_the_architecture_trains_and_is_exported(folder):
