@@ -179,7 +179,7 @@ def test_what_is_said_where_the_module_of_an_architecture_is_missing(tmp_path, c
     with pytest.raises(SystemExit, match="2"):
         cli.main(["import", "--module=gone", f"--source={tmp_path}", f"--model_dir={tmp_path}/run"])
     assert capsys.readouterr().err == "xalign: --module=gone failed: No module named 'gone'\n"
-    with pytest.raises(UserError, match="Gone: no architecture .* can its module be imported"):
+    with pytest.raises(UserError, match=r"Gone: no architecture .* can its module be imported"):
         table.config_from_json({"class": "Gone"})
 
 
