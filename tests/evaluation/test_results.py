@@ -20,7 +20,7 @@ from xalign_jax.records.files import read_results, read_shown
 from xalign_jax.reports.report import compare, report
 from xalign_jax.runtime.logs import RESULT_KEYS, write_results
 from xalign_jax.training import run_directory
-from xalign_jax.training.train import run_probes
+from xalign_jax.training.probing import run_probes
 
 PROBES = [name for name in all_probes.__all__ if hasattr(getattr(all_probes, name), "rows")]
 
