@@ -82,7 +82,7 @@ def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path, 
     start = dataclasses.replace(recipe, init_from=str(model_dir), seed=5)
     fresh = enter(toy.built(start, runtime), 0)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(fresh.free), saved)
-    assert "head 'xlco' goes on" in capsys.readouterr().err
+    assert "head 'xlco' is kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

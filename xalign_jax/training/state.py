@@ -23,6 +23,8 @@ from xalign_jax.runtime.compilation import jit_once
 class TrainState(NamedTuple):
     """Everything that changes from step to step; random keys derive from (seed, step, stream) and are not state.
 
+    A `Layout` has the same fields with shapes, or with shardings, in place of the arrays.
+
     Attributes:
       step: int32 scalar, updates so far over all stages.
       free, fixed: what trains and what stays; the stage's coordinates make parameters from both.
@@ -30,7 +32,7 @@ class TrainState(NamedTuple):
       state: what objectives remember, by stream name.
     """
 
-    step: jax.Array
+    step: Tree
     free: Tree
     fixed: Tree
     opt_state: Tree
