@@ -1,4 +1,4 @@
-"""What a model directory records as JSON, read back: every value of the kind that was written, or one line that says so."""
+"""What a model directory records as JSON, read back. Every value has the type that was written, or an error names it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from etils import epath
 
 from xalign_jax.errors import UserError
 
+# The end of every message: a damaged file is not fatal where it can be done without.
 WITHOUT = "bring it back, or remove it to go on without it"
 NUMBER = (int, float, type(None))
 TEXT = (str, type(None))
 
-# A type stands for its values, a tuple for any of its shapes, [shape] for a list, [shape, shape] for a pair, a dict for
-# these names where they are present. The shape under `str` is for all other names, which otherwise may hold anything.
+# Shapes say what a JSON value may be. A type stands for its values, and a tuple for any of the shapes in it. [shape] is a
+# list, and [shape, shape] a pair. A dict gives the shapes of these names where they are present; the shape under `str` is
+# for all other names, which otherwise may hold anything.
+Shape: TypeAlias = "type | tuple[Shape, ...] | list[Shape] | dict[Any, Shape]"
 ENVIRONMENT: dict[Any, Any] = {
     "recipe_name": str,
     "seed": int,
@@ -41,31 +44,34 @@ RESULT: dict[Any, Any] = {
     "seed": NUMBER,
     "control": TEXT,
 }
-OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT}  # newer rows have them
-# How reports show a probe (`interfaces.Probe.shown`), by its name.
+# Newer rows also have these.
+OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT}
+# How reports show a probe (`interfaces.Probe.shown`), by the probe's name.
 COLUMN: dict[Any, Any] = {"heading": str, "short": str}
 SHOWN: dict[Any, Any] = {str: {"title": str, "columns": {str: COLUMN}}}
+# Every column but these two is a number; the names of columns are open.
 METRICS: dict[Any, Any] = {"stage": str, "step": int, str: NUMBER}
 
 
 def read_environment(directory: Path | epath.Path, needs: Sequence[str] = ()) -> dict[str, Any]:
-    """The contents of `environment.json`, {} if there is none.
+    """The contents of `environment.json`; {} if there is no such file.
 
     Raises:
-      UserError: it is damaged, or lacks something of `needs`.
+      UserError: it is damaged, or lacks a name of `needs`.
     """
     path = directory / "environment.json"
     return _checked(path, path.read_bytes(), ENVIRONMENT, needs) if path.exists() else {}
 
 
 def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
-    """The rows of `results.json`, none if there is no such file.
+    """The rows of `results.json`; none if there is no such file.
 
     Raises:
       UserError: it is damaged.
     """
     path = directory / "results.json"
     rows = _checked(path, path.read_bytes(), [RESULT | OPTIONAL]) if path.exists() else []
+    # A missing name and a wrong value have messages of their own.
     for number, row in enumerate(rows, start=1):
         if lacking := [name for name in RESULT if name not in row]:
             raise _damaged(path, f"row {number} has no {lacking[0]!r}")
@@ -73,7 +79,7 @@ def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
 
 
 def read_shown(directory: Path | epath.Path) -> dict[str, dict[str, Any]]:
-    """How reports show the probes of a directory, by name; {} if there is no `probes.json`, as in older ones.
+    """How reports show the probes of a directory, by name; {} if there is no `probes.json`, as in older directories.
 
     Raises:
       UserError: it is damaged.
@@ -83,10 +89,10 @@ def read_shown(directory: Path | epath.Path) -> dict[str, dict[str, Any]]:
 
 
 def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`, none if there is no such file; a run that is still writing may have half a last one.
+    """The rows of `metrics.jsonl`; none if there is no such file. A run that is still writing may have half a last line.
 
     Raises:
-      UserError: another line is damaged.
+      UserError: a whole line is damaged.
     """
     path, rows = directory / "metrics.jsonl", []
     for number, row in metrics_rows(path):
@@ -98,6 +104,7 @@ def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:
 
 def metrics_rows(path: Path | epath.Path) -> Iterator[tuple[int, Any]]:
     """(line number, row) of each whole line of a `metrics.jsonl`; a UserError in place of a row that is damaged."""
+    # What follows the last newline is empty or half a line.
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
         try:
             yield number, _checked(path, line, METRICS, ("step",))
@@ -105,11 +112,13 @@ def metrics_rows(path: Path | epath.Path) -> Iterator[tuple[int, Any]]:
             yield number, error
 
 
-def _checked(path: Path | epath.Path, contents: bytes, shape: Any, needs: Sequence[str] = ()) -> Any:
+def _checked(path: Path | epath.Path, contents: bytes, shape: Shape, needs: Sequence[str] = ()) -> Any:
+    """The JSON value of a file's contents, once it has the shape and all names of `needs`."""
     try:
         found = json.loads(contents.decode())
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); {WITHOUT}") from None
+    # Not UTF-8, or nested deeper than Python can follow.
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"not JSON: {' '.join(str(error).split())[:100]}") from None
     if wrong := _misfit(found, shape, ""):
@@ -123,14 +132,17 @@ def _damaged(path: Path | epath.Path, wrong: str) -> UserError:
     return UserError(f"{path} is not what a run wrote ({wrong}); {WITHOUT}")
 
 
-def _misfit(value: Any, shape: Any, place: str) -> str | None:
-    """Where a value differs from its shape, None if nowhere."""
+def _misfit(value: object, shape: Shape, place: str) -> str | None:
+    """The place and the value that differ from the shape, in words; None if nothing does."""
+    # One fitting shape is enough. If none fits, the first one names the misfit.
     if isinstance(shape, tuple):
         misfits = [_misfit(value, one, place) for one in shape]
         return misfits[0] if all(misfits) else None
+    # What the value itself must be. True is an int in Python but no number here.
     kind: Any = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         return f"{place or 'it'} is {str(value)[:40]!r}"
+    # Then what is inside: (its place, the value, its shape).
     inside: Iterable[tuple[str, Any, Any]] = ()
     if isinstance(shape, list):
         if len(shape) > 1 and len(value) != len(shape):

@@ -113,6 +113,7 @@ def legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """One legend below all panels, with everything that any of them shows."""
     # Panels draw the same arms: by label, each entry appears once.
     entries = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
+    # As many entries side by side as the width holds.
     inches = 0.6 + 0.085 * max(map(len, entries))  # of an entry: its mark, and letters of the default font
     columns = max(1, min(len(entries), int(figure.get_figwidth() // inches)))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
@@ -159,6 +160,7 @@ def _loss(run: Run) -> Figure | None:
         return None
     figure, panels = axes(len(streams), 4.6, 3.2)
     for number, (panel, stream) in enumerate(zip(panels, streams, strict=True)):
+        # The values as logged, thin, below their running mean.
         steps, values = _series(run.metrics, stream)
         colour = COLOURS[number % len(COLOURS)]
         panel.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
@@ -183,6 +185,7 @@ def _curves(arms: Sequence[Arm]) -> Figure | None:
                 continue
             steps = max((s[0] for s in series), key=len)
             curves = np.stack([np.interp(steps, s[0], _smooth(s[1]), right=np.nan) for s in series])
+            # (seeds, steps) -> (steps,)
             mean = np.nanmean(curves, axis=0)
             panel.plot(steps, mean, label=_shown(arm.name), linewidth=1.6, marker=_marker(steps), **style(number))
             if len(series) > 1:
@@ -247,6 +250,7 @@ def _bars(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Figure | No
     width = _width(max(map(len, panels_of)) * (len(arms) + 1), 0.35)
     figure, panels = axes(len(panels_of), width, 3.6)
     for panel, bars in zip(panels, panels_of, strict=True):
+        # A panel of several metrics names the metric below each group of bars, not on the axis.
         mixed = len({key.metric for key in bars}) > 1
         for number, arm in enumerate(arms):
             _bar_group(panel, number, len(arms), [arm.values(key) for key in bars], arm.name, _fill(number))
@@ -291,6 +295,7 @@ def _label(panel: Axes, names: Sequence[str], width: float) -> None:
     """
     # How many letters of the default font fit below one group.
     room = (width - 0.8) / len(names) / 0.09  # letters of the default font below one group
+    # Each name wrapped into lines: names -> lines -> letters of the longest line.
     lines = [
         [short for line in name.split("\n") for short in textwrap.wrap(line, max(1, int(room)), break_long_words=False)]
         for name in names
@@ -311,6 +316,7 @@ def _scale(panels: Sequence[Axes], values: Sequence[float]) -> None:
     finite = [value for value in values if np.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     limits = (0.0, 1.05) if low >= 0 and 0.2 < high <= 1 else None
+    # What matplotlib chose for each panel; together they span all of it.
     spans = [panel.get_ylim() for panel in panels]
     for panel in panels:
         panel.set_ylim(limits or (min(span[0] for span in spans), max(span[1] for span in spans)))
@@ -323,6 +329,7 @@ def _bar_group(
     for x, values in enumerate(found):
         if not values:
             continue
+        # A bar at the mean; with several seeds, the standard deviation and a dot for each.
         at, width = _place(x, number, count)
         mean, spread = mean_and_spread(values)
         panel.bar(at, mean, width * 0.92, label=_shown(label), edgecolor="white", linewidth=0.5, **style)

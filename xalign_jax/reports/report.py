@@ -37,8 +37,7 @@ def report(model_dir: Path) -> str:
     Raises:
       UserError: it is not a model directory.
     """
-    # A `Run` is a model directory at one probed step. The newest one names the report, and earlier ones are lines of
-    # it.
+    # A `Run` is a model directory at one probed step. The newest is the report's; earlier ones are lines of its tables.
     steps = tell_apart(read_runs(model_dir, needs_results=False))
     run = steps[-1]
     title = f"# {run.arm}, seed {run.seed}\n\nVocabulary {run.fingerprint}."
@@ -78,8 +77,10 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
     ends = [arm for arm in arms if not arm.early]
     measured = {key for arm in ends for run in arm.runs for key in run.values}
     pictures = plots.draw_comparison(ends, [key for key in keys if key in measured], shown, output)
+    # The summary has a column for each headline; the sections below it have every value.
     chosen = _summary(keys, shown)
     summary = "## Summary\n\n" + _table(arms, chosen, [full_heading(key, shown) for key in chosen])
+    # Notes and the summary first, then every value, then pictures.
     text = "\n\n".join(["# Comparison", *notes, summary, _sections(arms, keys, shown), *_pictures(pictures)]) + "\n"
     (output / "table.md").write_text(text, encoding="utf-8")
     _write_csv(output / "table.csv", arms, keys)
@@ -124,6 +125,7 @@ def _sections(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
         below = []
         # One line for each set of conditions; a single set without a name needs none.
         for name in names:
+            # Probes measure on as many items in every run, or within a range.
             n = _counts(arms, [key for key in found if key.conditions == name])
             told = names != [""]
             below.append(f"{name or 'unnamed'}: n = {n}, {describe(name, known)}." if told else f"n = {n}.")
@@ -161,6 +163,7 @@ def _of_control(runs: Sequence[Run], key: Key, control: str) -> list[float]:
     Args:
       runs: in order of their steps.
     """
+    # First the control at the key's own level, then without a level.
     for place in (key._replace(control=control), key._replace(control=control, level=None)):
         # Runs come in order of their steps, so the newest of a directory stays.
         newest = {run.directory: run for run in runs if place in run.values}
@@ -198,6 +201,7 @@ def _write_csv(path: Path, arms: Sequence[Arm], keys: Sequence[Key]) -> None:
         writer.writerow(["arm", "runs", "seeds", *(part for name in names for part in (name, f"{name} std"))])
         for arm in arms:
             cells: list[float | None] = []
+            # Two cells a value; both stay empty where the arm has none.
             for key in keys:
                 values = arm.values(key)
                 cells += mean_and_spread(values) if values else (None, None)

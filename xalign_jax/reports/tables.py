@@ -79,6 +79,7 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
     for name in stages:
         # The last of equal keys stays.
         newest = {Key.of(row): row for row in rows if row["stage"] == name}
+        # Every step that still has the newest measurement of something.
         steps = sorted({row["step"] for row in newest.values()})
         for step in steps:
             ends = step == steps[-1]
@@ -177,12 +178,14 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         found.setdefault((run.arm, run.settings), []).append(run)
+    # Two entries of one name differ in settings; the shortest ends of their directories tell them apart.
     names = [name for name, _ in found]
     places = _shortest([members[0].directory for members in found.values()])
     arms = []
     for ((name, _), members), place in zip(found.items(), places, strict=True):
         label = name if names.count(name) == 1 else f"{name} ({place})"
         arms.append(Arm(label, tuple(run for run in members if not run.early)))
+        # Earlier steps keep the label of their run, with what they were in it.
         for early in dict.fromkeys(run.early for run in members if run.early):
             arms.append(Arm(f"{label}, {early}", tuple(run for run in members if run.early == early), early=True))
     return arms
@@ -236,7 +239,7 @@ def split_in_words(key: Key) -> str:
 
 
 def level_in_words(key: Key) -> str:
-    """ "level 3", "head", or "" for no level."""
+    """Such as "level 3" or "head"; "" for no level."""
     return f"level {key.level}" if isinstance(key.level, int) else str(key.level or "")
 
 
@@ -284,6 +287,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ]
         return "| " + " | ".join(padded) + " |"
 
+    # A colon after the dashes aligns a column to the right.
     rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     return "\n".join([line(header), rule, *map(line, rows)])
 
@@ -292,5 +296,6 @@ def number(mean: float, spread: float | None = None) -> str:
     """At most three decimals, fewer for large numbers; the spread has as many: 1234, 97.71 ± 0.82, 0.745."""
     if not math.isfinite(mean):
         return str(mean)
+    # A loss needs three decimals, and a perplexity of thousands none.
     decimals = 0 if abs(mean) >= 1000 else 2 if abs(mean) >= 10 else 3
     return f"{mean:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")

@@ -16,8 +16,9 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "train", run, "Train a recipe, or continue it.")
     add_gin(parser)
     folder = "the run's folder, made if need be"
-    parser.add_argument("--model_dir", type=named, required=True, metavar="DIR", help=folder)  # may be gs://...
-    extend = "allow more steps of the last stage, if its learning rate goes on"
+    # A plain string, because it may be gs://...
+    parser.add_argument("--model_dir", type=named, required=True, metavar="DIR", help=folder)
+    extend = "allow more steps of the last stage, if its learning rate stays continuous"
     parser.add_argument("--extend", action="store_true", help=extend)
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where nothing else says it")
     parser.add_argument("--processes", type=int, metavar="N", help="how many processes there are; 1 = run alone")
@@ -31,6 +32,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.runtime.cluster import distributed, failures
     from xalign_jax.training.train import Interrupted, train
 
+    # Processes find each other before anything uses JAX. From then on, an error in one of them ends all.
     distributed.initialize(options.coordinator, options.processes, options.process_id)
     with failures.together():
         recipe, runtime = load_recipe(options, bindings)
@@ -41,6 +43,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
         except Interrupted:
             print(INTERRUPTED_LINE, file=sys.stderr)
             return INTERRUPTED
+        # The report reads the directory from disk; one in an object store is copied first, and its report goes back.
         if distributed.is_main():
             with storage.as_local(model_dir) as folder:
                 print(report.report(folder))
