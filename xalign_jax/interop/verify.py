@@ -1,4 +1,4 @@
-"""Does transformers read and compute from the exported files what we do from the checkpoint?"""
+"""Does transformers read and compute from the exported files the same as we do from the checkpoint?"""
 
 from __future__ import annotations
 
@@ -14,32 +14,35 @@ from xalign_jax.interfaces import Inputs
 from xalign_jax.interop.exporting import Exported
 from xalign_jax.interop.tokenizers.check import SAMPLES, difference, texts_around_unusual, texts_of_pieces, unusual_ids
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # relative to a level's largest value, at least 1
-LENGTH, ROWS = 64, 4
+# dtype of the files -> the largest difference allowed, relative to a level's largest value (at least 1).
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
+LENGTH, ROWS = 64, 4  # tokens of a compared row, and the number of random rows
 
 
 class Missing(str):
-    """Why there are no validation texts."""
+    """The reason why there are no validation texts."""
 
 
 def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray] | Missing, dtype: str) -> str:
-    """Compare token ids, logits and every hidden state; returns what was compared and the largest difference of each level.
+    """Compare token ids, logits and every hidden state; returns what was compared and each level's largest difference.
 
-    Read are the vocabulary's own pieces, sample texts, and the validation texts where there are any. Both compute in
-    float32, from the parameters as they were exported and as they are here: for "bfloat16" the difference is what rounding
-    costs.
+    The texts are the vocabulary's own pieces, sample texts, and validation texts if there are any. Both sides compute in
+    float32, theirs from the exported parameters and ours from the checkpoint's. For "bfloat16" the difference is
+    therefore the cost of rounding.
 
     Args:
       texts: token ids of validation texts, each row read alone and cut to LENGTH.
 
     Raises:
-      RunError: naming the tokenizer or the first level that differs. The files stay.
+      RunError: the message names the tokenizer or the first level that differs. The files stay.
     """
+    # Tokenizers first: numbers are then compared on ids that both sides agree on.
     tokenizer, validation = exported.tokenizer, [] if isinstance(texts, Missing) else list(texts)
     read = _compare_tokenizers(output, tokenizer, [tokenizer.decode(ids[:LENGTH]) for ids in validation])
     lacking = f"; not read: validation texts ({texts})" if isinstance(texts, Missing) else ""
     rows = {"validation texts": validation, "rows of ids": rows_of_ids(tokenizer)}
     rows = {name: some for name, some in rows.items() if some}
+    # Without torch, what could be compared is reported, and what could not.
     try:
         computed = _compare_numbers(output, exported, [row for some in rows.values() for row in some], dtype)
     except ImportError:
@@ -49,12 +52,13 @@ def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray] | Missi
 
 
 def rows_of_ids(tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Ids without text: of unusual pieces, the first ROWS * LENGTH of them, and as many rows at random over all clones.
+    """Ids without text: the first ROWS * LENGTH unusual pieces, and as many random ids of all clones.
 
     Padding is left out: XLM-R gives it no position.
     """
     unusual = [i for ids in unusual_ids(tokenizer).values() for i in ids if i != tokenizer.pad]
     drawn = np.random.default_rng(0).choice(np.flatnonzero(~tokenizer.special), ROWS * LENGTH)
+    # Cut into rows of LENGTH.
     firsts = np.array(unusual[: ROWS * LENGTH], np.int32)
     return [some[i : i + LENGTH] for some in (firsts, drawn) for i in range(0, len(some), LENGTH)]
 
@@ -66,23 +70,29 @@ def _compare_numbers(output: Path, exported: Exported, texts: Sequence[np.ndarra
 
     theirs = getattr(transformers, exported.auto).from_pretrained(output, dtype=torch.float32).eval()
     model, last = exported.model, exported.model.num_layers
+    # tokens, positions and segment_ids, (1, T) each, -> all levels.
     run = jax.jit(lambda params, *rows: model.bind(params).hidden(Inputs(*rows), levels=tuple(range(last + 1))))
+    # One number for each level and one for the logits.
     worst = np.zeros(last + 2)
     for ids in texts:
         ids = np.asarray(ids[: min(LENGTH, model.max_length)], np.int32)
+        # Our rows are padded to one length, so that one compilation serves all; their row is not padded.
         rows = np.zeros((3, 1, min(LENGTH, model.max_length)), np.int32)
         rows[0, 0, : len(ids)], rows[1, 0, : len(ids)], rows[2, 0, : len(ids)] = ids, np.arange(len(ids)), 1
         ours = run(exported.params, *rows)
+        # (1, T, V)
         logits = model.bind(exported.params).head_input(ours[last]) @ model.bind(exported.params).head_weight().T
         bias = model.bind(exported.params).head_bias()
         logits = logits if bias is None else logits + bias
         with torch.no_grad():
             found = theirs(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
         expected = [h.numpy() for h in (*found.hidden_states, found.logits)]
+        # (len(ids), width or V) on both sides.
         for level, array in enumerate([*(ours[i] for i in range(last + 1)), logits]):
             mine, other = np.asarray(array)[0, : len(ids)], expected[level][0]
             scale = max(1.0, float(np.abs(other).max()))
             difference = float(np.abs(mine - other).max()) / scale
+            # A NaN would lose every comparison, so it counts as infinitely far.
             worst[level] = max(worst[level], np.inf if np.isnan(difference) else difference)
     names = [*(f"level {i}" for i in range(last + 1)), "logits"]
     bad = [i for i in range(len(names)) if not worst[i] <= TOLERANCE[dtype]]
@@ -95,9 +105,11 @@ def _compare_numbers(output: Path, exported: Exported, texts: Sequence[np.ndarra
 
 
 def _compare_tokenizers(output: Path, tokenizer: Tokenizer, validation: Sequence[str]) -> str:
-    """The root tokenizer and those of the clones must give the ids of the run; says on what. There is none of bare ids."""
+    """Check that the root tokenizer and those of the clones give the run's ids; returns on which texts, in words."""
+    # Bare ids have no tokenizer.
     if tokenizer.vocabulary.kind == "ids":
         return "no tokenizer"
+    # Pieces that mean more than their letters are the likeliest to be read differently, alone and inside text.
     around = texts_around_unusual(tokenizer)
     texts = {"pieces": texts_of_pieces(tokenizer), "sample texts": SAMPLES}
     found = difference(output, tokenizer, {**texts, **around, "validation texts": validation})
