@@ -3,8 +3,8 @@
     python benchmarks/contrast_sharded.py [--batch=16384] [--queue=131072] [--width=768] [--devices=8]
 
 XlCo's contrast with masks by group, every row of the global batch and of the queue a candidate, loss and gradients of
-queries and keys. First a smaller one is compared with all its logits at once; then the large one runs, and the memory that
-its compiled program needs on a device is printed beside the parts that make it up.
+queries and keys. First a smaller one is compared with all its logits at once; then the large one runs, and the memory
+that its compiled program needs on a device is printed beside the parts that make it up.
 """
 
 from __future__ import annotations

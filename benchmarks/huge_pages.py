@@ -2,8 +2,8 @@
 
     python benchmarks/huge_pages.py [--recipe=recipes/joint_clone_tiny.gin] [--steps=60] [--rounds=3]
 
-XLA takes its buffers from malloc and gives them back at every step; glibc's (Linux, 2.35 or newer) asks for huge pages if
-GLIBC_TUNABLES says so before the process starts.
+XLA takes its buffers from malloc and gives them back at every step; glibc's (Linux, 2.35 or newer) asks for huge pages
+if GLIBC_TUNABLES says so before the process starts.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 python benchmarks/import_memory.py [--scale=0.1] [--source_dtype=bfloat16] [--folder=DIR]
 
-The checkpoint (random, sharded safetensors) is made first. Every import runs in a process of its own, in which RssAnon is
-sampled; what the process held before (interpreter, JAX, its devices) is subtracted. Orbax's save is part of it. Beside
-it `from_pretrained` of transformers. Exits 1 above LIMIT times the parameters' bytes in the destination dtype.
+The checkpoint (random, sharded safetensors) is made first. Every import runs in a process of its own, in which RssAnon
+is sampled; what the process held before (interpreter, JAX, its devices) is subtracted. Orbax's save is part of it.
+Beside it `from_pretrained` of transformers. Exits 1 above LIMIT times the parameters' bytes in the destination dtype.
 """
 
 from __future__ import annotations

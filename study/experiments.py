@@ -77,7 +77,8 @@ CLONE = [
 ]
 
 # Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast; K's contrast
-# where it cannot align (a random dictionary) and where nothing is left to align (tied clones); other learning rates, once.
+# where it cannot align (a random dictionary) and where nothing is left to align (tied clones); other learning rates,
+# once.
 NO_CONTRAST = "align_words/Stream.weight=0.0"
 TIED = "Vocabulary.tie_clones=True"
 BASELINES = [
@@ -130,8 +131,8 @@ SEARCH += [
     Experiment("clone-50-50", "PC-tied-rows-50-50", (recipe("PC"), TIED_ROWS), (EVEN,), seeds=(1,)),
 ]
 
-# What the published initialisation, 0.02 at every width, does to the baselines: words start close together, and a contrast
-# of any kind parts them.
+# What the published initialisation, 0.02 at every width, does to the baselines: words start close together, and a
+# contrast of any kind parts them.
 SMALL_ROWS = ("J", "RC", "PC", "K", "O", "K-random", "O-K", "J-restart", "J-lr4e-3")
 INIT = [
     one._replace(question="init", name=f"{one.name}-std0.02", bindings=(*one.bindings, "Llama.table_std=0.02"))
@@ -165,8 +166,8 @@ CURVES = [
     for arm in ("J", "JC", "P", "PC", "RC", "K", "K-nostage1", "HELD", "PLUS")
 ]
 
-# Real languages: novels (a paragraph a document) with FreeDict, and Russian help pages with a small dictionary; steps, rates
-# and concepts are the clone's.
+# Real languages: novels (a paragraph a document) with FreeDict, and Russian help pages with a small dictionary; steps,
+# rates and concepts are the clone's.
 TEXTS = {
     "de": ("lines:en={0}/mono/eltec/en.txt.gz,de={0}/mono/eltec/de.txt.gz", "en-de.tsv.gz"),
     "fr": ("lines:en={0}/mono/eltec/en.txt.gz,fr={0}/mono/eltec/fr.txt.gz", "en-fr.tsv.gz"),

@@ -123,8 +123,8 @@ BASELINES = [("J", "O"), ("J-restart", "O-restart"), ("K-random", "O-K")]
 # By question, the suffix of its own J and O.
 SUFFIXES = {"init": "-std0.02", "clone-50-50": "-50-50", "clone-4m": "-4m", "clone-4m-50-50": "-4m-50-50"}
 PAIRS = ("-en-de", "-en-fr", "-en-ru")
-# What is compared in every question of the clone, and in every pair of real languages: there a gain counts where it exceeds
-# three standard errors, of the random dictionary too.
+# What is compared in every question of the clone, and in every pair of real languages: there a gain counts where it
+# exceeds three standard errors, of the random dictionary too.
 CLONE_CLAIMS = [("PC", "J"), ("K", "J"), ("R", "J"), ("RC", "J"), ("PC", "RC"), ("K", "RC"), ("K", "K-random")]
 CLONE_CLAIMS += [("HELD", "J"), ("HELD", "K"), ("HELD", "K-random"), ("K-random", "J"), ("J-restart", "J")]
 CLONE_CLAIMS += [("PLUS", "J"), ("PLUS", "HELD")]

@@ -40,7 +40,7 @@ def add_command(
 
 
 def add_gin(parser: argparse.ArgumentParser) -> None:
-    """Add `--gin_file` and, for the help text only, `--gin.NAME=VALUE`. `cli.main` takes bindings out before parsing."""
+    """Add `--gin_file` and, for the help text only, `--gin.NAME=VALUE`. `cli.main` parses bindings itself."""
     help = "a gin file, here or packaged; repeatable"
     parser.add_argument("--gin_file", action="append", required=True, metavar="FILE", help=help)
     parser.add_argument("--gin.NAME=VALUE", action="store_true", help="a gin binding or macro; repeatable")

@@ -17,9 +17,9 @@ EPILOG = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 interrup
 def catch_interrupts() -> list[int]:
     """Handle SIGINT from now on; returns a list that is empty until the first one comes.
 
-    SIGINT raises KeyboardInterrupt wherever the command is. During an import it ends the process at once, because modules
-    written in C print exceptions or hide them. Training replaces this handler by its own. A process that was started with
-    SIGINT ignored still ignores it.
+    SIGINT raises KeyboardInterrupt wherever the command is. During an import it ends the process at once, because
+    modules written in C print exceptions or hide them. Training replaces this handler by its own. A process that was
+    started with SIGINT ignored still ignores it.
     """
     came: list[int] = []
 

@@ -1,10 +1,10 @@
 """What probes share: rows of results, batches of one shape, and the compiled passes over a model.
 
-A probe calls these functions with numpy arrays on the host and gets numpy arrays back. `model` has its parameters bound;
-they may be sharded. Nothing larger than a few million logits is ever held at once.
+A probe calls these functions with numpy arrays on the host and gets numpy arrays back. `model` has its parameters
+bound; they may be sharded. Nothing larger than a few million logits is ever held at once.
 
-Shapes: N rows in all, B rows of a batch, T tokens of a row, D the width, V the vocabulary, L the number of blocks. Level 0
-is the embedding output and level L the last block after the final norm, so that there are L+1 levels.
+Shapes: N rows in all, B rows of a batch, T tokens of a row, D the width, V the vocabulary, L the number of blocks.
+Level 0 is the embedding output and level L the last block after the final norm, so that there are L+1 levels.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def next_token_scores(model: Model, batch: Batch, rows: jax.Array | np.ndarray) 
     # (V, D) and (V,) or None, in float32: a sum over the vocabulary loses digits in bfloat16.
     weight, bias = model.head_weight().astype(jnp.float32), model.head_bias()
 
-    # One position at a time, mapped over chunks of positions. Without the checkpoint, a gradient would keep every logit.
+    # One position at a time, mapped over chunks of positions. Without the checkpoint, a gradient would keep all logits.
     @jax.checkpoint
     def one(item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         # (V,) logits of one position.
@@ -226,8 +226,8 @@ def sentence_vectors(
 def framed(model: Model, tokenizer: Tokenizer, sentences: Sequence[np.ndarray], length: int) -> Batch:
     """Texts x as the model reads them, a row each, like `padded`. Whether x already ends with eos makes no difference.
 
-    A bidirectional model reads bos x eos, with x cut to what `length` leaves. bos or eos is missing where the vocabulary
-    has none. A causal model reads x alone.
+    A bidirectional model reads bos x eos, with x cut to what `length` leaves. bos or eos is missing where the
+    vocabulary has none. A causal model reads x alone.
     """
     # Documents of a store end with eos, and sentences of a file do not.
     own = [s[: len(s) - bool(len(s) and s[-1] == tokenizer.eos)] for s in sentences]

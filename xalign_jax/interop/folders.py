@@ -53,8 +53,8 @@ def _refuse(folder: Path, option: str, overwrite: bool) -> None:
     if any(folder.iterdir()):
         if not (folder / LIST).is_file():
             raise UserError(
-                f"{option}={folder} holds files that this command did not write (it has no {LIST}), and --overwrite does "
-                f"not remove them; name another folder"
+                f"{option}={folder} holds files that this command did not write (it has no {LIST}), and "
+                "--overwrite does not remove them; name another folder"
             )
         _listed(folder)
         if not overwrite:
@@ -75,8 +75,8 @@ def _install(building: Path, folder: Path, option: str) -> None:
     strangers = sorted(name for name in new - old if os.path.lexists(folder / name))
     if strangers:
         raise UserError(
-            f"{option}={folder}: {strangers[0]} is not of an earlier export or import, and --overwrite does not replace it; "
-            "move it away"
+            f"{option}={folder}: {strangers[0]} is not of an earlier export or import, "
+            "and --overwrite does not replace it; move it away"
         )
     try:
         # The list of old and new files first: a command that is stopped from here on can be repeated with --overwrite.

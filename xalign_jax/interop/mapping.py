@@ -1,7 +1,7 @@
 """The language of the tables: which tensor of theirs is which array of ours, and how one lies in the other.
 
-"Theirs" are tensors as transformers names and shapes them; "ours" are arrays as `models` has them. A view converts in both
-directions, one layer at a time: `theirs` gives the shape to expect in a file, `read` imports and `write` exports.
+"Theirs" are tensors as transformers names and shapes them; "ours" are arrays as `models` has them. A view converts in
+both directions, one layer at a time: `theirs` gives the shape to expect in a file, `read` imports and `write` exports.
 """
 
 from __future__ import annotations

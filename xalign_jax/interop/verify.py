@@ -26,8 +26,8 @@ class Missing(str):
 def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray] | Missing, dtype: str) -> str:
     """Compare token ids, logits and every hidden state; returns what was compared and each level's largest difference.
 
-    The texts are the vocabulary's own pieces, sample texts, and validation texts if there are any. Both sides compute in
-    float32, theirs from the exported parameters and ours from the checkpoint's. For "bfloat16" the difference is
+    The texts are the vocabulary's own pieces, sample texts, and validation texts if there are any. Both sides compute
+    in float32, theirs from the exported parameters and ours from the checkpoint's. For "bfloat16" the difference is
     therefore the cost of rounding.
 
     Args:

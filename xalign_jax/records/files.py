@@ -1,4 +1,4 @@
-"""What a model directory records as JSON, read back. Every value has the type that was written, or an error names it."""
+"""What a model directory records as JSON, read back. Every value has its type, or an error names the value."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ WITHOUT = "bring it back, or remove it to go on without it"
 NUMBER = (int, float, type(None))
 TEXT = (str, type(None))
 
-# Shapes say what a JSON value may be. A type stands for its values, and a tuple for any of the shapes in it. [shape] is a
-# list, and [shape, shape] a pair. A dict gives the shapes of these names where they are present; the shape under `str` is
-# for all other names, which otherwise may hold anything.
+# Shapes say what a JSON value may be. A type stands for its values, and a tuple for any of the shapes in it. [shape] is
+# a list, and [shape, shape] a pair. A dict gives the shapes of these names where they are present; the shape under
+# `str` is for all other names, which otherwise may hold anything.
 Shape: TypeAlias = "type | tuple[Shape, ...] | list[Shape] | dict[Any, Shape]"
 ENVIRONMENT: dict[Any, Any] = {
     "recipe_name": str,
@@ -89,7 +89,7 @@ def read_shown(directory: Path | epath.Path) -> dict[str, dict[str, Any]]:
 
 
 def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; none if there is no such file. A run that is still writing may have half a last line.
+    """The rows of `metrics.jsonl`; none if there is no such file. The last line of a run that is writing may be half.
 
     Raises:
       UserError: a whole line is damaged.

@@ -1,4 +1,4 @@
-"""How reports and model cards show the values of probes, as `probes.json` says, or as their names and levels suggest."""
+"""How reports and model cards show values of probes: as `probes.json` says, or as names and levels suggest."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class Key(NamedTuple):
 class Shown:
     """Titles, headings and headlines of some values.
 
-    A probe that no `probes.json` names is shown by its name in words, and so are its metrics. It is by level if any of its
-    values has a level. It has no headlines; but if no value at all is a headline, every value without a level is one.
+    A probe that no `probes.json` names is shown by its name in words, and so are its metrics. It is by level if any of
+    its values has a level. It has no headlines; but if no value at all is a headline, every value without a level is
+    one.
     """
 
     def __init__(self, recorded: Iterable[Mapping[str, Any]], keys: Iterable[Key]) -> None:

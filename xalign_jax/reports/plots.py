@@ -238,7 +238,7 @@ def _by_level(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Figure 
 def _bars(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Figure | None:
     """A probe's headlines by language, an arm a colour.
 
-    Each metric has a panel, unless chance is known: then they share a scale and one panel, with a dashed line at chance.
+    Each metric has a panel, unless chance is known. Then all share one panel and scale, with a dashed line at chance.
     """
     found = [key for key in keys if shown.headline(key)]
     if not found:

@@ -178,7 +178,7 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _summary(keys: Sequence[Key], shown: Shown) -> list[Key]:
-    """The headlines and their chance. By-level probes are shown at the middle level, or at their level nearest to it."""
+    """The headlines and their chance. By-level probes are shown at their level nearest to the middle one."""
     # The middle of the deepest model.
     levels = [key.level for key in keys if shown.by_level(key.probe) and isinstance(key.level, int)]
     middle = max(levels, default=0) // 2

@@ -154,7 +154,7 @@ def _recipe_settings(config: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """The runs of one recipe, which differ in the seed. `early`: runs at a step before the newest of their last stage."""
+    """The runs of one recipe, which differ in the seed. `early`: at a step before the newest of their last stage."""
 
     name: str
     runs: tuple[Run, ...]
@@ -213,7 +213,7 @@ _WORDS = {"dictionary": "dictionary words", "heldout": "held-out words"}
 
 
 def _order(key: Key, shown: Shown) -> tuple:
-    """The place of a value in the order of tables: by-level probes by panel and level, others by metric and language."""
+    """A value's place in the order of tables: by-level probes by table and level, others by metric and language."""
     probe, metric = shown.rank(key)
     level, split, language = key.level, key.split or "", key.language or ""
     # No level first, then numbers, then names such as "head".

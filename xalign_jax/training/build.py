@@ -51,7 +51,7 @@ class Built:
 def prepare(recipe: Recipe) -> Corpus:
     """Tokenise what no cache holds yet, and open everything that the recipe reads.
 
-    Process 0 prepares first. Other hosts then find everything done if they share its cache; else they prepare their own.
+    Process 0 prepares first. Other hosts find everything done if they share its cache, and else prepare their own.
     """
     if distributed.is_main():
         stages.prepare_data(recipe)

@@ -24,7 +24,7 @@ from xalign_jax.training.warm_start import initial_params
 
 
 def start(run: Built, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-    """The state to continue from and the number of its stage: the newest whole checkpoint, else the first stage's start."""
+    """(state, number of its stage) to continue from: the newest whole checkpoint's, else the first stage's."""
     newest = checkpoints.newest(functools.partial(_restored, run, checkpoints))
     return (enter(run, 0), 0) if newest is None else newest[1]
 
@@ -59,7 +59,7 @@ def _restored(run: Built, checkpoints: Checkpoints, at: int) -> tuple[TrainState
 
 
 def _hidden(run: Built, planned: PlannedStage, current: TrainState) -> dict[str, Tree]:
-    """Numbers that parameters do not show. No entry at all where there are none, because Orbax restores no empty tree."""
+    """Numbers that parameters do not show. Without any there is no entry, because Orbax restores no empty tree."""
     found = run.coordinates[planned.stage.name].hidden(current.free, current.fixed)
     return {"hidden": found} if found else {}
 
@@ -91,7 +91,7 @@ def enter(run: Built, number: int, previous: TrainState | None = None) -> TrainS
 
 
 def _prefilled(run: Built, planned: PlannedStage, current: TrainState, known: set[str]) -> TrainState:
-    """Let objectives fill their new states, which are all but the `known` ones, from the parameters and the first batches."""
+    """Let objectives fill their new states, all but the `known` ones, from the parameters and the first batches."""
     states = dict(current.state)
     for stream in planned.stage.streams:
         if stream.name in states and stream.name not in known:

@@ -47,8 +47,8 @@ def of_data(recipe: Recipe, corpus: Corpus) -> Inputs:
 def of_start(recipe: Recipe) -> Inputs:
     """The parameters that the run starts from, and the user's own modules.
 
-    The label of `init_from` holds the step that was read. The other run may continue meanwhile: a newer step there is a new
-    label, not a changed input.
+    The label of `init_from` holds the step that was read. The other run may continue meanwhile: a newer step there is a
+    new label, not a changed input.
     """
     found: Inputs = {}
     if recipe.init_from is not None and (newest := newest_params(Path(resolve(recipe.init_from)))) is not None:
@@ -62,7 +62,7 @@ def of_start(recipe: Recipe) -> Inputs:
 
 
 def changes(then: dict[str, list[str]], now: Inputs) -> Iterator[str]:
-    """A line for each input whose fingerprint differs from `then`, read from environment.json. Lost inputs do not count."""
+    """A line for each input whose fingerprint differs from `then` (environment.json). Lost inputs do not count."""
     # Files may have moved: only their contents count, and the line names both places.
     for label, (place, fingerprint) in then.items():
         if label in now and now[label].fingerprint != fingerprint:

@@ -27,8 +27,8 @@ class NotFinite(Exception):
 class Meter:
     """Collects the metrics of steps on the device and writes one row per `flush`.
 
-    Fetching a number makes the host wait for the device. The meter therefore keeps metrics on the device and fetches them
-    when a row is due, so that the host can queue further steps meanwhile.
+    Fetching a number makes the host wait for the device. The meter therefore keeps metrics on the device and fetches
+    them when a row is due, so that the host can queue further steps meanwhile.
     """
 
     def __init__(self, planned: PlannedStage, model: Model, log: MetricsLog | None) -> None:

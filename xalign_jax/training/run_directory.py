@@ -1,7 +1,7 @@
 """What a model directory records about its run: identity, configuration, environment, failures, results.
 
-A directory belongs to one recipe, and to the data that the recipe gave when the run started. The functions named `claim`
-refuse everything else before a run writes anything.
+A directory belongs to one recipe, and to the data that the recipe gave when the run started. The functions named
+`claim` refuse everything else before a run writes anything.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def _refuse_another_rate(recipe: Recipe, steps: int, done: int) -> None:
     old, new = (float(stage.schedule.schedule(length)(at)) for length in (steps, stage.steps))
     if not math.isclose(old, new, rel_tol=1e-5):
         raise UserError(
-            f"--extend: {type(stage.schedule).__name__} depends on the length of {stage.name}: the learning rate of step "
-            f"{at + 1} was {old:.3g} and would be {new:.3g}. Stages can be extended after the warm-up of WarmupConstant "
-            "and before the decay of WarmupStableDecay; with another schedule, start a run with Recipe.init_from"
+            f"--extend: {type(stage.schedule).__name__} depends on the length of {stage.name}: the learning rate of "
+            f"step {at + 1} was {old:.3g} and would be {new:.3g}. Stages can be extended after the warm-up of "
+            "WarmupConstant and before the decay of WarmupStableDecay; with another schedule, start a run with Recipe.init_from"
         )
 
 

@@ -100,7 +100,7 @@ def step_flops(stage: Stage, model: Model) -> float:
 def plan(recipe: Recipe, corpus: data.Corpus) -> list[PlannedStage]:
     """Feeds for every stage. The cursor of a (mixture, kind of feed) continues from stage to stage.
 
-    Streams of a stage that share a cursor take turns, so that what a step reads does not depend on how many steps follow.
+    Streams of a stage that share a cursor take turns, so that a step reads the same rows however many steps follow.
     """
     # Cursor -> rows read before the stage, and the number of the stage's first step.
     cursors: Counter[tuple[Any, str]] = Counter()

@@ -128,7 +128,7 @@ def begin(
     """The state before the first step of a stage, made sharded.
 
     Args:
-      params: {"model": ..., "heads": ...} to start from, donated. Heads that it lacks are fresh, and everything if None.
+      params: {"model": ..., "heads": ...} to start from, donated. Heads that it lacks are fresh. None: all are fresh.
       states: what objectives of these streams remember; other streams start afresh.
       opt_state: the optimiser's state to continue with; None = a fresh one.
     """

@@ -117,8 +117,8 @@ def _bound(model: Model, params: Params) -> Model:
 def count_rows(batches: Batches, languages: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, jax.Array]]:
     """By stream: sums of the feed's own counters (`count_...`), and `tokens` by language number.
 
-    Windows count tokens with non-zero weight; packed texts and contrast queries count all tokens. `key_tokens` counts the
-    tokens of a contrast's keys.
+    Windows count tokens with non-zero weight; packed texts and contrast queries count all tokens. `key_tokens` counts
+    the tokens of a contrast's keys.
     """
     counts = {}
     for name, batch in batches.items():

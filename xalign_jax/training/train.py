@@ -27,7 +27,10 @@ from xalign_jax.training.stages import PlannedStage
 from xalign_jax.training.state import TrainState
 from xalign_jax.training.step import jit_step, make_step
 
-MEMORY_ADVICE = "bind Runtime.accumulate = 2 or more, Runtime.remat = True, a Runtime.mesh with more fsdp, or fewer Stream.batch_size"
+MEMORY_ADVICE = (
+    "bind Runtime.accumulate = 2 or more, Runtime.remat = True, a Runtime.mesh with more fsdp, "
+    "or fewer Stream.batch_size"
+)
 
 
 class Interrupted(Exception):
@@ -45,13 +48,13 @@ def train(recipe: Recipe, runtime: Runtime, model_dir: Path | epath.Path, name: 
       extend: the last stage may have more steps than the run in the directory had.
 
     Raises:
-      UserError: something is wrong with the recipe, the data or the directory, the processes of the run do not agree, or
-        another run is writing the directory. Nothing has been trained or written then.
+      UserError: something is wrong with the recipe, the data or the directory, the processes of the run do not agree,
+        or another run is writing the directory. Nothing has been trained or written then.
       Interrupted: SIGTERM, SIGINT or a maintenance event came; the state is saved.
       RunError: a loss or gradient was not finite (`failure.json` says where), memory ran out, or storage failed.
     """
     # Claim: the recipe makes sense, and the directory is free or holds this very run. Both are known before any data is
-    # read. `read` lists what the run reads, with fingerprints, so that a restart can tell whether something has changed.
+    # read. `read` lists what the run reads, with fingerprints, so that a restart notices changes.
     model_dir = epath.Path(model_dir)
     checks.check(recipe)
     read = claim(model_dir, recipe, runtime, extend)
@@ -134,7 +137,7 @@ def _train_stage(
                 stops = stop_notice.reached()
                 saves = stops or at % runtime.checkpoint_every == 0 or at == last
 
-                # Log. A save logs first: flushing raises NotFinite, so that a run whose loss is not finite saves nothing.
+                # Log. A save logs first: flushing raises NotFinite, so that no state after such a step is saved.
                 if saves or at % runtime.log_every == 0:
                     bar.set_postfix(meter.flush(), refresh=False)
 

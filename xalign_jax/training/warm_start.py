@@ -1,4 +1,4 @@
-"""Parameters of another run: restored, with tables extended for the tokens that this recipe's vocabulary has in addition."""
+"""Parameters of another run: restored, with new rows for the tokens that its vocabulary lacks."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _segments(sources: RowSources) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def extended(table: jax.Array, ids: np.ndarray, row: np.ndarray, counts: np.ndarray, ordinary: np.ndarray) -> jax.Array:
-    """(V,...) -> (W,...): row w is the mean of table[ids[j]] over all j with row[j] = w, or the mean of all ordinary rows.
+    """(V,...) -> (W,...): row w is the mean of table[ids[j]] over all j with row[j] = w, or of all ordinary rows.
 
     Args:
       table: rows by token along axis 0.

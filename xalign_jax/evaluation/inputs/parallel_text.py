@@ -1,4 +1,4 @@
-"""Parallel sentences for the probes: from files, from groups of the run's validation text, or from a clone's documents."""
+"""Parallel sentences for the probes: from files, groups of the run's validation text, or a clone's documents."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sentences(
 
     Args:
       files: (language, path) each. The first language is paired with every other one. TSV files (`id<TAB>text`) are
-        joined on the id. Other files are aligned by line. Both are read like a task's text (`text.files.parallel_files`).
+        joined on the id. Other files are aligned by line. Both are read like a task's text.
       pivot: the language to pair with others where there are no files. Each other language (of `others`, if they are
         named) that shares at least `least` groups of the validation texts with it makes a pair. A group gives one text
         of each language. None: every language that has clones is paired with its clones.

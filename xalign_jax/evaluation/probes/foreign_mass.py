@@ -27,12 +27,13 @@ TOKENS_COUNTED = 20_000_000  # of each store; enough to tell whose a token is
 class ForeignMass(Probe):
     """Metric `mass`: mean probability, on the next token, of the tokens that only language 2 uses.
 
-    The context is in the run's first language alone. One row per other language; n = predictions. Vanilla code-switching
-    raises this mass.
+    The context is in the run's first language alone. One row per other language; n = predictions. Vanilla
+    code-switching raises this mass.
 
     Which tokens are only language 2's: for a clone, its rows that are not shared. Between languages that share a
-    vocabulary, tokens of which more than `share` of the occurrences are in language 2. Occurrences are counted in the two
-    languages' training texts, in the first 20 million tokens of each task. A language without such tokens has no row.
+    vocabulary, tokens of which more than `share` of the occurrences are in language 2. Occurrences are counted in the
+    two languages' training texts, in the first 20 million tokens of each task. A language without such tokens has no
+    row.
     """
 
     name: ClassVar[str] = "foreign_mass"

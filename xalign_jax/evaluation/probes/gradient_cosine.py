@@ -25,12 +25,13 @@ from xalign_jax.recipe import at_least_one, freeze, with_paths
 class GradientCosine(Probe):
     """Metric `cosine`: the cosine of the gradients of the mean loss on the same text in two languages.
 
-    Cosines are taken per parameter tensor of each block. They are averaged over tensors and over up to `batches` batches
-    of `batch` rows; fewer rows than a batch make one batch. language = the target language; n = batches compared.
+    Cosines are taken per parameter tensor of each block. They are averaged over tensors and over up to `batches`
+    batches of `batch` rows; fewer rows than a batch make one batch. language = the target language; n = batches
+    compared.
 
-    Embeddings and head are left out: clone rows are disjoint, so their cosine is 0 by design. Tensors without any gradient
-    are left out too. The control `shuffled` compares text that is not parallel (the batch before). The text is the
-    validation text of clones, or the sentences of `files` (see `SentenceRetrieval`).
+    Embeddings and head are left out: clone rows are disjoint, so their cosine is 0 by design. Tensors without any
+    gradient are left out too. The control `shuffled` compares text that is not parallel (the batch before). The text is
+    the validation text of clones, or the sentences of `files` (see `SentenceRetrieval`).
     """
 
     name: ClassVar[str] = "gradient_cosine"

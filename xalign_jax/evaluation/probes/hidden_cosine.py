@@ -38,16 +38,16 @@ from xalign_jax.recipe import at_least_one, freeze, with_paths
 class HiddenCosine(Probe):
     """Metrics per level: `parallel`, `shuffled` and `gap` = parallel - shuffled, means of centred cosines.
 
-    Clones are compared token by token on the same validation windows; `shuffled` takes the window after. A bidirectional
-    model reads whole documents, bos x eos cut to `length`, instead of windows. Languages given as `files` (see
-    `SentenceRetrieval`) are compared by their mean-pooled sentences; `shuffled` takes the sentence after. A single window
-    or sentence has no other to be shuffled with, so `shuffled` and `gap` are left out. language = the target language;
-    n = cosines averaged.
+    Clones are compared token by token on the same validation windows; `shuffled` takes the window after. A
+    bidirectional model reads whole documents, bos x eos cut to `length`, instead of windows. Languages given as `files`
+    (see `SentenceRetrieval`) are compared by their mean-pooled sentences; `shuffled` takes the sentence after. A single
+    window or sentence has no other to be shuffled with, so `shuffled` and `gap` are left out. language = the target
+    language; n = cosines averaged.
 
-    Raw cosines would say little, because states of any two texts share a large mean. Each language's mean hidden state is
-    therefore subtracted first. It is fitted on the last windows of the language's validation text, which are not the
-    scored ones unless the text is short. A language without text of its own is centred on the scored sentences, of which
-    there must be two.
+    Raw cosines would say little, because states of any two texts share a large mean. Each language's mean hidden state
+    is therefore subtracted first. It is fitted on the last windows of the language's validation text, which are not the
+    scored ones unless the text is short. A language without text of its own is centred on the scored sentences, of
+    which there must be two.
     """
 
     name: ClassVar[str] = "cosine"

@@ -23,13 +23,13 @@ from xalign_jax.recipe import at_least_one, freeze
 class Knowledge(Probe):
     """The planted facts (s, r, o) as queries "s r ?" with a few candidate objects; the highest score is the answer.
 
-    A candidate's score is the SUM of its tokens' log-probabilities after bos, s, r. Where candidates of one query differ
-    in their number of tokens, metrics ending in `_mean` score by the mean as well. This is PreAlign's cross-lingual
-    knowledge application (Li et al. 2024).
+    A candidate's score is the SUM of its tokens' log-probabilities after bos, s, r. Where candidates of one query
+    differ in their number of tokens, metrics ending in `_mean` score by the mean as well. This is PreAlign's
+    cross-lingual knowledge application (Li et al. 2024).
 
-    Metrics, with n = queries: `accuracy` in every target language; `in_language_accuracy`, the same facts in the language
-    in which they were taught, which is an upper bound; `chance`. The control `untrained` asks fresh parameters of this
-    seed. A recipe that tells no facts has no rows.
+    Metrics, with n = queries: `accuracy` in every target language; `in_language_accuracy`, the same facts in the
+    language in which they were taught, which is an upper bound; `chance`. The control `untrained` asks fresh parameters
+    of this seed. A recipe that tells no facts has no rows.
     """
 
     name: ClassVar[str] = "knowledge"
@@ -85,7 +85,7 @@ class Knowledge(Probe):
         return [*found, row(self.name, "chance", 1 / choices, n, data=data)]
 
     def _scores(self, model: Model, tokenizer: Tokenizer, language: str, queries: Queries) -> dict[str, np.ndarray]:
-        """Scores (n, k) of the candidates by the metric's suffix: "" sums, "_mean" averages where the two may differ."""
+        """Scores (n, k) of the candidates by the metric's suffix: "" sums, "_mean" averages where it may differ."""
         # n queries of k candidates are n*k rows. A row's loss at the candidate's tokens is minus their log-probability.
         rows, asked = _query_rows(tokenizer, language, queries)
         everything = np.ones(tokenizer.size, bool)

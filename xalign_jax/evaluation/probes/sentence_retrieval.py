@@ -43,8 +43,8 @@ class SentenceRetrieval(Probe):
     Metrics: `accuracy` (mean over a sentence's own tokens, cosine), with any of these suffixes in this order:
       `_first`: the first token instead of the mean.
       `_margin`: ratio margin of cosines (k = 4) instead of the cosine.
-      `_centred`: each language's mean sentence vector is subtracted. It is fitted on up to 256 documents of the language's
-        training text, cut to `length`. Languages without training text have no such row.
+      `_centred`: each language's mean sentence vector is subtracted. It is fitted on up to 256 documents of the
+        language's training text, cut to `length`. Languages without training text have no such row.
     Controls:
       `shuffled`: right answers moved by one, where there are two or more.
       `ngram`: character n-grams instead of hidden states; no level, and not for clones, which are not written.
@@ -57,8 +57,8 @@ class SentenceRetrieval(Probe):
 
     Attributes:
       others: the only languages that the pivot is compared with; () = all.
-      least: sentences that a pair of languages must have. Languages that share fewer with the pivot are left out. `files`
-        and clones with fewer are refused.
+      least: sentences that a pair of languages must have. Languages that share fewer with the pivot are left out.
+        `files` and clones with fewer are refused.
       sentences: the most sentences of each pair of languages.
       length: tokens read of a sentence. bos and eos count where the model reads them (bidirectional models: bos x eos).
       batch: sentences at a time.

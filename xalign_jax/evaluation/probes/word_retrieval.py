@@ -1,4 +1,4 @@
-"""Word translation by nearest neighbour: isolated words, from the source language to each target language, at every level."""
+"""Word translation by nearest neighbour: isolated words, source to each target language, at every level."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Level = int | str  # a hidden level, or "head"
 class WordRetrieval(Probe):
     """Share of source words whose nearest target word by cosine translates them, over the TRUE word pairs.
 
-    A word's vector is the mean of its tokens' hidden states. The word stands alone; a bidirectional model reads it between
-    bos and eos. Levels are 0 .. L. Untied models also have level "head", the mean of the tokens' output-head rows.
+    A word's vector is the mean of its tokens' hidden states. The word stands alone; a bidirectional model reads it
+    between bos and eos. Levels are 0 .. L. Untied models also have level "head", the mean of the output head's rows.
 
-    Candidates are the target words of up to `candidates` concepts of the same split, drawn once with a fixed seed. n =
-    source words asked; chance is about one in as many. A candidate with the text of a right one counts as right. A split
-    with words of a single concept leaves nothing to choose from and has no rows.
+    Candidates are the target words of up to `candidates` concepts of the same split, drawn once with a fixed seed. n is
+    the number of source words asked. Chance is about 1 / n. A candidate with the text of a right one counts as right. A
+    split with words of a single concept leaves nothing to choose from and has no rows.
 
     Metrics: `accuracy`, and `accuracy_centred` with each language's mean subtracted (fitted on the words of the other
     split). Splits: `dictionary` (concepts that training may use) and `heldout`. Controls, at every level: `untrained`
@@ -151,7 +151,7 @@ def _level(
         return []
 
     def accuracy(best: np.ndarray, asked: np.ndarray) -> float:
-        # A (concept, text) pair as one int64. The best candidate is right if a candidate with its text translates the word.
+        # A (concept, text) pair as one int64. The best candidate is right if one with its text translates the word.
         right = words.concept[candidates] << 32 | words.text_hash[candidates]
         answers = asked << 32 | words.text_hash[candidates][best]
         return np.isin(answers, right).mean()

@@ -1,4 +1,4 @@
-"""Do exported tokenizers read text as the run does? Compares every piece of the vocabulary, and text around unusual ones."""
+"""Do exported tokenizers read text as the run does? Compares every piece alone, and unusual pieces inside text."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SAMPLES = [
 def unusual_ids(tokenizer: Tokenizer) -> dict[str, list[int]]:
     """Base ids of the pieces that are more than part of a word, by kind; no kind is empty.
 
-    Kinds are SentencePiece's (user-defined, control, unknown, unused, byte). For a tokenizer.json they are its added tokens,
-    and for other vocabularies the specials. Pieces with a space inside are a kind everywhere.
+    Kinds are SentencePiece's (user-defined, control, unknown, unused, byte). For a tokenizer.json they are its added
+    tokens, and for other vocabularies the specials. Pieces with a space inside are a kind everywhere.
     """
     kinds: dict[str, list[int]] = {}
     if "spm.model" in tokenizer.files:

@@ -114,8 +114,8 @@ def _replace(pattern: str, content: str) -> dict[str, Any]:
 def _splits(proto: Proto) -> list[dict[str, Any]]:
     """How a text is cut before the model sees it.
 
-    It is cut into words, unless a piece crosses spaces; around a BPE model's user-defined pieces; and inside names that no
-    text may match (`_cuts`).
+    It is cut into words, unless a piece crosses spaces; around a BPE model's user-defined pieces; and inside names that
+    no text may match (`_cuts`).
 
     A BPE model takes user-defined pieces out of a text before it merges anything. The pieces that are cut out are whole
     words to `tokenizers`, and `ignore_merges` leaves whole words as they are.
@@ -145,9 +145,9 @@ def _split(pattern: dict[str, str], behavior: str) -> dict[str, Any]:
 def _cuts(proto: Proto, own: list[str]) -> str:
     """A pattern that ends inside each name which a text could wrongly match: names of control pieces, bytes and so on.
 
-    A name is cut between two characters that are neighbours in no piece of a text, so the cut changes nothing else. Names
-    match wrongly for two reasons. The lattice of `tokenizers` prefers a name to an unknown character, and a BPE model
-    takes a whole word for a piece.
+    A name is cut between two characters that are neighbours in no piece of a text, so the cut changes nothing else.
+    Names match wrongly for two reasons. The lattice of `tokenizers` prefers a name to an unknown character, and a BPE
+    model takes a whole word for a piece.
     """
     # Characters that are pieces, and pairs of neighbouring characters of any piece.
     known = {piece for piece in own if len(piece) == 1}

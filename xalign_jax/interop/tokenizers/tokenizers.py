@@ -24,7 +24,7 @@ def write_tokenizers(
 ) -> None:
     """Write the root tokenizer (base ids) and `tokenizer_<language>/` for every clone; nothing for bare ids.
 
-    They add the specials that the models were trained with: bos before a decoder's text, bos and eos around an encoder's.
+    They add the specials of the model's training: bos before a decoder's text, bos and eos around an encoder's.
 
     Args:
       languages: the base language and its clones, by number.
@@ -85,7 +85,7 @@ def _added(name: str, index: int) -> dict[str, Any]:
 
 
 def _template(names: dict[str, str], tokenizer: Tokenizer, causal: bool) -> dict[str, Any] | None:
-    """The post-processor that puts specials around one text, or around each of a pair; None if one of them is missing."""
+    """The post-processor that puts specials around one text or around each of a pair; None if a special is missing."""
     around = ["bos"] if causal else ["bos", "eos"]
     if any(role not in names for role in around):
         return None
@@ -149,7 +149,7 @@ def renumbered(content: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
         raise UserError(f"tokenizer.json: a model of type {model.get('type')!r} cannot be renumbered for clones")
     for token in new.get("added_tokens", []):
         token["id"] = int(ids[token["id"]])
-        # Also in the model: an added token that the model lacks gets an id of the library's choice, whatever is said here.
+        # Also in the model: the library numbers an added token that the model lacks itself, whatever its id here.
         if isinstance(model["vocab"], dict):
             model["vocab"][token["content"]] = token["id"]
         else:
