@@ -98,7 +98,8 @@ def _refuse_another_rate(recipe: Recipe, steps: int, done: int) -> None:
         raise UserError(
             f"--extend: {type(stage.schedule).__name__} depends on the length of {stage.name}: the learning rate of "
             f"step {at + 1} was {old:.3g} and would be {new:.3g}. Stages can be extended after the warm-up of "
-            "WarmupConstant and before the decay of WarmupStableDecay; with another schedule, start a run with Recipe.init_from"
+            "WarmupConstant and before the decay of WarmupStableDecay; with another schedule, start a run with "
+            "Recipe.init_from"
         )
 
 

@@ -58,8 +58,7 @@ def optimizer(stage: Stage, free_axes: Tree) -> optax.GradientTransformation:
 
 def _initial(stage: Stage, model: Model, seed: int) -> tuple[Params, dict[str, Tree]]:
     """(parameters, states of objectives) at their initial values."""
-    # Model and heads draw from one key of the seed; a stream's head draws from a key of its name, so that adding a
-    # stream leaves the other heads as they were.
+    # A stream's head draws from a key of its name, so that adding a stream leaves the other heads as they were.
     key = jax.random.key(seed)
     heads, states = {}, {}
     for stream in stage.streams:

@@ -154,8 +154,8 @@ def _cuts(proto: Proto, own: list[str]) -> str:
     together = {pair for piece in own for pair in map("".join, itertools.pairwise(piece))}
     tails: dict[str, list[str]] = {}  # what follows the cut, by what comes before
     for name in (p.piece for p in proto.pieces if p.type not in (_NORMAL, _USER)):
-        # No cut is needed where the model spells the name by its characters: a unigram model that knows all of them, or
-        # a BPE model that leaves whole words to their merges.
+        # Some models spell the name by its characters and need no cut: a unigram model that knows all of them,
+        # or a BPE model that merges every word.
         if not _takes_out(proto) and (proto.trainer_spec.model_type == 2 or known.issuperset(name)):
             continue
         places = [i for i in range(1, len(name)) if name[i - 1 : i + 1] not in together]
