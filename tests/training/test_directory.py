@@ -105,7 +105,7 @@ def test_a_commit_is_recorded_only_where_the_package_is_tracked(tmp_path):
     """An environment inside a user's repository is not the user's source."""
     source = tmp_path / "venv" / "xalign_jax"
     shutil.copytree(
-        run_directory.config.__file__.rpartition("/")[0], source, ignore=shutil.ignore_patterns("__pycache__")
+        run_directory.xalign_jax.__file__.rpartition("/")[0], source, ignore=shutil.ignore_patterns("__pycache__")
     )
 
     def git(*arguments):

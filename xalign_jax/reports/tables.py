@@ -252,7 +252,7 @@ def heading(key: Key, shown: Shown) -> str:
 
 def full_heading(key: Key, shown: Shown) -> str:
     """The heading of a column in a table of several probes."""
-    # "Word retrieval accuracy" names probe and metric. The probe's title is enough where it says the metric already.
+    # Probe and metric together, unless the probe's title says the metric already or the metric's name the probe.
     title, name = shown.title(key.probe), shown.column(key).heading
     if shown.lone(key) or title.lower().endswith(name.lower()):
         return _joined(title, key)
@@ -296,6 +296,6 @@ def number(mean: float, spread: float | None = None) -> str:
     """At most three decimals, fewer for large numbers; the spread has as many: 1234, 97.71 ± 0.82, 0.745."""
     if not math.isfinite(mean):
         return str(mean)
-    # A loss needs three decimals, and a perplexity of thousands none.
+    # A share needs three decimals, and a value of thousands none.
     decimals = 0 if abs(mean) >= 1000 else 2 if abs(mean) >= 10 else 3
     return f"{mean:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
