@@ -1,4 +1,4 @@
-"""The three-stream step with momentum encoder and queue: resumed, sharded, accumulated, it stays equal (`runs.py`).
+"""The three-stream step with momentum encoder and queue gives equal results when resumed, sharded or accumulated.
 
 Momentum is 0.5, so that a key encoder that moved wrongly shows within 24 steps.
 """
