@@ -51,7 +51,7 @@ def test_every_text_with_unusual_pieces_has_the_ids_of_the_run(model_type, byte_
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_a_user_defined_piece_weighs_what_it_weighs_in_sentencepiece(length, tmp_path):
-    """A piece that overlaps its end wins if its score is better. The exported scores decide alike."""
+    """A longer piece wins if its score is better, and the exported scores decide as SentencePiece does."""
     word = "vwxyz"[:length]
     for score in (-12.0, -9.95, -9.65, -9.55, -8.0):
         proto = sentencepiece_model_pb2.ModelProto()

@@ -137,7 +137,7 @@ def _train_stage(
                 stops = stop_notice.reached()
                 saves = stops or at % runtime.checkpoint_every == 0 or at == last
 
-                # Log. A save logs first: flushing raises NotFinite, so that no state after such a step is saved.
+                # Log. A save logs first: `flush` raises NotFinite, so nothing is saved after a step that was not finite.
                 if saves or at % runtime.log_every == 0:
                     bar.set_postfix(meter.flush(), refresh=False)
 
