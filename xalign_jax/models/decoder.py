@@ -17,7 +17,7 @@ from xalign_jax.models.sharded_lookup import lookup
 
 
 class Decoder(nnx.Module):
-    """Embedding, stacked blocks, final norm and head of `config`; `models.functional` runs them.
+    """Embedding, stacked blocks, final norm and head of `config`; `models.model` runs them.
 
     Args:
       block, norm: make the modules of a block and of the final norm.

@@ -95,7 +95,7 @@ class EncoderBlock(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Embeddings, stacked blocks, masked-LM head and pooler; `models.functional` runs them."""
+    """Embeddings, stacked blocks, masked-LM head and pooler; `models.model` runs them."""
 
     def __init__(self, config: EncoderShape, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs):
         make, width = Maker(rngs, config.init_std), config.width

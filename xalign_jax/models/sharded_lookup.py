@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from xalign_jax import target
 from xalign_jax.arrays import ROW_AXES
 
 WIDTH_AXIS, VOCABULARY_AXIS, HEADS_AXIS = "fsdp", "tensor", "tensor"
@@ -61,7 +62,7 @@ def _find(table: jax.Array, rows: jax.Array, width: int | None, vocabulary: int 
 def rows_divide(rows: int, heads: int) -> bool:
     """Whether every device of the mesh in context gets as many rows, and as many heads. No mesh is one device's."""
     mesh, ways = _mesh()
-    if mesh.empty and jax.device_count() > 1:
+    if mesh.empty and target.device_count() > 1:
         return False
     return rows % ways == 0 and heads % mesh.shape.get(HEADS_AXIS, 1) == 0
 

@@ -1,4 +1,4 @@
-"""What a model directory records as JSON, read back. Every value has its type, or an error names the value."""
+"""Reads the JSON files of a model directory. A value of another kind than was written gives one line of error."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, TypeAlias
 
 from etils import epath
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 
-# The end of every message: a damaged file is not fatal where it can be done without.
+# The end of every message: a damaged file is not fatal where one can do without it.
 WITHOUT = "bring it back, or remove it to go on without it"
 NUMBER = (int, float, type(None))
 TEXT = (str, type(None))
 
-# Shapes say what a JSON value may be. A type stands for its values, and a tuple for any of the shapes in it. [shape] is
-# a list, and [shape, shape] a pair. A dict gives the shapes of these names where they are present; the shape under
-# `str` is for all other names, which otherwise may hold anything.
+# Shapes of JSON values. A type stands for its values, a tuple for any of its shapes, [shape] for a list, and
+# [shape, shape] for a pair. A dict gives the shapes of named values, which may be absent. Its shape under `str` is for
+# all other names; without it, they may hold anything.
 Shape: TypeAlias = "type | tuple[Shape, ...] | list[Shape] | dict[Any, Shape]"
 ENVIRONMENT: dict[Any, Any] = {
     "recipe_name": str,
@@ -44,12 +44,10 @@ RESULT: dict[Any, Any] = {
     "seed": NUMBER,
     "control": TEXT,
 }
-# Newer rows also have these.
-OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT}
-# How reports show a probe (`interfaces.Probe.shown`), by the probe's name.
+OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT}  # newer rows have them
+# How reports show a probe (`interfaces.Probe.shown`), by its name.
 COLUMN: dict[Any, Any] = {"heading": str, "short": str}
 SHOWN: dict[Any, Any] = {str: {"title": str, "columns": {str: COLUMN}}}
-# Every column but these two is a number; the names of columns are open.
 METRICS: dict[Any, Any] = {"stage": str, "step": int, str: NUMBER}
 
 
@@ -57,7 +55,7 @@ def read_environment(directory: Path | epath.Path, needs: Sequence[str] = ()) ->
     """The contents of `environment.json`; {} if there is no such file.
 
     Raises:
-      UserError: it is damaged, or lacks a name of `needs`.
+      UserError: the file is damaged, or lacks one of the names in `needs`.
     """
     path = directory / "environment.json"
     return _checked(path, path.read_bytes(), ENVIRONMENT, needs) if path.exists() else {}
@@ -67,11 +65,11 @@ def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
     """The rows of `results.json`; none if there is no such file.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the file is damaged.
     """
     path = directory / "results.json"
     rows = _checked(path, path.read_bytes(), [RESULT | OPTIONAL]) if path.exists() else []
-    # A missing name and a wrong value have messages of their own.
+    # Shapes allow absent names; the names of RESULT must be in every row.
     for number, row in enumerate(rows, start=1):
         if lacking := [name for name in RESULT if name not in row]:
             raise _damaged(path, f"row {number} has no {lacking[0]!r}")
@@ -79,7 +77,7 @@ def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
 
 
 def read_shown(directory: Path | epath.Path) -> dict[str, dict[str, Any]]:
-    """How reports show the probes of a directory, by name; {} if there is no `probes.json`, as in older directories.
+    """How reports show the probes of a directory, by name; {} if there is no `probes.json`, as in older ones.
 
     Raises:
       UserError: it is damaged.
@@ -89,10 +87,10 @@ def read_shown(directory: Path | epath.Path) -> dict[str, dict[str, Any]]:
 
 
 def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; none if there is no such file. The last line of a run that is writing may be half.
+    """The rows of `metrics.jsonl`; none if there is no such file. Half a last line is ignored: a run may be writing.
 
     Raises:
-      UserError: a whole line is damaged.
+      UserError: another line is damaged.
     """
     path, rows = directory / "metrics.jsonl", []
     for number, row in metrics_rows(path):
@@ -103,8 +101,7 @@ def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:
 
 
 def metrics_rows(path: Path | epath.Path) -> Iterator[tuple[int, Any]]:
-    """(line number, row) of each whole line of a `metrics.jsonl`; a UserError in place of a row that is damaged."""
-    # What follows the last newline is empty or half a line.
+    """(line number, row) of each complete line of a `metrics.jsonl`, with a UserError in place of a damaged row."""
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
         try:
             yield number, _checked(path, line, METRICS, ("step",))
@@ -113,14 +110,14 @@ def metrics_rows(path: Path | epath.Path) -> Iterator[tuple[int, Any]]:
 
 
 def _checked(path: Path | epath.Path, contents: bytes, shape: Shape, needs: Sequence[str] = ()) -> Any:
-    """The JSON value of a file's contents, once it has the shape and all names of `needs`."""
+    """The JSON value of a file's contents. Raises UserError if it does not have the shape or lacks a name."""
     try:
         found = json.loads(contents.decode())
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); {WITHOUT}") from None
     # Not UTF-8, or nested deeper than Python can follow.
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"not JSON: {' '.join(str(error).split())[:100]}") from None
+        raise _damaged(path, f"not JSON: {one_line(error, 100)}") from None
     if wrong := _misfit(found, shape, ""):
         raise _damaged(path, wrong)
     if lacking := [name for name in needs if name not in found]:
@@ -133,18 +130,18 @@ def _damaged(path: Path | epath.Path, wrong: str) -> UserError:
 
 
 def _misfit(value: object, shape: Shape, place: str) -> str | None:
-    """The place and the value that differ from the shape, in words; None if nothing does."""
-    # One fitting shape is enough. If none fits, the first one names the misfit.
+    """Where and how a value differs from its shape; None if it does not. `place`: the value's path in the file."""
+    # One fitting shape suffices; otherwise report how the first one differs.
     if isinstance(shape, tuple):
         misfits = [_misfit(value, one, place) for one in shape]
         return misfits[0] if all(misfits) else None
-    # What the value itself must be. True is an int in Python but no number here.
+    # First the type of the value itself. JSON's true is no number, although Python's bool is an int.
     kind: Any = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         return f"{place or 'it'} is {str(value)[:40]!r}"
-    # Then what is inside: (its place, the value, its shape).
     inside: Iterable[tuple[str, Any, Any]] = ()
     if isinstance(shape, list):
+        # [shape] fits any number of items, [shape, shape] exactly two. A dict's own names go before `str`.
         if len(shape) > 1 and len(value) != len(shape):
             return f"{place} has {len(value)} values"
         pairs = zip(value, itertools.cycle(shape), strict=False)
