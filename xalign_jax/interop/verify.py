@@ -29,8 +29,8 @@ class Missing(str):
 def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray] | Missing, dtype: str) -> str:
     """Compare token ids, logits and every hidden state; returns what was compared and each level's largest difference.
 
-    The texts are the vocabulary's own pieces, sample texts, and validation texts if there are any. Both sides compute in
-    float32, or in float64 on rows that amplify rounding. They use the exported parameters and the checkpoint's. For
+    The texts are the vocabulary's own pieces, sample texts, and validation texts if there are any. Both sides compute
+    in float32, or in float64 on rows that amplify rounding. They use the exported parameters and the checkpoint's. For
     "bfloat16" the difference is therefore the cost of rounding.
 
     Args:
@@ -77,7 +77,8 @@ def _compare_numbers(output: Path, exported: Exported, texts: Sequence[np.ndarra
     worst, amplified = np.zeros(len(names)), 0
     for ids in texts:
         found = _differences(theirs, exported, ids, "float32")
-        # On some rows, mostly of rare pieces, a deep model amplifies rounding. Only float64 tells rounding from a fault.
+        # On some rows, mostly of rare pieces, a deep model amplifies rounding. Only float64 tells rounding from a
+        # fault.
         if not (found <= TOLERANCE[dtype]).all():
             found, amplified = _differences(theirs, exported, ids, "float64"), amplified + 1
         worst = np.maximum(worst, found)

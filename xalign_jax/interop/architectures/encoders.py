@@ -16,6 +16,8 @@ _POOLER = "pooler.dense.weight"
 
 
 def _shape(settings: Settings) -> dict[str, Any]:
+    """The fields that both configurations have."""
+    # `only` refuses variants that our network does not compute.
     settings.only("position_embedding_type", "absolute")
     settings.only("is_decoder", False)
     settings.only("add_cross_attention", False)
@@ -32,11 +34,13 @@ def _shape(settings: Settings) -> dict[str, Any]:
 
 
 def _read_bert(settings: Settings, names: frozenset[str]) -> Bert:
+    # Only the tensors tell whether a model was saved with its pooler.
     pooler = any(name.endswith(_POOLER) for name in names)
     return Bert(**_shape(settings), max_length=settings.whole("max_position_embeddings", 512), pooler=pooler)
 
 
 def _read_xlm_roberta(settings: Settings, names: frozenset[str]) -> XLMRoberta:
+    # A null pad_token_id is no id at all, but a missing one is 1.
     first = _first_position(settings.whole("pad_token_id", None if "pad_token_id" in settings.values else 1, least=0))
     rows = settings.whole("max_position_embeddings", 512)
     if rows <= first:
@@ -45,13 +49,15 @@ def _read_xlm_roberta(settings: Settings, names: frozenset[str]) -> XLMRoberta:
 
 
 def _first_position(pad: int | None) -> int:
-    """The row of their position table that position 0 reads: it comes after that of the padding's id."""
+    """The row of their position table that position 0 reads, which comes after the row of the padding's id."""
     if pad is None:
         raise UserError("XLM-R counts positions from the id of padding: the vocabulary needs a pad token")
     return pad + 1
 
 
 def _write(kind: str, c: EncoderShape, rows: int, specials: dict[str, int | None]) -> dict[str, Any]:
+    """config.json of either kind."""
+    # Their table counts the rows that positions never read.
     first = _first_position(specials["pad"]) if kind == "xlm-roberta" else 0
     return {
         "architectures": [{"bert": "Bert", "xlm-roberta": "XLMRoberta"}[kind] + "ForMaskedLM"],
@@ -70,10 +76,12 @@ def _write(kind: str, c: EncoderShape, rows: int, specials: dict[str, int | None
 
 
 def _norm(ours: str, theirs: str, head: bool = False) -> list[Entry]:
+    """The two tensors of a layer norm."""
     return [Entry(f"{ours}/scale", f"{theirs}.weight", head=head), Entry(f"{ours}/bias", f"{theirs}.bias", head=head)]
 
 
 def _dense(ours: str, theirs: str, head: bool = False) -> list[Entry]:
+    """The two tensors of a dense layer."""
     return [
         Entry(f"{ours}/weight", f"{theirs}.weight", Transposed(), head),
         Entry(f"{ours}/bias", f"{theirs}.bias", head=head),
@@ -81,6 +89,7 @@ def _dense(ours: str, theirs: str, head: bool = False) -> list[Entry]:
 
 
 def _body(prefix: str, shift: int) -> list[Entry]:
+    """Everything but the head: embeddings and layers, whose names differ in the prefix alone."""
     embeddings, layer = f"{prefix}embeddings.", prefix + "encoder.layer.{}."
     entries = [
         Entry("embedding", embeddings + "word_embeddings.weight"),
@@ -95,12 +104,14 @@ def _body(prefix: str, shift: int) -> list[Entry]:
         Entry("layers/attention/output_bias", layer + "attention.output.dense.bias"),
     ]
     for name in ("query", "key", "value"):
+        # torch.nn.Linear keeps all heads in one axis of outputs; ours has heads and head size apart.
         entries.append(Entry(f"layers/attention/{name}", f"{layer}attention.self.{name}.weight", Transposed()))
         entries.append(Entry(f"layers/attention/{name}_bias", f"{layer}attention.self.{name}.bias"))
     return entries
 
 
 def _bert_table(c: Bert, pad: int | None) -> list[Entry]:
+    # The head's matrix over the vocabulary is the word embedding; only the bias is a tensor of its own.
     return [
         *_body("bert.", 0),
         *(_dense("pooler", "bert.pooler.dense") if c.pooler else []),
@@ -129,6 +140,7 @@ BERT = Architecture(
     embedding="bert.embeddings.word_embeddings.weight",
     auto="AutoModelForMaskedLM",
     redundant=(
+        # Buffers, and copies that old checkpoints hold. The sentence-order head is no part of our model.
         Redundant(r"position_ids$", holds=counts_up),
         Redundant(r"^cls\.predictions\.decoder\.weight$", copy_of="bert.embeddings.word_embeddings.weight"),
         Redundant(r"^cls\.predictions\.decoder\.bias$", copy_of="cls.predictions.bias"),
