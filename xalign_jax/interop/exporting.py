@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index, clone_name
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import ModelConfig
 from xalign_jax.interop.architectures import table
 from xalign_jax.interop.folders import whole
 from xalign_jax.interop.importing import flat
@@ -23,7 +24,7 @@ from xalign_jax.interop.sentence_encoder import SentenceEncoder, write_sentence_
 from xalign_jax.interop.tokenizers.check import difference, texts_around_unusual
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 from xalign_jax.interop.weights import DTYPES, Tensor, write
-from xalign_jax.models.model import Model, build
+from xalign_jax.models.model import Model, Params, build
 from xalign_jax.records.files import read_environment, read_results, read_shown
 from xalign_jax.runtime.restore import restore_model, restore_state
 
@@ -32,7 +33,7 @@ class Exported(NamedTuple):
     """What was written, for `verify`: the model as it computes here, its tokenizer, and the class that loads it."""
 
     model: Model
-    params: Any
+    params: Params
     tokenizer: Tokenizer
     auto: str
 
@@ -112,7 +113,7 @@ def _base_language(environment: dict[str, Any]) -> str:
     )
 
 
-def _write_model(folder: Path, config: Any, params: Any, tokenizer: Tokenizer, dtype: str) -> str:
+def _write_model(folder: Path, config: ModelConfig, params: Params, tokenizer: Tokenizer, dtype: str) -> str:
     """Write configuration and weights; returns the name of transformers' class."""
     architecture = table.of_config(config)
     # Ids of specials go where each library looks for them: config.json, and for decoders also the generation settings.
@@ -141,11 +142,11 @@ def _momentum_stream(params: str, recipe: dict[str, Any]) -> str | None:
     return params.removeprefix("momentum:")
 
 
-def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, stream: str | None) -> tuple[int, Any]:
+def _parameters(model_dir: Path, step: int | None, model: Model, mesh: Mesh, stream: str | None) -> tuple[int, Params]:
     """(step, parameters) to export."""
     if stream is None:
         return restore_model(model_dir, step, model, mesh)
-    found: tuple[int, Any] = (-1, None)
+    found: tuple[int, Params] = (-1, None)
     # Where a branch is missing, Orbax raises TypeError, or it gives the shapes back that were asked for.
     with contextlib.suppress(TypeError):
         found = restore_state(model_dir, step, model, mesh, stream, "encoder")
@@ -177,7 +178,7 @@ def _json(file: Path, values: dict[str, Any]) -> None:
     file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def _tensors(entries: list[Entry], params: Any, row_map: np.ndarray | None) -> list[Tensor]:
+def _tensors(entries: list[Entry], params: Params, row_map: np.ndarray | None) -> list[Tensor]:
     """Their tensors in the order of the table. Each is made when it is written, so that few are in memory at once."""
     found = flat(params)
     # Name of a tensor -> the arrays of ours that lie in it. One name with "{}" stands for a tensor of every layer.

@@ -19,12 +19,13 @@ from tqdm import tqdm
 from xalign_jax.data.tokens.backends import SPECIALS
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError, install
+from xalign_jax.interfaces import ModelConfig, Tree
 from xalign_jax.interop.architectures import table
 from xalign_jax.interop.folders import whole
 from xalign_jax.interop.mapping import Architecture, Entry
 from xalign_jax.interop.settings import Settings, bare
 from xalign_jax.interop.weights import DTYPES, Tensors, cast
-from xalign_jax.models.model import Model, build
+from xalign_jax.models.model import Model, Params, build
 from xalign_jax.recipe import as_json
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.checkpoints import Checkpoints
@@ -99,7 +100,7 @@ def read_source(source: Path) -> Found:
     return Found(settings, tensors, model, rows, _plan(architecture, config, pad, model, tensors))
 
 
-def _with_own_head(architecture: Architecture, config: Any, tensors: Tensors) -> Any:
+def _with_own_head(architecture: Architecture, config: ModelConfig, tensors: Tensors) -> ModelConfig:
     """The configuration; untied if the checkpoint has an output head that differs from the embedding."""
     head = architecture.head and _present(architecture.head, architecture.prefix, tensors)
     embedding = _embedding(architecture, tensors)
@@ -110,7 +111,7 @@ def _with_own_head(architecture: Architecture, config: Any, tensors: Tensors) ->
         print(f"{tensors.source}: left out: {head}, which equals {embedding}")
         return config
     print(f"{tensors.source}: {head} differs from {embedding}: a head of its own, although config.json ties them")
-    return dataclasses.replace(config, tied=False)
+    return dataclasses.replace(config, tied=False)  # type: ignore[type-var]
 
 
 def _embedding(architecture: Architecture, tensors: Tensors) -> str | None:
@@ -123,7 +124,7 @@ def _other_shape(tensors: Tensors, name: str, wanted: tuple[int, ...]) -> UserEr
     return UserError(f"{tensors.source}: {name} has shape {tensors.shapes[name]}, config.json wants {wanted}")
 
 
-def _plan(architecture: Architecture, config: Any, pad: int | None, model: Model, tensors: Tensors) -> Plan:
+def _plan(architecture: Architecture, config: ModelConfig, pad: int | None, model: Model, tensors: Tensors) -> Plan:
     """Which tensors make which parameter. Every tensor must have its shape, and be used or known to be redundant."""
     entries = _without_missing_head(architecture.table(config, pad), architecture, tensors)
     shapes = flat(model.shapes)
@@ -161,7 +162,7 @@ def _present(name: str, prefix: str, tensors: Tensors) -> str | None:
     return next((candidate for candidate in candidates if candidate in tensors.shapes), None)
 
 
-def _leave_out(names: list[str], architecture: Architecture, config: Any, tensors: Tensors) -> None:
+def _leave_out(names: list[str], architecture: Architecture, config: ModelConfig, tensors: Tensors) -> None:
     """Refuse tensors that make no parameter, unless a rule says why they are redundant and their contents agree."""
     for name in names:
         known = next((rule for rule in architecture.redundant if re.search(rule.pattern, name)), None)
@@ -183,13 +184,13 @@ def _leave_out(names: list[str], architecture: Architecture, config: Any, tensor
         print(f"{tensors.source}: left out: {', '.join(map(bare, kinds))}")
 
 
-def flat(tree: Any) -> dict[str, Any]:
+def flat(tree: Tree) -> dict[str, Any]:
     """The leaves of nested dicts by their paths, such as "layers/attention/query"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: str) -> Any:
+def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: str) -> Params:
     """The parameters, sharded over the mesh."""
     shapes = model.shapes
     where = flat(sharding.parameter_shardings(model.logical_axes(), shapes, mesh))
@@ -271,7 +272,9 @@ def _convert(source: Path, folder: Path, file: str) -> None:
         raise UserError(f"{source}: transformers has no fast tokenizer for {file}")
 
 
-def _describe(building: Path, source: Path, config: Any, tokenizer: Tokenizer, dtype: str, model_dir: Path) -> None:
+def _describe(
+    building: Path, source: Path, config: ModelConfig, tokenizer: Tokenizer, dtype: str, model_dir: Path
+) -> None:
     """Write environment.json and model.gin into the folder that will be `model_dir`."""
     # The records of a run that other commands read: here without a seed, texts or stages.
     environment = {

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from xalign_jax.errors import UserError
 from xalign_jax.interop.settings import Settings, bare, is_number, shown
 from xalign_jax.models.rotary import KINDS, RopeScaling, frequencies
+
+
+class Rotary(Protocol):
+    """The fields of a configuration that describe its rotary positions."""
+
+    @property
+    def rope_theta(self) -> float: ...
+
+    @property
+    def rope_scaling(self) -> RopeScaling | None: ...
+
+    @property
+    def max_length(self) -> int: ...
+
 
 # Names of options, theirs -> ours. rope_type, rope_theta and partial_rotary_factor are read apart.
 _NAMES = {
@@ -106,7 +120,7 @@ def _number(settings: Settings, given: dict[str, Any], key: str, default: Any = 
     return value
 
 
-def same_frequencies(dims: int, config: Any, tensor: Any) -> bool:
+def same_frequencies(dims: int, config: Rotary, tensor: np.ndarray) -> bool:
     """Whether a stored buffer holds a model's rotary frequencies, before or after scaling, in any precision."""
     if tensor.size != dims // 2:
         return False
@@ -121,10 +135,13 @@ def read_longest(settings: Settings, scaling: RopeScaling | None, default: int) 
     return int(longest * scaling.factor) if scaling is not None and scaling.kind == "dynamic" else longest
 
 
-def write_longest(config: Any) -> int:
+def write_longest(config: Rotary) -> int:
     """Their max_position_embeddings, the inverse of `read_longest`."""
     scaling = config.rope_scaling
-    return scaling.original_max_length if scaling is not None and scaling.kind == "dynamic" else config.max_length
+    if scaling is None or scaling.kind != "dynamic":
+        return config.max_length
+    # Every kind but "linear" has it.
+    return cast(int, scaling.original_max_length)
 
 
 def write_rope(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:

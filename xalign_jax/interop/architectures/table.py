@@ -28,7 +28,7 @@ def register(architecture: Architecture) -> None:
     _KNOWN[name] = architecture
 
 
-def of_model_type(name: Any, file: Path) -> Architecture:
+def of_model_type(name: str, file: Path) -> Architecture:
     """The architecture of config.json's model_type. Raises UserError for an unknown one."""
     # Later architectures take over types of earlier ones.
     known = {kind: architecture for architecture in _KNOWN.values() for kind in architecture.model_types}
@@ -61,7 +61,7 @@ def read_config(settings: Settings, names: frozenset[str]) -> tuple[Architecture
     return architecture, config
 
 
-def of_config(config: Any) -> Architecture:
+def of_config(config: object) -> Architecture:
     """The architecture of a configuration, by the configuration's class."""
     return _KNOWN[type(config).__name__]
 
