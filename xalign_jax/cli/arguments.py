@@ -20,6 +20,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with the code of bad usage. Long choices are cut, so that the line stays one."""
+        # A message may hold the user's own text, with line breaks.
         shown = " ".join(message.split())
         self.exit(USAGE, f"{self.prog}: {shown[:400]} (see {self.prog} --help)\n")
 
@@ -35,6 +36,7 @@ def add_command(
     """
     # Abbreviations would change their meaning when an option is added.
     parser = commands.add_parser(name, help=about, description=about, epilog=EPILOG, allow_abbrev=False)
+    # `cli.main` calls the function of the command that was given.
     parser.set_defaults(run=run)
     return parser
 

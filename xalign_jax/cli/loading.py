@@ -26,6 +26,7 @@ def load_recipe(options: argparse.Namespace, bindings: list[str]) -> tuple[Recip
 
 def register() -> None:
     """Import every module that registers classes with gin."""
+    # A module registers its classes when it is imported.
     import xalign_jax.data.feeds.windows
     import xalign_jax.data.lexicon.facts
     import xalign_jax.data.lexicon.lexicon

@@ -67,6 +67,7 @@ def export_model(
     # Cheap refusals come before expensive work: settings, then tokenizers, then weights.
     with whole(output, "--output", overwrite) as building:
         environment = _environment(model_dir)
+        # The recipe in environment.json names the model. Its gin file need not be read.
         trained = config = table.config_from_json(environment["recipe"]["model"])
         stream = _momentum_stream(params, environment["recipe"])
         tokenizer = Tokenizer.load(model_dir / "vocabulary")
@@ -74,6 +75,7 @@ def export_model(
         write_tokenizers(tokenizer, building, causal=config.causal, max_length=config.max_length, languages=languages)
         _refuse_unequal(building, tokenizer, model_dir)
         model = build(config, tokenizer.size, row_map=tokenizer.row_map)
+        # Parameters are restored for the model as it was trained, and cut afterwards.
         at, values = _parameters(model_dir, step, model, mesh, stream)
         if encoder is not None:
             config, values = encoder.shortened(config, values)
@@ -106,6 +108,7 @@ def _refuse_unequal(folder: Path, tokenizer: Tokenizer, model_dir: Path) -> None
 
 def _base_language(environment: dict[str, Any]) -> str:
     """Language 1: the lexicon's first, else the first of the texts. The language of an imported model is unknown."""
+    # As JSON, and None without a dictionary.
     lexicon = environment["recipe"].get("lexicon")
     texts = [language for splits in environment.get("texts", {}).values() for language in splits.get("train", {})]
     return (
@@ -115,6 +118,7 @@ def _base_language(environment: dict[str, Any]) -> str:
 
 def _write_model(folder: Path, config: ModelConfig, params: Params, tokenizer: Tokenizer, dtype: str) -> str:
     """Write configuration and weights; returns the name of transformers' class."""
+    # The table says names and shapes of the tensors, and writes the settings.
     architecture = table.of_config(config)
     # Ids of specials go where each library looks for them: config.json, and for decoders also the generation settings.
     specials = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "mask")}
@@ -135,6 +139,7 @@ def _momentum_stream(params: str, recipe: dict[str, Any]) -> str | None:
     """
     if params == "model":
         return None
+    # The recipe as JSON: stages, their streams, and each stream's objective.
     streams = [stream for stage in recipe.get("stages", ()) for stream in stage["streams"]]
     there = {f"momentum:{stream['name']}" for stream in streams if stream["objective"].get("momentum")}
     if params not in there:

@@ -90,6 +90,7 @@ def read_source(source: Path) -> Found:
     # Names of tensors help to read settings: only they tell whether a model has a pooler, for example.
     settings = Settings.read(source / "config.json")
     tensors = Tensors(source, table.of_model_type(settings.text("model_type"), settings.file).renamed)
+    # Settings become our configuration; a setting that nobody knows is refused.
     architecture, config = table.read_config(settings, frozenset(tensors.shapes))
     rows, pad = settings.whole("vocab_size"), settings.whole("pad_token_id", None, least=0)
     embedding = _embedding(architecture, tensors)
@@ -102,6 +103,7 @@ def read_source(source: Path) -> Found:
 
 def _with_own_head(architecture: Architecture, config: ModelConfig, tensors: Tensors) -> ModelConfig:
     """The configuration; untied if the checkpoint has an output head that differs from the embedding."""
+    # Only where the architecture can tie its head, and the checkpoint has one.
     head = architecture.head and _present(architecture.head, architecture.prefix, tensors)
     embedding = _embedding(architecture, tensors)
     if not config.tied or not head or embedding is None:
@@ -165,6 +167,7 @@ def _present(name: str, prefix: str, tensors: Tensors) -> str | None:
 def _leave_out(names: list[str], architecture: Architecture, config: ModelConfig, tensors: Tensors) -> None:
     """Refuse tensors that make no parameter, unless a rule says why they are redundant and their contents agree."""
     for name in names:
+        # The first rule whose pattern fits the name.
         known = next((rule for rule in architecture.redundant if re.search(rule.pattern, name)), None)
         if known is None:
             raise UserError(
@@ -193,6 +196,7 @@ def flat(tree: Tree) -> dict[str, Any]:
 def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: str) -> Params:
     """The parameters, sharded over the mesh."""
     shapes = model.shapes
+    # Everything by path from here on: shapes, places, and the plan.
     where = flat(sharding.parameter_shardings(model.logical_axes(), shapes, mesh))
     fresh = [path for path in flat(shapes) if path not in plan]
     if fresh:
@@ -216,11 +220,13 @@ def _parameter(
     """One parameter. Each tensor is read once, cut into this host's shards, and written into their memory."""
     entry, name = parts[0]
     if "{}" not in entry.theirs:
+        # Without layers there is one tensor, and each device takes its slice of it.
         whole = cast(name, entry.view.read(tensors.read(name), shape), dtype)
         return jax.make_array_from_callback(shape, where, whole.__getitem__)
     # Blocks are stacked along axis 0, which is not sharded here: a layer lies on the mesh like the stack without that
     # axis.
     one = NamedSharding(where.mesh, PartitionSpec(*where.spec[1:]))
+    # The stack is filled layer by layer, in place.
     stack = jnp.zeros(shape, DTYPES[dtype], device=where)
     for layer, (entry, name) in enumerate(parts):
         array = cast(name, entry.view.read(tensors.read(name), shape[1:]), dtype)
@@ -256,6 +262,7 @@ def _tokenizer(source: Path, building: Path, settings: Settings, rows: int, path
         specials = {name: ids[0] if isinstance(ids, list) else ids for name, ids in stated.items()}
         (folder / "ids.json").write_text(json.dumps({"size": rows, "specials": specials}) + "\n")
         vocabulary = Vocabulary("ids", str(folder), rows=rows)
+    # It is read from the folder being built, and records the folder's final path.
     tokenizer = Tokenizer.of(vocabulary).with_clones(dataclasses.replace(vocabulary, path=str(path)))
     tokenizer.save(folder)
     return tokenizer

@@ -93,9 +93,11 @@ class Shifted(Plain):
         return (ours[0] + self.by, *ours[1:])
 
     def read(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
+        # Drop the rows that no position reads.
         return _shift(tensor, -self.by)
 
     def write(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        # Put rows of zeros in their place.
         return _shift(arrays[0], self.by)
 
 

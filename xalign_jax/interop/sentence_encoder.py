@@ -87,6 +87,7 @@ def write_sentence_encoder(
         folder = f"{len(modules)}_Dense"
         modules.append(("Dense", folder))
         _dense(output / folder, params["pooler"], width)
+    # Normalising has no settings, but the module needs a folder.
     if encoder.normalize:
         folder = f"{len(modules)}_Normalize"
         modules.append(("Normalize", folder))
@@ -103,6 +104,7 @@ def write_sentence_encoder(
 def _word_weights(folder: Path, special: np.ndarray) -> None:
     # Names are never looked up: only their place in the list counts.
     ids = [str(i) for i in range(len(special))]
+    # The module reads a dictionary of exceptions, and the table of weights as its parameters.
     weights = {str(i): 0.0 for i in np.flatnonzero(special)}
     _json(folder / "config.json", {"vocab": ids, "word_weights": weights, "unknown_word_weight": 1.0})
     # (V, 1), an embedding whose only number is the weight.

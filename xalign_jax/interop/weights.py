@@ -84,6 +84,7 @@ class Tensors:
         length = self.shapes[one][0]
         for start in range(0, length, rows):
             end = min(start + rows, length)
+            # Compared in float32, which holds every number of the smaller dtypes.
             first, second = (np.asarray(part[start:end], np.float32) for part in slices)
             if not np.array_equal(first, second):
                 return False
@@ -145,6 +146,7 @@ class Tensor(NamedTuple):
 
 def write(output: Path, tensors: Sequence[Tensor], dtype: str, shard_bytes: int = SHARD_BYTES) -> None:
     """Write shards of at most `shard_bytes` (or one tensor) and their index; a single shard needs no index."""
+    # Bytes of each tensor in the dtype of the files.
     size = {t.name: int(np.prod(t.shape)) * DTYPES[dtype].itemsize for t in tensors}
     # Fill a shard until the next tensor would not fit.
     shards: list[list[Tensor]] = [[]]
@@ -155,8 +157,10 @@ def write(output: Path, tensors: Sequence[Tensor], dtype: str, shard_bytes: int 
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     names = [SINGLE] if len(shards) == 1 else names
     for name, members in zip(names, shards, strict=True):
+        # One shard at a time is made and written.
         arrays = {t.name: np.ascontiguousarray(cast(t.name, t.make(), dtype)) for t in members}
         save_file(arrays, output / name, metadata={"format": "pt"})
+    # The index tells transformers which file holds a tensor.
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": sum(size.values())},

@@ -33,6 +33,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     if options.output is not None:
         storage.check_writable("--output", options.output.parent)
     recipe, runtime = load_recipe(options, bindings)
+    # As training would set it, because the precision changes the program.
     jax.config.update("jax_default_matmul_precision", runtime.matmul_precision)
     machine = topology.find(options.topology, options.num_slices)
     # One program per stage. Each is printed when it is known, because the next one may take long.

@@ -29,6 +29,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     # The recipe is checked, and its text prepared, for all three actions.
     checks.check(recipe)
     stages.prepare_data(recipe)
+    # Statistics open the data themselves, one part after another.
     if options.action == "stats":
         _stats(recipe)
         return DONE
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     if options.action == "prepare":
         show(preview.words(corpus))
         return DONE
+    # The first batch of each stream, as training would read it.
     for stage in stages.plan(recipe, corpus):
         for name, feed in stage.feeds.items():
             batch = feed.batch(feed.first_step, slice(0, feed.count))

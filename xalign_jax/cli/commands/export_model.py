@@ -46,6 +46,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     start_jax("highest")
     mesh = make_mesh((1, -1, 1))
     import_modules(options.model_dir)
+    # Options of a sentence encoder mean nothing without one.
     encoder = None
     if options.sentence_encoder:
         encoder = SentenceEncoder(options.sentence_encoder, options.level, options.normalize)

@@ -14,6 +14,7 @@ from xalign_jax.cli.loading import load_recipe, start_jax
 def add(commands: Commands) -> None:
     """Declare the command and its options."""
     parser = add_command(commands, "train", run, "Train a recipe, or continue it.")
+    # The recipe comes from gin files and bindings; the other options say where and on how many processes.
     add_gin(parser)
     folder = "the run's folder, made if need be"
     # A plain string, because it may be gs://...
@@ -35,11 +36,13 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     # Processes find each other before anything uses JAX. From then on, an error in one of them ends all.
     distributed.initialize(options.coordinator, options.processes, options.process_id)
     with failures.together():
+        # Every process reads the recipe for itself; training checks that all read the same.
         recipe, runtime = load_recipe(options, bindings)
         start_jax(runtime.matmul_precision)
         model_dir = storage.model_directory(options.model_dir)
         try:
             train(recipe, runtime, model_dir, Path(options.gin_file[-1]).stem, options.extend)
+        # Another exit code, so that a script can start the command again.
         except Interrupted:
             print(INTERRUPTED_LINE, file=sys.stderr)
             return INTERRUPTED

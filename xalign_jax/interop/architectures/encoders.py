@@ -92,14 +92,17 @@ def _body(prefix: str, shift: int) -> list[Entry]:
     """Everything but the head: embeddings and layers, whose names differ in the prefix alone."""
     embeddings, layer = f"{prefix}embeddings.", prefix + "encoder.layer.{}."
     entries = [
+        # Three tables are added up and then normalised.
         Entry("embedding", embeddings + "word_embeddings.weight"),
         Entry("positions", embeddings + "position_embeddings.weight", Shifted(shift)),
         Entry("types", embeddings + "token_type_embeddings.weight"),
         *_norm("embedding_norm", embeddings + "LayerNorm"),
+        # Each block has two norms after its two residual sums, and a dense layer up and down.
         *_norm("layers/attention_norm", layer + "attention.output.LayerNorm"),
         *_norm("layers/mlp_norm", layer + "output.LayerNorm"),
         *_dense("layers/up", layer + "intermediate.dense"),
         *_dense("layers/down", layer + "output.dense"),
+        # The output projection reads (heads, head size), two axes of inputs.
         Entry("layers/attention/output", layer + "attention.output.dense.weight", Transposed(inputs=2)),
         Entry("layers/attention/output_bias", layer + "attention.output.dense.bias"),
     ]
@@ -115,6 +118,7 @@ def _bert_table(c: Bert, pad: int | None) -> list[Entry]:
     return [
         *_body("bert.", 0),
         *(_dense("pooler", "bert.pooler.dense") if c.pooler else []),
+        # The masked-LM head, which a checkpoint may lack: a dense layer, a norm, and a bias over the vocabulary.
         *_dense("head", "cls.predictions.transform.dense", head=True),
         *_norm("head_norm", "cls.predictions.transform.LayerNorm", head=True),
         Entry("head_bias", "cls.predictions.bias", head=True),
@@ -124,6 +128,7 @@ def _bert_table(c: Bert, pad: int | None) -> list[Entry]:
 def _xlm_roberta_table(c: XLMRoberta, pad: int | None) -> list[Entry]:
     return [
         *_body("roberta.", _first_position(pad) - c.first_position),
+        # The same head under XLM-R's names.
         *_dense("head", "lm_head.dense", head=True),
         *_norm("head_norm", "lm_head.layer_norm", head=True),
         Entry("head_bias", "lm_head.bias", head=True),
@@ -146,6 +151,7 @@ BERT = Architecture(
         Redundant(r"^cls\.predictions\.decoder\.bias$", copy_of="cls.predictions.bias"),
         Redundant(r"^cls\.seq_relationship\."),
     ),
+    # Checkpoints converted from TensorFlow call the parameters of norms gamma and beta.
     renamed=((".gamma", ".weight"), (".beta", ".bias")),
 )
 XLM_ROBERTA = Architecture(
@@ -161,6 +167,7 @@ XLM_ROBERTA = Architecture(
         Redundant(r"position_ids$", holds=counts_up),
         Redundant(r"^lm_head\.decoder\.weight$", copy_of="roberta.embeddings.word_embeddings.weight"),
         Redundant(r"^lm_head\.decoder\.bias$", copy_of="lm_head.bias"),
+        # XLM-R is pretrained without its pooler.
         Redundant(r"pooler\.dense\."),
     ),
 )

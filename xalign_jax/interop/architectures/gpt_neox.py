@@ -63,10 +63,12 @@ def _table(c: GPTNeoX, pad: int | None) -> list[Entry]:
         Entry("embedding", "gpt_neox.embed_in.weight"),
         Entry("final_norm/scale", "gpt_neox.final_layer_norm.weight"),
         Entry("final_norm/bias", "gpt_neox.final_layer_norm.bias"),
+        # The output projection reads (heads, head size), two axes of inputs.
         Entry("layers/attention/output", layer + "attention.dense.weight", Transposed(inputs=2)),
     ]
     # A tied model has no head of its own.
     entries += [] if c.tied else [Entry("head", "embed_out.weight")]
+    # Two norms per block, with scale and bias.
     for ours, theirs in (("attention_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")):
         entries += [
             Entry(f"layers/{ours}/scale", f"{layer}{theirs}.weight"),
@@ -80,6 +82,7 @@ def _table(c: GPTNeoX, pad: int | None) -> list[Entry]:
             entries.append(Entry(f"layers/attention/{name}_bias", layer + "attention.query_key_value.bias", fused))
     if c.attention_bias:
         entries.append(Entry("layers/attention/output_bias", layer + "attention.dense.bias"))
+    # The MLP always has biases.
     for ours, theirs in (("up", "mlp.dense_h_to_4h"), ("down", "mlp.dense_4h_to_h")):
         entries += [
             Entry(f"layers/{ours}/weight", f"{layer}{theirs}.weight", Transposed()),
@@ -112,5 +115,6 @@ ARCHITECTURE = Architecture(
         Redundant(r"attention\.bias$", holds=_is_causal_mask),
         Redundant(r"attention\.masked_bias$", holds=lambda c, tensor: bool((tensor <= -1e4).all())),
     ),
+    # Some checkpoints call the head lm_head.
     renamed=(("lm_head.weight", "embed_out.weight"),),
 )

@@ -95,6 +95,7 @@ def _write(c: Llama, rows: int, specials: dict[str, int | None]) -> dict[str, An
         "tie_word_embeddings": c.tied,
         **write_rope(c.rope_theta, c.rope_scaling),
     }
+    # Each type writes the keys that its reader above asks for.
     if kind in ("llama", "qwen3"):
         values["attention_bias"] = c.qkv_bias
     if kind == "llama":
@@ -136,10 +137,12 @@ def _table(c: Llama, pad: int | None) -> list[Entry]:
         Entry("final_norm/scale", "model.norm.weight"),
         Entry("layers/attention_norm/scale", layer + "input_layernorm.weight"),
         Entry("layers/mlp_norm/scale", layer + "post_attention_layernorm.weight"),
+        # The output projection reads (heads, head size), two axes of inputs.
         Entry("layers/attention/output", layer + "self_attn.o_proj.weight", Transposed(inputs=2)),
     ]
     # A tied model has no head of its own.
     entries += [] if c.tied else [Entry("head", "lm_head.weight")]
+    # Linear weights: (heads * head size, width) in theirs, (width, heads, head size) in ours.
     for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
         entries.append(Entry(f"layers/attention/{ours}", f"{layer}self_attn.{theirs}_proj.weight", Transposed()))
         if c.qkv_bias:
@@ -151,6 +154,7 @@ def _table(c: Llama, pad: int | None) -> list[Entry]:
             Entry(f"layers/attention/{ours}_norm/scale", f"{layer}self_attn.{theirs}_norm.weight")
             for ours, theirs in (("query", "q"), ("key", "k"))
         ]
+    # A gated MLP of three matrices.
     for name in ("gate", "up", "down"):
         entries.append(Entry(f"layers/mlp/{name}", f"{layer}mlp.{name}_proj.weight", Transposed()))
         if c.mlp_bias:

@@ -66,6 +66,7 @@ def read_rope(settings: Settings, theta_key: str, fraction_key: str) -> tuple[fl
     given = dict(settings.table("rope_parameters"))
     given |= {key: value for key, value in settings.table("rope_scaling").items() if key not in given}
     given = {key: value for key, value in given.items() if value is not None}
+    # transformers 4 called the kind "type" at first.
     kind = given.pop("rope_type", given.pop("type", "default"))
     given.pop("type", None)
     # A value among the options goes before the older key of its own.
@@ -125,6 +126,7 @@ def same_frequencies(dims: int, config: Rotary, tensor: np.ndarray) -> bool:
     if tensor.size != dims // 2:
         return False
     held = tensor.reshape(-1).astype(np.float32)
+    # Some checkpoints stored the frequencies before scaling, others after it.
     ways = (frequencies(dims, config.rope_theta, scaling) for scaling in (None, config.rope_scaling))
     return any(np.allclose(held, way, rtol=1e-2, atol=1e-6) for way in ways)
 
@@ -148,6 +150,7 @@ def write_rope(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
     """The keys of transformers 4, which transformers 5 reads too."""
     if scaling is None:
         return {"rope_theta": theta, "rope_scaling": None}
+    # Only the options of the kind; None is an option that was not given.
     values = {key: getattr(scaling, _NAMES[key]) for key in _OF_KIND[scaling.kind]}
     if scaling.kind == "dynamic":
         # Theirs is max_position_embeddings.

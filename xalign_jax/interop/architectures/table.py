@@ -13,6 +13,7 @@ from xalign_jax.interop.settings import Settings, shown
 from xalign_jax.models.rotary import RopeScaling
 
 _BUILT_IN = (llama.ARCHITECTURE, gpt_neox.ARCHITECTURE, encoders.XLM_ROBERTA, encoders.BERT)
+# By the class name, which model directories record. The order is the order of registration.
 _KNOWN: dict[str, Architecture] = {architecture.config.__name__: architecture for architecture in _BUILT_IN}
 
 
@@ -79,6 +80,7 @@ def config_from_json(values: Any) -> Any:
             f"{str(name)[:80]}: no architecture of Hugging Face is known for this model; can its module be imported?"
         )
     # Fields of older or newer versions are left out.
+    # The fields that the class has today.
     names = {field.name for field in dataclasses.fields(classes[name])}
     try:
         return classes[name](**{field: _value(value) for field, value in values.items() if field in names})

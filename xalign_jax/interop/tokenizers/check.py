@@ -85,6 +85,7 @@ def difference(folder: Path, tokenizer: Tokenizer, texts: Mapping[str, Sequence[
     # "" is the folder itself, "tokenizer_en_1" a clone's.
     for name in sorted(("", *(path.name for path in folder.glob("tokenizer_*/")))):
         k, read = clone_index(name)[1], _reader(folder / name)
+        # Text by text, so that the first difference can be shown.
         for what, some in texts.items():
             for text, ids, found in zip(some, encoded[what], read(some), strict=True):
                 ours = tokenizer.clone(ids, k)

@@ -96,6 +96,7 @@ def _template(names: dict[str, str], tokenizer: Tokenizer, causal: bool) -> dict
     def text(name: str) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": 0}}
 
+    # bos before a text, and eos after each text if the model reads it.
     after = [special(role) for role in around[1:]]
     single = [special("bos"), text("A"), *after]
     ids = {
@@ -112,6 +113,7 @@ def _template(names: dict[str, str], tokenizer: Tokenizer, causal: bool) -> dict
 def _bytes() -> dict[str, Any]:
     """A byte vocabulary: byte-level BPE without merges, behind a space."""
     # GPT-2's alphabet: printable bytes are themselves, and the others are characters from 256 on.
+    # Bytes that are printable characters of Latin-1.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     character = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
