@@ -131,7 +131,7 @@ def begin(
       states: what objectives of these streams remember; other streams start afresh.
       opt_state: the optimiser's state to continue with; None = a fresh one.
     """
-    # Draw whatever was not given, sharded from the start: no device ever holds the whole model.
+    # Draw whatever was not given, sharded from the start: no device holds more than its part.
     known = layout(stage, coordinates, model, seed, mesh)
     given = {} if params is None else params
 
