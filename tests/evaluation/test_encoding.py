@@ -1,4 +1,4 @@
-"""The passes that probes share, against numpy on a model whose states are rows of tables."""
+"""The passes that probes share, compared with numpy on a model whose states are rows of tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEQUENCES = [np.arange(10, 10 + n, dtype=np.int32) for n in (3, 1, 7, 5, 2)]
 
 @pytest.fixture
 def bigram(toy, tokenizer):
-    """A model of two layers, and its states by level (3, V, D) and head rows."""
+    """A model of two layers, its states by level (3, V, D), and its head rows."""
     embedding, head = np.random.default_rng(0).normal(size=(2, tokenizer.size, 4)).astype(np.float32)
     params = toy.params(embedding, head, layers=2)
     params["layers"] = params["layers"] * np.array([2.0, 3.0], np.float32)[:, None, None]

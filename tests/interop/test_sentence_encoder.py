@@ -1,4 +1,4 @@
-"""sentence-transformers gives the vectors that our probes compare."""
+"""sentence-transformers gives the same vectors that our probes compare."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(folder, config):
 
 @pytest.fixture(scope="module")
 def sentence_transformers():
-    """Imported by the process that runs these tests, for it takes ten seconds, not by all that collect them."""
+    """Imported in a fixture, because it takes ten seconds and every process collects this file."""
     return pytest.importorskip("sentence_transformers")
 
 
