@@ -97,8 +97,9 @@ def _is_a(value: Any, kind: str) -> bool:
 
 def _label(config: Any, field: str) -> str:
     """The gin binding of a field."""
-    name = getattr(config, "name", None)
-    return f"{name}/{type(config).__name__}.{field}" if isinstance(name, str) else f"{type(config).__name__}.{field}"
+    # Stages and streams have a name, which is their scope. The class attribute `name` of a probe is none.
+    named = "name" in {own.name for own in dataclasses.fields(config)} and isinstance(config.name, str)
+    return f"{config.name}/{type(config).__name__}.{field}" if named else f"{type(config).__name__}.{field}"
 
 
 def within(config: Any, interval: str, *fields: str) -> None:

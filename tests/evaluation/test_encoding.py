@@ -54,9 +54,9 @@ def test_head_rows_are_means_over_a_sequences_tokens(bigram):
     np.testing.assert_allclose(encode.pool_head(model.bind(params), SEQUENCES, 6, 2), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_sentence_vectors_of_a_causal_model_are_means_and_first_tokens(bigram, tokenizer):
+def test_text_vectors_of_a_causal_model_are_means_and_first_tokens(bigram, tokenizer):
     model, params, states, _ = bigram
-    found = encode.sentence_vectors(model.bind(params), tokenizer, SEQUENCES, 6, 2, "test")
+    found = encode.text_vectors(model.bind(params), tokenizer, SEQUENCES, 6, 2, "test")
     expected = np.stack([[level[ids[:6]].mean(0) for ids in SEQUENCES] for level in states])
     np.testing.assert_allclose(found["mean"], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["first"], np.stack([level[[10] * 5] for level in states]), rtol=1e-6)

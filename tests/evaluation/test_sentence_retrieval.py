@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encode import padded, ratio_margin, sentence_vectors
+from xalign_jax.evaluation.encode import padded, ratio_margin, text_vectors
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
 from xalign_jax.evaluation.inputs.parallel_text import sentences
 from xalign_jax.evaluation.probes import SentenceRetrieval, sentence_retrieval
@@ -79,13 +79,13 @@ def test_what_is_read(toy, tokenizer):
     table = np.asarray(params["embedding"])
     # The toy vocabulary may have no bos: then x stands first.
     room = 4 if tokenizer.bos is None else 3
-    found = sentence_vectors(model.bind(params), tokenizer, texts, 5, 2, "test")
+    found = text_vectors(model.bind(params), tokenizer, texts, 5, 2, "test")
     for d, own in enumerate(([10, 20], [30, 31, 32, 33][:room], [40])):
         np.testing.assert_allclose(found["mean"][0, d], table[own].mean(0), rtol=1e-5, atol=1e-6)
         first = own[0] if tokenizer.bos is None else tokenizer.bos
         np.testing.assert_allclose(found["first"][0, d], table[first], rtol=1e-6)
     model, params = _model(toy, tokenizer, causal=True)
-    found = sentence_vectors(model.bind(params), tokenizer, texts, 5, 2, "test")
+    found = text_vectors(model.bind(params), tokenizer, texts, 5, 2, "test")
     for d, own in enumerate(([10, 20], [30, 31, 32, 33, 34], [40])):
         np.testing.assert_allclose(found["mean"][1, d], table[own].mean(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found["first"][1, d], table[own[0]], rtol=1e-6)
@@ -99,7 +99,7 @@ def test_objectives_pool_what_probes_pool(toy, tokenizer, causal):
     own = np.asarray([10, 20, 30], np.int32)
     row = [own] if causal else [np.asarray([*[[tokenizer.bos], []][tokenizer.bos is None], *own, tokenizer.eos])]
     for pooling in ("mean", "first"):
-        probed = sentence_vectors(model.bind(params), tokenizer, [own], 9, 1, "test")[pooling]
+        probed = text_vectors(model.bind(params), tokenizer, [own], 9, 1, "test")[pooling]
         for level in (0, 1):
             trained = objective_vectors(model.bind(params), padded(row, 9), 1, level, pooling)
             np.testing.assert_allclose(probed[level], trained, rtol=1e-6)

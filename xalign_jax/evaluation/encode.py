@@ -193,7 +193,7 @@ def score(model: Model, arrays: Batch, rows: np.ndarray, batch: int, name: str) 
 
 
 @jax.jit
-def _sentence_vectors(model: Model, batch: dict[str, Any]) -> dict[str, jax.Array]:
+def _text_vectors(model: Model, batch: dict[str, Any]) -> dict[str, jax.Array]:
     """By pooling: (L+1,B,D) float32 vectors of rows that hold one text each."""
     states = hidden_levels(model, batch)  # (L+1,B,T,D)
     found = {}
@@ -205,7 +205,7 @@ def _sentence_vectors(model: Model, batch: dict[str, Any]) -> dict[str, jax.Arra
     return found
 
 
-def sentence_vectors(
+def text_vectors(
     model: Model, tokenizer: Tokenizer, sentences: Sequence[np.ndarray], length: int, batch: int, name: str
 ) -> dict[str, np.ndarray]:
     """Vectors of texts (words or sentences) by pooling, (L+1, N, D) float32 each. Every text stands alone.
@@ -217,7 +217,7 @@ def sentence_vectors(
     arrays["special"] = tokenizer.special[arrays["tokens"]]
     # Batch by batch, {pooling: (L+1, real rows, D)}, joined along N.
     parts = [
-        {pooling: fetch(found)[:, :real] for pooling, found in _sentence_vectors(model, cut).items()}
+        {pooling: fetch(found)[:, :real] for pooling, found in _text_vectors(model, cut).items()}
         for cut, real in batches(arrays, batch, name)
     ]
     return {pooling: np.concatenate([part[pooling] for part in parts], axis=1) for pooling in parts[0]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from xalign_jax.interfaces import Probe
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
 
 if TYPE_CHECKING:
@@ -39,10 +38,10 @@ class _Writer:
 
     def reference(self, config: DataclassInstance, scope: str) -> str:
         """Write the bindings of `config` once and return the gin reference to it."""
-        # A scope, such as "pretrain/", tells objects of one class apart. Stages, streams and probes have names, which
+        # A scope, such as "pretrain/", tells objects of one class apart. Stages and streams have names, which
         # become the scopes of all within them.
         kind = type(config).__name__
-        scope = config.name if isinstance(config, Stage | Stream | Probe) else scope
+        scope = config.name if isinstance(config, Stage | Stream) else scope
         # A name that is taken by another object of the class gets a number. An equal object is the same one.
         free, number = scope, 2
         while self.written.get((free, kind), config) != config:

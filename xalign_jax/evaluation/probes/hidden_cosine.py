@@ -23,7 +23,7 @@ from xalign_jax.evaluation.encode import (
     require_frame,
     require_length,
     row,
-    sentence_vectors,
+    text_vectors,
     unit,
 )
 from xalign_jax.evaluation.inputs.parallel_text import located_files, sentences
@@ -129,7 +129,7 @@ class HiddenCosine(Probe):
             # Both sides' vectors, (L+1, N, D), centred and of length 1.
             sides = []
             for language, side in zip(pair.languages, (pair.source, pair.target), strict=True):
-                vectors = sentence_vectors(model, corpus.tokenizer, side, self.length, self.batch, "cosine")
+                vectors = text_vectors(model, corpus.tokenizer, side, self.length, self.batch, "cosine")
                 states = vectors["mean"]
                 # A language without a mean of its own is centred on the mean of these sentences, (L+1, 1, D).
                 sides.append(unit(states - means.get(language, states.mean(1))[:, None]))

@@ -18,7 +18,7 @@ from xalign_jax.evaluation.encode import (
     ratio_margin,
     require_length,
     row,
-    sentence_vectors,
+    text_vectors,
     unit,
     untrained,
 )
@@ -131,7 +131,7 @@ class SentenceRetrieval(Probe):
         """Vectors of both sides: for each, pooling -> (L+1,N,D)."""
         # One pass for both sides: every text stands alone, so they may share batches.
         name, both = "sentence retrieval " + "-".join(pair.languages), pair.source + pair.target
-        states = sentence_vectors(model, corpus.tokenizer, both, self.length, self.batch, name)
+        states = text_vectors(model, corpus.tokenizer, both, self.length, self.batch, name)
         sides = slice(None, len(pair.source)), slice(len(pair.source), None)
         return [{kind: every[:, side] for kind, every in states.items()} for side in sides]
 
@@ -146,7 +146,7 @@ class SentenceRetrieval(Probe):
         if not chosen:
             return None
         name = f"sentence mean {language}"
-        states = sentence_vectors(model, corpus.tokenizer, chosen, self.length, self.batch, name)
+        states = text_vectors(model, corpus.tokenizer, chosen, self.length, self.batch, name)
         return {kind: every.mean(1, keepdims=True) for kind, every in states.items()}
 
     def _levels(

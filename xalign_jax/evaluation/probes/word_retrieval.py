@@ -12,7 +12,7 @@ import numpy as np
 from xalign_jax.data.lexicon.lexicon import Concepts, LexiconTable
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encode import fingerprint, nearest, pool_head, row, sentence_vectors, untrained
+from xalign_jax.evaluation.encode import fingerprint, nearest, pool_head, row, text_vectors, untrained
 from xalign_jax.interfaces import Column, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze
@@ -120,7 +120,7 @@ def _vectors(model: Model, tokenizer: Tokenizer, words: _Words, longest: int, ba
     """Word vectors (W, D) by level. `longest` is the number of tokens of the longest word."""
     # Room for bos and eos.
     length = min(longest + (0 if model.causal else 2), model.max_length)
-    states = sentence_vectors(model, tokenizer, words.tokens, length, batch, "word retrieval")["mean"]
+    states = text_vectors(model, tokenizer, words.tokens, length, batch, "word retrieval")["mean"]
     # (L+1, W, D) -> {level: (W, D)}
     vectors: dict[Level, np.ndarray] = dict(enumerate(states))
     if not model.tied:
