@@ -11,7 +11,8 @@ from etils.epath import backend
 from runtime.buckets import Bucket, use_buckets
 
 from xalign_jax.errors import RunError, UserError
-from xalign_jax.runtime import logs, records, storage
+from xalign_jax.records import files as records
+from xalign_jax.runtime import logs, storage
 from xalign_jax.runtime.cluster import lock
 
 ROW = {"stage": "align", "step": 3, "probe": "toy", "metric": "sum"}
