@@ -1,7 +1,7 @@
 """Masked language modelling: chosen tokens are replaced, and predicted from both sides (Devlin et al. 2019).
 
-MMLM reads texts in any language, TLM reads two translations in one segment (Conneau and Lample 2019). The feed makes this
-difference; the objective is the same.
+MMLM reads texts in any language, TLM reads two translations in one segment (Conneau and Lample 2019). The feed makes
+this difference; the objective is the same.
 
 Only chosen tokens have a target, so the head need not see the others. Their number is random, but shapes must be fixed.
 So positions form G groups, and each group has a budget of K scored positions (`_budget`).
@@ -139,7 +139,7 @@ class MaskedLM(Objective):
 
 
 def _groups(rows: int, length: int) -> int:
-    """G, the number of groups of a batch. The rows of a group lie on one device and have at most GROUP_TOKENS tokens."""
+    """G, the number of groups of a batch. Its rows lie on one device and have at most GROUP_TOKENS tokens."""
     # The largest number of rows that divides a device's rows and stays within the limit; at least one row.
     ways = rows_on_mesh()[2]
     local = rows // ways if rows % ways == 0 else rows

@@ -6,8 +6,8 @@ P(a) are the other words of word a's concept, A(a) all candidates, and s = cosin
 
 Three things differ from the released code:
 
-- The code multiplies masked logits by 0, which leaves the anchor itself among its candidates. Here masked candidates are
-  left out of the sum.
+- The code multiplies masked logits by 0, which leaves the anchor itself among its candidates. Here the sum leaves out
+  masked candidates.
 - Anchors are words of all languages, not of the source language only.
 - A word that is spelt like the anchor, or like one of its positives, is no negative.
 """
@@ -40,8 +40,8 @@ class WordContrast(Objective):
     Every word of the global batch is a candidate. A word is the sum of its tokens' states. The mean would give the same
     cosines.
 
-    Batch: tokens, positions, segment_ids (R,T) int32, where segment s in 1..S is word slot s - 1. concept (R,S) int32,
-    -1 = empty slot. text_hash (R,S) uint32, equal for words that are spelt alike.
+    Batch: tokens, positions, segment_ids (R,T) int32, where segment s in 1..S is word slot s - 1; concept (R,S) int32,
+    -1 = empty slot; text_hash (R,S) uint32. Words that are spelt alike have equal hashes.
 
     Attributes:
       temperature: cosines are divided by it.

@@ -2,12 +2,12 @@
 
     loss_i = - q_i.k_i / temperature + log sum_{c in candidates} exp(q_i.c / temperature)
 
-The defaults follow the released code where it differs from the paper's wording. Vectors are projected first-token states
-of a middle block, compared by raw dot products, not cosines. The candidates are a query's own key and the queue; other
-items of the batch are none. Both views are corrupted as for masked language modelling.
+The defaults follow the released code where the paper's wording differs. Vectors are projected first-token states of a
+middle block, compared by raw dot products, not cosines. The candidates are a query's own key and the queue; other items
+of the batch are none. Both views are corrupted as for masked language modelling.
 
-The key encoder is a moving average of the model (`parts.momentum`). Without it, all past keys in the queue would be of
-different models (He et al. 2020, arXiv 1911.05722, section 3.2).
+The key encoder is a moving average of the model (`parts.momentum`). It changes slowly, so that the keys in the queue,
+which come from earlier steps, stay comparable (He et al. 2020, arXiv 1911.05722, section 3.2).
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ class XlCo(Objective):
     ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Tree]]:
         """(summed loss, metrics, state with this step's keys pushed).
 
-        Metrics: `accuracy`, mean similarity of positive pairs and of all pairs, and the root mean square `queue_norm` of
-        the queue's keys. Raw dot products saturate when norms grow, so that norm is worth watching.
+        Metrics: `accuracy`, the mean similarity of positive pairs and of all pairs, and `queue_norm`, the root mean
+        square norm of the queue's keys. Raw dot products saturate when norms grow.
         """
         directions = (batch, swapped(batch)) if self.both_directions else (batch,)
         found, pushed = [], dict(state)
@@ -185,8 +185,8 @@ class XlCo(Objective):
             query_rng, key_rng = jax.random.split(jax.random.fold_in(rng, number))
             query = self._encode(model, side(views, QUERY), query_rng, self._slots(batch))
             key = self._keys(model, state, views, key_rng)
-            # The contrast reads the queue of earlier steps, `state`, and keys go to a new one. So no query meets its own
-            # batch in the queue, in either direction.
+            # The contrast reads the queue of earlier steps in `state`; this step's keys go to `pushed`. So no query
+            # meets its own batch in the queue, in either direction.
             found.append(self._contrast(query, key, state, views))
             if self.queue:
                 pushed["queue"] = self._push(pushed["queue"], key, views)

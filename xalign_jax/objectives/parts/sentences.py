@@ -51,7 +51,7 @@ def sentence_vectors(model: Model, rows: Mapping[str, jax.Array], slots: int, le
 
     Args:
       model: with its parameters bound.
-      rows: tokens, positions and segment_ids (R,T), of `side`; optionally `corrupted` (R,T), the tokens to read instead.
+      rows: tokens, positions and segment_ids (R,T), of `side`; optionally `corrupted` (R,T): read these instead.
       slots: S, the number of sentences that a row has room for.
       level: the level whose states are pooled; nothing above it is computed.
       pooling: "first" = the state of a segment's first token, "mean" = the mean over its tokens that are not special.
