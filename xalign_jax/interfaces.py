@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     import optax
     from flax import nnx
+    from jax.typing import DTypeLike
 
     from xalign_jax.data.corpus import Corpus, CorpusView
     from xalign_jax.data.store.store import Mixture
@@ -77,7 +78,7 @@ class ModelConfig(Protocol):
     def keys_seen(self, length: int) -> float:
         """Keys that a token of a row of `length` tokens sees, on average, in all layers together."""
 
-    def network(self, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    def network(self, vocabulary_size: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
         """Parameters and pieces of the forward pass: `embed`, `context`, `layers`, `final_norm`, `head_input`, `head_table`.
 
         `models.decoder.Decoder` and `models.encoder.Encoder` have all of them; most architectures bring a block only.
@@ -368,7 +369,7 @@ class Coordinates:
 class Parametrization:
     """Plain values that gin fills; `bind` gives them a meaning for one model. The default trains everything."""
 
-    def bind(self, model: Any, corpus: Any) -> Coordinates:
+    def bind(self, model: Model, corpus: Corpus | None) -> Coordinates:
         """The coordinates of a model.
 
         Args:

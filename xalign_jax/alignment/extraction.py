@@ -1,11 +1,12 @@
 """From token similarities to word alignments: alternating normalisation, mutual argmax, itermax, thresholds.
 
-Everything is batched: similarities (...,M,N) of M source and N target tokens, with masks (...,M) and (...,N) bool that are
-True where there is a token. Padding takes part in nothing and is 0 or False in every result. Floats keep their dtype.
-Among equal values, the first one wins (argmax).
+Everything is batched: similarities (...,M,N) of M source and N target tokens, with masks (...,M) and (...,N) bool that
+are True where there is a token. Padding takes part in nothing and is 0 or False in every result. Floats keep their
+dtype. Among equal values, the first one wins (argmax).
 
-Normalisation comes from XLM-Align (Chi et al. 2021, arXiv 2106.06381), itermax from SimAlign (Jalili Sabet et al. 2020,
-arXiv 2004.08728), and the threshold from awesome-align (Dou and Neubig 2021, arXiv 2101.08231).
+- Normalisation comes from XLM-Align (Chi et al. 2021, arXiv 2106.06381),
+- itermax from SimAlign (Jalili Sabet et al. 2020, arXiv 2004.08728),
+- the threshold from awesome-align (Dou and Neubig 2021, arXiv 2101.08231).
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def normalise(
     Args:
       similarity: (...,M,N).
       source_mask, target_mask: (...,M) and (...,N) bool.
-      floor: similarities <= 0 become this, as in XLM-Align's training. None leaves them, as XLM-Align's released aligner
-        does. Then entries have both signs, and a sum near 0 makes them arbitrarily large.
+      floor: similarities <= 0 become this, as in XLM-Align's training. None leaves them, as XLM-Align's aligner does.
+        Then entries have both signs, and a sum near 0 makes them arbitrarily large.
       iterations: at least 1.
     """
     # (...,M,N) bool: both tokens are there.
@@ -122,7 +123,7 @@ def itermax(
 def alignment_probabilities(
     source: jax.Array, target: jax.Array, source_mask: jax.Array, target_mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """awesome-align's P_s and P_t: the softmax of products of hidden states, over targets and over sources (section 2.2).
+    """awesome-align's P_s and P_t: the softmax of products of hidden states, over targets and over sources.
 
     Args:
       source, target: (...,M,D) and (...,N,D) hidden states. Their products are not scaled.
@@ -132,7 +133,7 @@ def alignment_probabilities(
       (...,M,N) each, at least float32. P_s is 0 at excluded targets, P_t at excluded sources.
     """
     dtype = jnp.promote_types(source.dtype, jnp.float32)
-    # (...,M,D) x (...,N,D) -> (...,M,N) at full precision: unscaled products are large, and exp magnifies their errors.
+    # (...,M,D) x (...,N,D) -> (...,M,N) at full precision, since unscaled products are large and exp magnifies errors.
     scores = jnp.einsum(
         "...md,...nd->...mn", source, target, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 def segment_sums(h: jax.Array, segment_ids: jax.Array, slots: int) -> jax.Array:
     """Sums of h (R,T,D) over the tokens of segments 1..slots: (R,slots,D), in h's dtype. Empty segments give 0."""
-    # As a matrix product (R,S,T) x (R,T,D): on accelerators it is faster than a scatter.
+    # A matrix product (R,S,T) x (R,T,D) instead of a scatter; its gradient is a matrix product too.
     return jnp.einsum("rst,rtd->rsd", _members(segment_ids, slots).astype(h.dtype), h)
 
 

@@ -1,4 +1,4 @@
-"""Where rows and weights meet on a mesh: rows of a batch stay on their device, parts of weights and tables come to them.
+"""Where rows and weights meet on a mesh: rows of a batch stay on their device, weights and tables come to them.
 
 A table (V,D) is sharded along both axes: V along "tensor" and D along "fsdp". Rows of a batch are spread along "data"
 and "fsdp". Without a mesh in context, or where sizes do not divide, `spread` and `lookup` leave the placement to XLA.
