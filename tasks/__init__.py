@@ -1,8 +1,8 @@
 """seqio registrations: importing this package registers every task.
 
-Text tasks yield `text`, `language` and `group_id` (strings of rank 0; `group_id` is equal for texts that translate each
-other and "" where nothing is known) in the splits train and validation. To add your own, call `register_text` and its
-sisters in a module that `Recipe.modules` names, or name files in gin ("text:en=a.txt", see `sources.parse_name`).
+Text tasks yield `text`, `language` and `group_id` (strings of rank 0) in the splits train and validation. `group_id` is
+equal for texts that translate each other, and "" if nothing is known. To add your own task, call `register_text` or a
+similar function in a module that `Recipe.modules` names. Or spell files in gin ("text:en=a.txt", `files.parse_name`).
 """
 
 from xalign_jax.data.text.readers import EMBEDDED, Example

@@ -1,4 +1,4 @@
-"""Reads seqio tasks as documents, and gives the tokenised live task of a text task."""
+"""Reads seqio tasks as documents, and makes a tokenised seqio task of a text task."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from xalign_jax.data.store.store import cache_dir
 from xalign_jax.data.text.files import Document, Split
 from xalign_jax.data.text.readers import Example
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
 
 _UNKNOWN_LANGUAGE = "und"
-_BATCH = 1024
+_BATCH = 1024  # examples that are read from tf.data at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskReader:
-    """The documents of a seqio Task, or of all Tasks of a Mixture one after another (its rates are not used).
+    """The documents of a seqio Task, or of all Tasks of a Mixture one after another. A Mixture's rates are not used.
 
-    Groups of different Tasks of a Mixture have nothing to do with each other where they are numbers of lines or keys of
-    files (Tasks of `SOURCES`); other Tasks may share groups.
+    The Tasks of `SOURCES` number groups by lines or by keys of files, so equal groups of two of them are kept apart.
+    Other Tasks of a Mixture may share groups.
 
     Attributes:
-      code: a hash of the modules that may have registered it, "" where none has.
+      name: the seqio name.
+      code: a hash of the modules that may have registered the task; "" if there are none.
     """
 
     name: str
@@ -47,12 +48,13 @@ class TaskReader:
 
     @property
     def share(self) -> float | None:
-        """Share of the documents that are meant for validation; None where tasks have splits of their own."""
+        """The share of the documents that is meant for validation; None if tasks have their own splits."""
         shares = {SOURCES[task.name].share if task.name in SOURCES else None for task in self.tasks}
         return shares.pop() if len(shares) == 1 else None
 
     def fingerprint(self) -> str:
-        """A hash of what the tasks read, as far as it can be known: files, versions, names."""
+        """A hash of everything that is known about the tasks' content: files, versions, names."""
+        # Files are identified by their contents, other tasks by versions, names and the code that registers them.
         parts = [
             SOURCES[t.name].source.fingerprint() if t.name in SOURCES else f"{_outside(t)} {self.code}"
             for t in self.tasks
@@ -60,17 +62,18 @@ class TaskReader:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def stamps(self) -> list[tuple[str, ...]]:
-        """See `sources.Source.stamps`."""
+        """See `files.Source.stamps`."""
         return [stamp for t in self.tasks if t.name in SOURCES for stamp in SOURCES[t.name].stamps()]
 
     def check_vocabulary(self, tokenizer: Tokenizer) -> None:
-        """Raises UserError if a task comes tokenised with another vocabulary than the recipe's, or has no text."""
+        """Raise UserError if a task is tokenised with another vocabulary than the recipe's, or has no text."""
         for task in self.tasks:
             features = task.output_features
             if "text" in features:
                 continue
             if "targets" not in features:
                 raise UserError(f"Mixture.tasks: {task.name!r} yields neither `text` nor `targets`")
+            # Ids are only comparable if both vocabularies are the same SentencePiece model.
             theirs = getattr(features["targets"].vocabulary, "sp_model", None)
             if theirs is None or theirs != tokenizer.files.get("spm.model"):
                 raise UserError(
@@ -82,6 +85,7 @@ class TaskReader:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
         tasks = self.tasks
         for task in tasks:
+            # Tasks of this package know their splits. In a Mixture, groups of two of them are kept apart.
             if task.name not in SOURCES:
                 yield from _divided(task, split)
             elif len(tasks) == 1:
@@ -91,7 +95,7 @@ class TaskReader:
 
 
 def _divided(task: seqio.Task, split: str) -> Iterator[Example]:
-    """A split of a task that was registered without this package, its own or else of its training texts."""
+    """A split of a task that was registered outside of this package: its own, or a part of its training texts."""
     _download(task)
     if "validation" in task.splits:
         return _read(task, split)
@@ -100,7 +104,7 @@ def _divided(task: seqio.Task, split: str) -> Iterator[Example]:
 
 
 def _of_task(task: str, example: Example) -> Example:
-    """The example with its group, if it has one, told apart from those of other tasks."""
+    """The example with the task's name in its group, so that no other task has the same group."""
     document = example.document
     return example._replace(document=document._replace(group=f"{task}:{document.group}")) if document.group else example
 
@@ -110,27 +114,27 @@ def _train_documents(task: seqio.Task) -> Iterator[Document]:
 
 
 def open_task(name: str, code: str = "") -> TaskReader:
-    """The reader of a task named in a recipe. Raises UserError if there is none.
+    """The reader of a task that a recipe names. Raises UserError if there is no such task.
 
     Args:
-      code: a hash of the modules that may have registered it. They have not where the name spells what is read.
+      code: a hash of the modules that may have registered the task. It is not used if the name spells a TFDS data set.
     """
     return TaskReader(registered(name), "" if name.startswith("tfds:") else code)
 
 
 def _download(task: seqio.Task) -> None:
-    """Have TFDS make its files if it has not; only then it knows the splits."""
+    """Let TFDS make its files if they are missing, because it knows the splits only then."""
     if isinstance(task.source, seqio.TfdsDataSource):
         builder = task.source.tfds_dataset.builder
         try:
             builder.download_and_prepare()
-        except Exception as error:  # TFDS raises many kinds
-            reason = " ".join(str(error).split())[:200]
+        except Exception as error:  # TFDS raises exceptions of many kinds
+            reason = one_line(error)
             raise UserError(f"Mixture.tasks: TFDS cannot prepare {builder.info.full_name}: {reason}") from None
 
 
 def _outside(task: seqio.Task) -> str:
-    """What is known of a task that was registered without this package."""
+    """A line that identifies a task which was registered outside of this package."""
     source = task.source
     if isinstance(source, seqio.TfdsDataSource):
         return f"{task.name} {source.tfds_dataset.info.full_name}"
@@ -138,12 +142,14 @@ def _outside(task: seqio.Task) -> str:
 
 
 def _read(task: seqio.Task, split: str) -> Iterator[Example]:
+    """The examples of a task's split, none if it has no such split. Raises UserError for text that is not UTF-8."""
     if split not in task.splits:
         return
     dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
     if "text" in task.output_features:
-        # Columns of a task's own, which may be of any length, are left out: rows of one batch must be alike.
+        # Other columns are left out: they may have any length, and the rows of a batch must have equal shapes.
         columns = dataset.map(lambda row: {name: row[name] for name in FEATURES if name in row})
+        # Language and group are optional columns, which are filled in for all n rows.
         for batch in columns.batch(_BATCH).as_numpy_iterator():
             texts, n = batch["text"], len(batch["text"])
             about = (batch.get("language", [_UNKNOWN_LANGUAGE.encode()] * n), batch.get("group_id", [b""] * n))
@@ -151,6 +157,7 @@ def _read(task: seqio.Task, split: str) -> Iterator[Example]:
                 if text.strip():
                     yield Example(Document(*(_string(task, cell) for cell in (text, language, group))))
         return
+    # A tokenised task: the text is decoded, and the ids are kept.
     vocabulary = task.output_features["targets"].vocabulary
     for row in dataset.as_numpy_iterator():
         ids = np.asarray(row["targets"], np.int32)
@@ -168,7 +175,7 @@ def _string(task: seqio.Task, cell: Any) -> str:
 
 
 class _Wrapped(seqio.Vocabulary):
-    """A tokenizer other than SentencePiece as a seqio vocabulary; inside tf.data it calls back into Python."""
+    """A tokenizer other than SentencePiece as a seqio vocabulary. Inside tf.data it calls back into Python."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -193,6 +200,7 @@ class _Wrapped(seqio.Vocabulary):
         return self._tokenizer.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        # tf.data works on tensors of bytes; the tokenizer runs in Python on each text.
         ids = tf.numpy_function(lambda text: self._tokenizer.encode([text.decode()])[0], [s], tf.int32)
         ids.set_shape([None])
         return ids
@@ -208,20 +216,25 @@ class _Wrapped(seqio.Vocabulary):
 def seqio_task(
     name: str, vocabulary: Vocabulary, tasks: Sequence[str] | None = None, cache: str | Path | None = None
 ) -> seqio.Task:
-    """The ordinary tokenised Task of a text task: `targets` ending with eos, beside `language` and `group_id`.
+    """A text task as a tokenised seqio Task with `targets`, which end with eos, `language` and `group_id`.
 
-    Its ids are those of the task's store, but for combining marks that SentencePiece's own tables leave uncomposed (stores
-    compose them first). For a plain seqio pipeline; training here reads stores instead.
+    It is meant for plain seqio pipelines; training in this package reads stores. Its ids equal the ids of the task's
+    store, except for combining marks that SentencePiece's own tables leave uncomposed: stores compose them first.
 
     Args:
-      name: a Task (of a Mixture, name its Tasks).
-      vocabulary: as in the recipe; trained on `tasks` (default: this one) if it is trained.
+      name: a Task; for a Mixture, name its Tasks.
+      vocabulary: as in the recipe.
+      tasks: the tasks whose texts a trained vocabulary is trained on; None = this task.
+      cache: the folder of the cache; None = the default one.
+    Raises:
+      UserError: the name is a Mixture's, or the vocabulary cannot be prepared.
     """
     found = TaskReader(registered(name)).tasks
     if len(found) > 1:
         raise UserError(f"seqio_task: {name!r} is a Mixture; name its Tasks: {', '.join(t.name for t in found)}")
     readers = [open_task(task) for task in tasks or (name,)]
     directory, tokenizer = prepare_vocabulary(vocabulary, readers, Path(cache or cache_dir()))
+    # seqio registers a name once, so the name includes the vocabulary.
     live = f"{found[0].name}_tokenised_{tokenizer.base_fingerprint}"
     if live not in seqio.TaskRegistry.names():
         native = vocabulary.kind == "sentencepiece"

@@ -14,16 +14,16 @@ import tensorflow_datasets as tfds
 
 from xalign_jax.data.text.files import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles, parse_name, resolve
 from xalign_jax.data.text.readers import SourceReader
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 
-SOURCES: dict[str, SourceReader] = {}  # of the tasks registered here, by name
+SOURCES: dict[str, SourceReader] = {}  # readers of the tasks that are registered here, by seqio name
 _STRING = seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.string, rank=0)
 _BATCH = 1024
 FEATURES = {"text": _STRING, "language": _STRING, "group_id": _STRING}
 
 
 def register_source(name: str, source: Source) -> None:
-    """Register a source as a task with splits train and validation (see `sources.Split`)."""
+    """Register a source as a task with the splits train and validation (see `files.Split`)."""
     reader = SourceReader(source)
 
     def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
@@ -32,6 +32,7 @@ def register_source(name: str, source: Source) -> None:
             while batch := list(itertools.islice(found, _BATCH)):
                 yield dict(zip(FEATURES, zip(*batch, strict=True), strict=True))
 
+        # Python yields batches, which is much faster than single rows; seqio sees single rows.
         columns = {key: tf.TensorSpec((None,), tf.string) for key in FEATURES}
         return tf.data.Dataset.from_generator(batches, output_signature=columns).unbatch()
 
@@ -50,34 +51,42 @@ def _files(files: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def register_text(name: str, files: Mapping[str, str], document: str = "block") -> None:
-    """Running text, a file a language; a document is a "block" of lines between blank lines or each "line"."""
+    """Register running text, one file for each language.
+
+    Args:
+      document: what a document is: a "block" of lines between blank lines, or a "line".
+    """
     if document not in ("block", "line"):
         raise UserError(f'register_text({name!r}): document = {document!r}: "block" or "line"')
     register_source(name, TextFiles(_files(files), document))
 
 
 def register_tsv(name: str, files: Mapping[str, str]) -> None:
-    """`id<TAB>text`, a file a language, joined by id."""
+    """Register files of `id<TAB>text`, one for each language, joined by id."""
     register_source(name, MultiwayTsv(_files(files)))
 
 
 def register_pairs(name: str, files: Mapping[str, str]) -> None:
-    """Line-aligned files, two or more languages."""
+    """Register line-aligned files of two or more languages."""
     register_source(name, AlignedLines(_files(files)))
 
 
 def register_jsonl(name: str, files: Mapping[str, str], text="text", language="language", group="group_id") -> None:
-    """One JSON object a line with these keys; the file's language holds where an object names none."""
+    """Register files of JSON objects, one on each line, with these keys. The file's language is the default."""
     register_source(name, JsonLines(_files(files), text, language, group))
 
 
 def register_tfds(name: str, datasets: Mapping[str, str], text: str = "text", data_dir: str | None = None) -> None:
-    """TFDS data sets by language, {"en": "wiki40b/en"}; without a version the one TFDS would load.
+    """Register TFDS data sets by language, {"en": "wiki40b/en"}. Without a version, TFDS chooses it.
 
-    A data set without a validation split is divided as files are. Raises UserError if TFDS does not know it.
+    A data set without a validation split is divided like files.
+
+    Raises:
+      UserError: TFDS does not know a data set.
     """
     parts = []
     for language, dataset in datasets.items():
+        # The version is part of the task, so that a newer release does not silently change the text.
         if ":" not in dataset:
             dataset = f"{dataset}:{_newest_version(dataset, data_dir)}"
         parts.append(f"{name}_{language.replace('-', '_')}")
@@ -94,8 +103,8 @@ def register_tfds(name: str, datasets: Mapping[str, str], text: str = "text", da
 def _newest_version(dataset: str, data_dir: str | None) -> str:
     try:
         return str(tfds.builder(dataset, data_dir=data_dir).version)
-    except Exception as error:  # TFDS raises many kinds
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # TFDS raises exceptions of many kinds
+        reason = one_line(error)
         raise UserError(f"Mixture.tasks: TFDS cannot open {dataset!r}: {reason}") from None
 
 
@@ -103,6 +112,7 @@ def _as_text(dataset: tf.data.Dataset, key: str, language: str) -> tf.data.Datas
     """Text examples of a TFDS data set; Wiki-40B's markers become line ends."""
 
     def example(row):
+        # Wiki-40B marks articles, sections and paragraphs; white space after a line end is removed.
         text = tf.strings.regex_replace(row[key], r"_START_(ARTICLE|SECTION|PARAGRAPH)_|_NEWLINE_", "\n")
         text = tf.strings.strip(tf.strings.regex_replace(text, r"\n\s*", "\n"))
         return {"text": text, "language": language, "group_id": ""}
@@ -111,9 +121,10 @@ def _as_text(dataset: tf.data.Dataset, key: str, language: str) -> tf.data.Datas
 
 
 def registered(name: str) -> str:
-    """The seqio name of a task of a recipe, registering tasks that are spelled as files or TFDS data sets.
+    """The seqio name of a recipe's task. A task that is spelled as files or TFDS data sets is registered here.
 
-    Raises: UserError for a name that nobody registered.
+    Raises:
+      UserError: no task of this name is registered.
     """
     spelled = parse_name(name)
     if spelled:
@@ -121,6 +132,7 @@ def registered(name: str) -> str:
         if name not in seqio.TaskRegistry.names():
             register_source(name, spelled[1])
     elif name.startswith("tfds:"):
+        # "tfds:en=wiki40b/en,de=wiki40b/de": one Task for each language, and a Mixture of them.
         parts = name.removeprefix("tfds:").split(",")
         datasets = dict(map(_language_of, parts))
         if len(datasets) < len(parts):
@@ -131,17 +143,18 @@ def registered(name: str) -> str:
     if name not in {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}:
         known = ", ".join(sorted(SOURCES))
         raise UserError(
-            f"Mixture.tasks: no seqio task {name!r}; known: {known}; name the module that registers it in Recipe.modules, "
-            'or spell files as "text:en=PATH"'
+            f"Mixture.tasks: no seqio task {name!r}; known: {known}; name the module that registers it in "
+            'Recipe.modules, or spell files as "text:en=PATH"'
         )
     return name
 
 
 def _language_of(part: str) -> tuple[str, str]:
-    """("en", "wiki40b/en") of "en=wiki40b/en" or of "wiki40b/en"."""
+    """Language and data set: ("en", "wiki40b/en") for "en=wiki40b/en" and for "wiki40b/en"."""
     language, equals, dataset = part.partition("=")
     if equals:
         return language, dataset
+    # Without a language, the configuration's name must be one, as in "wiki40b/en".
     config = part.split(":")[0].split("/")[-1]
     if "/" not in part or not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?", config):
         raise UserError(f"Mixture.tasks: 'tfds:{part}' does not name its language; write tfds:LANGUAGE={part}")

@@ -16,7 +16,7 @@ PACKAGE = "xalign_jax"
 FOLDERS = (PACKAGE, "tasks")
 
 # Plain values, base classes, errors and array functions that several rooms need: every room may import them.
-OPEN = {"recipe", "interfaces", "errors", "arrays", "records", "__init__"}
+OPEN = {"recipe", "interfaces", "errors", "arrays", "records", "target", "__init__"}
 
 # Rooms from which everything is called.
 TOP = {"cli", "api"}
@@ -33,6 +33,7 @@ DRAWN = {
     "config": {"gin_files"},
     "catalogue": {"gin_files"},
     "tasks": {"data"},
+    "preparing": {"tasks"},
 }
 
 

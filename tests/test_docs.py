@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import random
 import re
 from pathlib import Path
-
-from commands import python
 
 from xalign_jax import cli, config
 from xalign_jax.evaluation import probes
@@ -16,46 +12,10 @@ from xalign_jax.runtime.logs import RESULT_KEYS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-# Less of everything, over a text of the reader's own.
-SMALL = """
-Vocabulary.size = 400
-Mixture.tasks = ("tsv:{files}",)
-LANGUAGES = ("en", "de")
-XLMRoberta.layers = 3
-XLMRoberta.width = 32
-XLMRoberta.heads = 2
-XLMRoberta.mlp_width = 64
-STEPS = 3
-MLM_ROWS = 8
-distance/Stream.batch_size = 8
-Runtime.log_every = 1
-SentenceRetrieval.untrained = False
-"""
 
 
 def _blocks(document: str, kind: str) -> list[str]:
     return re.findall(rf"```{kind}\n(.*?)```", (DOCS / document).read_text(encoding="utf-8"), re.DOTALL)
-
-
-def test_the_objective_of_the_documentation_trains(tmp_path):
-    (code,), (recipe,) = (_blocks("add_an_objective.md", kind) for kind in ("python", "gin"))
-    assert len((code + recipe).splitlines()) < 60
-    (tmp_path / "sentence_distance.py").write_text(code)
-    chance = random.Random(0)
-    words = ["".join(chance.choices("abcdefghij", k=4)) for _ in range(100)]
-    lines = [chance.choices(words, k=6) for _ in range(400)]
-    for language, change in (("en", str.lower), ("de", str.upper)):
-        text = "".join(f"{number}\t{change(' '.join(line))}\n" for number, line in enumerate(lines))
-        (tmp_path / f"{language}.tsv").write_text(text)
-    files = ",".join(f"{language}={tmp_path}/{language}.tsv" for language in ("en", "de"))
-    (tmp_path / "distance.gin").write_text(recipe + SMALL.format(files=files))
-    command = ("-m", "xalign_jax.cli", "train", "--gin_file=distance.gin", "--model_dir=run")
-    done = python(*command, cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert len(rows) == 3 and all(0 < row["loss/distance"] < 4 for row in rows)
-    assert all(row["distance/largest"] >= row["loss/distance"] for row in rows)
-    assert "import sentence_distance" in (tmp_path / "run" / "config.gin").read_text()
 
 
 def test_the_document_of_results_has_every_key_and_probe():

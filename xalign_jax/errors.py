@@ -11,6 +11,11 @@ class RunError(Exception):
     """A run that started well and failed (a non-finite loss, say): one line, recorded in the model directory."""
 
 
+def one_line(error: BaseException, most: int | None = 200) -> str:
+    """The text of an exception on one line, cut after `most` characters; None keeps all of it."""
+    return " ".join(str(error).split())[:most]
+
+
 def install(extra: str) -> str:
     """How to install an extra of this package. No package index has it, so the way is from a clone."""
     return f"in the clone of xalign_jax, pip install -e '.[{extra}]'"

@@ -74,6 +74,18 @@ def read(file: str) -> Iterator[Binding]:
     yield from _read(_find(file, f"--gin_file={file}", ()), file, ())
 
 
+def import_module(name: str, place: str) -> None:
+    """Import a Python module, which registers what it defines.
+
+    Raises:
+      UserError: beginning with `place`, if the module raises anything.
+    """
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        raise UserError(f"{place} failed: {shorten(str(error))}") from error
+
+
 def option(text: str) -> Binding:
     """The binding of `--gin.NAME=VALUE`, given NAME=VALUE.
 
@@ -187,10 +199,7 @@ def _read(path: Path, name: str, outer: tuple[tuple[Path, str], ...]) -> Iterato
                 found = _find(included, f"{place}: include '{shorten(included)}'", tuple(path for path, _ in inside))
                 yield from _read(found, included, inside)
             case config_parser.ImportStatement():
-                try:
-                    importlib.import_module(statement.module)
-                except Exception as error:
-                    raise UserError(f"{place}: {shorten(statement.format())} failed: {shorten(str(error))}") from error
+                import_module(statement.module, f"{place}: {shorten(statement.format())}")
 
 
 def _text(path: Path, name: str) -> str:

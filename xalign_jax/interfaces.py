@@ -1,7 +1,7 @@
 """The seams of the house on one page: what a method must offer to join, and what it gets.
 
 This module holds plain values and base classes only, and every room may import it. A new method is a class in a file of
-its own, registered with gin; `docs/extending.md` walks through one of each kind:
+its own, registered with gin; `docs/extending.md` has an example of four kinds:
 
 | seam            | a gin file names it in | it decides                                                      |
 |-----------------|------------------------|-----------------------------------------------------------------|

@@ -51,6 +51,10 @@ class FakeTokenizer:
         ids = np.asarray(ids, np.int32)
         return np.where(ids < len(SPECIALS), ids, ids + np.int32(self.base_size) * np.asarray(k, np.int32))
 
+    @property
+    def clone_table(self):
+        return np.stack([self.clone(np.arange(self.base_size), k) for k in range(self.clones + 1)])
+
     def unclone(self, ids):
         return (np.asarray(ids) % self.base_size).astype(np.int32)
 

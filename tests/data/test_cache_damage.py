@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.data.store import cache, store
-from xalign_jax.data.store import prepare as preparation
+from xalign_jax import preparing
 from xalign_jax.data.store.store import Vocabulary, open_stores, open_tokenizer, prepare
 from xalign_jax.errors import UserError
 
@@ -61,7 +61,7 @@ def process(command: list[str], **_: object) -> subprocess.CompletedProcess:
     code, output = 0, io.StringIO()
     with contextlib.redirect_stdout(output):
         try:
-            preparation.main(command[-1])
+            preparing.main(command[-1])
         except SystemExit as stopped:
             code = stopped.code
     return subprocess.CompletedProcess(command, code, output.getvalue())
@@ -127,6 +127,21 @@ def test_without_preparation_a_damaged_file_is_named(whole, name: str, damage: C
     with contextlib.suppress(UserError):
         open_tokenizer(VOCABULARY, [task], copy)
         open_stores(VOCABULARY, task, copy)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"fingerprint": "', '"fingerprint": "\\ud800'), ('"en": {', '"e\\udfff": {')]
+)
+def test_half_a_surrogate_pair_is_damage(whole, old: str, new: str, tmp_path):
+    """JSON can spell strings that UTF-8 cannot."""
+    place, task = whole
+    copy = Path(shutil.copytree(place, tmp_path / "cache"))
+    file = find(copy, task, "stores/*/store.json")
+    file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(UserError) as refused:
+        open_stores(VOCABULARY, task, copy)
+    assert str(refused.value).startswith(f"{file}: damaged ('utf-8' codec can't encode character")
+    assert "\n" not in str(refused.value) and str(refused.value).encode()
 
 
 def test_beyond_a_limit_the_size_alone_is_compared(tmp_path, monkeypatch):

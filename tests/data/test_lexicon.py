@@ -237,7 +237,7 @@ def test_a_clone_of_a_language_without_spaces_has_its_words():
 def test_a_dictionary_the_wrong_way_round_is_told(tokenizer, tmp_path):
     stores = texts_of(tokenizer, en=" ".join(WORDS), de=" ".join(TARGETS))
     path = pairs(tmp_path / "words.tsv", list(zip(TARGETS, WORDS, strict=True)))
-    message = r"words.tsv seems to lead from de to en: of 80 words that it has for en, 0 .* \(\"de\", \"en\"\)\)"
+    message = r"words.tsv seems to lead from de to en: of its 80 words for en, 0 .* \(\"de\", \"en\"\)\)"
     with pytest.raises(UserError, match=message):
         build_lexicon(Lexicon(source="file", paths=(path,), languages=("en", "de")), tokenizer, stores)
     lexicon = Lexicon(source="file", paths={path: ("de", "en")}, languages=("en", "de"), heldout=0.0)
@@ -248,7 +248,7 @@ def test_a_file_of_whose_words_the_texts_have_few_is_told(tokenizer, tmp_path):
     stores = texts_of(tokenizer, en=" ".join(WORDS), de=" ".join(["x", TARGETS[0]]))
     path = pairs(tmp_path / "words.tsv", list(zip(WORDS, TARGETS, strict=True)))
     lexicon = Lexicon(source="file", paths=(path,), languages=("en", "de"))
-    note = f"{path}: of 80 of its words of de, the text of de has 1; is it a dictionary of de, and for such texts?"
+    note = f"{path}: the text of de has 1 of 80 of its words for de; is it a dictionary of de, and for such texts?"
     assert build_lexicon(lexicon, tokenizer, stores).notes == (note,)
 
 

@@ -33,3 +33,19 @@ def test_packing_is_first_fit_longest_first(views, length, slots):
 def test_one_item_a_row_where_nothing_fits_beside_it():
     row, slot, place = pack(np.full((5, 1), 9), 16, 4)
     assert sorted(row) == list(range(5)) and not slot.any() and not place.any()
+
+
+@pytest.mark.parametrize("slots", [3, 100])
+def test_items_in_their_order_packed_into_some_rows(slots):
+    """Without what lies beyond, the first rows are those of a packing that has no others."""
+    sizes = np.random.default_rng(0).integers(1, 18, (200, 1))
+    row, slot, place = pack(sizes, 32, slots, longest_first=False)
+    expected, used, taken = [], [0] * 20, [0] * 20
+    for item, (size,) in enumerate(sizes.tolist()):
+        fits = [u + size <= 32 and n < slots for u, n in zip(used, taken, strict=True)]
+        if any(fits):
+            found = fits.index(True)
+            expected.append((item, found, taken[found], used[found]))
+            used[found], taken[found] = used[found] + size, taken[found] + 1
+    got = zip(range(200), row.tolist(), slot.tolist(), place[:, 0].tolist(), strict=True)
+    assert [item for item in got if item[1] < 20] == expected

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from xalign_jax.data.sampling.mixing import BLOCK, Blocks, block_counts, member_rates
+from xalign_jax.data.sampling.mixing import BLOCK, Blocks, Epochs, block_counts, member_counts, member_rates
 from xalign_jax.data.store.store import Mixture
 from xalign_jax.errors import UserError
 
@@ -108,3 +108,21 @@ def test_a_far_step_starts_as_fast_as_the_first():
     _, cursor = blocks().locate(np.arange(32) + 32 * 10**9)
     assert time.thread_time() - start < 0.1
     assert cursor.min() >= 32 * 10**6 * 20
+
+
+def test_members_of_rate_0_have_no_rows():
+    assert member_counts({"en": 90, "de": 10, "facts": 5}, (), 1.0, ("facts",)) == {"en": 900, "de": 100}
+
+
+def test_a_cursor_reads_each_of_its_items_once_in_an_epoch_in_another_order_each_time():
+    """Members 0 and 1 share a cursor of 400 items, which begins at item 100."""
+    blocks = Blocks(np.array([600, 150, 250]), np.array([0, 0, 1]), 7)
+    epochs = Epochs(blocks, np.array([100, 0]), np.array([400, 100]), np.array([3, 4], np.uint64))
+    found = epochs.locate(np.arange(16 * BLOCK))
+    orders = []
+    for epoch in range(16 * 750 // 400):
+        mine = found.item[(found.member < 2) & (found.epoch == epoch)]
+        assert sorted(mine) == list(range(100, 500))
+        orders.append(mine.tolist())
+    assert orders[0] != orders[1]
+    assert set(found.item[found.member == 2]) == set(range(100))

@@ -273,7 +273,9 @@ def test_a_dictionary_names_its_languages(name, languages):
 
 
 def test_a_dictionary_in_another_language_is_refused_by_its_name():
-    with pytest.raises(UserError, match=r"Lexicon.paths: d/en-fr.tsv names the language 'fr', and .* are en, de; take"):
+    with pytest.raises(
+        UserError, match=r"Lexicon.paths: d/en-fr.tsv names the language 'fr', but .* are en, de; remove"
+    ):
         named_languages("d/en-fr.tsv", ("en", "de"))
 
 

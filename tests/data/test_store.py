@@ -138,7 +138,7 @@ def test_a_split_far_from_what_was_meant_is_told_with_its_figures():
     notes = list(split_notes({"train": train, "validation": counts(en=(1, 268_431), de=(1, 300), fr=(1, 400))}, 0.03))
     assert len(notes) == 1
     assert notes[0].startswith(
-        "268,431 of 349,607 tokens in en (2 documents) are for validation, 77% where 3% was meant, and alike in fr; "
+        "268,431 of 349,607 tokens in en (2 documents) are for validation, 77% instead of 3%, and similarly in fr; "
     )
     assert not list(split_notes({"train": counts(en=(9, 92)), "validation": counts(en=(1, 8))}, 0.03))
     (note,) = split_notes({"train": counts(en=(1, 92), de=(2, 9)), "validation": counts(de=(1, 0))}, 0.03)
@@ -228,6 +228,6 @@ def test_reading_loads_no_tensorflow():
 
 def test_preparing_files_loads_no_tensorflow(tsv, tmp_path):
     request = {"vocabulary": {"kind": "bytes"}, "tasks": [tsv], "modules": [], "cache": str(tmp_path)}
-    code = f"import json, sys; from xalign_jax.data.store.prepare import main; main(json.dumps({request})); {WITHOUT}"
+    code = f"import json, sys; from xalign_jax.preparing import main; main(json.dumps({request})); {WITHOUT}"
     assert python("-c", code).returncode == 0
     assert len(open_stores(BYTES, tsv, tmp_path)["train"]["de"].tokens)

@@ -11,7 +11,7 @@ import jax
 import pytest
 from commands import xalign
 
-from xalign_jax import cli, config
+from xalign_jax import cli, config, target
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.runtime import hardware, sharding
@@ -51,6 +51,21 @@ def test_a_recipe_for_simulated_devices(tmp_path: Path):
         assert "all-gather" in kinds and all(one["sent"] > 0 and one["count"] > 0 for one in found["collectives"])
         assert f"stage {found['stage']} on cpu:4" in done.stdout
     assert align["flops"] > pretrain["flops"] > 6 * 32 * 64 * 0.4e6  # at least those of the blocks' weights
+
+
+def test_functions_are_traced_for_another_machine_within_the_context_only():
+    with target.lowering_for("tpu", 256):
+        assert (target.platform(), target.device_count()) == ("tpu", 256)
+    assert (target.platform(), target.device_count()) == (jax.default_backend(), jax.device_count())
+
+
+def test_sizes_are_chosen_for_the_machine():
+    """The step of an accelerator in bfloat16, lowered on the CPU."""
+    recipe, runtime = tiny()
+    machine = topology.find("cpu:1")
+    here = next(compile.programs(recipe, runtime, machine))
+    there = next(compile.programs(recipe, runtime, machine._replace(platform="tpu")))
+    assert "bf16" in there.lowered.as_text() and "bf16" not in here.lowered.as_text()
 
 
 @pytest.mark.parametrize(

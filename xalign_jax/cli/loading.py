@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from xalign_jax.errors import UserError
 
 if TYPE_CHECKING:
     from xalign_jax.recipe import Recipe, Runtime
@@ -41,6 +45,20 @@ def register() -> None:
     import xalign_jax.parametrizations.selection
     import xalign_jax.parametrizations.tied_rows
     import xalign_jax.training.optimizers  # noqa: F401
+
+
+def import_modules(model_dir: Path) -> None:
+    """Import the modules that a model directory's gin file names. One of them may register the model's architecture.
+
+    A file that cannot be read, or a module that cannot be imported, is no error here: not every command needs it.
+    """
+    from xalign_jax import gin_files
+
+    register()
+    for file in (model_dir / "config.gin", model_dir / "model.gin"):
+        if file.is_file():
+            with contextlib.suppress(UserError):
+                list(gin_files.read(str(file)))
 
 
 def start_jax(precision: str) -> None:

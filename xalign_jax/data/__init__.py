@@ -1,1 +1,1 @@
-"""The rooms that know about text: sources, vocabularies, stores and feeds."""
+"""Everything that reads text: sources, vocabularies, stores, dictionaries and feeds."""

@@ -1,4 +1,4 @@
-"""Everything a run reads, opened: vocabulary, stores, lexicon, facts. Needs no TensorFlow."""
+"""The data of a run, opened: vocabulary, stores, lexicon, facts. This needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ FACTS = "facts"
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A member of a mixture: a language (clone k of its base), or the facts. Equal `text` shares one cursor.
+    """A member of a mixture: a language (clone k of its base language), or the facts.
 
     Attributes:
-      name: the member's name in `Mixture.rates`.   language: what its rows are written in.
-      text: the base language, or "facts".   tokens: token arrays, base ids, each document ending with eos.
-      offsets: of each token array: document d is tokens[offsets[d]:offsets[d + 1]].
+      name: the member's name in `Mixture.rates`.
+      language: the language that its rows are written in.
+      k: the number of the clone; 0 = the base language.
+      text: the base language, or "facts". Members with equal `text` share one cursor.
+      tokens: arrays of base ids, (N,) each; every document ends with eos.
+      offsets: for each of these arrays, (D + 1,) int64: document d is tokens[offsets[d]:offsets[d + 1]].
     """
 
     name: str
@@ -38,7 +41,7 @@ class Member:
 
     @property
     def size(self) -> int:
-        """Tokens of text."""
+        """The number of tokens of its text."""
         return sum(map(len, self.tokens))
 
 
@@ -60,7 +63,7 @@ class CorpusView(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A run's data, its texts in `stores`."""
+    """The data of a run: vocabulary, texts, and the lexicon and the facts if there are any."""
 
     tokenizer: Tokenizer
     stores: Stores
@@ -68,43 +71,49 @@ class Corpus:
     facts: FactTable | None
 
     def with_lexicon(self, lexicon: Lexicon) -> Corpus:
-        """This, and a lexicon built on it. Raises UserError as `build_lexicon` does."""
+        """A copy with a lexicon that is built on its texts. Raises UserError as `build_lexicon` does."""
         return dataclasses.replace(self, lexicon=build_lexicon(lexicon, self.tokenizer, self.stores))
 
     def with_facts(self, facts: Facts) -> Corpus:
-        """This, and facts made of its lexicon's words. Raises UserError without a lexicon, or too few words."""
+        """A copy with facts made of its lexicon's words. Raises UserError if it has no lexicon or too few words."""
         if self.lexicon is None:
             raise UserError("Recipe.facts needs Recipe.lexicon: facts are made of dictionary words")
         return dataclasses.replace(self, facts=build_facts(facts, self.lexicon, self.tokenizer))
 
     def members(self, mixture: Mixture, split: str = "train") -> list[Member]:
-        """A mixture's members: each language of its tasks (or those of `Mixture.languages`), its clones, the facts.
+        """A mixture's members: each language of its tasks (or of `Mixture.languages`), its clones, and the facts.
 
-        Facts are there in training only; a language of one text has no validation text.
+        Facts are members in training only. A language may have no validation text.
+
         Raises:
-          UserError: `Mixture.languages` names a language that the tasks lack, or two members have one name.
+          UserError: `Mixture.languages` names a language that the tasks lack, or two members have the same name.
         """
+        # Base language -> its stores, one for each task. Tasks with the same canonical name are the same text.
         texts: dict[str, list[Store]] = {}
         for task in {canonical_task(task): task for task in mixture.tasks}.values():
             for language, store in self.stores[task].get(split, {}).items():
                 texts.setdefault(language, []).append(store)
+        # Only training must have all languages: a split may leave a language without validation text.
         lacking = [language for language in mixture.languages if language not in texts]
         if lacking and split == "train":
             raise UserError(f"Mixture.languages names {lacking[0]!r}; the text is in {', '.join(texts) or 'none'}")
         members = []
+        # A base language and its clones read the same arrays; only the ids that they write differ.
         for base in sorted(set(mixture.languages or texts) & set(texts)):
             tokens = tuple(np.asarray(store.tokens) for store in texts[base])
             offsets = tuple(np.asarray(store.offsets) for store in texts[base])
             names = [clone_name(base, k) for k in range(self.tokenizer.clones + 1)]
             members += [Member(name, name, k, base, tokens, offsets) for k, name in enumerate(names)]
+        # The facts are one more text. They are written in the lexicon's source language, which may be a clone.
         if self.facts is not None and self.lexicon is not None and split == "train":
             language = self.lexicon.languages[0]
             facts = (self.facts.tokens,), (self.facts.offsets,)
             members.append(Member(FACTS, language, clone_index(language)[1], FACTS, *facts))
+        # Rates name members, so names must be unique: a text's language could be called like a clone.
         for name, times in Counter(member.name for member in members).items():
             if times > 1:
                 raise UserError(
-                    f"Mixture.tasks: text in a language called {name!r}, as a clone or the facts are; rename it"
+                    f"Mixture.tasks: a text's language is called {name!r}, as a clone or the facts are; rename it"
                 )
         return members
 
@@ -116,28 +125,30 @@ def load(
     mixtures: Sequence[Mixture],
     cache: str | Path | None = None,
 ) -> Corpus:
-    """Opens what `store.prepare` wrote for the mixtures' tasks and builds the lexicon and the facts on it.
+    """Opens the stores that `store.prepare` wrote for the mixtures' tasks, and builds lexicon and facts on them.
 
-    Facts are built only where a mixture tells them (`Mixture.rates` names "facts"): no probe asks for facts that no
-    training text holds.
+    Facts are built only if a mixture states them (`Mixture.rates` names "facts"), so that no probe asks for facts that
+    no training text holds.
 
     Raises:
-      UserError: facts without a lexicon, and whatever building them finds wrong.
+      UserError: a task has not been prepared, there are facts but no lexicon, or one of them cannot be built.
     """
     corpus = open_texts(vocabulary, mixtures, cache)
     if lexicon is not None:
         corpus = corpus.with_lexicon(lexicon)
+    # The lexicon comes first, because facts are made of its words.
     return corpus.with_facts(facts) if facts is not None and tells_facts(mixtures) else corpus
 
 
 def tells_facts(mixtures: Sequence[Mixture]) -> bool:
-    """Whether any mixture draws rows of the facts."""
+    """True if any mixture draws rows from the facts."""
     return any(dict(mixture.rates).get(FACTS, 0) for mixture in mixtures)
 
 
 def open_texts(vocabulary: Vocabulary, mixtures: Sequence[Mixture], cache: str | Path | None = None) -> Corpus:
-    """The vocabulary and the stores of the mixtures' tasks that `store.prepare` wrote."""
+    """The vocabulary and the stores that `store.prepare` wrote for the mixtures' tasks, without lexicon and facts."""
     tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
     tokenizer = open_tokenizer(vocabulary, tasks, cache)
+    # All tasks are named with each store: a store depends on the validation texts of the others.
     stores = {task: open_stores(vocabulary, task, cache, tasks) for task in tasks}
     return Corpus(tokenizer, stores, None, None)

@@ -1,4 +1,4 @@
-"""Rows for tokens that a model has never seen: which old rows each row of a new table is the mean of."""
+"""Rows for tokens that a model has never seen: each row of the new table is the mean of some old rows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ WAYS = ("mean", "copy", "aligned")
 
 @dataclasses.dataclass(frozen=True)
 class RowSources:
-    """Row i of a new table is the mean of the old rows ids[starts[i]:starts[i + 1]]; of all `ordinary` ones if none.
+    """Row i of the new table is the mean of the old rows ids[starts[i]:starts[i + 1]].
+
+    If a row has no ids, it is the mean of all ordinary old rows.
 
     Attributes:
-      ids: (n,) int32.  starts: (rows + 1,) int64.  ordinary: (old rows,) bool, rows that text reads.
-      kept, made: ordinary rows that are an old row, and others that `ids` names rows for.
+      ids: (n,) int32, old rows.
+      starts: (new rows + 1,) int64.
+      ordinary: (old rows,) bool, rows that text reads.
+      kept: number of ordinary new rows that are an old row.
+      made: number of other ordinary new rows that have ids.
     """
 
     ids: np.ndarray
@@ -32,22 +37,24 @@ class RowSources:
 
 
 def row_sources(old: Tokenizer, new: Tokenizer, how: str, lexicon: LexiconTable | None = None) -> RowSources | None:
-    """Where the rows of `new`'s table come from; None if both vocabularies are the same.
+    """The old rows that the rows of `new`'s table are made of; None if both vocabularies are the same.
 
-    A token that the old vocabulary has (the same piece in the same clone, or the same special) keeps its row. Others:
+    A token that the old vocabulary has (the same piece in the same clone, or the same special) keeps its row. For other
+    tokens, `how` decides:
       "mean": the mean of all ordinary rows.
-      "copy": a clone's row is its original's; a new piece is the mean of the old pieces that spell it.
-      "aligned": a row that occurs in words of the lexicon's training table is the mean of the rows of those words'
-        translations into its first language.
-    What "copy" and "aligned" find nothing for is the mean of all as well.
+      "copy": a clone gets the row of its original, a new piece the mean of the old pieces that spell it.
+      "aligned": a token that occurs in words of the lexicon's training table gets the mean over the pieces of their
+        translations into the first language.
+    If "copy" or "aligned" gives no rows, the token gets the mean of all ordinary rows.
 
     Raises:
-      UserError: another way, or "aligned" without a lexicon.
+      UserError: `how` is none of these, or it is "aligned" and there is no lexicon.
     """
     if how not in WAYS:
         raise UserError(f"Recipe.new_rows = {how!r}: one of {', '.join(WAYS)}")
     if how == "aligned" and lexicon is None:
         raise UserError('Recipe.new_rows = "aligned" reads Recipe.lexicon, which is not bound')
+    # With the same vocabulary and number of rows, the table needs no new rows.
     if old.fingerprint == new.fingerprint and old.size == new.size:
         return None
     known = _known(old, new)
@@ -56,6 +63,7 @@ def row_sources(old: Tokenizer, new: Tokenizer, how: str, lexicon: LexiconTable 
         made = _copied(old, new, known)
     elif how == "aligned" and lexicon is not None:
         made = _aligned(lexicon, old, known)
+    # A known row comes from one old row, a made one from some, and any other from all (an empty list).
     rows = [[known[i]] if i in known else made.get(i, []) for i in range(new.size)]
     ordinary = np.flatnonzero(~new.special).tolist()
     kept = sum(i in known for i in ordinary)
@@ -69,17 +77,20 @@ def row_sources(old: Tokenizer, new: Tokenizer, how: str, lexicon: LexiconTable 
 
 
 def _known(old: Tokenizer, new: Tokenizer) -> dict[int, int]:
-    """New row -> old row of the tokens that both vocabularies have."""
+    """New row -> old row, for the tokens that both vocabularies have."""
+    # The same base pieces match by number. Otherwise match the specials by role, then pieces by name and by spelling.
     if old.base_fingerprint == new.base_fingerprint:
         pairs = [(i, i) for i in range(new.base_size)]
     else:
         roles = {name: (getattr(old, name), getattr(new, name)) for name in SPECIALS}
         pairs = [(b, a) for a, b in roles.values() if a is not None and b is not None]
-        for keys in (_names, _spellings):  # what none is called like may still be spelt like one
+        for keys in (_names, _spellings):  # match by exact name first, then by spelling
             done = {b for b, _ in pairs}
             places = {key: i for i, key in keys(old)}
             pairs += [(i, places[key]) for i, key in keys(new) if key in places and i not in done]
     return {
+        # Clones match their own clone. From the last to the first, so that ids which clones share end with the base
+        # row.
         int(new.clone(np.int32(b), k)): int(old.clone(np.int32(a), k))
         for k in range(min(old.clones, new.clones), -1, -1)
         for b, a in pairs
@@ -87,18 +98,20 @@ def _known(old: Tokenizer, new: Tokenizer) -> dict[int, int]:
 
 
 def _names(tokenizer: Tokenizer) -> list[tuple[int, str]]:
-    """(piece, name) of the base pieces that text has and that have one."""
+    """(piece, name) of the base pieces that occur in text and have a name."""
     names = enumerate(tokenizer.names)
     return [(i, name) for i, name in names if name and not tokenizer.special[i]]
 
 
 def _spellings(tokenizer: Tokenizer) -> list[tuple[int, tuple[bool, str]]]:
-    """(piece, (begins a word, spelling)) of the base pieces that text has and that spell something."""
+    """(piece, (begins a word, spelling)) of the base pieces that occur in text and have a spelling."""
     found = enumerate(zip(tokenizer.word_start.tolist(), tokenizer.texts, strict=True))
     return [(i, key) for i, key in found if key[1] and not tokenizer.special[i]]
 
 
 def _copied(old: Tokenizer, new: Tokenizer, known: dict[int, int]) -> dict[int, list[int]]:
+    """New row -> old rows, by "copy", for rows that are not in `known`."""
+    # Base pieces: the old vocabulary encodes their spelling. Then the clones: the row or rows of their base piece.
     spelt = [i for i in range(new.base_size) if i not in known and new.texts[i]]
     made = {}
     for i, ids in zip(spelt, old.encode_words([new.texts[i] for i in spelt]), strict=True):
@@ -112,7 +125,9 @@ def _copied(old: Tokenizer, new: Tokenizer, known: dict[int, int]) -> dict[int, 
 
 
 def _aligned(lexicon: LexiconTable, old: Tokenizer, known: dict[int, int]) -> dict[int, list[int]]:
+    """New row -> old rows, by "aligned", for rows that are not in `known`."""
     table = lexicon.train
+    # Concept -> old ids of its words in the first language; then every token of the concept's other words gets them.
     firsts = np.flatnonzero(table.language == 0).tolist()
     sources: dict[int, list[int]] = defaultdict(list)
     for word, ids in zip(firsts, old.encode_words([table.words[word] for word in firsts]), strict=True):

@@ -1,4 +1,4 @@
-"""What a recipe's data looks like: rows as text, and counts."""
+"""Shows a recipe's data: rows as text, and counts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from xalign_jax.data.store.store import training_stores
 from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.data.tokens.words import split_words
 
-PREVIEW_ROWS = 4
-COVERAGE_TOKENS = 1_000_000
+PREVIEW_ROWS = 4  # rows of each stream that are shown
+COVERAGE_TOKENS = 1_000_000  # running tokens in which the dictionary's words are counted
 
 
 def preview(stream: str, batch: dict[str, np.ndarray], languages: tuple[str, ...], corpus: Corpus) -> str:
-    """The first rows of a stream's batch as text, with the words that are switched in them, and the shapes of its arrays."""
+    """The first rows of a stream's batch as text, with their switched words, and the shapes of its arrays."""
     lines = [f"stream {stream}:"]
+    # The arrays tell the kind of feed: only windows have one language for each row.
     if "language" in batch and "concept" not in batch:
-        lines[0] += " a word in brackets is read in place of one that began as shown behind the arrow"
+        lines[0] += " a word in brackets replaces, in the input, a word that begins as shown behind the arrow"
     for row in range(min(PREVIEW_ROWS, len(batch["tokens"]))):
         if "concept" in batch:
             lines.append(f"  {row}: {_words(batch, row, languages, corpus)}")
@@ -36,6 +37,7 @@ def preview(stream: str, batch: dict[str, np.ndarray], languages: tuple[str, ...
 
 
 def _words(batch: dict[str, np.ndarray], row: int, languages: tuple[str, ...], corpus: Corpus) -> str:
+    """A row of a word feed: its words with language and concept."""
     shown = []
     for slot, concept in enumerate(batch["concept"][row]):
         if concept >= 0:
@@ -47,13 +49,14 @@ def _words(batch: dict[str, np.ndarray], row: int, languages: tuple[str, ...], c
 def _packed(
     batch: dict[str, np.ndarray], row: int, languages: tuple[str, ...], corpus: Corpus
 ) -> list[tuple[int, str]]:
-    """The slots of a row: its texts with their languages; a key after its query."""
+    """(slot, text) of the slots of a row: their texts with languages; a key stands behind its query."""
     shown = []
     for slot in range(int(batch["segment_ids"][row].max(initial=0))):
         views = []
         for view in ("", "key_") if "group" in batch else ("",):
             mine = batch[f"{view}segment_ids"][row] == slot + 1
             tokens, language = batch[f"{view}tokens"][row][mine], batch[f"{view}token_language"][row][mine]
+            # (n,) tokens of the slot -> its texts, each of which ends with eos.
             ends = np.flatnonzero(corpus.tokenizer.unclone(tokens) == corpus.tokenizer.eos) + 1
             parts = zip(np.split(tokens, ends)[:-1], language[ends - 1], strict=True)
             views.append(" / ".join(f"[{languages[k]}] {corpus.tokenizer.decode(ids)}" for ids, k in parts))
@@ -63,14 +66,16 @@ def _packed(
 
 
 def _window(batch: dict[str, np.ndarray], row: int, corpus: Corpus) -> str:
-    """A row's text, each switched word as [what is read ← first piece of what stood there]."""
+    """A row's text, with each switched word as [translation ← first piece of the original word]."""
     tokenizer = corpus.tokenizer
     tokens, targets, weights, segments = (batch[name][row] for name in ("tokens", "targets", "weights", "segment_ids"))
-    # Place t + 1 is read, and its original is the target at t; later tokens of a switched word weigh nothing.
+    # (T,) bool, by input position. The original of the input at t + 1 is the target at t; a difference shows a switch.
     changed = np.append(False, (tokens[1:] != targets[:-1]) & (segments[1:] == segments[:-1]) & (segments[1:] > 0))
+    # Later tokens of a switched word have weight 0: `goes_on`. A word of equal first tokens shows by them alone.
     weighs = np.append(True, weights[:-1] > 0)
     goes_on = changed & ~weighs
     begins = weighs & (changed | np.append(goes_on[1:], False))
+    # Positions where a switched word or ordinary text begins -> the parts between them.
     cuts = np.flatnonzero(begins | ~goes_on & np.append(False, (begins | goes_on)[:-1]))
     shown = []
     for start, end in itertools.pairwise([0, *cuts[cuts > 0].tolist(), len(tokens)]):
@@ -80,7 +85,7 @@ def _window(batch: dict[str, np.ndarray], row: int, corpus: Corpus) -> str:
 
 
 def texts(corpus: Corpus) -> list[str]:
-    """The vocabulary's size, and documents and tokens of every text, in lines."""
+    """Lines: the vocabulary's size, and the documents and tokens of every text."""
     width = max([len(task) for task in corpus.stores] + [4])
     lines = [f"vocabulary: {corpus.tokenizer.base_size} pieces, {corpus.tokenizer.size} rows"]
     lines.append(
@@ -98,12 +103,12 @@ def texts(corpus: Corpus) -> list[str]:
 
 
 def words(corpus: Corpus) -> list[str]:
-    """What became of the dictionary, if there is one, in lines."""
+    """Lines about the use of the dictionary, if there is one."""
     return [] if corpus.lexicon is None else corpus.lexicon.summary
 
 
 def facts(corpus: Corpus) -> list[str]:
-    """How many facts there are, in a line, if there are any."""
+    """A line with the number of facts, if there are any."""
     table = corpus.facts
     if table is None:
         return []
@@ -111,7 +116,7 @@ def facts(corpus: Corpus) -> list[str]:
 
 
 def packing(feeds: Mapping[str, Any]) -> list[str]:
-    """What became of the documents of streams that pack texts, and how full their rows are, in lines."""
+    """A line for each stream that packs texts: counts of its documents, and how full its rows are."""
     return [
         f"stream {name}: " + ", ".join(f"{what} {count:,}" for what, count in feed.report.items())
         for name, feed in feeds.items()
@@ -120,7 +125,7 @@ def packing(feeds: Mapping[str, Any]) -> list[str]:
 
 
 def coverage(corpus: Corpus) -> list[str]:
-    """A line: which share of the source language's running words the dictionary can switch, over a million tokens."""
+    """A line: the share of the source language's running words that the dictionary can switch."""
     if corpus.lexicon is None:
         return []
     concepts = corpus.lexicon.train
@@ -128,9 +133,11 @@ def coverage(corpus: Corpus) -> list[str]:
     table, stores = build_table(concepts, corpus.tokenizer), training_stores(corpus.stores, language)
     if table is None or not stores:
         return [f"coverage of running words (training text of {language}): none"]
+    # One row (1, N) of text -> the keys in it -> (N,) bool: tokens that lie in a key.
     base = np.asarray(stores[0].tokens[:COVERAGE_TOKENS])[None].astype(np.int32)
     begins, ordinary = split_words(table.flags.take(base))
     at, n, _ = table.read(base, begins, np.flatnonzero(ordinary), np.zeros(1, np.int64))
+    # A key of several words covers all of them.
     covered = np.zeros(base.size, bool)
     covered[ranges(at, n)] = True
     share = int(np.count_nonzero(covered & ordinary[0])) / max(1, int(np.count_nonzero(ordinary)))

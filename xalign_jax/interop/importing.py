@@ -263,8 +263,10 @@ def _describe(building: Path, source: Path, config: Any, tokenizer: Tokenizer, d
         "recipe": {"model": as_json(config)},
     }
     write_atomically(building / "environment.json", json.dumps(environment, indent=1) + "\n")
+    module = type(config).__module__
     lines = [
         f"# The model of {source.name}. `include` this in a recipe to continue from it.",
+        *([] if module.startswith("xalign_jax.") else [f"import {module}"]),
         *_bindings("Recipe.model", config),
         "Recipe.vocabulary = @Vocabulary()",
         f'Vocabulary.kind = "{tokenizer.vocabulary.kind}"',

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from xalign_jax.data.tokens.vocabulary import Tokenizer
@@ -13,6 +15,7 @@ from xalign_jax.errors import RunError, install
 from xalign_jax.interfaces import Inputs
 from xalign_jax.interop.exporting import Exported
 from xalign_jax.interop.tokenizers.check import SAMPLES, difference, texts_around_unusual, texts_of_pieces, unusual_ids
+from xalign_jax.models.model import Model
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # relative to a level's largest value, at least 1
 LENGTH, ROWS = 64, 4
@@ -26,7 +29,7 @@ def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray] | Missi
     """Compare token ids, logits and every hidden state; returns what was compared and the largest difference of each level.
 
     Read are the vocabulary's own pieces, sample texts, and the validation texts where there are any. Both compute in
-    float32, from the parameters as they were exported and as they are here: for "bfloat16" the difference is what rounding
+    float32 (in float64 where a row amplifies rounding), from the parameters as they were exported and as they are here: for "bfloat16" the difference is what rounding
     costs.
 
     Args:
@@ -65,33 +68,52 @@ def _compare_numbers(output: Path, exported: Exported, texts: Sequence[np.ndarra
     import transformers
 
     theirs = getattr(transformers, exported.auto).from_pretrained(output, dtype=torch.float32).eval()
-    model, last = exported.model, exported.model.num_layers
-    run = jax.jit(lambda params, *rows: model.bind(params).hidden(Inputs(*rows), levels=tuple(range(last + 1))))
-    worst = np.zeros(last + 2)
+    names = [*(f"level {level}" for level in range(exported.model.num_layers + 1)), "logits"]
+    worst, amplified = np.zeros(len(names)), 0
     for ids in texts:
-        ids = np.asarray(ids[: min(LENGTH, model.max_length)], np.int32)
-        rows = np.zeros((3, 1, min(LENGTH, model.max_length)), np.int32)
-        rows[0, 0, : len(ids)], rows[1, 0, : len(ids)], rows[2, 0, : len(ids)] = ids, np.arange(len(ids)), 1
-        ours = run(exported.params, *rows)
-        logits = model.bind(exported.params).head_input(ours[last]) @ model.bind(exported.params).head_weight().T
-        bias = model.bind(exported.params).head_bias()
-        logits = logits if bias is None else logits + bias
-        with torch.no_grad():
-            found = theirs(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
-        expected = [h.numpy() for h in (*found.hidden_states, found.logits)]
-        for level, array in enumerate([*(ours[i] for i in range(last + 1)), logits]):
-            mine, other = np.asarray(array)[0, : len(ids)], expected[level][0]
-            scale = max(1.0, float(np.abs(other).max()))
-            difference = float(np.abs(mine - other).max()) / scale
-            worst[level] = max(worst[level], np.inf if np.isnan(difference) else difference)
-    names = [*(f"level {i}" for i in range(last + 1)), "logits"]
+        found = _differences(theirs, exported, ids, "float32")
+        # On some rows, mostly of rare pieces, a deep model amplifies rounding. Only float64 tells rounding from a fault.
+        if not (found <= TOLERANCE[dtype]).all():
+            found, amplified = _differences(theirs, exported, ids, "float64"), amplified + 1
+        worst = np.maximum(worst, found)
     bad = [i for i in range(len(names)) if not worst[i] <= TOLERANCE[dtype]]
     if bad:
         raise RunError(
             f"{output}: transformers differs first at {names[bad[0]]}: {worst[bad[0]]:.2g} of the largest value, "
             f"tolerance {TOLERANCE[dtype]:g} for {dtype}; the files were kept"
         )
-    return ", ".join(f"{name} {value:.1e}" for name, value in zip(names, worst, strict=True))
+    rows = f" ({amplified} rows amplify rounding and were compared in float64)" if amplified else ""
+    return ", ".join(f"{name} {value:.1e}" for name, value in zip(names, worst, strict=True)) + rows
+
+
+def _differences(theirs: Any, exported: Exported, ids: np.ndarray, dtype: str) -> np.ndarray:
+    """(L+2,) largest difference of each level and of the logits on one row, relative to the largest value, at least 1."""
+    import torch
+
+    model, ids = exported.model.in_dtype(dtype), np.asarray(ids[:LENGTH][: exported.model.max_length], np.int32)
+    with torch.no_grad():
+        network = theirs.to(getattr(torch, dtype))
+        found = network(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
+        expected = [array[0].double().numpy() for array in (*found.hidden_states, found.logits)]
+    with jax.enable_x64(dtype == "float64"):
+        # One shape for all rows: short ones are padded with segment 0, which nothing else sees.
+        rows = np.zeros((3, 1, min(LENGTH, model.max_length)), np.int32)
+        rows[:, 0, : len(ids)] = ids, np.arange(len(ids)), np.ones(len(ids))
+        params = jax.tree.map(lambda array: jnp.asarray(array, dtype), exported.params)
+        states, logits = _levels_and_logits(model.bind(params), Inputs(*rows))
+        ours = [np.asarray(array[0, : len(ids)], np.float64) for array in (*states, logits)]
+    largest = [float(np.abs(mine - other).max()) for mine, other in zip(ours, expected, strict=True)]
+    scale = [max(1.0, float(np.abs(other).max())) for other in expected]
+    return np.nan_to_num(np.asarray(largest) / scale, nan=np.inf)
+
+
+@jax.jit
+def _levels_and_logits(model: Model, inputs: Inputs) -> tuple[list[jax.Array], jax.Array]:
+    """States of all levels, (B,T,D) each, and logits (B,T,V)."""
+    every = range(model.num_layers + 1)
+    states = model.hidden(inputs, levels=tuple(every))
+    logits, bias = model.head_input(states[every[-1]]) @ model.head_weight().T, model.head_bias()
+    return [states[level] for level in every], logits if bias is None else logits + bias
 
 
 def _compare_tokenizers(output: Path, tokenizer: Tokenizer, validation: Sequence[str]) -> str:

@@ -70,15 +70,18 @@ class Llama:
         at_least_one(self, "layers", "width", "heads", "kv_heads", "mlp_width", "head_dim", "max_length", "window")
         within(self, "(0, inf)", "rope_theta", "norm_eps")
         within(self, "[0, inf)", "init_std", "table_std")
+        name = type(self).__name__
         if self.heads % self.kv_heads:
-            raise UserError(f"Llama.kv_heads = {self.kv_heads} must divide Llama.heads = {self.heads}")
+            raise UserError(f"{name}.kv_heads = {self.kv_heads} must divide {name}.heads = {self.heads}")
         if self.head_dim is None and self.width % self.heads:
-            raise UserError(f"Llama.heads = {self.heads} must divide Llama.width = {self.width}, or set Llama.head_dim")
+            raise UserError(
+                f"{name}.heads = {self.heads} must divide {name}.width = {self.width}, or set {name}.head_dim"
+            )
         if self.head_size % 2:
-            raise UserError(f"Llama.head_dim = {self.head_size} must be even for rotary positions")
+            raise UserError(f"{name}.head_dim = {self.head_size} must be even for rotary positions")
         if not {*self.full_attention_layers} <= {*range(self.layers)}:
             raise UserError(
-                f"Llama.full_attention_layers = {self.full_attention_layers}: layers 0 to {self.layers - 1} exist"
+                f"{name}.full_attention_layers = {self.full_attention_layers}: layers 0 to {self.layers - 1} exist"
             )
 
     @property
@@ -103,6 +106,10 @@ class Llama:
         full, reach = len({*self.full_attention_layers}), min(self.window or length, length)
         return full * length / 2 + (self.layers - full) * reach * (1 - reach / length / 2)
 
+    def block(self, dtype: DTypeLike, make: Maker) -> nnx.Module:
+        """A block. A model of the same shape with other blocks derives from this class and overrides it."""
+        return LlamaBlock(self, dtype, make)
+
     def network(self, vocabulary_size: int, dtype: DTypeLike, rngs: nnx.Rngs) -> Decoder:
         """The parameters and the pieces of the forward pass."""
         return Decoder(
@@ -110,7 +117,7 @@ class Llama:
             vocabulary_size,
             dtype,
             rngs,
-            block=functools.partial(LlamaBlock, self, dtype),
+            block=functools.partial(self.block, dtype),
             norm=functools.partial(RMSNorm, self.width, self.norm_eps),
             dims=self.head_size,
             window=self.window,

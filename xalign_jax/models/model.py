@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from xalign_jax import target
 from xalign_jax.arrays import join_rows, split_rows
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs, ModelConfig, States
@@ -172,6 +173,11 @@ class Model:
         """The inverse of `tree_flatten`."""
         return unbound.bind(*children)
 
+    def in_dtype(self, dtype: Any) -> Model:
+        """The model with matmuls and hidden states of another dtype, without parameters."""
+        same = (self.config, self.vocabulary_size, self._row_map, self.special, self.mask_id)
+        return Model(*same, jnp.dtype(dtype), self._remat, self._chunks)
+
     def bind(self, params: Params, heads: Mapping[str, Any] | None = None) -> Model:
         """The same model with parameters, and with the heads that objectives own.
 
@@ -265,7 +271,7 @@ class Model:
             return spread(x), {name: getattr(sites, name) for name in capture}
 
         # On a CPU, a loop costs a small model a quarter of its speed. For a deep model, compile time matters more.
-        unroll = jax.default_backend() == "cpu" and self.num_layers <= UNROLLED_LAYERS
+        unroll = target.platform() == "cpu" and self.num_layers <= UNROLLED_LAYERS
         if self._remat:
             apply = jax.checkpoint(apply, prevent_cse=unroll)
         stop = max(levels)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from xalign_jax import target
 from xalign_jax.arrays import ROW_AXES
 
 WIDTH_AXIS, VOCABULARY_AXIS, HEADS_AXIS = "fsdp", "tensor", "tensor"
@@ -70,7 +71,7 @@ def rows_divide(rows: int, heads: int) -> bool:
     """Whether `divide_rows` can give every device of the mesh in context the same number of rows and of heads."""
     mesh, ways = _mesh()
     # Several devices without a mesh: nothing says where the rows lie.
-    if mesh.empty and jax.device_count() > 1:
+    if mesh.empty and target.device_count() > 1:
         return False
     return rows % ways == 0 and heads % mesh.shape.get(HEADS_AXIS, 1) == 0
 

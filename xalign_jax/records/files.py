@@ -1,4 +1,4 @@
-"""What a model directory records as JSON, read back: every value of the kind that was written, or one line that says so."""
+"""Reads the JSON files of a model directory. A value of another kind than was written gives one line of error."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 from etils import epath
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 
 WITHOUT = "bring it back, or remove it to go on without it"
 NUMBER = (int, float, type(None))
 TEXT = (str, type(None))
 
-# A type stands for its values, a tuple for any of its shapes, [shape] for a list, [shape, shape] for a pair, a dict for
-# these names where they are present. The shape under `str` is for all other names, which otherwise may hold anything.
+# Shapes of JSON values. A type stands for its values, a tuple for any of its shapes, [shape] for a list, and
+# [shape, shape] for a pair. A dict gives the shapes of named values, which may be absent. Its shape under `str` is for
+# all other names; without it, they may hold anything.
 ENVIRONMENT: dict[Any, Any] = {
     "recipe_name": str,
     "seed": int,
@@ -49,23 +50,24 @@ METRICS: dict[Any, Any] = {"stage": str, "step": int, str: NUMBER}
 
 
 def read_environment(directory: Path | epath.Path, needs: Sequence[str] = ()) -> dict[str, Any]:
-    """The contents of `environment.json`, {} if there is none.
+    """The contents of `environment.json`; {} if there is no such file.
 
     Raises:
-      UserError: it is damaged, or lacks something of `needs`.
+      UserError: the file is damaged, or lacks one of the names in `needs`.
     """
     path = directory / "environment.json"
     return _checked(path, path.read_bytes(), ENVIRONMENT, needs) if path.exists() else {}
 
 
 def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
-    """The rows of `results.json`, none if there is no such file.
+    """The rows of `results.json`; none if there is no such file.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the file is damaged.
     """
     path = directory / "results.json"
     rows = _checked(path, path.read_bytes(), [RESULT | OPTIONAL]) if path.exists() else []
+    # Shapes allow absent names; the names of RESULT must be in every row.
     for number, row in enumerate(rows, start=1):
         if lacking := [name for name in RESULT if name not in row]:
             raise _damaged(path, f"row {number} has no {lacking[0]!r}")
@@ -83,7 +85,7 @@ def read_shown(directory: Path | epath.Path) -> dict[str, dict[str, Any]]:
 
 
 def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`, none if there is no such file; a run that is still writing may have half a last one.
+    """The rows of `metrics.jsonl`; none if there is no such file. Half a last line is ignored: a run may be writing.
 
     Raises:
       UserError: another line is damaged.
@@ -97,7 +99,7 @@ def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:
 
 
 def metrics_rows(path: Path | epath.Path) -> Iterator[tuple[int, Any]]:
-    """(line number, row) of each whole line of a `metrics.jsonl`; a UserError in place of a row that is damaged."""
+    """(line number, row) of each complete line of a `metrics.jsonl`, with a UserError in place of a damaged row."""
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
         try:
             yield number, _checked(path, line, METRICS, ("step",))
@@ -106,12 +108,13 @@ def metrics_rows(path: Path | epath.Path) -> Iterator[tuple[int, Any]]:
 
 
 def _checked(path: Path | epath.Path, contents: bytes, shape: Any, needs: Sequence[str] = ()) -> Any:
+    """The JSON value of a file's contents. Raises UserError if it does not have the shape or lacks a name."""
     try:
         found = json.loads(contents.decode())
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); {WITHOUT}") from None
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"not JSON: {' '.join(str(error).split())[:100]}") from None
+        raise _damaged(path, f"not JSON: {one_line(error, 100)}") from None
     if wrong := _misfit(found, shape, ""):
         raise _damaged(path, wrong)
     if lacking := [name for name in needs if name not in found]:
@@ -124,15 +127,18 @@ def _damaged(path: Path | epath.Path, wrong: str) -> UserError:
 
 
 def _misfit(value: Any, shape: Any, place: str) -> str | None:
-    """Where a value differs from its shape, None if nowhere."""
+    """Where and how a value differs from its shape; None if it does not. `place`: the value's path in the file."""
+    # One fitting shape suffices; otherwise report how the first one differs.
     if isinstance(shape, tuple):
         misfits = [_misfit(value, one, place) for one in shape]
         return misfits[0] if all(misfits) else None
+    # First the type of the value itself. JSON's true is no number, although Python's bool is an int.
     kind: Any = list if isinstance(shape, list) else dict if isinstance(shape, dict) else shape
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
         return f"{place or 'it'} is {str(value)[:40]!r}"
     inside: Iterable[tuple[str, Any, Any]] = ()
     if isinstance(shape, list):
+        # [shape] fits any number of items, [shape, shape] exactly two. A dict's own names go before `str`.
         if len(shape) > 1 and len(value) != len(shape):
             return f"{place} has {len(value)} values"
         pairs = zip(value, itertools.cycle(shape), strict=False)

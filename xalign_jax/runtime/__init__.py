@@ -1,1 +1,1 @@
-"""Sharding, processes, checkpoints and logs: below everything that runs."""
+"""Sharding, processes, checkpoints and logs, which everything that runs is built on."""

@@ -1,4 +1,4 @@
-"""How functions are compiled."""
+"""Compilation of functions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import jax
 def jit_once(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit` for a function that runs once, such as an initialisation.
 
-    On CPUs it is compiled without LLVM's optimisations: the initialisation of a decoder then compiles in a fifth of
-    the time, to the same numbers.
+    On CPUs the function is compiled without LLVM's optimisations. The initialisation of a decoder then compiles in a
+    fifth of the time and gives the same numbers.
     """
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(function, compiler_options=quick, **options)

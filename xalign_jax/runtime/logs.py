@@ -1,4 +1,4 @@
-"""Metrics to `metrics.jsonl` and TensorBoard, and rows to `results.json`; one writer, safe to restart."""
+"""Writes metrics (`metrics.jsonl`, TensorBoard) and results (`results.json`). One process writes; restarts are safe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xalign_jax.runtime.storage import is_remote, upload, write_atomically
 
 
 def _summary_writer() -> Any:
-    """tensorboardX's writer, imported without PyTorch, which it loads for seconds wherever it is installed."""
+    """tensorboardX's writer. Its import of PyTorch, if that is installed, takes seconds and is prevented."""
     loaded = sys.modules.get("torch")
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:
@@ -35,15 +35,16 @@ def _summary_writer() -> Any:
 class MetricsLog:
     """Appends rows to `metrics.jsonl` and to TensorBoard event files of one model directory.
 
-    Opening it at a restored step drops the rows past that step, so that no step is ever logged twice. Objects cannot be
-    appended to: for a directory in an object store both are kept in a local folder and copied there by `sync`.
-    TensorBoard is written by tensorboardX: clu's writer would load TensorFlow.
+    Opening the log at a restored step drops the rows beyond that step, so that no step is logged twice. Objects in an
+    object store cannot be appended to: for a directory there, the files are kept in a local folder, and `sync` copies
+    them. TensorBoard files are written by tensorboardX, because clu's writer would load TensorFlow.
     """
 
     def __init__(self, directory: epath.Path, restored_step: int) -> None:
         self._directory = directory
         self._remote = is_remote(directory)
         self._folder = Path(tempfile.mkdtemp(prefix="xalign-logs-")) if self._remote else Path(directory)
+        # Continue the rows of the object store, then drop what a crash left beyond the restored step.
         path = self._folder / "metrics.jsonl"
         if self._remote and (directory / path.name).exists():
             path.write_bytes((directory / path.name).read_bytes())
@@ -52,20 +53,20 @@ class MetricsLog:
         self._board = _summary_writer()(str(self._folder), purge_step=restored_step + 1)
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """One row of plain numbers."""
+        """Append one row of plain numbers."""
         self._file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
-        """Make what was written visible in the object store; before a checkpoint, lest a restart miss rows."""
+        """Copy new rows to the object store. Call it before a checkpoint, so that a restart misses no rows."""
         if self._remote:
             self._board.flush()
             upload(self._folder, self._directory)
 
     def close(self) -> None:
-        """Flush everything to its place."""
+        """Flush and close all files."""
         self._file.close()
         self._board.close()
         self.sync()
@@ -74,11 +75,15 @@ class MetricsLog:
 
 
 def keep_rows(path: Path, wanted: Callable[[dict], bool]) -> None:
-    """Rewrite a `metrics.jsonl` with the wanted rows; a half-written last line goes too, and damaged ones with a word."""
+    """Rewrite a `metrics.jsonl` with the wanted rows.
+
+    A half-written last line is dropped. Damaged lines are dropped, and a line on stderr counts them.
+    """
     if not path.exists():
         return
     rows, damaged = [], []
     for number, row in metrics_rows(path):
+        # `metrics_rows` leaves out half a last line and gives a UserError for a damaged one.
         if isinstance(row, UserError):
             damaged.append(number)
         elif wanted(row):
@@ -107,10 +112,14 @@ RESULT_KEYS = (
 
 
 def write_results(directory: Path | epath.Path, rows: list[dict[str, Any]]) -> None:
-    """Write `results.json` as strict JSON: every row has every key, unused ones null.
+    """Write `results.json` as strict JSON. Every row has every key; unused ones are null.
 
-    A value that is not finite becomes null too; `reason` then says what it was.
+    A value that is not finite becomes null, and `reason` says what it was.
+
+    Raises:
+      RunError: the file could not be written.
     """
+    # JSON has no NaN and no infinity; `allow_nan=False` would refuse one that is left.
     full = [{key: row.get(key) for key in RESULT_KEYS} | _not_finite(row["value"]) for row in rows]
     lines = [json.dumps(row, allow_nan=False) for row in full]
     write_atomically(directory / "results.json", "[\n" + ",\n".join(lines) + "\n]\n")
@@ -123,5 +132,5 @@ def write_shown(directory: Path | epath.Path, shown: dict[str, Any]) -> None:
 
 
 def _not_finite(value: float | None) -> dict[str, Any]:
-    """What replaces a value that JSON has no number for."""
+    """The keys that replace a value for which JSON has no number; {} for other values."""
     return {} if value is None or math.isfinite(value) else {"value": None, "reason": f"not finite: {value}"}

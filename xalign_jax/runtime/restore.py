@@ -1,4 +1,4 @@
-"""Parameters of a model out of a model directory, onto any mesh."""
+"""Restores the parameters of a model from a model directory, onto any mesh."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from xalign_jax.runtime.checkpoints import Checkpoints, abstract
 
 
 def restore_model(model_dir: Path, at: int | None, model: Any, mesh: Mesh) -> tuple[int, Any]:
-    """A step of a run (None: its newest whole one) and the model's parameters there, sharded over the mesh.
+    """A step of a run and the model's parameters at that step, sharded over the mesh.
 
     Args:
-      model: what was saved there: its `init` and `logical_axes` say shapes and places.
+      at: the step; None = the newest undamaged one.
+      model: the model that was saved, whose shapes and logical axes are used.
 
     Raises:
-      UserError: there is no whole checkpoint, the step asked for is damaged, or it holds another model.
+      UserError: there is no undamaged checkpoint, the step is damaged, or it holds another model.
     """
     return _restored(model_dir, at, "params", ("model",), model, mesh)
 
@@ -46,15 +47,16 @@ def restore_state(model_dir: Path, at: int | None, model: Any, mesh: Mesh, strea
     """A step and the parameters that a stream's objective keeps as state[`name`]["model"], such as a momentum encoder.
 
     Raises:
-      UserError: as `restore_model`, or the stream remembers no such thing.
+      UserError: as `restore_model`, or the stream's memory has no such parameters.
     """
     return _restored(model_dir, at, "rest", ("state", stream, name, "model"), model, mesh)
 
 
 def newest_params(model_dir: Path) -> tuple[int, str] | None:
-    """The newest whole step of a run and a hash of its parameters; None where there is none."""
+    """The newest undamaged step of a run and a hash of its parameters; None if there is none."""
     if not (model_dir / "checkpoints").is_dir():
         return None
+    # Reads the records alone, which hold a checksum of every array; no array is read.
     checkpoints = Checkpoints(model_dir / "checkpoints")
     found = checkpoints.newest(checkpoints.about, tell=False)
     if found is None:
@@ -67,9 +69,10 @@ def newest_params(model_dir: Path) -> tuple[int, str] | None:
 def _restored(
     model_dir: Path, at: int | None, item: str, path: tuple[str, ...], model: Any, mesh: Mesh
 ) -> tuple[int, Any]:
-    """The step asked for, or the newest whole one, and a branch of it with the shape of the model's parameters."""
+    """A step as for `restore_model`, and a branch of it that has the shapes of the model's parameters."""
     if not (model_dir / "checkpoints").is_dir():
         raise UserError(f"{model_dir}: no checkpoints there; train it first")
+    # Restore directly into the shardings of this mesh, which may differ from the run's mesh.
     checkpoints, tree = Checkpoints(model_dir / "checkpoints"), _abstract(model, mesh)
 
     def restore(step: int) -> Any:
@@ -83,5 +86,5 @@ def _restored(
 
 
 def _abstract(model: Any, mesh: Mesh) -> Any:
-    """Shapes and places of the model's parameters on the mesh."""
+    """Shapes and shardings of the model's parameters on the mesh."""
     return abstract(model.shapes, sharding.parameter_shardings(model.logical_axes(), model.shapes, mesh))

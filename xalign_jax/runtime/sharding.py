@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh, one table of logical axis rules, and global batches from each host's rows."""
+"""The mesh, the table of logical axis rules, and global batches from each host's rows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from xalign_jax.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 
-# Logical axis of an array -> mesh axes, of which it lies along the first ones that divide its size and are free.
-# A matrix that leads back to the width lies along its rows: of a gradient whose parts are columns XLA for TPU sums the
-# whole on every chip, where it could scatter.
+# Logical axis of an array -> mesh axes. The array's axis is divided over the first of them, as long as they divide its
+# size and no other axis of the array uses them. Output projections are sharded by rows. If sharded by columns, XLA for
+# TPU all-reduces the full gradient instead of reduce-scattering it.
 RULES: dict[str | None, tuple[str, ...]] = {
     "vocab": ("tensor",),
     "embed": ("fsdp",),
@@ -36,18 +36,19 @@ RULES: dict[str | None, tuple[str, ...]] = {
 
 
 def make_mesh(shape: Sequence[int], slices: Sequence[Sequence[jax.Device]] | None = None) -> Mesh:
-    """A mesh over all devices with axes (data, fsdp, tensor); one -1 takes what remains.
+    """A mesh over all devices with axes (data, fsdp, tensor). One size may be -1: it takes the remaining devices.
 
-    Of several slices, the data axis spans them: only sums of gradients cross the data-centre network.
+    If there are several slices, the data axis spans them, so that only sums of gradients cross the data-centre network.
 
     Args:
-      slices: the devices, by slice; None = those present.
+      slices: the devices of each slice; None = those present.
 
     Raises:
       UserError: the shape does not multiply to the number of devices, or its data axis is no multiple of the slices.
     """
     slices = present_slices() if slices is None else slices
     devices = sum(map(len, slices))
+    # Fill in a -1, then check that the product is the number of devices.
     known = int(np.prod([size for size in shape if size != -1]))
     sizes = [devices // max(known, 1) if size == -1 else size for size in shape]
     if len(sizes) != len(AXES) or sum(size == -1 for size in shape) > 1 or int(np.prod(sizes)) != devices:
@@ -55,8 +56,10 @@ def make_mesh(shape: Sequence[int], slices: Sequence[Sequence[jax.Device]] | Non
     data, *others = sizes
     if data % len(slices):
         raise UserError(
-            f"Runtime.mesh = {tuple(shape)}: the first, {AXES[0]}, spans the slices and must be a multiple of {len(slices)}"
+            f"Runtime.mesh = {tuple(shape)}: the first, {AXES[0]}, spans the slices and must be a multiple of "
+            f"{len(slices)}"
         )
+    # One (data / slices, fsdp, tensor) array of devices for each slice, joined along the data axis.
     parts = [
         mesh_utils.create_device_mesh((data // len(slices), *others), list(one), allow_split_physical_axes=True)
         for one in slices
@@ -65,7 +68,7 @@ def make_mesh(shape: Sequence[int], slices: Sequence[Sequence[jax.Device]] | Non
 
 
 def present_slices() -> list[list[jax.Device]]:
-    """The devices of this run by TPU slice; of other machines all in one."""
+    """The devices of this run by TPU slice. On other machines all devices form one slice."""
     slices: dict[int, list[jax.Device]] = {}
     for device in jax.devices():
         number = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
@@ -74,14 +77,15 @@ def present_slices() -> list[list[jax.Device]]:
 
 
 def batch_ways(mesh: Mesh) -> int:
-    """Into how many parts the rows of a batch are split."""
+    """The number of parts that the rows of a batch are split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def parameter_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
-    """PartitionSpec of one array from its logical axes; each mesh axis is used at most once."""
+    """The PartitionSpec of one array by its logical axes. Each mesh axis is used at most once."""
     spec: list[tuple[str, ...]] = []
     for name, size in zip(axes, shape, strict=True):
+        # Take mesh axes as long as their product divides the size and no earlier axis of the array has them.
         along: tuple[str, ...] = ()
         for axis in RULES[name]:
             ways = math.prod(mesh.shape[each] for each in (*along, axis))
@@ -103,7 +107,7 @@ def parameter_shardings(logical_axes: Any, abstract: Any, mesh: Mesh) -> Any:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array that every device holds whole."""
+    """The sharding of an array that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -111,21 +115,28 @@ Rows = Callable[[slice], dict[str, np.ndarray]]
 
 
 def global_batch(rows: Rows, count: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """Assemble a global batch of `count` rows from `rows(slice)`, computing only this host's rows, each once.
+    """A global batch of `count` rows, (count, ..) arrays sharded over (data, fsdp) by rows.
 
-    Every array has the row as its leading dimension, sharded over (data, fsdp).
+    This host computes only the rows of its own devices, each once.
+
+    Args:
+      rows: gives the arrays of a slice of rows.
     """
+    # The slices of rows of this host's devices; devices along the tensor axis have the same ones.
     sharding = NamedSharding(mesh, BATCH)
     indices = sharding.addressable_devices_indices_map((count,)).values()
+    # Normally they are contiguous, and one call of `rows` makes them all.
     slices = {_bounds(index[0], count) for index in indices if index is not None}
     low, high = min(a for a, _ in slices), max(b for _, b in slices)
-    if high - low == sum(b - a for a, b in slices):  # the usual case: this host's rows are contiguous
+    if high - low == sum(b - a for a, b in slices):  # the usual case: this host's rows form one range
         slices = {(low, high)}
     parts = {(a, b): rows(slice(a, b)) for a, b in slices}
 
     def assemble(name: str, shape: tuple[int, ...]) -> jax.Array:
         def piece(index: tuple[slice, ...] | None) -> np.ndarray:
+            """The rows of one device."""
             a, b = _bounds(index[0] if index else slice(None), count)
+            # The part that holds this device's rows, and the rows within it.
             start, part = next((s, p) for (s, e), p in parts.items() if s <= a and b <= e)
             return part[name][a - start : b - start]
 

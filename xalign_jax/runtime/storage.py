@@ -1,4 +1,4 @@
-"""Model directories on local disks and in an object store (gs://)."""
+"""Model directories on local disks and in object stores (gs://)."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ from pathlib import Path
 
 from etils import epath
 
-from xalign_jax.errors import RunError, UserError
+from xalign_jax.errors import RunError, UserError, one_line
 
-os.environ.setdefault("EPATH_USE_TF", "false")  # else etils would load TensorFlow to reach a bucket
+os.environ.setdefault("EPATH_USE_TF", "false")  # otherwise etils loads TensorFlow to reach a bucket
 
 
 def model_directory(text: str) -> epath.Path:
     """The path of a model directory.
 
     Raises:
-      UserError: a folder that cannot be written, an object store of another kind, gcsfs is not installed, or the bucket
-        cannot be reached.
+      UserError: the folder cannot be written, the object store is of another kind, gcsfs is not installed, or the
+        bucket cannot be reached.
     """
+    # A path without a scheme is a local folder.
     scheme, separator, _ = text.partition("://")
     if not separator:
         check_writable("--model_dir", Path(text))
         return epath.Path(text)
-    if scheme != "gs":  # Orbax writes checkpoints to no other
+    if scheme != "gs":  # Orbax supports no other store
         raise UserError(f"--model_dir={text}: expected a folder or gs://BUCKET/FOLDER")
     try:
         path = epath.Path(text)
         path.exists()
     except ImportError:
         raise UserError(f"--model_dir={text}: pip install gcsfs") from None
-    except Exception as error:  # each object store has exceptions of its own
-        raise UserError(f"--model_dir={text} cannot be reached: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # each object store raises its own exceptions
+        raise UserError(f"--model_dir={text} cannot be reached: {one_line(error, 300)}") from error
     return path
 
 
 def check_writable(option: str, folder: Path) -> None:
-    """Return if a local folder is there and can be written, or can be made: asked before there is work to lose.
+    """Check that a local folder can be written or made, before there is any work to lose.
 
     Raises:
-      UserError: naming the option.
+      UserError: naming the option, if it cannot.
     """
     try:
+        # The nearest existing folder must be writable: the missing ones are made in it.
         there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
         wrong = "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written"
         wrong = wrong if there.is_dir() else f"{there} is a file"
@@ -55,36 +57,38 @@ def check_writable(option: str, folder: Path) -> None:
 
 
 def is_remote(path: os.PathLike) -> bool:
-    """Whether a path lies in an object store."""
+    """True if a path lies in an object store."""
     return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Turn whatever goes wrong within (each store and file system has errors of its own) into one RunError."""
+    """Turn any exception within this context into a RunError, because each store and file system has its own ones."""
     try:
         yield
     except Exception as error:
-        raise RunError(f"{what} could not be written: {' '.join(str(error).split())[:300]}") from error
+        raise RunError(f"{what} could not be written: {one_line(error, 300)}") from error
 
 
 def write_atomically(path: Path | epath.Path, text: str) -> None:
-    """Replace a file whole or not at all; an object store never shows half an object.
+    """Replace a file completely or not at all. Object stores do so by themselves.
 
     Raises:
-      RunError: it could not be written; what was there stays.
+      RunError: the file could not be written; the old one stays.
     """
     with writing(str(path)):
         if is_remote(path):
             path.write_text(text)
             return
+        # Renaming replaces the file at once, so that readers see the old or the new contents.
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
 
 
 def move(folder: epath.Path, target: epath.Path) -> None:
-    """Move a folder, in place of what is at the target; an object store has no folders, so each object is copied."""
+    """Move a folder, and replace the target. Object stores have no folders, so each object is copied there."""
+    # A target that is left from an earlier attempt would be mixed with the folder.
     target.rmtree(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     if not is_remote(folder):
@@ -116,7 +120,10 @@ def upload(folder: Path, directory: epath.Path) -> None:
 
 @contextlib.contextmanager
 def as_local(directory: epath.Path) -> Iterator[Path]:
-    """The directory itself, made if need be; of one in an object store a copy of its files, copied back afterwards."""
+    """A local folder with the files of a directory: the directory itself, which is made if it is missing.
+
+    For a directory in an object store it is a copy, whose files are copied back at the end of the context.
+    """
     if not is_remote(directory):
         directory.mkdir(parents=True, exist_ok=True)
         yield Path(directory)

@@ -1,1 +1,1 @@
-"""Ahead of time: what a recipe's compiled programs need on a machine that is not there."""
+"""Ahead-of-time reports: the memory and time that a recipe's programs need on a machine that is not here."""

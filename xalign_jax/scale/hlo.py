@@ -1,4 +1,8 @@
-"""Optimised HLO as text, read: computations, instructions, sizes, and how often loops run."""
+"""Reads optimised HLO text: computations, instructions, their sizes, and how often loops run.
+
+A program is a set of computations; each is a list of instructions, one a line. Loops, fusions and branches name the
+computations that they call.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,27 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+# "ENTRY %main.5 (p0: f32[2]) -> f32[2] {", and "  ROOT %add.3 = f32[2]{0} add(%p0, %p0), metadata={...}".
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 _SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(r"\b(calls|body|condition|to_apply)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+# XLA writes the number of trips into the backend configuration of many loops.
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# The size of an element, for types whose name does not end in the number of bits.
 _BYTES = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
-MOST_TRIPS = 1_000_000
+MOST_TRIPS = 1_000_000  # a loop that is followed for longer counts as unknown
 
 
 class Shape(NamedTuple):
-    """One array of a type: its size in bytes, whether it lies in main memory (not in a TPU's vector memory), its shape."""
+    """One array of a type.
+
+    Attributes:
+      size: bytes.
+      main: it lies in main memory and not in a TPU's vector memory.
+      dimensions: its shape.
+    """
 
     size: int
     main: bool
@@ -29,9 +42,11 @@ class Instruction(NamedTuple):
     """One line of a computation.
 
     Attributes:
-      shapes: of its result; several if it is a tuple.
-      operands: names.   rest: everything behind the opening parenthesis.
-      called: computations by role: "calls", "body", "condition", "to_apply".
+      shapes: the arrays of its result; several if it is a tuple.
+      operands: names of the instructions that it reads.
+      rest: the text behind the opening parenthesis: operands and attributes.
+      called: names of computations by role: "calls", "body", "condition", "to_apply".
+      root: its value is the result of the computation.
     """
 
     name: str
@@ -44,7 +59,7 @@ class Instruction(NamedTuple):
 
     @property
     def op_name(self) -> str:
-        """What JAX called it: "jit(step)/..."; "" if it has no name."""
+        """The name that JAX gave the operation, "jit(step)/..."; "" if it has none."""
         found = re.search(r'op_name="([^"]*)"', self.rest)
         return found[1] if found else ""
 
@@ -57,7 +72,13 @@ Computation = dict[str, Instruction]
 
 
 class Visit(NamedTuple):
-    """An instruction where it is executed: how often a step runs it, and the loops around it, outermost first."""
+    """An instruction at a place where it is executed.
+
+    Attributes:
+      computation: the name of the computation that it stands in.
+      times: how often a step runs it.
+      loops: the loops around it, the outermost first.
+    """
 
     instruction: Instruction
     computation: str
@@ -66,7 +87,12 @@ class Visit(NamedTuple):
 
 
 class Module:
-    """A compiled program; `computations` by name, each its instructions by name, in their order."""
+    """A compiled program.
+
+    Attributes:
+      computations: by name; each holds its instructions by name, in their order.
+      entry: the name of the computation that the program starts with.
+    """
 
     def __init__(self, text: str) -> None:
         self.computations: dict[str, Computation] = {}
@@ -80,12 +106,14 @@ class Module:
                 current[found[2]] = _instruction(found)
 
     def visits(self) -> Iterator[Visit]:
-        """Every instruction that runs, loops and branches opened; what a fusion or an async wrapper calls is not."""
+        """Every instruction that runs, also those in loops, calls and branches, but not those within a fusion or an
+        asynchronous wrapper (see `inside`)."""
         yield from self._visits(self.entry, 1, ())
 
     def _visits(self, name: str, times: int, loops: tuple[Instruction, ...]) -> Iterator[Visit]:
         for one in self.computations[name].values():
             yield Visit(one, name, times, loops)
+            # A loop's body counts as often as it runs; once if that is unknown. All branches of a conditional count.
             if one.opcode == "while":
                 yield from self._visits(one.called["body"], times * (self.trips(one, name) or 1), (*loops, one))
             elif one.opcode == "call":
@@ -95,7 +123,7 @@ class Module:
                     yield from self._visits(branch.strip(" %"), times, loops)
 
     def inside(self, visit: Visit) -> Iterator[tuple[Instruction, Computation]]:
-        """The instruction, and those of what it wraps (a fusion, an asynchronous start), each with its computation."""
+        """The instruction and those that it wraps (as a fusion or an asynchronous start), each with its computation."""
         yield from self._inside(visit.instruction, self.computations[visit.computation])
 
     def _inside(self, one: Instruction, computation: Computation) -> Iterator[tuple[Instruction, Computation]]:
@@ -105,21 +133,28 @@ class Module:
                 yield from self._inside(each, self.computations[wrapped])
 
     def trips(self, loop: Instruction, where: str) -> int | None:
-        """How often a while loop's body runs; None if that is not known before it runs."""
+        """How often the body of a while loop runs; None if that cannot be told from the text.
+
+        Args:
+          where: the name of the computation that the loop stands in.
+        """
         if known := _TRIPS.search(loop.rest):
             return int(known[1])
+        # XLA does not say it, so run the loop's counters: integers that follow from constants.
         start = self.computations[where].get(loop.operands[0])
         condition, body = (self.computations[loop.called[role]] for role in ("condition", "body"))
-        root = next(one for one in body.values() if one.root)
+        root = result(body)
         if start is None or start.opcode != "tuple" or root.opcode != "tuple":
             return None
+        # Element of the loop's tuple -> its value before the first trip, None where it is not a known integer.
         known_now: dict[int, int | None] = {}
         for i, operand in enumerate(start.operands):
             known_now[i] = self._value(self.computations[where], operand, lambda _: None)
+        # Only elements that the condition reads are followed. A trip that changes none of them would never end.
         used = self._used(condition)
         previous: tuple = ()
         for trip in range(MOST_TRIPS):
-            goes_on = self._value(condition, _root(condition).name, known_now.get)
+            goes_on = self._value(condition, result(condition).name, known_now.get)
             if goes_on is None:
                 return None
             if not goes_on:
@@ -132,18 +167,21 @@ class Module:
         return None
 
     def _used(self, condition: Computation) -> list[int]:
+        """The elements of the loop's tuple that its condition reads."""
         return sorted({one.integer("index") for one in condition.values() if one.opcode == "get-tuple-element"})
 
     def _value(self, computation: Computation, name: str, known: Callable[[int], int | None]) -> int | None:
-        """An integer scalar, where it follows from constants and the known elements of the computation's tuple."""
+        """The value of an integer scalar, None if it does not follow from constants and known inputs.
+
+        Args:
+          known: number of an element of the computation's tuple (or of a parameter, in a fusion) -> its value.
+        """
         one = computation.get(name)
         if one is None:
             return None
         if one.opcode == "constant":
             found = re.match(r"(-?\d+|true|false)\)", one.rest)
-            return (
-                None if found is None else {"true": 1, "false": 0}.get(found[1]) or int(found[1].replace("false", "0"))
-            )
+            return None if found is None else int({"true": "1", "false": "0"}.get(found[1], found[1]))
         if one.opcode == "get-tuple-element":
             source = computation[one.operands[0]]
             index = one.integer("index")
@@ -152,14 +190,16 @@ class Module:
             return known(index) if source.opcode == "parameter" else None
         if one.opcode == "parameter":
             return known(int(one.rest.split(")")[0]))
+        # Arithmetic of values; a fusion computes the root of its own computation from them.
         values = [self._value(computation, operand, known) for operand in one.operands]
         if one.opcode == "fusion":
             called = self.computations[one.called["calls"]]
-            return self._value(called, _root(called).name, dict(enumerate(values)).get)
+            return self._value(called, result(called).name, dict(enumerate(values)).get)
         return None if None in values else _compute(one, values)  # type: ignore[arg-type]
 
 
-def _root(computation: Computation) -> Instruction:
+def result(computation: Computation) -> Instruction:
+    """The instruction whose value a computation returns."""
     return next(one for one in computation.values() if one.root)
 
 
@@ -174,6 +214,7 @@ _COMPARISONS: dict[str, Callable[[int, int], bool]] = {
 
 
 def _compute(one: Instruction, values: list[int]) -> int | None:
+    """The value of an instruction on integer scalars; None for operations that loop counters do not use."""
     if one.opcode in ("copy", "convert", "bitcast", "reshape") and len(values) == 1:
         return values[0]
     if one.opcode in ("add", "subtract", "multiply"):
@@ -184,6 +225,7 @@ def _compute(one: Instruction, values: list[int]) -> int | None:
 
 
 def _instruction(found: re.Match[str]) -> Instruction:
+    # Operands are the names within the parentheses; names of called computations come after them.
     inside = found[5][: _closing(found[5])]
     called = dict(_CALLED.findall(found[5]))
     operands = tuple(re.findall(r"%([\w.\-]+)", inside))
@@ -191,7 +233,7 @@ def _instruction(found: re.Match[str]) -> Instruction:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis that stands open at the start closes."""
+    """The index of the parenthesis that closes the one before the text."""
     depth = 1
     for at, character in enumerate(text):
         depth += (character == "(") - (character == ")")
@@ -203,6 +245,7 @@ def _closing(text: str) -> int:
 def shapes(text: str) -> tuple[Shape, ...]:
     """The arrays of a type: "(f32[2,3]{1,0}, s32[])" -> 24 and 4 bytes."""
     found = []
+    # An element's bits are the digits of its type ("f32", "s8", "f8e4m3"); S(1) and up in a layout is vector memory.
     for dtype, dimensions, layout in _SHAPE.findall(text):
         sizes = tuple(int(dimension) for dimension in dimensions.split(",") if dimension)
         width = _BYTES[dtype] if dtype in _BYTES else max(1, int(re.sub(r"\D", "", dtype.split("e")[0]) or 8) // 8)

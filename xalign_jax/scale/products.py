@@ -1,4 +1,4 @@
-"""FLOPs of the matrix products that a compiled step runs, what is computed again included."""
+"""FLOPs of the matrix products that a compiled step runs, including recomputed ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xalign_jax.scale.hlo import Computation, Instruction, Module
 
 
 def product_flops(module: Module) -> float:
-    """FLOPs a step on one device."""
+    """FLOPs that one device spends on matrix products in a step."""
     return float(
         sum(
             visit.times * _flops(one, computation)
@@ -20,18 +20,22 @@ def product_flops(module: Module) -> float:
     )
 
 
-# Products of (queries, keys, head_dim) that a kernel runs, by its name: forward, and backward with the scores again.
+# How many products of (queries, keys, head_dim) a kernel runs, by its name. The backward kernel computes scores again.
 _KERNELS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
 
 
 def _flops(one: Instruction, computation: Computation) -> int:
+    """FLOPs of one run of a dot, a convolution or a custom call."""
     if one.opcode == "custom-call":
         return (_library_flops if '"__cublas' in one.rest else _kernel_flops)(one, computation)
+    # Shapes of the operands and of the result.
     left, right, out = (shape.dimensions for shape in _shapes(one, computation))
     if one.opcode == "dot":
+        # Two FLOPs for each element of the result and each index that is summed over.
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
         summed = [left[int(axis)] for axis in (contracted[1] if contracted else "").split(",") if axis]
         return 2 * math.prod(out) * math.prod(summed)
+    # A convolution: features and batch as in a dot, and along each spatial axis the pairs of output and window places.
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.rest)
     if labels is None:
         raise ValueError(f"a convolution without dim_labels: {one.rest[:200]}")
@@ -46,7 +50,7 @@ def _flops(one: Instruction, computation: Computation) -> int:
 
 
 def _library_flops(one: Instruction, computation: Computation) -> int:
-    """Those of a product that XLA for GPU leaves to cuBLAS: __cublas$gemm, __cublas$lt$matmul."""
+    """FLOPs of a product that XLA for GPU leaves to cuBLAS: __cublas$gemm, __cublas$lt$matmul."""
     left = computation[one.operands[0]].shapes[0].dimensions
     contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', one.rest)
     axes = re.findall(r"\d+", contracted[1] if contracted else "")
@@ -54,7 +58,7 @@ def _library_flops(one: Instruction, computation: Computation) -> int:
 
 
 def _kernel_flops(one: Instruction, computation: Computation) -> int:
-    """Those of `models.fused_attention`, which says in its name how many keys a query is multiplied with; else 0."""
+    """FLOPs of the kernel of `models.fused_attention`, whose name says how many keys each query meets; 0 for others."""
     keys = re.search(r"\bkeys_(\d+)", one.op_name)
     products = sum(count for name, count in _KERNELS.items() if name in one.op_name)
     if keys is None or not products:
@@ -65,13 +69,16 @@ def _kernel_flops(one: Instruction, computation: Computation) -> int:
 
 
 def _shapes(one: Instruction, computation: Computation) -> tuple:
+    """The shapes of a binary product: left operand, right operand, result."""
     left, right = (computation[name].shapes[0] for name in one.operands[:2])
     return left, right, one.shapes[0]
 
 
 def _pairs(inputs: int, outputs: int, window: dict[str, str]) -> int:
-    """Places of the output and the window, along one axis, where an input lies: TPU products are written as
-    convolutions, a batch as a diagonal of them."""
+    """Along one axis, the number of pairs of an output place and a window place that meet an input.
+
+    XLA for TPU writes batched products as convolutions in which only a diagonal of the window meets the input.
+    """
     size, stride, left, right = (int(window.get(n, 1)) for n in ("size", "stride", "lhs_dilate", "rhs_dilate"))
     before = int(window.get("pad", "0_0").split("_")[0])
     places = (o * stride + k * right - before for o in range(outputs) for k in range(size))

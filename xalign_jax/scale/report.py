@@ -1,4 +1,4 @@
-"""What a compiled step needs, as values, as a table, and as advice where a chip has less."""
+"""The needs of a compiled step: as values, as a table, and as advice if they exceed a chip's memory."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from xalign_jax.scale.hlo import Module
 from xalign_jax.scale.products import product_flops
 from xalign_jax.scale.topology import Machine
 from xalign_jax.scale.traffic import traffic
-from xalign_jax.training.flops import step_flops
+from xalign_jax.training.stages import step_flops
 
 _UNITS = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 
 
 def report(program: Program, machine: Machine, runtime: Runtime) -> dict[str, Any]:
-    """Compile a step and say what it needs; plain values, bytes and seconds.
+    """Compile a step and report what it needs, as plain values in bytes and seconds.
 
-    `memory` is per chip: arguments (the state and a batch), temporaries, program, and the total that must be there;
-    `fits` is None where the chip's memory is not known. `flops` are the model's, `flops_run` those of the products that the
-    program runs. `seconds` are lower bounds by published figures: of the products, of main memory, of the links between
-    chips, of the network between slices; null where none are published.
+    `memory` is per chip: arguments (the state and a batch), temporaries, program, and the total. `fits` is None if the
+    chip's memory is not known. `flops` counts the model's products; `flops_run` counts the products that the program
+    runs. `seconds` are lower bounds by published figures, for the products, main memory, the links between chips and
+    the network between slices; None where no figure is published.
     """
     stage = program.stage
     found: dict[str, Any] = {
@@ -44,13 +44,14 @@ def report(program: Program, machine: Machine, runtime: Runtime) -> dict[str, An
         "flops": step_flops(stage, program.model),
     }
     try:
-        # Of simulated devices nobody runs the machine code, which on CPUs takes most of the time to make.
+        # Optimising the machine code takes most of the time on CPUs, and code for simulated devices never runs.
         quick = {"xla_backend_optimization_level": 0} if machine.platform == "cpu" else None
         compiled = program.lowered.compile(compiler_options=quick)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return found | {"memory": {"total": _needed(str(error)), "chip": _chip_memory(machine), "fits": False}}
+    # All figures come from the optimised program's text.
     module = Module(compiled.as_text())
     used = collectives(module, machine.devices, len(machine.slices))
     run = product_flops(module) * machine.devices
@@ -66,10 +67,13 @@ def report(program: Program, machine: Machine, runtime: Runtime) -> dict[str, An
 
 
 def _chip_memory(machine: Machine) -> float | None:
+    """Bytes of memory of a device: a chip may show as two devices."""
     return None if machine.chip is None else machine.chip.hbm * machine.chips / machine.devices
 
 
 def _memory(found: Any, machine: Machine) -> dict[str, Any]:
+    """The memory of a device by XLA's analysis of the program, in bytes."""
+    # Results that take the place of donated arguments need no memory of their own.
     arguments, temporaries = found.argument_size_in_bytes, found.temp_size_in_bytes
     fresh = found.output_size_in_bytes - found.alias_size_in_bytes
     total = arguments + temporaries + fresh + found.generated_code_size_in_bytes
@@ -85,15 +89,18 @@ def _memory(found: Any, machine: Machine) -> dict[str, Any]:
 
 
 def _needed(error: str) -> float | None:
-    """Bytes that XLA names where it runs out of memory."""
+    """The bytes that XLA names when it runs out of memory."""
+    # "Used 1.5G of ..." or "temporaries (1.5G ...", which depends on the compiler.
     found = re.search(r"(?:temporaries \(|Used )([\d.]+)([KMGT])", error)
     return float(found[1]) * _UNITS[found[2]] if found else None
 
 
 def _seconds(flops: float, moved: float, used: Sequence[Collective], machine: Machine) -> dict[str, float | None]:
+    """Lower bounds of a step's time. `flops`: of all devices; `moved`: bytes of a device's main memory."""
     if machine.chip is None:
         return dict.fromkeys(("compute", "memory", "links", "network"))
     chip, per_chip = machine.chip, machine.devices / machine.chips
+    # Bytes that a device sends in a step, within and between slices.
     sent = {crosses: sum(one.times * one.sent for one in used if one.crosses == crosses) for crosses in (False, True)}
     return {
         "compute": flops / machine.chips / chip.flops,
@@ -104,9 +111,10 @@ def _seconds(flops: float, moved: float, used: Sequence[Collective], machine: Ma
 
 
 def summary(used: Sequence[Collective]) -> list[dict[str, Any]]:
-    """Collectives of a kind, place and reach together: how often a step runs them, bytes each chip sends in all."""
+    """Collectives of one kind, place and reach together: how often a step runs them, bytes that a chip sends."""
     groups: dict[tuple, dict[str, Any]] = {}
     for one in used:
+        # One line for each kind, place and reach.
         key = one.kind, one.windowed, one.layers, one.crosses
         group = groups.setdefault(
             key,
@@ -175,6 +183,7 @@ def advice(found: dict[str, Any]) -> str:
     says = f"stage {found['stage']} needs {needs} of the {chip / GIB:.0f} GiB a chip has"
     if memory.get("arguments", 0) > chip / 2:
         return f"{says}, most of it the state: spread it over more chips by a larger fsdp or tensor in Runtime.mesh"
+    # The state fits, so the activations must shrink: recompute them, divide the batch, or have fewer rows.
     parts = found["accumulate"]
     factor = 2 ** math.ceil(math.log2(memory["total"] / chip)) if memory["total"] else 2
     rows = max(found["rows"], key=found["rows"].__getitem__)

@@ -1,4 +1,4 @@
-"""Machines by name: their devices, without owning them."""
+"""Machines by name. Their devices can be compiled for without being present."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any, NamedTuple
 
 import jax
 
-from xalign_jax.errors import UserError, install
+from xalign_jax.errors import UserError, install, one_line
 from xalign_jax.runtime import hardware
 
-# Shapes of slices by chip, as the clouds rent them. A v4 chip shows as two devices.
+# Shapes of slices by chip, as clouds rent them. A v4 chip shows as two devices.
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
 TPUS = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}
 
 
 class Machine(NamedTuple):
-    """What a program is compiled for.
+    """The machine that a program is compiled for.
 
     Attributes:
-      name: as asked for.   platform: "tpu", "gpu" or "cpu".
-      slices: devices, by slice; slices are joined by the data-centre network.
-      chip: published figures of a chip, None where there are none.
-      chips: how many; devices may be fewer than that or more.
+      name: the user's name for it.   platform: "tpu", "gpu" or "cpu".
+      slices: the devices of each slice; the data-centre network joins the slices.
+      chip: published figures of a chip; None if there are none.
+      chips: number of chips; the number of devices may differ.
     """
 
     name: str
@@ -37,17 +37,17 @@ class Machine(NamedTuple):
 
     @property
     def devices(self) -> int:
-        """How many devices there are in all."""
+        """The number of devices of all slices."""
         return sum(map(len, self.slices))
 
 
 def find(name: str, num_slices: int = 1) -> Machine:
     """The machine of that name: "v5e:16x16" (of `num_slices` slices), "cpu:8" (simulated devices), "gpu" (those here).
 
-    To be called before JAX has started: a machine that is not here is looked at from the CPU.
+    Call this before JAX has started, because programs for a machine that is not here are made on the CPU.
 
     Raises:
-      UserError: an unknown name, libtpu is missing, there is no GPU, or JAX has started with fewer CPU devices.
+      UserError: the name is unknown, libtpu is missing, there is no GPU, or JAX has started with fewer CPU devices.
     """
     if num_slices < 1:
         raise UserError(f"--num_slices={num_slices}: must be at least 1")
@@ -65,20 +65,21 @@ def find(name: str, num_slices: int = 1) -> Machine:
 def _tpu(name: str, num_slices: int) -> Machine:
     from jax.experimental import topologies
 
-    # libtpu asks a metadata server for what these say.
+    # Without these variables libtpu asks a metadata server, which only a TPU's host has.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is touched that two processes could fight over
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no process touches a TPU here, so they need no lock
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--topology={name}: needs the TPU compiler: {install('tpu')}")
     jax.config.update("jax_platforms", "cpu")
     try:
         there = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=num_slices)
     except RuntimeError as error:
-        cause = " ".join(str(error).split())[:200]
+        cause = one_line(error)
         raise UserError(f"--topology={name}: the TPU compiler says: {cause}") from None
+    # Devices by slice, and chips by their coordinates: two devices of a v4 chip have the same ones.
     found: list[Any] = [*there.devices]
     slices: dict[int, list[Any]] = {}
     for device in found:
@@ -89,6 +90,7 @@ def _tpu(name: str, num_slices: int) -> Machine:
 
 def _cpu(name: str, size: int, num_slices: int) -> Machine:
     jax.config.update("jax_platforms", "cpu")
+    # Simulated devices are made when JAX starts; if it has started, those present must suffice.
     with contextlib.suppress(RuntimeError):  # JAX has started already
         jax.config.update("jax_num_cpu_devices", size * num_slices)
     devices = jax.devices()[: size * num_slices]
@@ -104,5 +106,5 @@ def _gpu(num_slices: int) -> Machine:
     except RuntimeError:
         raise UserError("--topology=gpu: there is no GPU here, or JAX is installed without CUDA") from None
     if num_slices > 1:
-        raise UserError(f"--num_slices={num_slices}: of TPUs and simulated devices only")
+        raise UserError(f"--num_slices={num_slices}: only TPUs and simulated devices have several slices")
     return Machine("gpu", "gpu", [devices], hardware.chip(devices[0].device_kind), len(devices))

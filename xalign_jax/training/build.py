@@ -10,6 +10,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from xalign_jax import target
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.interfaces import Coordinates, ProbedRun
@@ -98,7 +99,7 @@ def build_model(recipe: Recipe, runtime: Runtime, tokenizer: Tokenizer) -> Model
     """The recipe's model for this runtime; dtype "auto" is bfloat16 on accelerators and float32 on CPUs."""
     dtype = runtime.dtype
     if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        dtype = "float32" if target.platform() == "cpu" else "bfloat16"
     return build(
         recipe.model,
         tokenizer.size,

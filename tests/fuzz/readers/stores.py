@@ -15,6 +15,7 @@ from xalign_jax.data.store import prepare, store
 from xalign_jax.data.store.cache import damage
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
+from xalign_jax.preparing import open_task
 
 VOCABULARY = Vocabulary("bytes")
 
@@ -28,7 +29,7 @@ def _prepared() -> tuple[str, dict[str, bytes], str]:
             (folder / f"{language}.tsv").write_text(FORMS["tsv"](texts))
         task = f"tsv:en={folder}/en.tsv,de={folder}/de.tsv"
         with contextlib.redirect_stderr(io.StringIO()):
-            prepare.run(VOCABULARY, [task], [], folder / "cache")
+            prepare.run(VOCABULARY, [task], [], folder / "cache", open_task)
         files = [path for path in (folder / "cache").rglob("*") if path.is_file() and path.name != "lock"]
         contents = {str(path.relative_to(folder / "cache")): path.read_bytes() for path in files}
         return task, contents, _digest(store.open_stores(VOCABULARY, task, folder / "cache"))

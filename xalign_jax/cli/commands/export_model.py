@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder
 from xalign_jax.cli.exits import DONE
-from xalign_jax.cli.loading import register, start_jax
+from xalign_jax.cli.loading import import_modules, start_jax
 from xalign_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     storage.check_writable("--output", options.output)
     start_jax("highest")
     mesh = make_mesh((1, -1, 1))
+    import_modules(options.model_dir)
     encoder = None
     if options.sentence_encoder:
         encoder = SentenceEncoder(options.sentence_encoder, options.level, options.normalize)
@@ -66,7 +67,6 @@ def _validation_texts(model_dir: Path, tokenizer: Tokenizer) -> list[np.ndarray]
 
     if not (model_dir / "config.gin").is_file():
         return Missing("an imported model has none")
-    register()
     found = []
     try:
         (recipe,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))

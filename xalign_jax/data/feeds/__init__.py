@@ -1,1 +1,1 @@
-"""Feeds: batches as pure functions of a row number."""
+"""Feeds: batches as pure functions of row numbers."""

@@ -1,4 +1,4 @@
-"""Which texts an item is made of: pieces of documents, translation pairs, mixed pairs. Pure functions of item numbers."""
+"""The texts of an item: pieces of documents, translation pairs, mixed pairs. All are pure functions of item numbers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from xalign_jax.data.corpus import FACTS, Member
+from xalign_jax.data.feeds.members import Members
 from xalign_jax.data.feeds.packing import Items
-from xalign_jax.data.sampling.hashing import hash64, permute
-from xalign_jax.data.sampling.mixing import Blocks, block_counts, member_rates
+from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.sampling.mixing import Blocks, Epochs, member_counts
 from xalign_jax.data.store.store import Mixture, Store
 from xalign_jax.errors import UserError
 
 
 class Pieces:
-    """Documents cut into pieces of at most `most` tokens; every piece is an item and comes once in an epoch.
+    """Documents cut into pieces of at most `most` tokens. Every piece is an item and comes once in an epoch.
 
-    The mixture's rates are shares of items. Members that share text share its cursor: within an epoch no piece comes in
-    two languages. Empty documents are left out and counted.
+    The mixture's rates are shares of items. A language and its clones share one cursor, so no piece comes in two
+    languages within an epoch. Empty documents are left out and counted.
     """
 
     unit = "texts"
@@ -26,66 +27,66 @@ class Pieces:
 
     def __init__(self, members: Sequence[Member], mixture: Mixture, most: int, seed: int) -> None:
         pieces = {member.name: sum(int(_cuts(o, most).sum()) for o in member.offsets) for member in members}
-        rates = member_rates(pieces, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
-        used = [member for member in members if rates[member.name] > 0]
-        texts = {member.text: member for member in used}
-        cursor = np.array([list(texts).index(member.text) for member in used])
-        self._most = most
-        counts = block_counts({member.name: rates[member.name] for member in used}, explicit=bool(mixture.rates))
-        self._blocks = Blocks(counts, cursor, seed)
-        self._text_key = np.stack([hash64(seed, "text", text) for text in texts])
-        self.languages = tuple(dict.fromkeys(member.language for member in used))
-        self._language = np.array([self.languages.index(member.language) for member in used])
-        self._k = np.array([member.k for member in used])
-        self.tokens = [tokens for member in texts.values() for tokens in member.tokens]
-        offsets = [offsets for member in texts.values() for offsets in member.offsets]
+        counts = member_counts(pieces, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
+        self._most, self._members = most, Members(members, counts, seed)
+        self.languages, self.tokens = self._members.languages, self._members.tokens
+        # (D,) documents of all arrays: first token, tokens without eos. `_first` (D + 1,): each document's first piece.
+        offsets = [offsets for member in self._members.texts for offsets in member.offsets]
         self._starts = np.concatenate([offset[:-1] for offset in offsets])
         self._sizes = np.concatenate([np.diff(offset) for offset in offsets]) - 1
         self._store_documents = np.cumsum([0, *(len(offset) - 1 for offset in offsets)])
         self._first = np.cumsum(np.concatenate([[0], *(_cuts(offset, most) for offset in offsets)]))
-        stores = np.cumsum([0, *(len(member.tokens) for member in texts.values())])
-        self._text_pieces = self._first[self._store_documents[stores]]
+        # (C + 1,): the first piece of each text, by way of its first token array and that array's first document.
+        first = self._first[self._store_documents[self._members.arrays]]
+        blocks = Blocks(self._members.counts, self._members.cursor, seed)
+        self._epochs = Epochs(blocks, first[:-1], np.diff(first), self._members.key)
         empty = int(np.count_nonzero(self._sizes == 0))
         self.report = {"documents": len(self._sizes) - empty, "pieces": int(self._first[-1]), "empty": empty}
 
     def items(self, number: np.ndarray) -> Items:
-        """The items of these numbers, (I,) int64 >= 0."""
-        member, cursor = self._blocks.locate(number)
-        text = self._blocks.cursor[member]
-        per_epoch = np.diff(self._text_pieces)[text]
-        epoch, index = np.divmod(cursor, per_epoch)
-        piece = self._text_pieces[text] + permute(index, per_epoch, hash64(self._text_key[text], epoch))
+        """The items with these numbers, (I,) int64 >= 0; V = P = 1."""
+        # (I,): item -> piece -> document and the piece's start within it -> token array and start there.
+        member, _, piece, _ = self._epochs.locate(number)
         document = np.searchsorted(self._first, piece, side="right") - 1
         before = (piece - self._first[document]) * self._most
         size = np.minimum(self._sizes[document] - before, self._most)
         store = np.searchsorted(self._store_documents, document, side="right") - 1
-        start, language, k = self._starts[document] + before, self._language[member], self._k[member]
+        start, language, k = self._starts[document] + before, self._members.language[member], self._members.k[member]
         store, start, size, language, k = (column[:, None, None] for column in (store, start, size, language, k))
         none = np.zeros((len(number), 0))
         return Items(store, start, size, language, k, (self._sizes[document] > self._most).astype(np.int64), none, none)
 
 
 def _cuts(offsets: np.ndarray, most: int) -> np.ndarray:
-    """Pieces of each document, (D,); its eos is no part of them."""
+    """(D,) int64: pieces of each document, without its eos. `offsets` is (D + 1,)."""
     return -(-(np.diff(offsets) - 1) // most)
 
 
 class Pairs:
-    """Texts that have a translation, and the partner of each.
+    """D documents that have a translation, sorted by group, then language, and a way to draw a partner for each.
 
     Attributes:
-      tokens: token arrays of the stores.   languages: all languages of the pairs' mixture.
-      report: documents used, empty ones, and those without a translation.
+      tokens: token arrays of the stores.
+      languages: all languages of the stores, sorted.
+      report: counts of documents: used, empty, without a translation.
+      store, start, size: (D,) int64, each document's token array, its first token there, its tokens without eos.
+      text: (D,) uint32, hash of its text.
+      language: (D,) int64, index into `languages`.
+      group: (D,) int32, equal for documents that translate each other.
+      by_language: (D,) int64, the documents sorted by language.
+      per_language: (L,) int64, documents of each language.
     """
 
     def __init__(self, stores: Sequence[Store], pivot: str | None) -> None:
         self.tokens = [np.asarray(store.tokens) for store in stores]
         self.languages = tuple(sorted({store.language for store in stores}))
         self._pivot = -1 if pivot is None else self.languages.index(pivot)
+        # Columns over all documents of all stores, one store after another.
         size = np.concatenate([np.diff(store.offsets) - 1 for store in stores])
         group = _dense_groups(stores)
         count = [len(store.offsets) - 1 for store in stores]
         language = np.repeat([self.languages.index(store.language) for store in stores], count)
+        # Documents that count -> their numbers, sorted by group and, within a group, by language.
         used = (size > 0) & (group >= 0)
         used[used] = _translated(group[used], language[used], self._pivot)
         order = np.flatnonzero(used)
@@ -100,12 +101,15 @@ class Pairs:
         self._bounds()
 
     def _bounds(self) -> None:
-        """Where groups, the runs of one language within them, and their pivots begin and end."""
+        """Index the documents by group and by run. A run is the documents of one group in one language."""
+        # (R,) first document and size of each run; `_run` (D,): the run of each document.
         key = self.group.astype(np.int64) * len(self.languages) + self.language
         _, first, self._run, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
         self._run_first, self._run_count = first, count
+        # (G,) first document and size of each group.
         self._group_first = np.unique(self.group, return_index=True)[1]
         self._group_count = np.diff(self._group_first, append=len(self.group))
+        # (G,) the run of each group that is in the pivot's language; 0 without a pivot, where it is not read.
         is_pivot = self.language[first] == self._pivot
         self._pivot_run = np.zeros(len(self._group_first), np.int64)
         self._pivot_run[self.group[first[is_pivot]]] = np.flatnonzero(is_pivot)
@@ -113,23 +117,26 @@ class Pairs:
         self.per_language = np.bincount(self.language, minlength=len(self.languages))
 
     def partner(self, document: np.ndarray, draw: np.ndarray) -> np.ndarray:
-        """A translation of each document: a text of the pivot, else (or of the pivot) any text in another language.
+        """A translation of each document: (I,) int64 documents, (I,) uint64 draws -> (I,) int64 documents.
 
-        Args: document (I,) int64, draw (I,) uint64. Returns: (I,) int64.
+        With a pivot, a document in another language gets one in the pivot's language. A document in the pivot's
+        language, and every document without a pivot, gets any document of its group in another language.
         """
         run, group = self._run[document], self.group[document]
         others = self._group_count[group] - self._run_count[run]
+        # The n-th document of the group that is not of the own run: numbers from the run's start on skip the run.
         chosen = self._group_first[group] + (draw % others.astype(np.uint64)).astype(np.int64)
         chosen += np.where(chosen >= self._run_first[run], self._run_count[run], 0)
         if self._pivot < 0:
             return chosen
+        # The n-th document of the pivot's run.
         pivot = self._pivot_run[group]
         of_pivot = self._run_first[pivot] + (draw % self._run_count[pivot].astype(np.uint64)).astype(np.int64)
         return np.where(self.language[document] == self._pivot, chosen, of_pivot)
 
 
 def _dense_groups(stores: Sequence[Store]) -> np.ndarray:
-    """Groups of all documents, numbered over the tasks, (D,) int64; -1 none."""
+    """(D,) int64: groups of all documents, numbered so that no two tasks share a number; -1 = no group."""
     first: dict[str, int] = {}
     total = 0
     for task in dict.fromkeys(store.task for store in stores):
@@ -141,7 +148,12 @@ def _dense_groups(stores: Sequence[Store]) -> np.ndarray:
 
 
 def _translated(group: np.ndarray, language: np.ndarray, pivot: int) -> np.ndarray:
-    """(D,) bool: the document's group holds another language (and the pivot, if there is one)."""
+    """(D,) bool: the document's group holds another language (and the pivot, if there is one).
+
+    Args:
+      group: (D,) int64.   language: (D,) int64.   pivot: its number; -1 = there is none.
+    """
+    # (D,) groups as 0, 1, ... -> (R,) distinct pairs of group and language -> (G,) groups of two languages or more.
     dense = np.unique(group, return_inverse=True)[1]
     languages = int(language.max(initial=0)) + 1
     runs = np.unique(dense * languages + language)
@@ -152,9 +164,9 @@ def _translated(group: np.ndarray, language: np.ndarray, pivot: int) -> np.ndarr
 
 
 class PairExamples:
-    """Translation pairs by number: a text of a language by the mixture's rates, and its partner.
+    """Translation pairs by number. The mixture's rates draw the language of the first text, then its partner is drawn.
 
-    Within a language's epoch every text with a translation comes first in its pair once.
+    Within a language's epoch, every text that has a translation is the first text of one pair.
     """
 
     def __init__(self, pairs: Pairs, mixture: Mixture, seed: int) -> None:
@@ -164,32 +176,30 @@ class PairExamples:
             raise UserError(
                 f"Mixture.rates gives {lacking[0]!r} a rate, but no text in it has a translation; remove it"
             )
-        rates = member_rates(texts, mixture.rates, mixture.alpha)
-        used = [language for language in pairs.languages if rates[language] > 0]
+        counts = member_counts(texts, mixture.rates, mixture.alpha)
         self.pairs, self._seed = pairs, seed
-        counts = block_counts({language: rates[language] for language in used}, explicit=bool(mixture.rates))
-        self._blocks = Blocks(counts, np.arange(len(used)), seed)
-        self._language = np.array([pairs.languages.index(language) for language in used])
-        self._key = np.stack([hash64(seed, "language", language) for language in used])
+        # Each language is a cursor over its part of `by_language`.
+        blocks = Blocks(np.array(list(counts.values())), np.arange(len(counts)), seed)
+        language = [pairs.languages.index(name) for name in counts]
+        size = pairs.per_language
+        key = np.stack([hash64(seed, "language", name) for name in counts])
+        self._epochs = Epochs(blocks, (np.cumsum(size) - size)[language], size[language], key)
 
     def draw(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The two documents of each example, (I,) int64 each."""
-        member, cursor = self._blocks.locate(number)
-        language = self._language[member]
-        per_epoch = self.pairs.per_language[language]
-        epoch, index = np.divmod(cursor, per_epoch)
-        index = permute(index, per_epoch, hash64(self._key[member], epoch))
-        before = np.cumsum(self.pairs.per_language) - self.pairs.per_language
-        document = self.pairs.by_language[before[language] + index]
+        """The two documents of the examples with these numbers (I,) int64 >= 0; (I,) int64 each."""
+        document = self.pairs.by_language[self._epochs.locate(number).item]
         return document, self.pairs.partner(document, hash64(self._seed, "partner", number))
 
 
 class PairItems:
-    """Items of one pair (a text, its translation) or, mixed, of two pairs.
+    """Items of one pair (a text and its translation) or, with `mixup`, of two pairs.
 
-    Attributes:
-      views: 1: the pair is one view, in an order by lot. 2: query and key, their roles by lot; mixed, the order of the
-        two texts is drawn for each of them too (InfoXLM's eight modes).
+    With one view, the pair is one sequence in a random order. With two views, one side is the query and the other the
+    key, at random. With `mixup` the order of the two texts in the query and in the key is drawn as well: InfoXLM's
+    eight modes.
+
+    Args:
+      side: most tokens of a text; longer texts are cut.
     """
 
     unit = "pairs"
@@ -201,15 +211,18 @@ class PairItems:
         self.report = examples.pairs.report
 
     def items(self, number: np.ndarray) -> Items:
-        """The items of these numbers, (I,) int64 >= 0."""
+        """The items with these numbers, (I,) int64 >= 0."""
+        # (I,) items -> (I * pairs,) examples -> (I, 2 sides, pairs) documents.
         example = (number[:, None] * self.units + np.arange(self.units)).ravel()
         document = np.stack(self._examples.draw(example), axis=1).reshape(len(number), self.units, 2)
-        document = document.transpose(0, 2, 1)  # (I, 2 sides, pairs)
+        document = document.transpose(0, 2, 1)
+        # (I, 1, 3) bool, three coins: exchange the sides; exchange the query's two texts; exchange the key's.
         lot = hash64(self._seed, "order", number)[:, None, None] >> np.arange(3, dtype=np.uint64) & np.uint64(1) > 0
         document = np.where(lot[:, :, :1], document[:, ::-1], document)
         if self.units == 2:
             document = np.where(lot[:, 0, 1:, None], document[:, :, ::-1], document)
         pairs = self._examples.pairs
+        # (I, 2, pairs) columns are (I, V, P) for two views; one view has both sides as its texts, (I, 1, 2).
         size = np.minimum(pairs.size[document], self._side)
         cut = np.count_nonzero(pairs.size[document] > self._side, axis=(1, 2))
         spans = (pairs.store[document], pairs.start[document], size, pairs.language[document], np.zeros_like(size))

@@ -1,6 +1,7 @@
-"""Feeds: `rows(first_row, row_slice) -> arrays`, pure functions of (recipe, seed, row number), one call per batch.
+"""The window feed: running text for a causal language model. This module also names all feeds for gin.
 
-No iterator state exists. Rows are numbered endlessly; any slice of a batch equals the same rows of the whole batch.
+A feed's batches are pure functions of recipe, seed and row number: `batch(first_row, row_slice) -> arrays`. No iterator
+state exists. Rows are numbered endlessly, and any slice of a batch equals the same rows of the whole batch.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import gin
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from xalign_jax.data.corpus import FACTS, Member
+from xalign_jax.data.corpus import FACTS
 from xalign_jax.data.feeds.codeswitch import COUNTS, Switch, Switched, Table, build_table, switch, unswitched
+from xalign_jax.data.feeds.members import Members
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed, reads
 from xalign_jax.data.feeds.packing import Batch, blank
 from xalign_jax.data.feeds.words import PieceFeed, WordFeed
-from xalign_jax.data.sampling.hashing import hash64, permute
-from xalign_jax.data.sampling.mixing import Blocks, block_counts, member_rates
+from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.sampling.mixing import Blocks, Epochs, member_counts
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batches, Feed
 from xalign_jax.recipe import at_least_one, freeze
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ContrastFeed", "PieceFeed", "Switch", "TextFeed", "TranslationFeed", "WindowFeed", "WordFeed"]
 
-_CHUNK = 1 << 17  # tokens worked on at a time, so that large batches need little memory
+_CHUNK = 1 << 17  # tokens that are worked on at a time, so that large batches need little memory
 
 
 @gin.configurable
@@ -40,7 +42,7 @@ class WindowFeed(Feed):
 
     Attributes:
       length: T, tokens of a row.
-      switch: input-only code-switching (PreAlign, stage 2); None for none.
+      switch: input-only code-switching (PreAlign, stage 2); None = off.
     """
 
     length: int = gin.REQUIRED
@@ -51,7 +53,7 @@ class WindowFeed(Feed):
         at_least_one(self, "length")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
-        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
         reads(self, mixture)
         if self.switch is not None and not lexicon:
             raise UserError("WindowFeed.switch needs Recipe.lexicon")
@@ -60,19 +62,20 @@ class WindowFeed(Feed):
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
-          UserError: rates that do not fit the mixture, a member with less text than one window, or no lexicon.
+          UserError: the rates do not fit the mixture, a member has less text than one window, or there is no lexicon to
+            switch with.
         """
         mixture = reads(self, mixture)
         members = corpus.members(mixture, split)
+        # Rates are shares of rows, and all rows have the same length, so members count by their tokens.
         sizes = {member.name: member.size for member in members}
-        rates = member_rates(sizes, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
-        used = [member for member in members if rates[member.name] > 0]
-        counts = block_counts({member.name: rates[member.name] for member in used}, explicit=bool(mixture.rates))
+        counts = member_counts(sizes, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
+        used = Members(members, counts, seed)
         switching = _switching(self.switch, self.length, corpus, used)
-        return Windows(self.length, rows, corpus.tokenizer, used, counts, seed, switching)
+        return Windows(self.length, rows, corpus.tokenizer, used, seed, switching)
 
     def blank(self, rows: int) -> Batch:
-        """`rows` rows without text, for whoever needs shapes only."""
+        """The arrays of `rows` rows without text, where only shapes matter."""
         shape = (rows, self.length)
         batch = {name: blank(shape, np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
         batch |= {"weights": blank(shape, np.float32), "language": blank((rows,), np.int32)}
@@ -81,7 +84,12 @@ class WindowFeed(Feed):
 
 @dataclasses.dataclass(frozen=True)
 class _Switching:
-    """A switch, its table, each member's language in the table (-1: never switched), tokens read beyond a window."""
+    """How the rows of M members are switched.
+
+    Attributes:
+      language: (M,) int64, each member's language in the table; -1 = its rows are not switched.
+      slack: tokens that are read beyond a window.
+    """
 
     config: Switch
     table: Table
@@ -89,8 +97,8 @@ class _Switching:
     slack: int
 
 
-def _switching(config: Switch | None, length: int, corpus: Corpus, members: list[Member]) -> _Switching | None:
-    """None where nothing would be switched. Facts are text of the source language, switched as all of it is."""
+def _switching(config: Switch | None, length: int, corpus: Corpus, members: Members) -> _Switching | None:
+    """The switching that `config` asks for, None if it switches no word. Facts are switched like other source text."""
     if config is None:
         return None
     if corpus.lexicon is None:
@@ -98,15 +106,16 @@ def _switching(config: Switch | None, length: int, corpus: Corpus, members: list
     table = build_table(corpus.lexicon.train, corpus.tokenizer, config.both_ways)
     if table is None or config.rate == 0:
         return None
+    # Language of a member -> its number in the table; without `both_ways` only the source is switched.
     keyed = {name: i for i, name in enumerate(corpus.lexicon.languages) if i == 0 or config.both_ways}
-    language = np.array([keyed.get(m.language, -1) for m in members])
+    language = np.array([keyed.get(name, -1) for name in members.languages])[members.language]
     return _Switching(config, table, language, table.slack(length, config.rate))
 
 
 class Windows(Batches):
-    """Windows of T + 1 stored tokens at permuted window numbers, with a keyed offset in every epoch.
+    """Rows of T + 1 stored tokens. Each epoch takes all windows of a text in a new order and from a new offset.
 
-    Members that share text share its cursor: within an epoch no window occurs twice, nor in two languages.
+    A language and its clones share one cursor: within an epoch no window comes twice, and none in two languages.
     """
 
     def __init__(
@@ -114,44 +123,37 @@ class Windows(Batches):
         length: int,
         rows: int,
         tokenizer: Tokenizer,
-        members: list[Member],
-        counts: np.ndarray,
+        members: Members,
         seed: int,
         switching: _Switching | None,
     ) -> None:
-        self.length = length
-        self.languages = tuple(dict.fromkeys(member.language for member in members))
-        self._rows, self._seed, self._switching = rows, seed, switching
-        texts = {member.text: member for member in members}
-        cursor = np.array([list(texts).index(member.text) for member in members])
-        self._blocks = Blocks(counts, cursor, seed)
-        self._member_language = np.array([self.languages.index(member.language) for member in members], np.int32)
-        self._member_k = np.array([member.k for member in members])
-        self._text_key = np.concatenate([hash64(seed, "text", text)[None] for text in texts])
-        self._tokens = [tokens for member in texts.values() for tokens in member.tokens]
-        self._sizes = np.array([len(tokens) for tokens in self._tokens])
-        self._room, starts = _window_table(self._sizes, length)
-        parts = np.cumsum([0, *(len(member.tokens) for member in texts.values())])
-        self._store_windows, self._text_windows = starts, starts[parts]
-        for member, windows in zip(texts.values(), np.diff(self._text_windows), strict=True):
+        self.length, self.languages = length, members.languages
+        self._members, self._rows, self._seed, self._switching = members, rows, seed, switching
+        # (S,) tokens of each store, room for its offset; (S + 1,) its first window; (C + 1,) first window of each text.
+        self._sizes = np.array([len(tokens) for tokens in members.tokens])
+        self._room, self._store_windows = _window_table(self._sizes, length)
+        first = self._store_windows[members.arrays]
+        self._epochs = Epochs(Blocks(members.counts, members.cursor, seed), first[:-1], np.diff(first), members.key)
+        for member, windows in zip(members.texts, self._epochs.size, strict=True):
             if not windows:
                 raise UserError(
                     f"Mixture.rates: {member.name!r} has {member.size} tokens, too few for one window of "
                     f"WindowFeed.length = {length} tokens; give it rate 0, more text or a shorter window"
                 )
-        ids = np.arange(tokenizer.base_size)
-        self._written = np.stack([tokenizer.clone(ids, k) for k in range(tokenizer.clones + 1)]).astype(np.int32)
-        self._eos, self._bos = tokenizer.eos, tokenizer.bos
-        self._pad = 0 if tokenizer.pad is None else tokenizer.pad
+        self._written = tokenizer.clone_table
+        self._eos, self._bos, self._pad = tokenizer.eos, tokenizer.bos, tokenizer.pad or 0
 
     def batch(self, first_row: int, row_slice: slice) -> Batch:
         """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.
 
         Returns:
-          tokens, targets, positions, segment_ids (B, T) int32; weights (B, T) float32; language (B,) int32 index into
-          `languages`; count_words, count_drawn, count_switched, count_clipped, count_filled (B,) int32. Segments are
-          documents, from 1 (0: filled). A document's first target is predicted from bos; without bos it weighs 0.
+          tokens, targets, positions: (B, T) int32.
+          weights: (B, T) float32. A document's first target is predicted from bos; without bos its weight is 0.
+          segment_ids: (B, T) int32, documents from 1; 0 is filled.
+          language: (B,) int32 index into `languages`.
+          count_words, count_drawn, count_switched, count_clipped, count_filled: (B,) int32, see `codeswitch.Switched`.
         """
+        # (B,) row numbers and where each row's window lies; a few rows at a time become arrays.
         number = first_row + np.arange(*row_slice.indices(self._rows), dtype=np.int64)
         windows = (number, *self.windows(number))
         step = max(1, _CHUNK // self.length)
@@ -160,31 +162,26 @@ class Windows(Batches):
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts[1:] else parts[0]
 
     def windows(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Member, epoch, store (counted over all texts) and first token of rows; all (B,) int64."""
-        member, cursor = self._blocks.locate(number)
-        text = self._blocks.cursor[member]
-        per_epoch = np.diff(self._text_windows)[text]
-        epoch, index = np.divmod(cursor, per_epoch)
-        key = hash64(self._text_key[text], epoch)
-        window = self._text_windows[text] + permute(index, per_epoch, key)
+        """Member, epoch, store (counted over all texts) and first token of rows (B,); each (B,) int64."""
+        member, epoch, window, key = self._epochs.locate(number)
+        # All windows of a store begin at multiples of T plus one offset, drawn from the store's room for this epoch.
         store = np.searchsorted(self._store_windows, window, side="right") - 1
         offset = hash64(key, "offset", store) % (self._room[store] + 1).astype(np.uint64)
-        return (
-            member,
-            epoch,
-            store,
-            (window - self._store_windows[store]) * self.length + offset.astype(np.int64),
-        )
+        start = (window - self._store_windows[store]) * self.length + offset.astype(np.int64)
+        return member, epoch, store, start
 
     def _some_rows(
         self, number: np.ndarray, member: np.ndarray, epoch: np.ndarray, store: np.ndarray, start: np.ndarray
     ) -> Batch:
+        """The arrays of `batch` for rows whose windows are known; all arguments are (B,) int64."""
+        # (B, T + 1 + slack) base ids -> ids as each row's clone writes them.
         slack = self._switching.slack if self._switching else 0
         base, valid = self._read(store, start, self.length + 1 + slack)
-        k = self._member_k[member]
+        k = self._members.k[member]
         tokens = base.astype(np.int32)
         for clone in np.unique(k[k > 0]).tolist():
             tokens[k == clone] = self._written[clone].take(base[k == clone])
+        # (B, T + 1 + slack) -> (B, T + 1): switched and cut, or as it is.
         if self._switching:
             keys = hash64(self._seed, "switch", number, epoch)
             language = self._switching.language[member]
@@ -195,15 +192,17 @@ class Windows(Batches):
         else:
             found = unswitched(tokens)
         batch = self._shift(found, k)
+        # (B,) counts of switched words go with the rows.
         counts = {f"count_{name}": getattr(found, name) for name in COUNTS}
-        return batch | {"language": self._member_language[member]} | counts
+        return batch | {"language": self._members.language[member].astype(np.int32)} | counts
 
     def _read(self, store: np.ndarray, start: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Base ids (B, size), and how many of them are there (B,); past a store's end stands eos."""
-        base = np.full((len(start), size), self._eos, self._tokens[0].dtype)
+        """(B,) stores and places -> base ids (B, size), eos past the end of a store, and how many it had (B,)."""
+        base = np.full((len(start), size), self._eos, self._members.tokens[0].dtype)
         valid = np.minimum(self._sizes[store] - start, size)
         for number in np.unique(store):
-            tokens = self._tokens[number]
+            tokens = self._members.tokens[number]
+            # Rows that the store has whole are copied at once; the few at its end one by one.
             whole = np.flatnonzero((store == number) & (valid == size))
             if whole.size:
                 base[whole] = sliding_window_view(tokens, size)[start[whole]]
@@ -212,8 +211,15 @@ class Windows(Batches):
         return base, valid
 
     def _shift(self, found: Switched, k: np.ndarray) -> Batch:
-        """Decoder arrays: position t sees inputs up to t and predicts token t + 1; documents are segments."""
+        """(B, T + 1) -> decoder arrays (B, T): position t sees inputs up to t and predicts token t + 1.
+
+        Documents are segments. An eos in the input is the border between two: it becomes the next document's bos.
+
+        Args:
+          k: (B,) int64, the clone that each row is written as.
+        """
         eos = self._written[k, self._eos][:, None]
+        # Inputs are the first T tokens, targets and weights the last T.
         inputs, targets, weights = (
             found.tokens[:, :-1],
             found.labels[:, 1:].copy(),
@@ -227,6 +233,7 @@ class Windows(Batches):
             inputs = np.where(border, self._written[k, self._bos][:, None], inputs)
         batch = {"tokens": inputs, "targets": targets, "weights": weights}
         batch["positions"], batch["segment_ids"] = _segments(border)
+        # A row with n < T + 1 tokens has n - 1 pairs of input and target; what follows is filled.
         for row in np.flatnonzero(found.length <= self.length):
             for key, array in batch.items():
                 array[row, found.length[row] - 1 :] = self._pad if key in ("tokens", "targets") else 0
@@ -234,21 +241,28 @@ class Windows(Batches):
 
 
 def _segments(border: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and segment numbers from 1, (B, T) int32, of rows in which a segment begins at each border (B, T)."""
+    """Positions within segments, and segment numbers from 1, (B, T) int32 each.
+
+    Args:
+      border: (B, T) bool, True where a segment begins. The first column always begins one.
+    """
     begins = border.copy()
     begins[:, 0] = True
+    # (S,) segments of all rows: flat start, size, row. A segment's number counts from the first segment of its row.
     start = np.flatnonzero(begins).astype(np.int32)
     size = np.diff(start, append=np.int32(border.size))
     row, column = np.divmod(start, np.int32(border.shape[1]))
     number = np.arange(1, len(start) + 1, dtype=np.int32) - np.flatnonzero(column == 0).astype(np.int32)[row]
+    # (S,) -> (B * T,): every token has its segment's number, and its distance from the segment's start.
     positions = np.arange(border.size, dtype=np.int32) - np.repeat(start, size)
     return positions.reshape(border.shape), np.repeat(number, size).reshape(border.shape)
 
 
 def _window_table(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Room for the offset (S,), and the first window number of each store (S + 1,).
+    """Windows of stores of `sizes` (S,) tokens: room for their offset (S,), and each one's first window (S + 1,).
 
-    A store of N tokens has (N - 1) // T windows; one is given up (if there are two) for offsets of up to T - 1.
+    A store of N tokens has (N - 1) // T windows. If there are two or more, one is given up, so that all windows can
+    begin up to T - 1 tokens later.
     """
     fit = np.maximum(sizes - 1, 0) // length
     windows = np.where(fit > 1, fit - 1, fit)

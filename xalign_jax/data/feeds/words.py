@@ -1,4 +1,4 @@
-"""The words feed: dictionary concepts, all their words packed by segment into rows of one shape."""
+"""The words feed: dictionary concepts with all their words, packed as segments into rows of one shape."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import gin
 import numpy as np
 
-from xalign_jax.data.feeds.packing import Batch, blank
+from xalign_jax.data.feeds.packing import Batch, blank, pack
 from xalign_jax.data.lexicon.subword_pairs import with_pieces
 from xalign_jax.data.sampling.hashing import hash64, permute
 from xalign_jax.data.token_ties import own_tokens
@@ -40,7 +40,7 @@ class WordFeed(Feed):
         at_least_one(self, "length", "words_per_row", "concepts")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
-        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: there is one."""
+        """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
         if not lexicon:
             raise UserError(f"{type(self).__name__} needs Recipe.lexicon")
 
@@ -48,26 +48,26 @@ class WordFeed(Feed):
         """The feed over the lexicon's training table; no mixture is read and no split but "train" exists.
 
         Raises:
-          UserError: no lexicon, fewer training concepts than a step takes, or a word longer than a row.
+          UserError: there is no lexicon, it has too few training concepts for a step, or a word is longer than a row.
         """
         name = type(self).__name__
         if corpus.lexicon is None:
             raise UserError(f"{name} needs Recipe.lexicon")
+        # A step's concepts must be distinct, and every word must fit into a row by itself.
         table = self.table(corpus.lexicon.train)
         count = len(np.unique(table.concept))
         if self.concepts > count:
             raise UserError(f"{name}.concepts = {self.concepts}: the lexicon has {count} training concepts")
         if (longest := int(np.diff(table.starts).max())) > self.length:
             raise UserError(f"{name}.length = {self.length}: the longest word takes {longest} tokens")
-        pad = 0 if corpus.tokenizer.pad is None else corpus.tokenizer.pad
-        return Words(self, table, own_tokens(corpus, table.languages), rows, seed, pad)
+        return Words(self, table, own_tokens(corpus, table.languages), rows, seed, corpus.tokenizer.pad or 0)
 
     def table(self, lexicon: Concepts) -> Concepts:
-        """What is fed of the lexicon's training table."""
+        """The words that are fed, from the lexicon's training table."""
         return lexicon
 
     def blank(self, rows: int) -> Batch:
-        """`rows` rows without words, for whoever needs shapes only."""
+        """The arrays of `rows` rows without words, where only shapes matter."""
         batch = {
             n: blank((rows, self.length), np.int32)
             for n in ("tokens", "targets", "positions", "segment_ids", "own_tokens")
@@ -81,19 +81,20 @@ class WordFeed(Feed):
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class PieceFeed(WordFeed):
-    """A WordFeed of the words and of the pieces that translate each other in them (`piece_pairs.with_pieces`)."""
+    """A WordFeed that also feeds pieces of words which translate each other (`subword_pairs.with_pieces`)."""
 
     def table(self, lexicon: Concepts) -> Concepts:
-        """The training table with its pairs of pieces."""
+        """The training table, and its pairs of pieces as further concepts."""
         return with_pieces(lexicon)
 
 
 class Words(Batches):
-    """Epochs over permuted concepts; the few that do not fill an epoch's last step are left out of that epoch."""
+    """Epochs over the concepts, each in a new order. An epoch leaves out concepts that do not fill its last step."""
 
     def __init__(self, config: WordFeed, table: Concepts, own: np.ndarray, rows: int, seed: int, pad: int) -> None:
         self.length = config.length
         self.languages = table.languages
+        # The table is sorted by concept: `_bounds` (C + 1,) has the first word of each concept, and the end.
         self._config, self._table, self._own, self._rows, self._seed, self._pad = config, table, own, rows, seed, pad
         self._bounds = np.append(np.unique(table.concept, return_index=True)[1], len(table.concept))
 
@@ -101,36 +102,45 @@ class Words(Batches):
         """Rows `row_slice` of the step that begins at `first_row`.
 
         Returns:
-          tokens, positions, segment_ids (R, T) int32: segment s is word slot s - 1, 0 nothing; concept (R, S) int32, -1
-          absent; text_hash (R, S) uint32; language (R, S) int32 index into `languages`; targets (R, T) int32, weights
-          (R, T) float32: the next token of the same word; own_tokens (R, T) int32: 1 for tokens that are
-          their word's language's own (the function of that name); count_words, count_dropped (R,) int32: packed, and what
-          did not fit (counted in row 0).
+          tokens, positions: (R, T) int32.
+          segment_ids: (R, T) int32, segment s is word slot s - 1; 0 is padding.
+          targets: (R, T) int32, the next token of the same word; weights: (R, T) float32, 0 at a word's last token.
+          own_tokens: (R, T) int32, 1 for tokens that belong to the language of their word (`token_ties.own_tokens`).
+          concept: (R, S) int32, -1 for free slots.
+          language: (R, S) int32 index into `languages`.
+          text_hash: (R, S) uint32.
+          count_words: (R,) int32, words packed in the row.
+          count_dropped: (R,) int32, words of the step that did not fit; row 0 has them all.
         """
+        # (W,) words of the step -> row, slot and place of each; words beyond the last row are dropped.
         word = self._chosen(first_row // self._rows)
-        row, slot, place, missed = _first_fit(
-            np.diff(self._table.starts)[word], self._rows, self._config.length, self._config.words_per_row
-        )
-        batch = self._fill(word[~missed], row, slot, place)
-        batch["count_dropped"][0] = missed.sum()
+        sizes = np.diff(self._table.starts)[word, None]
+        row, slot, place = pack(sizes, self._config.length, self._config.words_per_row, longest_first=False)
+        fits = row < self._rows
+        batch = self._fill(word[fits], row[fits], slot[fits], place[fits, 0])
+        batch["count_dropped"][0] = np.count_nonzero(~fits)
         return {key: array[row_slice] for key, array in batch.items()}
 
     def _chosen(self, step: int) -> np.ndarray:
-        """The table's words of a step, concepts in permuted order."""
+        """(W,) int64: the words of a step's concepts, as rows of the table."""
         concepts = len(self._bounds) - 1
+        # Step -> epoch and place in its order of concepts -> concepts -> all their words.
         epoch, index = divmod(step, concepts // self._config.concepts)
         order = index * self._config.concepts + np.arange(self._config.concepts)
         chosen = permute(order, concepts, hash64(self._seed, "concepts", epoch))
         return np.concatenate([np.arange(self._bounds[c], self._bounds[c + 1]) for c in chosen])
 
     def _fill(self, word: np.ndarray, row: np.ndarray, slot: np.ndarray, place: np.ndarray) -> Batch:
+        """All rows of a step. `word`, `row`, `slot` and `place` are (W,): the packed words and where they lie."""
         table, (R, T, S) = self._table, (self._rows, self._config.length, self._config.words_per_row)
+        # (W,) words -> (N,) tokens of all words: number within the word, flat place in the rows, id.
         first = table.starts[word]
         size = table.starts[word + 1] - first
         before = np.cumsum(size) - size
         inside = np.arange(size.sum()) - np.repeat(before, size)
         at = np.repeat(row * T + place, size) + inside
         ids = table.ids[np.repeat(first, size) + inside]
+        # Empty rows (R, T), then the (N,) values at their places.
         batch: Batch = {key: np.zeros((R, T), np.int32) for key in ("positions", "segment_ids", "own_tokens")}
         batch |= {key: np.full((R, T), self._pad, np.int32) for key in ("tokens", "targets")}
         batch["weights"] = np.zeros((R, T), np.float32)
@@ -142,8 +152,10 @@ class Words(Batches):
             ("own_tokens", self._own[np.repeat(table.language[word], size), ids]),
         ):
             batch[key].ravel()[at] = values
+        # Each token but a word's last predicts the next one.
         batch["targets"].ravel()[at[goes_on]] = ids[np.flatnonzero(goes_on) + 1]
         batch["weights"].ravel()[at[goes_on]] = 1.0
+        # (W,) columns of the table -> (R, S) by row and slot.
         for key, absent in (("concept", -1), ("language", 0), ("text_hash", 0)):
             values = getattr(table, key)
             batch[key] = np.full((R, S), absent, values.dtype)
@@ -151,26 +163,3 @@ class Words(Batches):
         batch["count_words"] = np.bincount(row, minlength=R).astype(np.int32)
         batch["count_dropped"] = np.zeros(R, np.int32)
         return batch
-
-
-def _first_fit(
-    sizes: np.ndarray, rows: int, length: int, slots: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Packs items, in order, each into the first row that has room and a free slot.
-
-    Returns:
-      row, slot and first place of those packed, (P,) int64; missed (W,) bool.
-    """
-    used, taken = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    packed, missed = [], np.zeros(len(sizes), bool)
-    for item, size in enumerate(sizes.tolist()):
-        fits = (used + size <= length) & (taken < slots)
-        found = int(fits.argmax())
-        if not fits[found]:
-            missed[item] = True
-            continue
-        packed.append((found, taken[found], used[found]))
-        used[found] += size
-        taken[found] += 1
-    row, slot, place = np.array(packed, np.int64).reshape(-1, 3).T
-    return row, slot, place, missed

@@ -1,1 +1,1 @@
-"""Dictionaries, concepts, word frequencies, facts."""
+"""Dictionaries, their concepts, word frequencies and planted facts."""

@@ -1,6 +1,6 @@
-"""A dictionary's entries for some texts: read, looked up in the texts, linked one to one, the most frequent kept.
+"""A dictionary's entries for some texts: reads them, looks them up in the texts, links them, keeps the most frequent.
 
-An entry is a source word with its translations. Every count here is of entries, so that they add up.
+An entry is a source word with its translations. All counts in this module are of entries, so that they add up.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 Entry = list[tuple[str, str]]  # words of one concept: (base language, word), the source word first
 Texts = Mapping[str, Sequence["Store"]]  # base language -> its training texts
 
-LOOKED_UP = 2000  # words of each language of a file that say whether the file is about these texts
-_LOOKED_AT = 1_000_000  # tokens of each text they are looked up in
-_FEW = 0.02  # a smaller share of them is worth a word
+LOOKED_UP = 2000  # words of each language of a file that are looked up, to see whether the file fits the texts
+_LOOKED_AT = 1_000_000  # tokens of each text that they are looked up in
+_FEW = 0.02  # if a smaller share of them is found, the user is told
 
-# Why an entry is not used, in the order in which entries are asked.
+# Why an entry is not used, in the order in which entries are checked.
 REASONS = {
     "phrases": "are phrases of several words",
     "not_in_text": "have a word that is not in the text of {source}",
     "translation_not_in_text": "have no translation that is in the text of {others}",
-    "translation_taken": "have translations that went to words more like them in frequency (Lexicon.one_to_one)",
-    "beyond_size": "are rarer than those of Lexicon.size",
+    "translation_taken": "have translations that were linked to words of more similar frequency (Lexicon.one_to_one)",
+    "beyond_size": "are rarer than the Lexicon.size most frequent ones",
     "no_translation": "lack a word of {source} or a translation",
     "too_long": "take more than Lexicon.max_tokens tokens",
     "unknown_piece": "have characters that the vocabulary lacks",
@@ -43,7 +43,7 @@ REASONS = {
 
 
 def account(report: Mapping[str, int], languages: Sequence[str]) -> str:
-    """What became of a lexicon's entries, in one line; the counts add up to the first."""
+    """One line: how many of a lexicon's entries are used, and why the others are not. The counts add up."""
     names = {"source": languages[0], "others": ", ".join(languages[1:])}
     lost = ", ".join(f"{report[name]:,} {why.format(**names)}" for name, why in REASONS.items() if report.get(name))
     trained, held_out = report.get("dictionary_concepts", 0), report.get("heldout_concepts", 0)
@@ -54,18 +54,20 @@ def account(report: Mapping[str, int], languages: Sequence[str]) -> str:
 def read_entries(
     lexicon: Lexicon, tokenizer: Tokenizer, texts: Texts, report: Counter[str]
 ) -> tuple[list[Entry], list[str]]:
-    """The entries of a lexicon's files or of CLDR, and lines about files of whose words the texts have few.
+    """The entries of a lexicon's files or of CLDR, and lines about files whose words are rare in the texts.
 
     Raises:
-      UserError: a file that cannot be read, does not say its languages, or leads the other way.
+      UserError: a file cannot be read, does not say its languages, or leads the other way.
     """
     notes: list[str] = []
+    # (dictionary, its languages) of each file, or of CLDR.
     if lexicon.source == "cldr":
         read = [(cldr_dictionary(lexicon.bases), lexicon.bases)]
     else:
         read = [(_read_file(path, languages, said), languages) for path, languages, said in lexicon.files]
         for (path, _, _), (dictionary, languages) in zip(lexicon.files, read, strict=True):
             notes += _check_file(path, dictionary, languages, texts, tokenizer)
+    # Concept -> its words without repetition, over all files; a dict keeps their order.
     merged: dict[str, dict[tuple[str, str], None]] = {}
     for dictionary, languages in read:
         report.update(dictionary.report)
@@ -79,13 +81,14 @@ def read_entries(
 
 
 def _read_file(path: str, languages: tuple[str, ...], said: bool) -> Dictionary:
-    """A dictionary file; one that does not say its languages has a word of every one of them."""
+    """A dictionary file. Raises UserError if it neither says its languages nor has a column for each of them."""
     dictionary = read_dictionary(path, languages)
     columns = 1 + max((index for entry in dictionary.entries for index, _ in entry.words), default=0)
     if not said and columns < len(languages):
         raise UserError(
-            f"Lexicon.paths: {path} has {columns} words a line at most and the recipe {len(languages)} languages; say which "
-            f'ones it holds, in its name ("{languages[0]}-{languages[1]}.tsv") or as ("{path}", {languages[:2]})'
+            f"Lexicon.paths: {path} has {columns} words a line at most and the recipe {len(languages)} languages; "
+            f'say which ones it holds, in its name ("{languages[0]}-{languages[1]}.tsv") '
+            f'or as ("{path}", {languages[:2]})'
         )
     return dictionary
 
@@ -93,44 +96,51 @@ def _read_file(path: str, languages: tuple[str, ...], said: bool) -> Dictionary:
 def _check_file(
     path: str, dictionary: Dictionary, languages: tuple[str, ...], texts: Texts, tokenizer: Tokenizer
 ) -> list[str]:
-    """Lines about languages of a file of whose words the texts have few, by a sample of them.
+    """Lines about the languages of a file whose words are rare in the texts, judged by a sample of the words.
 
     Raises:
-      UserError: a file of two languages whose words are rather in the other language's text, both ways.
+      UserError: the file has two languages, and in both directions its words fit the other language's text better.
     """
+    # Up to LOOKED_UP words of each language, evenly spread over the sorted list.
     words = {}
     for index, language in enumerate(languages):
         unique = sorted({word for entry in dictionary.entries for i, word in entry.words if i == index})
         unique = [word for word in unique if not is_phrase(word)]
         words[language] = unique[:: -(-len(unique) // LOOKED_UP) or 1]
     known = [language for language in languages if texts.get(language)]
+    # found[a, b]: how many of the words of a occur in the text of b.
     found = {(of, text): _occurring(words[of], texts[text], tokenizer) for of in known for text in known}
     if len(known) == 2:
         (a, b), right, wrong = known, sum(found[x, x] for x in known), sum(n for (x, y), n in found.items() if x != y)
         if found[a, b] > found[a, a] and found[b, a] > found[b, b] and wrong > 2 * right:
             raise UserError(
-                f"Lexicon.paths: {path} seems to lead from {b} to {a}: of {len(words[a]):,} words that it has for {a}, "
-                f"{found[a, a]:,} are in the text of {a} and {found[a, b]:,} in that of {b}; of {len(words[b]):,} for {b}, "
-                f'{found[b, b]:,} and {found[b, a]:,}; say so: ("{path}", ("{b}", "{a}"))'
+                f"Lexicon.paths: {path} seems to lead from {b} to {a}: of its {len(words[a]):,} words for {a}, "
+                f"{found[a, a]:,} are in the text of {a} and {found[a, b]:,} in the text of {b}; of its "
+                f"{len(words[b]):,} words for {b}, {found[b, b]:,} are in the text of {b} and {found[b, a]:,} in the "
+                f'text of {a}; say so: ("{path}", ("{b}", "{a}"))'
             )
     few = [language for language in known if found[language, language] < _FEW * len(words[language])]
     return [
-        f"{path}: of {len(words[language]):,} of its words of {language}, the text of {language} has "
-        f"{found[language, language]:,}; is it a dictionary of {language}, and for such texts?"
+        f"{path}: the text of {language} has {found[language, language]:,} of {len(words[language]):,} of its words "
+        f"for {language}; is it a dictionary of {language}, and for such texts?"
         for language in few
     ]
 
 
 def _occurring(words: list[str], stores: Sequence[Store], tokenizer: Tokenizer) -> int:
-    """How many of some words the beginning of some texts has."""
+    """How many of the words occur at the beginning of the texts."""
     begun = [dataclasses.replace(store, tokens=store.tokens[:_LOOKED_AT]) for store in stores]
     return len(word_shares([[("", word)] for word in words], {"": begun}, tokenizer))
 
 
 def _by_source(concept: str, words: Entry, leads_from: str, source: str) -> list[tuple[str, Entry]]:
-    """The concepts that an entry belongs to: those of its source words where its file leads from another language."""
+    """The concepts that an entry belongs to, with their words.
+
+    A file that leads from another language has the source words as translations: then each of them is a concept.
+    """
     if leads_from == source or concept.startswith("index:"):
         return [(concept, words)]
+    # Each word of the recipe's source language becomes the source word of its own concept.
     others = [word for word in words if word[0] != source]
     own = [(f"word:{word[1]}", [word, *others]) for word in words if word[0] == source]
     return own or [(f"{leads_from} {concept}", words)]
@@ -139,9 +149,9 @@ def _by_source(concept: str, words: Entry, leads_from: str, source: str) -> list
 def word_shares(
     entries: Iterable[Entry], texts: Texts, tokenizer: Tokenizer, max_tokens: int = 16
 ) -> dict[tuple[str, str], float]:
-    """(language, word) -> share of the language's running words that are this word, in any case; those above 0 only.
+    """(language, word) -> share of the language's running words that are this word, in any casing.
 
-    Phrases, and spellings of more than `max_tokens` tokens, are not looked for.
+    Words that do not occur are left out. Phrases and spellings of more than `max_tokens` tokens are not looked up.
     """
     found: dict[tuple[str, str], float] = {}
     wanted = {word for entry in entries for word in entry if not is_phrase(word[1])}
@@ -151,6 +161,7 @@ def word_shares(
         items = sorted({(0, ids) for several in spellings for ids in several})
         if not items:
             continue
+        # (K,) counts of the distinct spellings; a word's count is the sum over its spellings.
         keys, order = make_keys(items, word_flags(tokenizer))
         counts, total = count_keys(stores, keys, max_tokens)
         number = {items[item][1]: count for item, count in zip(order.tolist(), counts.tolist(), strict=True) if count}
@@ -161,7 +172,11 @@ def word_shares(
 
 
 def _spellings(words: list[str], tokenizer: Tokenizer, max_tokens: int) -> list[set[tuple[int, ...]]]:
-    """Each word's ids in any case, those of an unspaced word after a space as well; at most `max_tokens` of them."""
+    """For each word, the ids of its spellings of up to `max_tokens` tokens.
+
+    Spellings are its casings, and for scripts without spaces also each casing after a space.
+    """
+    # All spellings of all words are encoded in two calls, and sorted back to their words by number.
     casings = [sorted({w, w.casefold(), w.capitalize(), w.title(), w.upper()}) for w in words]
     flat = [(number, casing) for number, several in enumerate(casings) for casing in several]
     unspaced = [(number, casing) for number, casing in flat if is_unspaced(casing)]
@@ -175,12 +190,12 @@ def _spellings(words: list[str], tokenizer: Tokenizer, max_tokens: int) -> list[
 
 
 def is_phrase(word: str) -> bool:
-    """True for several words with spaces between them."""
+    """True for several words, with spaces between them."""
     return " " in word
 
 
 def in_texts(entries: list[Entry], shares: Mapping[tuple[str, str], float], report: Counter[str]) -> list[Entry]:
-    """The entries whose source word the texts have."""
+    """The entries whose source word occurs in the texts; the others are counted in `report`."""
     found = [entry for entry in entries if entry[0] in shares]
     report["phrases"] += sum(is_phrase(entry[0][1]) for entry in entries)
     report["not_in_text"] += sum(entry[0] not in shares and not is_phrase(entry[0][1]) for entry in entries)
@@ -188,13 +203,14 @@ def in_texts(entries: list[Entry], shares: Mapping[tuple[str, str], float], repo
 
 
 def linked_entries(entries: list[Entry], shares: Mapping[tuple[str, str], float], report: Counter[str]) -> list[Entry]:
-    """The entries with one word for each language, no word twice; those that keep no translation are dropped.
+    """The entries with one word for each language and no word twice. Entries that keep no translation are dropped.
 
-    Competitive linking (Melamed, 2000) with frequency as the score: translations are about as frequent as each other,
-    so the pairs of a source word and its listed translations are linked in the order of 2 min(p, q) / (p + q) of their
-    shares of the running words, most alike first, unless either has a partner in that language already. Words that the
-    texts lack link to nothing.
+    This is competitive linking (Melamed, 2000) with frequency as the score, because translations tend to be equally
+    frequent. A pair of a source word and a listed translation has the score 2 min(p, q) / (p + q). Here p and q are
+    their shares of the running words. Pairs are linked in the order of falling scores, unless either word has a partner
+    in that language already. Words that do not occur in the texts are not linked.
     """
+    # All pairs as (negative score, entry, translation): sorted, the best comes first and ties follow the entries.
     pairs = []
     for number, entry in enumerate(entries):
         p = shares.get(entry[0], 0.0)
@@ -216,6 +232,6 @@ def linked_entries(entries: list[Entry], shares: Mapping[tuple[str, str], float]
 def most_frequent(
     entries: list[Entry], shares: Mapping[tuple[str, str], float], size: int, report: Counter[str]
 ) -> list[Entry]:
-    """The `size` entries whose source word is most frequent."""
+    """The `size` entries with the most frequent source words; the others are counted in `report`."""
     report["beyond_size"] += max(0, len(entries) - size)
     return sorted(entries, key=lambda entry: -shares[entry[0]])[:size]

@@ -1,4 +1,4 @@
-"""Dictionaries: files (TSV, MUSE, PreAlign's JSON lines) and CLDR names. One entry is one concept (PreAlign, section 2)."""
+"""Dictionaries from files (TSV, MUSE, PreAlign's JSON lines) and CLDR. An entry is a concept (PreAlign, section 2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xalign_jax.recipe import resolve
 
 
 class Entry(NamedTuple):
-    """The words of one concept: (index into the languages, word), those of the source language first."""
+    """The words of one concept, (index into the languages, word) each; words of the source language come first."""
 
     concept: str
     words: tuple[tuple[int, str], ...]
@@ -24,8 +24,9 @@ class Entry(NamedTuple):
 class Dictionary:
     """Entries in order of first appearance.
 
-    `report` counts the `lines` read and what was dropped: `empty` and `too_long` words, `duplicates`, and `single`
-    lines (of one word only).
+    Attributes:
+      report: counts of the `lines` that were read and of the words and lines that were dropped: `empty` and `too_long`
+        words, `duplicates`, and `single` lines, which have one word only.
     """
 
     entries: tuple[Entry, ...]
@@ -34,19 +35,24 @@ class Dictionary:
 
 _Row = tuple[str | None, list[tuple[int, str]]]
 _KEYS = ("src_text", "tgt_text", "words", "index")
+# A number such as 0.75, 12 % or 1e-3, in a column where dictionaries keep scores.
 _SCORE = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s?%?|[-+]?(inf|nan)", re.IGNORECASE)
+# Grammar as dict.cc marks it, for example "{f}" or "{pl}".
 _DICT_CC = re.compile(r"\{(m|f|n|pl|sg|m/f|adj|adv|verb)\.?\}")
 
 
 def read_dictionary(path: str, languages: tuple[str, ...] = ("en", "de"), max_words: int | None = None) -> Dictionary:
-    """A dictionary file; `.gz` is decompressed. The form is told by its lines:
+    """A dictionary file; `.gz` is decompressed. Each line has one of these forms:
 
       TSV `source<TAB>target`, MUSE `source target`, JSON pairs {"src_text", "tgt_text"}, JSON rows
       {"words": "a $ b $ c"} with an optional integer "index". The n-th word is in languages[n - 1].
 
-    Numbers from the third column on, and further JSON keys of a number, are scores and are left out. Lines of one source
-    word, or of one "index", make one entry. Words of more than `max_words` white-space separated words are dropped.
-    Raises: UserError naming file:line, for anything else beyond the languages as well.
+    Numbers from the third column on, and further JSON keys with a number, are scores and are left out. Lines with the
+    same source word or the same "index" make one entry. Words of more than `max_words` white-space separated words are
+    dropped and counted.
+
+    Raises:
+      UserError: naming file:line; a line has another form, or a word beyond the languages.
     """
     path = resolve(path)
     rows = (_parse(line, path, number, languages) for number, line in read_lines(path) if line.strip())
@@ -54,8 +60,10 @@ def read_dictionary(path: str, languages: tuple[str, ...] = ("en", "de"), max_wo
 
 
 def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Row:
+    """A line's concept, None if only its source word tells, and its words with their languages."""
     concept = None
     if line.lstrip().startswith("{"):
+        # A JSON object. Its index, if there is one, joins several lines to one concept.
         row = parse_object(line, path, number)
         words = _json_words(row, path, number)
         index = row.get("index")
@@ -63,6 +71,8 @@ def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Ro
             raise UserError(f"{path}:{number}: index must be an integer, found {str(index)[:40]!r}")
         concept = None if index is None else f"index:{index}"
     else:
+        # TSV may have words with spaces. MUSE has two words without spaces, separated by a space. Scores in further
+        # columns are blanked, so that they do not count as words.
         words = line.split("\t") if "\t" in line else line.split()
         words[2:] = ["" if _SCORE.fullmatch(word.strip()) else word for word in words[2:]]
         if "\t" not in line and (len(words) < 2 or any(words[2:])):
@@ -71,27 +81,30 @@ def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Ro
 
 
 def _check_words(words: list[str], path: str, number: int, languages: tuple[str, ...]) -> list[str]:
-    """The words without empty columns at the end. Raises UserError for more of them than languages, and for dict.cc's."""
+    """The words of the languages. Raises UserError if there are further words, or remarks as dict.cc writes them."""
     for word in words:
         if remark := _DICT_CC.search(word):
             raise UserError(
-                f"{path}:{number}: {word[:40]!r} holds the remark {remark[0]!r}, as dict.cc writes grammar, and no text "
-                "has it so; take remarks in brackets, and columns after the second, out of the file"
+                f"{path}:{number}: {word[:40]!r} holds the remark {remark[0]!r}, as dict.cc writes grammar, "
+                "which no text has; remove remarks in brackets, and columns after the second, from the file"
             )
+    # A non-empty column beyond the languages is neither a word nor a score: the line is refused.
     extra = [(column, word) for column, word in enumerate(words[len(languages) :], len(languages) + 1) if word]
     if extra:
         column, word = extra[0]
         raise UserError(
             f"{path}:{number}: {word[:40]!r} in column {column} is no score, and the file is in {len(languages)} "
-            f"languages ({', '.join(languages)}); take it out, or give a further translation a line of its own"
+            f"languages ({', '.join(languages)}); remove it, or write each further translation on its own line"
         )
     return words[: len(languages)]
 
 
 def _json_words(row: dict[str, Any], path: str, number: int) -> list[str]:
+    """The words of a JSON line of either form, in the order of the languages."""
+    # Keys with numbers are scores. Any other unknown key might be a misspelt one, so it is refused.
     unknown = [key for key, value in row.items() if key not in _KEYS and not isinstance(value, int | float | None)]
     if unknown:
-        raise UserError(f"{path}:{number}: unknown key {unknown[0][:40]!r}; take it out of the file")
+        raise UserError(f"{path}:{number}: unknown key {unknown[0][:40]!r}; remove it from the file")
     pair = [row.get("src_text"), row.get("tgt_text")]
     words = row.get("words")
     if all(isinstance(word, str) for word in pair) and words is None:
@@ -102,10 +115,12 @@ def _json_words(row: dict[str, Any], path: str, number: int) -> list[str]:
 
 
 def _merge(rows: Iterator[_Row], max_words: int | None) -> Dictionary:
+    """Lines as entries: one for each concept or source word, without repetitions."""
     report = dict.fromkeys(("lines", "empty", "too_long", "single", "duplicates"), 0)
     entries: dict[str, dict[tuple[int, str], None]] = {}
     for concept, words in rows:
         report["lines"] += 1
+        # Keep the words that are not empty and not too long; a line needs a source word and a translation.
         kept = []
         for language, word in words:
             if not word:
@@ -117,6 +132,7 @@ def _merge(rows: Iterator[_Row], max_words: int | None) -> Dictionary:
         if len(kept) < 2 or kept[0][0] != 0:
             report["single"] += 1
             continue
+        # Lines of one index, or of one source word, make one entry; a dict keeps the order of its words.
         entry = entries.setdefault(concept or f"word:{kept[0][1]}", {})
         report["duplicates"] += sum(word in entry for word in kept[1:])
         entry.update(dict.fromkeys(kept))
@@ -127,8 +143,10 @@ def _merge(rows: Iterator[_Row], max_words: int | None) -> Dictionary:
 def cldr_dictionary(languages: tuple[str, ...], max_words: int | None = None) -> Dictionary:
     """Names of territories, languages, scripts, currencies, months, days and units in two or more CLDR locales.
 
-    Raises: UserError if Babel is missing or knows no such locale.
+    Raises:
+      UserError: Babel is not installed, or knows no such locale.
     """
+    # One table (kind, code) -> name for each language; the source language's names are the entries.
     names = [_cldr_names(language) for language in languages]
     rows: list[_Row] = []
     for key, source in names[0].items():
@@ -139,7 +157,7 @@ def cldr_dictionary(languages: tuple[str, ...], max_words: int | None = None) ->
 
 @functools.cache
 def _cldr_names(language: str) -> dict[tuple[str, str], str]:
-    """Names by (kind, code), where the locale has them, in letters and without a remark in brackets."""
+    """The locale's names by (kind, code). Names without letters, and names with a remark in brackets, are left out."""
     try:
         from babel import Locale, UnknownLocaleError
     except ImportError:
@@ -148,6 +166,7 @@ def _cldr_names(language: str) -> dict[tuple[str, str], str]:
         locale = Locale.parse(language, sep="-" if "-" in language else "_")
     except (UnknownLocaleError, ValueError) as error:
         raise UserError(f"Lexicon.languages: CLDR has no locale {language!r} ({error})") from None
+    # Codes are the same in all locales, so they join the names of different languages.
     kinds: dict[str, dict[Any, Any]] = {
         "territory": dict(locale.territories),
         "language": dict(locale.languages),

@@ -1,4 +1,4 @@
-"""Dictionaries as token tables: which words mean the same, which of them training may use, which are held out."""
+"""Dictionaries as token tables: words that mean the same, those that training may use, and those that are held out."""
 
 from __future__ import annotations
 
@@ -40,23 +40,25 @@ def _located(path: Any) -> Any:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Lexicon:
-    """What a recipe says of its dictionary.
+    """A recipe's dictionary.
 
     Attributes:
-      source: "clone" (identity on the corpus's most frequent words), "file" or "cldr" (names in Babel's locales).
-      paths: files for "file". A file's words are in the languages that (path, languages) or else its own name says
-        ("en-de.tsv"), else in the base languages in order.
-      languages: source language first; clones may be among them and take their base language's words.
-      size: at most this many concepts, the most frequent in the corpus first.
-      heldout: share of the concepts held out. Concepts whose source words differ in case only stay together.
+      source: "clone" (the corpus's most frequent words, each its own translation), "file", or "cldr" (names in Babel's
+        locales).
+      paths: the files of source "file". An entry (path, languages) says the languages of the file's words. Otherwise
+        the file's name may say them ("en-de.tsv"); otherwise they are the base languages in order.
+      languages: the source language first. A clone takes the words of its base language.
+      size: most concepts that are used; the most frequent in the corpus come first.
+      heldout: share of the concepts that are held out. Concepts whose source words differ only in case stay together.
       coverage: share of the training concepts that is kept.
-      shuffle: the control: in the training table, each target language's words are permuted between concepts; a number
-        in (0, 1) permutes those of that share of the concepts only, a dictionary with wrong entries.
-      homographs: share of the training concepts that list, besides their own, the target words of another as well: a
-        second sense, which no text uses.
-      one_to_one: of a file's or CLDR's words, keep one for each concept and language, no word twice: the pairs whose
-        frequencies in the texts of their languages are most alike (`_linked`).
-      max_tokens: longer words are dropped and counted.
+      shuffle: the control. True permutes the words of each target language between the concepts of the training table.
+        A number in (0, 1) does so for that share of the concepts: a dictionary with wrong entries.
+      homographs: share of the training concepts that also list the target words of another concept: a second sense,
+        which no text uses.
+      one_to_one: True keeps one word for each concept and language of a file or CLDR, and no word twice. It keeps the
+        pairs whose frequencies in the texts of their languages are most alike (`entries.linked_entries`).
+      max_tokens: words of more tokens are dropped and counted.
+      seed: of all random choices.
     """
 
     source: str = "clone"
@@ -80,22 +82,28 @@ class Lexicon:
             raise UserError(f"Lexicon.languages = {self.languages}: name two or more different languages")
         if self.source == "clone" and len(self.bases) > 1:
             raise UserError(
-                f'Lexicon.languages = {self.languages}: with Lexicon.source = "clone" all clone one language'
+                f'Lexicon.languages = {self.languages}: with Lexicon.source = "clone", all must clone one language'
             )
         at_least_one(self, "size", "max_tokens")
         within(self, "[0, 1)", "heldout")
         within(self, "(0, 1]", "coverage")
         within(self, "[0, 1]", "shuffle", "homographs")
         within(self, "[0, inf)", "seed")
+        # A file is useful only if it has words of two languages of the recipe.
         for path, languages, _ in self.files:
             if len({*languages} & {*self.bases}) < 2:
-                raise UserError(f"Lexicon.paths: {path} is in {languages}, less than two of {self.bases}")
+                raise UserError(f"Lexicon.paths: {path} is in {languages}, which has fewer than two of {self.bases}")
 
     @property
     def files(self) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
-        """(path, the languages of its words, whether it says them itself). Raises UserError for other things in `paths`."""
+        """For each file: path, languages of its words, True if they are said and not assumed.
+
+        Raises:
+          UserError: an entry of `paths` is neither a path nor (path, languages).
+        """
         files = []
         for item in self.paths:
+            # An entry is a path, or a path with the languages of the file's words.
             path, languages = (item, None) if isinstance(item, str) else item if len(item) == 2 else (None, None)
             if not isinstance(path, str) or not isinstance(languages, tuple | None):
                 raise UserError(
@@ -107,7 +115,7 @@ class Lexicon:
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """The base languages, in order of first mention."""
+        """The base languages, in the order in which `languages` mentions them first."""
         return tuple(dict.fromkeys(clone_index(language)[0] for language in self.languages))
 
 
@@ -122,18 +130,22 @@ class Word:
 
     @property
     def spelling(self) -> tuple[int, str]:
-        """What makes two words the same word, whatever their case."""
+        """Equal for two words that differ at most in case."""
         return self.language, self.text.casefold()
 
 
 @dataclasses.dataclass(frozen=True)
 class Concepts:
-    """A flat table of words, sorted by concept, then language.
+    """A flat table of W words, sorted by concept, then language.
 
     Attributes:
-      ids: (n,) int32; word w has ids[starts[w]:starts[w + 1]], its language's clone applied.  starts: (W + 1,) int64.
-      concept: (W,) int32, the same number in all tables of a lexicon.  language: (W,) int32 index into `languages`.
-      text_hash: (W,) uint32 of the ids.  words: their spellings.  languages: names, the source language first.
+      ids: (n,) int32, tokens as each word's language (or clone) writes them.
+      starts: (W + 1,) int64, word w has the tokens ids[starts[w]:starts[w + 1]].
+      concept: (W,) int32; a concept has the same number in all tables of a lexicon.
+      language: (W,) int32, index into `languages`.
+      text_hash: (W,) uint32, CRC-32 of each word's ids.
+      words: W spellings.
+      languages: names, the source language first.
     """
 
     ids: np.ndarray
@@ -151,6 +163,7 @@ class Concepts:
 
 def concept_table(words: Iterable[Word], languages: tuple[str, ...]) -> Concepts:
     """The table of some words."""
+    # W words -> rows in the table's order; tokens[w] is (tokens of word w,) int32.
     rows = sorted(words, key=lambda word: (word.concept, word.language))
     tokens = [np.array(word.ids, np.int32) for word in rows]
     return Concepts(
@@ -166,14 +179,17 @@ def concept_table(words: Iterable[Word], languages: tuple[str, ...]) -> Concepts
 
 @dataclasses.dataclass(frozen=True)
 class LexiconTable:
-    """A lexicon made for a vocabulary and a corpus.
+    """A lexicon that is made for a vocabulary and a corpus.
 
     Attributes:
-      train: what training reads (shuffled under the control).   dictionary: the true words of the same concepts.
-      heldout: true words of held-out concepts; none of them, in any case, is a word in training (a piece of one it may be).
-      report: counts of `entries`, of those used (`dictionary_concepts`, `heldout_concepts`) and of the others by reason
-        (`entries.REASONS`): they add up. What a dictionary's `lines` lack is counted as `dictionaries.Dictionary` says.
-      notes: lines about files of whose words the texts have few.
+      train: the words that training reads; the control shuffles them.
+      dictionary: the true words of the same concepts.
+      heldout: the true words of held-out concepts. None of them is a word in training, in any casing; it may be a piece
+        of one.
+      report: counts of all `entries`, of those used (`dictionary_concepts`, `heldout_concepts`), and of the others by
+        reason (`entries.REASONS`). The used ones and the others add up to all. `files.Dictionary` explains the
+        further counts, of lines of files.
+      notes: lines about files whose words are rare in the texts.
     """
 
     train: Concepts
@@ -184,12 +200,12 @@ class LexiconTable:
 
     @property
     def summary(self) -> list[str]:
-        """How much of the dictionary is used and why not more, in a line, and the notes."""
+        """Lines: how many entries are used and why not more, then the notes."""
         return [f"dictionary: {account(self.report, self.languages)}", *(f"dictionary {note}" for note in self.notes)]
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Language names, the source language first."""
+        """Names of the languages, the source language first."""
         return self.dictionary.languages
 
     def save(self, directory: str | Path) -> None:
@@ -206,13 +222,13 @@ class LexiconTable:
 
 
 def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> LexiconTable:
-    """The lexicon's tables over a vocabulary; frequencies are those of the training stores of the source language.
+    """The lexicon's tables over a vocabulary. Frequencies are counted in the training texts.
 
     Args:
       stores: task -> split -> base language -> Store.
     Raises:
-      UserError: a clone that the vocabulary lacks, a vocabulary that does not show where words begin, files that cannot
-        be read or lead the other way, or no word that the corpus has.
+      UserError: the vocabulary lacks a clone or does not mark word starts, a file cannot be read or leads the other
+        way, or the corpus has none of the words.
     """
     most = max(clone_index(language)[1] for language in lexicon.languages)
     if most > tokenizer.clones:
@@ -226,10 +242,13 @@ def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> Lex
     notes: list[str] = []
     texts = {base: training_stores(stores, base) for base in lexicon.bases}
     if lexicon.source == "clone":
+        # A clone's dictionary needs no file: each frequent word is the translation of itself.
         types = count_types(texts[lexicon.bases[0]], tokenizer, lexicon.max_tokens)
         entries = _frequent_words(types, tokenizer, lexicon.size, lexicon.bases[0])
         report["entries"] = len(entries)
     else:
+        # Read all entries, keep those whose source word occurs in the texts, then link one to one if asked, and then
+        # keep the most frequent. Translations are counted only for linking.
         entries, notes = read_entries(lexicon, tokenizer, texts, report)
         counted = lexicon.bases if lexicon.one_to_one else lexicon.bases[:1]
         shares = word_shares(entries, {base: texts[base] for base in counted}, tokenizer, lexicon.max_tokens)
@@ -252,7 +271,7 @@ def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> Lex
 
 
 def _frequent_words(types: WordTypes, tokenizer: Tokenizer, size: int, language: str) -> list[Entry]:
-    """The most frequent alphabetic types of two letters or more that the tokenizer writes so after a space."""
+    """The most frequent alphabetic types of two or more letters that the tokenizer encodes to the same ids again."""
     entries: list[Entry] = []
     for ids in types.tuples():
         if len(entries) == size:
@@ -264,22 +283,29 @@ def _frequent_words(types: WordTypes, tokenizer: Tokenizer, size: int, language:
 
 
 def _is_alphabetic(text: str) -> bool:
-    """Letters alone, with the marks that many scripts write vowels with."""
+    """True for letters and combining marks (many scripts write vowels with them), at least one of them a letter."""
     return any(map(str.isalpha, text)) and all(unicodedata.category(character)[0] in "LM" for character in text)
 
 
 def _concepts(
     entries: list[Entry], tokenizer: Tokenizer, lexicon: Lexicon, report: Counter[str]
 ) -> dict[int, list[Word]]:
-    """Concept number -> its words in every lexicon language: tokenised, short enough, distinct; two languages at least."""
+    """Concept number -> its words in the lexicon's languages, tokenised and distinct.
+
+    Words that are too long or not in the vocabulary are left out. A concept that keeps no source word or no translation
+    is dropped, and counted in `report` by the first reason.
+    """
+    # All words of all entries are encoded in one call, and read back in the same order.
     encoded = iter(tokenizer.encode_words([word for entry in entries for _, word in entry]))
     found: dict[int, list[Word]] = {}
     for number, entry in enumerate(entries):
         words: dict[tuple[int, ...], Word] = {}
         problems: list[str] = []
         tokens = [(base, text, next(encoded)) for base, text in entry]
+        # A clone has its base language's words, with the clone's ids; of equal ids the first spelling counts.
         for language, (base, k) in enumerate(map(clone_index, lexicon.languages)):
             for _, text, ids in (row for row in tokens if row[0] == base):
+                # Base ids -> ids as this language writes them; the same text may be the word of several languages.
                 final = tuple(tokenizer.clone(ids, k).tolist())
                 if problem := _problem(ids, lexicon.max_tokens, tokenizer.unk):
                     problems.append(problem)
@@ -293,6 +319,7 @@ def _concepts(
 
 
 def _problem(ids: np.ndarray, most: int, unknown: int | None) -> str:
+    """The reason (of `entries.REASONS`) why a word of these ids (n,) cannot be used; "" if it can."""
     if len(ids) > most:
         return "too_long"
     return "unknown_piece" if not len(ids) or unknown in ids.tolist() else ""
@@ -305,15 +332,20 @@ def _is_concept(words: Iterable[Word]) -> bool:
 
 
 def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[str], notes: list[str]) -> LexiconTable:
+    """The concepts divided into training and held-out ones, and what the controls make of the training table."""
+    # Concepts with one case-folded source word form a group, which is never divided.
     groups: dict[str, list[int]] = {}
     for number, words in concepts.items():
         groups.setdefault(words[0].text.casefold(), []).append(number)
+    # Groups -> held out or training; training groups -> kept or left out, by hashes of the source word.
     heldout, training = _share(list(groups), lexicon.heldout, lexicon.seed, "heldout")
     kept, left_out = _share(training, lexicon.coverage, lexicon.seed, "coverage")
     if not kept:
         raise UserError(f"Lexicon: no training concept is left of {len(groups)}; lower Lexicon.heldout")
+    # All words of training groups count as seen, also those that `coverage` leaves out.
     seen = {word.spelling for group in training for number in groups[group] for word in concepts[number]}
     true = [word for group in kept for number in groups[group] for word in concepts[number]]
+    # A held-out concept loses the words that training has too; it is dropped if no pair is left.
     unseen = []
     for number in (number for group in heldout for number in groups[group]):
         words = [word for word in concepts[number] if word.spelling not in seen]
@@ -325,8 +357,11 @@ def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[st
     dictionary, held = concept_table(true, lexicon.languages), concept_table(unseen, lexicon.languages)
 
     def some(share: float, purpose: str) -> set[int]:
+        """The numbers of a share of the training concepts."""
         return {number for group in _share(kept, share, lexicon.seed, purpose)[0] for number in groups[group]}
 
+    # The controls change only the table that training reads. Both permute target words between concepts: `shuffle`
+    # replaces the true words, `homographs` adds to them.
     trained = true
     if lexicon.shuffle:
         trained = _shuffle(true, some(lexicon.shuffle, "wrong"), lexicon.seed)
@@ -339,14 +374,15 @@ def _split(concepts: dict[int, list[Word]], lexicon: Lexicon, report: Counter[st
 
 
 def _share(names: Sequence[str], share: float, seed: int, purpose: str) -> tuple[list[str], list[str]]:
-    """The share of names with the smallest keyed hashes, and the rest: as stable as can be when names come and go."""
+    """The share of names with the smallest keyed hashes, and the rest. Adding or removing a name moves few others."""
+    # The rank depends on the name alone, so other names do not change its order.
     ranked = sorted(names, key=lambda name: (int(hash64(seed, purpose, name)), name))
     count = round(share * len(names))
     return ranked[:count], ranked[count:]
 
 
 def _shuffle(words: list[Word], concepts: set[int], seed: int) -> list[Word]:
-    """Every one of the concepts gets the target words of another: along one random cycle for each target language."""
+    """Each of the concepts gets the target words of another one, along one random cycle for each target language."""
     result = [word for word in words if word.language == 0 or word.concept not in concepts]
     words = [word for word in words if word.concept in concepts]
     for language in sorted({word.language for word in words} - {0}):
@@ -354,6 +390,7 @@ def _shuffle(words: list[Word], concepts: set[int], seed: int) -> list[Word]:
         order = np.random.default_rng([seed, language]).permutation(sorted({word.concept for word in targets}))
         if len(order) < 2:
             raise UserError("Lexicon.shuffle and Lexicon.homographs need two or more training concepts each")
+        # Rolling a random order by one is a cycle through all concepts, so no concept keeps its own words.
         other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
         result += [dataclasses.replace(word, concept=other[word.concept]) for word in targets]
     return result

@@ -1,1 +1,1 @@
-"""Hashing, mixing rates, ranges: pure functions of a seed and a number."""
+"""Hashing and mixing: pure functions of a seed and a number."""

@@ -1,4 +1,4 @@
-"""Vectorised hashing: every random choice about data is a pure function of integers, so no generator state exists.
+"""Vectorised hashing. Every random choice about data is a pure function of integers, so no generator state exists.
 
 All functions broadcast their arguments like numpy ufuncs. They are for shuffling and sampling, not for security.
 """
@@ -13,7 +13,7 @@ Part = int | str | np.ndarray
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MASK = (1 << 64) - 1
-_ROUNDS = 6
+_ROUNDS = 6  # of the Feistel network in `permute`
 
 
 def _as_uint64(part: Part) -> np.ndarray:
@@ -33,6 +33,7 @@ def hash64(*parts: Part) -> np.ndarray:
       uint64 array of the broadcast shape.
     """
     state = np.zeros((), np.uint64)
+    # Products wrap around modulo 2^64 on purpose; numpy would warn about scalars.
     with np.errstate(over="ignore"):
         for part in parts:
             state = (state ^ _as_uint64(part)) + _GOLDEN
@@ -43,7 +44,8 @@ def hash64(*parts: Part) -> np.ndarray:
 
 
 def uniform(*parts: Part) -> np.ndarray:
-    """float64 in [0, 1), keyed by the parts."""
+    """float64 in [0, 1), keyed by the parts (see `hash64`); the broadcast shape."""
+    # The upper 53 bits: as many as a float64 holds exactly.
     return (hash64(*parts) >> np.uint64(11)) * 2.0**-53
 
 
@@ -53,8 +55,10 @@ def draw32(keys: np.ndarray, count: int) -> np.ndarray:
     Args:
       keys: (B,) uint32, one hashed key per row.
     Returns:
-      (B, count) uint32: Wellons' lowbias32 of key xor a position constant; entry (b, t) does not depend on `count`.
+      (B, count) uint32. Entry (b, t) is Wellons' lowbias32 of the key xor a constant of position t. It does not depend
+      on `count`.
     """
+    # (count,), (B,1) -> (B,count). The steps of lowbias32 are done in place: the array is large.
     x = np.arange(count, dtype=np.uint32) * np.uint32(0x9E3779B9) ^ keys[:, None]
     shifted = np.empty_like(x)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, None)):
@@ -66,22 +70,28 @@ def draw32(keys: np.ndarray, count: int) -> np.ndarray:
 
 
 def permute(index: int | np.ndarray, size: int | np.ndarray, seed: int | np.ndarray) -> np.ndarray:
-    """The image of `index` under a pseudo-random bijection of range(size) that `seed` selects; no table is built.
+    """The image of `index` under a pseudo-random bijection of range(size). No table is built.
 
-    A rotation (so that every image is equally likely, however small the size), then a Feistel network on a rectangle
-    that barely covers `size`; images outside are walked on.
+    First a rotation, so that every image is equally likely however small the size. Then a Feistel network on a
+    rectangle that barely covers `size`. An image outside of range(size) goes through the network again until it lies
+    inside, which keeps the mapping one to one (cycle walking).
 
     Args:
       index: integers in [0, size).
+      seed: integers that select the bijection.
     Returns:
       int64 array of the broadcast shape.
+    Raises:
+      ValueError: an index outside of range(size).
     """
+    # All arguments -> flat arrays (n,) of the broadcast shape.
     arrays = np.broadcast_arrays(np.asarray(index, np.int64), np.asarray(size, np.int64), _as_uint64(seed))
     value, bound, key = (np.ravel(a) for a in arrays)
     if np.any((value < 0) | (value >= bound)):
         raise ValueError("permute: index outside range(size)")
     value = (value + (hash64(key, "rotate") >> np.uint64(33)).astype(np.int64)) % bound
     value = _feistel(value, bound, key)
+    # Few images lie outside, so each further round works on fewer entries.
     outside = np.flatnonzero(value >= bound)
     while outside.size:
         value[outside] = _feistel(value[outside], bound[outside], key[outside])
@@ -90,9 +100,12 @@ def permute(index: int | np.ndarray, size: int | np.ndarray, seed: int | np.ndar
 
 
 def _feistel(value: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """One pass of the network, a bijection of range(high * low) for each entry; all arrays are (n,)."""
+    # A rectangle of high x low >= size cells, nearly square; a value is (row, column) in it.
     high = np.ceil(np.sqrt(size)).astype(np.int64)
     low = -(-size // high)
     left, right = value // low, value % low
+    # Each step moves one coordinate by a hash of the other one, modulo its range, which can be undone.
     for step in range(_ROUNDS):
         if step % 2:
             right = (right + (hash64(key, step, left) >> np.uint64(33)).astype(np.int64)) % low

@@ -1,28 +1,29 @@
-"""Mixture arithmetic: which row belongs to which member, in closed form.
+"""Mixture arithmetic: which row belongs to which member, and which item it holds, in closed form.
 
-Rows come in blocks of 1,000. Every block holds the same exact number of rows of each member (largest remainder),
-permuted by hash(seed, block). Members that share a cursor (a language and its clones share one store) take
-successive items of it, so no item goes to two of them within an epoch.
+Rows come in blocks of 1,000. Every block holds the same number of rows of each member (by largest remainder), in an
+order that hash(seed, block) selects. Members that share a cursor, as a language and its clones do, take successive
+items of it. So within an epoch no item goes to two of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.sampling.hashing import hash64, permute
 from xalign_jax.errors import UserError
 
 BLOCK = 1000
 
 
 def check_rates(explicit: Sequence[tuple[str, float]]) -> None:
-    """Refuse rates that no mixture could have, whatever its members.
+    """Check the rates of a mixture without knowing its members.
 
     Raises:
-      UserError: a negative rate, rates that sum to 0, a member named twice, a rate below one row in 1,000.
+      UserError: a rate is negative, the rates sum to 0, a member is named twice, or a rate is below one row in 1,000.
     """
     rates = dict(explicit)
     if len(rates) < len(explicit):
@@ -45,16 +46,17 @@ def member_rates(
     """Rates of a mixture's members, summing to 1.
 
     Args:
-      tokens: member -> tokens of text it has.
-      explicit: `Mixture.rates` as (member, rate) pairs, see `check_rates`; members left out have rate 0. Empty: p ~
-        tokens^alpha.
+      tokens: member -> number of tokens (or of other units) that its text has.
+      explicit: `Mixture.rates` as (member, rate) pairs, see `check_rates`. Members that it does not name have rate 0.
+        If it is empty, rates are proportional to tokens^alpha.
       alpha: 1 proportional, 0 uniform (Conneau et al. 2020, section 3.1, use 0.3).
       only_explicit: members that join only when `explicit` names them.
     Raises:
-      UserError: an unknown member, a rate for a member without text, or no member with text.
+      UserError: a member is unknown, a member without text has a rate, or no member has text.
     """
     known = ", ".join(tokens) or "none"
     if explicit:
+        # Given rates are taken as they are; otherwise only members with text take part.
         rates = {name: float(rate) for name, rate in explicit}
         unknown = [name for name in rates if name not in tokens]
         if unknown:
@@ -71,17 +73,20 @@ def member_rates(
 
 
 def block_counts(rates: Mapping[str, float], explicit: bool) -> np.ndarray:
-    """Rows of each member in a block of 1,000, by largest remainder (ties: the earlier member). (M,) int64.
+    """(M,) int64: rows of each member in a block of 1,000, by largest remainder; of equal ones the earlier member wins.
 
-    Rates that follow from texts and alpha (not `explicit`) come to one row at least, which the others give by their shares.
+    A rate that follows from texts and alpha (not `explicit`) gives at least one row. The other members give up that row
+    in proportion to their shares.
 
     Raises:
-      UserError: an explicit positive rate too small for one row in 1,000, or more than 1,000 members.
+      UserError: an explicit positive rate is too small for one row in 1,000, or there are more than 1,000 members.
     """
     if sum(rate > 0 for rate in rates.values()) > BLOCK:
         raise UserError(f"Mixture: more than {BLOCK} members; bind Mixture.languages or Mixture.tasks to fewer")
+    # (M,) exact rows of the members that are not raised: what the raised ones leave, by their shares.
     share = np.array(list(rates.values()), np.float64)
-    single = np.zeros(len(share), bool)  # members that come to one row
+    single = np.zeros(len(share), bool)  # members that are raised to one row
+    # Raising a member takes rows from the others and may leave another one without, so repeat until none lacks a row.
     while True:
         others = np.where(single, 0.0, share)
         counts = single + _largest_remainder(others * ((BLOCK - single.sum()) / others.sum()))
@@ -91,13 +96,29 @@ def block_counts(rates: Mapping[str, float], explicit: bool) -> np.ndarray:
         if explicit:
             name = list(rates)[lacking.argmax()]
             raise UserError(
-                f"Mixture.rates gives {name!r} {rates[name]:.2g}: less than one row in {BLOCK}; raise it or leave it out"
+                f"Mixture.rates gives {name!r} {rates[name]:.2g}: less than one row in {BLOCK}; "
+                "raise it or leave it out"
             )
         single |= lacking
 
 
+def member_counts(
+    tokens: Mapping[str, int],
+    explicit: Sequence[tuple[str, float]],
+    alpha: float,
+    only_explicit: Sequence[str] = (),
+) -> dict[str, int]:
+    """Rows of each member in a block of 1,000; members of rate 0 are left out.
+
+    Arguments are as for `member_rates`. It raises the errors of `member_rates` and of `block_counts`.
+    """
+    rates = {name: rate for name, rate in member_rates(tokens, explicit, alpha, only_explicit).items() if rate > 0}
+    return dict(zip(rates, block_counts(rates, explicit=bool(explicit)).tolist(), strict=True))
+
+
 def _largest_remainder(exact: np.ndarray) -> np.ndarray:
-    """Whole numbers near `exact` with the same (whole) sum."""
+    """(M,) float64 with a whole sum -> (M,) int64 with the same sum, each entry rounded up or down."""
+    # Round down (a rounding error below a whole number does not count), then add 1 to the largest remainders.
     counts = np.floor(exact + 1e-9).astype(np.int64)
     order = np.argsort(-(exact - counts), kind="stable")
     counts[order[: round(exact.sum()) - counts.sum()]] += 1
@@ -106,12 +127,12 @@ def _largest_remainder(exact: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Row -> (member, index in the member's cursor).
+    """Row -> member, and how many rows have read the member's cursor before.
 
     Attributes:
-      counts: (M,) rows of each member in a block; they sum to BLOCK.
-      cursor: (M,) the number of the cursor each member reads, from 0.
-      seed: selects the permutations of the blocks.
+      counts: (M,) int64, rows of each member in a block; they sum to BLOCK.
+      cursor: (M,) int64, the number of the cursor that each member reads, from 0.
+      seed: selects the order of the members in each block.
     """
 
     counts: np.ndarray
@@ -119,19 +140,64 @@ class Blocks:
     seed: int
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Args: rows (B,) int64 >= 0. Returns: member (B,) int64, index in that member's cursor (B,) int64.
+        """Member and index in that member's cursor, (B,) int64 each, of rows (B,) int64 >= 0.
 
-        Within a block a cursor's indices rise with the row: an item comes again only when all others have come.
+        Within a block a cursor's indices rise with the row, so an item comes again only when all others have come.
         """
+        # (B,) rows -> N distinct blocks; slot (N,1000): a random order of the block's entries; member (N,1000).
         blocks, which = np.unique(rows // BLOCK, return_inverse=True)
         slot = np.argsort(hash64(self.seed, "block", blocks[:, None], np.arange(BLOCK)), axis=1)
         member = np.repeat(np.arange(len(self.counts)), self.counts)[slot]
+        # (N,1000) the cursor of each row; (C,) rows of each cursor in a block, and its first one after sorting.
         owner = self.cursor[member]
         width = np.bincount(self.cursor, weights=self.counts).astype(np.int64)
         first = np.cumsum(width) - width
+        # rank (N,1000): the row's place among the block's rows sorted by cursor; less the cursor's first place, it is
+        # the number of earlier rows of the same cursor.
         order = np.argsort(owner, axis=1, kind="stable")
         rank = np.empty_like(order)
         np.put_along_axis(rank, order, np.arange(BLOCK)[None], axis=1)
         index = blocks[:, None] * width[owner] + rank - first[owner]
         at = which, rows % BLOCK
         return member[at], index[at]
+
+
+class Located(NamedTuple):
+    """Where B rows lie.
+
+    Attributes:
+      member: (B,) int64.
+      epoch: (B,) int64, how often the row's cursor has been read to its end before.
+      item: (B,) int64, the row's item.
+      key: (B,) uint64, the key of this epoch of the cursor.
+    """
+
+    member: np.ndarray
+    epoch: np.ndarray
+    item: np.ndarray
+    key: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """Row -> item. Each of C cursors reads its items again and again, in another order every epoch.
+
+    Attributes:
+      blocks: which cursor a row reads.
+      first: (C,) int64, the number of each cursor's first item.
+      size: (C,) int64, how many items it has.
+      key: (C,) uint64, selects the orders.
+    """
+
+    blocks: Blocks
+    first: np.ndarray
+    size: np.ndarray
+    key: np.ndarray
+
+    def locate(self, rows: np.ndarray) -> Located:
+        """The items of rows (B,) int64 >= 0."""
+        member, index = self.blocks.locate(rows)
+        cursor = self.blocks.cursor[member]
+        epoch, index = np.divmod(index, self.size[cursor])
+        key = hash64(self.key[cursor], epoch)
+        return Located(member, epoch, self.first[cursor] + permute(index, self.size[cursor], key), key)

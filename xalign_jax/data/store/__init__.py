@@ -1,1 +1,1 @@
-"""Stores: texts tokenised once, and their preparation."""
+"""Stores of tokenised texts, and how they are prepared."""

@@ -1,7 +1,7 @@
-"""Directories of the cache: made whole or not at all, sealed with checksums, and made again where they are damaged.
+"""Directories of the cache. Each is made whole or not at all, sealed with checksums, and made again if it is damaged.
 
-A run draws its batches from these files for days and would not notice wrong tokens. So each directory holds the size and
-the CRC-32 of each of its files, and every run compares them before it starts.
+A run draws its batches from these files for days and would not notice wrong tokens. So each directory holds the size
+and the CRC-32 of each of its files, and every run compares them before it starts.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from typing import Any
 from xalign_jax.errors import UserError
 
 SEAL = "checksums.json"
-CHECKED = (
-    2**34
-)  # bytes that are read of a file (one core reads about 2 GB a second); beyond, its size alone is compared
+# The bytes of a file that are compared (one core reads about 2 GB a second). Beyond them only the size is compared.
+CHECKED = 2**34
 _BLOCK = 2**22
 ADVICE = "run `xalign data prepare`, which makes it again"
 
 
 def make(directory: Path, fill: Callable[[Path], None]) -> None:
-    """Make a directory whole or not at all. One that is there already stays, unless it is damaged.
+    """Make a directory whole or not at all. An existing directory stays, unless it is damaged.
 
     Args:
-      fill: writes the files into the folder that it is given.
+      fill: writes the files into a given folder.
+    Raises:
+      OSError: the files cannot be written.
     """
     found = damage(directory)
     if found is None:
         return
+    # Fill a folder of another name and rename it, so that no process ever sees half a directory.
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -45,15 +47,16 @@ def make(directory: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(directory, ignore_errors=True)
         temporary.rename(directory)
     except OSError:
-        if damage(directory) is not None:  # else another process was first
+        if damage(directory) is not None:  # otherwise another process was faster
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def damage(directory: Path) -> str | None:
-    """What is wrong with a directory of `make`, naming the file; None if it is as it was made."""
+    """One line that says which file of a directory is damaged and how; None if `make` made it and it is as it was."""
     try:
+        # File name -> (size, CRC-32) as they were when the directory was made.
         sealed = {str(name): tuple(sums) for name, sums in json.loads((directory / SEAL).read_bytes()).items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return f"{directory / SEAL}: missing or damaged"
@@ -67,12 +70,15 @@ def damage(directory: Path) -> str | None:
 
 
 def read_object(file: Path, **kinds: type) -> dict[str, Any]:
-    """A JSON object of the cache whose keys `kinds` hold values of these types.
+    """A JSON object of the cache. `kinds` gives the types of its values by key.
 
-    Raises: FileNotFoundError, or UserError naming a file that holds no such object.
+    Raises:
+      FileNotFoundError: there is no such file.
+      UserError: naming the file, if it holds no such object.
     """
     try:
         content = json.loads(file.read_bytes())
+        json.dumps(content, ensure_ascii=False).encode()  # refuses halves of surrogate pairs, which "\\ud800" spells
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
@@ -84,13 +90,14 @@ def read_object(file: Path, **kinds: type) -> dict[str, Any]:
 
 
 def _seal(directory: Path) -> None:
+    """Write the sizes and checksums of all files of a directory."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     sums = {str(path.relative_to(directory)): _sums(path) for path in files}
     (directory / SEAL).write_text(json.dumps(sums, indent=1) + "\n")
 
 
 def _sums(file: Path) -> tuple[int, int]:
-    """A file's size, and the CRC-32 of as much as is read of it."""
+    """A file's size, and the CRC-32 of its first `CHECKED` bytes."""
     checksum, read = 0, 0
     with open(file, "rb") as content:
         while read < CHECKED and (block := content.read(_BLOCK)):

@@ -1,8 +1,9 @@
 """Token stores: the texts of a task tokenised once, memory-mapped. Reading them needs numpy only.
 
-Layout under the cache: `stores/<key>/{store.json, <split>/<language>/*.npy}`, `vocabularies/<key>/`, and `index/`, which
-says which of them belong to a vocabulary setting and a task, and by which stamps (file times, package versions) that is
-still so. Keys cover content: they never go stale, and the process that finishes first wins. `cache` seals what they hold.
+The cache holds `stores/<key>/{store.json, <split>/<language>/*.npy}`, `vocabularies/<key>/` and `index/`. The index
+says which store and vocabulary belong to a task and a vocabulary setting. Its stamps (file times, package versions)
+tell whether that still holds. Keys are hashes of content: they never go stale, and of several processes the first to
+finish wins. `cache` seals the directories.
 """
 
 from __future__ import annotations
@@ -27,41 +28,41 @@ from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.recipe import freeze, resolve, with_paths, within
 
-_MAPPED = 2**20  # bytes beyond which an array stays on disk
-FORMAT = 6  # of what the cache holds and how it is made; another number, another place
+_MAPPED = 2**20  # larger arrays, in bytes, stay on disk
+FORMAT = 6  # version of the cache's contents; increase it to invalidate all cached stores
 USER_ERROR, CACHE_ERROR = 2, 3  # exit codes of the preparing process
-# The preparing process ends without a word when Ctrl-C interrupts it: the waiting process says so.
+# When Ctrl-C interrupts the preparing process, it ends without a message: the waiting process prints one.
 _PREPARE = """
 import signal, sys
 signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
-from xalign_jax.data.store.prepare import main
+from xalign_jax.preparing import main
 main(sys.argv[1])
 """
 ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
 
 
 def canonical_task(task: str) -> str:
-    """A task's name with the paths in it absolute."""
+    """A task's name with absolute paths."""
     spelled = parse_name(task)
     return spelled[0] if spelled else task
 
 
 def canonical_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
-    """`canonical_task` of several."""
+    """`canonical_task` of several tasks."""
     return tuple(map(canonical_task, tasks))
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Which text, and how much of each language.
+    """The texts of a stream, and the share of each language.
 
     Attributes:
-      tasks: seqio Tasks or Mixtures (of a Mixture the texts count, not its rates), or files spelled as in
-        `sources.parse_name` ("text:en=a.txt.gz,de=b.txt", "tsv:...", "pairs:...", "jsonl:...") or "tfds:wiki40b/en".
-      rates: share of each member, {"en": 0.88, "en_clone": 0.1, "facts": 0.02}; names every member.
-      alpha: where rates is empty, a member of n tokens has a share that goes with n^alpha (1 proportional, 0 uniform), at
-        least one row in 1,000.
+      tasks: seqio Tasks or Mixtures (the texts of a Mixture count, not its rates), files spelled as in
+        `files.parse_name` ("text:en=a.txt.gz,de=b.txt", "tsv:...", "pairs:...", "jsonl:..."), or "tfds:wiki40b/en".
+      rates: the share of each member, {"en": 0.88, "en_clone": 0.1, "facts": 0.02}. Other members have no rows.
+      alpha: if `rates` is empty, a member of n tokens has a share proportional to n^alpha (1 proportional, 0 uniform),
+        and at least one row in 1,000.
       languages: only these languages of the text (base codes); () = all.
     """
 
@@ -73,7 +74,7 @@ class Mixture:
     def __post_init__(self) -> None:
         freeze(self)
         if not isinstance(self.rates, tuple) or not all(_is_rate(item) for item in self.rates):
-            raise UserError(f'Mixture.rates = {self.rates!r}: expected {{"en": 0.9, "de": 0.1}} and the like')
+            raise UserError(f'Mixture.rates = {self.rates!r}: expected a dict such as {{"en": 0.9, "de": 0.1}}')
         if self.rates:
             check_rates(self.rates)
         within(self, "[0, 1]", "alpha")
@@ -85,15 +86,15 @@ def _is_rate(item: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """One language of one task in one split. Arrays are memory-mapped, read-only.
+    """One language of one task in one split. Large arrays are memory-mapped; all are read-only.
 
     Attributes:
       tokens: (N,) uint16 or int32 base ids; each document ends with eos.
-      offsets: (D+1,) int64, document d is tokens[offsets[d]:offsets[d+1]].
-      group: (D,) int32, equal for translations within the task; -1 none.
-      text_hash: (D,) uint32 of the text up to case and white space.
-      utf8_bytes: (D,) int32 bytes of the text.
-      fingerprint: of the content and the vocabulary.
+      offsets: (D + 1,) int64, document d is tokens[offsets[d]:offsets[d + 1]].
+      group: (D,) int32, equal for translations within the task; -1 = no group.
+      text_hash: (D,) uint32, hash of the text without differences in case and white space.
+      utf8_bytes: (D,) int32, bytes of the text.
+      fingerprint: hash of the content and the vocabulary.
     """
 
     tokens: np.ndarray
@@ -111,21 +112,25 @@ Stores = Mapping[str, Mapping[str, Mapping[str, Store]]]  # task -> split -> bas
 
 
 def training_stores(stores: Stores, language: str) -> list[Store]:
-    """A base language's training texts, by task."""
+    """The training texts of a base language, one store for each task."""
     return [splits["train"][language] for splits in stores.values() if language in splits.get("train", {})]
 
 
 def cache_dir() -> Path:
-    """$XALIGN_CACHE, else ~/.cache/xalign_jax."""
+    """$XALIGN_CACHE if it is set, otherwise ~/.cache/xalign_jax."""
     return Path(os.environ.get("XALIGN_CACHE") or "~/.cache/xalign_jax").expanduser().absolute()
 
 
 def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> Path:
-    """Where the index keeps a task's entry, or (task None) the vocabulary's.
+    """The file of the index with a task's entry, or with the vocabulary's if `task` is None.
 
-    tasks: all of the recipe: a trained vocabulary is trained on them, and a store leaves out the validation texts of the
-      others. Clones do not matter: stores hold base ids.
+    Clones do not matter, because stores hold base ids.
+
+    Args:
+      tasks: all tasks of the recipe. A trained vocabulary is trained on all of them, and a store leaves out the
+        validation texts of the others.
     """
+    # Everything that decides which store or vocabulary belongs here; other settings share the entry.
     settings: list[Any] = [FORMAT, vocabulary.kind, vocabulary.path and resolve(vocabulary.path)]
     if vocabulary.trained:
         settings += [vocabulary.size, vocabulary.model_type, vocabulary.lowercase]
@@ -152,14 +157,14 @@ def _is_prepared(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], modu
 
 
 def _is_whole(index: Path, cache: Path, modules: Sequence[str]) -> bool:
-    """Whether an entry of the index holds still, and what it names is as it was made."""
+    """True if an entry of the index is current and the directory that it names is not damaged."""
     if not index.exists():
         return False
     try:
         entry = _read_entry(index)
         current = entry["modules"] == list(modules) and all(is_current(stamp) for stamp in entry["stamps"])
         return current and damage(cache / entry["directory"]) is None
-    except (UserError, TypeError, ValueError, IndexError):  # the latter three: stamps that are none
+    except (UserError, TypeError, ValueError, IndexError):  # the last three: damaged stamps
         print(f"{index}: damaged; making it again", file=sys.stderr)
         return False
 
@@ -167,15 +172,16 @@ def _is_whole(index: Path, cache: Path, modules: Sequence[str]) -> bool:
 def prepare(
     vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str] = (), cache: str | Path | None = None
 ) -> None:
-    """Make the vocabulary and the stores of all tasks of a recipe, unless they are there and current.
+    """Make the vocabulary and the stores of all tasks of a recipe, unless they exist and are current.
 
-    Runs in a process of its own, so that this one loads no TensorFlow. Concurrent calls are safe.
+    The work runs in another process, so that this one does not load TensorFlow. Concurrent calls are safe.
 
     Args:
-      tasks: ALL text tasks of the recipe: a trained vocabulary is trained on them.
+      tasks: ALL text tasks of the recipe, because a trained vocabulary is trained on all of them.
       modules: Python modules that register the user's tasks.
-    Raises: UserError (bad settings, files, modules), RunError (a cache that cannot be written, anything else that
-      stopped it).
+    Raises:
+      UserError: bad settings, files or modules.
+      RunError: the cache cannot be written, or the process stopped for another reason.
     """
     cache = Path(cache or cache_dir())
     if _is_prepared(cache, vocabulary, tasks, modules):
@@ -186,10 +192,12 @@ def prepare(
         "modules": list(modules),
         "cache": str(cache),
     }
+    # The process needs no accelerator, and TensorFlow's messages would hide its own.
     command = [sys.executable, "-c", _PREPARE, json.dumps(request)]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet})
     if done.returncode:
+        # Its last line is the error, which is raised here as if nothing had run elsewhere.
         lines = done.stdout.strip().splitlines()
         if done.returncode in (USER_ERROR, CACHE_ERROR) and lines:
             raise (UserError if done.returncode == USER_ERROR else RunError)(json.loads(lines[-1])["error"])
@@ -206,7 +214,11 @@ def open_tokenizer(vocabulary: Vocabulary, tasks: Sequence[str], cache: str | Pa
 def store_info(
     vocabulary: Vocabulary, task: str, cache: str | Path | None = None, tasks: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """A prepared task's store.json: counts by split and language (documents, tokens, utf8_bytes, words), versions."""
+    """A prepared task's store.json: counts by split and language (documents, tokens, utf8_bytes, words), versions.
+
+    Raises:
+      UserError: the task has not been prepared, or the file is damaged.
+    """
     return _info(_store_directory(vocabulary, task, cache, tasks))
 
 
@@ -215,8 +227,10 @@ def open_stores(
 ) -> dict[str, dict[str, Store]]:
     """The stores of a prepared task, by split and language.
 
-    tasks: all tasks of the recipe as given to `prepare`, where there are others.
-    Raises: UserError if it has not been prepared.
+    Args:
+      tasks: all tasks of the recipe as given to `prepare`; None = this one alone.
+    Raises:
+      UserError: the task has not been prepared, or a file is damaged.
     """
     directory = _store_directory(vocabulary, task, cache, tasks)
     info = _info(directory)
@@ -233,23 +247,25 @@ def open_stores(
 
 
 def _info(directory: Path) -> dict[str, Any]:
+    """The contents of a store's store.json. Raises UserError if it is missing or damaged."""
     file = directory / "store.json"
     try:
         info = read_object(file, counts=dict, fingerprint=str)
     except FileNotFoundError:
         raise UserError(f"{file}: missing; {ADVICE}") from None
+    # `open_stores` reads folders by these names, so their shape is checked.
     if not all(isinstance(languages, dict) for languages in info["counts"].values()):
         raise UserError(f"{file}: damaged; {ADVICE}")
     return info
 
 
 def _load_array(file: Path) -> np.ndarray:
-    """A stored array, mapped from its file where that is large: each map keeps a descriptor, and languages are many."""
+    """A stored array, read-only. Only large files are mapped, because each map keeps a file descriptor open."""
     try:
         array = np.load(file, mmap_mode="r" if file.stat().st_size > _MAPPED else None)
     except OSError as error:
         raise UserError(f"{file}: cannot be opened ({error.strerror}); `ulimit -n` may allow too few files") from None
-    except Exception:  # what the parsers that numpy calls raise
+    except Exception:  # numpy calls parsers, which raise exceptions of many kinds
         raise UserError(f"{file}: damaged; {ADVICE}") from None
     array.flags.writeable = False
     return array

@@ -1,1 +1,1 @@
-"""Readers: where text comes from."""
+"""Sources of text and their readers."""

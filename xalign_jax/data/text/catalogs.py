@@ -1,7 +1,7 @@
-"""catalogs: the message catalogs that Django installs, real multi-way text in about 90 languages.
+"""The source "catalogs": the message catalogs that Django installs, real multi-way text in about 90 languages.
 
-Read from the compiled `.mo` files (which leave out untranslated and fuzzy messages). The English text is the message
-id, and what translates one id is one group.
+They are read from the compiled `.mo` files, which leave out untranslated and fuzzy messages. The English text is the
+message id. A message and its translations form one group.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from pathlib import Path
 from xalign_jax.data.text.files import Document, hash_file, stamp_file, stamp_package
 from xalign_jax.errors import UserError, install
 
+# Python's and Django's placeholders: %(name)s, %d, {}, {name}.
 _PLACEHOLDER = re.compile(r"%\(\w+\)[a-z]|%[sdif]|%%|\{[\w.]*\}")
 _TAG = re.compile(r"</?[a-zA-Z][^>]*>")
 _MAGIC = 0x950412DE
+# Locales whose usual language code is shorter.
 _LANGUAGES = {"zh-Hans": "zh", "sr-Cyrl": "sr", "no": "nb"}
 
 
@@ -30,7 +32,9 @@ _LANGUAGES = {"zh-Hans": "zh", "sr-Cyrl": "sr", "no": "nb"}
 class Catalogs:
     """All catalogs of an installed package. A document is one message in one language.
 
-    validation_share: of the messages, far more than of running text, so that there are enough to tell apart.
+    Attributes:
+      validation_share: share of the messages that is for validation. It is far larger than for running text, so that
+        probes have enough messages to tell apart.
     """
 
     package: str = "django"
@@ -38,7 +42,7 @@ class Catalogs:
 
     @property
     def languages(self) -> None:
-        return None  # the package's folders tell
+        return None  # only the package's folders tell
 
     def fingerprint(self) -> str:
         state = ["catalogs", stamp_package(self.package), hash_file(__file__)]
@@ -53,6 +57,7 @@ class Catalogs:
 
 @functools.cache
 def _documents(package: str) -> tuple[Document, ...]:
+    """All messages in English and in each translation, without repetitions, in the order of the files."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"catalogs: the package {package} is not installed; {install('demo')}")
@@ -62,8 +67,10 @@ def _documents(package: str) -> tuple[Document, ...]:
         language = normal_language(file.parts[-3])
         for context, source, translation in read_mo(file):
             english, text = clean(source), clean(translation)
+            # Formats and single signs are no text.
             if not (_is_text(english) and any(map(str.isalpha, text))):
                 continue
+            # The same English text in another context is another message, with its own translations.
             group = hashlib.sha256(f"{context}\x04{english}".encode()).hexdigest()[:16]
             for document in (Document(english, "en", group), Document(text, language, group)):
                 documents.setdefault((document.text, document.language, group), document)
@@ -71,7 +78,7 @@ def _documents(package: str) -> tuple[Document, ...]:
 
 
 def normal_language(locale: str) -> str:
-    """A locale's name as a language code: pt_BR is pt-BR, zh_Hans is zh."""
+    """The language code for a locale's name: "pt-BR" for "pt_BR", "zh" for "zh_Hans"."""
     code = locale.replace("_", "-")
     return _LANGUAGES.get(code, code)
 
@@ -79,9 +86,16 @@ def normal_language(locale: str) -> str:
 def read_mo(path: Path) -> Iterator[tuple[str, str, str]]:
     """(context, source, translation) of each message of a compiled gettext catalog.
 
-    Of a message with plural forms it is the plural and the last form, which mean the same in every language.
-    Raises: UserError naming the file if it is not a UTF-8 `.mo` file.
+    A message with plural forms gives its plural and the last form, which mean the same in every language.
+
+    Every string must end where its table says, so that damaged files are refused and not misread. Babel's reader does
+    not check this.
+
+    Raises:
+      UserError: naming the file if it is not a `.mo` file in UTF-8.
     """
+    # The header's five numbers, in the byte order that the magic number shows: magic, revision, number of messages, and
+    # where the tables of sources and of translations begin. A table has (length, start) of each string; a NUL ends it.
     content = path.read_bytes()
     try:
         order = "<" if struct.unpack_from("<I", content)[0] == _MAGIC else ">"
@@ -95,6 +109,7 @@ def read_mo(path: Path) -> Iterator[tuple[str, str, str]]:
                 if content[start + length : start + length + 1] != b"\0":
                     raise ValueError(f"message {i} does not end where it should")
                 pair.append(content[start : start + length].decode())
+            # An id is "context EOT source", and plural forms are separated by NUL.
             context, _, source = pair[0].rpartition("\x04")
             source, translation = source.split("\0")[-1], pair[1].split("\0")[-1]
             if source and translation:
@@ -104,12 +119,12 @@ def read_mo(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def clean(message: str) -> str:
-    """A message as text: tags gone, entities read, placeholders "#", white space single."""
+    """A message as text: without tags, entities decoded, placeholders as "#", white space as single spaces."""
     text = html.unescape(_TAG.sub(" ", message))
     return " ".join(_PLACEHOLDER.sub("#", text).split())
 
 
 def _is_text(english: str) -> bool:
-    """At least two letters, and more letters than other visible signs."""
+    """True for at least two letters, and more letters than other visible characters."""
     letters = sum(map(str.isalpha, english))
     return letters >= 2 and 2 * letters + english.count(" ") > len(english)

@@ -1,7 +1,7 @@
-"""Where text comes from: readers of a user's files. What is embedded lives in documentation.py and catalogs.py.
+"""Sources of text: readers of a user's files. The embedded sources are in docstrings.py and catalogs.py.
 
-A source yields documents and can say, cheaply, whether it has changed (`stamps`) and, exactly, what it holds
-(`fingerprint`). Files may be gzip-compressed; errors name file and line.
+A source yields documents. Its stamps tell cheaply whether it has changed, and its fingerprint identifies its content
+exactly. Files may be gzip-compressed. Errors name file and line.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
 VALIDATION_SHARE = 0.03
-_SHOWN = 60  # characters of a wrong value that a message shows
-_LANGUAGE_BYTES = 100  # a language's name is the name of a folder
-_MARK = "\ufeff"  # byte order
+_SHOWN = 60  # characters of a wrong value that an error message shows
+_LANGUAGE_BYTES = 100  # longest name of a language, which is the name of a folder
+_MARK = "\ufeff"  # the byte-order mark
 _NO_TEXT = {
     b"\0": "a NUL byte, which no text has: the file is damaged, not text, or in UTF-16",
     b"\r": "a carriage return within a line; end lines with LF or CR LF (old Mac files: tr '\\r' '\\n' < OLD > NEW)",
@@ -34,7 +34,7 @@ _NO_TEXT = {
 
 
 class Document(NamedTuple):
-    """One text. `group` is equal for texts that translate each other; "" where nothing is known."""
+    """One text. `group` is equal for texts that translate each other, and "" if nothing is known."""
 
     text: str
     language: str
@@ -45,7 +45,7 @@ class Source(Protocol):
     """Something that yields documents, always in the same order.
 
     Attributes:
-      languages: of its documents; None where only reading tells.
+      languages: the languages of its documents; None if only reading tells.
     """
 
     @property
@@ -54,14 +54,14 @@ class Source(Protocol):
     def documents(self) -> Iterator[Document]: ...
 
     def fingerprint(self) -> str:
-        """A hash that changes with the content or its reading."""
+        """A hash that changes with the content, and with the way it is read."""
 
     def stamps(self) -> list[tuple[str, ...]]:
-        """What must stay as it is for the content to be unchanged; see `stamp_file`, `stamp_package`."""
+        """Stamps of all files and packages that the content depends on; see `stamp_file`, `stamp_package`."""
 
 
 def stamp_file(path: str) -> tuple[str, ...]:
-    """("file", path, size, modification time); size "missing" if there is none."""
+    """("file", path, size, modification time); the size is "missing" if there is no such file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -78,13 +78,13 @@ def stamp_package(name: str) -> tuple[str, ...]:
 
 
 def is_current(stamp: Sequence[str]) -> bool:
-    """True if a stamp still holds."""
+    """True if the file or package is still as the stamp says."""
     fresh = stamp_file(stamp[1]) if stamp[0] == "file" else stamp_package(stamp[1])
     return tuple(stamp) == fresh
 
 
 def hash_file(path: str) -> str:
-    """sha256 of a file's bytes. Raises UserError if it cannot be read."""
+    """The SHA-256 of a file's bytes. Raises UserError if the file cannot be read."""
     digest = hashlib.sha256()
     with _reading(path), open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -94,6 +94,7 @@ def hash_file(path: str) -> str:
 
 @contextlib.contextmanager
 def _reading(path: str) -> Iterator[None]:
+    """Turns errors of reading a file into one UserError that names it."""
     try:
         yield
     except FileNotFoundError:
@@ -103,18 +104,20 @@ def _reading(path: str) -> Iterator[None]:
 
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file from 1, without line ends (LF or CR LF); `.gz` is decompressed.
+    """The lines of a UTF-8 file with their numbers from 1, without line ends (LF or CR LF); `.gz` is decompressed.
 
-    Every reader of a user's lines goes through this function, so that all of them refuse the same things. Byte-order
-    marks are dropped at the start of any line, because files that begin with one are often joined.
+    Every reader of a user's lines calls this function, so that all of them refuse the same things. Byte-order marks are
+    dropped at the start of any line, because files that begin with one are often joined.
 
-    Raises: UserError where the file is missing, empty, damaged, or (with the line) is not text in UTF-8.
+    Raises:
+      UserError: the file is missing, empty or damaged, or a line (which is named) is not text in UTF-8.
     """
     number = 0
     opener: Any = gzip.open if path.endswith(".gz") else open
     with _reading(path), opener(path, "rb") as file:
         for number, raw in enumerate(file, 1):
             line = raw.rstrip(b"\r\n")
+            # Bytes that no text has show a damaged file or another encoding.
             for byte, advice in _NO_TEXT.items():
                 if byte in line:
                     raise UserError(f"{path}:{number}: {advice}")
@@ -128,7 +131,7 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Files:
-    """Files by language: ((language, path), ...), absolute."""
+    """Files by language: ((language, absolute path), ...)."""
 
     files: tuple[tuple[str, str], ...]
 
@@ -137,6 +140,7 @@ class _Files:
         return frozenset(language for language, _ in self.files)
 
     def fingerprint(self) -> str:
+        # Contents instead of paths, so that files can be moved.
         settings = {**dataclasses.asdict(self), "files": [(language, hash_file(path)) for language, path in self.files]}
         return hashlib.sha256(json.dumps([type(self).__name__, settings]).encode()).hexdigest()
 
@@ -146,12 +150,13 @@ class _Files:
 
 @dataclasses.dataclass(frozen=True)
 class TextFiles(_Files):
-    """Running text. A document is a "block" of lines between blank lines, or each "line"."""
+    """Running text. `document` says what a document is: a "block" of lines between blank lines, or a "line"."""
 
     document: str = "block"
 
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:
+            # Lines lose white space at both ends, so a line of white space is blank.
             lines = (line.strip() for _, line in read_lines(path))
             if self.document == "line":
                 yield from (Document(line, language) for line in lines if line)
@@ -163,11 +168,11 @@ class TextFiles(_Files):
 
 @dataclasses.dataclass(frozen=True)
 class MultiwayTsv(_Files):
-    """`id<TAB>text`, one file a language; equal ids translate each other. Rows without text are skipped."""
+    """`id<TAB>text`, one file for each language. Equal ids translate each other. Rows without text are skipped."""
 
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:
-            seen: dict[str, int] = {}
+            seen: dict[str, int] = {}  # id -> line
             for number, line in read_lines(path):
                 if not line.strip():
                     continue
@@ -184,9 +189,10 @@ class MultiwayTsv(_Files):
 
 @dataclasses.dataclass(frozen=True)
 class AlignedLines(_Files):
-    """Files whose equal lines translate each other. A row of which one side is blank keeps the other."""
+    """Files in which lines of the same number translate each other. If one of them is blank, the others are kept."""
 
     def documents(self) -> Iterator[Document]:
+        # All files are read side by side; one that ends earlier gives None, which is an error.
         readers = [read_lines(path) for _, path in self.files]
         for number, row in enumerate(itertools.zip_longest(*readers), 1):
             for (language, path), cell in zip(self.files, row, strict=True):
@@ -199,7 +205,13 @@ class AlignedLines(_Files):
 
 @dataclasses.dataclass(frozen=True)
 class JsonLines(_Files):
-    """One JSON object a line: its text, optionally its language (else the file's) and what groups translations."""
+    """One JSON object on each line.
+
+    Attributes:
+      text: the key of the text.
+      language: the key of its language, an optional one; the file's language is the default.
+      group: the key of its group, an optional one.
+    """
 
     text: str = "text"
     language: str = "language"
@@ -207,7 +219,7 @@ class JsonLines(_Files):
 
     @property
     def languages(self) -> None:
-        return None  # an object may name its own
+        return None  # an object may name its own language
 
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:
@@ -218,6 +230,7 @@ class JsonLines(_Files):
                 text = row.get(self.text)
                 if not isinstance(text, str):
                     raise UserError(f"{path}:{number}: no string under the key {self.text!r}")
+                # An object may name its own language and group; numbers become strings.
                 own = _cell(row, self.language, language, path, number)
                 group = _cell(row, self.group, "", path, number)
                 if not is_language(own):
@@ -227,7 +240,7 @@ class JsonLines(_Files):
 
 
 def _cell(row: dict[str, Any], key: str, default: str, path: str, number: int) -> str:
-    """A string or whole number of a JSON object as a string; `default` for null or no such key."""
+    """The string or whole number under a key of a JSON object, as a string; `default` for null or a missing key."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int | None):
         raise UserError(f"{path}:{number}: {key!r} is {str(value)[:_SHOWN]}; expected a string or a whole number")
@@ -244,15 +257,18 @@ _KINDS: dict[str, Callable[[tuple[tuple[str, str], ...]], Source]] = {
 
 
 def parse_name(name: str) -> tuple[str, Source] | None:
-    """The source that a task name spells, and the name with absolute paths; None for the name of a registered task.
+    """The name with absolute paths, and the source that a task name spells; None for the name of a registered task.
 
       text:en=a.txt.gz,de=b.txt    running text, documents between blank lines
-      lines:en=a.txt,de=b.txt      running text, a document a line
+      lines:en=a.txt,de=b.txt      running text, one document on each line
       tsv:en=a.tsv,de=b.tsv        id<TAB>text, joined by id
       pairs:en=a.en,de=a.de        line-aligned files
-      jsonl:en=a.jsonl             {"text": ..., "language": optional, "group_id": optional} a line
+      jsonl:en=a.jsonl             {"text": ..., "language": optional, "group_id": optional} on each line
 
-    `~` and paths relative to the current directory resolve; a path holds no comma.
+    `~` and paths relative to the current directory are resolved. A path cannot hold a comma.
+
+    Raises:
+      UserError: a part of the name is not LANGUAGE=PATH, or a language is named twice.
     """
     kind, colon, rest = name.partition(":")
     if not colon or kind not in _KINDS:
@@ -273,12 +289,14 @@ def parse_name(name: str) -> tuple[str, Source] | None:
 def parallel_files(files: Sequence[tuple[str, str]]) -> Source:
     """The source that joins files of translations, (language, path) each: `.tsv` files by id, other files by line.
 
-    Raises: UserError if only some of the files are `.tsv`, or two are in one language.
+    Raises:
+      UserError: only some of the files are `.tsv`, or two files are in one language.
     """
+    # All files must be joined in the same way, by id or by line.
     joined = [path.removesuffix(".gz").endswith(".tsv") for _, path in files]
     if any(joined) and not all(joined):
         other = files[joined.index(False)][1]
-        raise UserError(f"{other}: not a .tsv file, as others of this list are; name .tsv files only, or none")
+        raise UserError(f"{other}: not a .tsv file, but other files of this list are; name only .tsv files, or none")
     named = Counter(language for language, _ in files)
     if twice := [language for language, times in named.items() if times > 1]:
         raise UserError(f"{files[0][1]} and its translations: two files are in {twice[0]!r}")
@@ -287,13 +305,14 @@ def parallel_files(files: Sequence[tuple[str, str]]) -> Source:
 
 
 def is_language(name: str) -> bool:
-    """True for what can name a language: printable, without spaces, a name that a folder can have."""
+    """True if a name can be a language's: printable, without spaces, and usable as the name of a folder."""
+    # The name becomes a folder: no separators, no "." or "..", and not too long.
     usable = name.isprintable() and not set(" /\\") & set(name) and name.strip(".") == name
     return bool(name) and usable and len(name.encode()) <= _LANGUAGE_BYTES
 
 
 def parse_object(line: str, path: str, number: int) -> dict[str, Any]:
-    """A JSON object from a line. Raises UserError naming file:line."""
+    """The JSON object on a line. Raises UserError, naming file:line, if there is none."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -304,7 +323,7 @@ def parse_object(line: str, path: str, number: int) -> dict[str, Any]:
 
 
 def check_string(text: str, path: str, number: int) -> str:
-    """The string of a JSON file. Raises UserError naming file:line for what JSON can spell and no text has."""
+    """The string. Raises UserError, naming file:line, if it holds what JSON can spell and no text has."""
     if "\0" in text:
         raise UserError(f"{path}:{number}: a NUL character, which no text has, at character {text.index(chr(0))}")
     try:
@@ -315,18 +334,23 @@ def check_string(text: str, path: str, number: int) -> str:
 
 
 def normal_text(text: str) -> str:
-    """What makes two texts the same: equal up to case and white space."""
+    """The text without differences in case and white space: two texts count as the same if this is equal."""
     return " ".join(text.split()).casefold()
 
 
 def keyed_hash(value: str) -> int:
-    """64 bits of a string under this package's key."""
+    """A 64-bit hash of a string under this package's key."""
     return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8, key=b"xalign").digest(), "big")
 
 
 def _extra_keys(training: dict[str, set[int]], without: dict[str, set[int]]) -> set[int]:
-    """Keys that give each language in `without` one, few by serving many, and leave every language one of `training`."""
+    """Keys to move from training to validation, so that the languages in `without` get some validation text.
+
+    Few keys are moved: first the one that serves most languages, of equal ones the smallest. Every language of
+    `training` keeps a key.
+    """
     extra: set[int] = set()
+    # A key may be moved if every language keeps another one. Languages that the moved key serves are done.
     kept = [keys for keys in training.values() if keys]
     while without:
         serves = Counter(itertools.chain.from_iterable(without.values()))
@@ -340,17 +364,23 @@ def _extra_keys(training: dict[str, set[int]], without: dict[str, set[int]]) -> 
 
 
 class Split:
-    """Which of the documents that `read` gives (each time the same) are for validation: a share by keyed hash of the group if there is one, else of the text.
+    """Divides documents into training and validation by a keyed hash of their group, or of the text if it has none.
 
-    A language without any gets a document or group (the one that serves most such languages, then the one of smallest
-    hash) where that leaves every language some for training. The same text never stands in both splits: training drops
-    those that validation has. A language of which all is drawn keeps the document or group of largest hash for training.
+    A language of which nothing is drawn gets a document or group for validation, if that leaves every language some
+    text for training. It is the one that serves most such languages; of equal ones, the one with the smallest hash. If
+    all of a language is drawn, the document or group with the largest hash goes back to training. Training drops texts
+    that validation has, so the same text never stands in both splits.
+
+    Args:
+      read: yields all documents, in each call the same.
+      share: of the documents, for validation.
     """
 
     def __init__(self, read: Callable[[], Iterable[Document]], share: float = VALIDATION_SHARE) -> None:
         self._share = share
-        training: dict[str, set[int]] = {}  # keys of a language; once it has one for validation, the largest alone
-        drawn: dict[str, int] = {}  # the largest key of a language that is drawn
+        # Language -> keys that are not drawn. Once a key of the language is drawn, the largest one suffices.
+        training: dict[str, set[int]] = {}
+        drawn: dict[str, int] = {}  # language -> its largest key that is drawn
         for document in read():
             language, key = document.language, self._key(document)
             keys = training.setdefault(language, set())
@@ -360,6 +390,8 @@ class Split:
                 keys.add(key)
             if language in drawn and len(keys) > 1:
                 training[language] = {max(keys)}
+        # Languages of which all is drawn give their largest key back. Languages of which nothing is drawn take extra
+        # keys. Then the validation texts are known, by which training is filtered.
         self._kept = {key for language, key in drawn.items() if not training[language]}
         undrawn = training.keys() - drawn.keys()
         self._extra = _extra_keys(training, {language: training[language] for language in undrawn})
@@ -377,7 +409,7 @@ class Split:
         return key not in self._kept and (self._drawn(key) or key in self._extra)
 
     def of(self, document: Document) -> str | None:
-        """ "train", "validation", or None for a text that must not be in training."""
+        """ "train", "validation", or None for a text of training that validation has too."""
         if self._is_validation(document):
             return "validation"
         return None if keyed_hash(normal_text(document.text)) in self._texts else "train"

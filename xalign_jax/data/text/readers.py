@@ -1,4 +1,4 @@
-"""What stores are made from: the documents of a source by split. Tasks that seqio must know are read in `tasks`."""
+"""Readers of documents by split, from which stores are made. Tasks that only seqio knows are read in `tasks`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EMBEDDED: dict[str, Source] = {"docs_en": Documentation(), "catalogs": Catalogs(
 
 
 class Example(NamedTuple):
-    """A document and, for tasks that come tokenised, its ids."""
+    """A document. `ids` is (n,) int32 for tasks that come tokenised, otherwise None."""
 
     document: Document
     ids: np.ndarray | None = None
@@ -27,20 +27,20 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SourceReader:
-    """The documents of a source, divided by `sources.Split`."""
+    """The documents of a source, divided by `files.Split`."""
 
     source: Source
 
     def fingerprint(self) -> str:
-        """A hash of what the source holds."""
+        """A hash of the source's content."""
         return hashlib.sha256(self.source.fingerprint().encode()).hexdigest()
 
     def stamps(self) -> list[tuple[str, ...]]:
-        """See `sources.Source.stamps`."""
+        """See `files.Source.stamps`."""
         return self.source.stamps()
 
     def check_vocabulary(self, tokenizer: Tokenizer) -> None:
-        """Text takes any vocabulary."""
+        """Does nothing: text can be tokenised with any vocabulary."""
 
     def read(self, split: str) -> Iterator[Example]:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
@@ -48,7 +48,7 @@ class SourceReader:
 
     @property
     def share(self) -> float:
-        """Share of the documents that are meant for validation."""
+        """The share of the documents that is meant for validation."""
         return getattr(self.source, "validation_share", VALIDATION_SHARE)
 
     @functools.cached_property
@@ -57,14 +57,14 @@ class SourceReader:
 
 
 def source_reader(task: str) -> SourceReader | None:
-    """The reader of a task that is embedded or spelled as files; None for one that only seqio knows."""
+    """The reader of a task that is embedded or spelled as files; None for a task that only seqio knows."""
     spelled = parse_name(task)
     source = spelled[1] if spelled else EMBEDDED.get(task)
     return SourceReader(source) if source else None
 
 
 def languages_of(tasks: Iterable[str]) -> frozenset[str] | None:
-    """The languages of these tasks' documents; None where only reading tells."""
+    """The languages of the tasks' documents; None if only reading tells."""
     readers = [source_reader(task) for task in tasks]
     found = [None if reader is None else reader.source.languages for reader in readers]
     return frozenset().union(*(languages or () for languages in found)) if None not in found else None

@@ -1,1 +1,1 @@
-"""Tokenizer backends, the vocabulary, and what a word is."""
+"""Tokenizer backends, the vocabulary, and the words of token rows."""

@@ -1,7 +1,7 @@
-"""How text becomes base ids: SentencePiece, bytes, Hugging Face tokenizers, bare ids behind one small interface.
+"""Text to base ids: SentencePiece, bytes, Hugging Face tokenizers and bare ids behind one small interface.
 
-A `Pieces` object knows nothing of clones. Every kind gives word starts by the marker its pieces carry: "▁"
-(SentencePiece), "Ġ" (byte-level BPE), the absence of "##" (WordPiece), a space (bytes).
+A `Pieces` object does not know clones. Each kind tells word starts by the marker in its pieces: "▁" (SentencePiece),
+"Ġ" (byte-level BPE), the absence of "##" (WordPiece), a space (bytes).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 
 SPECIALS = ("pad", "eos", "unk", "bos", "mask")
 _SPACE = "▁"
-_TRAINING_THREADS = 4  # a constant of the result, whatever the machine: sums of floats are split over threads
-_SCORE_UNIT = 1 / 256  # scores of trained pieces are multiples of it, so that float32 sums them exactly, in any order
+_TRAINING_THREADS = 4  # the same on every machine: SentencePiece splits sums of floats over threads
+_SCORE_UNIT = 1 / 256  # scores of trained pieces are multiples of it, so that float32 sums are exact in any order
 
 
 class Pieces(Protocol):
@@ -31,10 +31,10 @@ class Pieces(Protocol):
       specials: id or None for each of `SPECIALS`.
       control: (V,) bool, pieces that text never contains (the specials and other control pieces).
       word_start, standalone: (V,) bool, see `Tokenizer`.
-      texts: what each piece spells, without its marker; "" where that is a part of a character.
-      names: each piece as SentencePiece would write it, "▁" for a space and "<0x..>" for a part of a character: equal in
-        two vocabularies that have the same piece. Of a control piece, whatever it is called there.
-      files: what reproduces it, by file name.
+      texts: the spelling of each piece, without its marker; "" for a part of a character.
+      names: each piece as SentencePiece would write it, "▁" for a space and "<0x..>" for a part of a character, so that
+        equal pieces of two vocabularies have equal names. A control piece has its vocabulary's own name.
+      files: contents of the files that reproduce the vocabulary, by name.
     """
 
     size: int
@@ -46,13 +46,17 @@ class Pieces(Protocol):
     names: list[str]
     files: dict[str, bytes]
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Base ids of each text, without added specials."""
 
-    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `encode`; a special's name in a text is encoded as ordinary text."""
 
-    def encode_words(self, words: Sequence[str]) -> list[list[int]]: ...
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """Base ids of each word as after a space."""
 
-    def decode(self, ids: list[int]) -> str: ...
+    def decode(self, ids: list[int]) -> str:
+        """The text of base ids."""
 
 
 def fingerprint(pieces: Pieces) -> str:
@@ -64,12 +68,12 @@ def fingerprint(pieces: Pieces) -> str:
 
 
 def is_punctuation(text: str) -> bool:
-    """True for text of punctuation and symbols only."""
+    """True if the text has nothing but punctuation and symbols."""
     return bool(text) and all(unicodedata.category(character)[0] in "PS" for character in text)
 
 
 def _byte_text(piece: str) -> str:
-    """The character of a byte-fallback piece ("<0x2C>" is ","); "" for bytes that are a part of one."""
+    """The character of a byte-fallback piece ("," for "<0x2C>"); "" for a byte that is part of a character."""
     byte = int(piece[1:-1], 16)
     return chr(byte) if byte < 128 else ""
 
@@ -87,15 +91,15 @@ def _some_id(values: Iterable[int | None]) -> int | None:
 
 
 def composes(normalization: str) -> bool:
-    """Whether a SentencePiece normalisation of this name includes NFKC, which text then gets in full beforehand.
+    """True if a SentencePiece normalisation of this name includes NFKC. Text is then normalised before SentencePiece.
 
-    SentencePiece's own tables neither reorder marks nor compose across them. Ordinary text comes out the same.
+    SentencePiece's own tables neither reorder combining marks nor compose across them. Ordinary text is not affected.
     """
     return "nfkc" in normalization
 
 
 def lowers(normalization: str) -> bool:
-    """Whether a SentencePiece normalisation of this name folds case, which text is then spared by lowering it before."""
+    """True if a SentencePiece normalisation of this name folds case. Text is then lowered before SentencePiece."""
     return normalization.endswith("_cf")
 
 
@@ -109,7 +113,8 @@ class SentencePieces:
         if not model:
             raise ValueError("the file is empty")
         self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self._normalization = sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec.name  # type: ignore[attr-defined]
+        proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+        self._normalization = proto.normalizer_spec.name
         self.files = {"spm.model": model}
         self.size = processor.get_piece_size()
         ids = list(range(self.size))
@@ -122,13 +127,16 @@ class SentencePieces:
             "bos": _id(processor.bos_id(), self.size),
             "mask": _some_id(table.get(name) for name in ("<mask>", "[MASK]")),
         }
+        # (V,) bool: what SentencePiece marks as control pieces, and the specials in any case.
         self.control = np.array([processor.is_control(i) or processor.is_unknown(i) for i in ids])
         for value in self.specials.values():
             if value is not None:
                 self.control[value] = True
         self.texts = [_byte_text(p) if processor.is_byte(i) else p.lstrip(_SPACE) for i, p in enumerate(pieces)]
         self.standalone = self.control | np.array([is_punctuation(text) for text in self.texts])
+        # (V,) bool: a piece with the marker begins a word, and so do specials and punctuation.
         self.word_start = self.standalone | np.array([piece.startswith(_SPACE) for piece in pieces])
+        # Most models put a space before the text by themselves; for the others, `encode_words` does.
         self._prefix = "" if self.word_start[processor.encode("a")[0]] else " "
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -152,7 +160,8 @@ def train_sentencepiece(sentences: Sequence[str], size: int, model_type: str, lo
 
     Args:
       sentences: lines in an order that does not depend on the machine.
-    Raises: UserError where the text is too small for `size` pieces or the settings are refused.
+    Raises:
+      UserError: the text is too small for `size` pieces, or SentencePiece refuses the settings.
     """
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
@@ -176,10 +185,11 @@ def train_sentencepiece(sentences: Sequence[str], size: int, model_type: str, lo
             minloglevel=2,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, None)
         raise UserError(
             f"Vocabulary.size = {size}, model_type = {model_type!r}: SentencePiece refuses: {reason}"
         ) from None
+    # Round the scores: their sums are then exact in float32, so encoding does not depend on the order of the sums.
     proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())  # type: ignore[attr-defined]
     for piece in proto.pieces:
         piece.score = round(piece.score / _SCORE_UNIT) * _SCORE_UNIT
@@ -187,12 +197,16 @@ def train_sentencepiece(sentences: Sequence[str], size: int, model_type: str, lo
 
 
 class Bytes:
-    """5 specials + the 256 bytes of UTF-8. A text, unless empty, reads as if a space stood before it; a space belongs to its word."""
+    """5 specials and the 256 bytes of UTF-8.
+
+    A text that is not empty is encoded as if a space stood before it: a space belongs to the word that follows.
+    """
 
     def __init__(self) -> None:
         self.files = {"bytes.json": b'{"first_byte": 5}'}
         self.size = len(SPECIALS) + 256
         self.specials: dict[str, int | None] = {name: i for i, name in enumerate(SPECIALS)}
+        # Bytes below 128 are characters; the others are parts of characters.
         self.texts = [""] * len(SPECIALS) + [chr(i) for i in range(128)] + [""] * 128
         self.names = [*SPECIALS, *(_byte_name(i) for i in range(256))]
         self.control = np.arange(self.size) < len(SPECIALS)
@@ -213,7 +227,8 @@ class Bytes:
         return bytes(i - offset for i in ids if i >= offset).decode(errors="replace").removeprefix(" ")
 
 
-_MOST_HOLES = 100_000  # ids that no token has, more than there are tokens: a damaged id would fill the memory
+# Most ids without a token that a vocabulary may have beyond its number of tokens: a damaged id would fill the memory.
+_MOST_HOLES = 100_000
 _HF_SPECIALS = {
     "pad": ("<pad>", "[PAD]", "<|pad|>"),
     "eos": ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "[SEP]"),
@@ -224,7 +239,7 @@ _HF_SPECIALS = {
 
 
 class HuggingFacePieces:
-    """A `tokenizer.json` (with `tokenizer_config.json` beside it for the names of the specials, if there is one)."""
+    """A `tokenizer.json`. A `tokenizer_config.json` next to it names the specials, if there is one."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         from tokenizers import Tokenizer
@@ -235,9 +250,11 @@ class HuggingFacePieces:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         table = self._tokenizer.get_vocab(with_added_tokens=True)
+        # Ids may have holes, so the size follows from the largest id.
         self.size = max(table.values()) + 1
         if self.size > 2 * len(table) + _MOST_HOLES:
             raise ValueError(f"{len(table)} tokens with ids up to {self.size - 1}")
+        # Control pieces are the added tokens that are marked as special, and the specials in any case.
         added = [entry["content"] for entry in json.loads(content).get("added_tokens", []) if entry.get("special")]
         self.specials = _hf_specials(table, json.loads(files.get("tokenizer_config.json", b"{}")), added)
         self.control = np.zeros(self.size, bool)
@@ -252,6 +269,7 @@ class HuggingFacePieces:
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        # A document may hold a special's name, which is ordinary text there.
         self._tokenizer.encode_special_tokens = True
         try:
             return self.encode(texts)
@@ -266,10 +284,11 @@ class HuggingFacePieces:
 
 
 def _hf_specials(table: dict[str, int], config: dict[str, Any], added: list[str]) -> dict[str, int | None]:
-    """Ids of the specials: what the config names, else a usual name among the added tokens."""
+    """Ids of the specials: the tokens that the config names, otherwise added tokens with a usual name."""
     specials: dict[str, int | None] = {}
     for name, usual in _HF_SPECIALS.items():
         named = config.get(f"{name}_token")
+        # The config names a special by its text, or by a dict with its text.
         named = named["content"] if isinstance(named, dict) else named
         candidates = (named,) if named else tuple(piece for piece in usual if piece in added)
         specials[name] = _some_id(table.get(piece) for piece in candidates)
@@ -277,8 +296,10 @@ def _hf_specials(table: dict[str, int], config: dict[str, Any], added: list[str]
 
 
 def _hf_pieces(table: dict[str, int], content: dict[str, Any], size: int) -> tuple[np.ndarray, list[str], list[str]]:
-    """Which pieces begin a word (size,) bool, each piece's text without its marker, and its name (`Pieces.names`)."""
+    """(size,) bool, the pieces that begin a word; each piece's text without its marker; its name (`Pieces.names`)."""
     starts, texts, names = np.zeros(size, bool), [""] * size, [""] * size
+    # The kind of model decides the marker: WordPiece marks continuations, byte-level BPE writes a space as "Ġ", and
+    # others mark word starts as SentencePiece does.
     continuing = content["model"].get("continuing_subword_prefix") or "##"
     word_piece = content["model"].get("type") == "WordPiece"
     byte_level = '"ByteLevel"' in json.dumps([content.get("pre_tokenizer"), content.get("decoder")])
@@ -289,18 +310,20 @@ def _hf_pieces(table: dict[str, int], content: dict[str, Any], size: int) -> tup
             starts[i], texts[i] = not piece.startswith(continuing), piece.removeprefix(continuing)
             names[i] = _SPACE * int(starts[i]) + texts[i]
         elif byte_level:
+            # Byte-level pieces are bytes in GPT-2's alphabet; added tokens are literal text.
             raw = piece.encode() if piece in literal else bytes(_BYTE_OF.get(character, 63) for character in piece)
             starts[i], texts[i] = raw[:1].isspace(), raw.decode(errors="replace").strip()
             names[i] = raw.decode(errors="replace").replace(" ", _SPACE)
             if "\ufffd" in texts[i]:
-                texts[i], names[i] = "", "".join(map(_byte_name, raw))  # part of a character: no punctuation
+                texts[i], names[i] = "", "".join(map(_byte_name, raw))  # a part of a character is no punctuation
         else:
             starts[i], texts[i] = piece.startswith(_SPACE), piece.lstrip(_SPACE)
     return starts, texts, names
 
 
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes, backwards."""
+    """The bytes that GPT-2's printable characters stand for."""
+    # Printable bytes stand for themselves, the others for the characters from 256 on, in order.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -309,11 +332,11 @@ def _byte_of_character() -> dict[str, int]:
 _BYTE_OF = _byte_of_character()
 
 
-MOST_IDS = 2**26  # of a vocabulary and its clones: a larger number is a mistake, and its tables would fill the memory
+MOST_IDS = 2**26  # ids of a vocabulary and its clones; more are a mistake, and their tables would fill the memory
 
 
 class Ids:
-    """Token ids without text: of a model that came without its tokenizer. `ids.json` holds {"size": V, "specials": {}}."""
+    """Token ids without text, for a model without its tokenizer. `ids.json` holds {"size": V, "specials": {}}."""
 
     def __init__(self, content: bytes) -> None:
         described = json.loads(content)
@@ -345,7 +368,7 @@ _FILES = {"sentencepiece": "spm.model", "huggingface": "tokenizer.json", "ids": 
 
 
 def load_pieces(kind: str, path: str | Path) -> Pieces:
-    """The pieces of a file or directory. Raises UserError naming it where it is missing or not of that kind."""
+    """The pieces of a file or directory. Raises UserError, naming it, if it is missing or of another kind."""
     if kind == "bytes":
         return Bytes()
     path = Path(path).expanduser()
@@ -357,20 +380,21 @@ def load_pieces(kind: str, path: str | Path) -> Pieces:
             return SentencePieces(content)
         if kind == "ids":
             return Ids(content)
+        # The config is optional: without it, the specials have usual names.
         files = {"tokenizer.json": content} | ({config.name: _read(config)} if config.exists() else {})
         return HuggingFacePieces(files)
     except UserError:
         raise
-    except BaseException as error:  # the libraries raise exceptions of many kinds; a panic of Rust is no Exception
+    except BaseException as error:  # libraries raise exceptions of many kinds; Rust's panics are not Exceptions
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        said = f"{type(error).__name__}: {one_line(error, None)}"
         reason = why_unreadable(content, f"no {kind} vocabulary, or cut short ({ascii(said)[1:-1]:.200})")
         raise UserError(f"{file}: {reason}; set Vocabulary.path to another file") from None
 
 
 def why_unreadable(content: bytes, otherwise: str) -> str:
-    """Why a foreign file cannot be read: Git LFS keeps a few lines in place of a large file."""
+    """The reason why a file cannot be read: `otherwise`, unless Git LFS has left a pointer in its place."""
     pointer = content.startswith(b"version https://git-lfs")
     return "a pointer of Git LFS, not the file; run `git lfs pull` where it comes from" if pointer else otherwise
 

@@ -1,8 +1,8 @@
 """Vocabularies and their clones: id i of clone language k is i + k * V.
 
 A clone language has the words of its base language under other ids (PreAlign's English-Clone; Schäfer et al. 2024,
-"Language Imbalance Can Boost Cross-lingual Generalisation"). The specials are shared by all clones, or cloned as well
-(`clone_specials`, the other published convention); with `anchors` some ordinary pieces are shared too.
+"Language Imbalance Can Boost Cross-lingual Generalisation"). All clones share the specials, or with `clone_specials`
+each has its own; both conventions are published. With `anchors` the clones also share some ordinary pieces.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ import numpy as np
 
 from xalign_jax.data.tokens.backends import MOST_IDS, SPECIALS, Ids, Pieces, fingerprint, load_pieces
 from xalign_jax.data.tokens.words import is_unspaced
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 from xalign_jax.recipe import at_least_one, freeze, resolve, with_paths, within
 
-_ROUND = 128
+_ROUND = 128  # the rows of a table are a multiple of it
 _KINDS = ("sentencepiece", "bytes", "huggingface", "ids")
 _MODEL_TYPES = ("unigram", "bpe", "word")
-_STOP = "。"  # what an unspaced word may stand after; a piece of its own in most vocabularies
+_STOP = "。"  # a character to put before words of scripts without spaces; most vocabularies have it as a piece
 _CLONE = re.compile(r"(.+)_clone(\d*)")
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """What a recipe says of its vocabulary.
+    """A recipe's vocabulary.
 
     Attributes:
       kind: "sentencepiece", "bytes" (5 specials + 256), "huggingface" (a tokenizer.json or its directory) or "ids" (an
         imported model's token ids, without text).
-      path: load this; None trains on the recipe's own training texts (sentencepiece only). A loaded vocabulary keeps
-        its own ids; a special it lacks is None.
-      size: pieces to train (V).
-      model_type: of a trained vocabulary: "unigram", "bpe" or "word".
+      path: the vocabulary to load; None trains one on the recipe's own training texts (sentencepiece only). A loaded
+        vocabulary keeps its own ids, and a special that it lacks is None.
+      size: number of pieces to train, V.
+      model_type: algorithm of a trained vocabulary: "unigram", "bpe" or "word".
       lowercase: train with case folding.
-      clones: clone languages beside the base languages.
+      clones: number of clone languages of each base language.
       clone_specials: False shares all specials, True clones all but pad.
       anchors: share of the ordinary pieces that all clones share.
-      tie_clones: clone rows use the base row's parameters (the oracle).
-      rows: rows of the model's table; None = one for each id, rounded up to 128.
+      tie_clones: a clone's rows use the parameters of the base rows (the oracle).
+      rows: rows of the model's table; None = one for each id, rounded up to a multiple of 128.
     """
 
     kind: str = "sentencepiece"
@@ -67,6 +67,7 @@ class Vocabulary:
             raise UserError(f"Vocabulary.kind = {self.kind!r}: one of {', '.join(_KINDS)}")
         if self.model_type not in _MODEL_TYPES:
             raise UserError(f"Vocabulary.model_type = {self.model_type!r}: one of {', '.join(_MODEL_TYPES)}")
+        # Only SentencePiece can be trained here, and bytes need no file.
         if self.kind in ("huggingface", "ids") and self.path is None:
             file = {"huggingface": "tokenizer.json", "ids": "ids.json"}[self.kind]
             raise UserError(f'Vocabulary.path: name the {file} of Vocabulary.kind = "{self.kind}"')
@@ -76,12 +77,12 @@ class Vocabulary:
 
     @property
     def trained(self) -> bool:
-        """True if it is made from the recipe's own texts."""
+        """True if the vocabulary is trained on the recipe's own texts."""
         return self.kind == "sentencepiece" and self.path is None
 
 
 def clone_index(language: str) -> tuple[str, int]:
-    """("en", 0) for "en", ("en", 1) for "en_clone", ("en", 2) for "en_clone2"."""
+    """Base language and clone: ("en", 0) for "en", ("en", 1) for "en_clone", ("en", 2) for "en_clone2"."""
     match = _CLONE.fullmatch(language)
     return (match[1], int(match[2] or 1)) if match else (language, 0)
 
@@ -95,14 +96,16 @@ class Tokenizer:
     """Text to base ids, base ids to the ids of a clone, and back.
 
     Attributes:
-      size: rows of the model's table: `Vocabulary.rows`, or (clones + 1) * base_size rounded up to 128.
+      size: rows of the model's table: `Vocabulary.rows`, or (clones + 1) * base_size rounded up to a multiple of 128.
       base_size: pieces of the base vocabulary, V.
-      pad, eos, unk, bos, mask: base ids, None where the vocabulary has none.
-      word_start: (V,) bool, the piece begins a word; true for specials and punctuation too.
-      standalone: (V,) bool, specials and punctuation: words of their own, never switched; what follows starts a word.
+      pad, eos, unk, bos, mask: base ids; None if the vocabulary lacks the special.
+      word_start: (V,) bool, the piece begins a word; also true for specials and punctuation.
+      standalone: (V,) bool, specials and punctuation. Each is a word by itself and never switched, and the next piece
+        begins a word.
       shared: (V,) bool, ids that all clones share.
-      special: (size,) bool, rows that text never contains: specials, other control pieces, what fills the table up.
-      base_fingerprint: hash of what decides base ids; fingerprint: that and the clones.
+      special: (size,) bool, rows that text never contains: specials, other control pieces, unused rows.
+      base_fingerprint: hash of everything that decides base ids.
+      fingerprint: hash of the same and of the clones.
     """
 
     def __init__(self, pieces: Pieces, vocabulary: Vocabulary) -> None:
@@ -117,14 +120,17 @@ class Tokenizer:
         self.word_start = pieces.word_start
         self.standalone = pieces.standalone
         self.shared = self._shared()
+        # All rows are special until text can contain them: ordinary pieces, and their clones.
         self.special = np.ones(self.size, bool)
         for k in range(self.clones + 1):
             self.special[self.clone(np.flatnonzero(~pieces.control), k)] = False
         self.base_fingerprint = fingerprint(pieces)
+        # Settings of clones count only if there are clones, so that they do not change other fingerprints.
         clones = [self.clones, vocabulary.clone_specials, vocabulary.anchors] if self.clones else []
         self.fingerprint = hashlib.sha256(json.dumps([self.base_fingerprint, clones]).encode()).hexdigest()[:16]
 
     def _rows(self) -> int:
+        """Rows of the model's table. Raises UserError if there are too many, or fewer than ids."""
         ids, rows = (self.clones + 1) * self.base_size, self.vocabulary.rows
         if not 0 < max(ids, rows or 0) <= MOST_IDS:
             raise UserError(f"Vocabulary.clones, .rows: {max(ids, rows or 0)} ids; at most {MOST_IDS}")
@@ -137,6 +143,7 @@ class Tokenizer:
         shared = control.copy()
         if self.vocabulary.clone_specials:
             shared = np.arange(self.base_size) == (-1 if self.pad is None else self.pad)
+        # The anchors are the first ordinary pieces of a fixed random order: more anchors include fewer ones.
         ordinary = np.random.default_rng(0).permutation(np.flatnonzero(~control))
         shared[ordinary[: round(self.vocabulary.anchors * ordinary.size)]] = True
         return shared
@@ -150,13 +157,14 @@ class Tokenizer:
         return [np.array(ids, np.int32) for ids in self._pieces.encode_documents(texts)]
 
     def encode_words(self, words: Sequence[str], spaced: bool = False) -> list[np.ndarray]:
-        """Base ids (n,) int32 of each word as it stands inside a text; no specials are added.
+        """Base ids (n,) int32 of each word as it is encoded inside a text; no specials are added.
 
-        Words stand after a space, and where their script has no spaces, after another character.
+        A word is encoded as after a space. A word of a script without spaces is encoded as after another character.
 
         Args:
-          spaced: all words stand after a space, as those of scripts without spaces do here and there.
+          spaced: encode words of scripts without spaces as after a space too, which also occurs in texts.
         """
+        # Encode the words without spaces after `_STOP` and cut its ids off. If that fails, the ids after a space stay.
         found = self._pieces.encode_words(words)
         unspaced = [number for number, word in enumerate(words) if not spaced and is_unspaced(word)]
         before, *texts = (
@@ -168,47 +176,54 @@ class Tokenizer:
         return [np.array(ids, np.int32) for ids in found]
 
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
-        """Text of ids; those of clones read as the base text, specials and unused rows as nothing."""
+        """The text of ids. A clone's ids give the base text; specials and unused rows give nothing."""
+        # (n,) ids -> ids that have a piece -> base ids without control pieces.
         rows = np.asarray(ids, np.int64).reshape(-1)
         base = self.unclone(rows[rows < (self.clones + 1) * self.base_size])
         return self._pieces.decode(base[~self._pieces.control[base]].tolist())
 
     def clone(self, ids: np.ndarray | np.int32, k: int | np.ndarray) -> np.ndarray:
-        """Base ids as clone k writes them (k = 0: unchanged); shared ids stay. k broadcasts against ids; int32."""
+        """Base ids as clone k writes them, int32; k = 0 leaves them as they are. `ids` and `k` broadcast together."""
         ids = np.asarray(ids, np.int32)
         shift = np.asarray(k, np.int32) * np.int32(self.base_size)
         return np.where(self.shared[ids], ids, ids + shift)
 
+    @functools.cached_property
+    def clone_table(self) -> np.ndarray:
+        """(clones + 1, base_size) int32: each base id as each clone writes it; row 0 leaves them as they are."""
+        return np.stack([self.clone(np.arange(self.base_size), k) for k in range(self.clones + 1)])
+
     def unclone(self, ids: np.ndarray) -> np.ndarray:
-        """Base ids of the ids of any clone; int32."""
+        """The base ids of ids of any clone, int32, same shape."""
         return (np.asarray(ids) % self.base_size).astype(np.int32)
 
     def language_rows(self, k: int) -> np.ndarray:
-        """(size,) bool: the rows that clone k may emit: its own and the shared ones."""
+        """(size,) bool: the rows that text of clone k may contain, which are its own and the shared ones."""
         rows = np.zeros(self.size, bool)
-        rows[self.clone(np.arange(self.base_size), k)] = True
+        rows[self.clone_table[k]] = True
         return rows
 
     @functools.cached_property
     def row_map(self) -> np.ndarray | None:
-        """(size,) int32: the row whose parameters each row uses, or None if clones are not tied.
+        """(size,) int32: the row whose parameters each row uses; None if clones are not tied.
 
-        A row in use maps to its base id; rows nobody uses (clones of shared ids, the rounding) to themselves.
+        A row in use maps to its base id. An unused row (a clone of a shared id, or the rounding) maps to itself.
         """
         if not self.vocabulary.tie_clones:
             return None
+        # (size,) bool: rows that any clone writes.
         used = np.any([self.language_rows(k) for k in range(self.clones + 1)], axis=0)
         rows = np.arange(self.size, dtype=np.int32)
         return np.where(used, self.unclone(rows), rows)
 
     @property
     def texts(self) -> list[str]:
-        """What each base piece spells, without a space before it; "" for parts of characters."""
+        """The spelling of each base piece, without a space before it; "" for parts of characters."""
         return self._pieces.texts
 
     @property
     def names(self) -> list[str]:
-        """What each base piece is called, spaces and parts of characters included (`Pieces.names`)."""
+        """The name of each base piece, with spaces and parts of characters (`Pieces.names`)."""
         return self._pieces.names
 
     @property
@@ -217,15 +232,16 @@ class Tokenizer:
         return self._pieces.files
 
     def with_clones(self, vocabulary: Vocabulary) -> Tokenizer:
-        """The same pieces under another setting of clones."""
+        """A tokenizer of the same pieces with the clones of another setting."""
         return Tokenizer(self._pieces, vocabulary)
 
     def save(self, directory: str | Path) -> None:
-        """Write what `load` needs: vocabulary.json (settings) and the files of the pieces."""
+        """Write the files that `load` reads: vocabulary.json (settings) and the files of the pieces."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             (directory / name).write_bytes(content)
+        # The fingerprint and the size are saved too, so that `load` notices damaged files.
         settings = {
             "vocabulary": dataclasses.asdict(self.vocabulary),
             "base_size": self.base_size,
@@ -236,40 +252,44 @@ class Tokenizer:
 
     @staticmethod
     def of(vocabulary: Vocabulary) -> Tokenizer:
-        """The tokenizer at `vocabulary.path`. Raises UserError where there is none of that kind."""
+        """The tokenizer at `vocabulary.path`. Raises UserError if there is no vocabulary of its kind."""
         return Tokenizer(load_pieces(vocabulary.kind, vocabulary.path or ""), vocabulary)
 
     @staticmethod
     def load(directory: str | Path) -> Tokenizer:
-        """The tokenizer that `save` wrote. Raises UserError if the directory holds none, or not what was saved."""
+        """The tokenizer that `save` wrote. Raises UserError if its files are missing or differ from those saved."""
         file = Path(directory) / "vocabulary.json"
         try:
             saved = json.loads(file.read_text(encoding="utf-8"))
             vocabulary, fingerprint, size = Vocabulary(**saved["vocabulary"]), saved["fingerprint"], saved["size"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as error:
-            raise UserError(f"{file}: no saved vocabulary ({' '.join(str(error).split())[:200]})") from None
+            raise UserError(f"{file}: no saved vocabulary ({one_line(error)})") from None
         try:
             tokenizer = Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
             wrong = (
                 "" if (tokenizer.fingerprint, tokenizer.size) == (fingerprint, size) else "another fingerprint or size"
             )
         except Exception as error:  # each kind of pieces has exceptions of its own for damaged files
-            wrong = " ".join(str(error).split())[:200]
+            wrong = one_line(error)
         if wrong:
             raise UserError(f"{directory}: not the vocabulary that was saved there ({wrong}); bring its files back")
         return tokenizer
 
 
 def blank_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
-    """The tokenizer that `vocabulary` describes, as far as sizes and specials go: one yet to be trained has bare ids.
+    """A tokenizer with the sizes and specials that `vocabulary` describes.
+
+    If the vocabulary is yet to be trained, or its file is not here, the tokenizer has ids without text.
 
     Raises:
       UserError: the vocabulary's file is missing and `Vocabulary.rows` is not given.
     """
+    # A vocabulary that is here is read, because its specials matter.
     if vocabulary.kind == "bytes" or (vocabulary.path is not None and Path(vocabulary.path).expanduser().exists()):
         return Tokenizer(load_pieces(vocabulary.kind, vocabulary.path or ""), vocabulary)
     if not vocabulary.trained and vocabulary.rows is None:
         raise UserError(f"Vocabulary.path = {vocabulary.path}: no such file; or bind Vocabulary.rows to its size")
     size = vocabulary.size if vocabulary.rows is None else vocabulary.rows // (vocabulary.clones + 1)
+    # A trained vocabulary has the specials in this order; an unknown one is taken to have them too.
     specials = {name: i for i, name in enumerate(SPECIALS)}
     return Tokenizer(Ids(json.dumps({"size": size, "specials": specials}).encode()), vocabulary)

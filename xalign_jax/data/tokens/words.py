@@ -1,9 +1,9 @@
-"""Words in rows of tokens: where they begin, and which of them a set of keys holds.
+"""Words in rows of tokens: where they begin, and which of them are among a set of keys.
 
-Text is cut into *words* by the pieces of its vocabulary: a piece that begins a word starts one, punctuation is a word of
-its own, and in scripts that are written without spaces every piece is a word. A dictionary's word is cut in the same way
-and may come to several words in a row: "e-mail" to three, a long Japanese word to two. So a *key* is the tokens of one or
-more whole words, and where several keys begin at one place the longest one counts.
+The pieces of the vocabulary cut text into *words*. A piece that begins a word starts one, punctuation is a word by
+itself, and in scripts without spaces every piece is a word. A dictionary's word is cut in the same way and may give
+several words in a row: "e-mail" gives three, a long Japanese word two. So a *key* is the tokens of one or more whole
+words. If several keys begin at one place, the longest one counts.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ _UNSPACED = re.compile(
 
 
 def is_unspaced(text: str) -> bool:
-    """True for text that begins in a script which is written without spaces between words."""
+    """True if the text begins with a character of a script that has no spaces between words."""
     return _UNSPACED.match(text) is not None
 
 
 def word_flags(tokenizer: Tokenizer) -> np.ndarray:
-    """(base_size,) uint8 bits: 1 = begins a word, 2 = what follows begins one, 4 = no word (specials, punctuation)."""
+    """(base_size,) uint8 bits: 1 = begins a word, 2 = the next piece does, 4 = no word (specials, punctuation)."""
     flags = np.where(tokenizer.standalone, _STANDALONE, tokenizer.word_start.astype(np.uint8)).astype(np.uint8)
+    # Pieces of scripts without spaces are words: bit 1 by their first character, bit 2 by their last.
     for bit, side in ((_BEGINS, 0), (_ENDS, -1)):
         flags |= np.array([bit * bool(text and is_unspaced(text[side])) for text in tokenizer.texts], np.uint8)
     return flags
 
 
 def marks_words(tokenizer: Tokenizer) -> bool:
-    """Whether any piece of text begins a word: without, no border between words can be told."""
+    """True if any piece of text begins a word. Otherwise the borders between words cannot be known."""
     return bool((word_flags(tokenizer) & (_BEGINS | _NO_WORD) == _BEGINS).any())
 
 
@@ -55,43 +56,60 @@ def split_words(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Args:
       flags: (B, L) uint8, `word_flags` of the tokens.
     Returns:
-      begins (B, L) bool: a word or a standalone token begins here (also whatever follows a standalone token);
-      ordinary (B, L) bool: those of them that are not standalone.
+      begins: (B, L) bool, a word or a standalone token begins here. After a standalone token, a word always begins.
+      ordinary: (B, L) bool, an ordinary word begins here, which is not standalone.
     """
+    # On bits, because this runs on all text: "the next piece begins one" of a token is moved to its successor.
     begins = flags & _BEGINS
     begins[:, 1:] |= flags[:, :-1] >> 1 & 1
     return begins.view(bool), begins > flags >> 2
 
 
 def read_words(
-    base: np.ndarray, begins: np.ndarray, row: np.ndarray, column: np.ndarray, width: int
+    base: np.ndarray, begins: np.ndarray, at: np.ndarray, width: int, count: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths (C,) and ids (C, width), padded with -1, of the words that begin at (row, column); too long: all -1."""
-    size = base.shape[1]
-    start = (row * size + column)[:, None]
-    ahead = np.arange(1, width + 1)
-    ends = begins.ravel().take(start + ahead, mode="clip") & (column[:, None] + ahead < size)
+    """The `count` words in a row that begin at some places of token rows.
+
+    Args:
+      base: (B, L) base ids.   begins: (B, L) bool from `split_words`.
+      at: (C,) places row * L + column.   width: most tokens that are read.
+    Returns:
+      n (C,) int64 tokens of the words together, 0 where they are longer than `width` or go on past the row's end;
+      ids (C, width) int32, padded with -1.
+    """
+    start, ahead = at[:, None], np.arange(1, width + 1)
+    # (C, width): a word ends before the token that stands `ahead` places on.
+    ends = begins.ravel().take(start + ahead, mode="clip") & (start % base.shape[1] + ahead < base.shape[1])
+    if count > 1:  # the words end together where as many ends have come
+        ends &= np.cumsum(ends, axis=1) == count
     n = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, 0)
-    words = base.ravel().take(start + ahead - 1, mode="clip").astype(np.int32)
-    words[ahead > n[:, None]] = -1
-    return n, words
+    ids = base.ravel().take(start + ahead - 1, mode="clip").astype(np.int32)
+    ids[ahead > n[:, None]] = -1
+    return n, ids
 
 
 def hash_words(words: np.ndarray, language: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Multilinear hash (C,) uint64 of words (C, n) padded with -1 and their language (C,); factors (n + 1,)."""
+    """(C,) uint64: a multilinear hash of words (C, n), padded with -1, and their languages (C,).
+
+    Args:
+      factors: (n + 1,) uint64 odd multipliers, the last one for the language.
+    """
     with np.errstate(over="ignore"):
         return words.astype(np.uint64) @ factors[:-1] + language.astype(np.uint64) * factors[-1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """Keys of some languages. They are looked up by a hash that is unique among them, then compared exactly.
+    """K keys of some languages, sorted by a hash that is unique among them. Keys found by hash are compared exactly.
 
     Attributes:
       flags: (base_size,) uint8, see `word_flags`.
-      most: (base_size,) int64, words of the longest key that begins with each piece; 0 = none does, or it is punctuation.
-      factors: (n + 1,) uint64 odd multipliers of the n key columns and the language: hash = their sum of products.
-      hashes: (K,) uint64, sorted.   keys: (K, n) int32 base ids, -1 = none.   key_language: (K,) int32.
+      most: (base_size,) int64, the number of words of the longest key that begins with each piece. It is 0 for
+        punctuation, and if no key begins with the piece.
+      factors: (n + 1,) uint64, see `hash_words`.
+      hashes: (K,) uint64, sorted.
+      keys: (K, n) int32 base ids, padded with -1.
+      key_language: (K,) int32.
     """
 
     flags: np.ndarray
@@ -102,7 +120,7 @@ class Keys:
     key_language: np.ndarray
 
     def find(self, words: np.ndarray, language: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Args: words (C, n) int32 padded with -1; language (C,). Returns: key (C,) int64, found (C,) bool."""
+        """(C, n) int32 words padded with -1, (C,) languages -> key (C,) int64, which is valid where found (C,) bool."""
         key = np.searchsorted(self.hashes, hash_words(words, language, self.factors))
         np.minimum(key, len(self.hashes) - 1, out=key)
         found = (self.keys[key] == words).all(axis=1) & (self.key_language[key] == language)
@@ -111,20 +129,21 @@ class Keys:
     def read(
         self, base: np.ndarray, begins: np.ndarray, at: np.ndarray, language: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The keys that stand at some places of token rows.
+        """The keys that begin at some places of token rows.
 
-        A place has none where a key of several words that begins before it reaches over it.
+        A place inside a key of several words that begins earlier has no key.
 
         Args:
           base: (B, L) base ids.   begins: (B, L) bool from `split_words`.
-          at: (C,) places row * L + column, sorted.   language: (B,) of the rows; -1 = a row without keys.
+          at: (C,) sorted places row * L + column.   language: (B,) of the rows; -1 = a row without keys.
         Returns:
-          at (F,): those places that have a key; n (F,): its tokens; key (F,).
+          at (F,) int64, the places that have a key; n (F,) int64, the tokens of the key; key (F,) int64.
         """
+        # Keys of several words can begin at any word, not only at the places that are asked for: find them all first.
         if self.most.max() > 1:
             lead = np.flatnonzero((self.most.take(base) > 1) & begins)
             n, _ = self._longest(base, begins, lead, language)
-            # A key covers the tokens from the one after its first to its last; (B * L,) how many keys cover each.
+            # A key covers its tokens except the first. (B * L + 1,) starts less ends -> running sum: keys over a token.
             first, past = (np.bincount(edge, minlength=base.size + 1) for edge in (lead + 1, lead + np.maximum(n, 1)))
             at = at[np.cumsum(first - past)[at] == 0]
         n, key = self._longest(base, begins, at, language)
@@ -134,30 +153,23 @@ class Keys:
     def _longest(
         self, base: np.ndarray, begins: np.ndarray, at: np.ndarray, language: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (C,) of the longest key at each place, 0 = none; key (C,)."""
-        size, ahead = base.shape[1], np.arange(1, self.keys.shape[1] + 1)
-        row, column = np.divmod(at, size)
+        """(C,) places -> tokens (C,) int64 of the longest key at each, 0 = none, and the key's number (C,) int64."""
         length, key = np.zeros(len(at), np.int64), np.zeros(len(at), np.int64)
         most = self.most[base.ravel()[at]]
+        # Try keys of 1, 2, .. words; a longer key that is found replaces a shorter one.
         for words in range(1, int(most.max(initial=0)) + 1):
             some = np.flatnonzero(most >= words)
-            start = at[some, None]
-            # (S, n): a word ends `ahead` tokens on; the key would end where as many have.
-            ends = begins.ravel().take(start + ahead, mode="clip") & (column[some, None] + ahead < size)
-            if words > 1:
-                ends &= np.cumsum(ends, axis=1) == words
-            n = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, 0)
-            ids = base.ravel().take(start + ahead - 1, mode="clip").astype(np.int32)
-            ids[ahead > n[:, None]] = -1
-            index, found = self.find(ids, language[row[some]])
+            n, ids = read_words(base, begins, at[some], self.keys.shape[1], words)
+            index, found = self.find(ids, language[at[some] // base.shape[1]])
             length[some[found]], key[some[found]] = n[found], index[found]
         return length, key
 
 
 def make_keys(items: Sequence[Key], flags: np.ndarray) -> tuple[Keys, np.ndarray]:
-    """The keys of some (language, ids), all different, at least one; and the item (K,) that each of them is.
+    """The keys for some items (language, ids), and the number (K,) int64 of the item that each key was made of.
 
     Args:
+      items: K of them, at least one, all different.
       flags: (base_size,) uint8, `word_flags` of the vocabulary.
     """
     width = max(len(ids) for _, ids in items)
@@ -165,6 +177,7 @@ def make_keys(items: Sequence[Key], flags: np.ndarray) -> tuple[Keys, np.ndarray
     for row, (_, ids) in enumerate(items):
         keys[row, : len(ids)] = ids
     language = np.array([language for language, _ in items], np.int32)
+    # Draw multipliers until no two keys have the same hash.
     hashes = np.zeros(len(items), np.uint64)
     salt = 0
     while len(np.unique(hashes)) < len(items) or not salt:
@@ -172,6 +185,7 @@ def make_keys(items: Sequence[Key], flags: np.ndarray) -> tuple[Keys, np.ndarray
         factors = hash64("table", salt, np.arange(width + 1)) | np.uint64(1)
         hashes = hash_words(keys, language, factors)
     order = np.argsort(hashes)
+    # (K,) words of each key, where the first piece always begins one; then the maximum for each first piece.
     begins, _ = split_words(flags.take(np.maximum(keys, 0)))
     words = 1 + np.count_nonzero(begins[:, 1:] & (keys[:, 1:] >= 0), axis=1)
     most = np.zeros(len(flags), np.int64)

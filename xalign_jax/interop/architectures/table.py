@@ -12,14 +12,29 @@ from xalign_jax.interop.mapping import Architecture
 from xalign_jax.interop.settings import Settings, shown
 from xalign_jax.models.rotary import RopeScaling
 
-ALL = (llama.ARCHITECTURE, gpt_neox.ARCHITECTURE, encoders.XLM_ROBERTA, encoders.BERT)
+_BUILT_IN = (llama.ARCHITECTURE, gpt_neox.ARCHITECTURE, encoders.XLM_ROBERTA, encoders.BERT)
+_KNOWN: dict[str, Architecture] = {architecture.config.__name__: architecture for architecture in _BUILT_IN}
+
+
+def register(architecture: Architecture) -> None:
+    """Let import and export know an architecture. A model type that is known already is read by the newer one.
+
+    Call this in the module that defines the configuration: model directories name that module, so that it is imported
+    wherever the model is used.
+    """
+    name = architecture.config.__name__
+    _KNOWN.pop(name, None)  # a module that is loaded again comes last again
+    _KNOWN[name] = architecture
 
 
 def of_model_type(name: Any, file: Path) -> Architecture:
     """By config.json's model_type. Raises UserError for an unknown one."""
-    known = {kind: architecture for architecture in ALL for kind in architecture.model_types}
+    known = {kind: architecture for architecture in _KNOWN.values() for kind in architecture.model_types}
     if name not in known:
-        raise UserError(f"{file}: model_type = {shown(name)} is not implemented; only {', '.join(known)}")
+        raise UserError(
+            f"{file}: model_type = {shown(name)} is not implemented; only {', '.join(known)}, and what a module of "
+            "yours registers (--module)"
+        )
     return known[name]
 
 
@@ -43,8 +58,8 @@ def read_config(settings: Settings, names: frozenset[str]) -> tuple[Architecture
 
 
 def of_config(config: Any) -> Architecture:
-    """By the class of one of our model configurations."""
-    return next(architecture for architecture in ALL if isinstance(config, architecture.config))
+    """By the class of a model's configuration."""
+    return _KNOWN[type(config).__name__]
 
 
 def config_from_json(values: Any) -> Any:
@@ -53,10 +68,12 @@ def config_from_json(values: Any) -> Any:
     Raises:
       UserError: a class of no architecture, or values that `as_json` cannot have made.
     """
-    classes = {cls.__name__: cls for cls in [*(a.config for a in ALL), RopeScaling]}
+    classes = {cls.__name__: cls for cls in [*(a.config for a in _KNOWN.values()), RopeScaling]}
     name = values.get("class") if isinstance(values, dict) else values
     if not isinstance(name, str) or name not in classes:
-        raise UserError(f"{str(name)[:80]}: no architecture of Hugging Face is known for this model")
+        raise UserError(
+            f"{str(name)[:80]}: no architecture of Hugging Face is known for this model; can its module be imported?"
+        )
     names = {field.name for field in dataclasses.fields(classes[name])}
     try:
         return classes[name](**{field: _value(value) for field, value in values.items() if field in names})

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from xalign_jax import target
 from xalign_jax.arrays import join_rows, split_rows
 from xalign_jax.objectives.parts.primitives import matmul, rows_on_mesh
 
@@ -261,7 +262,7 @@ def _past(query: jax.Array, ids: Ids, queue: jax.Array, queue_ids: Ids, gradient
     n, dtype = query.shape[0], query.dtype
     # The lowest finite number stands for minus infinity: where all rows are masked, -inf - (-inf) would be NaN.
     lowest = jnp.finfo(dtype).min
-    elements = QUEUE_ELEMENTS.get(jax.default_backend(), QUEUE_ELEMENTS_ACCELERATOR)
+    elements = QUEUE_ELEMENTS.get(target.platform(), QUEUE_ELEMENTS_ACCELERATOR)
     pieces = -(-queue.shape[0] // max(1, elements // n))
 
     def step(past: _Past, block: tuple[jax.Array, Ids]) -> tuple[_Past, None]:

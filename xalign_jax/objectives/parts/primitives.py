@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from xalign_jax.arrays import ROW_AXES, join_rows, split_rows
+from xalign_jax.target import device_count, platform
 
 WIDTH_AXIS, VOCABULARY_AXIS = "fsdp", "tensor"
 
@@ -79,8 +80,8 @@ def predict_tokens(
       chunk: tokens at a time; None = a size that suits the backend.
     """
     if chunk is None:
-        elements = CHUNK_ELEMENTS.get(jax.default_backend(), CHUNK_ELEMENTS_ACCELERATOR)
-        chunk = max(1, elements * jax.device_count() // weight.shape[0])
+        elements = CHUNK_ELEMENTS.get(platform(), CHUNK_ELEMENTS_ACCELERATOR)
+        chunk = max(1, elements * device_count() // weight.shape[0])
     pieces = max(1, -(-h.shape[0] // chunk))
     return Prediction(*_cross_entropy(pieces, h, weight, bias, targets, weights.astype(_exact(h))))
 

@@ -1,1 +1,1 @@
-"""Many processes as one run: start, failure, locks, preemption, hangs."""
+"""Many processes as one run: their start, failures, locks, preemption and hangs."""

@@ -1,4 +1,4 @@
-"""What one process of a run dies of, all die of, within seconds, and say so: the first cause counts."""
+"""When one process of a run fails, all of them end within seconds and report the first cause."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from typing import NoReturn
 
 import jax
 
-from xalign_jax.errors import RunError, UserError
+from xalign_jax.errors import RunError, UserError, one_line
 from xalign_jax.runtime.cluster import distributed
 
 CAUSE, SEEN, LEAVES, ALIVE = (f"xalign/{key}" for key in ("failure", "failure_seen", "leaves", "alive"))
 POLL_SECONDS = 1.0
-OVER = "over"  # the last beat of a process that ended well
-LOST_SECONDS = 15.0  # a process that was not heard of for so long is taken for dead
+OVER = "over"  # the last beat of a process that ended without a failure
+LOST_SECONDS = 15.0  # a process that is silent for this long is taken for dead
 LINGER_SECONDS = 6.0  # how long a failed process waits for the others to read why
 
-_ending = threading.Lock()  # whoever takes it ends this process
+_ending = threading.Lock()  # the thread that holds it ends this process
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Within, an exception in any process ends all of them; a process that runs alone just raises it.
+    """Within this context, an exception in any process ends all of them. A process that runs alone only raises it.
 
-    Exit codes are the command line's: 2 for a UserError, 3 for an interruption, else 1, the same in every process.
+    All processes exit with the same code, which is the command line's: 2 for a UserError, 3 for an interruption,
+    otherwise 1.
     """
     if distributed.client() is None:
         yield
@@ -48,9 +49,10 @@ def together() -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, UserError | RunError):
             traceback.print_exc()
-        if isinstance(error, jax.errors.JaxRuntimeError):  # a collective, say: then another process's end is the cause
+        # A collective fails if another process has ended. Then that process is the cause: let it report first.
+        if isinstance(error, jax.errors.JaxRuntimeError):
             time.sleep(LOST_SECONDS + 3 * POLL_SECONDS)
-        fail(one_line(error), 2 if isinstance(error, UserError) else 1)
+        fail(_cause(error), 2 if isinstance(error, UserError) else 1)
     finally:
         over.set()
         watcher.join()
@@ -59,23 +61,26 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def advise(advice: str) -> Iterator[None]:
-    """Turn running out of a device's memory into a RunError with advice."""
+    """If a device runs out of memory within this context, raise a RunError with the advice."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise RunError(f"out of device memory ({' '.join(str(error).split())[:200]}): {advice}") from error
+        raise RunError(f"out of device memory ({one_line(error)}): {advice}") from error
 
 
-def one_line(error: Exception) -> str:
-    """A failure as one line; of what nobody foresaw, its type and beginning."""
-    text = " ".join(str(error).split())
+def _cause(error: Exception) -> str:
+    """A failure as one line. Unexpected exceptions are given by their type and the beginning of their text."""
+    text = one_line(error, None)
     return text if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {text[:300]}"
 
 
 def fail(cause: str, code: int) -> NoReturn:
-    """End this process, and all others of the run with it; returns to nobody, so that no barrier can hold it up."""
+    """End this process, and with it all others of the run. It exits directly, so that no barrier can block it.
+
+    If another process has failed first, its cause and exit code are used.
+    """
     _ending.acquire()
     print(f"xalign: {cause}", file=sys.stderr, flush=True)
     if distributed.client() is not None:
@@ -83,6 +88,7 @@ def fail(cause: str, code: int) -> NoReturn:
         with contextlib.suppress(RuntimeError):  # another process was first
             distributed.client().key_value_set(CAUSE, json.dumps(own))
         with contextlib.suppress(RuntimeError):  # the coordinator is gone
+            # The store keeps the first cause; later ones cannot replace it.
             first = json.loads(distributed.client().key_value_try_get(CAUSE))
             if first["process"] != own["process"] and first["cause"] != cause:
                 _say(first)
@@ -92,17 +98,19 @@ def fail(cause: str, code: int) -> NoReturn:
 
 
 def _beat(beat: str) -> None:
-    with contextlib.suppress(RuntimeError):  # the coordinator is gone, and JAX ends this process for it
+    """Show the other processes that this one lives; every beat is another text."""
+    with contextlib.suppress(RuntimeError):  # the coordinator is gone, so JAX will end this process
         distributed.client().key_value_set(f"{ALIVE}/{jax.process_index():06d}", beat, allow_overwrite=True)
 
 
 def _watch(over: threading.Event) -> None:
-    """Say that this process lives, and end it when another one has failed, wherever it waits."""
+    """In a thread: show that this process lives, and end it when another one has failed, even while it waits."""
     client, own, beats = distributed.client(), jax.process_index(), itertools.count()
     heard = dict.fromkeys(range(jax.process_count()), ("", 0.0))
     last = time.monotonic()
     while not over.wait(POLL_SECONDS):
         _beat(str(next(beats)))
+        # Process 0 looks for silent processes; every process looks for a reported cause.
         last, passed = time.monotonic(), time.monotonic() - last
         try:
             if own == 0:
@@ -117,12 +125,18 @@ def _watch(over: threading.Event) -> None:
 
 
 def _find_the_dead(beats: list[tuple[str, str]], heard: dict[int, tuple[str, float]], passed: float) -> None:
-    """Fail for a process whose beat has not changed; `heard` has each one's last beat and its silence since, in seconds.
+    """Fail if the beat of a process has not changed for `LOST_SECONDS`.
 
-    The time `passed` since the last look counts as two looks' at most: a stall of process 0, or of the whole machine, is
-    no silence of the others.
+    The time since the last look counts as at most two polls. If process 0 or the whole machine stalls, the others are
+    not taken for silent.
+
+    Args:
+      beats: (key, beat) of each process, from the store.
+      heard: process -> its last beat and the seconds of silence since; updated here.
+      passed: seconds since the last look.
     """
     passed = min(passed, 2 * POLL_SECONDS)
+    # Process number -> its latest beat.
     said = {int(key.rpartition("/")[2]): beat for key, beat in beats}
     for number, (last, silent) in heard.items():
         beat = said.get(number, "")
@@ -135,6 +149,7 @@ def _find_the_dead(beats: list[tuple[str, str]], heard: dict[int, tuple[str, flo
 
 
 def _say(first: dict) -> None:
+    """Print the failure of another process."""
     print(
         f"xalign: process {first['process']} ({first['host']}) ended the run: {first['cause']}",
         file=sys.stderr,
@@ -143,14 +158,14 @@ def _say(first: dict) -> None:
 
 
 def _linger() -> None:
-    """Wait until every process has seen the failure; process 0, which holds the store, leaves last.
+    """Wait until every process has seen the failure. Process 0, which holds the store, leaves last.
 
-    JAX aborts a process that finds the store gone.
+    Otherwise JAX would abort the processes that find the store gone.
     """
     client, own = distributed.client(), jax.process_index()
 
     def mark(key: str, seconds: float) -> None:
-        """Say so, and wait so long for all others, of which one may be dead."""
+        """Set this process's mark, and wait for the marks of all others, but not longer: one of them may be dead."""
         client.key_value_set(f"{key}/{own}", "", allow_overwrite=True)
         until = time.monotonic() + seconds
         while time.monotonic() < until and len(client.key_value_dir_get(f"{key}/")) < jax.process_count():

@@ -1,4 +1,4 @@
-"""When to save and stop: SIGTERM, SIGINT, or a maintenance event of the cloud, whichever process hears of it."""
+"""Tells a run to save and stop, on SIGTERM, SIGINT or a maintenance event of the cloud in any of its processes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from jax.experimental import multihost_utils
 from xalign_jax.runtime.cluster import distributed, failures
 
 METADATA_SECONDS = 5.0
-ONCE_SECONDS = 0.5  # signals so close together are one: a terminal and a wrapper that hands signals on both send it
+ONCE_SECONDS = 0.5  # signals this close together count as one: a terminal and a wrapper script may both send it
 INTERRUPTED = 3  # exit code of a run that can be resumed
 FIRST = "xalign: the run stops once its state is saved; interrupt it again to end it at once"
 SECOND = "interrupted again and ended at once; the same command continues from the last checkpoint"
-EVENTS = {"maintenance-event": "NONE", "preempted": "FALSE"}  # of Google's metadata server; what each says ordinarily
+EVENTS = {"maintenance-event": "NONE", "preempted": "FALSE"}  # values of Google's metadata server while nothing is due
 
 
 class StopNotice:
-    """Whether all processes are to save and stop, as `reached`, asked after every step, says to all at one step.
+    """Tells all processes, at the same step, to save and stop. Call `reached` after every step.
 
-    Signals are heard within its context only. A SIGINT that follows another notice ends the process at once, whatever it
-    is doing: exit code 3.
+    Signals are handled only within the context. A SIGINT after another notice ends the process at once, even during
+    a step, with exit code 3.
 
-    Several processes agree by JAX's preemption service: it hears SIGTERM in any process, and the step is the first that
-    none has passed. It costs no collective, so a notice is heard within a step.
+    Several processes agree through JAX's preemption service. It handles SIGTERM in any process, and chooses the first
+    step that no process has passed. This needs no collective, so a notice takes effect within a step.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class StopNotice:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopNotice:
-        if threading.current_thread() is threading.main_thread():  # Python lets no other one set handlers
+        if threading.current_thread() is threading.main_thread():  # only this thread may set handlers
             self._listen()
         if jax.default_backend() == "tpu" or "GCE_METADATA_HOST" in os.environ:
             threading.Thread(target=_watch_events, args=(self._over,), daemon=True, name="maintenance events").start()
@@ -50,19 +50,20 @@ class StopNotice:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._over.set()
+        # Restore the handlers that were there before, and end the thread.
         if self._before:
             for told, handler in self._before.items():
                 signal.signal(told, handler or signal.SIG_DFL)
             signal.set_wakeup_fd(self._fd_before)
-            self._heard.close()  # which ends the thread
+            self._heard.close()  # this ends the thread
 
     def _listen(self) -> None:
         """Handle signals, and count them in a thread.
 
-        Python calls a handler between two steps of the main thread's own code: not while that thread compiles, or waits
-        for a device that hangs. The number of a signal is written to a socket at once.
+        Python calls handlers in the main thread, and not while that thread compiles or waits for a device that hangs.
+        But it writes the number of each signal to a socket at once, which the thread reads.
         """
-        own = (signal.SIGINT, signal.SIGTERM) if self._alone else (signal.SIGINT,)  # SIGTERM is the service's
+        own = (signal.SIGINT, signal.SIGTERM) if self._alone else (signal.SIGINT,)  # JAX's service handles SIGTERM
         numbers, self._heard = socket.socketpair()
         self._heard.setblocking(False)
         self._fd_before = signal.set_wakeup_fd(self._heard.fileno(), warn_on_full_buffer=False)
@@ -76,15 +77,15 @@ class StopNotice:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def reached(self) -> bool:
-        """Whether to save and stop now; every process must ask after every step."""
+        """True if the run must save and stop now. Every process must call this after every step."""
         if self._alone:
             return self._told
-        self._asked += 1  # not the step: a notice may come before the first one, after which step 1 is agreed upon
+        self._asked += 1  # calls, not steps: after a notice before the first call, the service chooses number 1
         return multihost_utils.reached_preemption_sync_point(self._asked)
 
 
 def _end_at_second(numbers: socket.socket) -> None:
-    """End the process at a SIGINT after the first signal; `numbers` gives a byte for each signal, and ends."""
+    """In a thread: end the process at a SIGINT after the first signal. `numbers` gives one byte for each signal."""
     first = None
     with numbers:
         while number := numbers.recv(1):
@@ -98,9 +99,10 @@ def _end_at_second(numbers: socket.socket) -> None:
 
 
 def _watch_events(over: threading.Event) -> None:
-    """Turn a notice of maintenance or preemption into SIGTERM."""
+    """In a thread: turn a notice of maintenance or preemption into a SIGTERM."""
     host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
     while not over.wait(METADATA_SECONDS):
+        # The server answers with the ordinary value until an event is due.
         for event, ordinary in EVENTS.items():
             request = urllib.request.Request(
                 f"http://{host}/computeMetadata/v1/instance/{event}", headers={"Metadata-Flavor": "Google"}

@@ -1,4 +1,4 @@
-"""A hang becomes an error that says where."""
+"""Turns a hang into an error that shows where the run hangs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from types import TracebackType
 
 from xalign_jax.runtime.cluster import failures
 
-COMPILE_SECONDS = 3600.0
+COMPILE_SECONDS = 3600.0  # the first step may take longer by this much, because it is compiled
 
 
 class Watchdog:
-    """Within it, the run ends with the stacks of all threads and exit code 1 when no `beat` comes for `seconds`.
+    """Within this context, the run ends with all threads' stacks and exit code 1 if no `beat` comes for `seconds`.
 
-    The first beat may take an hour more: the step before it is compiled. `seconds` = 0 never ends anything.
+    The first beat may take an hour more, because its step is compiled. `seconds` = 0 turns the watchdog off.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -26,11 +26,11 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
 
     def beat(self) -> None:
-        """A step has finished."""
+        """Call this when a step has finished."""
         self._due = time.monotonic() + self._seconds
 
     def pause(self) -> None:
-        """What follows may take any time; the next beat ends the pause."""
+        """Allow any time until the next beat."""
         self._due = float("inf")
 
     def __enter__(self) -> Watchdog:
@@ -44,8 +44,10 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._seconds / 4)):
             if time.monotonic() > self._due:
+                # The stacks show which call hangs; `fail` then ends the processes on all hosts.
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 failures.fail(
-                    f"no step finished for {self._seconds:g} s (Runtime.watchdog_seconds); above is where each thread stands",
+                    f"no step finished for {self._seconds:g} s (Runtime.watchdog_seconds); "
+                    "the stacks of all threads are above",
                     1,
                 )

@@ -1,0 +1,42 @@
+"""The process that prepares data. It joins `data`, which reads files, and `tasks`, which opens what seqio knows.
+
+`data.store.store.prepare` starts it as a process of its own, because seqio loads TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from xalign_jax.data.store import prepare
+from xalign_jax.data.store.store import CACHE_ERROR, USER_ERROR
+from xalign_jax.data.tokens.vocabulary import Vocabulary
+from xalign_jax.errors import UserError
+
+
+def main(argument: str) -> None:
+    """Serve one request (JSON).
+
+    On failure the last line of stdout is {"error": line}. The exit code is USER_ERROR for a UserError, and CACHE_ERROR
+    if files of the cache cannot be read or written.
+    """
+    request = json.loads(argument)
+    cache = Path(request["cache"])
+    try:
+        prepare.run(Vocabulary(**request["vocabulary"]), request["tasks"], request["modules"], cache, open_task)
+    except UserError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        sys.exit(USER_ERROR)
+    except OSError as error:
+        line = f"{error.filename or cache}: {error.strerror or error}; the cache is {cache} ($XALIGN_CACHE)"
+        print(json.dumps({"error": line}), flush=True)
+        sys.exit(CACHE_ERROR)
+
+
+def open_task(task: str, digest: str) -> Any:
+    """The reader of a task of seqio; `digest`: a hash of the modules that may have registered it."""
+    from xalign_jax.tasks import open_task as open_seqio  # takes ten seconds, and files do not need it
+
+    return open_seqio(task, digest)
