@@ -1,7 +1,8 @@
 """Losses of word alignment, as sums and counts.
 
 The pointer comes from XLM-Align (Chi et al. 2021, arXiv 2106.06381). Self-training (SO) and consistency (CO) come from
-awesome-align (Dou and Neubig 2021, arXiv 2101.08231). Sums are at least float32 and carry the gradient. Counts are int32.
+awesome-align (Dou and Neubig 2021, arXiv 2101.08231). Sums are at least float32 and carry the gradient; counts are
+int32.
 
 Shapes: B sentence pairs, M source and N target tokens, D the width.
 """

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class LowRank(Parametrization):
     """A and B train, and W0 stays. The heads of objectives train in full.
 
-    A starts as N(0, 1/n) and B as 0, so that the first step sees the unchanged model. Checkpoints and exports hold W, so
-    there is nothing to merge afterwards.
+    A starts as N(0, 1/n) and B as 0, so that the first step sees the unchanged model. Checkpoints and exports hold W.
+    There is nothing to merge afterwards.
 
     Attributes:
       rank: the same for every matrix.
@@ -121,7 +121,7 @@ class _Matrix(NamedTuple):
 
 
 class _LowRank(Coordinates):
-    """free = {"factors": {path: {"a": A, "b": B}}, "heads": ...}; fixed = {"model": ...}, with W0 at the adapted paths."""
+    """free = {"factors": {path: {"a": A, "b": B}}, "heads": ...}, fixed = {"model": ...} with W0 at adapted paths."""
 
     def __init__(self, config: LowRank, adapted: dict[str, _Matrix]) -> None:
         self._config, self._adapted = config, adapted
@@ -139,7 +139,7 @@ class _LowRank(Coordinates):
         return {"factors": factors, "heads": params["heads"]}, {"model": params["model"]}
 
     def params(self, free: Tree, fixed: Tree) -> Tree:
-        # W is computed in full in each step, and its gradient gives those of A and B. No model has to know about factors.
+        # Each step computes W in full. The gradients of A and B follow from W's, so no model has to know about factors.
         scale = self._config.alpha / self._config.rank
 
         def merged(path: str, weight: jax.Array) -> jax.Array:

@@ -1,12 +1,12 @@
 """Table rows that share parts: row = own part + vector of its language + own part of the token that it translates.
 
-For a token i of language l that translates token s:
+For a token i of language l that translates token s of the first language:
 
-    row_i = own_i + vector_l + own_s        own_s = row_s: a source belongs to the first language and shares nothing
+    row_i = own_i + vector_l + row_s
 
-A model's tables keep a row for each token, in checkpoints and in exports. The free numbers of a table have the same shape
-(V, W), so that they are sharded like the table. Row i of them is the own part of token i, with one exception. The vector
-of a language is stored in the row of one of its tokens, the host, and the host has no own part.
+A model's tables keep a row for each token, in checkpoints and in exports. The free numbers of a table have the same
+shape (V, W), so that they are sharded like the table. Row i of them is the own part of token i, with one exception. The
+vector of a language is stored in the row of one of its tokens, the host, and the host has no own part.
 
 Shapes: V rows of a table, W its width, P tied tokens, F of which follow a source, and K languages with a vector.
 """
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 class LanguageVectors(Parametrization):
     """Every language except the lexicon's first has one learned vector in the embedding, and one in the head.
 
-    The vector is added to the rows of all tokens that only this language uses (`data.token_ties.own_tokens`). It needs a
-    lexicon for the list of languages only.
+    The vector is added to the rows of all tokens that only this language uses (`data.token_ties.own_tokens`). The
+    lexicon only names the languages.
     """
 
     def __post_init__(self) -> None:
@@ -59,13 +59,13 @@ class LanguageVectors(Parametrization):
 class TiedRows(Parametrization):
     """Tokens that translate each other share a row. Each language except the first has a vector, as in LanguageVectors.
 
-    A token that translates a first-language token in the dictionary follows it (`data.token_ties`). The follower's row is
-    the sum of the source's row, the vector of the follower's language, and an own part that decays. So what a follower
-    learns moves its source, and the other way round.
+    A token that translates a first-language token in the dictionary follows it (`data.token_ties`). The follower's row
+    is the sum of the source's row, the vector of the follower's language, and an own part that decays. So a follower's
+    gradient moves its source, and the other way round.
 
     Attributes:
-      own_decay: decay of followers' own parts per unit of learning rate, decoupled from the gradient like AdamW's weight
-        decay: own <- own * (1 - own_decay * rate).
+      own_decay: decay of followers' own parts per unit of learning rate. Like AdamW's weight decay, it is decoupled
+        from the gradient: own <- own * (1 - own_decay * rate).
     """
 
     own_decay: float = 10.0
