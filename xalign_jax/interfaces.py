@@ -19,7 +19,8 @@ or `network` then makes the object that works with a model and data.
 Words and shapes:
 
 - B rows of T tokens are a batch. A row holds one or more segments (sentences, words or documents), side by side.
-- Level 0 is the embedding output of a model of L blocks, level l the output of block l; level L is after the final norm.
+- A model of L blocks has levels 0 to L. Level 0 is the embedding output, level l the output of block l, and level L is
+  after the final norm.
 - Parameters are a tree `{"model": {...}, "heads": {name: {...}}}`: nested dicts of float32 arrays. Heads belong to
   objectives. The parameters of all blocks are stacked along axis 0.
 - Logical axes name the axes of an array, such as ("embed", "mlp"). `runtime/sharding.py` maps the names to the mesh.
@@ -212,8 +213,8 @@ class Objective:
     stage divides the sum by the count over the global batch, so both are plain sums over rows. Arrays are global, as if
     there were one device: methods need not average over devices or gather from them.
 
-    Before the first step, a run calls `check`, `init` and `prefill`. In each step it calls `count`, `loss` and, after the
-    optimiser, `after_update`; all three run under `jax.jit`. For example:
+    Before the first step, a run calls `check`, `init` and `prefill`. In each step it calls `count`, `loss` and, after
+    the optimiser, `after_update`; all three run under `jax.jit`. For example:
 
         class CausalLM(Objective):
             def count(self, model, batch, rng):
@@ -283,7 +284,7 @@ class Objective:
         return state
 
     def state_axes(self, model: Model, state: dict[str, Tree]) -> dict[str, Tree]:
-        """Logical axes of the state: a tuple of names in place of each array. By default, every device holds all of it."""
+        """Logical axes of the state: a tuple of names in place of each array. By default, no array is divided."""
         return jax.tree.map(lambda array: (None,) * len(array.shape), state)
 
     def flops(self, model: Model, batch: Batch) -> float:

@@ -61,6 +61,7 @@ def freeze(config: object) -> None:
         kinds = kind.split(" | ")
         if {*kinds} <= _EXPECTED.keys() and not any(_is_a(value, kind) for kind in kinds):
             raise UserError(f"{label} = {value!r}: expected {' or '.join(_EXPECTED[kind] for kind in kinds)}")
+        # The dataclass is frozen, but its constructor has not returned yet.
         object.__setattr__(config, field.name, value)
 
 
@@ -80,7 +81,7 @@ def resolve(path: str | os.PathLike) -> str:
 
 
 def with_paths(located: Callable[[Any], Any]) -> dict[str, Any]:
-    """`dataclasses.field(metadata=...)` for a field that holds paths; `located` makes the paths of its value absolute."""
+    """`dataclasses.field(metadata=...)` of a field with paths; `located` makes the paths in its value absolute."""
     return {"located": located}
 
 
@@ -114,6 +115,7 @@ def _is_a(value: object, kind: str) -> bool:
 
 def _label(config: object, field: str) -> str:
     """The gin binding of a field, such as "align/Stream.weight" or "Recipe.seed"."""
+    # Streams and stages have names, which are their gin scopes by convention.
     name = getattr(config, "name", None)
     return f"{name}/{type(config).__name__}.{field}" if isinstance(name, str) else f"{type(config).__name__}.{field}"
 
@@ -123,6 +125,7 @@ def within(config: object, interval: str, *fields: str) -> None:
 
     Call in `__post_init__`, after `freeze`, which makes sure that the fields hold numbers.
     """
+    # "[" and "]" belong to the interval, "(" and ")" do not.
     low, high = map(float, interval[1:-1].split(","))
     for field in fields:
         value = getattr(config, field)
@@ -376,5 +379,6 @@ def _at_default(config: object, field: dataclasses.Field) -> bool:
 
 def identity(recipe: Recipe) -> str:
     """The run's identity: 16 hex digits, a hash of the recipe's canonical JSON without fields at their defaults."""
+    # Sorted keys and no ASCII escapes: the same recipe always gives the same bytes.
     canonical = json.dumps(_essential(recipe), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

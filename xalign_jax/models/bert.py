@@ -38,6 +38,7 @@ class Bert(EncoderShape):
     init_std: float = 0.02
 
     # Position p reads row p of the table.
+    # XLM-R's table begins with two rows for other purposes; BERT's does not.
     first_position: ClassVar[int] = 0
 
     @property

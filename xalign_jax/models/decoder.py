@@ -80,11 +80,13 @@ class Decoder(nnx.Module):
         # One block whose parameters have a leading axis (layers,..).
         self.layers = block(dataclasses.replace(make, stack=config.layers))
         self.final_norm = norm(make)
+        # A tied head reads the embedding, so there is no second table.
         if not config.tied:
             self.head = rows.normal(*table)
 
     def embed(self, rows: jax.Array, positions: jax.Array, types: jax.Array | None) -> jax.Array:
         """Level 0: table rows (B,T) -> (B,T,width). Positions enter in attention; there are no token types."""
+        # The table stays float32; only the rows that are read are cast.
         return lookup(self.embedding[...], rows).astype(self.dtype)
 
     def context(self, positions: jax.Array, segment_ids: jax.Array) -> Context:
@@ -101,4 +103,5 @@ class Decoder(nnx.Module):
 
     def head_table(self) -> tuple[jax.Array, jax.Array | None]:
         """(V,width) float32 rows of the output head; no bias."""
+        # (V,width): the embedding itself if the head is tied.
         return (self.embedding if self.config.tied else self.head)[...], None

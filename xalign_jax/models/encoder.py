@@ -41,6 +41,7 @@ class EncoderShape:
         within(self, "(0, inf)", "norm_eps")
         within(self, "[0, inf)", "init_std")
         name = type(self).__name__
+        # Heads divide the width evenly (head_size).
         if self.width % self.heads:
             raise UserError(f"{name}.heads = {self.heads} must divide {name}.width = {self.width}")
         check_activation(self)
@@ -72,6 +73,7 @@ class EncoderShape:
 
     def keys_seen(self, length: int) -> float:
         """Keys that a token of a row of `length` tokens sees, in all layers together: all tokens of an unpacked row."""
+        # Nothing is causal, so every token sees the whole row.
         return self.layers * length
 
     def network(self, vocabulary_size: int, dtype: DTypeLike, rngs: nnx.Rngs) -> Encoder:
@@ -85,6 +87,7 @@ class EncoderBlock(nnx.Module):
     def __init__(self, config: EncoderShape, dtype: DTypeLike, make: Maker):
         c = config
         self.activation = c.activation
+        # Every product of an encoder has a bias; all heads have their own keys and values.
         biases = {"qkv_bias": True, "output_bias": True}
         self.attention = SelfAttention(c.width, c.heads, c.heads, c.head_size, dtype, make, **biases)
         self.attention_norm = LayerNorm(c.width, c.norm_eps, dtype, make)
@@ -118,6 +121,7 @@ class Encoder(nnx.Module):
         self.head = Dense((width, width), ("embed", None), dtype, make)
         self.head_norm = LayerNorm(width, config.norm_eps, dtype, make)
         self.head_bias = make.zeros((vocabulary_size,), ("vocab",))
+        # A pooler without an objective gets no gradient. It is kept for published checkpoints, such as LaBSE's.
         if config.pooler:
             self.pooler = Dense((width, width), ("embed", None), dtype, make)
 
@@ -128,6 +132,7 @@ class Encoder(nnx.Module):
         of_type = table[0] if types is None else table.at[types].get(mode="fill", fill_value=jnp.nan)
         # Every segment starts at position 0, so packed segments read the same rows of the table as separate ones.
         of_position = self.positions[...][positions + self.config.first_position]
+        # (B,T,width) + (B,T,width) + (B,T,width) or (width,).
         return self.embedding_norm(lookup(self.embedding[...], rows) + of_position + of_type)
 
     def context(self, positions: jax.Array, segment_ids: jax.Array) -> Context:

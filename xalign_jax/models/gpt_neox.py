@@ -64,6 +64,7 @@ class GPTNeoX:
         within(self, "[0, inf)", "init_std", "table_std")
         if self.width % self.heads:
             raise UserError(f"GPTNeoX.heads = {self.heads} must divide GPTNeoX.width = {self.width}")
+        # Positions turn pairs of dimensions.
         if self.rotary_dims % 2 or not 0 <= self.rotary_dims <= self.head_size:
             raise UserError(
                 f"GPTNeoX.rotary_fraction = {self.rotary_fraction} of heads of {self.head_size}: "
@@ -79,6 +80,7 @@ class GPTNeoX:
     @property
     def rotary_dims(self) -> int:
         """Rotated dimensions of one head."""
+        # Rounded down, as the Hugging Face code does.
         return int(self.head_size * self.rotary_fraction)
 
     @property
@@ -114,6 +116,7 @@ class GPTNeoXBlock(nnx.Module):
 
     def __init__(self, config: GPTNeoX, dtype: DTypeLike, make: Maker):
         c = self.config = config
+        # All heads have their own keys and values.
         biases = {"qkv_bias": c.attention_bias, "output_bias": c.attention_bias}
         self.attention_norm = LayerNorm(c.width, c.norm_eps, dtype, make)
         self.attention = SelfAttention(c.width, c.heads, c.heads, c.head_size, dtype, make, **biases)
@@ -125,6 +128,7 @@ class GPTNeoXBlock(nnx.Module):
         # In the parallel form, attention and MLP do not wait for each other. They have separate norms.
         attended = self.attention(self.attention_norm(x), context)
         after = x + attended
+        # Parallel: x + attention(norm(x)) + MLP(norm(x)). Otherwise the MLP reads x + attention(norm(x)).
         read = x if self.config.parallel_residual else after
         # (B,T,width) -> (B,T,mlp_width) -> (B,T,width).
         neurons = ACTIVATIONS[self.config.activation](self.up(self.mlp_norm(read)))

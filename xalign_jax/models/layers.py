@@ -26,6 +26,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     **dict.fromkeys(("gelu", "gelu_python"), functools.partial(jax.nn.gelu, approximate=False)),
     **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), functools.partial(jax.nn.gelu, approximate=True)),
     **dict.fromkeys(("silu", "swish"), jax.nn.silu),
+    # The sigmoid approximation of GELU.
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
@@ -67,6 +68,7 @@ class Maker:
 
     def ones(self, shape: tuple[int, ...], axes: Axes) -> nnx.Param:
         """A parameter that starts at 1."""
+        # A scale that starts at 1 leaves the normalised states as they are.
         shape, axes = self._stacked(shape, axes)
         return nnx.Param(jnp.ones(shape, jnp.float32), axes=axes)
 
@@ -137,11 +139,13 @@ class Dense(nnx.Module):
     """x weight + bias: (..., n) -> (..., m). `shape` and `axes` are the weight's, (n,m)."""
 
     def __init__(self, shape: tuple[int, int], axes: Axes, dtype: DTypeLike, make: Maker):
+        # The bias has the output axis of the weight: (n,m) -> (m,).
         self.dtype = dtype
         self.weight = make.normal(shape, axes)
         self.bias = make.zeros(shape[1:], axes[1:])
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        # Parameters are float32; each product casts them, and the gradient is float32 again.
         return project(x, self.weight[...].astype(self.dtype)) + self.bias[...].astype(self.dtype)
 
 
@@ -163,6 +167,7 @@ class SwiGLU(nnx.Module):
 
     def neurons(self, x: jax.Array) -> jax.Array:
         """(..., width) -> (..., hidden)."""
+        # Two products (..., width) x (width, hidden), multiplied element by element.
         return jax.nn.silu(self._project(x, "gate")) * self._project(x, "up")
 
     def __call__(self, neurons: jax.Array) -> jax.Array:

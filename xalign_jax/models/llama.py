@@ -71,12 +71,14 @@ class Llama:
         within(self, "(0, inf)", "rope_theta", "norm_eps")
         within(self, "[0, inf)", "init_std", "table_std")
         name = type(self).__name__
+        # Each key/value head serves the same number of query heads.
         if self.heads % self.kv_heads:
             raise UserError(f"{name}.kv_heads = {self.kv_heads} must divide {name}.heads = {self.heads}")
         if self.head_dim is None and self.width % self.heads:
             raise UserError(
                 f"{name}.heads = {self.heads} must divide {name}.width = {self.width}, or set {name}.head_dim"
             )
+        # Positions turn pairs of dimensions.
         if self.head_size % 2:
             raise UserError(f"{name}.head_dim = {self.head_size} must be even for rotary positions")
         if not {*self.full_attention_layers} <= {*range(self.layers)}:
@@ -131,6 +133,7 @@ class LlamaBlock(nnx.Module):
     def __init__(self, config: Llama, dtype: DTypeLike, make: Maker):
         c = config
         self.attention_norm = RMSNorm(c.width, c.norm_eps, make)
+        # Norms of queries and keys (Qwen3) have the epsilon of the block's norms.
         self.attention = SelfAttention(
             c.width,
             c.heads,

@@ -87,6 +87,7 @@ def build(
     Raises:
       ValueError: `special` has another shape.
     """
+    # Numpy, not JAX: objectives read it while they are traced, and it becomes a constant of the program.
     special = np.zeros(vocabulary_size, bool) if special is None else np.asarray(special, bool)
     if special.shape != (vocabulary_size,):
         raise ValueError(f"special of shape {special.shape} for a vocabulary of {vocabulary_size}")
@@ -166,6 +167,7 @@ class Model:
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Model]:
         """Bound parameters are the leaves, so that a function under `jax.jit` can take a bound model."""
+        # All models bound from one `build` share `unbound`. So a function compiled for one of them serves them all.
         return (self.params, dict(self.heads)), self.unbound
 
     @classmethod
@@ -212,6 +214,7 @@ class Model:
           UserError: T is longer than the configured max_length, or the inputs have `types` and the model has none.
           ValueError: a level or a site that does not exist.
         """
+        # Shapes and names are known when JAX traces the function, so these checks cost nothing in a step.
         name, length = type(self.config).__name__, inputs.tokens.shape[1]
         if length > self.max_length:
             raise UserError(f"rows of {length} tokens: longer than {name}.max_length = {self.max_length}")
@@ -240,14 +243,17 @@ class Model:
         edit: Mapping[int, Callable[[jax.Array], jax.Array]],
     ) -> States:
         """`hidden` for all rows at once."""
+        # Token ids -> rows of the table, which differ only with a row map.
         network, (tokens, positions, segment_ids, types) = self._bound_network(), inputs
         rows = tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens]
         # (B,T) -> (B,T,width), rows spread over the mesh.
         x = spread(network.embed(rows, positions, types))
         x = edit[0](x) if 0 in edit else x
+        # States by level, and captured sites by (site, level).
         collected: dict[Any, jax.Array] = {0: x}
         if max(levels) > 0:
             collected |= self._blocks(network, x, network.context(positions, segment_ids), levels, capture, edit)
+        # Level 0 lies before the first block, so it has no sites.
         sites = {site: {level: collected[site, level] for level in levels if level} for site in capture}
         return States({level: collected[level] for level in levels}, sites)
 
@@ -274,6 +280,7 @@ class Model:
         unroll = target.platform() == "cpu" and self.num_layers <= UNROLLED_LAYERS
         if self._remat:
             apply = jax.checkpoint(apply, prevent_cse=unroll)
+        # Slices of consecutive blocks, each run by one scan. Most states are never stored: only what is asked for.
         stop = max(levels)
         collected: dict[Any, jax.Array] = {}
         for first, last, collect in _slices({*levels, *(level for level in edit if 0 < level < stop)}, edit, stop):
@@ -284,6 +291,7 @@ class Model:
             with jax.named_scope("layers"):
                 # `outputs` (last - first,B,T,width) has all levels of the slice, or is None if only the last is wanted.
                 x, (outputs, sites) = jax.lax.scan(step, x, layers, unroll=unroll)
+            # Entry 0 of what the scan stacked belongs to block first + 1.
             for level in range(first + 1, last + 1):
                 collected |= {(name, level): values[level - first - 1] for name, values in sites.items()}
                 if outputs is not None:
@@ -312,6 +320,7 @@ class Model:
 
     def head_weight(self) -> jax.Array:
         """The head's rows (V,width) float32."""
+        # With a row map, (rows,width) -> (V,width): tied ids get the same row.
         table = self._bound_network().head_table()[0]
         return table if self._row_map is None else table[jnp.asarray(self._row_map)]
 
@@ -353,6 +362,7 @@ class Model:
     def head_flops_per_token(self) -> float:
         """The part of `flops_per_token` that the output head takes."""
         shapes = self.shapes
+        # An encoder's head has a dense layer in addition to the table.
         head = sum(a.size for name in shapes if name.startswith("head") for a in jax.tree.leaves(shapes[name]))
         return 6.0 * (head + (shapes["embedding"].size if self.tied else 0))
 

@@ -25,6 +25,7 @@ def spread(x: jax.Array) -> jax.Array:
 
     Without this constraint, XLA gathers all rows on each device that has a part of a matrix.
     """
+    # Rows that do not divide by the devices stay as XLA places them.
     mesh, ways = _mesh()
     whole = ways == 1 or x.shape[0] % ways
     return x if whole else jax.lax.with_sharding_constraint(x, PartitionSpec(_axes(mesh)))
@@ -40,6 +41,7 @@ def lookup(table: jax.Array, rows: jax.Array) -> jax.Array:
     width, vocabulary = (mesh.shape.get(axis) for axis in (WIDTH_AXIS, VOCABULARY_AXIS))
     if ways == 1 or rows.shape[0] % ways or table.shape[0] % (vocabulary or 1) or table.shape[1] % (width or 1):
         return table[rows]
+    # Where the rows (B,T) lie, and where the table (V,D) lies.
     axes = PartitionSpec(_axes(mesh))
     place = PartitionSpec(VOCABULARY_AXIS if vocabulary else None, WIDTH_AXIS if width else None)
     find = functools.partial(_find, width=width, vocabulary=vocabulary)

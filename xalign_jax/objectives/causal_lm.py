@@ -32,6 +32,7 @@ class CausalLM(Objective):
         Raises:
           UserError: the model is not causal, so a token would see its target.
         """
+        # A model that reads the next token at its input learns to copy it, and the loss says nothing.
         if not model.causal:
             name = type(model.config).__name__
             raise UserError(
@@ -41,6 +42,7 @@ class CausalLM(Objective):
 
     def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
         """The sum of the weights, float32 scalar."""
+        # Weights are 0 at padding and where the feed leaves a target out.
         return jnp.sum(batch["weights"], dtype=jnp.float32)
 
     def loss(

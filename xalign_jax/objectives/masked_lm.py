@@ -125,6 +125,7 @@ class MaskedLM(Objective):
         budget = self._budget(size)
         kept = chosen & (jnp.cumsum(chosen, axis=1) <= budget)
         places = jax.vmap(lambda row: jnp.nonzero(row, size=budget, fill_value=0)[0])(kept).astype(jnp.int32)
+        # (G,K): the first places of each group's budget are used.
         scored = jnp.arange(budget) < jnp.sum(kept, axis=1, keepdims=True)
         # Positions beyond the budget get their token back: a token that is replaced and not scored would teach nothing.
         excess = chosen & ~kept

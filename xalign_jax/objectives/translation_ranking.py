@@ -97,6 +97,7 @@ class TranslationRanking(Objective):
         directions = [(query, key, *contrast_ids(batch))]
         if self.both_directions:
             directions.append((key, query, *contrast_ids(swapped(batch))))
+        # (N,width) against (N,width): a query's positive is the key of its own item, all other keys are negatives.
         found = [
             infonce(
                 *direction,
@@ -120,6 +121,7 @@ class TranslationRanking(Objective):
         # Shapes do not say which slots are empty, so every slot counts as an item.
         rows, length = batch["tokens"].shape
         items_at_most = batch["group"].shape[0] * batch["group"].shape[1]
+        # Queries and keys are encoded once, whatever the number of directions.
         passes = 2 * rows * length * self._level(model) * model.block_flops_per_token(length)
         return passes + (2 if self.both_directions else 1) * infonce_flops(items_at_most, model.width)
 

@@ -88,6 +88,7 @@ class WordContrast(Objective):
 
         # One level after another, so that the similarities of only one level exist: (levels,) of every sum.
         found = jax.lax.map(contrast, words)
+        # Metrics are named level_0, level_1, .., level_head.
         names = [*levels, "head"] if self.head else levels
         metrics: dict[str, jax.Array] = {}
         for i, name in enumerate(names):
@@ -95,6 +96,8 @@ class WordContrast(Objective):
         return jnp.mean(found.loss), metrics, state
 
     def _levels(self, model: Model) -> tuple[int, ...]:
+        """The levels to contrast. Raises UserError as `init` does."""
+        # A tied head has the rows of the embedding, which level 0 contrasts already.
         if self.head and model.tied:
             raise UserError("WordContrast.head = True needs an untied head: set WordContrast.head = False")
         levels = self.levels or tuple(range(model.num_layers + 1))

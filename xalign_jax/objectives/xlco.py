@@ -98,6 +98,7 @@ class XlCo(Objective):
 
     def check(self, model: Model, batch: Batch) -> None:
         """Raise UserError if one step may push more keys than the queue holds."""
+        # Shapes do not say which slots are empty, so every slot counts as an item.
         needed = batch["group"].shape[0] * batch["group"].shape[1] * (2 if self.both_directions else 1)
         if self.queue and self.queue < needed:
             raise UserError(f"XlCo.queue = {self.queue}: smaller than the {needed} keys that one step may push")
@@ -127,6 +128,7 @@ class XlCo(Objective):
 
     def state_axes(self, model: Model, state: dict[str, Tree]) -> dict[str, Tree]:
         """Logical axes of the state: the key encoder is sharded like the model, the queue by its rows."""
+        # By default nothing is sharded. The heads of the key encoder and the number of updates are small and stay so.
         axes = super().state_axes(model, state)
         if "encoder" in state:
             axes["encoder"]["model"] = model.logical_axes()
@@ -160,6 +162,7 @@ class XlCo(Objective):
 
         # The old state's memory is reused: there is no room for two queues and two encoders.
         push = jax.jit(step, donate_argnums=2)
+        # The last batch may hold more keys than fit; the ring then overwrites the oldest ones.
         pushed = 0
         for number, batch in enumerate(batches):
             state, found = push(model.params, dict(model.heads), state, batch, jax.random.fold_in(rng, number))
@@ -197,6 +200,7 @@ class XlCo(Objective):
         """The state with the key encoder moved towards the updated parameters."""
         if self.momentum is None:
             return state
+        # Once in a step, whatever the number of directions.
         share = self.momentum.at(state["updates"])
         moved = averages.moved(state["encoder"], _own(model, state), share)
         return state | {"encoder": moved, "updates": state["updates"] + 1}
@@ -205,6 +209,7 @@ class XlCo(Objective):
         """FLOPs of queries and keys up to the level, and of the products with the batch and the queue."""
         rows, length = batch["tokens"].shape
         items_at_most = batch["group"].shape[0] * batch["group"].shape[1]
+        # Keys of the momentum encoder need no backward pass.
         sides = 1 + (1.0 if self.momentum is None else FORWARD)
         passes = sides * rows * length * self.level * model.block_flops_per_token(length)
         own = 0 if self.negatives == "queue" else infonce_flops(items_at_most, model.width)
@@ -237,6 +242,7 @@ class XlCo(Objective):
     def _contrast(self, query: jax.Array, key: jax.Array, state: dict[str, Tree], batch: Batch) -> Contrast:
         """`infonce` of (N,width) queries with their keys and the queue (K,width)."""
         query_ids, key_ids = contrast_ids(batch)
+        # Without `in_batch`, only the own key and the queue are candidates (published).
         past = state.get("queue")
         return infonce(
             query,
@@ -258,6 +264,7 @@ class XlCo(Objective):
         return ring.push(queue, jax.lax.stop_gradient(keys), group, texts)
 
     def _metrics(self, sums: Contrast, state: dict[str, Tree]) -> dict[str, jax.Array]:
+        # Ratios of sums over the batch, 0 where nothing is present; the norm is the queue's before this step.
         metrics = {
             "accuracy": sums.correct / jnp.maximum(sums.anchors, 1),
             "positive_similarity": sums.positive_similarity / jnp.maximum(sums.positives, 1),

@@ -54,6 +54,7 @@ def map_paths(function: Callable[[str, Any], Any], tree: Tree) -> Tree:
 
 def leaves(tree: Tree) -> list[tuple[str, Any]]:
     """(path, leaf) of all leaves, in JAX's order: dicts by sorted keys."""
+    # `map_paths` visits every leaf once; the tree that it returns is not needed.
     found: list[tuple[str, Any]] = []
     map_paths(lambda path, leaf: found.append((path, leaf)), tree)
     return found

@@ -66,6 +66,7 @@ class LowRank(Parametrization):
             path: _Matrix.of(path, array.shape, axes[path]) for path, array in leaves(shapes) if self._adapts(path)
         }
         for path, matrix in adapted.items():
+            # A product A B of such a rank could be any matrix, with more numbers than the matrix itself.
             if self.rank > min(matrix.size):
                 n, m = matrix.size
                 raise UserError(f"LowRank.rank = {self.rank}: larger than {path}, a matrix of {n} x {m}")
@@ -99,6 +100,7 @@ class _Matrix(NamedTuple):
         first = int(axes[0] == "layers")
         if len(axes) - first < 2 or "vocab" in axes or "embed" not in (axes[first], axes[-1]):
             raise UserError(f"LowRank.patterns: {path} {tuple(shape)} is no matrix of a layer; name matrices alone")
+        # The width is the input of most matrices, and the output of those that lead back to the residual stream.
         border = first + 1 if axes[first] == "embed" else len(axes) - 1
         return cls(tuple(shape[:first]), tuple(shape[first:border]), tuple(shape[border:]), axes)
 
@@ -160,4 +162,5 @@ class _LowRank(Coordinates):
     def resume(self, params: Tree, hidden: dict[str, Tree]) -> tuple[Tree, Tree]:
         # Put W0 back in the place of W.
         fixed = map_paths(lambda path, weight: hidden["base"].get(path, weight), {"model": params["model"]})
+        # Heads are free, and the parameters show them as they are.
         return {"factors": hidden["factors"], "heads": params["heads"]}, fixed

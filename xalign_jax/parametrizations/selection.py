@@ -67,6 +67,7 @@ def matches(patterns: Sequence[str], path: str) -> bool:
 
 def require_matches(binding: str, patterns: Sequence[str], found: Sequence[str]) -> None:
     """Raise UserError for a pattern that is found in none of the paths. `binding` is the gin name of the patterns."""
+    # A pattern without effect is almost always a typing error, which would silently freeze a part of the model.
     for pattern in patterns:
         if not any(re.search(pattern, path) for path in found):
             raise UserError(f"{binding}: {pattern!r} matches no parameter; there are {', '.join(found)}")
@@ -82,6 +83,7 @@ def check_patterns(config: Parametrization, field: str) -> None:
     if not getattr(config, field):
         raise UserError(f"{label} is empty: name at least one pattern, or use @Everything()")
     for pattern in getattr(config, field):
+        # gin may bind a number or an object, for which `re` raises TypeError.
         try:
             re.compile(pattern)
         except (re.error, TypeError) as error:

@@ -99,6 +99,7 @@ class TiedCoordinates(Coordinates):
         order = np.lexsort((follows, ties.language))[::-1]
         languages, at = np.unique(ties.language[order], return_index=True)
         self._host = ties.token[order[at]]  # (K,)
+        # Languages are numbered from 0 to K - 1 here, in the order of their numbers in the lexicon.
         self._number = np.searchsorted(languages, ties.language)  # (P,) of K, of each tied token
         self._number_of_follower = self._number[follows]  # (F,)
 
@@ -109,6 +110,7 @@ class TiedCoordinates(Coordinates):
             # (F,W) offsets of followers from their sources, summed by language: (K,W).
             source, number = table[self._source], self._number_of_follower
             total = jax.ops.segment_sum(table[self._follower] - source, number, len(self._host))
+            # A language without followers has the sum 0; it is divided by 1.
             mean = total / np.maximum(np.bincount(number, minlength=len(self._host)), 1)[:, None]  # (K, W)
             return table.at[self._follower].set(source + mean[number])
 
@@ -164,6 +166,7 @@ class TiedCoordinates(Coordinates):
         model = {
             name: function(leaf) if self._is_table(self._axes[name]) else leaf for name, leaf in tree["model"].items()
         }
+        # Heads of objectives have no tables.
         return tree | {"model": model}
 
     @staticmethod

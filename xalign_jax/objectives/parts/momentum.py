@@ -57,6 +57,7 @@ class LinearMomentum(Momentum):
 
     def at(self, updates: jax.Array) -> jax.Array:
         """Share of the old average kept at update number `updates` (int32, from 0); float32 scalar."""
+        # int32 / int is float32 in JAX.
         return self.first + (self.last - self.first) * jnp.minimum(updates / self.steps, 1.0)
 
 
