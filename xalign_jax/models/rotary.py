@@ -116,6 +116,7 @@ def tables(
     angles = positions[..., None, None].astype(jnp.float32) * frequencies(dims, theta, scaling)
     if scaling is None:
         return jnp.cos(angles), jnp.sin(angles)
+    # "dynamic" depends on the lengths of a batch, so it is applied to the angles and not to the frequencies.
     if scaling.kind == "dynamic":
         angles *= _dynamic_slowing(positions, segment_ids, dims, scaling)
     return jnp.cos(angles) * scaling.attention_scale, jnp.sin(angles) * scaling.attention_scale
@@ -156,6 +157,7 @@ def _kept_yarn(scaling: RopeScaling, plain: np.ndarray, theta: float) -> np.ndar
     low, high = index(scaling.beta_fast), index(scaling.beta_slow)
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
+    # As the Hugging Face code limits them: dims - 1, although there are only dims / 2 pairs.
     low, high = max(low, 0), min(high, dims - 1)
     slope = high - low or 0.001  # almost a step, if the blend has no width
     return (1 - np.clip((np.arange(len(plain)) - low) / slope, 0, 1)).astype(np.float32)

@@ -61,6 +61,7 @@ def _find(table: jax.Array, rows: jax.Array, width: int | None, vocabulary: int 
         # Numbers within this device's part of the vocabulary. One device along "tensor" has the row; the others add 0.
         rows = rows - jax.lax.axis_index(VOCABULARY_AXIS) * table.shape[0]
         here = (rows >= 0) & (rows < table.shape[0])
+        # (fsdp B,T,D): rows of other devices are read at 0 and set to 0.
         found = jnp.where(here[..., None], table[jnp.where(here, rows, 0)], 0)
         found = jax.lax.psum(found, VOCABULARY_AXIS)
     else:

@@ -36,5 +36,5 @@ class XLMRoberta(EncoderShape):
     activation: str = "gelu"
 
     # Position p reads row p + 2, because row 1 of the published tables belongs to padding. This way published
-    # checkpoints can be read as they are.
+    # checkpoints can be read as they are, and rows 0 and 1 are never used.
     first_position: ClassVar[int] = 2

@@ -40,6 +40,7 @@ class Partition(Coordinates):
 
 def is_leaf(node: object) -> bool:
     """True for a tuple of logical axes, which is a leaf of a tree of axes. JAX would take it for a tree."""
+    # The empty tuple is the axes of a scalar.
     return isinstance(node, tuple) and all(axis is None or isinstance(axis, str) for axis in node)
 
 
