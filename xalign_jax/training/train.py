@@ -34,7 +34,9 @@ class Interrupted(Exception):
     """The run was told to stop, saved its state and can be resumed."""
 
 
-def train(recipe: Recipe, runtime: Runtime, model_dir: Path | epath.Path, name: str, extend: bool = False) -> None:
+def train(
+    recipe: Recipe, runtime: Runtime, model_dir: Path | epath.Path, name: str = "recipe", extend: bool = False
+) -> None:
     """Train a recipe to its end, from the newest checkpoint in the model directory if there is one.
 
     Args:
