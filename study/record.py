@@ -83,6 +83,7 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     environment, results = read_environment(directory, ("identity", "git")), read_results(directory)
     place = {"experiment": experiment, "seed": run.seed, "identity": environment["identity"]}
     place |= {"vocabulary": run.fingerprint, "commit": environment["git"] or ""}
+    assert recipe.lexicon is not None, "every experiment has a lexicon"
     languages = recipe.lexicon.languages[:2]
     probes = [probe for stage in recipe.stages for probe in stage.probes]
     own = json.loads(json.dumps([without_places(as_json(probe)) for probe in probes]))

@@ -89,6 +89,7 @@ class Llama:
     @property
     def head_size(self) -> int:
         """Width of one head."""
+        # Some models have heads that together are wider or narrower than the states (Qwen3).
         return self.head_dim or self.width // self.heads
 
     @property

@@ -175,8 +175,9 @@ class Model:
         """The inverse of `tree_flatten`."""
         return unbound.bind(*children)
 
-    def in_dtype(self, dtype: Any) -> Model:
-        """The model with matmuls and hidden states of another dtype, without parameters."""
+    def in_dtype(self, dtype: DTypeLike) -> Model:
+        """The model with matrix products and hidden states of another dtype, without parameters."""
+        # Parameters are float32 in every model, so they can be bound to the new one as they are.
         same = (self.config, self.vocabulary_size, self._row_map, self.special, self.mask_id)
         return Model(*same, jnp.dtype(dtype), self._remat, self._chunks)
 
