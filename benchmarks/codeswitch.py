@@ -2,8 +2,8 @@
 
     python benchmarks/codeswitch.py
 
-The peer is `tests/data/switch_reference.py`, which re-implements the rule of PreAlign's input-only module as that does
-it: row by row, splitting words token by token and looking id tuples up in a dict. Its draws are made beforehand and its
+The peer is `tests/data/switch_reference.py`. It implements the rule of PreAlign's input-only module in the same way:
+row by row, splitting words token by token and looking id tuples up in a dict. Its draws are made beforehand and its
 rows are lists already, which favours it. Time is process time of one thread, the median of several runs.
 """
 
@@ -40,7 +40,8 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def compare(corpus, table, config: Switch, length: int) -> float:
-    """Prints one line; the ratio of the loop's time to the vectorised time. Asserts equal arrays and counts."""
+    """Print one line; returns the ratio of the loop's time to the vectorised time. Asserts equal arrays and counts."""
+    # Rows read more tokens than they keep, because a switch may shorten them.
     size, rows = length + table.slack(length, config.rate), TOKENS // length
     text = np.asarray(corpus.stores["text"]["train"]["en"].tokens)
     base = np.stack([text[row * length : row * length + size] for row in range(rows)])
@@ -51,11 +52,13 @@ def compare(corpus, table, config: Switch, length: int) -> float:
             base, base.astype(np.int32), whole, keys, language, table=table, config=config, length=length, pad=0
         )
 
+    # What the loop reads is prepared outside of the time.
     (draws, picks), keyed, flags, lists = draws_of(keys, size), dictionary(table), table.flags.tolist(), base.tolist()
 
     def loop():
         return [switch_loop(lists[r], draws[r], picks[r], 0, keyed, flags, config, length) for r in range(rows)]
 
+    # Equal output, row by row: the loop's lists end where the arrays are filled up.
     (fast, found), (slow, wanted) = timed(vectorised), timed(loop)
     for row, (tokens, labels, weights, counts) in enumerate(wanted):
         there = len(tokens)
@@ -64,8 +67,8 @@ def compare(corpus, table, config: Switch, length: int) -> float:
             assert np.array_equal(array[row, :there], expected) and not array[row, there:].any()
         assert {name: getattr(found, name)[row] for name in counts} == counts
     print(
-        f"T {length:>5}  rate {config.rate:.2f}  loop {TOKENS / slow / 1e6:6.2f}  vectorised {TOKENS / fast / 1e6:6.2f} "
-        f"million tokens a core-second  ratio {slow / fast:.1f}"
+        f"T {length:>5}  rate {config.rate:.2f}  loop {TOKENS / slow / 1e6:6.2f}  "
+        f"vectorised {TOKENS / fast / 1e6:6.2f} million tokens a core-second  ratio {slow / fast:.1f}"
     )
     return slow / fast
 

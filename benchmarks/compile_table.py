@@ -1,9 +1,9 @@
-"""Compiles the large recipes for TPU slices that are not here and writes one table: docs/scale.md.
+"""Compile the large recipes for TPU slices that are not here, and write one table: docs/scale.md.
 
     python benchmarks/compile_table.py --output=report/compile [--only=WORDS]
 
-Every program is one `xalign compile` (minutes each on two cores); what is in the output folder already is not compiled
-again. `--only` takes the programs whose name holds the words.
+Every program is one `xalign compile`, which takes minutes on two cores. Programs that the output folder has already are
+not compiled again. `--only` takes the programs whose names contain the words.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 GIB = 2.0**30
+# Recipes that read the user's text get names of files here. Nothing is read, because a step's shapes do not depend on
+# text.
 PAIR = ['TEXT="x"', 'LANGUAGES=("en","de")', 'RATES={"en":0.9,"de":0.1}', 'DICTIONARY=("x",)']
 XLMR = ['TASKS=("x",)', 'VOCABULARY="xlmr/"', "Vocabulary.rows=250112"]
 
@@ -28,7 +30,7 @@ class Recipe(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What `xalign compile` calls it, and the preset that it runs with."""
+    """A machine by the name that `xalign compile` has for it, and the runtime preset for it."""
 
     topology: str
     slices: int
@@ -36,20 +38,20 @@ class Machine(NamedTuple):
 
 
 def prealign(rows: int) -> Recipe:
-    """PreAlign 1.3 B with that global batch in stage 2, a quarter of it in stage 1."""
+    """PreAlign 1.3 B with this global batch in stage 2, and a quarter of it in stage 1."""
     stage_1 = [f"{stream}/Stream.batch_size={rows // 4}" for stream in ("align_words", "align_lm")]
     return Recipe("recipes/prealign_1_3b.gin", [*PAIR, *stage_1, f"ROWS={rows}", "Runtime.mesh=(-1,16,1)"])
 
 
 def infoxlm(size: str, rows: int) -> Recipe:
-    """InfoXLM with that global batch: as many rows of MMLM as of TLM, a quarter of XlCo. 128 of the width on a chip."""
+    """InfoXLM with this many rows of MMLM and of TLM, and a quarter for XlCo. A chip has 128 of the width."""
     batch = [f"MLM_ROWS={rows}", f"TLM_ROWS={rows}", f"XLCO_ROWS={rows // 4}"]
     mesh = f"Runtime.mesh=(-1,{ {'base': 4, 'large': 8}[size] },1)"
     return Recipe(f"recipes/infoxlm_{size}.gin", [*XLMR, *batch, mesh])
 
 
 def programs(slices: int) -> dict[str, Recipe]:
-    """The recipes for a pod, or for two, by name."""
+    """The recipes for one pod or for two, by name."""
     found = {f"prealign_1_3b-{1024 * slices}": prealign(1024 * slices)}
     return found | {f"infoxlm_{s}-{rows}": infoxlm(s, rows) for s in ("base", "large") for rows in (2048, 16384)}
 
@@ -61,7 +63,7 @@ PODS = {
     "v5e:16x16 x 2": Machine("v5e:16x16", 2, "v5e_256x2"),
 }
 PROGRAMS = [(name, recipe, machine) for machine, pod in PODS.items() for name, recipe in programs(pod.slices).items()]
-# Weak scaling, 16 to 512 chips of v5e: with PreAlign on the pods above, the same rows on a chip.
+# Weak scaling, 16 to 512 chips of v5e: together with PreAlign on the pods above, the same number of rows per chip.
 PARTS = {f"v5e:{side}x{side}": Machine(f"v5e:{side}x{side}", 1, "v5e_256") for side in (4, 8)}
 for machine, chips in {"v5e:4x4": 16, "v5e:8x8": 64}.items():
     PROGRAMS.append((f"prealign_1_3b-{4 * chips}", prealign(4 * chips), machine))
@@ -72,7 +74,7 @@ HEADER = (
 
 
 def compiled(name: str, recipe: Recipe, machine: str, folder: Path) -> list[dict]:
-    """The report of a recipe's stages, compiled unless it is there."""
+    """The report of a recipe's stages, compiled unless it exists."""
     file = folder / f"{name} {machine}.json".replace(" ", "_").replace(":", "-")
     if not file.exists():
         topology, slices, preset = (PODS | PARTS)[machine]
@@ -89,6 +91,7 @@ def row(name: str, machine: str, found: dict) -> str:
     memory = f"{found['memory']['total'] / GIB:.1f} of {found['memory']['chip'] / GIB:.0f}"
     cells = [f"{name} {found['stage']}", machine, mesh, memory]
     if "collectives" in found:
+        # Columns: inside the layer loop, elsewhere, and between slices.
         places = (("layers", "links"), ("elsewhere", "links"), (None, "network"))
         cells += ["; ".join(_sent(found, where, over)) or "none" for where, over in places]
         cells.append(", ".join(f"{1000 * found['seconds'][n]:.0f}" for n in ("compute", "memory", "links", "network")))
@@ -97,6 +100,7 @@ def row(name: str, machine: str, found: dict) -> str:
 
 
 def _sent(found: dict, where: str | None, over: str) -> list[str]:
+    """Each kind of collective with the megabytes that a chip sends."""
     sums: dict[str, float] = {}
     for one in found["collectives"]:
         if one["over"] == over and where in (None, one["where"]):

@@ -2,10 +2,10 @@
 
     python benchmarks/contrast.py [--queue=131072] [--width=256] [--queries=256] [--rounds=8] [--other_python=python]
 
-XlCo's contrast: every query against its own key and the queue, summed; gradients of the queries. `plain` is the
-published form, without masks. In `masked` both sides drop queue rows that share the group with a query. The other side
-runs in a process of its own (--other_python needs torch and numpy only), on the same arrays; its loss and gradient
-are checked to be ours. Rounds of the two alternate; a ratio is the median over rounds of (theirs / ours) wall time.
+XlCo's contrast: every query against its own key and the queue, summed, with gradients of the queries. `plain` is the
+published form, without masks. In `masked` both sides drop queue rows that share a query's group. The other side runs in
+a process of its own on the same arrays (--other_python needs torch and numpy only). Its loss and gradient are checked
+against ours. Rounds of the two alternate; a ratio is the median over rounds of (theirs / ours) wall time.
 """
 
 from __future__ import annotations
@@ -39,17 +39,20 @@ def draw(queue: int, width: int, queries: int) -> dict[str, Any]:
 
 
 def ours(arrays: dict[str, Any], masked: bool) -> Step:
+    """Our step: the loss and its gradient, on arrays that are on the device already."""
     import jax
 
     from xalign_jax.objectives.parts.contrast import Ids, infonce
 
     def ids(name: str, own: Any) -> Ids:
+        # (N, 1) groups; without masks, rows have no groups, (N, 0). No row has a text.
         group = arrays[f"{name}_group"][:, None]
         nothing: Any = np.zeros((len(group), 0), np.int32)
         return jax.tree.map(jax.numpy.asarray, Ids(own, group if masked else nothing, nothing))
 
     pairs = np.arange(len(arrays["query"]))
     query_ids, key_ids = ids("query", pairs), ids("key", pairs)
+    # No query is the pair of a queue row: numbers of pairs begin at 0.
     queue_ids = ids("queue", np.full(len(arrays["queue"]), -2))
 
     def loss(query, key, queue, *of):
@@ -61,6 +64,7 @@ def ours(arrays: dict[str, Any], masked: bool) -> Step:
 
 
 def theirs(arrays: dict[str, Any], masked: bool) -> Step:
+    """PyTorch's step: a dense softmax over the own key and the queue."""
     import torch
 
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -92,7 +96,7 @@ def seconds(step: Step) -> float:
 
 
 def serve(file: str, threads: int) -> None:
-    """The other side: a line names a form, the answer is loss, length of the gradient and seconds a step."""
+    """The other side: a line on stdin names a form, the answer is loss, gradient length and seconds per step."""
     import torch
 
     torch.set_num_threads(threads)
@@ -115,7 +119,8 @@ def main() -> None:
     parser.add_argument("--other_python", default=sys.executable)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])  # JAX takes its threads from this
+    # JAX takes the number of its threads from this.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     if options.serve:
         serve(options.serve, options.threads)
         return
@@ -127,10 +132,13 @@ def main() -> None:
         environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as other:
-            compare(arrays, other, options)  # leaving closes the pipes, and the other side ends
+            # Leaving closes the pipes, which ends the other side.
+            compare(arrays, other, options)
 
 
 def compare(arrays: dict[str, Any], other: subprocess.Popen, options: argparse.Namespace) -> None:
+    """Check that both sides agree, then time them in turns and print a line for each form."""
+
     def ask(form: str) -> list[float]:
         assert other.stdin is not None and other.stdout is not None
         other.stdin.write(form + "\n")
@@ -139,6 +147,7 @@ def compare(arrays: dict[str, Any], other: subprocess.Popen, options: argparse.N
 
     steps = {form: ours(arrays, form == "masked") for form in FORMS}
     rounds: dict[str, list[tuple[float, float]]] = {form: [] for form in FORMS}
+    # Also compiles both forms, outside of the time.
     for form, step in steps.items():
         loss, gradient = step()
         other_loss, other_length, _ = ask(form)

@@ -1,10 +1,10 @@
-"""The contrast alone at InfoXLM's size over simulated devices: it equals the dense result, and what a device holds.
+"""The contrast alone at InfoXLM's size over simulated devices: is it the dense result, and what does a device hold?
 
     python benchmarks/contrast_sharded.py [--batch=16384] [--queue=131072] [--width=768] [--devices=8]
 
-XlCo's contrast with masks by group, every row of the global batch and of the queue a candidate, loss and gradients of
-queries and keys. First a smaller one is compared with all its logits at once; then the large one runs, and the memory that
-its compiled program needs on a device is printed beside the parts that make it up.
+XlCo's contrast with masks by group: every row of the global batch and of the queue is a candidate, with gradients of
+queries and keys. First a smaller contrast is compared with the one that has all logits at once. Then the large one
+runs. The memory that its compiled program needs on a device is printed together with the parts that make it up.
 """
 
 from __future__ import annotations
@@ -29,23 +29,26 @@ def draw(batch: int, queue: int, width: int) -> tuple[np.ndarray, ...]:
 
 
 def dense(arrays: tuple[np.ndarray, ...]) -> tuple[float, np.ndarray, np.ndarray]:
-    """Loss and gradients in float64, from all logits at once."""
+    """Loss and gradients in float64, from all logits at once: (loss, (B, D) of queries, (B, D) of keys)."""
     query, key, queue, group, queue_group = (a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays)
     own = np.eye(len(query), dtype=bool)
+    # (B, B + Q) logits, without candidates that share the query's group. The own key stays.
     logits = query @ np.concatenate([key, queue]).T / TAU
     masked = np.concatenate([(group[:, None] == group) & ~own, group[:, None] == queue_group], axis=1)
     logits[masked] = -np.inf
+    # Softmax; the loss is its logarithm minus the own key's logit, which is on the diagonal.
     high = logits.max(1, keepdims=True)
     weights = np.exp(logits - high)
     total = weights.sum(1, keepdims=True)
     loss = float((np.log(total) + high).sum() - np.trace(logits[:, : len(key)]))
+    # The gradient of the logits: softmax minus one at the own key.
     weights /= total
     weights[:, : len(key)] -= own
     return loss, weights @ np.concatenate([key, queue]) / TAU, weights[:, : len(key)].T @ query / TAU
 
 
 def place(arrays: tuple[np.ndarray, ...], mesh: Any) -> Any:
-    """What `infonce` takes, rows spread over the mesh."""
+    """The arguments of `infonce`, with rows spread over the mesh."""
     import jax
 
     from xalign_jax.objectives.parts.contrast import Ids
@@ -62,7 +65,7 @@ def place(arrays: tuple[np.ndarray, ...], mesh: Any) -> Any:
 
 
 def parts(options: argparse.Namespace, chunk: int, block: int) -> dict[str, float]:
-    """MB that a device must hold, by what it is."""
+    """MB that a device must hold, by their use."""
     rows, past = options.batch // options.devices, options.queue // options.devices
     vector = 4 * options.width / MB
     return {
@@ -98,6 +101,7 @@ def main() -> None:
     mesh = make_mesh((options.devices // 2, 2, 1))
     with jax.set_mesh(mesh):
         step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+        # A sixteenth of the size, which fits all logits at once.
         small = draw(options.batch // 16, options.queue // 16, options.width)
         expected = dense(small)
         found = step(*place(small, mesh))
@@ -121,6 +125,7 @@ def main() -> None:
     assert memory is not None
     print(f"a device: arguments {memory.argument_size_in_bytes / MB:.0f} MB, ", end="")
     print(f"results {memory.output_size_in_bytes / MB:.0f}, temporaries {memory.temp_size_in_bytes / MB:.0f}; of these")
+    # As `infonce` cuts its work: chunks of queries, and blocks of the queue for each.
     chunk = min(options.batch, contrast.BATCH_ELEMENTS // (options.batch // options.devices))
     for name, size in parts(options, chunk, max(1, contrast.QUEUE_ELEMENTS["cpu"] // chunk)).items():
         print(f"  {size:8.1f} MB  {name}")

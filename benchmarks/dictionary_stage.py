@@ -2,15 +2,15 @@
 
     python benchmarks/dictionary_stage.py [--model=1m] [--concepts=128] [--rounds=12] [--dictionary=FILE.tsv.gz]
 
-Both sides do the same step: the same words, Llama weights, levels 0..L and head, masks, AdamW; float32, --threads each.
-The first losses are checked to be equal. Ours makes its batch within the time (packing, transfer), the other side's
-arrays, masks included, are made beforehand. Padding is measured twice: to 30 tokens, as PreAlign's released loader
-does, and to the batch's longest word. Rounds of the three alternate; a ratio is the median over rounds of (theirs /
+Both sides take the same step: the same words, Llama weights, levels 0..L and head, masks, AdamW; float32, --threads
+each. The first losses are checked to be equal. Ours makes its batch within the time (packing, transfer). The other
+side's arrays, masks included, are made beforehand. Padding is measured twice: to 30 tokens, as in PreAlign's released
+loader, and to the batch's longest word. Rounds of the three alternate; a ratio is the median over rounds of (theirs /
 ours), of wall and of process time. OpenMP threads wait passively: waiting actively on a busy machine made the other
 side up to 17 times slower, which would have been counted in our favour.
 
-Words are those of a dictionary file (a<TAB>b; both sides one word of at most 8 pieces of a SentencePiece model of 8192
-trained on them); without a file, lengths are drawn from those of FreeDict English-German.
+Words come from a dictionary file (a<TAB>b). Both sides of an entry are one word of at most 8 pieces of a SentencePiece
+model of 8192 that is trained on the file. Without a file, lengths are drawn from those of FreeDict English-German.
 """
 
 from __future__ import annotations
@@ -44,24 +44,17 @@ from xalign_jax.objectives.word_contrast import WordContrast
 ROOT = Path(__file__).resolve().parents[1]
 DICTIONARY = ROOT.parent / "shared" / "data" / "dict" / "freedict" / "en-de.tsv.gz"
 VOCABULARY, LONGEST, PUBLISHED_PADDING, LENGTH, SLOTS, STEPS = 8192, 8, 30, 64, 32, 4
-LENGTHS = (
-    0.127,
-    0.241,
-    0.267,
-    0.184,
-    0.098,
-    0.049,
-    0.024,
-    0.010,
-)  # of 1 to 8 pieces, FreeDict en-de, for want of the file
+# Shares of words of 1 to 8 pieces in FreeDict English-German, for runs without the file.
+LENGTHS = (0.127, 0.241, 0.267, 0.184, 0.098, 0.049, 0.024, 0.010)
 RATE, DECAY = 1e-3, 0.1
 Step = Callable[[], float]
 
 
 def real_words(path: Path) -> list[tuple[tuple[int, ...], ...]]:
-    """Pairs of words as pieces, the first translation of each English word."""
+    """Pairs of words as pieces, with the first translation of each English word."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t")[:2] for line in file]
+    # Reversed, so that the first of several translations is written last and stays.
     first = {a: b for a, b in reversed([r for r in rows if len(r) == 2]) if " " not in a and " " not in b}
     pairs = list(first.items())
     model = io.BytesIO()
@@ -77,13 +70,14 @@ def real_words(path: Path) -> list[tuple[tuple[int, ...], ...]]:
 
 
 def drawn_words(count: int = 20_000) -> list[tuple[tuple[int, ...], ...]]:
-    """Pairs of random pieces with the lengths of real ones."""
+    """Pairs of random pieces with the lengths of real words."""
     rng = np.random.default_rng(0)
     size = rng.choice(len(LENGTHS), (count, 2), p=np.array(LENGTHS) / sum(LENGTHS)) + 1
     return [tuple(tuple(rng.integers(5, VOCABULARY, n).tolist()) for n in pair) for pair in size]
 
 
 def as_concepts(pairs: list[tuple[tuple[int, ...], ...]]) -> Concepts:
+    """The pairs as a table of two languages."""
     words = [Word(c, k, ids, f"{c}_{k}") for c, pair in enumerate(pairs) for k, ids in enumerate(pair)]
     return concept_table(words, ("en", "de"))
 
@@ -122,7 +116,7 @@ def ours(model: Model, start: dict, feed: Words, rows: int) -> Step:
 
 
 def theirs(shape: Llama, start: dict, batches: list[dict[str, torch.Tensor]]) -> Step:
-    """LlamaModel with all hidden states, sums over each word, the contrast by a dense softmax a level, AdamW."""
+    """LlamaModel with all hidden states, sums over each word, the contrast as a dense softmax per level, AdamW."""
     network, head = hugging_face(shape, start)
     optimizer = torch.optim.AdamW([*network.parameters(), head], lr=RATE, weight_decay=DECAY)
     taken = iter(range(10**9))
@@ -133,7 +127,9 @@ def theirs(shape: Llama, start: dict, batches: list[dict[str, torch.Tensor]]) ->
         mask = batch["attention_mask"]
         states = network(batch["input_ids"], attention_mask=mask, output_hidden_states=True, use_cache=False)
         losses = []
+        # (W, T, D) of each level, then the head's rows of the tokens.
         for h in (*states.hidden_states, head[batch["input_ids"]]):
+            # (W, D) unit sums over a word's tokens, and (W, W) logits.
             z = torch.nn.functional.normalize((h * mask[..., None]).sum(1), dim=-1)
             logits = (z @ z.T / 0.1).masked_fill(~batch["candidate"], torch.finfo(torch.float32).min)
             losses.append(-logits.log_softmax(-1)[batch["positive"]].mean())
@@ -146,7 +142,7 @@ def theirs(shape: Llama, start: dict, batches: list[dict[str, torch.Tensor]]) ->
 
 
 def hugging_face(shape: Llama, start: dict) -> tuple[LlamaModel, torch.nn.Parameter]:
-    """The same weights in a LlamaModel, and the head's rows."""
+    """A LlamaModel with the same weights, and the head's rows."""
     network = LlamaModel(
         LlamaConfig(
             vocab_size=VOCABULARY,
@@ -158,6 +154,7 @@ def hugging_face(shape: Llama, start: dict) -> tuple[LlamaModel, torch.nn.Parame
             rms_norm_eps=shape.norm_eps,
         )
     ).float()
+    # Ours are (in, ...) and stacked over blocks, theirs (out, in) and separate.
     weights = {"embed_tokens.weight": start["embedding"], "norm.weight": start["final_norm"]["scale"]}
     for i in range(shape.layers):
         block = jax.tree.map(lambda a, i=i: np.asarray(a[i]), start["layers"])
@@ -172,7 +169,7 @@ def hugging_face(shape: Llama, start: dict) -> tuple[LlamaModel, torch.nn.Parame
 
 
 def padded(batch: dict[str, np.ndarray], width: int | None) -> dict[str, torch.Tensor]:
-    """The words of one of our batches, one a row, right-padded to `width` (None = the longest), with ready masks."""
+    """The words of one of our batches, one per row, right-padded to `width` (None = the longest), with ready masks."""
     words, group, text = [], [], []
     for row, slot in zip(*np.nonzero(batch["concept"] >= 0), strict=True):
         words.append(batch["tokens"][row][batch["segment_ids"][row] == slot + 1])
@@ -183,6 +180,8 @@ def padded(batch: dict[str, np.ndarray], width: int | None) -> dict[str, torch.T
     mask = np.zeros_like(ids)
     for i, word in enumerate(words):
         ids[i, : len(word)], mask[i, : len(word)] = word, 1
+    # (W, W) as `infonce` has them: positives share the concept. No candidate has the text of the query or of one of its
+    # positives, unless it is a positive.
     other = ~np.eye(len(words), dtype=bool)
     positive = other & (group_[:, None] == group_)
     same_text = text_[:, None] == text_
@@ -192,7 +191,7 @@ def padded(batch: dict[str, np.ndarray], width: int | None) -> dict[str, torch.T
 
 
 def seconds(step: Step) -> tuple[float, float]:
-    """Wall seconds and seconds of process time, over all threads, a step."""
+    """Wall seconds and process seconds, over all threads, per step."""
     wall, busy = time.perf_counter(), time.process_time()
     for _ in range(STEPS):
         step()
@@ -207,15 +206,18 @@ def main() -> None:
     parser.add_argument("--dictionary", type=Path, default=DICTIONARY)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])  # JAX takes its threads from this
+    # JAX takes the number of its threads from this.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     torch.set_num_threads(options.threads)
     load = os.getloadavg()[0]
 
     pairs = real_words(options.dictionary) if options.dictionary.exists() else drawn_words()
     table = as_concepts(pairs)
     sizes = np.diff(table.starts)
+    # Rows that hold the words of a step, with 15 % to spare for packing.
     rows = int(np.ceil(options.concepts * 2 * sizes.mean() / LENGTH * 1.15))
-    own = np.zeros((len(table.languages), VOCABULARY), bool)  # the contrast does not read them
+    # The contrast does not read which tokens are a language's own.
+    own = np.zeros((len(table.languages), VOCABULARY), bool)
     feed = Words(WordFeed(LENGTH, SLOTS, options.concepts), table, own, rows, seed=0, pad=0)
     shape = shipped(options.model)
     model = build(shape, VOCABULARY)
@@ -225,6 +227,7 @@ def main() -> None:
     steps = {"packed, ours": ours(model, start, feed, rows)}
     for name, width in (("padded to 30", PUBLISHED_PADDING), ("padded to the longest", None)):
         steps[name] = theirs(shape, start, [padded(batch, width) for batch in batches])
+    # The first step of each side compiles, and shows that all compute the same.
     first = {name: step() for name, step in steps.items()}
     np.testing.assert_allclose(list(first.values()), first["packed, ours"], rtol=1e-4)
     rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(options.rounds)]

@@ -1,9 +1,10 @@
-"""Tokens a core-second of the window feed with switching on, from a memory-mapped store on disk.
+"""Tokens per core-second of the window feed with switching, from a memory-mapped store on disk.
 
     python benchmarks/feed.py [--million=20]
 
-Words of 1 to 4 tokens, 5 % of them switched; the dictionary's translations have 1 to 4 tokens too, so most switches
-change a row's length. Time is process time of one thread; each figure is the median of several runs over fresh rows.
+Words have 1 to 4 tokens, and 5 % of them are switched. The dictionary's translations have 1 to 4 tokens too, so most
+switches change a row's length. Time is process time of one thread; each figure is the median of several runs over fresh
+rows.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ CALLS, REPEATS = 4, 7
 
 def rate_of(feed, rows: int) -> float:
     """Tokens per second of process time, in millions: the median of REPEATS runs of CALLS calls."""
+    # The first batch is not timed: it opens what later ones find open.
     feed.batch(0, slice(0, rows))
     rates = []
     for repeat in range(REPEATS):
@@ -50,6 +52,7 @@ def main() -> None:
                 rate_of(WindowFeed(length, switch).build(corpus, mixture, rows, 0), rows)
                 for switch in (None, Switch(rate=0.05))
             )
+            # What was switched, to show that the figures are of real work.
             batch = WindowFeed(length, Switch(rate=0.05)).build(corpus, mixture, rows, 0).batch(0, slice(0, rows))
             english = batch["language"] == 0
             share = batch["count_switched"][english].sum() / batch["count_words"][english].sum()

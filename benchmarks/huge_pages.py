@@ -1,9 +1,9 @@
-"""Seconds of a training step on CPU with large arrays on huge pages and without, both sides alternating; losses must agree.
+"""Seconds of a training step on CPU, with and without huge pages. Both sides alternate; losses must agree.
 
     python benchmarks/huge_pages.py [--recipe=recipes/joint_clone_tiny.gin] [--steps=60] [--rounds=3]
 
-XLA takes its buffers from malloc and gives them back at every step; glibc's (Linux, 2.35 or newer) asks for huge pages if
-GLIBC_TUNABLES says so before the process starts.
+XLA takes its buffers from malloc and gives them back at every step. glibc's malloc (Linux, 2.35 or newer) asks for huge
+pages if GLIBC_TUNABLES says so before the process starts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIDES = {"plain": "", "huge pages": "glibc.malloc.hugetlb=1"}
 
 
 def rows(recipe: str, steps: int, tunables: str) -> list[dict[str, float]]:
-    """metrics.jsonl of a fresh run of so many steps in one stage, with one probe."""
+    """metrics.jsonl of a fresh run of this many steps in one stage, with one probe."""
     short = [f"PRETRAIN_STEPS={steps}", "PROBES=[@Perplexity()]", "Runtime.log_every=10"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "xalign_jax.cli", "train", f"--gin_file={recipe}", f"--model_dir={folder}/run"]
@@ -34,7 +34,7 @@ def rows(recipe: str, steps: int, tunables: str) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Print each side's median of the steps after the first ten, and the ratio; exit 1 if a loss differs."""
+    """Print each side's median of the steps after the first ten, and the ratio. Exit 1 if a loss differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="recipes/joint_clone_tiny.gin")
     parser.add_argument("--steps", type=int, default=60)
@@ -45,6 +45,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for side, tunables in SIDES.items():
             found = rows(options.recipe, options.steps, tunables)
+            # The first row's steps include compilation.
             seconds[side].append(statistics.median(row["perf/step_seconds"] for row in found[1:]))
             losses.add(tuple(row["loss"] for row in found))
     plain, huge = (statistics.median(values) for values in seconds.values())

@@ -2,9 +2,10 @@
 
 python benchmarks/import_memory.py [--scale=0.1] [--source_dtype=bfloat16] [--folder=DIR]
 
-The checkpoint (random, sharded safetensors) is made first. Every import runs in a process of its own, in which RssAnon is
-sampled; what the process held before (interpreter, JAX, its devices) is subtracted. Orbax's save is part of it. Beside
-it `from_pretrained` of transformers. Exits 1 above LIMIT times the parameters' bytes in the destination dtype.
+The checkpoint (random, sharded safetensors) is made first. Every import runs in a process of its own, whose RssAnon is
+sampled. Memory that the process held before (interpreter, JAX, its devices) is subtracted. Orbax's save is included.
+For comparison, `from_pretrained` of transformers reads the same files. Exits 1 above LIMIT times the parameters' bytes
+in the destination dtype.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-LIMIT, EVERY = 1.3, 0.01
+LIMIT, EVERY = 1.3, 0.01  # times the parameters' bytes, and seconds between samples
 CONFIG: dict[str, Any] = {"class": "Llama", "layers": 24, "width": 2048, "heads": 16, "kv_heads": 16, "mlp_width": 5504}
 ROWS, SEED = 32_000, 0
 
@@ -64,6 +65,7 @@ def _make(folder: Path, scale: float, dtype: str) -> int:
     from xalign_jax.interop.architectures import table
     from xalign_jax.interop.weights import Tensor, write
 
+    # Fewer layers and rows give the scale; widths stay, so that tensors are as large as real ones.
     config = CONFIG | {"layers": max(1, round(CONFIG["layers"] * scale))}
     rows = max(128, round(ROWS * scale))
     llama = table.config_from_json(config)
@@ -74,6 +76,7 @@ def _make(folder: Path, scale: float, dtype: str) -> int:
     from xalign_jax.models.model import build
 
     model = flat(build(llama, rows).shapes)
+    # Names and shapes of their tensors follow from the table by which they are read.
     for entry in architecture.table(llama, None):
         layers = range(llama.layers) if "{}" in entry.theirs else [None]
         shape = entry.view.theirs(model[entry.ours].shape[0 if layers == [None] else 1 :])
@@ -91,6 +94,7 @@ def _make(folder: Path, scale: float, dtype: str) -> int:
 
 
 def _measure(way: str, devices: int, folder: Path, dtype: str) -> dict[str, float]:
+    """Run one import in a process of its own, on simulated devices; returns what it measured."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, __file__, f"--child={way}", f"--folder={folder}", f"--dtype={dtype}"]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
@@ -99,19 +103,22 @@ def _measure(way: str, devices: int, folder: Path, dtype: str) -> dict[str, floa
 
 
 def _child(way: str, folder: Path, dtype: str) -> dict[str, float]:
+    """The measuring process: import within `_sampled`."""
     if way == "transformers":
         import torch
         import transformers
 
         with _sampled() as found:
             kept = transformers.AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=getattr(torch, dtype))
-            sum(float(parameter.detach().sum()) for parameter in kept.parameters())  # pages are read, not only mapped
+            # The sums make sure that pages are read, not only mapped.
+            sum(float(parameter.detach().sum()) for parameter in kept.parameters())
         return found
     import jax
 
     from xalign_jax.interop.importing import import_model
     from xalign_jax.runtime.sharding import make_mesh
 
+    # JAX and its devices are part of the baseline.
     mesh = make_mesh((1, -1, 1))
     jax.numpy.zeros(8).block_until_ready()
     with _sampled() as found:

@@ -1,4 +1,4 @@
-"""CPU seconds to import the command line: at most 2, and none of the heavy packages loaded by it.
+"""CPU seconds to import the command line: at most 2, and without any of the heavy packages.
 
 python benchmarks/import_time.py
 """
@@ -16,7 +16,7 @@ PROGRAM = f"import sys, xalign_jax.cli; print(*[name for name in {HEAVY!r} if na
 
 
 def cpu_seconds(program: str) -> tuple[float, str]:
-    """User plus system seconds of one fresh interpreter running `program`, and what it printed."""
+    """User plus system seconds of a fresh interpreter that runs `program`, and what it printed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -24,7 +24,7 @@ def cpu_seconds(program: str) -> tuple[float, str]:
 
 
 def main() -> None:
-    """Print the medians of five runs after one that fills the bytecode cache; exit 1 above the limit."""
+    """Print the medians of five runs, after one that fills the bytecode cache. Exit 1 above the limit."""
     cpu_seconds(PROGRAM)
     runs = [cpu_seconds(PROGRAM) for _ in range(5)]
     bare = statistics.median(cpu_seconds("pass")[0] for _ in range(5))

@@ -2,8 +2,8 @@
 
     python benchmarks/masked_lm.py [--shape=small] [--rounds=12]
 
-Both sides do the same step: the same weights, rows without padding, forward, backward, AdamW; float32, no dropout,
---threads each. The first losses are checked to be equal. Ours chooses and corrupts tokens within the time, the other
+Both sides take the same step: the same weights, rows without padding, forward, backward, AdamW; float32, no dropout,
+--threads each. The first losses are checked to be equal. Ours chooses and corrupts tokens within the time. The other
 side gets inputs and labels made beforehand, and its own choice of attention (scaled_dot_product_attention, no mask).
 Rounds of the two alternate in one process; a ratio is the median over rounds of (theirs / ours), of wall and of process
 time. OpenMP threads wait passively: waiting actively on a busy machine would count in our favour.
@@ -31,7 +31,7 @@ from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.masked_lm import MaskedLM
 from xalign_jax.objectives.parts.corruption import corrupt
 
-# Name -> (layers, width, heads, mlp_width), pieces, rows, length. "base" is a third of XLM-R base's depth, to fit.
+# Name -> (layers, width, heads, mlp_width), pieces, rows, length. "base" has a third of XLM-R base's depth, to fit.
 SHAPES = {
     "small": ((4, 128, 4, 512), 8192, 32, 128),
     "base": ((4, 768, 12, 3072), 32_768, 4, 128),
@@ -73,7 +73,7 @@ def ours(model: Model, start: Any, batches: list[dict[str, np.ndarray]]) -> Step
 
 
 def theirs(network: XLMRobertaForMaskedLM, batches: list[dict[str, torch.Tensor]]) -> Step:
-    """The other side's own forward pass and loss, its gradient, AdamW."""
+    """The other side's own forward pass and loss, with its gradient and AdamW."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
     taken = iter(range(10**9))
 
@@ -88,7 +88,7 @@ def theirs(network: XLMRobertaForMaskedLM, batches: list[dict[str, torch.Tensor]
 
 
 def labelled(model: Model, batches: list[dict[str, np.ndarray]]) -> list[dict[str, torch.Tensor]]:
-    """The tokens as our step corrupts them, and their labels."""
+    """The tokens as our step corrupts them, with their labels."""
     found = []
     for at, own in enumerate(batches):
         rng, settings = jax.random.key(at), MaskedLM().corruption
@@ -100,7 +100,7 @@ def labelled(model: Model, batches: list[dict[str, np.ndarray]]) -> list[dict[st
 
 
 def hugging_face(shape: XLMRoberta, pieces: int, start: Any) -> XLMRobertaForMaskedLM:
-    """The same weights in an XLMRobertaForMaskedLM."""
+    """An XLMRobertaForMaskedLM with the same weights."""
     network = XLMRobertaForMaskedLM(
         XLMRobertaConfig(
             vocab_size=pieces,
@@ -116,12 +116,14 @@ def hugging_face(shape: XLMRoberta, pieces: int, start: Any) -> XLMRobertaForMas
             attention_probs_dropout_prob=0.0,
         )
     ).float()
+    # The head shares the embedding's rows.
     weights: dict[str, Any] = {"lm_head.decoder.weight": start["embedding"]}
     weights |= {"lm_head.decoder.bias": start["head_bias"], "lm_head.bias": start["head_bias"]}
     for theirs, own in (("word", "embedding"), ("position", "positions"), ("token_type", "types")):
         weights[f"roberta.embeddings.{theirs}_embeddings.weight"] = start[own]
 
     def add(name: str, weight: Any, bias: Any) -> None:
+        # Ours are (in, out), theirs (out, in).
         weights.update({f"{name}.weight": weight.T, f"{name}.bias": bias})
 
     add("roberta.embeddings.LayerNorm", start["embedding_norm"]["scale"], start["embedding_norm"]["bias"])
@@ -144,7 +146,7 @@ def hugging_face(shape: XLMRoberta, pieces: int, start: Any) -> XLMRobertaForMas
 
 
 def seconds(step: Step) -> tuple[float, float]:
-    """Wall seconds and seconds of process time, over all threads, a step."""
+    """Wall seconds and process seconds, over all threads, per step."""
     wall, busy = time.perf_counter(), time.process_time()
     for _ in range(STEPS):
         step()
@@ -157,7 +159,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])  # JAX takes its threads from this
+    # JAX takes the number of its threads from this.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     torch.set_num_threads(options.threads)
     load = os.getloadavg()[0]
 
@@ -170,6 +173,7 @@ def main() -> None:
         "ours": ours(model, start, batches),
         "theirs": theirs(hugging_face(shape, pieces, start), labelled(model, batches)),
     }
+    # The first step of each side compiles, and shows that both compute the same.
     first = {name: step() for name, step in steps.items()}
     np.testing.assert_allclose(first["theirs"], first["ours"], rtol=1e-4)
     rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(options.rounds)]

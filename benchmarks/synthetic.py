@@ -1,4 +1,4 @@
-"""A synthetic text, vocabulary and dictionary of the shapes of real ones, without any file but the store itself."""
+"""A synthetic text, vocabulary and dictionary with the shapes of real ones. The store is the only file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from xalign_jax.data.lexicon.lexicon import LexiconTable, Word, concept_table
 from xalign_jax.data.store.store import Store
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 
+# Ids in this order: specials, punctuation, pieces that start a word, and pieces inside words.
 PIECES, STARTS, SPECIALS, PUNCTUATION = 8192, 4000, 5, 40
 TYPES = 20_000
 
 
 class SyntheticTokenizer:
-    """Ids only: specials, punctuation, word starts, then pieces that go on with a word. Texts are ids as digits."""
+    """Ids only: specials, punctuation, word starts, then pieces that continue a word. Texts are ids as digits."""
 
     pad, eos, unk, bos, mask = range(SPECIALS)
     base_size, clones, size = PIECES, 1, 2 * PIECES
@@ -40,7 +41,7 @@ class SyntheticTokenizer:
 
 
 def word_types(rng: np.random.Generator) -> np.ndarray:
-    """(TYPES, 4) ids padded with -1: 60 % of the types have 1 token, the others 2 to 4."""
+    """(TYPES, 4) ids, padded with -1: 60 % of the types have 1 token, the others 2 to 4."""
     first = rng.integers(SPECIALS + PUNCTUATION, SPECIALS + PUNCTUATION + STARTS, TYPES)
     rest = rng.integers(SPECIALS + PUNCTUATION + STARTS, PIECES, (TYPES, 3))
     size = rng.choice(4, TYPES, p=(0.6, 0.2, 0.1, 0.1))
@@ -49,9 +50,10 @@ def word_types(rng: np.random.Generator) -> np.ndarray:
 
 
 def text_of(types: np.ndarray, tokens: int, rng: np.random.Generator) -> np.ndarray:
-    """About Zipfian words, punctuation after one in eight, a document's end after one in 300; `tokens` uint16 ids."""
+    """Roughly Zipfian words, punctuation after one in eight, a document's end after one in 300; `tokens` uint16 ids."""
     weights = 1 / (np.arange(len(types)) + 10)
     words = rng.choice(len(types), tokens // 2, p=weights / weights.sum())
+    # (words, 5): up to four tokens, and a place for what follows the word; -1 is nothing.
     rows = np.concatenate([types[words], np.full((len(words), 1), -1)], axis=1)
     chance = rng.random(len(words))
     rows[chance < 0.125, -1] = SPECIALS + 1
@@ -61,8 +63,9 @@ def text_of(types: np.ndarray, tokens: int, rng: np.random.Generator) -> np.ndar
 
 
 def synthetic(tokens: int, folder: Path) -> Corpus:
-    """Data of one language, "en", whose text is memory-mapped from `folder`; every type's translation is another type."""
+    """Data of one language, "en", with its text memory-mapped from `folder`. Each type translates to another type."""
     rng, tokenizer = np.random.default_rng(0), SyntheticTokenizer()
+    # Types in random order, so that frequency does not go with the number of tokens.
     types = rng.permutation(word_types(rng))
     np.save(folder / "tokens.npy", text_of(types, tokens, rng))
     text = np.load(folder / "tokens.npy", mmap_mode="r")

@@ -1,11 +1,11 @@
-"""The study as one command, from the repository's root: what is recorded is not run again, what was interrupted goes on.
+"""The study as one command, from the repository's root. Recorded runs are not repeated; interrupted ones continue.
 
     python -m study run [WORD...] [--seeds 1 2] [--jobs 2] [--force] [--data DIR]     or `make study ONLY="WORD..."`
-    python -m study list [WORD...]        what is recorded, what is missing, how long it takes
-    python -m study tables                docs/study/tables.md, plots, and the tables inside docs/study.md and its appendices
+    python -m study list [WORD...]        which runs are recorded, which are missing, and how long these take
+    python -m study tables                docs/study/tables.md, plots, and the tables in docs/study.md and appendices
 
-A WORD is a question (clone, clone-50-50, clone-4m, baselines, search, dictionary ..) or an experiment's name; patterns
-such as "K-*" are taken. Exit codes: 0 everything asked for is recorded, 1 something failed or was interrupted.
+A WORD is a question (clone, clone-50-50, clone-4m, baselines, search, dictionary, ...) or an experiment's name.
+Patterns such as "K-*" are allowed. Exit codes: 0 everything asked for is recorded, 1 something failed or was interrupted.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("run", "list", "tables"))
     parser.add_argument("words", nargs="*", metavar="WORD")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(), help="of each experiment's own, these only")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(), help="only these of each experiment's seeds")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument(
-        "--force", action="store_true", help="also what is recorded, unless it lies finished in runs/study"
+        "--force", action="store_true", help="also recorded runs, unless they lie finished in runs/study"
     )
     parser.add_argument("--data", type=Path, help="folder of texts and dictionaries, for experiments on real languages")
     options = parser.parse_args(argv)
     from study import run
 
+    # Only rows of today's recipes are compared, and `others` says which rows are left out.
     if options.action == "tables":
         from study import tables
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*others, sep="\n", end="\n" if others else "")
         tables.write(results, curves, record.FOLDER)
         return 0
+    # Bad usage is found before any recipe is loaded for long.
     if unknown := [word for word in options.words if not select([word])]:
         parser.error(f"no experiment is called {' or '.join(unknown)}")
     wanted = run.jobs(select(options.words), options.seeds)

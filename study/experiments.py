@@ -1,4 +1,4 @@
-"""Every experiment of the study: gin files and bindings, by question. One line here is one row of three seeds there."""
+"""Every experiment of the study: gin files and bindings, by question. An experiment is one line of the tables."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-DATA = "runs/study/data"  # a link that `--data` makes, so that a recipe's hash does not depend on where the data lies
+# A link that `--data` makes, so that a recipe's hash does not depend on where the data lies.
+DATA = "runs/study/data"
 
 
 class Experiment(NamedTuple):
     """A recipe to be run over seeds.
 
     Attributes:
-      question: the part of the study it belongs to.   name: its own, of letters, digits, "." and "-".
-      files: gin files, later ones override.   bindings: "NAME=VALUE".
+      question: the part of the study that it belongs to.
+      name: its own, of letters, digits, "." and "-".
+      files: gin files; later ones override earlier ones.   bindings: "NAME=VALUE".
       probe_every: steps between probes, for curves; 0 = only at the ends of stages.
-      data: whether it reads texts and dictionaries of the user's under `DATA`.
+      data: whether it reads the user's texts and dictionaries under `DATA`.
     """
 
     question: str
@@ -29,6 +31,7 @@ class Experiment(NamedTuple):
     data: bool = False
 
 
+# Name of an arm in tables -> the beginning of its recipe's file name.
 ARMS = {
     "J": "joint",
     "JC": "joint_switch",
@@ -46,6 +49,7 @@ ARMS = {
     "O": "oracle",
 }
 MAIN = ("J", "RC", "PC", "K", "PLUS", "O")
+# Half of the text in the clone, and a model of four times the size.
 EVEN = 'Mixture.rates={"en": 0.48, "en_clone": 0.48, "facts": 0.04}'
 LARGER = "models/llama_4m.gin"
 
@@ -58,6 +62,7 @@ def recipe(arm: str) -> str:
 def _clone(
     arms: Iterable[str], question: str, suffix: str, files: Sequence[str] = (), *bindings: str
 ) -> list[Experiment]:
+    """Arms of the clone study under a question, with further gin files and bindings."""
     return [Experiment(question, f"{arm}{suffix}", (recipe(arm), *files), bindings) for arm in arms]
 
 
@@ -67,17 +72,19 @@ SHUFFLED = "Lexicon.shuffle=True"
 VECTORS = "parts/language_vectors.gin"
 CLONE = [
     *_clone([*MAIN, *(arm for arm in ARMS if arm not in MAIN)], "clone", ""),
-    Experiment("clone", "J-vectors", (J, VECTORS)),  # a vector for each language without a dictionary
-    Experiment("clone", "PLUS-random", (recipe("PLUS"),), (SHUFFLED,)),  # and with one that says nothing
+    # A vector for each language, without a dictionary; and PLUS with a dictionary that says nothing.
+    Experiment("clone", "J-vectors", (J, VECTORS)),
+    Experiment("clone", "PLUS-random", (recipe("PLUS"),), (SHUFFLED,)),
     *_clone(ARMS, "clone-50-50", "-50-50", (), EVEN),
-    # English is not the rich language there: must its rows still stay where its own text puts them?
+    # With equal halves English is not the rich language: must its rows still stay where its own text puts them?
     Experiment("clone-50-50", "HELD-no-anchor-50-50", (HELD,), (NO_ANCHOR, EVEN), seeds=(1,)),
     *_clone(ARMS, "clone-4m", "-4m", (LARGER,)),
     *_clone(MAIN, "clone-4m-50-50", "-4m-50-50", (LARGER,), EVEN),
 ]
 
-# Baselines that had as much care as the method: stage 1's schedule (two warm-ups) without its contrast; K's contrast
-# where it cannot align (a random dictionary) and where nothing is left to align (tied clones); other learning rates, once.
+# Baselines that were tuned as carefully as the method: stage 1's schedule (two warm-ups) without its contrast; K's
+# contrast where it cannot align (a random dictionary) and where nothing is left to align (tied clones); other learning
+# rates, one seed each.
 NO_CONTRAST = "align_words/Stream.weight=0.0"
 TIED = "Vocabulary.tie_clones=True"
 BASELINES = [
@@ -92,6 +99,7 @@ BASELINES += [
     for peak in ("1e-3", "4e-3")
 ]
 
+# K with one setting changed at a time.
 WEIGHT = "pretrain_words/Stream.weight={}"
 SEARCH = [
     Experiment("search", f"K-{name}", (recipe("K"),), bindings, seeds=(1,))
@@ -110,7 +118,7 @@ SEARCH = [
 ]
 OWN_GIN = ("late", "fading")
 SEARCH += [Experiment("search", f"K-{name}", (f"study/gin/{name}.gin",), seeds=(1,)) for name in OWN_GIN]
-# HELD without each of its parts, and where nothing can be aligned.
+# HELD without each of its parts, and where nothing can be aligned. WORDS_ONLY feeds words instead of pieces.
 ROWS, GATHER, HOLD, TIED_ROWS = (f"parts/{name}.gin" for name in ("rows", "gather_rows", "held_rows", "tied_rows"))
 SWITCHING = "parts/switching.gin"
 WORDS_ONLY = tuple(f"{stage}_rows/Stream.feed=@WordFeed()" for stage in ("gather", "pretrain"))
@@ -130,8 +138,8 @@ SEARCH += [
     Experiment("clone-50-50", "PC-tied-rows-50-50", (recipe("PC"), TIED_ROWS), (EVEN,), seeds=(1,)),
 ]
 
-# What the published initialisation, 0.02 at every width, does to the baselines: words start close together, and a contrast
-# of any kind parts them.
+# The effect of the published initialisation, 0.02 at every width, on the baselines: words start close together, and a
+# contrast of any kind parts them.
 SMALL_ROWS = ("J", "RC", "PC", "K", "O", "K-random", "O-K", "J-restart", "J-lr4e-3")
 INIT = [
     one._replace(question="init", name=f"{one.name}-std0.02", bindings=(*one.bindings, "Llama.table_std=0.02"))
@@ -139,11 +147,11 @@ INIT = [
     if one.name in SMALL_ROWS
 ]
 
-# All of the dictionary's concepts, and no wrong ones, are PC, K, HELD and PLUS above.
+# Dictionaries with fewer concepts, or with wrong ones. PC, K, HELD and PLUS above have all concepts and no wrong ones.
 QUALITY = {f"coverage{share}": f"Lexicon.coverage={share}" for share in (0.5, 0.2, 0.05)}
 QUALITY |= {f"wrong{share}": f"Lexicon.shuffle={share}" for share in (0.1, 0.3)}
 QUALITY |= {f"homographs{share}": f"Lexicon.homographs={share}" for share in (0.1, 0.3)}
-# 5 % of the concepts, 80, are fewer than a step takes; PLUS takes none.
+# 5 % of the concepts are 80, fewer than a step takes by default. PLUS takes none per step.
 ALL_OF_FEW: dict[str, tuple[str, ...]] = {arm: ("align_words/WordFeed.concepts=80",) for arm in ("PC", "K")}
 ALL_OF_FEW |= {"HELD": ("PieceFeed.concepts=80",), "PLUS": ()}
 ONCE = ("wrong0.1", "homographs0.1")
@@ -158,15 +166,15 @@ DICTIONARY = [
     for (arm, few), (name, binding) in itertools.product(ALL_OF_FEW.items(), QUALITY.items())
 ]
 
-# Alignment over steps, on a few probes only: what ends a stage in the other experiments is probed every 50 steps here.
+# Alignment over steps, on a few probes only: they run every 50 steps, and in other experiments only at a stage's end.
 WATCHED = "[@Perplexity(), @WordRetrieval(), @HiddenCosine(), @GradientCosine(), @Knowledge()]"
 CURVES = [
     Experiment("curves", f"{arm}-curve", (recipe(arm),), (f"PROBES={WATCHED}",), seeds=(1,), probe_every=50)
     for arm in ("J", "JC", "P", "PC", "RC", "K", "K-nostage1", "HELD", "PLUS")
 ]
 
-# Real languages: novels (a paragraph a document) with FreeDict, and Russian help pages with a small dictionary; steps, rates
-# and concepts are the clone's.
+# Real languages: novels (one paragraph a document) with FreeDict, and Russian help pages with a small dictionary.
+# Steps, rates and concepts are those of the clone study.
 TEXTS = {
     "de": ("lines:en={0}/mono/eltec/en.txt.gz,de={0}/mono/eltec/de.txt.gz", "en-de.tsv.gz"),
     "fr": ("lines:en={0}/mono/eltec/en.txt.gz,fr={0}/mono/eltec/fr.txt.gz", "en-fr.tsv.gz"),
@@ -174,7 +182,7 @@ TEXTS = {
 }
 JOINT, PREALIGN = "recipes/joint_pair_tiny.gin", "recipes/prealign_pair_tiny.gin"
 HELD_PAIR, PLUS_PAIR = "recipes/held_pair_tiny.gin", "recipes/prealign_plus_pair_tiny.gin"
-# As many concepts as in the clone, and room for their longer words.
+# As many concepts as in the clone study, and room for their longer words.
 STAGE1 = ("align_words/WordFeed.concepts=128", "align_words/Stream.batch_size=16")
 PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "J": ((JOINT,), ()),
@@ -195,11 +203,12 @@ PAIR_ARMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "JC-tied-rows": ((JOINT, SWITCHING, TIED_ROWS), ()),
 }
 SEEDS = {"HELD-tied-rows": (1,), "HELD-vectors": (1, 2)}
-# What a pair is tried with whose dictionary has 150 concepts for training.
+# The arms of the pair whose dictionary has only 150 concepts for training.
 FEW_WORDS = ("J", "JC", "RC", "PC", "K", "J-vectors", "J-tied-rows", "PLUS", "PLUS-random")
 
 
 def _pair(arm: str, language: str) -> Experiment:
+    """An arm on English and another language."""
     files, bindings = PAIR_ARMS[arm]
     text, dictionary = TEXTS[language]
     rates = f'{{"en": 0.86, "{language}": 0.10, "facts": 0.04}}'
@@ -216,7 +225,7 @@ EXPERIMENTS = [*CLONE, *BASELINES, *INIT, *SEARCH, *DICTIONARY, *CURVES, *REAL]
 
 
 def select(words: Sequence[str]) -> list[Experiment]:
-    """The experiments whose question or name fits any of the words ("K-*"); all without words."""
+    """The experiments whose question or name matches any of the words ("K-*"); all of them without words."""
     return [
         one
         for one in EXPERIMENTS

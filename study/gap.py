@@ -2,20 +2,20 @@
 
     python -m study.gap runs/study/K-1 [...]
 
-Both languages read the same held-out windows; losses are within the language. `share` of targets, `gap` in nats, `part`
-of the whole gap that falls on the kind.
+Both languages read the same held-out windows. Losses are renormalised within the language. Columns: `share` of targets,
+`gap` in nats, and `part`, the kind's share of the whole gap.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from xalign_jax import cli, config
+from xalign_jax.data.corpus import CorpusView
 from xalign_jax.evaluation.encode import score
 from xalign_jax.evaluation.inputs.windows import of_text, run_texts
 from xalign_jax.recipe import Recipe, Runtime
@@ -25,20 +25,22 @@ from xalign_jax.training.evaluate import restored
 KINDS = ("a dictionary word", "part of dictionary words", "a held-out word", "punctuation, digits", "other pieces")
 
 
-def kinds(corpus: Any) -> np.ndarray:
-    """(base size,) number of each base token's kind in `KINDS`."""
+def kinds(corpus: CorpusView) -> np.ndarray:
+    """(base size,) the number of each base token's kind in `KINDS`."""
+    # Later assignments overwrite earlier ones: other pieces, punctuation, held-out words, parts of words, and words.
     tokenizer, lexicon = corpus.tokenizer, corpus.lexicon
+    assert lexicon is not None, "the run has no dictionary"
     found = np.full(tokenizer.base_size, len(KINDS) - 1)
     found[np.asarray(tokenizer.standalone, bool)[: tokenizer.base_size]] = 3
     for number, table, single in ((2, lexicon.heldout, True), (1, lexicon.train, False), (0, lexicon.train, True)):
         for word in np.flatnonzero(table.language == 0):
-            ids = table.tokens(word)
+            ids = table.tokens(int(word))
             if not single or len(ids) == 1:
                 found[ids] = number
     return found
 
 
-def losses(directory: Path, windows: int = 256) -> tuple[Any, np.ndarray, np.ndarray]:
+def losses(directory: Path, windows: int = 256) -> tuple[CorpusView, np.ndarray, np.ndarray]:
     """(prepared data, base ids of the targets, (2, n) losses of English and the clone)."""
     recipe, runtime = config.load([str(directory / "config.gin")], [], (Recipe, Runtime))
     corpus, mesh, model, _ = restored(recipe, runtime, directory)
@@ -46,9 +48,12 @@ def losses(directory: Path, windows: int = 256) -> tuple[Any, np.ndarray, np.nda
     with jax.set_mesh(mesh):
         for text in run_texts(corpus, "validation"):
             rows = of_text(text, corpus.tokenizer, 64, windows)
+            # (N, T) where a target counts; both languages have the same places.
             real = rows["weights"] > 0
             nll, mass = score(model, rows, corpus.tokenizer.language_rows(text.clone), 32, text.language)
+            # The loss under a softmax over the language's own rows.
             found.append((nll + mass)[real])
+            # Windows of a clone hold the same base tokens, so English gives the targets for both.
             targets = targets if text.clone else rows["targets"][real]
     return corpus, targets, np.stack(found)
 
@@ -60,6 +65,7 @@ def table(directory: Path) -> str:
     for number, name in enumerate(KINDS):
         mine = kind == number
         if mine.any():
+            # Mean gap of the kind, and its share of the sum over all targets.
             gap = (clone - english)[mine]
             cells = (
                 mine.mean(),

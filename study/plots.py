@@ -12,6 +12,7 @@ import numpy as np
 from study.record import Row
 from xalign_jax.reports.plots import axes, legend, style
 
+# Columns of the curves' CSV, and the titles of their panels.
 CURVES = {
     "words/dictionary/2": "words @1, dictionary, level 2",
     "words/heldout/2": "words @1, held out, level 2",
@@ -31,22 +32,25 @@ OVERVIEW = {
     "RC": "PreAlign, random dictionary",
 }
 
-FLOOR = -50  # per cent of the gap; what lies lower is drawn there, with its figure
-LABEL = 0.036  # of a panel's height, a line of text
+FLOOR = -50  # per cent of the gap; lower points are drawn there, with their figure
+LABEL = 0.036  # height of a line of text, as a share of the panel's height
 
-# By experiment: English cost and gap closed of its seeds.
+# By experiment: (English cost, gap closed), each with one value per seed.
 Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def draw_gap(panels_of: Mapping[str, Points], baselines: tuple[str, str], folder: Path) -> None:
-    """gap.png: a panel a question; each experiment at its means, its seeds as small dots, in one colour in all panels.
+    """gap.png: a panel for each question. An experiment is a dot at its means, with small dots for its seeds.
+
+    Colours are the same in all panels.
 
     Args:
-      baselines: names of the joint run and the oracle that gap and cost are taken against.
+      baselines: names of the joint run and of the oracle, against which gap and cost are measured.
     """
     panels_of = {title: points for title, points in panels_of.items() if points}
     if not panels_of:
         return
+    # Numbers of colours by first appearance, over all panels.
     names = [*dict.fromkeys(name for points in panels_of.values() for name in points)]
     figure, panels = axes(len(panels_of), 7.4, 5.6)
     for panel, (title, points) in zip(panels, panels_of.items(), strict=True):
@@ -54,6 +58,7 @@ def draw_gap(panels_of: Mapping[str, Points], baselines: tuple[str, str], folder
             (x, y), colour = 100 * np.asarray(seeds), style(names.index(name))["color"]
             panel.plot(x, np.maximum(y, FLOOR), ".", color=colour, markersize=4, alpha=0.6)
         panel.axvline(0, color="0.6", linewidth=0.8)
+        # The dashed line marks 80 % of the gap.
         panel.axhline(80, color="0.6", linewidth=0.8, linestyle="--")
         panel.set(title=title, xlabel=f"English perplexity against {baselines[0]}, %")
         panel.set_ylabel(f"gap from {baselines[0]} to {baselines[1]} closed, %")
@@ -62,7 +67,7 @@ def draw_gap(panels_of: Mapping[str, Points], baselines: tuple[str, str], folder
 
 
 def draw_overview(points: Points, folder: Path) -> None:
-    """overview.png: the arms of `OVERVIEW` by name, for a reader who knows none of them."""
+    """overview.png: the arms of `OVERVIEW` by their names in words, for readers who know no arm."""
     named = {name: points[arm] for arm, name in OVERVIEW.items() if arm in points}
     if not named:
         return
@@ -81,14 +86,17 @@ def draw_overview(points: Points, folder: Path) -> None:
 
 
 def _means(panel: Any, points: Points, colours: Sequence[str]) -> None:
-    """Each experiment's mean, and its name beside the panel, in the order of their heights, a line leading to it."""
+    """Draw each experiment's mean, and its name to the right of the panel, in the order of heights, with a line."""
+    # (experiments,) each, in per cent.
     x, y = 100 * np.array([np.mean(seeds, axis=1) for seeds in points.values()]).T
     shown = np.maximum(y, FLOOR)
     for which in range(len(points)):
         panel.plot(x[which], shown[which], "o", color=colours[which], markersize=6)
+    # Heights as shares of the panel, in which names are placed.
     low, high = panel.get_ylim()
     order = np.argsort(shown, kind="stable")
     for which, height in zip(order, apart((shown[order] - low) / (high - low), LABEL), strict=True):
+        # A mean below the floor is drawn at the floor, so its name says the figure.
         text = list(points)[which] + (f" ({y[which]:.0f} %)" if y[which] < FLOOR else "")
         line = {
             "arrowstyle": "-",
@@ -103,7 +111,8 @@ def _means(panel: Any, points: Points, colours: Sequence[str]) -> None:
 
 
 def apart(heights: np.ndarray, least: float) -> np.ndarray:
-    """Ascending heights moved as little as need be, upwards and then back below 1, to lie `least` apart."""
+    """Ascending heights, moved as little as possible so that they lie `least` apart and below 1."""
+    # First push upwards from below, then back down from 1.
     steps = least * np.arange(len(heights))
     up = np.maximum.accumulate(heights - steps) + steps
     most = 1 - steps[::-1]
@@ -111,7 +120,7 @@ def apart(heights: np.ndarray, least: float) -> np.ndarray:
 
 
 def draw_curves(curves: Mapping[str, Sequence[Row]], folder: Path) -> None:
-    """curves.png: a panel for each measure, an experiment a line: the mean over seeds by step."""
+    """curves.png: a panel for each measure, and a line for each experiment, the mean over seeds by step."""
     columns = [name for name in CURVES if any(name in row for rows in curves.values() for row in rows)]
     if not columns:
         return

@@ -1,4 +1,4 @@
-"""Rows of the study's two CSV files: one for each finished run, and one for each probed step of a run with curves."""
+"""Rows of the study's two CSV files: a row for each finished run, and for each probed step of a run with curves."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ Row = dict[str, Any]
 
 FOLDER = Path(__file__).parent.parent / "docs" / "study"
 RESULTS, CURVES = FOLDER / "results.csv", FOLDER / "curves.csv"
+# The first columns of both files, and the columns of what a run cost.
 PLACES = ("experiment", "seed", "identity", "vocabulary", "commit", "steps")
 COSTS = ("lm_tokens", "tokens", "train_seconds", "wall_seconds")
 
@@ -34,17 +35,19 @@ def read(path: Path) -> list[Row]:
 
 
 def _value(name: str, cell: str) -> Any:
+    """A cell as text, a whole number or a float, by the name of its column."""
     if name in ("seed", "step", "steps", "lm_tokens", "tokens"):
         return int(cell)
     return cell if name in ("experiment", "identity", "vocabulary", "commit", "stage") else float(cell)
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """The rows by experiment, seed and step, all or none; columns that any has, those of `PLACES` and `COSTS` first."""
+    """Write the rows by experiment, seed and step, all or none. Columns of `PLACES` and `COSTS` come first."""
     ordered = sorted(rows, key=lambda row: (row["experiment"], row["seed"], row.get("step", 0)))
     names = {name for row in ordered for name in row}
     first = [name for name in (*PLACES, "stage", "step", *COSTS) if name in names]
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A new file that replaces the old one in a single step: readers never see half of it.
     new = path.with_suffix(".tmp")
     with new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*first, *sorted(names - {*first})], lineterminator="\n")
@@ -54,9 +57,10 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
 
 def replace(path: Path, new: Sequence[Row]) -> None:
-    """Write rows into the file in the place of those of the same experiments and seeds, one process after another."""
+    """Write rows in place of the rows of the same experiments and seeds. Processes do this one after another."""
     runs = {(row["experiment"], row["seed"]) for row in new}
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The lock is on the folder, because the file itself is replaced.
     lock = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -66,7 +70,7 @@ def replace(path: Path, new: Sequence[Row]) -> None:
 
 
 def finished(directory: Path, recipe: Recipe) -> bool:
-    """Whether the model directory holds this very recipe's run with the probes of its last step."""
+    """Whether the model directory holds this very recipe's run, with the probes of its last step."""
     if not (directory / "results.json").is_file():
         return False
     same = read_environment(directory, ("identity",))["identity"] == identity(recipe)
@@ -74,16 +78,17 @@ def finished(directory: Path, recipe: Recipe) -> bool:
 
 
 def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: float | None) -> tuple[Row, list[Row]]:
-    """The row of a finished run, and a row for each probed step; what `xalign evaluate` added is left out.
+    """The row of a finished run, and a row for each probed step. Rows that `xalign evaluate` added are left out.
 
     Args:
-      wall_seconds: what the run took, start and probes included; None where nobody watched.
+      wall_seconds: the run's duration with start and probes; None where nobody measured it.
     """
     run = read_runs(directory)[-1]
     environment, results = read_environment(directory, ("identity", "git")), read_results(directory)
     place = {"experiment": experiment, "seed": run.seed, "identity": environment["identity"]}
     place |= {"vocabulary": run.fingerprint, "commit": environment["git"] or ""}
     assert recipe.lexicon is not None, "every experiment has a lexicon"
+    # Only rows that the recipe's own probes measured, so that every run of an experiment has the same columns.
     languages = recipe.lexicon.languages[:2]
     probes = [probe for stage in recipe.stages for probe in stage.probes]
     own = json.loads(json.dumps([without_places(as_json(probe)) for probe in probes]))
@@ -93,6 +98,7 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     for step in sorted({row["step"] for row in results}):
         here = [row for row in results if row["step"] == step]
         curve.append(place | {"stage": here[-1]["stage"], "step": step} | measures(here, languages, short))
+    # The last probed step is the run's row, without its stage and step.
     end = {name: value for name, value in curve[-1].items() if name not in ("stage", "step")}
     costs: Row = {"steps": run.step} | tokens(recipe) | {"train_seconds": round(train_seconds(run.metrics))}
     if wall_seconds is not None:
@@ -101,13 +107,13 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
 
 
 def measures(results: Sequence[Row], languages: Sequence[str], short: Mapping[tuple[str, str], str]) -> Row:
-    """What is kept of rows of `results.json`, by column: ppl/1, own_ppl/2, knows/2, words/heldout/0, cosine/2/3 ..
+    """The values kept from rows of `results.json`, by column: ppl/1, own_ppl/2, knows/2, words/heldout/0, cosine/2/3 ..
 
-    Languages are numbered, the source language 1; the split of a row that has one stands in place of its language.
+    Languages are numbered; the source language is 1. A row with a split has the split in place of its language.
     Controls are left out, and all levels are kept.
 
     Args:
-      short: the first half of the column's name, by probe and metric; other metrics are left out.
+      short: the first part of a column's name, by probe and metric; other metrics are left out.
     """
     number = {language: str(i) for i, language in enumerate(languages, 1)}
     found: Row = {}
@@ -121,7 +127,7 @@ def measures(results: Sequence[Row], languages: Sequence[str], short: Mapping[tu
 
 
 def short_names(probes: Iterable[Probe]) -> dict[tuple[str, str], str]:
-    """Short names of probes' metrics, by probe and metric."""
+    """Short names of probes' metrics, by probe and metric; metrics without one are not recorded."""
     return {
         (probe.name, metric): column.short
         for probe in probes
@@ -131,13 +137,15 @@ def short_names(probes: Iterable[Probe]) -> dict[tuple[str, str], str]:
 
 
 def tokens(recipe: Recipe) -> Row:
-    """Positions of the language-model streams, and of all streams, over the whole run."""
+    """Tokens of the language-model streams, and of all streams, over the whole run, with padding."""
+    # Streams without a mixture read the dictionary only.
     read = [(stage.steps * s.batch_size * s.feed.length, s.mixture) for stage in recipe.stages for s in stage.streams]
     return {"lm_tokens": sum(n for n, mixture in read if mixture is not None), "tokens": sum(n for n, _ in read)}
 
 
 def train_seconds(metrics: Sequence[Row]) -> float:
-    """Seconds of all steps by the training log, compilation included, probes and start-up not."""
+    """Seconds of all steps by the training log: with compilation, without probes and start-up."""
+    # A row of the log has the mean time of the steps since the row before.
     steps = [0, *(row["step"] for row in metrics)]
     return sum(
         (b - a) * row["perf/step_seconds"] for (a, b), row in zip(itertools.pairwise(steps), metrics, strict=True)

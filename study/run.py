@@ -1,4 +1,4 @@
-"""Runs experiments that are not recorded yet, several side by side, and records each as it finishes."""
+"""Run experiments that are not recorded yet, several at a time, and record each one as it finishes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUNS = Path("runs/study")
 
 
 class Job(NamedTuple):
-    """An experiment with a seed, and what it comes to."""
+    """An experiment with a seed, and the recipe that its files and bindings give."""
 
     experiment: Experiment
     seed: int
@@ -31,11 +31,12 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The name of the model directory."""
         return f"{self.experiment.name}-{self.seed}"
 
 
 def jobs(experiments: Iterable[Experiment], seeds: Sequence[int] = ()) -> list[Job]:
-    """Every experiment with each of its seeds (of those given, if any are), by seed first."""
+    """Every experiment with each of its seeds, or with those of `seeds` that it has. The order is by seed first."""
     cli.register()
     pairs = [(seed, one) for one in experiments for seed in one.seeds if not seeds or seed in seeds]
     found = []
@@ -46,7 +47,7 @@ def jobs(experiments: Iterable[Experiment], seeds: Sequence[int] = ()) -> list[J
 
 
 def missing(wanted: Sequence[Job], results: Sequence[record.Row], curves: Sequence[record.Row]) -> list[Job]:
-    """The jobs whose very recipe has no row; those with curves need rows over steps as well."""
+    """The jobs whose very recipe has no row. Jobs with curves also need rows over steps."""
     known, drawn = ({(r["experiment"], r["seed"], r["identity"]) for r in rows} for rows in (results, curves))
     keys = [(job.experiment.name, job.seed, identity(job.recipe)) for job in wanted]
     return [
@@ -57,13 +58,16 @@ def missing(wanted: Sequence[Job], results: Sequence[record.Row], curves: Sequen
 
 
 def comparable(rows: Sequence[record.Row], wanted: Sequence[Job]) -> tuple[list[record.Row], list[str]]:
-    """The rows of these very recipes, on one vocabulary for each text (that of most rows), and why others are left out."""
+    """The rows of these very recipes, on one vocabulary per text (that of most rows), and why others are left out."""
+    # By (experiment, seed): the recipe, its hash, and the tasks that name its text.
     of = {(job.experiment.name, job.seed): job.recipe for job in wanted}
     known = {key: identity(recipe) for key, recipe in of.items()}
     text = {key: tuple(mixture.tasks for mixture in stages.mixtures(recipe)) for key, recipe in of.items()}
     keys = [(row["experiment"], row["seed"]) for row in rows]
+    # A row counts if its recipe is still the same, and if its text gave the same vocabulary as in most runs.
     current = [known.get(key) == row["identity"] for key, row in zip(keys, rows, strict=True)]
     used = Counter((text[key], row["vocabulary"]) for key, row, fine in zip(keys, rows, current, strict=True) if fine)
+    # Ascending by count, so that the most frequent vocabulary of a text is the last and stays.
     usual = {read: vocabulary for _, vocabulary, read in sorted((n, v, t) for (t, v), n in used.items())}
     kept, left = [], []
     for key, row, fine in zip(keys, rows, current, strict=True):
@@ -77,10 +81,10 @@ def comparable(rows: Sequence[record.Row], wanted: Sequence[Job]) -> tuple[list[
 
 
 def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
-    """The jobs whose texts are here: all, once a folder of data is linked, else those that need none.
+    """The jobs whose texts are here: all of them once a folder of data is linked, else those that need none.
 
     Raises:
-      UserError: there is no such folder, or another one is linked.
+      UserError: there is no such folder, or another folder is linked.
     """
     link = Path(DATA)
     if data is not None and not data.is_dir():
@@ -99,7 +103,8 @@ def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
 
 
 def run(wanted: Sequence[Job], count: int) -> bool:
-    """Run jobs, `count` at a time; True if all of them finished. An interrupt reaches them too: they save and stop."""
+    """Run jobs, `count` at a time; True if all of them finished. An interrupt reaches them too, and they save."""
+    # Each text once, before several runs would prepare it at the same time.
     for recipe in dict.fromkeys(job.recipe for job in wanted):
         stages.prepare_data(recipe)
     fine = True
@@ -118,15 +123,16 @@ def run(wanted: Sequence[Job], count: int) -> bool:
 
 
 def _train(job: Job) -> tuple[int, float | None]:
-    """(exit code, seconds) of training; a model directory that holds the finished run is left as it is.
+    """(exit code, seconds) of training. A model directory that holds the finished run is left as it is.
 
-    Of a run that was begun before nobody knows the seconds.
+    The seconds of a run that was begun earlier are unknown.
     """
     directory, one = RUNS / job.name, job.experiment
     fresh = not directory.exists()
     if record.finished(directory, job.recipe):
         return 0, None
     RUNS.mkdir(parents=True, exist_ok=True)
+    # Every run is a process of its own, as a user would start it.
     print(f"{job.name}: training, log in {directory}.log", flush=True)
     bindings = [*one.bindings, f"Recipe.seed={job.seed}", f"Runtime.probe_every={one.probe_every}"]
     command = [sys.executable, "-m", "xalign_jax.cli", "train", f"--model_dir={directory}"]
@@ -138,13 +144,16 @@ def _train(job: Job) -> tuple[int, float | None]:
 
 
 def _recorded(job: Job, code: int, seconds: float | None) -> bool:
+    """Record a run that has finished, and say so; False if it failed."""
     directory = RUNS / job.name
     if code:
+        # The last line of the log says why.
         last = Path(f"{directory}.log").read_text(encoding="utf-8").splitlines()[-1:]
         print(f"{job.name}: failed: {' '.join(last)}", flush=True)
         return False
     row, curve = record.rows_of(job.experiment.name, directory, job.recipe, seconds)
-    if seconds is None:  # but known from when the same run was recorded before, perhaps
+    # A continued run has no time of its own, but an earlier row of the same run may have one.
+    if seconds is None:
         place = ("experiment", "seed", "identity")
         same = (r for r in record.read(record.RESULTS) if all(r[name] == row[name] for name in place))
         row |= {name: value for name, value in next(same, {}).items() if name == "wall_seconds"}
@@ -156,7 +165,7 @@ def _recorded(job: Job, code: int, seconds: float | None) -> bool:
 
 
 def listing(wanted: Sequence[Job], left: Sequence[Job], results: Sequence[record.Row]) -> str:
-    """What is recorded and what is missing, by question, with hours of one run after the other where any was timed."""
+    """Recorded and missing runs by question, with the hours that the missing ones take one after another, if known."""
     lines = []
     for question in dict.fromkeys(job.experiment.question for job in wanted):
         mine = [job for job in wanted if job.experiment.question == question]

@@ -20,7 +20,7 @@ MISSING = "Not run yet."
 
 
 def arms(results: Sequence[Row]) -> dict[str, Arm]:
-    """Rows by experiment and seed."""
+    """Rows by experiment, then by seed."""
     found: dict[str, Arm] = {}
     for row in results:
         found.setdefault(row["experiment"], {})[row["seed"]] = row
@@ -28,7 +28,7 @@ def arms(results: Sequence[Row]) -> dict[str, Arm]:
 
 
 def closed(arm: Arm, joint: Arm, oracle: Arm) -> list[float]:
-    """The share (J - X) / (J - O) of the clone's perplexity in its language, for each seed that all three have."""
+    """The share (J - X) / (J - O) of the clone's perplexity within its language, for each seed that all three have."""
     at = "own_ppl/2"
     return [
         (joint[seed][at] - arm[seed][at]) / (joint[seed][at] - oracle[seed][at])
@@ -37,12 +37,12 @@ def closed(arm: Arm, joint: Arm, oracle: Arm) -> list[float]:
 
 
 def cost(arm: Arm, joint: Arm, column: str = "own_ppl/1") -> list[float]:
-    """X / J - 1 of a perplexity (English, in its language), for each seed that both have."""
+    """X / J - 1 of a perplexity (English within its language), for each seed that both have."""
     return [arm[seed][column] / joint[seed][column] - 1 for seed in sorted(arm.keys() & joint.keys())]
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None]:
-    """Difference of two means and its standard error by Welch; None where a side has fewer than two values."""
+    """The difference of two means and its standard error by Welch; None where a side has fewer than two values."""
     gain = statistics.fmean(first) - statistics.fmean(second)
     if min(len(first), len(second)) < 2:
         return gain, None
@@ -55,7 +55,7 @@ def values(arm: Arm, column: str) -> list[float]:
 
 
 def cell(found: Sequence[float], form: str = ".1f", scale: float = 1.0, unit: str = "") -> str:
-    """Mean and sample standard deviation, "-" for nothing."""
+    """Mean and sample standard deviation; "-" for no values."""
     if not found:
         return "-"
     mean, spread = mean_and_spread([value * scale for value in found])
@@ -63,7 +63,8 @@ def cell(found: Sequence[float], form: str = ".1f", scale: float = 1.0, unit: st
 
 
 def comparison(found: Mapping[str, Arm], names: Sequence[str], joint: str, oracle: str) -> str:
-    """A line for each experiment that has rows, against a joint and, where there is one, an oracle baseline."""
+    """A line for each experiment that has rows, against a joint baseline and, where there is one, an oracle."""
+    # Without an oracle there is no gap, and bits per byte stand in its column.
     j, o = found.get(joint, {}), found.get(oracle, {})
     header = ["", "seeds", "English ppl", f"against {joint}", "other ppl", f"against {joint}"]
     header += [f"gap closed ({joint}, {oracle})" if o else "bits/byte"]
@@ -81,7 +82,7 @@ def comparison(found: Mapping[str, Arm], names: Sequence[str], joint: str, oracl
 
 
 def summary(found: Mapping[str, Arm], chosen: Sequence[Experiment]) -> str:
-    """A short line for each experiment that has rows, against the joint and oracle runs of its own setting."""
+    """A short line for each experiment that has rows, against the joint run and the oracle of its own setting."""
     rows, oracles = [], False
     for one in chosen:
         if arm := found.get(one.name):
@@ -91,16 +92,17 @@ def summary(found: Mapping[str, Arm], chosen: Sequence[Experiment]) -> str:
             line += [cell(cost(arm, j, "own_ppl/2"), "+.1f", 100, " %"), cell(values(arm, "knows/2"), ".3f")]
             rows.append([*line, cell(closed(arm, j, o), ".0f", 100, " %")])
     header = ["", "seeds", "English ppl against J", "other ppl against J", "knowledge", "gap closed"]
+    # The column of the gap is left out where no setting has an oracle.
     columns = len(header) if oracles else len(header) - 1
     return markdown(header[:columns], [row[:columns] for row in rows]) if rows else MISSING
 
 
-# What is compared of two experiments: perplexities by their ratio, knowledge by its difference.
+# Compared between two experiments: perplexities by their ratio, knowledge by its difference.
 COMPARED = {"English ppl": "own_ppl/1", "other ppl": "own_ppl/2", "knowledge": "knows/2"}
 
 
 def differences(found: Mapping[str, Arm], pairs: Sequence[tuple[str, str]]) -> str:
-    """A line for each (experiment, baseline) that both have rows: what the first's mean has more, in standard errors too."""
+    """A line for each (experiment, baseline) that both have rows: the first's gain, also in standard errors."""
     rows = []
     for first, second in pairs:
         arm, against = found.get(first), found.get(second)
@@ -111,6 +113,7 @@ def differences(found: Mapping[str, Arm], pairs: Sequence[tuple[str, str]]) -> s
 
 
 def _more(column: str, first: Sequence[float], second: Sequence[float]) -> str:
+    """The gain of the first over the second, with the number of standard errors if it is known."""
     if not first or not second:
         return "-"
     gain, error = difference(first, second)
@@ -120,11 +123,11 @@ def _more(column: str, first: Sequence[float], second: Sequence[float]) -> str:
 
 # Joint and oracle baselines: trained in one stage; with two warm-ups; with a kept contrast that cannot align.
 BASELINES = [("J", "O"), ("J-restart", "O-restart"), ("K-random", "O-K")]
-# By question, the suffix of its own J and O.
+# Question -> how the names of its own J and O end.
 SUFFIXES = {"init": "-std0.02", "clone-50-50": "-50-50", "clone-4m": "-4m", "clone-4m-50-50": "-4m-50-50"}
 PAIRS = ("-en-de", "-en-fr", "-en-ru")
-# What is compared in every question of the clone, and in every pair of real languages: there a gain counts where it exceeds
-# three standard errors, of the random dictionary too.
+# Comparisons for every question of the clone study, and for every pair of real languages. There a gain counts if it
+# exceeds three standard errors, also against the random dictionary.
 CLONE_CLAIMS = [("PC", "J"), ("K", "J"), ("R", "J"), ("RC", "J"), ("PC", "RC"), ("K", "RC"), ("K", "K-random")]
 CLONE_CLAIMS += [("HELD", "J"), ("HELD", "K"), ("HELD", "K-random"), ("K-random", "J"), ("J-restart", "J")]
 CLONE_CLAIMS += [("PLUS", "J"), ("PLUS", "HELD")]
@@ -151,14 +154,16 @@ CLAIMS = [
 
 
 def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
-    """Write `tables.md` and the plots into the folder, and fill the tables of the paper and of its appendices."""
+    """Write `tables.md` and the plots into the folder, and fill in the tables of the paper and its appendices."""
     found = arms(results)
     parts = ["# Tables of the study", "Made by `python -m study tables`; means over seeds ± sample standard deviation."]
     for question in dict.fromkeys(one.question for one in EXPERIMENTS):
         parts.append(f"## {question}")
         mine = [one for one in EXPERIMENTS if one.question == question]
+        # Experiments of one setting share baselines, and their names end alike.
         for suffix, group in itertools.groupby(mine, _suffix):
             names, against = [one.name for one in group], [(f"{j}{suffix}", f"{o}{suffix}") for j, o in BASELINES]
+            # A table for each pair of baselines that has rows.
             recorded = [pair for pair in against if found.keys() >= {*pair}] or against[:1]
             parts += [comparison(found, names, *pair) for pair in recorded]
     parts += ["## Differences", differences(found, CLAIMS)]
@@ -173,15 +178,16 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
 
 
 def documents(folder: Path) -> list[Path]:
-    """The paper, which lies beside the folder and has its name, and the paper's appendices in the folder."""
+    """The paper, which is the folder's neighbour with its name, and the paper's appendices in the folder."""
     return [folder.with_suffix(".md"), *sorted(folder.glob("appendix_*.md"))]
 
 
 def filled(document: str, found: Mapping[str, Arm]) -> str:
     """The document with a new table below every line of one of three kinds.
 
-    `<!-- table: WORD... -->` has a line for each experiment, words as `select` takes them. `<!-- summary: WORD... -->`
-    has the same lines with fewer columns. `<!-- differences: A/B... -->` has a line for each two of them.
+    `<!-- table: WORD... -->` has a line for each experiment, with words as `select` takes them.
+    `<!-- summary: WORD... -->` has the same lines with fewer columns.
+    `<!-- differences: A/B... -->` has a line for each pair.
     """
 
     def table(place: re.Match[str]) -> str:
@@ -195,22 +201,24 @@ def filled(document: str, found: Mapping[str, Arm]) -> str:
         suffix = _suffix(chosen[0])
         return f"{place['line']}{comparison(found, [one.name for one in chosen], f'J{suffix}', f'O{suffix}')}\n"
 
+    # The marker's line, then the old table or the word for a missing one, which is replaced.
     line = r"(?P<line><!-- (?P<kind>table|summary|differences): (?P<words>.+) -->\n\n)"
     return re.sub(rf"{line}(?:(?:\||{re.escape(MISSING)}).*\n)*", table, document)
 
 
 def _suffix(one: Experiment) -> str:
-    """What the names of an experiment's baselines end with."""
+    """The ending that the names of an experiment's baselines have."""
     if one.question == "real":
         return next(pair for pair in PAIRS if one.name.endswith(pair))
     return SUFFIXES.get(one.question, "")
 
 
 def _points(found: Mapping[str, Arm], question: str, joint: str, oracle: str) -> plots.Points:
-    """English cost and gap closed of a question's experiments against its own baselines; the oracle is left out."""
+    """(English cost, gap closed) of a question's experiments against its own baselines, without the oracle itself."""
     suffix = SUFFIXES.get(question, "")
     j, o = (found.get(f"{name}{suffix}", {}) for name in (joint, oracle))
     names = [one.name for one in EXPERIMENTS if one.question == question and one.name != f"{oracle}{suffix}"]
+    # Seeds without an oracle have no gap.
     arms = {name: {seed: row for seed, row in found[name].items() if seed in o} for name in names if name in found}
     points = {name.removesuffix(suffix): (cost(arm, j), closed(arm, j, o)) for name, arm in arms.items()}
     return {name: (x, y) for name, (x, y) in points.items() if x}

@@ -115,3 +115,9 @@ def test_a_gin_file_with_a_wrong_value_is_refused_in_one_line():
     assert str(refused.value) == "AdamW.b1 = 1.5: must lie in [0, 1)"
     with pytest.raises(UserError, match=r"^lm/Stream\.weight = nan: expected a number"):
         make("Stream", weight=math.nan)
+
+
+def test_a_message_about_a_probe_names_its_binding():
+    """`Perplexity.name` says what its rows are called, and is no scope of gin."""
+    with pytest.raises(UserError, match=r"^Perplexity\.length = 0: must be at least 1"):
+        make("Perplexity", length=0)

@@ -115,8 +115,9 @@ def _is_a(value: object, kind: str) -> bool:
 
 def _label(config: object, field: str) -> str:
     """The gin binding of a field, such as "align/Stream.weight" or "Recipe.seed"."""
-    # Streams and stages have names, which are their gin scopes by convention.
-    name = getattr(config, "name", None)
+    # Stages and streams have a field `name`, which is their scope. The class attribute `name` of a probe is no field.
+    fields = dataclasses.fields(cast("DataclassInstance", config))
+    name = next((getattr(config, own.name) for own in fields if own.name == "name"), None)
     return f"{name}/{type(config).__name__}.{field}" if isinstance(name, str) else f"{type(config).__name__}.{field}"
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xalign_jax.data.store import cache, store
 from xalign_jax import preparing
+from xalign_jax.data.store import cache, store
 from xalign_jax.data.store.store import Vocabulary, open_stores, open_tokenizer, prepare
 from xalign_jax.errors import UserError
 

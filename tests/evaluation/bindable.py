@@ -1,4 +1,4 @@
-"""What hand-made models share with `models.model.Model`: parameters are bound to a copy, which is a pytree."""
+"""The part of `models.model.Model` that hand-made models need: binding parameters gives a copy, which is a pytree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 
 
 class Bindable:
-    """A model without parameters until `bind` gives it some; subclasses are pytrees by themselves."""
+    """A model without parameters until `bind` gives it some. Subclasses are registered as pytrees."""
 
     params = None
 

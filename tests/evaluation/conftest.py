@@ -16,7 +16,7 @@ from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 
 
 class Bigram(Bindable):
-    """A model whose states depend on the token alone: level l = level l-1 @ layers[l-1]; logits = level L @ head.T.
+    """A model whose states depend on the token only: level l = level l-1 @ layers[l-1]; logits = level L @ head.T.
 
     params: embedding (V, D), layers (L, D, D), head (V, D).
     """
@@ -97,7 +97,7 @@ def _concepts(words: list[tuple[list[int], int, int, int]], languages=("en", "en
 
 @pytest.fixture
 def toy() -> types.SimpleNamespace:
-    """Makers of the pieces of a toy run."""
+    """Functions that make the parts of a toy run."""
     return types.SimpleNamespace(
         model=Bigram, params=_params, store=_store, corpus=_prepared, concepts=_concepts, value=_value
     )
@@ -105,12 +105,12 @@ def toy() -> types.SimpleNamespace:
 
 @pytest.fixture
 def tokenizer() -> Tokenizer:
-    """Bytes with one clone: base ids 0..260, clone ids 261.., specials shared."""
+    """A byte vocabulary with one clone: base ids 0..260, clone ids 261.., shared specials."""
     return Tokenizer(Bytes(), Vocabulary(kind="bytes", clones=1))
 
 
 def _value(rows: list[dict], metric: str, **about: object) -> float:
-    """The value of the one row with these keys; a control unless named is None."""
+    """The value of the only row with these keys. `control` is None unless it is given."""
     wanted = {"metric": metric, "control": None, **about}
     found = [row["value"] for row in rows if all(row[key] == value for key, value in wanted.items())]
     assert len(found) == 1, (wanted, rows)

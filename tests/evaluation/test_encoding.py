@@ -1,4 +1,4 @@
-"""The passes that probes share, against numpy on a model whose states are rows of tables."""
+"""The passes that probes share, compared with numpy on a model whose states are rows of tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEQUENCES = [np.arange(10, 10 + n, dtype=np.int32) for n in (3, 1, 7, 5, 2)]
 
 @pytest.fixture
 def bigram(toy, tokenizer):
-    """A model of two layers, and its states by level (3, V, D) and head rows."""
+    """A model of two layers, its states by level (3, V, D), and its head rows."""
     embedding, head = np.random.default_rng(0).normal(size=(2, tokenizer.size, 4)).astype(np.float32)
     params = toy.params(embedding, head, layers=2)
     params["layers"] = params["layers"] * np.array([2.0, 3.0], np.float32)[:, None, None]
@@ -54,9 +54,9 @@ def test_head_rows_are_means_over_a_sequences_tokens(bigram):
     np.testing.assert_allclose(encode.pool_head(model.bind(params), SEQUENCES, 6, 2), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_sentence_vectors_of_a_causal_model_are_means_and_first_tokens(bigram, tokenizer):
+def test_text_vectors_of_a_causal_model_are_means_and_first_tokens(bigram, tokenizer):
     model, params, states, _ = bigram
-    found = encode.sentence_vectors(model.bind(params), tokenizer, SEQUENCES, 6, 2, "test")
+    found = encode.text_vectors(model.bind(params), tokenizer, SEQUENCES, 6, 2, "test")
     expected = np.stack([[level[ids[:6]].mean(0) for ids in SEQUENCES] for level in states])
     np.testing.assert_allclose(found["mean"], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["first"], np.stack([level[[10] * 5] for level in states]), rtol=1e-6)

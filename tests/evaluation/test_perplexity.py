@@ -1,4 +1,4 @@
-"""Perplexity, perplexity in a language and bits per byte against hand calculation."""
+"""Perplexity, perplexity in a language and bits per byte, compared with values worked out by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_uniform_model_is_exact(toy, tokenizer):
 
 
 def test_known_bigram(toy, tokenizer):
-    """Logits are a table of the previous token: the loss is its softmax, by hand."""
+    """Logits are a table by the previous token, so the loss is worked out from its softmax."""
     rng = np.random.default_rng(0)
     table = rng.normal(size=(tokenizer.size, tokenizer.size))
     model = toy.model(tokenizer.size, tokenizer.size)
@@ -53,7 +53,7 @@ def test_known_bigram(toy, tokenizer):
 
 
 def test_tied_clone_oracle(toy, tokenizer):
-    """Clone rows that equal the base rows: same perplexity in the language, twice that in all if nothing is shared."""
+    """Clone rows equal the base rows: equal perplexity in the language, twice as much overall if nothing is shared."""
     base = np.random.default_rng(1).normal(size=(tokenizer.base_size, 8))
     table = np.concatenate([base, base])
     head = np.concatenate([table, np.full((tokenizer.size - len(table), 8), 0.0)])
@@ -117,7 +117,7 @@ def test_bidirectional_models_are_refused(toy, tokenizer):
 
 
 def test_foreign_mass_of_a_clone(toy, tokenizer):
-    """Of equal logits, the clone's own rows hold their share of the vocabulary."""
+    """With equal logits, the clone's own rows have their share of the vocabulary as mass."""
     model = toy.model(tokenizer.size, 2)
     params = toy.params(np.zeros((tokenizer.size, 2)), np.zeros((tokenizer.size, 2)))
     corpus = toy.corpus(tokenizer, [toy.store(TEXT), toy.store(TEXT, split="train")])
@@ -128,7 +128,7 @@ def test_foreign_mass_of_a_clone(toy, tokenizer):
 
 
 def test_foreign_mass_reads_the_first_language(toy, tokenizer):
-    """Held-out text of another language is no context."""
+    """Held-out text of another language does not serve as context."""
     stores = [toy.store(TEXT, split="train"), toy.store(TEXT, "de", "train"), toy.store(TEXT, "de")]
     probe, model = ForeignMass(length=8), toy.model(tokenizer.size, 2)
     with pytest.raises(UserError, match="ForeignMass: no validation text in en, the run's first language"):
@@ -145,7 +145,7 @@ def test_counts_are_whole_and_positive(settings):
 
 
 def test_foreign_mass_by_counts(toy, tokenizer):
-    """Languages that share a vocabulary: tokens of which more than 99 % stand in language 2."""
+    """With a shared vocabulary, tokens count that occur in language 2 in more than 99 % of the cases."""
     tokenizer.clones = 0
     model = toy.model(tokenizer.size, 1)
     head = np.zeros((tokenizer.size, 1))

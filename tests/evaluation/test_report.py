@@ -1,4 +1,4 @@
-"""Tables and pictures of runs, from model directories written by hand."""
+"""Tables and pictures of runs, from model directories that the tests write."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_arms_of_one_directory_name_have_names_of_their_own(tmp_path):
 
 
 def test_every_arm_is_in_the_legend():
-    """One that lacks what stands first, too, and one whose name begins as matplotlib's own do."""
+    """One run lacks the first value, and one has a name that begins like matplotlib's hidden labels."""
     languages = {"of French": ("fr",), "_mine": ("de", "fr")}
     runs = [
         Run(
@@ -195,7 +195,7 @@ def test_every_arm_is_in_the_legend():
 
 
 def test_a_curve_of_one_point_is_drawn(tmp_path):
-    """A line needs two points; a panel with a single one would be empty."""
+    """A line needs two points. A panel with a single point would be empty without a mark."""
     rows = [{"step": 10, "loss/align_words": 2.0, "loss/pretrain_lm": 3.0}, {"step": 20, "loss/pretrain_lm": 2.5}]
     run = Run(tmp_path, "joint", 0, "v", "s", rows)
     for figure in (plots._loss(run), plots._curves([Arm("joint", (run,))])):
@@ -286,7 +286,7 @@ def test_the_summary_shows_headlines_in_the_order_of_the_probes(tmp_path):
 
 
 def add_own(folder: Path, shown: bool = True) -> None:
-    """Rows of two probes of a user's own, one with levels, and what their classes say of them."""
+    """Rows of two probes of a user, one of them by level, and what their classes say about them."""
     rows = [
         row("mean_norm", metric, value + (level or 0), 77, language=language, level=level)
         for language in ("de", "en")
@@ -443,7 +443,7 @@ def test_pictures_of_probes_called_alike_keep_their_names_apart(tmp_path):
 
 
 def test_probes_json_of_another_version_is_read():
-    """It may know more of a column, or less."""
+    """A newer file may say more about a column, and an older one less."""
     key = Key("tagging", "f1", "de")
     shown = Shown([{"tagging": {"columns": {"f1": {"headline": True, "unit": "%"}}}}], [key])
     assert (shown.title("tagging"), shown.column(key).heading, shown.headline(key)) == ("Tagging", "f1", True)

@@ -1,4 +1,4 @@
-"""What reaches `results.json`: strict JSON, the conditions of every row, and rows of other conditions side by side."""
+"""The contents of `results.json`: strict JSON, the conditions of each row, and rows of several conditions together."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from xalign_jax.records.files import read_results, read_shown
 from xalign_jax.reports.report import compare, report
 from xalign_jax.runtime.logs import RESULT_KEYS, write_results
 from xalign_jax.training import run_directory
-from xalign_jax.training.train import run_probes
+from xalign_jax.training.probing import run_probes
 
 PROBES = [name for name in all_probes.__all__ if hasattr(getattr(all_probes, name), "rows")]
 
 
 def strict(path):
-    """JSON as its standard has it: Infinity and NaN are none."""
+    """Parse strict JSON, which has no Infinity and no NaN."""
 
     def refuse(constant):
         raise AssertionError(f"{path}: {constant}")
@@ -41,7 +41,7 @@ def probe(name: str, **settings):
 
 
 def measured(toy, tokenizer, probes, scale: float = 1.0, texts: int = 60):
-    """Rows of probes on a model whose logits are `scale` times those of random tables."""
+    """Rows of probes on a model whose logits are random tables times `scale`."""
     table = _tables(tokenizer, "other")
     stores = [_text(toy, texts), dataclasses.replace(_text(toy, texts), split="train")]
     corpus = toy.corpus(tokenizer, stores, _lexicon(toy, tokenizer), _facts(tokenizer))
@@ -52,7 +52,7 @@ def measured(toy, tokenizer, probes, scale: float = 1.0, texts: int = 60):
 @pytest.mark.parametrize("scale", [1.0, 1e4, math.nan])
 @pytest.mark.parametrize("name", PROBES)
 def test_every_probe_writes_strict_json(toy, tokenizer, tmp_path, name, scale):
-    """Also where the loss is so large that its exponential is no number, or the model is broken."""
+    """This also holds where the loss is too large for its exponential, or where the model is broken."""
     rows = measured(toy, tokenizer, [probe(name)], scale)
     run_directory.add_results(tmp_path, [probe(name)], rows, "pretrain", 10, 0)
     found = strict(tmp_path / "results.json")
@@ -107,7 +107,7 @@ def test_the_place_of_a_file_is_no_condition_and_its_contents_are(tmp_path, toy,
 
 
 def test_data_is_that_of_the_text_and_not_of_its_tokens(toy, tokenizer):
-    """Bits per byte of two vocabularies stand in one table."""
+    """Bits per byte of two vocabularies can be compared in one table."""
     stores = [toy.store([[10, 11, 12, 1]]), toy.store([[20, 1]])]
     found = []
     for store in stores:
@@ -132,7 +132,7 @@ def test_a_stage_has_been_probed_when_its_own_probes_have_run(tmp_path):
 
 
 def _evaluated(folder, **changes):
-    """Add rows of sentence retrieval on another test set to a run, at a step."""
+    """Add rows of sentence retrieval on another test set to a run's results at a step."""
     about = {"class": "SentenceRetrieval", "length": 32, "sentences": 1000, "files": [["en", "news.en"]]} | changes
     data = about.pop("data", "aaaaaaaaaaaa")
     step, value, n = (about.pop(key) for key in ("step", "value", "n"))
@@ -186,7 +186,7 @@ def test_what_was_measured_at_an_earlier_step_does_not_pass_for_the_newest(tmp_p
 
 
 def test_one_run_has_no_spread(tmp_path):
-    """Neither two stages of a run, nor two runs of one seed, are two draws."""
+    """Two stages of a run are not two draws, and neither are two runs of one seed."""
     folder = write_run(tmp_path / "run", "prealign", 0)
     rows = json.loads((folder / "results.json").read_text())
     untrained = next(row for row in rows if row["control"] == "untrained" and row["level"] == 0)

@@ -1,4 +1,4 @@
-"""Word and sentence retrieval: 1 for equal vectors, chance for shuffled answers, duplicates and means by hand."""
+"""Word and sentence retrieval: 1 for equal vectors, chance for shuffled answers; duplicates and means by hand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_equal_vectors_are_found_and_shuffled_answers_are_not(toy, tokenizer):
 
 
 def test_centring_takes_a_language_offset_away(toy, tokenizer):
-    """Opposite constants added to the languages move raw cosines, not centred ones; means come from the other split."""
+    """Opposite constants in both languages move raw cosines, not centred ones. Means come from the other split."""
     model, params = _aligned(toy, tokenizer)
     apart = np.where(np.arange(tokenizer.size) < tokenizer.base_size, 50, -50)[:, None] * np.eye(16)[0]
     params |= {"embedding": params["embedding"] + apart.astype(np.float32)}
@@ -79,7 +79,7 @@ def test_one_concept_leaves_nothing_to_choose_from(toy, tokenizer):
 
 
 def test_an_encoder_reads_words_between_bos_and_eos(toy, tokenizer):
-    """A word of one token is a row of three; the mean is over the word alone."""
+    """A word of one token is a row of three, and the mean is over the word only."""
     model, params = _aligned(toy, tokenizer)
     corpus = toy.corpus(tokenizer, [], _lexicon(toy, tokenizer))
     read = []
@@ -98,7 +98,7 @@ def test_an_encoder_reads_words_between_bos_and_eos(toy, tokenizer):
 
 
 def test_a_word_written_like_the_right_one_is_right(toy, tokenizer):
-    """Two concepts share their target's spelling: either answer counts for both."""
+    """Two concepts have targets of the same spelling, so either answer counts for both."""
     words = [([10], 0, 0, 0), ([11], 1, 0, 1), ([271], 0, 1, 7), ([271], 1, 1, 7)]
     lexicon = types.SimpleNamespace(
         dictionary=toy.concepts(words), heldout=toy.concepts([]), languages=("en", "en_clone")

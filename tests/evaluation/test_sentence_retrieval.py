@@ -1,4 +1,4 @@
-"""Sentence retrieval from groups: who is paired with whom, what is read, margin, n-grams and means, by hand."""
+"""Sentence retrieval from groups: which texts are paired and read; margin, n-grams and means worked out by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encode import padded, ratio_margin, sentence_vectors
+from xalign_jax.evaluation.encode import padded, ratio_margin, text_vectors
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
 from xalign_jax.evaluation.inputs.parallel_text import sentences
 from xalign_jax.evaluation.probes import SentenceRetrieval, sentence_retrieval
@@ -73,19 +73,19 @@ def test_rows_of_every_variant_and_control(toy, tokenizer):
 
 
 def test_what_is_read(toy, tokenizer):
-    """Bidirectional: bos x eos with x cut to what is left; causal: x alone. x is pooled, stored with its eos or not."""
+    """A bidirectional model reads bos x eos, with x cut to the room; a causal one reads x. Only x is pooled in both."""
     texts = [np.asarray(ids, np.int32) for ids in ([10, 20, 1], [30, 31, 32, 33, 34, 1], [40])]
     model, params = _model(toy, tokenizer, causal=False)
     table = np.asarray(params["embedding"])
     # The toy vocabulary may have no bos: then x stands first.
     room = 4 if tokenizer.bos is None else 3
-    found = sentence_vectors(model.bind(params), tokenizer, texts, 5, 2, "test")
+    found = text_vectors(model.bind(params), tokenizer, texts, 5, 2, "test")
     for d, own in enumerate(([10, 20], [30, 31, 32, 33][:room], [40])):
         np.testing.assert_allclose(found["mean"][0, d], table[own].mean(0), rtol=1e-5, atol=1e-6)
         first = own[0] if tokenizer.bos is None else tokenizer.bos
         np.testing.assert_allclose(found["first"][0, d], table[first], rtol=1e-6)
     model, params = _model(toy, tokenizer, causal=True)
-    found = sentence_vectors(model.bind(params), tokenizer, texts, 5, 2, "test")
+    found = text_vectors(model.bind(params), tokenizer, texts, 5, 2, "test")
     for d, own in enumerate(([10, 20], [30, 31, 32, 33, 34], [40])):
         np.testing.assert_allclose(found["mean"][1, d], table[own].mean(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found["first"][1, d], table[own[0]], rtol=1e-6)
@@ -93,20 +93,20 @@ def test_what_is_read(toy, tokenizer):
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_objectives_pool_what_probes_pool(toy, tokenizer, causal):
-    """A row framed as feeds frame it, and the same text as a probe is given it."""
+    """A row framed as feeds frame it, and the same text as a probe gets it."""
     model, params = _model(toy, tokenizer, causal)
     model.special = tokenizer.special
     own = np.asarray([10, 20, 30], np.int32)
     row = [own] if causal else [np.asarray([*[[tokenizer.bos], []][tokenizer.bos is None], *own, tokenizer.eos])]
     for pooling in ("mean", "first"):
-        probed = sentence_vectors(model.bind(params), tokenizer, [own], 9, 1, "test")[pooling]
+        probed = text_vectors(model.bind(params), tokenizer, [own], 9, 1, "test")[pooling]
         for level in (0, 1):
             trained = objective_vectors(model.bind(params), padded(row, 9), 1, level, pooling)
             np.testing.assert_allclose(probed[level], trained, rtol=1e-6)
 
 
 def test_too_few_sentences_are_refused(toy, tokenizer, tmp_path):
-    """Among one candidate the right one is always found; `least` counts before `sentences` cuts."""
+    """With one candidate the right one is always found. `least` counts before `sentences` cuts."""
     for language in ("en", "de"):
         (tmp_path / f"{language}.txt").write_text("one\ntwo\nthree\n")
     files = tuple((language, str(tmp_path / f"{language}.txt")) for language in ("en", "de"))
@@ -147,7 +147,7 @@ def test_ratio_margin_by_hand():
 
 
 def test_files_are_read_as_other_text_is(toy, tokenizer, tmp_path, monkeypatch):
-    """A byte-order mark and CRLF are no text, ~ is the home folder, and a byte that is not UTF-8 is named."""
+    """A byte-order mark and CRLF are not text, ~ is the home folder, and a byte that is not UTF-8 is reported."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "en.tsv").write_bytes(b"\xef\xbb\xbfa\tone\r\nb\ttwo\r\n")
     (tmp_path / "de.tsv").write_bytes(b"b\tzwei\na\teins")
@@ -201,7 +201,7 @@ def test_blank_lines_spaces_and_ids_without_text_are_read_as_a_task_reads_them(t
 
 @pytest.mark.parametrize(("fitted", "expected"), [(256, range(10)), (8, [0, 3, 6, 9])])
 def test_means_are_fitted_on_documents_spread_over_a_store(toy, fitted, expected, monkeypatch):
-    """Two stores give half of the documents each, or all that they have."""
+    """Two stores give half of the documents each, or all of theirs if they have fewer."""
     monkeypatch.setattr(sentence_retrieval, "FITTED", fitted)
     store = toy.store([[10 + d, 1] for d in range(10)])
     found = [document.tolist() for document in sentence_retrieval._spread(store, [store, store])]
@@ -218,7 +218,7 @@ def test_a_line_that_is_blank_on_either_side_is_no_sentence(toy, tokenizer, tmp_
 
 
 def test_ngrams_are_of_texts_as_they_are_written_where_these_are_known(toy, tokenizer, tmp_path, monkeypatch):
-    """Decoding tokens may lose what a vocabulary lacks."""
+    """Decoding tokens may lose characters that the vocabulary lacks."""
     (tmp_path / "text.txt").write_text("one\nzwei\n")
     files = {"en": str(tmp_path / "text.txt"), "de": str(tmp_path / "text.txt")}
     monkeypatch.setattr(tokenizer, "decode", lambda ids: "lost")

@@ -25,7 +25,7 @@ def _text(toy, count: int = 60):
 
 
 def _tables(tokenizer, clone: str, width: int = 16):
-    """Embedding and head whose clone rows equal the base rows ("equal") or have nothing to do with them ("other")."""
+    """Embedding and head whose clone rows equal the base rows ("equal") or are unrelated to them ("other")."""
     rng = np.random.default_rng(0)
     base, other = rng.normal(size=(2, tokenizer.base_size, width))
     table = np.zeros((tokenizer.size, width))
@@ -62,7 +62,7 @@ def test_cosine_of_sentence_pairs(toy, tokenizer, tmp_path):
 
 
 def test_one_window_or_sentence_is_compared_with_no_other(toy, tokenizer, tmp_path):
-    """It would stand for the text that is not parallel as well."""
+    """A single text would also be its own text that is not parallel."""
     model, params = toy.model(tokenizer.size, 16), toy.params(*[_tables(tokenizer, "other")] * 2)
     corpus = toy.corpus(tokenizer, [toy.store([[*range(10, 18), 1]])])
     (tmp_path / "a.txt").write_text("one line\n")
@@ -77,7 +77,7 @@ def test_one_window_or_sentence_is_compared_with_no_other(toy, tokenizer, tmp_pa
 
 
 def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
-    """Not on windows, which have neither bos nor eos: n counts the documents' own tokens."""
+    """Encoders read documents and not windows, which lack bos and eos. n counts the documents' own tokens."""
     table = _tables(tokenizer, "equal")
     model = toy.model(tokenizer.size, 16)
     model.causal = False
@@ -90,7 +90,7 @@ def test_an_encoder_is_compared_on_framed_documents(toy, tokenizer):
 
 
 def test_cosines_of_sentences_by_hand_and_files_pass_the_check(toy, tokenizer, tmp_path):
-    """Languages without text of their own are centred on the sentences; each sentence's control is the one after."""
+    """Languages without text of their own are centred on the sentences. Each sentence's control is the next one."""
     written = {"xx": ["abcd", "efg", "hijklm", "no"], "yy": ["bcde", "fgh", "ijk", "p"]}
     for name, lines in written.items():
         (tmp_path / name).write_text("\n".join(lines) + "\n")
@@ -144,7 +144,7 @@ def test_gradients_of_the_same_text(toy, tokenizer):
 
 
 def test_gradient_cosine_is_exact_on_one_tensor(toy, tokenizer):
-    """Against the gradient of a bigram's middle matrix worked out in numpy."""
+    """Compared with the gradient of a bigram model's middle matrix, worked out in numpy."""
     rng = np.random.default_rng(2)
     embedding, head = rng.normal(size=(2, tokenizer.size, 4))
     params = toy.params(embedding, head)
@@ -184,7 +184,7 @@ def test_less_text_than_a_batch_of_gradients_is_one_batch(toy, tokenizer):
 
 
 def _facts(tokenizer, count: int = 12, choices: int = 4):
-    """Fact q: tokens (10 + q, 40), answer 60 + q; other choices are answers of other facts."""
+    """Fact q is tokens (10 + q, 40) with answer 60 + q. Its other choices are answers of other facts."""
 
     def queries(language: int):
         rng = np.random.default_rng(0)
@@ -204,7 +204,7 @@ def _facts(tokenizer, count: int = 12, choices: int = 4):
 
 
 class _Knowing(Bindable):
-    """Answers fact q with token 60 + q of the languages it knows, by looking at the token two places back."""
+    """Answers fact q with token 60 + q in the languages it knows, by the token two places back."""
 
     causal, num_layers = True, 1
 
@@ -245,7 +245,7 @@ def test_knowledge_in_the_language_and_across(toy, tokenizer, known):
 
 
 def test_knowledge_scores_are_sums_and_means_where_lengths_differ(toy, tokenizer):
-    """After 10, one token of log-probability -2 stands against two of -1.5 each: the sum prefers it, the mean does not."""
+    """After 10, one token of log-probability -2 competes with two of -1.5. The sum prefers it, the mean does not."""
     size = tokenizer.size
     known = {10: {20: -2.0, 21: -1.5}, 21: {22: -1.5}}
     table = np.zeros((size, size))
@@ -281,7 +281,7 @@ def test_knowledge_without_facts_says_so_and_has_no_rows(toy, tokenizer, capsys)
 
 
 def test_probe_files_build():
-    """Every probe of the packaged files, and parallel text given on the command line."""
+    """Every probe of the packaged gin files, and parallel text given on the command line."""
     (evaluation,) = config.load(["probes/clone.gin"], [], (Evaluation,))
     assert {type(probe).__name__ for probe in evaluation.probes} == set(probes.__all__)
     binding = 'SENTENCES = {"en": "a.tsv", "de": "b.tsv"}'

@@ -1,4 +1,4 @@
-"""`xalign evaluate` on a model that was only imported: probes that read files run, those that need a run are refused."""
+"""`xalign evaluate` on an imported model: probes of files run, and probes that need a run are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`xalign export` of a run whose text is gone, of what a run does not have, and of damaged model directories."""
+"""`xalign export` of a run without its text, of parameters that a run lacks, and of damaged model directories."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Mixture.rates = {"en": 1.0}
 
 @pytest.fixture
 def model_dir(tmp_path):
-    """A model directory with a vocabulary of unusual pieces and the configuration of a run on a text that is gone."""
+    """A model directory with unusual pieces in its vocabulary, and the configuration of a run whose text is gone."""
     words = unusual("unigram")
     save("llama", tmp_path / "hf", vocab_size=words.size)
     import_model(tmp_path / "hf", tmp_path / "run", make_mesh((1, -1, 1)))

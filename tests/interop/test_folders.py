@@ -1,4 +1,4 @@
-"""Folders appear whole or not at all, and files of the user's stay."""
+"""Folders appear whole or not at all, and the user's own files stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random models of transformers come in, compute the same, and go out again the same."""
+"""Random models of transformers are imported, compute the same, and are exported without change."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ MODELS = {
 
 
 def save(name: str, folder, **changes):
-    """A random model of transformers with no parameter at its initial value, saved."""
+    """A saved random model of transformers, in which no parameter has its initial value."""
     kind, settings = MODELS[name]
     cls = getattr(transformers, kind)
     torch.manual_seed(0)
@@ -205,7 +205,7 @@ def test_of_several_ends_the_first_is_kept(good, tmp_path):
 
 
 def test_settings_that_say_nothing_of_the_computation_and_defaults_of_theirs(good, tmp_path):
-    """As SmolLM2, mirrors of Llama and models with generation settings in config.json have them."""
+    """Keys of SmolLM2, of mirrors of Llama, and of models with generation settings in config.json."""
     shutil.copytree(good, tmp_path / "hf")
     _edit(tmp_path / "hf" / "config.json", max_position_embeddings="DELETE", is_llama_config=True, unsloth_fixed=True)
     _edit(tmp_path / "hf" / "config.json", max_length=20, temperature=0.6, rope_interleaved=False, num_beams=1)

@@ -1,4 +1,4 @@
-"""Each view of a tensor by hand, and there and back; what a config.json may hold."""
+"""Each view of a tensor, worked out by hand and in both directions; and what a config.json may hold."""
 
 from __future__ import annotations
 

@@ -26,7 +26,10 @@ def run(folder, *arguments):
 @pytest.mark.slow  # minutes, and gigabytes of memory
 @pytest.mark.skipif(not MODEL.is_dir(), reason=f"no {MODEL}: bind XALIGN_MODELS to a folder that holds smollm2-135m")
 def test_a_real_llama_continues_with_lora_and_comes_out_merged(tmp_path):
-    for language, line in (("en", "Click the Insert tab and choose Table."), ("sl", "Kliknite zavihek in izberite tabelo.")):
+    for language, line in (
+        ("en", "Click the Insert tab and choose Table."),
+        ("sl", "Kliknite zavihek in izberite tabelo."),
+    ):
         lines = [f"{n}\t{line} {n}\n" for n in range(300)]
         (tmp_path / f"{language}.tsv").write_text("".join(lines), encoding="utf-8")
     run(tmp_path, "import", f"--source={MODEL}", "--model_dir=base")

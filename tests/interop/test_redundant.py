@@ -40,7 +40,7 @@ def test_a_head_that_is_a_copy_is_left_out(name, dtype, tmp_path, capsys):
 
 
 def tensors(name):
-    """(what the library stores beside a model's parameters as it should be, the same with other numbers)."""
+    """(redundant tensors as the library stores them beside parameters, the same tensors with wrong numbers)."""
     random = np.random.default_rng(0)
     count = np.arange(26)[None]
     if name == "bert":

@@ -1,4 +1,4 @@
-"""Rotary settings of config.json, in the keys of transformers 4 and 5, and what is written of ours."""
+"""Rotary settings of config.json with the keys of transformers 4 and 5, and the settings that we write."""
 
 from __future__ import annotations
 

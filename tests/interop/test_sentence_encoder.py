@@ -1,4 +1,4 @@
-"""sentence-transformers gives the vectors that our probes compare."""
+"""sentence-transformers gives the same vectors that our probes compare."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encode import sentence_vectors
+from xalign_jax.evaluation.encode import text_vectors
 from xalign_jax.interfaces import Inputs
 from xalign_jax.interop.exporting import export_model
 from xalign_jax.interop.sentence_encoder import SentenceEncoder
@@ -44,7 +44,7 @@ def run(folder, config):
 
 @pytest.fixture(scope="module")
 def sentence_transformers():
-    """Imported by the process that runs these tests, for it takes ten seconds, not by all that collect them."""
+    """Imported in a fixture, because it takes ten seconds and every process collects this file."""
     return pytest.importorskip("sentence_transformers")
 
 
@@ -57,9 +57,7 @@ def test_vectors_are_those_of_the_probes(pooling, level, normalize, tmp_path, se
     export_model(tmp_path / "run", tmp_path / "out", make_mesh((1, -1, 1)), encoder=encoder)
     found = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS)
     with jax.set_mesh(make_mesh((1, -1, 1))):
-        expected = sentence_vectors(model.bind(params), tokenizer, tokenizer.encode(TEXTS), 12, 4, "x")[pooling][
-            level or 3
-        ]
+        expected = text_vectors(model.bind(params), tokenizer, tokenizer.encode(TEXTS), 12, 4, "x")[pooling][level or 3]
     if normalize:
         expected = expected / np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-12)
     np.testing.assert_allclose(found, expected, atol=1e-5)

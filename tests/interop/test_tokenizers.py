@@ -1,4 +1,4 @@
-"""The fast tokenizers of our vocabularies give our ids, on real and on adversarial text, for clones too."""
+"""The fast tokenizers of our vocabularies give our ids, on real and adversarial text, also for clones."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def fuzz(count):
 
 
 def corpus():
-    """Words of several scripts, without a file."""
+    """Words of several scripts, for vocabularies that need no file."""
     words = [
         chr(start + i % 20) * (1 + i % 3) + chr(start + i % 7) for start in (97, 0x430, 0x5D0, 0x915) for i in range(60)
     ]
@@ -76,7 +76,7 @@ def tokenizer(request):
 
 
 def exported(tokenizer, folder, causal=False):
-    """As the model card says; the configuration is of a kind for which AutoTokenizer takes a class of its own."""
+    """Loads as the model card says. For this kind of configuration AutoTokenizer would take a class of its own."""
     languages = ["en", "en_clone"][: tokenizer.clones + 1]
     write_tokenizers(tokenizer, folder, causal=causal, max_length=32, languages=languages)
     (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "vocab_size": tokenizer.size}))
@@ -97,7 +97,7 @@ def test_ids_are_ours_on_adversarial_and_random_text(tokenizer, tmp_path):
 
 
 def spaced(model_type):
-    """A model that keeps runs of spaces, as Llama's does, on indented text."""
+    """A model that keeps runs of spaces, like Llama's, on indented text."""
     chance, words = random.Random(0), ["def", "return", "value", "for", "in", "print", "while"]
     lines = [" " * (4 * chance.randrange(4)) + "  ".join(chance.choices(words, k=4)) for _ in range(2000)]
     model = io.BytesIO()
@@ -160,7 +160,7 @@ def test_ids_are_ours_on_every_real_file(kind, lowercase, tmp_path):
 
 
 def trained(kind):
-    """(a small tokenizer of the `tokenizers` library, as published models have them; its specials)."""
+    """(a small tokenizer of the `tokenizers` library, like those of published models; its specials)."""
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from tokenizers import Tokenizer as Fast
 
@@ -205,7 +205,7 @@ def test_imported_tokenizers_are_the_originals_and_have_clones(kind, tmp_path):
 
 
 def test_tokens_added_to_an_imported_tokenizer_have_clones(tmp_path):
-    """Ordinary ones beyond the model's own vocabulary, as GPT-NeoX's runs of spaces are."""
+    """Added tokens that are ordinary and beyond the model's vocabulary, like GPT-NeoX's runs of spaces."""
     from tokenizers import AddedToken
 
     for kind in ("BPE", "WordPiece", "Unigram"):

@@ -1,4 +1,4 @@
-"""User-defined and other unusual pieces: exported so that every text has the run's ids, or refused by name."""
+"""User-defined and other unusual pieces: the export gives every text the run's ids, or names what it refuses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def written(tokenizer, folder):
 
 
 def mixed(count):
-    """Unusual pieces, their parts and words in every order."""
+    """Unusual pieces, their parts, and words, in every order."""
     chance = random.Random(0)
     parts = [*USER, *CONTROL, "<unk>", "<s>", "<0x41>", "<", ">", "-", "GNOM", "E", "a", " ", "click", "s", "日", "ö"]
     return ["".join(chance.choices(parts, k=chance.randrange(1, 9))) for _ in range(count)]
@@ -51,7 +51,7 @@ def test_every_text_with_unusual_pieces_has_the_ids_of_the_run(model_type, byte_
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_a_user_defined_piece_weighs_what_it_weighs_in_sentencepiece(length, tmp_path):
-    """A piece over its end wins if its score is better; so does the score of the exported piece."""
+    """A longer piece wins if its score is better, and the exported scores decide as SentencePiece does."""
     word = "vwxyz"[:length]
     for score in (-12.0, -9.95, -9.65, -9.55, -8.0):
         proto = sentencepiece_model_pb2.ModelProto()
@@ -66,7 +66,7 @@ def test_a_user_defined_piece_weighs_what_it_weighs_in_sentencepiece(length, tmp
 
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
 def test_what_no_fast_tokenizer_can_read_is_found(model_type, tmp_path):
-    """SentencePiece spares user-defined pieces its normalisation; the library has no such exception."""
+    """SentencePiece does not normalise user-defined pieces. The library has no such exception."""
     tokenizer = unusual(model_type, user=("\n", "->"))
     found = difference(written(tokenizer, tmp_path), tokenizer, texts_around_unusual(tokenizer))
     assert found.startswith(r"the root tokenizer reads '\n' (user-defined) as [], the run as [")

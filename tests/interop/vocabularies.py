@@ -1,4 +1,4 @@
-"""SentencePiece models with every type of piece, trained on a few generated lines."""
+"""SentencePiece models with all types of pieces, trained on a few generated lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINES += ["die Katze schläft in der Küche, öffnet <sep> Dateien", "кошка
 
 
 def unusual(model_type: str, byte_fallback: bool = True, user=USER, **options) -> Tokenizer:
-    """A tokenizer with user-defined and control pieces and a clone; "<" and ">" are in no piece of its text."""
+    """A tokenizer with user-defined and control pieces and a clone. No piece of its text contains "<" or ">"."""
     model = io.BytesIO()
     options = {"normalization_rule_name": "nmt_nfkc", "treat_whitespace_as_suffix": False} | options
     sentencepiece.SentencePieceTrainer.train(

@@ -1,4 +1,4 @@
-"""The study's list of experiments parses, its tables compute what they say, and what is recorded is not run again."""
+"""The study's experiments parse, its tables compute what they say, and recorded runs are not repeated."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_tables_are_of_the_recipes_as_they_are_and_of_one_vocabulary_for_a_text(
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    """An empty place for runs and rows."""
+    """Empty folders for runs and rows."""
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results.csv")
     monkeypatch.setattr(record, "CURVES", tmp_path / "curves.csv")
@@ -147,12 +147,12 @@ def runs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_data(monkeypatch):
-    """No text is prepared for runs that are made up."""
+    """Prepare no text, because the runs are made up."""
     monkeypatch.setattr(run.stages, "prepare_data", lambda recipe: None)
 
 
 def finish(directory, recipe, steps):
-    """What a run leaves behind, in short."""
+    """Write the files of a finished run, as far as the study reads them."""
     directory.mkdir(parents=True)
     about = {"recipe_name": "made", "seed": recipe.seed, "identity": identity(recipe), "git": "abc"}
     (directory / "environment.json").write_text(json.dumps(about | {"vocabulary_fingerprint": "v"}))
@@ -312,7 +312,7 @@ def test_real_languages_wait_for_their_data(tmp_path, monkeypatch, capsys):
 
 
 def test_kinds_of_tokens_go_by_the_nearest_word():
-    """Token 9 stands alone, 3 is a word and a part of another, 4 only a part, 5 a held-out word, 6 part of that only."""
+    """Token 9 is punctuation, 3 a word and part of another, 4 only a part, 5 a held-out word, 6 part of that one."""
     standalone = np.isin(np.arange(10), [9])
     train = concept_table([Word(0, 0, (3,), "a"), Word(1, 0, (3, 4), "b"), Word(1, 1, (7,), "c")], ("en", "en_clone"))
     heldout = concept_table([Word(2, 0, (5,), "d"), Word(3, 0, (6, 5), "e")], ("en", "en_clone"))
@@ -326,7 +326,7 @@ def test_kinds_of_tokens_go_by_the_nearest_word():
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_an_excerpt_of_the_study(runs, monkeypatch):
-    """Joint training and PreAlign, one seed, as the study runs them (6 to 7 minutes of two free cores)."""
+    """Joint training and PreAlign with one seed, as the study runs them (6 to 7 minutes on two free cores)."""
     monkeypatch.setenv("PJRT_NPROC", str(max(1, (os.cpu_count() or 2) // 2)))
     monkeypatch.delenv("XLA_FLAGS")  # one device, compiled as for users: the suite's own flags triple a step
     assert run.run(run.jobs(select(["J", "PC"]), [1]), 2)

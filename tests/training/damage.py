@@ -1,4 +1,7 @@
-"""What commands do with a model directory one of whose files is damaged; `python tests/training/damage.py [COMMAND ...]` prints a table."""
+"""How commands react to one damaged file in a model directory.
+
+`python tests/training/damage.py [COMMAND ...]` prints a table.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
 
 
 def recipe() -> Recipe:
-    """One stage of the toy."""
+    """The toy's recipe with one stage."""
     made = toy.recipe(STEPS)
     return dataclasses.replace(made, stages=(dataclasses.replace(made.stages[1], steps=STEPS),))
 
@@ -74,10 +77,10 @@ def damage(path: Path, kind: str) -> None:
 
 
 def outcome(command: str, model_dir: Path, undisturbed: Path, named: str) -> tuple[str, bool]:
-    """(what the command did with a damaged directory, whether that is right).
+    """(how the command reacted to a damaged directory, whether that is right).
 
-    Right is one line that names the file or its checkpoint, or the result of the undisturbed run; then a checkpoint that was
-    passed over must have been named.
+    Two reactions are right: one line that names the file or its checkpoint, or the result of the undisturbed run. In
+    the second case a line must name each checkpoint that was passed over.
     """
     said = io.StringIO()
     try:
@@ -101,7 +104,7 @@ def outcome(command: str, model_dir: Path, undisturbed: Path, named: str) -> tup
 
 
 def _params(model_dir: Path) -> object:
-    """The model's parameters at the end."""
+    """The model's parameters at the end of the run."""
     model = build(recipe().model, toy.VOCABULARY)
     return restore_model(model_dir, STEPS, model, sharding.make_mesh(RUNTIME.mesh))[1]
 
@@ -111,19 +114,19 @@ def _equal(a: object, b: object) -> bool:
 
 
 def files(model_dir: Path) -> list[str]:
-    """Files that commands read again: neither TensorBoard's nor those of the checkpoint before the newest."""
+    """Files that commands read again: without TensorBoard's, and without those of the checkpoint before the newest."""
     found = (str(path.relative_to(model_dir)) for path in model_dir.rglob("*") if path.is_file())
     return sorted(name for name in found if not name.startswith(("events.", "checkpoints/4/")))
 
 
 def named_by(file: str) -> str:
-    """What a line must name: the file, or the step if it lies in a checkpoint."""
+    """The word that a message must contain: the file's name, or the step if the file belongs to a checkpoint."""
     parts = Path(file).parts
     return "/".join(parts[:2]) if parts[0] == "checkpoints" else parts[-1]
 
 
 def table(undisturbed: Path, commands: Sequence[str] = tuple(COMMANDS)) -> Iterator[tuple[str, str, str, str, bool]]:
-    """(file, damage, command, outcome, right) of each damage to each file that the command reads."""
+    """(file, damage, command, outcome, right) for each damage to each file that the command reads."""
     for file, kind, command in itertools.product(files(undisturbed), DAMAGES, commands):
         if command == "compare" and file.startswith(("checkpoints/", "vocabulary/")):
             continue

@@ -1,4 +1,4 @@
-"""Runs of the toy in processes of their own, and what it means that two of them are equal."""
+"""Runs of the toy in processes of their own, and checks that two of them are equal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS = 24
 
 
 def spawn(model_dir, steps=STEPS, devices=1, **options):
-    """`toy.main` in a process of its own with so many simulated devices."""
+    """`toy.main` in a process of its own with `devices` simulated devices."""
     arguments = [f"{key}={value}" for key, value in options.items()]
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"  # the last one counts
     environment = os.environ | {"XLA_FLAGS": flags}
@@ -27,7 +27,7 @@ def spawn(model_dir, steps=STEPS, devices=1, **options):
 
 
 def pair(model_dir, of_second=None, **options):
-    """Two processes of four devices each; `of_second` changes options of the second."""
+    """Two processes with four devices each. `of_second` changes options of the second."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
@@ -36,19 +36,19 @@ def pair(model_dir, of_second=None, **options):
 
 
 def go_on(model_dir):
-    """Let processes go on that wait at `pause`."""
+    """Let processes continue that wait at `pause`."""
     Path(f"{model_dir}.go").touch()
 
 
 def finish(*processes):
-    """Wait for processes, all of which must succeed."""
+    """Wait for processes. All of them must succeed."""
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
 
 
 def steps_logged(model_dir):
-    """Whole lines of metrics.jsonl; the run may be writing the next one."""
+    """The whole lines of metrics.jsonl. The run may still be writing the next line."""
     path = Path(model_dir) / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
 
@@ -67,12 +67,12 @@ def saved_params(model_dir, step=STEPS):
 
 
 def whole():
-    """Restore everything of an item onto one device, wherever it was saved."""
+    """Restore an item onto one device, whatever devices it was saved from."""
     return ocp.args.StandardRestore(fallback_sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
 def assert_identical(model_dir, undisturbed):
-    """Metrics, results and the last parameters are the same bits."""
+    """Check that metrics, results and the last parameters are equal, bit by bit."""
     assert metrics(model_dir) == metrics(undisturbed)
     assert json.loads((model_dir / "results.json").read_text()) == json.loads(
         (undisturbed / "results.json").read_text()
@@ -81,7 +81,7 @@ def assert_identical(model_dir, undisturbed):
 
 
 def assert_equal_up_to_rounding(model_dir, undisturbed, recipe, step=STEPS):
-    """20 losses within 1e-5 relative, parameters within 1e-3 of the update's norm."""
+    """Check that 20 losses agree within 1e-5, and parameters within 1e-3 of the update's norm."""
     losses, expected = ([row["loss"] for row in metrics(d)[:20]] for d in (model_dir, undisturbed))
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     norms = [metrics(d)[0]["gradient_norm"] for d in (model_dir, undisturbed)]

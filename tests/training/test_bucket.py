@@ -1,4 +1,4 @@
-"""A run whose model directory is a bucket: checkpoints, logs, a restart, and a store that refuses in the middle."""
+"""A run whose model directory is a bucket: checkpoints, logs, a restart, and storage that fails during the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytest.importorskip("gcsfs")
 
 @pytest.fixture
 def server(monkeypatch):
-    """A bucket server that processes started from here find."""
+    """A bucket server for the processes that the test starts."""
     server = gcs.serve()
     for name, value in gcs.environment(server).items():
         monkeypatch.setenv(name, value)

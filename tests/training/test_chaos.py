@@ -1,4 +1,4 @@
-"""Processes are killed and told to stop at random moments, and restarted in other numbers; the run comes out the same."""
+"""Processes are killed or stopped at random moments, and restarted in other numbers. The result stays the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS = 180  # for all processes to end once one has
 
 
 def start(model_dir, steps, processes, **options):
-    """The run in so many processes that share DEVICES simulated devices."""
+    """The run in `count` processes that share DEVICES simulated devices."""
     shared = {"steps": steps, "mesh": MESH, "devices": DEVICES // processes, "checkpoint_every": 2, **options}
     if processes == 1:
         return [spawn(model_dir, **shared)]
@@ -37,7 +37,7 @@ def lock_of(model_dir):
 
 
 def wait_until(ready, running):
-    """Return once it is so, or a process has ended."""
+    """Return once the condition holds, or a process has ended."""
     begun = time.monotonic()
     while not ready() and all(process.poll() is None for process in running):
         assert time.monotonic() - begun < SECONDS
@@ -45,7 +45,7 @@ def wait_until(ready, running):
 
 
 def disturb(running, model_dir, steps, before, chance):
-    """Kill or tell to stop one or all at a random moment after they have met, when the lock is no longer `before`."""
+    """Kill or stop one or all processes at a random moment after they met, once the lock differs from `before`."""
     wait_until(lambda: lock_of(model_dir) not in ("", before), running)
     if chance.random() < 0.75:  # amid the steps; else before the first one, while it is compiled
         target = steps_logged(model_dir) + chance.randint(1, 6)
@@ -72,7 +72,7 @@ def disturb(running, model_dir, steps, before, chance):
 
 
 def readable(model_dir):
-    """The steps of all checkpoints, every one of which is read whole."""
+    """The steps of all checkpoints. Each checkpoint is read as a whole."""
     folder = model_dir / "checkpoints"
     manager = ocp.CheckpointManager(folder.absolute()) if folder.exists() else None
     steps = manager.all_steps() if manager else []

@@ -1,4 +1,4 @@
-"""Damaged model directories: a run goes on from the newest whole checkpoint and says so, or one line names the file."""
+"""Damaged model directories: a run continues from the newest whole checkpoint, or one line names the file."""
 
 from __future__ import annotations
 

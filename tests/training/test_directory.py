@@ -1,4 +1,4 @@
-"""What a model directory says about its run: the same run is known again, another one is refused with what differs."""
+"""A model directory recognises its own run, and refuses another one with the differences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MESH = SimpleNamespace(shape={})
 
 
 def with_paths(prefix=""):
-    """A recipe that holds paths wherever there may be some."""
+    """A recipe with paths in every place that may hold one."""
     (stage,) = toy.recipe(3).stages[1:]
     mixture = Mixture((f"text:en={prefix}en.txt,de={prefix}de.txt", "docs_en"))
     probes = (SentenceRetrieval((("en", f"{prefix}a.txt"), ("de", f"{prefix}b.txt"))),)
@@ -102,10 +102,10 @@ def test_a_stage_is_extended_only_where_its_learning_rate_goes_on(tmp_path, monk
 
 
 def test_a_commit_is_recorded_only_where_the_package_is_tracked(tmp_path):
-    """An environment inside a user's repository is not the user's source."""
+    """An environment inside a user's repository is not part of the user's source."""
     source = tmp_path / "venv" / "xalign_jax"
     shutil.copytree(
-        run_directory.config.__file__.rpartition("/")[0], source, ignore=shutil.ignore_patterns("__pycache__")
+        run_directory.xalign_jax.__file__.rpartition("/")[0], source, ignore=shutil.ignore_patterns("__pycache__")
     )
 
     def git(*arguments):

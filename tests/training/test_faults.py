@@ -1,4 +1,4 @@
-"""Storage that fails, hosts that do not agree, a second run in the same place: one line, and every process ends."""
+"""Storage fails, hosts disagree, or a second run uses the directory: one line says so, and every process ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE = "xalign: "
 
 
 def ends(running, seconds=150):
-    """Exit codes and standard errors."""
+    """Exit codes and standard error of processes."""
     try:
         errors = [process.communicate(timeout=seconds)[1] for process in running]
     finally:

@@ -1,4 +1,4 @@
-"""The three-stream step with momentum encoder and queue: resumed, sharded, accumulated, it stays equal (`runs.py`).
+"""The three-stream step with momentum encoder and queue gives equal results when resumed, sharded or accumulated.
 
 Momentum is 0.5, so that a key encoder that moved wrongly shows within 24 steps.
 """
@@ -82,7 +82,7 @@ def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path, 
     start = dataclasses.replace(recipe, init_from=str(model_dir), seed=5)
     fresh = enter(toy.built(start, runtime), 0)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(fresh.free), saved)
-    assert "head 'xlco' goes on" in capsys.readouterr().err
+    assert "head 'xlco' is kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Runs stop, die, restart, change mesh and process count; the result stays equal (`runs.py`)."""
+"""Runs stop, die, restart, and change their mesh and number of processes; the result stays equal (`runs.py`)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def toy_data(monkeypatch):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A run on one device that nothing happens to, and the parameters it started from."""
+    """An undisturbed run on one device, and its initial parameters."""
     model_dir = tmp_path_factory.mktemp("undisturbed") / "run"
     finish(spawn(model_dir))
     return model_dir
@@ -199,7 +199,7 @@ def test_another_recipe_is_refused_with_the_difference_and_extend_adds_steps(tmp
 
 
 def test_streams_of_one_text_take_turns_and_more_steps_change_none_before(monkeypatch):
-    """Rows by number, in a stage of two streams of one cursor before a stage of one."""
+    """Row numbers of a stage with two streams on one cursor, and of the next stage with one stream."""
     monkeypatch.setattr(toy.ToyRows, "batch", lambda self, first, cut: np.arange(first, first + self.count)[cut])
     recipe = toy.recipe(3)
     align, pretrain = recipe.stages
@@ -217,7 +217,7 @@ def test_streams_of_one_text_take_turns_and_more_steps_change_none_before(monkey
 
 @dataclasses.dataclass(frozen=True)
 class WithoutTargets(toy.ToyFeed):
-    """Batches that can be counted, but have no loss."""
+    """A feed whose batches can be counted, but lack an array that the loss reads."""
 
     def build(self, corpus, mixture, rows, seed):
         return RowsWithoutTargets(self.length, rows, seed, self.bad_row)
@@ -377,7 +377,7 @@ def test_a_clone_starts_from_another_run_as_its_original(tmp_path, request):
 
 
 def test_process_0_decides_whether_probes_have_run(monkeypatch, tmp_path):
-    """Another process may see an older results.json; probes are collective, so all must run them or none."""
+    """Another process may see an older results.json. Probes are collective, so all processes must run them or none."""
     said = []
     monkeypatch.setattr(probing.distributed, "is_main", lambda: False)
     monkeypatch.setattr(probing.distributed, "exchange", lambda name, own: said.append(own) or ["yes", own])

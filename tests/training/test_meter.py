@@ -1,4 +1,4 @@
-"""Rows of metrics.jsonl: speed is that of steps alone, and columns are told apart whatever a stream is called."""
+"""Rows of metrics.jsonl: speeds cover the steps only, and no stream's name can collide with another column."""
 
 from __future__ import annotations
 

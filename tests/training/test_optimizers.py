@@ -1,4 +1,4 @@
-"""Schedules at the steps where they turn; what AdamW decays and clips."""
+"""Schedules at the steps where they change direction; which arrays AdamW decays, and how it clips."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_stage_of_one_step_trains(schedule):
 
 @pytest.mark.parametrize(("clip", "scale"), [(0.0, 1.0), (1.0, 0.2), (10.0, 1.0)])
 def test_decay_is_added_where_asked_and_gradients_are_clipped_together(clip, scale):
-    """The gradient's norm is 5; Adam's first direction is the clipped gradient over its size plus eps."""
+    """The gradient's norm is 5. Adam's first direction is the clipped gradient over its magnitude plus eps."""
     params, grads = {"w": jnp.array([4.0]), "norm": jnp.array([2.0])}, {"w": jnp.array([3.0]), "norm": jnp.array([4.0])}
     chosen = AdamW(eps=10.0, weight_decay=0.5, clip=clip).direction({"w": True, "norm": False})
     found, _ = chosen.update(grads, chosen.init(params), params)

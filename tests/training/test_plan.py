@@ -1,4 +1,4 @@
-"""What a recipe's streams cannot be is named before anything is trained."""
+"""Errors in a recipe's streams are named before anything is trained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TYPED = TranslationFeed(32, 4, 8, language_types=True)
 
 
 def planned(*streams):
-    """A stage of (name, feed, languages)."""
+    """A planned stage with a stream for each (name, feed, languages)."""
     found = [SimpleNamespace(name=name, feed=feed, rows=4, objective=None) for name, feed, _ in streams]
     feeds = {name: SimpleNamespace(feed=SimpleNamespace(languages=languages)) for name, _, languages in streams}
     return stages.PlannedStage(SimpleNamespace(streams=tuple(found)), 0, 1, feeds)

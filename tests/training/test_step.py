@@ -1,4 +1,4 @@
-"""One update on a model of two arrays: what moves, what stays after a step that is not finite, what is counted."""
+"""One update on a model of two arrays: its new numbers, the old ones after a step that is not finite, its counts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FIRST, STEPS = 5, 4  # of the stage
 
 @dataclasses.dataclass(frozen=True)
 class Line(Objective):
-    """sum(x w) + sum(x norm) over the rows x of a batch; remembers the batch where it has a state."""
+    """sum(x w) + sum(x norm) over the rows x of a batch. With a state, it remembers the batch."""
 
     def count(self, model, batch, rng):
         return jnp.sum(batch["counted"])
@@ -49,7 +49,7 @@ class Line(Objective):
 
 
 class Following(Line):
-    """Also remembers the parameters that an update left."""
+    """Also remembers the parameters after each update."""
 
     def after_update(self, model, state):
         return state | {"norm": model.params["norm"]}
@@ -81,7 +81,7 @@ def updated(chosen, given, before):
     "of_a", [{"plus": jnp.array([jnp.inf])}, {"plus": jnp.array([jnp.nan])}, {"root": jnp.ones(1)}]
 )
 def test_a_step_that_is_not_finite_changes_nothing_and_says_so(of_a):
-    """An infinite loss, one that is not a number, and a finite loss with an infinite gradient."""
+    """An infinite loss, a NaN loss, and a finite loss with an infinite gradient."""
     chosen = stage()
     before = state(chosen)._replace(state={"a": {"seen": jnp.ones(2), "norm": jnp.ones(3)}})
     after, metrics = updated(chosen, batches(**of_a), before)

@@ -1,8 +1,14 @@
 """A run small enough for tests: the real loop, model and checkpoints over a feed of made-up tokens.
 
-`main` trains it in a process of its own whose arguments are MODEL_DIR [key=value ...]; keys: recipe ("infoxlm"), steps, bad_row, accumulate, mesh (as 2,2,2), text,
-ties (the token that follows token 10 in the second stage), coordinator, processes, process_id, lost_seconds, sleep (seconds per batch), checkpoint_every, renew_seconds (of the
-lock), pause (a batch of the streams that take turns, counted from 0 and not the first of a stage, which waits until there is a file MODEL_DIR.go).
+`main` trains it in a process of its own whose arguments are MODEL_DIR [key=value ...]. The keys are recipe ("infoxlm"),
+steps, bad_row, accumulate, mesh (as 2,2,2), text, coordinator, processes, process_id, lost_seconds,
+checkpoint_every, and:
+
+    ties            the token that follows token 10 in the second stage
+    sleep           seconds per batch
+    renew_seconds   how often the lock is renewed
+    pause           a batch that waits until there is a file MODEL_DIR.go: a batch of the streams that take turns,
+                    counted from 0, and not the first batch of a stage
 """
 
 from __future__ import annotations
@@ -49,7 +55,7 @@ PAUSE = -1
 
 
 def _wait(step):
-    """Take the time that a batch takes."""
+    """Wait as long as a real batch would take to make."""
     time.sleep(SLEEP)
     while step == PAUSE and not Path(f"{sys.argv[1]}.go").exists():
         time.sleep(0.02)
@@ -64,7 +70,7 @@ def _hash(*numbers):
 
 
 class MadeFeed(Feed):
-    """A feed that reads nothing: its rows are made, so that any of them show the shapes."""
+    """A feed that reads no text. Its rows are made up, so any rows have the real shapes."""
 
     def blank(self, rows):
         return self.build(None, None, rows, 0).batch(0, slice(0, rows))
@@ -108,7 +114,7 @@ class ToyRows(Batches):
 @gin.configurable(module="toy")
 @dataclasses.dataclass(frozen=True)
 class ToyWords(MadeFeed):
-    """Words of two tokens, eight to a row, in pairs of one concept that lie in different rows."""
+    """Words of two tokens, eight per row. The two words of a concept lie in different rows."""
 
     length: int = 16
     words_per_row: int = 8
@@ -144,8 +150,9 @@ class ToyWordRows(Batches):
 @gin.configurable(module="toy")
 @dataclasses.dataclass(frozen=True)
 class ToySentences(MadeFeed):
-    """Rows of four sentences of four tokens, as a contrast feed gives them, the last slot of odd rows empty; the views
-    of an item are two hashes of its number. Masked language modelling reads the queries."""
+    """Rows of four sentences of four tokens, like those of a contrast feed. The last slot of odd rows is empty.
+
+    The views of an item are two hashes of its number. Masked language modelling reads the queries."""
 
     length: int = 16
     slots: int = 4
@@ -186,7 +193,7 @@ class ToySentenceRows(Batches):
 @gin.configurable(module="toy")
 @dataclasses.dataclass(frozen=True)
 class ToyProbe(Probe):
-    """One row: the parameters' sum of absolute values."""
+    """One row with the sum of the parameters' absolute values."""
 
     name, title = "toy", "Toy"
 
@@ -198,7 +205,7 @@ class ToyProbe(Probe):
 
 
 def recipe(steps: int = 12, bad_row: int = -1, peak: float = 1e-2) -> Recipe:
-    """Stage `align` (contrast beside LM), then `pretrain`; two thirds of the steps are the second's."""
+    """Stage `align` (contrast and LM), then `pretrain`, which has two thirds of the steps."""
     model = Llama(layers=2, width=32, heads=4, kv_heads=2, mlp_width=64, max_length=32)
 
     def lm(name):
@@ -215,7 +222,7 @@ def recipe(steps: int = 12, bad_row: int = -1, peak: float = 1e-2) -> Recipe:
 
 
 def infoxlm(steps: int = 12) -> Recipe:
-    """Three streams in one step: masked and translation language modelling, XlCo with a momentum encoder and a queue."""
+    """Three streams in one step: masked and translation LM, and XlCo with a momentum encoder and a queue."""
     model = XLMRoberta(layers=2, width=32, heads=4, mlp_width=64, max_length=32)
     contrast = XlCo(level=1, queue=128, momentum=ConstantMomentum(0.5))
     streams = (
@@ -236,7 +243,7 @@ def ids(**settings) -> Tokenizer:
 
 
 def use_toy_data(tokenizer: Tokenizer | None = None) -> None:
-    """Let recipes read made-up data: no text, no vocabulary to prepare."""
+    """Let recipes read made-up data, without text and without a vocabulary to prepare."""
     corpus = SimpleNamespace(tokenizer=tokenizer or ids(), stores={}, lexicon=None, facts=None)
     stages.prepare_data = lambda recipe: None
     stages.load_data = stages.blank_data = lambda recipe: corpus
@@ -264,7 +271,7 @@ def main() -> None:
 
 
 def train(options: dict[str, str]) -> None:
-    """As `xalign train` does, with the toy's recipe."""
+    """Train the toy's recipe as `xalign train` would."""
     mesh = tuple(int(size) for size in options.get("mesh", "1,-1,1").split(","))
     every, parts = int(options.get("checkpoint_every", 4)), int(options.get("accumulate", 1))
     runtime = Runtime(mesh=mesh, log_every=1, checkpoint_every=every, accumulate=parts)
@@ -282,5 +289,5 @@ def train(options: dict[str, str]) -> None:
 
 
 def built(recipe: Recipe, runtime: Runtime) -> Built:
-    """The recipe with its data, model and stages, as training goes on with it."""
+    """The recipe with its data, model and stages, as training builds it."""
     return build_run(recipe, runtime, make_mesh(runtime.mesh), prepare(recipe))

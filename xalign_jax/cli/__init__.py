@@ -1,4 +1,8 @@
-"""The `xalign` command: parse the command line, then call one of `commands`. Heavy imports wait until then."""
+"""The `xalign` command: parse the command line, then call one of `commands`.
+
+Parsing imports nothing heavy, so that `xalign --help` and a wrong option answer at once. Each command imports what it
+needs when it runs.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +37,22 @@ from xalign_jax.errors import RunError, UserError
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "INTERRUPTED_LINE", "USAGE", "main", "register"]
 
-# In the order of `xalign --help`.
+# One module of `commands` each, in the order of `xalign --help`.
 COMMANDS = (train, evaluate, compare, import_model, export_model, compile_steps, data, list_names, show_recipe)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    # Before anything else, so that Ctrl-C ends every command in the same way.
     interrupts = catch_interrupts()
     try:
         options, bindings = _parse(sys.argv[1:] if argv is None else list(argv))
         code = options.run(options, bindings)
     except BaseException as error:
-        if interrupts:  # a library may have turned KeyboardInterrupt into an exception of its own
+        # A library may have turned KeyboardInterrupt into an exception of its own.
+        if interrupts:
             end_interrupted()
+        # Errors of these two kinds are one line for the user. Any other one is a bug and keeps its traceback.
         if not isinstance(error, UserError | RunError):
             raise
         print(f"xalign: {error}", file=sys.stderr)
@@ -55,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options, and the gin bindings given as `--gin.NAME=VALUE`."""
+    # argparse does not know the names after `--gin.`, so bindings are taken out first.
     bindings = [arg.removeprefix("--gin.") for arg in argv if arg.startswith("--gin.")]
     parser = _parser()
     for binding in bindings:
@@ -64,6 +72,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     import xalign_jax
 
     parser = Parser("xalign", description="Cross-lingual alignment in pretraining.", epilog=EPILOG, allow_abbrev=False)

@@ -16,10 +16,11 @@ Commands = argparse._SubParsersAction
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the command line."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with the code of bad usage."""
+        """Exit with the code of bad usage. Long choices are cut, so that the line stays one."""
+        # A message may hold the user's own text, with line breaks.
         shown = " ".join(message.split())
         self.exit(USAGE, f"{self.prog}: {shown[:400]} (see {self.prog} --help)\n")
 
@@ -33,20 +34,22 @@ def add_command(
       run: called with the parsed options and the bindings `NAME=VALUE` of `--gin.NAME=VALUE`; returns the exit code.
       about: one sentence for `--help`.
     """
+    # Abbreviations would change their meaning when an option is added.
     parser = commands.add_parser(name, help=about, description=about, epilog=EPILOG, allow_abbrev=False)
+    # `cli.main` calls the function of the command that was given.
     parser.set_defaults(run=run)
     return parser
 
 
 def add_gin(parser: argparse.ArgumentParser) -> None:
-    """Add `--gin_file` and, for the help text, `--gin.NAME=VALUE`, which `cli.main` takes out before."""
+    """Add `--gin_file` and, for the help text only, `--gin.NAME=VALUE`. `cli.main` parses bindings itself."""
     help = "a gin file, here or packaged; repeatable"
     parser.add_argument("--gin_file", action="append", required=True, metavar="FILE", help=help)
     parser.add_argument("--gin.NAME=VALUE", action="store_true", help="a gin binding or macro; repeatable")
 
 
 def add_folder(parser: argparse.ArgumentParser, option: str, about: str) -> None:
-    """Add a required option that names a folder on this machine."""
+    """Add a required option for a folder on this machine."""
     parser.add_argument(option, type=path, required=True, metavar="DIR", help=about)
 
 
@@ -56,13 +59,13 @@ def path(text: str) -> Path:
 
 
 def named(text: str) -> str:
-    """The value of an option, which must not be empty: an unset variable of the shell is."""
+    """The value of an option, which must not be empty. An unset variable of the shell gives an empty one."""
     if not text.strip():
         raise argparse.ArgumentTypeError("names nothing")
     return text
 
 
 def show(lines: Sequence[str]) -> None:
-    """Print lines at once, so that those before an error are seen."""
+    """Print each line at once, so that lines before an error are seen."""
     for line in lines:
         print(line, flush=True)

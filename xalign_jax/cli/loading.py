@@ -18,6 +18,7 @@ def load_recipe(options: argparse.Namespace, bindings: list[str]) -> tuple[Recip
     from xalign_jax import config
     from xalign_jax.recipe import Recipe, Runtime
 
+    # gin resolves only names that have been registered.
     register()
     recipe, runtime = config.load(options.gin_file, bindings, (Recipe, Runtime))
     return recipe, runtime
@@ -25,6 +26,7 @@ def load_recipe(options: argparse.Namespace, bindings: list[str]) -> tuple[Recip
 
 def register() -> None:
     """Import every module that registers classes with gin."""
+    # A module registers its classes when it is imported.
     import xalign_jax.data.feeds.windows
     import xalign_jax.data.lexicon.facts
     import xalign_jax.data.lexicon.lexicon
@@ -69,6 +71,8 @@ def start_jax(precision: str) -> None:
 
     from xalign_jax.data.store.store import cache_dir
 
+    # The error that Orbax logs is also raised, and becomes one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs the errors that it also raises
+    # Beside the cached stores: the next run of the same recipe compiles nothing.
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_default_matmul_precision", precision)

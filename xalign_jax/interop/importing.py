@@ -19,18 +19,20 @@ from tqdm import tqdm
 from xalign_jax.data.tokens.backends import SPECIALS
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError, install
+from xalign_jax.interfaces import ModelConfig, Tree
 from xalign_jax.interop.architectures import table
 from xalign_jax.interop.folders import whole
 from xalign_jax.interop.mapping import Architecture, Entry
 from xalign_jax.interop.settings import Settings, bare
 from xalign_jax.interop.weights import DTYPES, Tensors, cast
-from xalign_jax.models.model import Model, build
+from xalign_jax.models.model import Model, Params, build
 from xalign_jax.recipe import as_json
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.checkpoints import Checkpoints
 from xalign_jax.runtime.compilation import jit_once
 from xalign_jax.runtime.logs import write_atomically
 
+# The files of a fast tokenizer, and files from which transformers can make one.
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _SLOW = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json")
 
@@ -38,20 +40,22 @@ _SLOW = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.tx
 def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float32", overwrite: bool = False) -> None:
     """Write `model_dir` from a directory with config.json and safetensors.
 
-    It gets step 0 of `checkpoints/`, `vocabulary/`, `environment.json`, and `model.gin`, which binds Recipe.model,
-    Recipe.vocabulary and Recipe.init_from for a recipe to include. Tensors go into the sharded parameters one by one:
-    beside them the host holds one tensor. Files appear under `model_dir` only when all are whole.
+    It gets step 0 of `checkpoints/`, `vocabulary/`, `environment.json`, and `model.gin`. That file binds Recipe.model,
+    Recipe.vocabulary and Recipe.init_from for a recipe to include. Tensors go into the sharded parameters one by one,
+    so that the host holds one tensor in addition to them. Files appear under `model_dir` only when all are complete.
 
     Args:
       dtype: of the parameters; training wants float32.
 
     Raises:
-      UserError: whatever of the source is missing, unknown, cut short or not implemented, by name.
+      UserError: the message names what is missing in the source, unknown, cut short or not implemented.
     """
     with whole(model_dir, "--model_dir", overwrite) as building:
+        # Headers first: whatever does not fit is found before any tensor is read.
         found = read_source(source)
         tokenizer = _tokenizer(source, building, found.settings, found.rows, model_dir.absolute() / "vocabulary")
         params = _read(found.plan, found.model, found.tensors, mesh, dtype)
+        # The checkpoint of a run at step 0, without heads and without an optimiser's state.
         config = found.model.config
         about = {"stage": "import", "recipe": {"model": as_json(config)}}
         checkpoints = Checkpoints(building / "checkpoints")
@@ -60,11 +64,13 @@ def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float3
         _describe(building, source, config, tokenizer, dtype, model_dir.absolute())
 
 
-Plan = dict[str, list[tuple[Entry, str]]]  # our path -> (entry, their name) of each layer, one where it has no layers
+Plan = dict[
+    str, list[tuple[Entry, str]]
+]  # our path -> (entry, their name) by layer; one pair where there are no layers
 
 
 class Found(NamedTuple):
-    """What config.json and the headers of safetensors files say."""
+    """The information of config.json and of the headers of safetensors files."""
 
     settings: Settings
     tensors: Tensors
@@ -74,15 +80,17 @@ class Found(NamedTuple):
 
 
 def read_source(source: Path) -> Found:
-    """Everything of a checkpoint but its numbers and its tokenizer.
+    """Everything about a checkpoint but its numbers and its tokenizer.
 
     Raises:
-      UserError: whatever is missing, unknown, cut short or not implemented, by name.
+      UserError: the message names what is missing, unknown, cut short or not implemented.
     """
     if not source.is_dir():
         raise UserError(f"--source={source}: no such folder; if it is on the Hub: hf download {source} --local-dir DIR")
+    # Names of tensors help to read settings: only they tell whether a model has a pooler, for example.
     settings = Settings.read(source / "config.json")
     tensors = Tensors(source, table.of_model_type(settings.text("model_type"), settings.file).renamed)
+    # Settings become our configuration; a setting that nobody knows is refused.
     architecture, config = table.read_config(settings, frozenset(tensors.shapes))
     rows, pad = settings.whole("vocab_size"), settings.whole("pad_token_id", None, least=0)
     embedding = _embedding(architecture, tensors)
@@ -93,8 +101,9 @@ def read_source(source: Path) -> Found:
     return Found(settings, tensors, model, rows, _plan(architecture, config, pad, model, tensors))
 
 
-def _with_own_head(architecture: Architecture, config: Any, tensors: Tensors) -> Any:
-    """The configuration; untied where the checkpoint has an output head that is not the embedding."""
+def _with_own_head(architecture: Architecture, config: ModelConfig, tensors: Tensors) -> ModelConfig:
+    """The configuration; untied if the checkpoint has an output head that differs from the embedding."""
+    # Only where the architecture can tie its head, and the checkpoint has one.
     head = architecture.head and _present(architecture.head, architecture.prefix, tensors)
     embedding = _embedding(architecture, tensors)
     if not config.tied or not head or embedding is None:
@@ -104,29 +113,33 @@ def _with_own_head(architecture: Architecture, config: Any, tensors: Tensors) ->
         print(f"{tensors.source}: left out: {head}, which equals {embedding}")
         return config
     print(f"{tensors.source}: {head} differs from {embedding}: a head of its own, although config.json ties them")
-    return dataclasses.replace(config, tied=False)
+    return dataclasses.replace(config, tied=False)  # type: ignore[type-var]
 
 
 def _embedding(architecture: Architecture, tensors: Tensors) -> str | None:
+    """The name of the embedding's tensor in the checkpoint, None if it has none."""
     return _present(architecture.embedding, architecture.prefix, tensors)
 
 
 def _other_shape(tensors: Tensors, name: str, wanted: tuple[int, ...]) -> UserError:
+    """The error for a tensor whose shape does not follow from config.json."""
     return UserError(f"{tensors.source}: {name} has shape {tensors.shapes[name]}, config.json wants {wanted}")
 
 
-def _plan(architecture: Architecture, config: Any, pad: int | None, model: Model, tensors: Tensors) -> Plan:
-    """Which tensors make which parameter; every tensor used or known to carry nothing, every shape right."""
+def _plan(architecture: Architecture, config: ModelConfig, pad: int | None, model: Model, tensors: Tensors) -> Plan:
+    """Which tensors make which parameter. Every tensor must have its shape, and be used or known to be redundant."""
     entries = _without_missing_head(architecture.table(config, pad), architecture, tensors)
     shapes = flat(model.shapes)
     plan: Plan = {}
     missing, used = [], set()
     for entry in entries:
+        # A name of each layer. Where the checkpoint lacks some, all are looked for, so that the message can count them.
         names = [entry.theirs.format(i) for i in range(config.layers)] if "{}" in entry.theirs else [entry.theirs]
         found = [_present(name, architecture.prefix, tensors) for name in names]
         missing += [name for name, there in zip(names, found, strict=True) if there is None]
         plan[entry.ours] = [(entry, there) for there in found if there is not None]
         used |= {there for there in found if there is not None}
+        # The shape of one layer, from which the view tells the shape of the tensor.
         ours = shapes[entry.ours].shape[1 if "{}" in entry.theirs else 0 :]
         for _, name in plan[entry.ours]:
             if tensors.shapes[name] != entry.view.theirs(ours):
@@ -139,20 +152,22 @@ def _plan(architecture: Architecture, config: Any, pad: int | None, model: Model
 
 
 def _without_missing_head(entries: list[Entry], architecture: Architecture, tensors: Tensors) -> list[Entry]:
-    """The table; without its masked-LM head where the checkpoint has no tensor of that."""
+    """The table, without its masked-LM head if the checkpoint has no tensor of that head."""
     if any(entry.head and _present(entry.theirs, architecture.prefix, tensors) for entry in entries):
         return entries
     return [entry for entry in entries if not entry.head]
 
 
 def _present(name: str, prefix: str, tensors: Tensors) -> str | None:
+    """The name under which the checkpoint has a tensor, with or without the prefix; None if it lacks the tensor."""
     candidates = (name, name.removeprefix(prefix))
     return next((candidate for candidate in candidates if candidate in tensors.shapes), None)
 
 
-def _leave_out(names: list[str], architecture: Architecture, config: Any, tensors: Tensors) -> None:
-    """Refuse tensors that no parameter is made of, unless they are known and hold what is known of them."""
+def _leave_out(names: list[str], architecture: Architecture, config: ModelConfig, tensors: Tensors) -> None:
+    """Refuse tensors that make no parameter, unless a rule says why they are redundant and their contents agree."""
     for name in names:
+        # The first rule whose pattern fits the name.
         known = next((rule for rule in architecture.redundant if re.search(rule.pattern, name)), None)
         if known is None:
             raise UserError(
@@ -161,24 +176,27 @@ def _leave_out(names: list[str], architecture: Architecture, config: Any, tensor
         copied = known.copy_of and _present(known.copy_of, architecture.prefix, tensors)
         if known.copy_of and not (copied and tensors.equal(name, copied)):
             raise UserError(
-                f"{tensors.source}: {bare(name)} is not equal to {known.copy_of}, as transformers ties them; not implemented"
+                f"{tensors.source}: {bare(name)} is not equal to {known.copy_of}, "
+                "as transformers ties them; not implemented"
             )
         if known.holds and not known.holds(config, tensors.read(name)):
             raise UserError(f"{tensors.source}: {bare(name)} holds other numbers than follow from config.json")
     if names:
+        # One line for all layers of a tensor.
         kinds = sorted({re.sub(r"[.][0-9]+[.]", ".*.", name) for name in names})
         print(f"{tensors.source}: left out: {', '.join(map(bare, kinds))}")
 
 
-def flat(tree: Any) -> dict[str, Any]:
-    """Leaves of nested dicts by path, "layers/attention/query"."""
+def flat(tree: Tree) -> dict[str, Any]:
+    """The leaves of nested dicts by their paths, such as "layers/attention/query"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: str) -> Any:
+def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: str) -> Params:
     """The parameters, sharded over the mesh."""
     shapes = model.shapes
+    # Everything by path from here on: shapes, places, and the plan.
     where = flat(sharding.parameter_shardings(model.logical_axes(), shapes, mesh))
     fresh = [path for path in flat(shapes) if path not in plan]
     if fresh:
@@ -188,6 +206,7 @@ def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: str) ->
         if path in plan:
             leaves[path] = _parameter(plan[path], shape.shape, where[path], tensors, dtype)
         else:
+            # One parameter of a fresh model, drawn where it will lie. XLA leaves out the computation of the others.
             leaves[path] = jit_once(
                 lambda path=path: flat(model.init(jax.random.key(0)))[path].astype(DTYPES[dtype]),
                 out_shardings=where[path],
@@ -198,17 +217,22 @@ def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: str) ->
 def _parameter(
     parts: list[tuple[Entry, str]], shape: tuple[int, ...], where: NamedSharding, tensors: Tensors, dtype: str
 ) -> jax.Array:
-    """One parameter: each tensor is read once, cut into this host's shards and written into them in place."""
+    """One parameter. Each tensor is read once, cut into this host's shards, and written into their memory."""
     entry, name = parts[0]
     if "{}" not in entry.theirs:
+        # Without layers there is one tensor, and each device takes its slice of it.
         whole = cast(name, entry.view.read(tensors.read(name), shape), dtype)
         return jax.make_array_from_callback(shape, where, whole.__getitem__)
+    # Blocks are stacked along axis 0, which is not sharded here: a layer lies on the mesh like the stack without that
+    # axis.
     one = NamedSharding(where.mesh, PartitionSpec(*where.spec[1:]))
+    # The stack is filled layer by layer, in place.
     stack = jnp.zeros(shape, DTYPES[dtype], device=where)
     for layer, (entry, name) in enumerate(parts):
         array = cast(name, entry.view.read(tensors.read(name), shape[1:]), dtype)
         placed = jax.make_array_from_callback(array.shape, one, array.__getitem__)
-        stack = _write_layer(stack, placed, layer, where).block_until_ready()  # else the host runs ahead
+        # Without waiting, the host would read tensors faster than the device takes them.
+        stack = _write_layer(stack, placed, layer, where).block_until_ready()
     return stack
 
 
@@ -219,9 +243,10 @@ def _write_layer(stack: jax.Array, array: jax.Array, layer: int, where: NamedSha
 
 
 def _tokenizer(source: Path, building: Path, settings: Settings, rows: int, path: Path) -> Tokenizer:
-    """The source's tokenizer in `building/vocabulary`, which will be `path`, or bare ids where it has none."""
+    """The source's tokenizer in `building/vocabulary`, whose final place is `path`; bare ids if the source has none."""
     folder = building / "vocabulary"
     folder.mkdir()
+    # A fast tokenizer is taken as it is. Others are converted by transformers.
     if (source / _TOKENIZER[0]).is_file():
         for name in _TOKENIZER:
             if (source / name).is_file():
@@ -233,16 +258,18 @@ def _tokenizer(source: Path, building: Path, settings: Settings, rows: int, path
     else:
         print(f"{source}: no tokenizer there; token ids only")
         stated = {name: settings.get(f"{name}_token_id", None) for name in SPECIALS}
-        specials = {name: ids[0] if isinstance(ids, list) else ids for name, ids in stated.items()}  # any of them ends
+        # A model may have several ids that end a text; the first one is as good as any.
+        specials = {name: ids[0] if isinstance(ids, list) else ids for name, ids in stated.items()}
         (folder / "ids.json").write_text(json.dumps({"size": rows, "specials": specials}) + "\n")
         vocabulary = Vocabulary("ids", str(folder), rows=rows)
+    # It is read from the folder being built, and records the folder's final path.
     tokenizer = Tokenizer.of(vocabulary).with_clones(dataclasses.replace(vocabulary, path=str(path)))
     tokenizer.save(folder)
     return tokenizer
 
 
 def _convert(source: Path, folder: Path, file: str) -> None:
-    """A tokenizer without tokenizer.json, converted by transformers."""
+    """Let transformers convert a tokenizer without tokenizer.json."""
     try:
         from transformers import AutoTokenizer
     except ImportError:
@@ -252,8 +279,11 @@ def _convert(source: Path, folder: Path, file: str) -> None:
         raise UserError(f"{source}: transformers has no fast tokenizer for {file}")
 
 
-def _describe(building: Path, source: Path, config: Any, tokenizer: Tokenizer, dtype: str, model_dir: Path) -> None:
-    """Write environment.json and model.gin of what will be `model_dir`."""
+def _describe(
+    building: Path, source: Path, config: ModelConfig, tokenizer: Tokenizer, dtype: str, model_dir: Path
+) -> None:
+    """Write environment.json and model.gin into the folder that will be `model_dir`."""
+    # The records of a run that other commands read: here without a seed, texts or stages.
     environment = {
         "recipe_name": f"import of {source.name}",
         "source": str(source.absolute()),
@@ -263,6 +293,7 @@ def _describe(building: Path, source: Path, config: Any, tokenizer: Tokenizer, d
         "recipe": {"model": as_json(config)},
     }
     write_atomically(building / "environment.json", json.dumps(environment, indent=1) + "\n")
+    # A recipe that includes the file must know the model's class, which may be the user's own.
     module = type(config).__module__
     lines = [
         f"# The model of {source.name}. `include` this in a recipe to continue from it.",
@@ -278,7 +309,7 @@ def _describe(building: Path, source: Path, config: Any, tokenizer: Tokenizer, d
 
 
 def _bindings(name: str, config: Any) -> list[str]:
-    """gin lines that bind a dataclass and the dataclasses in it."""
+    """The gin lines that bind a dataclass and the dataclasses within it."""
     cls = type(config).__name__
     lines = [f"{name} = @{cls}()"]
     for field in dataclasses.fields(config):

@@ -1,4 +1,8 @@
-"""The language of the tables: which tensor of theirs is which array of ours, and how the one lies in the other."""
+"""The language of the tables: which tensor of theirs is which array of ours, and how one lies in the other.
+
+"Theirs" are tensors as transformers names and shapes them; "ours" are arrays as `models` has them. A view converts in
+both directions, one layer at a time: `theirs` gives the shape to expect in a file, `read` imports and `write` exports.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from xalign_jax.interfaces import ModelConfig
 from xalign_jax.interop.settings import Settings
 
 Shape = tuple[int, ...]
@@ -33,36 +38,46 @@ class Plain:
 
 @dataclasses.dataclass(frozen=True)
 class Transposed(Plain):
-    """torch.nn.Linear's weight (out, in); ours has `inputs` leading axes of inputs, then those of outputs."""
+    """A weight of torch.nn.Linear, (out, in). Ours has `inputs` leading axes of inputs, then the axes of outputs."""
 
     inputs: int = 1
 
     def theirs(self, ours: Shape) -> Shape:
+        # Both of our groups of axes are flattened: (in..., out...) -> (out, in).
         return math.prod(ours[self.inputs :]), math.prod(ours[: self.inputs])
 
     def read(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
+        # (out, in) -> (in, out) -> (in..., out...)
         return tensor.T.reshape(ours)
 
     def write(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         (array,) = arrays
+        # (in..., out...) -> (in, out) -> (out, in)
         return array.reshape(math.prod(array.shape[: self.inputs]), -1).T
 
 
 @dataclasses.dataclass(frozen=True)
 class Fused(Plain):
-    """GPT-NeoX's query_key_value: rows by head, then query/key/value, then the head's dimensions."""
+    """GPT-NeoX's query_key_value: rows by head, then query, key or value, then the head's dimensions.
+
+    Ours are three arrays, (in, heads, head size) for weights and (heads * head size,) for biases. `part` says which.
+    """
 
     part: int = 0
     heads: int = 1
 
     def theirs(self, ours: Shape) -> Shape:
+        # Weights (3 * heads * head size, in), biases (3 * heads * head size,).
         return (3 * ours[0],) if len(ours) == 1 else (3 * ours[1] * ours[2], ours[0])
 
     def read(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
+        # (heads, 3, head size, in or nothing), of which one part: (heads, head size, in or nothing).
         rows = tensor.reshape(self.heads, 3, -1, *tensor.shape[1:])[:, self.part]
+        # Weights have the axis of inputs first: (heads, head size, in) -> (in, heads, head size).
         return rows.reshape(ours) if len(ours) == 1 else np.moveaxis(rows, -1, 0)
 
     def write(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        # The way back: each part as (heads, head size, in or nothing), stacked to (heads, 3, head size, in or nothing).
         rows = [a.reshape(self.heads, -1) if a.ndim == 1 else np.moveaxis(a, 0, -1) for a in arrays]
         fused = np.stack(rows, axis=1)
         return fused.reshape(-1) if fused.ndim == 3 else fused.reshape(-1, fused.shape[-1])
@@ -70,7 +85,7 @@ class Fused(Plain):
 
 @dataclasses.dataclass(frozen=True)
 class Shifted(Plain):
-    """A position table that begins `by` rows later than ours; rows before the first in use carry nothing."""
+    """A position table that begins `by` rows later than ours. Rows before the first in use carry nothing."""
 
     by: int = 0
 
@@ -78,13 +93,16 @@ class Shifted(Plain):
         return (ours[0] + self.by, *ours[1:])
 
     def read(self, tensor: np.ndarray, ours: Shape) -> np.ndarray:
+        # Drop the rows that no position reads.
         return _shift(tensor, -self.by)
 
     def write(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        # Put rows of zeros in their place.
         return _shift(arrays[0], self.by)
 
 
 def _shift(table: np.ndarray, by: int) -> np.ndarray:
+    """(P, D) without its first -by rows, or with `by` rows of zeros before it."""
     if by <= 0:
         return table[-by:]
     return np.concatenate([np.zeros((by, *table.shape[1:]), table.dtype), table])
@@ -92,8 +110,14 @@ def _shift(table: np.ndarray, by: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """`ours`: path of a parameter; under layers/ the arrays of all layers are stacked. `theirs`: a tensor's name, "{}"
-    for the layer. Entries of one name lie in one tensor. `head`: part of the masked-LM head, which encoders may lack."""
+    """One array of ours in one tensor of theirs.
+
+    Attributes:
+      ours: path of a parameter; under layers/ the arrays of all layers are stacked.
+      theirs: a tensor's name, "{}" for the layer. Entries of one name lie in one tensor.
+      view: how the array lies in the tensor.
+      head: part of the masked-LM head, which encoders may lack.
+    """
 
     ours: str
     theirs: str
@@ -103,12 +127,13 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Redundant:
-    """Tensors that are not read, because other tensors or config.json say what is in them. That is checked.
+    """Tensors that are not read, because other tensors or config.json determine their contents. That is checked.
 
     Attributes:
       pattern: regular expression of their names.
       copy_of: the tensor that they must equal.
-      holds: (config, tensor) -> whether it holds what follows from the configuration. Neither: a part of another model.
+      holds: (config, tensor) -> whether the tensor holds what follows from the configuration. Without `copy_of` and
+        `holds`, the tensors are part of another model, such as a pooler that ours lacks.
     """
 
     pattern: str
@@ -116,22 +141,23 @@ class Redundant:
     holds: Callable[[Any, np.ndarray], bool] | None = None
 
 
-def counts_up(config: Any, tensor: np.ndarray) -> bool:
-    """Positions 0, 1, 2, and so on."""
+def counts_up(config: ModelConfig, tensor: np.ndarray) -> bool:
+    """Whether a table of positions holds 0, 1, 2, and so on, as older versions of transformers saved them."""
     return np.array_equal(tensor.reshape(-1), np.arange(tensor.size))
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """How one of our models is kept by transformers.
+    """How transformers keeps one of our models.
 
     Attributes:
-      config: our dataclass.   model_types: values of config.json's model_type that are read as it.
+      config: our dataclass.   model_types: values of config.json's model_type that are read as this class.
       read: (settings, names of the tensors) -> config.
-      write: (config, rows of the table, special ids) -> config.json without what all share.
+      write: (config, rows of the table, special ids) -> config.json without what all architectures share.
       table: (config, id of padding) -> entries.
-      prefix: of tensors' names, absent where a model was saved without its head.
-      embedding: tensor of the table of tokens.   head: tensor of the output head, where a setting can tie it to the embedding.
+      prefix: of tensors' names; absent where a model was saved without its head.
+      embedding: tensor of the table of tokens.
+      head: tensor of the output head, where a setting can tie it to the embedding.
       redundant: tensors that are left out.
       renamed: (old, new) endings of names.
       auto: the class of transformers that loads it.

@@ -1,4 +1,4 @@
-"""The README.md of an exported model, from its recipe and results."""
+"""The README.md of an exported model, made from its recipe and results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.records.shown import Key, Shown
 
-_ROWS = 40
+_ROWS = 40  # of the results table; the run's own report has all of them
 
 
 def model_card(
@@ -27,21 +27,23 @@ def model_card(
       config_text: the operative gin configuration, "" if there is none.
       results_rows: rows of `results.json` that were measured on these weights.
       probes: how probes are shown, from `probes.json`.
-      languages: those with a tokenizer, the root's first.
-      architecture: the class of transformers.
-      clones: whether languages beside the first are its clones.
+      languages: those with a tokenizer; the root tokenizer's language comes first.
+      architecture: the class of transformers that loads the model.
+      clones: whether all languages but the first are clones of it.
     """
+    # The hub knows languages by their codes, and a clone's code is its base language's.
     codes = list(dict.fromkeys(clone_index(language)[0] for language in languages))
     header = ["---", "library_name: transformers", "tags:", "- xalign_jax", "- cross-lingual", "language:"]
     header += [f"- {code}" for code in codes] + ["---"]
     parts = ["\n".join(header), f"# {name}", _loading(languages, architecture, clones), _results(results_rows, probes)]
     if config_text:
         parts.append(f"## Recipe\n\n```gin\n{config_text.strip()}\n```")
-    parts.append("Trained and exported by xalign_jax. Its licence is for whoever publishes it to state.")
+    parts.append("Trained and exported by xalign_jax. State its licence when you publish it.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _loading(languages: Sequence[str], architecture: str, clones: bool) -> str:
+    """Code that loads the model and each of its tokenizers."""
     lines = [
         "```python",
         f"from transformers import PreTrainedTokenizerFast, {architecture}",
@@ -58,15 +60,17 @@ def _loading(languages: Sequence[str], architecture: str, clones: bool) -> str:
 
 
 def _results(rows: Sequence[dict[str, Any]], probes: Mapping[str, Any]) -> str:
-    """The headlines, as summaries of comparisons have them, but at every level."""
+    """A table of the headlines, as summaries of comparisons have them, but at every level."""
     keys = [Key.of(row) for row in rows]
     shown = Shown([probes], keys)
+    # Values that were not finite are null and say nothing here.
     chosen = [
         (key, row) for key, row in zip(keys, rows, strict=True) if row["value"] is not None and shown.summarised(key)
     ]
     if not chosen:
         return ""
     lines = ["| probe | metric | language | level | split | value | n |", "|---|---|---|---|---|---|---|"]
+    # An absent part of a key is an empty cell.
     for key, row in chosen[:_ROWS]:
         cells = [shown.title(key.probe), shown.column(key).heading, key.language, key.level, key.split]
         told = ["" if cell is None else str(cell) for cell in cells]

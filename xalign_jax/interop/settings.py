@@ -1,4 +1,4 @@
-"""config.json of a foreign model: every value is of the type that its reader expects, and no key goes unread."""
+"""config.json of a foreign model. Every value has the type that its reader expects, and no key goes unread."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _HARMLESS = frozenset([
     "exponential_decay_length_penalty", "output_scores", "return_dict_in_generate", "remove_invalid_values",
     "tf_legacy_loss", "typical_p", "use_return_dict", "gguf_file", "license", "model_max_length",
 ])  # fmt: skip
-MOST_LAYERS = 10_000
-_MOST = 2**31 - 1
-_LARGEST = 1e30
-_MISSING = object()
+MOST_LAYERS = 10_000  # more than any model has; the number comes from a foreign file
+_MOST = 2**31 - 1  # of a whole number
+_LARGEST = 1e30  # of a number; float32 holds it
+_MISSING = object()  # the default of keys that must be there
 
 
 class Settings:
-    """A config.json of which every key must be asked for, or be known not to change the computation.
+    """A config.json: each of its keys must be asked for, or be known not to change the computation.
 
-    Every reader raises UserError, naming file and key, for a value of another type and for one that is missing and has no
-    default. A null is a missing value to all but `get`.
+    Readers raise UserError, naming file and key, for a value of another type. So they do for a missing value without a
+    default. A null is a missing value to all readers but `get`.
     """
 
     def __init__(self, file: Path, values: dict[str, Any]) -> None:
@@ -48,26 +48,28 @@ class Settings:
 
     @classmethod
     def read(cls, file: Path) -> Settings:
-        """Those of a file."""
+        """The settings of a file."""
         values = read_json(file)
         if not isinstance(values, dict):
             raise UserError(f"{file}: an object of settings is expected, not {shown(values)}")
         return cls(file, values)
 
-    def get(self, key: str, default: Any = _MISSING) -> Any:
+    def get(self, key: str, default: object = _MISSING) -> Any:
         """A value of any type, None for a null."""
+        # `finish` refuses the keys that were never asked for.
         self._asked.add(key)
         value = self.values.get(key, default)
         if value is _MISSING:
             raise UserError(f"{self.file}: no {key!r}")
         return value
 
-    def whole(self, key: str, default: Any = _MISSING, least: int = 1, most: int = _MOST) -> Any:
+    def whole(self, key: str, default: object = _MISSING, least: int = 1, most: int = _MOST) -> Any:
         """A whole number, or the default."""
+        # `type(...) is int`, because JSON's true would pass for the number 1.
         wanted = f"a whole number from {least} to {most}"
         return self._checked(key, default, lambda value: type(value) is int and least <= value <= most, wanted)
 
-    def number(self, key: str, default: Any = _MISSING) -> Any:
+    def number(self, key: str, default: object = _MISSING) -> Any:
         """A finite number of at least 0, or the default."""
         return self._checked(key, default, is_number, "a number of at least 0")
 
@@ -75,7 +77,7 @@ class Settings:
         """True or false."""
         return self._checked(key, default, lambda value: isinstance(value, bool), "true or false")
 
-    def text(self, key: str, default: Any = _MISSING) -> Any:
+    def text(self, key: str, default: object = _MISSING) -> Any:
         """A string, or the default."""
         return self._checked(key, default, lambda value: isinstance(value, str), "a string")
 
@@ -83,24 +85,27 @@ class Settings:
         """An object, empty where there is none."""
         return self._checked(key, {}, lambda value: isinstance(value, dict), "an object")
 
-    def _checked(self, key: str, default: Any, right: Callable[[Any], bool], wanted: str) -> Any:
+    def _checked(self, key: str, default: object, right: Callable[[Any], bool], wanted: str) -> Any:
+        """The value of a key if it is right, the default if it is missing or null."""
         value = self.get(key, default)
         if value is None and default is not _MISSING:
             return default
+        # A default need not be right: None stands for "no such thing" in many configurations.
         if value is not default and not right(value):
             raise UserError(f"{self.file}: {key} = {shown(value)}, but {wanted} is expected")
         return value
 
-    def only(self, key: str, *allowed: Any) -> None:
-        """Refuse a value that is there and not one of these."""
+    def only(self, key: str, *allowed: object) -> None:
+        """Refuse a value other than these. The first one is the default."""
         value = self.get(key, allowed[0])
+        # 1, 1.0 and true are equal in Python, but only one of them was meant.
         if not any(type(value) is type(one) and value == one for one in allowed):
             raise UserError(
                 f"{self.file}: {key} = {shown(value)} is not implemented; only {' or '.join(map(repr, allowed))}"
             )
 
     def finish(self) -> None:
-        """Refuse what nobody asked for; private keys (`_name_or_path`) and empty values say nothing."""
+        """Refuse keys that no reader asked for. Private keys (`_name_or_path`) and empty values say nothing."""
         for key in sorted(self.values.keys() - self._asked - _HARMLESS):
             value = self.values[key]
             if not key.startswith("_") and value not in (None, False, {}, []):
@@ -109,19 +114,20 @@ class Settings:
                 )
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Whether a value of JSON is a finite number of at least 0."""
-    return type(value) in (int, float) and 0 <= value <= _LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
-def shown(value: Any) -> str:
-    """A value of a foreign file, as it stands in the line of a message."""
+def shown(value: object) -> str:
+    """A value of a foreign file, as a line of a message shows it."""
+    # ASCII, so that no control character or right-to-left mark can change how the line looks.
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def bare(name: str) -> str:
-    """A name of a foreign file, as it stands in the line of a message."""
+    """A name of a foreign file, as a line of a message shows it, without quotation marks."""
     return shown(name)[1:-1]
 
 

@@ -1,4 +1,4 @@
-"""Does transformers read and compute from the exported files what we do from the checkpoint?"""
+"""Does transformers read and compute from the exported files the same as we do from the checkpoint?"""
 
 from __future__ import annotations
 
@@ -17,32 +17,35 @@ from xalign_jax.interop.exporting import Exported
 from xalign_jax.interop.tokenizers.check import SAMPLES, difference, texts_around_unusual, texts_of_pieces, unusual_ids
 from xalign_jax.models.model import Model
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # relative to a level's largest value, at least 1
-LENGTH, ROWS = 64, 4
+# dtype of the files -> the largest difference allowed, relative to a level's largest value (at least 1).
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
+LENGTH, ROWS = 64, 4  # tokens of a compared row, and the number of random rows
 
 
 class Missing(str):
-    """Why there are no validation texts."""
+    """The reason why there are no validation texts."""
 
 
 def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray] | Missing, dtype: str) -> str:
-    """Compare token ids, logits and every hidden state; returns what was compared and the largest difference of each level.
+    """Compare token ids, logits and every hidden state; returns what was compared and each level's largest difference.
 
-    Read are the vocabulary's own pieces, sample texts, and the validation texts where there are any. Both compute in
-    float32 (in float64 where a row amplifies rounding), from the parameters as they were exported and as they are here: for "bfloat16" the difference is what rounding
-    costs.
+    The texts are the vocabulary's own pieces, sample texts, and validation texts if there are any. Both sides compute
+    in float32, or in float64 on rows that amplify rounding. They use the exported parameters and the checkpoint's. For
+    "bfloat16" the difference is therefore the cost of rounding.
 
     Args:
       texts: token ids of validation texts, each row read alone and cut to LENGTH.
 
     Raises:
-      RunError: naming the tokenizer or the first level that differs. The files stay.
+      RunError: the message names the tokenizer or the first level that differs. The files stay.
     """
+    # Tokenizers first: numbers are then compared on ids that both sides agree on.
     tokenizer, validation = exported.tokenizer, [] if isinstance(texts, Missing) else list(texts)
     read = _compare_tokenizers(output, tokenizer, [tokenizer.decode(ids[:LENGTH]) for ids in validation])
     lacking = f"; not read: validation texts ({texts})" if isinstance(texts, Missing) else ""
     rows = {"validation texts": validation, "rows of ids": rows_of_ids(tokenizer)}
     rows = {name: some for name, some in rows.items() if some}
+    # Without torch, what could be compared is reported, and what could not.
     try:
         computed = _compare_numbers(output, exported, [row for some in rows.values() for row in some], dtype)
     except ImportError:
@@ -52,13 +55,14 @@ def verify(output: Path, exported: Exported, texts: Sequence[np.ndarray] | Missi
 
 
 def rows_of_ids(tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Ids without text: of unusual pieces, the first ROWS * LENGTH of them, and as many rows at random over all clones.
+    """Ids without text: the first ROWS * LENGTH unusual pieces, and as many random ids of all clones.
 
     Padding is left out: XLM-R gives it no position.
     """
     unusual = [i for ids in unusual_ids(tokenizer).values() for i in ids if i != tokenizer.pad]
     drawn = np.random.default_rng(0).choice(np.flatnonzero(~tokenizer.special), ROWS * LENGTH)
     firsts = np.array(unusual[: ROWS * LENGTH], np.int32)
+    # Cut into rows of LENGTH.
     return [some[i : i + LENGTH] for some in (firsts, drawn) for i in range(0, len(some), LENGTH)]
 
 
@@ -69,13 +73,16 @@ def _compare_numbers(output: Path, exported: Exported, texts: Sequence[np.ndarra
 
     theirs = getattr(transformers, exported.auto).from_pretrained(output, dtype=torch.float32).eval()
     names = [*(f"level {level}" for level in range(exported.model.num_layers + 1)), "logits"]
+    # (L+2,) one number for each level and one for the logits.
     worst, amplified = np.zeros(len(names)), 0
     for ids in texts:
         found = _differences(theirs, exported, ids, "float32")
-        # On some rows, mostly of rare pieces, a deep model amplifies rounding. Only float64 tells rounding from a fault.
+        # On some rows, mostly of rare pieces, a deep model amplifies rounding. Only float64 tells rounding from a
+        # fault.
         if not (found <= TOLERANCE[dtype]).all():
             found, amplified = _differences(theirs, exported, ids, "float64"), amplified + 1
         worst = np.maximum(worst, found)
+    # Written so that a NaN is bad too.
     bad = [i for i in range(len(names)) if not worst[i] <= TOLERANCE[dtype]]
     if bad:
         raise RunError(
@@ -87,7 +94,7 @@ def _compare_numbers(output: Path, exported: Exported, texts: Sequence[np.ndarra
 
 
 def _differences(theirs: Any, exported: Exported, ids: np.ndarray, dtype: str) -> np.ndarray:
-    """(L+2,) largest difference of each level and of the logits on one row, relative to the largest value, at least 1."""
+    """(L+2,) largest difference of each level and of the logits on one row, over the largest value (at least 1)."""
     import torch
 
     model, ids = exported.model.in_dtype(dtype), np.asarray(ids[:LENGTH][: exported.model.max_length], np.int32)
@@ -102,6 +109,7 @@ def _differences(theirs: Any, exported: Exported, ids: np.ndarray, dtype: str) -
         params = jax.tree.map(lambda array: jnp.asarray(array, dtype), exported.params)
         states, logits = _levels_and_logits(model.bind(params), Inputs(*rows))
         ours = [np.asarray(array[0, : len(ids)], np.float64) for array in (*states, logits)]
+    # A NaN would lose every comparison, so it counts as infinitely far.
     largest = [float(np.abs(mine - other).max()) for mine, other in zip(ours, expected, strict=True)]
     scale = [max(1.0, float(np.abs(other).max())) for other in expected]
     return np.nan_to_num(np.asarray(largest) / scale, nan=np.inf)
@@ -117,9 +125,11 @@ def _levels_and_logits(model: Model, inputs: Inputs) -> tuple[list[jax.Array], j
 
 
 def _compare_tokenizers(output: Path, tokenizer: Tokenizer, validation: Sequence[str]) -> str:
-    """The root tokenizer and those of the clones must give the ids of the run; says on what. There is none of bare ids."""
+    """Check that the root tokenizer and those of the clones give the run's ids; returns on which texts, in words."""
+    # Bare ids have no tokenizer.
     if tokenizer.vocabulary.kind == "ids":
         return "no tokenizer"
+    # Pieces that mean more than their letters are the likeliest to be read differently, alone and inside text.
     around = texts_around_unusual(tokenizer)
     texts = {"pieces": texts_of_pieces(tokenizer), "sample texts": SAMPLES}
     found = difference(output, tokenizer, {**texts, **around, "validation texts": validation})

@@ -1,1 +1,1 @@
-"""What a model directory records, read back: plain values that every room may read."""
+"""What a model directory records, read back as plain values that every room may read."""

@@ -6,12 +6,13 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from etils import epath
 
 from xalign_jax.errors import UserError, one_line
 
+# The end of every message: a damaged file is not fatal where one can do without it.
 WITHOUT = "bring it back, or remove it to go on without it"
 NUMBER = (int, float, type(None))
 TEXT = (str, type(None))
@@ -19,6 +20,7 @@ TEXT = (str, type(None))
 # Shapes of JSON values. A type stands for its values, a tuple for any of its shapes, [shape] for a list, and
 # [shape, shape] for a pair. A dict gives the shapes of named values, which may be absent. Its shape under `str` is for
 # all other names; without it, they may hold anything.
+Shape: TypeAlias = "type | tuple[Shape, ...] | list[Shape] | dict[Any, Shape]"
 ENVIRONMENT: dict[Any, Any] = {
     "recipe_name": str,
     "seed": int,
@@ -107,12 +109,13 @@ def metrics_rows(path: Path | epath.Path) -> Iterator[tuple[int, Any]]:
             yield number, error
 
 
-def _checked(path: Path | epath.Path, contents: bytes, shape: Any, needs: Sequence[str] = ()) -> Any:
+def _checked(path: Path | epath.Path, contents: bytes, shape: Shape, needs: Sequence[str] = ()) -> Any:
     """The JSON value of a file's contents. Raises UserError if it does not have the shape or lacks a name."""
     try:
         found = json.loads(contents.decode())
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); {WITHOUT}") from None
+    # Not UTF-8, or nested deeper than Python can follow.
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"not JSON: {one_line(error, 100)}") from None
     if wrong := _misfit(found, shape, ""):
@@ -126,7 +129,7 @@ def _damaged(path: Path | epath.Path, wrong: str) -> UserError:
     return UserError(f"{path} is not what a run wrote ({wrong}); {WITHOUT}")
 
 
-def _misfit(value: Any, shape: Any, place: str) -> str | None:
+def _misfit(value: object, shape: Shape, place: str) -> str | None:
     """Where and how a value differs from its shape; None if it does not. `place`: the value's path in the file."""
     # One fitting shape suffices; otherwise report how the first one differs.
     if isinstance(shape, tuple):

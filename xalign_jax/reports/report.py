@@ -1,4 +1,4 @@
-"""Reports: one run's `report.md`, and one table over several runs; plots beside them."""
+"""Reports: one run's `report.md`, and one table over several runs, each with its plots."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from xalign_jax.reports.tables import (
     tell_apart,
 )
 
-CONTROLS = {"untrained": "untrained", "shuffled": "shuffled", "ngram": "n-grams"}  # in this order, and then others
+# control -> its name in tables, in this order; other controls follow.
+CONTROLS = {"untrained": "untrained", "shuffled": "shuffled", "ngram": "n-grams"}
 
 
 def report(model_dir: Path) -> str:
@@ -36,6 +37,7 @@ def report(model_dir: Path) -> str:
     Raises:
       UserError: it is not a model directory.
     """
+    # A `Run` is a model directory at one probed step. The newest is the report's; earlier ones are lines of its tables.
     steps = tell_apart(read_runs(model_dir, needs_results=False))
     run = steps[-1]
     title = f"# {run.arm}, seed {run.seed}\n\nVocabulary {run.fingerprint}."
@@ -51,29 +53,34 @@ def report(model_dir: Path) -> str:
 def compare(model_dirs: Sequence[Path], output: Path) -> str:
     """Write `table.md`, `table.csv` and plots of several runs into `output`; returns the text of `table.md`.
 
-    Runs of one recipe are averaged over their seeds, the sample standard deviation beside the mean. What was measured
-    with different settings or on different data stands apart. Metrics that depend on how text is cut into tokens are left
-    out where the runs have different vocabularies.
+    Runs of one recipe are averaged over their seeds; the sample standard deviation follows the mean. Measurements with
+    different settings or on different data are shown apart. Metrics that depend on how text is cut into tokens are left
+    out if the runs have different vocabularies.
 
     Raises:
       UserError: a directory is not a model directory or has no results.
     """
+    # A directory that is named twice counts once.
     directories = dict.fromkeys(path.resolve() for path in model_dirs)
     runs = tell_apart([run for directory in directories for run in read_runs(directory)])
     arms = group(runs)
     shown = shown_in(runs)
     keys = keys_of(runs, shown)
     notes = ["Means over seeds ± their standard deviation; a single run has no spread."]
+    # Perplexities per token say nothing across vocabularies.
     if len({run.fingerprint for run in runs}) > 1:
         notes.append(_vocabularies(arms, keys, shown))
         keys = [key for key in keys if not shown.column(key).per_token]
     notes += _steps(arms)
     output.mkdir(parents=True, exist_ok=True)
+    # Pictures show the ends of runs only: earlier steps would double the number of bars.
     ends = [arm for arm in arms if not arm.early]
     measured = {key for arm in ends for run in arm.runs for key in run.values}
     pictures = plots.draw_comparison(ends, [key for key in keys if key in measured], shown, output)
+    # The summary has a column for each headline; the sections below it have every value.
     chosen = _summary(keys, shown)
     summary = "## Summary\n\n" + _table(arms, chosen, [full_heading(key, shown) for key in chosen])
+    # Notes and the summary first, then every value, then pictures.
     text = "\n\n".join(["# Comparison", *notes, summary, _sections(arms, keys, shown), *_pictures(pictures)]) + "\n"
     (output / "table.md").write_text(text, encoding="utf-8")
     _write_csv(output / "table.csv", arms, keys)
@@ -81,13 +88,14 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
 
 
 def _vocabularies(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
-    """A note which metrics are not compared between runs of different vocabularies, and which ones to compare."""
+    """A note that says which metrics are not compared between different vocabularies, and which to compare instead."""
     used = "; ".join(f"{arm.name}: {', '.join(sorted({r.fingerprint for r in arm.runs}))}" for arm in arms)
     left = [key for key in keys if shown.column(key).per_token]
     instead = [
         key for key in keys if shown.headline(key) and key.probe in {one.probe for one in left} and key not in left
     ]
     names, others = (", ".join(dict.fromkeys(shown.column(key).heading for key in some)) for some in (left, instead))
+    # An older directory has no probes.json, so nobody knows which of its metrics count tokens.
     unknown = ", ".join(dict.fromkeys(shown.title(key.probe) for key in keys if key.probe not in shown.recorded))
     note = f"**The runs use different vocabularies** ({used})."
     if names:
@@ -106,15 +114,18 @@ def _steps(arms: Sequence[Arm]) -> list[str]:
 
 
 def _sections(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
-    """A table for each thing measured: arms below each other, then controls; below it n, and conditions where they differ."""
+    """A table for each thing measured: arms, then controls. Below it n, and the conditions if they differ."""
     known = {name: about for arm in arms for run in arm.runs for name, about in run.conditions.items()}
     parts = []
+    # `keys` are in the order of the tables, so that those of one table are neighbours.
     for (_, title), members in groupby(keys, key=lambda key: (key.probe, section(key, shown))):
         found = list(members)
         headings = [heading(key, shown) for key in found if key.control is None]
         names = list(dict.fromkeys(key.conditions for key in found))
         below = []
+        # One line for each set of conditions; a single set without a name needs none.
         for name in names:
+            # Probes measure on as many items in every run, or within a range.
             n = _counts(arms, [key for key in found if key.conditions == name])
             told = names != [""]
             below.append(f"{name or 'unnamed'}: n = {n}, {describe(name, known)}." if told else f"n = {n}.")
@@ -123,7 +134,7 @@ def _sections(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
 
 
 def _counts(arms: Sequence[Arm], keys: Sequence[Key]) -> str:
-    """What the values of some keys are means of: 200, or 200 to 1000."""
+    """The counts that the values of some keys are means of: 200, or 200 to 1000."""
     counts = sorted({run.counts[key] for arm in arms for run in arm.runs for key in keys if key in run.counts})
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
@@ -132,11 +143,12 @@ def _table(arms: Sequence[Arm], keys: Sequence[Key], headings: Sequence[str]) ->
     """A line for each arm and each control.
 
     Args:
-      headings: of those keys that are of no control.
+      headings: of the keys that belong to no control.
     """
     plain = [key for key in keys if key.control is None]
     rows = [[arm.name, str(len(arm.runs)), *(_cell(arm.values(key)) for key in plain)] for arm in arms]
     runs = sorted((run for arm in arms for run in arm.runs), key=lambda run: run.step)
+    # Known controls first, then others in the order of their keys. A line counts the directories that have the control.
     for control in dict.fromkeys([*CONTROLS, *(key.control for key in keys if key.control)]):
         have = {run.directory for run in runs for key in keys if key.control == control and key in run.values}
         if have:
@@ -146,12 +158,14 @@ def _table(arms: Sequence[Arm], keys: Sequence[Key], headings: Sequence[str]) ->
 
 
 def _of_control(runs: Sequence[Run], key: Key, control: str) -> list[float]:
-    """A control's values beside a key, of each directory's newest step; one that has no levels stands at each of them.
+    """A control's values for a key, from each directory's newest step. A control without levels stands at every level.
 
     Args:
       runs: in order of their steps.
     """
+    # First the control at the key's own level, then without a level.
     for place in (key._replace(control=control), key._replace(control=control, level=None)):
+        # Runs come in order of their steps, so the newest of a directory stays.
         newest = {run.directory: run for run in runs if place in run.values}
         if newest:
             return Arm("", tuple(newest.values())).values(place)
@@ -159,15 +173,18 @@ def _of_control(runs: Sequence[Run], key: Key, control: str) -> list[float]:
 
 
 def _cell(values: Sequence[float]) -> str:
+    """Mean and spread of some values, "-" for none."""
     return number(*mean_and_spread(values)) if values else "-"
 
 
 def _summary(keys: Sequence[Key], shown: Shown) -> list[Key]:
-    """The headlines, and chance beside them; by-level probes at the middle level, or at their level nearest to it."""
+    """The headlines and their chance. By-level probes are shown at their level nearest to the middle one."""
+    # The middle of the deepest model.
     levels = [key.level for key in keys if shown.by_level(key.probe) and isinstance(key.level, int)]
     middle = max(levels, default=0) // 2
     wanted = [key for key in keys if shown.summarised(key)]
 
+    # A probe may have other levels than the deepest model, such as "head" or none below 4.
     def nearest(probe: str) -> int | None:
         own = sorted({key.level for key in wanted if key.probe == probe and isinstance(key.level, int)})
         return min(own, key=lambda level: abs(level - middle), default=None)
@@ -177,13 +194,14 @@ def _summary(keys: Sequence[Key], shown: Shown) -> list[Key]:
 
 
 def _write_csv(path: Path, arms: Sequence[Arm], keys: Sequence[Key]) -> None:
-    """One line an arm; mean and standard deviation of every value, controls too."""
+    """One line an arm: mean and standard deviation of every value, with those of controls."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = [column_name(key) for key in keys]
         writer.writerow(["arm", "runs", "seeds", *(part for name in names for part in (name, f"{name} std"))])
         for arm in arms:
             cells: list[float | None] = []
+            # Two cells a value; both stay empty where the arm has none.
             for key in keys:
                 values = arm.values(key)
                 cells += mean_and_spread(values) if values else (None, None)
@@ -194,4 +212,5 @@ def _write_csv(path: Path, arms: Sequence[Arm], keys: Sequence[Key]) -> None:
 
 
 def _pictures(paths: Sequence[Path]) -> list[str]:
+    """Markdown that shows each picture."""
     return [f"![{path.stem}]({path.name})" for path in paths]

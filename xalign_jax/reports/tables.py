@@ -18,11 +18,11 @@ from xalign_jax.records.shown import Key, Shown
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a model directory says of one step of a stage: the values whose newest measurement is there.
+    """What a model directory holds about one step of a stage: the values whose newest measurement was at this step.
 
     Attributes:
       arm: the recipe's name.   fingerprint: of its vocabulary.   stage, step: of the values.
-      early: what the step is in the run: "after STAGE", "step N of STAGE"; "" for the newest step of the last stage.
+      early: "" for the newest step of the last stage; for other steps their place, "after STAGE" or "step N of STAGE".
       settings: `config.gin` without the seed; runs of one arm share it.
       values: by what they measure; NaN where the value was not finite.   counts: n of each.
       conditions: by hash, the probe's settings and the data's fingerprint: {"settings": ..., "data": ...}.
@@ -48,11 +48,12 @@ class Run:
 def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
     """Read a model directory: at least one `Run`, for each probed stage in order.
 
-    A stage has one at its newest step. What was measured at an earlier step only stands in a `Run` of that step.
+    A stage has one at its newest step. Values that were measured at an earlier step only are in a `Run` of that step.
 
     Raises:
       UserError: it is not a model directory, or holds no results where they are needed.
     """
+    # Every run and every import writes environment.json first.
     if not (directory / "environment.json").is_file():
         raise UserError(f"{directory}: no environment.json there; is it a model directory?")
     environment = read_environment(directory, ("recipe_name", "vocabulary_fingerprint"))
@@ -61,6 +62,7 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
         raise UserError(
             f"{directory}: no results in results.json; finish `xalign train`, or run `xalign evaluate` there"
         )
+    # What all steps of the directory have in common.
     empty = Run(
         directory=directory,
         arm=environment["recipe_name"],
@@ -70,11 +72,14 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
         metrics=read_metrics(directory),
         probes=read_shown(directory),
     )
+    # In order of steps, so that later measurements replace earlier ones of the same key.
     rows = sorted(rows, key=lambda row: row["step"])
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     found = []
     for name in stages:
-        newest = {Key.of(row): row for row in rows if row["stage"] == name}  # the last of equal keys stays
+        # The last of equal keys stays.
+        newest = {Key.of(row): row for row in rows if row["stage"] == name}
+        # Every step that still has the newest measurement of something.
         steps = sorted({row["step"] for row in newest.values()})
         for step in steps:
             ends = step == steps[-1]
@@ -85,7 +90,7 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
 
 
 def _with(run: Run, rows: Mapping[Key, dict[str, Any]]) -> Run:
-    """The run with the values of some rows of `results.json`."""
+    """The run with the values of some rows of `results.json`. null stands for a value that was not finite."""
     return dataclasses.replace(
         run,
         values={key: math.nan if row["value"] is None else row["value"] for key, row in rows.items()},
@@ -101,8 +106,9 @@ def _with(run: Run, rows: Mapping[Key, dict[str, Any]]) -> Run:
 def tell_apart(runs: Sequence[Run]) -> list[Run]:
     """The runs, with `Key.conditions` only where the same thing was measured under several conditions in any of them.
 
-    So values of different test sets or settings never stand under one heading, and a heading is plain where one suffices.
+    So values of different test sets or settings never share a heading, and a heading is plain where one set suffices.
     """
+    # What shares a heading -> all conditions under which it was measured.
     seen: dict[tuple, set[str]] = {}
     for run in runs:
         for key in run.values:
@@ -122,14 +128,15 @@ def tell_apart(runs: Sequence[Run]) -> list[Run]:
 
 
 def _place(key: Key) -> tuple:
-    """What stands together under one heading."""
+    """The parts of a key that share one heading."""
     return key.probe, key.language, key.split
 
 
 def describe(name: str, known: Mapping[str, dict[str, Any]]) -> str:
-    """What tells conditions from the others of their probe: `sentences = 200, data 5c2e1a7b9d03`."""
+    """The words that distinguish conditions from others of their probe: `sentences = 200, data 5c2e1a7b9d03`."""
     if name not in known:
         return "settings and data were not recorded"
+    # Only options that another measurement of this probe has with another value.
     own = known[name]["settings"]
     others = [one["settings"] for one in known.values() if one["settings"].get("class") == own.get("class")]
     told = [
@@ -147,14 +154,14 @@ def _recipe_settings(config: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """The runs of one recipe, apart from the seed; `early`: as they were before their last stage's newest step."""
+    """The runs of one recipe, which differ in the seed. `early`: at a step before the newest of their last stage."""
 
     name: str
     runs: tuple[Run, ...]
     early: bool = False
 
     def values(self, key: Key) -> list[float]:
-        """One value for each seed that has it: the mean over the runs of a seed, which are no independent draws."""
+        """One value for each seed that has it: the mean over the runs of a seed, which are not independent draws."""
         seeds: dict[int, list[float]] = {}
         for run in self.runs:
             if key in run.values:
@@ -163,33 +170,37 @@ class Arm:
 
 
 def group(runs: Sequence[Run]) -> list[Arm]:
-    """Runs by recipe, in the order given; recipes of one name that differ in settings are told apart by directory.
+    """Runs by recipe, in the order given. Recipes of one name with different settings are told apart by directory.
 
-    What a run was at an earlier step or at the end of an earlier stage stands apart, after its end.
+    Earlier steps of a run and the ends of its earlier stages are arms of their own, after the run's end.
     """
+    # Runs of one name and equal settings are seeds of one recipe.
     found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         found.setdefault((run.arm, run.settings), []).append(run)
+    # Two entries of one name differ in settings; the shortest ends of their directories tell them apart.
     names = [name for name, _ in found]
     places = _shortest([members[0].directory for members in found.values()])
     arms = []
     for ((name, _), members), place in zip(found.items(), places, strict=True):
         label = name if names.count(name) == 1 else f"{name} ({place})"
         arms.append(Arm(label, tuple(run for run in members if not run.early)))
+        # Earlier steps keep the label of their run, with what they were in it.
         for early in dict.fromkeys(run.early for run in members if run.early):
             arms.append(Arm(f"{label}, {early}", tuple(run for run in members if run.early == early), early=True))
     return arms
 
 
 def _shortest(directories: Sequence[Path]) -> list[str]:
-    """The last parts of paths, as many as tell all of them apart."""
+    """The last parts of paths, as many as distinguish all of them."""
     parts = [directory.absolute().parts for directory in directories]
+    # One more part each time, until all ends differ.
     ends = ([str(Path(*path[-count:])) for path in parts] for count in range(1, 1 + max(map(len, parts), default=1)))
     return next((end for end in ends if len({*end}) == len({*parts})), [])
 
 
 def shown_in(runs: Sequence[Run]) -> Shown:
-    """How the values of these runs are shown."""
+    """How the values of these runs are shown, by what all their directories say about probes."""
     return Shown([run.probes for run in runs], [key for run in runs for key in run.values])
 
 
@@ -202,21 +213,23 @@ _WORDS = {"dictionary": "dictionary words", "heldout": "held-out words"}
 
 
 def _order(key: Key, shown: Shown) -> tuple:
+    """A value's place in the order of tables: by-level probes by table and level, others by metric and language."""
     probe, metric = shown.rank(key)
     level, split, language = key.level, key.split or "", key.language or ""
+    # No level first, then numbers, then names such as "head".
     depth = (-1, "") if level is None else (level, "") if isinstance(level, int) else (math.inf, str(level))
     inner = (split, language, metric) if shown.by_level(key.probe) else (metric, language, split)
     return (probe, *inner, key.conditions, depth, key.control or "")
 
 
 def section(key: Key, shown: Shown) -> str:
-    """The heading of the table a value stands in."""
+    """The heading of the table that holds a value."""
     title = shown.title(key.probe)
     return ", ".join([title, *particulars(key, shown)]) if shown.by_level(key.probe) else title
 
 
 def particulars(key: Key, shown: Shown) -> list[str]:
-    """Words that tell a value from others of its probe and level. A probe's only headline metric needs no name."""
+    """The words that distinguish a value from others of its probe and level. A probe's only headline needs no name."""
     metric = None if shown.lone(key) else shown.column(key).heading
     return [part for part in (key.language, split_in_words(key), metric, key.conditions) if part]
 
@@ -226,19 +239,20 @@ def split_in_words(key: Key) -> str:
 
 
 def level_in_words(key: Key) -> str:
-    """Level 3, head, "" for none."""
+    """Such as "level 3" or "head"; "" for no level."""
     return f"level {key.level}" if isinstance(key.level, int) else str(key.level or "")
 
 
 def heading(key: Key, shown: Shown) -> str:
-    """The heading of the column a value stands in."""
+    """The heading of the column that holds a value."""
     if shown.by_level(key.probe):
         return level_in_words(key) or "no level"
     return _joined(shown.column(key).heading, key)
 
 
 def full_heading(key: Key, shown: Shown) -> str:
-    """The heading of a column that stands beside those of other probes."""
+    """The heading of a column in a table of several probes."""
+    # Probe and metric together, unless the probe's title says the metric already or the metric's name the probe.
     title, name = shown.title(key.probe), shown.column(key).heading
     if shown.lone(key) or title.lower().endswith(name.lower()):
         return _joined(title, key)
@@ -252,7 +266,7 @@ def _joined(name: str, key: Key) -> str:
 
 
 def column_name(key: Key) -> str:
-    """A column of the CSV: probe/metric/language/split/level/control/conditions; what is absent is left out."""
+    """A column of the CSV: probe/metric/language/split/level/control/conditions, without absent parts."""
     parts = (key.probe, key.metric, key.language, key.split, key.level, key.control, key.conditions or None)
     return "/".join(str(part) for part in parts if part is not None)
 
@@ -264,7 +278,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, first column left, the others right, padded to be read as plain text too."""
+    """A Markdown table: first column to the left, others to the right, padded so that it reads as plain text too."""
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -273,13 +287,15 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ]
         return "| " + " | ".join(padded) + " |"
 
+    # A colon after the dashes aligns a column to the right.
     rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     return "\n".join([line(header), rule, *map(line, rows)])
 
 
 def number(mean: float, spread: float | None = None) -> str:
-    """Four significant digits at most three decimals, the spread with as many decimals: 1234, 97.71 ± 0.82, 0.745."""
+    """At most three decimals, fewer for large numbers; the spread has as many: 1234, 97.71 ± 0.82, 0.745."""
     if not math.isfinite(mean):
         return str(mean)
+    # A share needs three decimals, and a value of thousands none.
     decimals = 0 if abs(mean) >= 1000 else 2 if abs(mean) >= 10 else 3
     return f"{mean:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")

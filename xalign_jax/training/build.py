@@ -1,4 +1,4 @@
-"""From a recipe to what runs: its data opened, its model built, its stages planned; nothing here changes while it runs."""
+"""From a recipe to what runs: data opened, model built, stages planned. Nothing here changes while the run goes on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Built:
 
     Attributes:
       stages: with their feeds, in order.
-      coordinates: of each stage's parametrization, by the stage's name.
+      coordinates: each stage's parametrization bound to the model, by the stage's name.
     """
 
     recipe: Recipe
@@ -44,15 +44,15 @@ class Built:
         return state.layout(stage, self.coordinates[stage.name], self.model, self.recipe.seed, self.mesh)
 
     def bound(self, stage: Stage, current: TrainState) -> Model:
-        """The model with the parameters and heads that a state of the stage stands for."""
+        """The model with the parameters and heads of a state of the stage."""
         params = state.parameters(self.coordinates[stage.name], current, self.layout(stage).where_params)
         return self.model.bind(params["model"], params["heads"])
 
 
 def prepare(recipe: Recipe) -> Corpus:
-    """Tokenise what no cache holds yet, and open all that the recipe reads.
+    """Tokenise what no cache holds yet, and open everything that the recipe reads.
 
-    Process 0 prepares first. Another host finds everything done, unless it has a cache of its own.
+    Process 0 prepares first. Other hosts find everything done if they share its cache, and else prepare their own.
     """
     if distributed.is_main():
         stages.prepare_data(recipe)
@@ -60,6 +60,7 @@ def prepare(recipe: Recipe) -> Corpus:
     if not distributed.is_main():
         stages.prepare_data(recipe)
     corpus = stages.load_data(recipe)
+    # The dictionary's size and coverage, once for the whole run.
     if distributed.is_main() and corpus.lexicon is not None:
         print(*corpus.lexicon.summary, sep="\n", file=sys.stderr, flush=True)
     return corpus
@@ -69,14 +70,18 @@ def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus) -> B
     """Build the model and plan the stages.
 
     Raises:
-      UserError: the data lacks something that a feed, a parametrization or a probe needs, or hosts have other data.
+      UserError: the data lacks something that a feed, a parametrization or a probe needs, or hosts have different data.
     """
+    # `planned` has a built feed for each stream: from here on, what every step reads is fixed.
     model = build_model(recipe, runtime, corpus.tokenizer)
     planned = stages.plan(recipe, corpus)
     coordinates = {stage.name: stage.parametrization.bind(model, corpus) for stage in recipe.stages}
+    # Checks that need real data. Probes are asked now, because a stage's probes run hours later.
     checks.check_types(planned, model)
     probes = [probe for stage in recipe.stages for probe in stage.probes]
     checks.check_probes(probes, ProbedRun(model, corpus, recipe.seed))
+    # Hosts read their own copies of texts, dictionaries and modules. A difference would give each host other rows of
+    # one batch, without any error.
     if jax.process_count() > 1:
         own = {"texts": run_directory.texts(corpus), "inputs": inputs.fingerprints(inputs.of_data(recipe, corpus))}
         own |= {f"{name}/Stage.parametrization": found.fingerprint for name, found in coordinates.items()}
@@ -85,7 +90,7 @@ def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus) -> B
 
 
 def first_rows(planned: list[PlannedStage]) -> dict[str, str]:
-    """A hash of each stream's first two rows: what the recipe's texts, lexicon and modules come to on this host."""
+    """A hash of each stream's first two rows: the result of a host's texts, lexicon and modules together."""
     found = {}
     for stage in planned:
         for name, feed in stage.feeds.items():
@@ -113,14 +118,15 @@ def build_model(recipe: Recipe, runtime: Runtime, tokenizer: Tokenizer) -> Model
 
 
 def claim(model_dir: epath.Path, recipe: Recipe, runtime: Runtime, extend: bool) -> inputs.Inputs:
-    """Make sure that the directory holds no other run, and that all processes were started alike.
+    """Check that the directory holds no other run, and that all processes were started alike.
 
     Returns:
-      what the run reads that needs no data: parameters to start from, modules of the user's own.
+      the inputs that are known without data: parameters to start from, and the user's own modules.
 
     Raises:
-      UserError: naming the difference.
+      UserError: the message names the difference.
     """
+    # Processes agree first: each of them is about to judge the directory by its own recipe.
     distributed.agree(
         {"Recipe": as_json(recipe), "Runtime": as_json(runtime)}
         | {"--model_dir": str(model_dir), "--extend": extend}

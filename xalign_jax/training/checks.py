@@ -1,6 +1,7 @@
-"""Whether a recipe can run: each check names the gin binding that is wrong, as early as it can be known.
+"""Whether a recipe can run. Each check names the gin binding that is wrong, as early as it can be known.
 
-`check` needs no data, `check_shapes` a mesh and a vocabulary's size, `check_types` and `check_probes` the prepared data.
+`check` needs no data. `check_shapes` needs a mesh and a vocabulary's size. `check_types` and `check_probes` need the
+prepared data.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ def check(recipe: Recipe) -> None:
     """Check the recipe for errors that need no data: preparing data may take hours.
 
     Raises:
-      UserError: naming the gin binding.
+      UserError: the message names the gin binding.
     """
     if not recipe.stages:
         raise UserError("Recipe.stages is empty")
+    # Names first: every other message refers to stages and streams by their names.
     _check_names(recipe)
     for stage in recipe.stages:
         _check_stage(recipe, stage)
@@ -45,36 +47,41 @@ def check(recipe: Recipe) -> None:
         _check_languages(recipe, mixture)
     if recipe.facts is not None and recipe.lexicon is None:
         raise UserError("Recipe.facts needs Recipe.lexicon: facts are made of dictionary words")
+    # An optimiser's moments belong to the free numbers of one parametrization.
     for before, stage in itertools.pairwise(recipe.stages):
         if stage.keep_optimizer and stage.parametrization != before.parametrization:
             raise UserError(
-                f"{stage.name}/Stage.keep_optimizer: the moments of {before.name} belong to another Stage.parametrization; "
-                "bind them alike or start afresh"
+                f"{stage.name}/Stage.keep_optimizer: the moments of {before.name} belong to another "
+                "Stage.parametrization; bind them alike or start afresh"
             )
 
 
 def _check_stage(recipe: Recipe, stage: Stage) -> None:
-    """Streams that fit the model and the recipe's lexicon, probes that fit the model."""
+    """Check that streams fit the model and the recipe's lexicon, and that probes fit the model."""
     if not stage.streams:
         raise UserError(f"{stage.name}/Stage.streams is empty")
     for stream in stage.streams:
+        # Rows longer than the model's positions.
         if stream.feed.length > recipe.model.max_length:
             raise UserError(
                 f"{stream.name}: sequences of {stream.feed.length} tokens are longer than the model's "
                 f"max_length = {recipe.model.max_length}"
             )
+        # Each feed knows which data it reads, each probe which models it can measure.
         stream.feed.check(stream.mixture, recipe.lexicon is not None)
     for probe in stage.probes:
         probe.check_model(recipe.model)
 
 
 def _check_languages(recipe: Recipe, mixture: store.Mixture) -> None:
-    """Rates and languages must be the mixture's, as far as the names of its tasks tell."""
+    """Check that rates and languages name members of the mixture, as far as the names of its tasks say which exist."""
     languages = languages_of(mixture.tasks)
+    # seqio tasks say nothing about their languages before they are prepared.
     if languages is None:
         return
     if lacking := [language for language in mixture.languages if language not in languages]:
         raise UserError(f"Mixture.languages names {lacking[0]!r}; the text is in {', '.join(sorted(languages))}")
+    # The members of a mixture, as `Corpus.members` will find them: each language, its clones, and the facts.
     read = sorted(set(mixture.languages) or languages)
     members = [clone_name(base, k) for base in read for k in range(recipe.vocabulary.clones + 1)]
     members += [data.FACTS] if recipe.facts is not None else []
@@ -85,8 +92,12 @@ def _check_languages(recipe: Recipe, mixture: store.Mixture) -> None:
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Names are gin's scopes. A stream of several stages (it carries its state along) has one objective and one feed."""
+    """Check names, which are scopes in gin.
+
+    A stream of several stages carries its state along, so it must have one objective and one feed.
+    """
     stages = Counter(stage.name for stage in recipe.stages)
+    # Within a stage, no stream may be called like another one or like any stage.
     for stage in recipe.stages:
         for name, times in (stages + Counter(stream.name for stream in stage.streams)).items():
             if times > 1:
@@ -95,11 +106,13 @@ def _check_names(recipe: Recipe) -> None:
                 )
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise UserError(f"Recipe.stages: the name {name!r} is no scope of gin; use letters, digits and _")
+    # A stream's metrics are columns that begin with its name.
     for stream in streams(recipe):
         if stream.name in LOGGED:
             raise UserError(
                 f"{stream.name}/Stream.name: metrics.jsonl has columns {stream.name}/... of its own; rename it"
             )
+    # Streams of one name in several stages are one stream.
     known: dict[str, Stream] = {}
     for stream in streams(recipe):
         other = known.setdefault(stream.name, stream)
@@ -114,13 +127,16 @@ def check_shapes(recipe: Recipe, runtime: Runtime, model: Model, mesh: Mesh) -> 
       model: as large as the recipe's vocabulary is going to be.
     """
     _check_rows(recipe, sharding.batch_ways(mesh), runtime.accumulate)
+    # Shapes alone: parametrizations get no corpus, and nothing is allocated.
     before, layouts = None, []
     for stage in recipe.stages:
         layouts.append(state.layout(stage, stage.parametrization.bind(model, None), model, recipe.seed, mesh))
+        # (leaves, structure): a kept optimiser state must have the same arrays in the same places.
         own = jax.tree.flatten(layouts[-1].abstract.opt_state)
         if stage.keep_optimizer and own != before:
             raise UserError(
-                f"{stage.name}/Stage.keep_optimizer: the stage before has another optimiser or other heads, or there is none"
+                f"{stage.name}/Stage.keep_optimizer: the stage before has another optimiser or other heads, "
+                "or there is none"
             )
         before = own
     _check_objectives(recipe, model, layouts)
@@ -135,16 +151,17 @@ def _check_rows(recipe: Recipe, ways: int, parts: int) -> None:
 
 
 def _check_objectives(recipe: Recipe, model: Model, layouts: Sequence[Layout]) -> None:
-    """Let each objective refuse the shapes of its batches, and evaluate its loss in shapes alone; no data is needed.
+    """Let each objective refuse the shapes of its batches, then trace its loss in shapes alone. No data is needed.
 
     Args:
       layouts: the shapes of each stage's state.
 
     Raises:
-      UserError: the objective says so, or it reads an array that its feed does not give.
+      UserError: the objective refuses, or it reads an array that its feed does not give.
     """
     for stage, known in zip(recipe.stages, layouts, strict=True):
         for stream in stage.streams:
+            # A blank batch has the shapes and dtypes of real ones.
             batch, own = stream.feed.blank(stream.batch_size), known.abstract.state.get(stream.name, {})
             try:
                 stream.objective.check(model, batch)
@@ -152,18 +169,20 @@ def _check_objectives(recipe: Recipe, model: Model, layouts: Sequence[Layout]) -
             except KeyError as missing:
                 objective, feed = type(stream.objective).__name__, type(stream.feed).__name__
                 raise UserError(
-                    f"{stream.name}/Stream: {objective} reads {missing}, which batches of a {feed} lack; bind another feed"
+                    f"{stream.name}/Stream: {objective} reads {missing}, which batches of a {feed} lack; "
+                    "bind another feed"
                 ) from None
 
 
 def _loss(objective: Objective, model: Model, params: Params, state: Tree, batch: Batch) -> tuple:
-    """What a step asks of an objective."""
+    """The calls that a step makes to an objective, for `jax.eval_shape`."""
     rng, bound = jax.random.key(0), model.bind(params["model"], params["heads"])
     return objective.count(model, batch, rng), objective.loss(bound, batch, state, rng)
 
 
 def check_types(stages: list[PlannedStage], model: Model) -> None:
-    """No stream may have more languages than its model has token types, and a type must be one language's in all."""
+    """Check that streams have no more languages than the model has token types, and that all number languages alike."""
+    # Stream -> its languages in the order of their types, for streams whose batches have token types.
     typed = {
         stream.name: planned.feeds[stream.name].feed.languages
         for planned in stages
@@ -176,6 +195,7 @@ def check_types(stages: list[PlannedStage], model: Model) -> None:
                 f"{name}: its {len(languages)} languages are token types (language_types), but the model has "
                 f"{type(model.config).__name__}.types = {model.config.types}"
             )
+        # Type k must mean the same language everywhere, because the model has one embedding for it.
         first = next(iter(typed))
         if languages != typed[first]:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Probes on a checkpoint that is already there."""
+"""Probes on a checkpoint that exists already."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from xalign_jax.training.probing import run_probes
 
 
 class RunData:
-    """A run's data as probes see it (`data.corpus.Corpus`): the vocabulary that the run wrote, and the rest on demand.
+    """A run's data for probes (`data.corpus.CorpusView`): the vocabulary that the run wrote, and the rest on demand.
 
     The run's texts and dictionaries are opened when a probe first asks for them, so that a probe of other text needs
     none of them.
 
     Raises:
-      UserError: on opening them, if they are no longer what the run was trained on.
+      UserError: on opening them, if they have changed since the run was trained.
     """
 
     def __init__(self, recipe: Recipe, model_dir: Path) -> None:
@@ -41,6 +41,7 @@ class RunData:
 
     @functools.cached_property
     def _opened(self) -> Corpus:
+        # As a restart of training would do: prepare, open, and refuse data that has changed.
         stages.prepare_data(self._recipe)
         corpus = stages.load_data(self._recipe)
         run_directory.claim_data(self._model_dir, corpus)
@@ -49,12 +50,13 @@ class RunData:
 
     @property
     def stores(self) -> Stores:
-        """As in `Corpus`; so are `lexicon` and `facts`."""
+        """As in `Corpus`, like `lexicon` and `facts`."""
         return self._opened.stores
 
     @property
     def lexicon(self) -> LexiconTable | None:
         """The recipe's dictionary."""
+        # Without opening any text where the recipe has none. Likewise below.
         return None if self._recipe.lexicon is None else self._opened.lexicon
 
     @property
@@ -66,10 +68,10 @@ class RunData:
 def restored(
     recipe: Recipe, runtime: Runtime, model_dir: Path, step: int | None = None
 ) -> tuple[RunData, Mesh, Model, int]:
-    """(data, mesh, model, step) of a run's checkpoint (None: its newest); the model has parameters and heads.
+    """(data, mesh, model, step) of a run's checkpoint (`step` None: the newest). The model has parameters and heads.
 
     Raises:
-      UserError: no such checkpoint.
+      UserError: there is no such checkpoint.
     """
     data = RunData(recipe, model_dir)
     mesh = sharding.make_mesh(runtime.mesh)
@@ -81,7 +83,7 @@ def restored(
 def configuration(model_dir: Path) -> tuple[str, list[str]]:
     """The gin file of a run or of an imported model, and the bindings that make a `Recipe` of it.
 
-    An imported model has a vocabulary and no stages: there is no text of its own to probe.
+    An imported model has a vocabulary and no stages, so it has no text of its own to probe.
 
     Raises:
       UserError: the directory holds neither.
@@ -95,18 +97,21 @@ def configuration(model_dir: Path) -> tuple[str, list[str]]:
 
 
 def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, step: int | None) -> None:
-    """Run probes on a run's checkpoint (None: its newest) and add their rows to its `results.json`.
+    """Run probes on a run's checkpoint (`step` None: the newest) and add their rows to its `results.json`.
 
     Raises:
-      UserError: no such checkpoint, or a probe reads texts or dictionaries that are not what the run was trained on.
+      UserError: there is no such checkpoint, or a probe reads texts or dictionaries that the run was not trained on.
     """
     data, mesh, model, step = restored(recipe, runtime, model_dir, step)
+    # The stage that the step belongs to. Stages end at the running sums of their steps; an import has none.
     ends = itertools.accumulate(stage.steps for stage in recipe.stages)
     stage = next((stage.name for stage, end in zip(recipe.stages, ends, strict=True) if step <= end), "import")
     probed = ProbedRun(model, data, recipe.seed, stage, step)
+    # Ask all probes before the first of them computes for long.
     checks.check_probes(probes, probed)
     with jax.set_mesh(mesh):
         rows = run_probes(probes, probed)
     if not rows:
         raise UserError(f"--model_dir={model_dir}: the probes measure nothing that this run has")
+    # Rows of other conditions stay; equal ones are replaced.
     run_directory.add_results(model_dir, probes, rows, stage, step, recipe.seed)

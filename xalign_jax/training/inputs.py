@@ -1,4 +1,4 @@
-"""Fingerprints of what a run reads beside its texts and its vocabulary, so that it does not go on with something else."""
+"""Fingerprints of what a run reads in addition to its texts and its vocabulary, so that a restart notices a change."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.lexicon.files import cldr_dictionary
+from xalign_jax.data.lexicon.lexicon import Lexicon
 from xalign_jax.data.text.files import hash_file, stamp_package
 from xalign_jax.recipe import Recipe, resolve
 from xalign_jax.runtime.restore import newest_params
@@ -27,10 +29,11 @@ class Input(NamedTuple):
 Inputs = dict[str, Input]  # by the gin binding that names it
 
 
-def of_data(recipe: Recipe, corpus: Any) -> Inputs:
-    """The dictionaries as they are on disk, and the lexicon and the facts that the recipe makes of them."""
+def of_data(recipe: Recipe, corpus: Corpus) -> Inputs:
+    """The dictionaries as they are on disk, and the lexicon and the facts that the recipe makes from them."""
     found: Inputs = {}
     if corpus.lexicon is not None:
+        # Files and their results both: the same files can give other words when the corpus or the code has changed.
         found |= _dictionaries(recipe.lexicon)
         tables = (corpus.lexicon.train, corpus.lexicon.dictionary, corpus.lexicon.heldout)
         arrays = [array for t in tables for array in (t.ids, t.starts, t.concept, t.language)]
@@ -42,14 +45,16 @@ def of_data(recipe: Recipe, corpus: Any) -> Inputs:
 
 
 def of_start(recipe: Recipe) -> Inputs:
-    """The parameters that the run starts from, and the modules of the user's own.
+    """The parameters that the run starts from, and the user's own modules.
 
-    The label of `init_from` holds the step that was read: the other run may go on meanwhile, this one needs it no more.
+    The label of `init_from` holds the step that was read. The other run may continue meanwhile: a newer step there is a
+    new label, not a changed input.
     """
     found: Inputs = {}
     if recipe.init_from is not None and (newest := newest_params(Path(resolve(recipe.init_from)))) is not None:
         step, fingerprint = newest
         found[f"Recipe.init_from, step {step}"] = Input(resolve(recipe.init_from), fingerprint)
+    # Modules that the recipe names, and modules whose classes it uses.
     for name in sorted({*recipe.modules, *_modules(recipe)}):
         if (file := _source(name)) is not None:
             found[f"module {name}"] = Input(file, hash_file(file)[:16])
@@ -57,7 +62,8 @@ def of_start(recipe: Recipe) -> Inputs:
 
 
 def changes(then: dict[str, list[str]], now: Inputs) -> Iterator[str]:
-    """What is no longer what `then`, read from environment.json, says; a line each. Things that are gone do not count."""
+    """A line for each input whose fingerprint differs from `then` (environment.json). Lost inputs do not count."""
+    # Files may have moved: only their contents count, and the line names both places.
     for label, (place, fingerprint) in then.items():
         if label in now and now[label].fingerprint != fingerprint:
             moved = "" if now[label].place == place else f", then {place}"
@@ -65,15 +71,17 @@ def changes(then: dict[str, list[str]], now: Inputs) -> Iterator[str]:
 
 
 def fingerprints(found: Inputs) -> dict[str, str]:
-    """What is read, without its place: what all hosts must have in common."""
+    """The fingerprints without the places: hosts may keep the same files in different folders."""
     return {label: read.fingerprint for label, read in found.items()}
 
 
-def _dictionaries(lexicon: Any) -> Inputs:
+def _dictionaries(lexicon: Lexicon) -> Inputs:
+    # Babel's names come with a package, so the version names the place, and the hash is of the words themselves.
     if lexicon.source == "cldr":
         entries = repr(cldr_dictionary(lexicon.bases).entries).encode()
         _, name, version = stamp_package("Babel")
         return {"Lexicon.source": Input(f"{name} {version}", _hash(np.frombuffer(entries, np.uint8)))}
+    # Other sources read files. The clone source reads none.
     paths = [path if isinstance(path, str) else path[0] for path in lexicon.paths]
     return {
         f"Lexicon.paths[{number}]": Input(resolve(path), hash_file(resolve(path))[:16])
@@ -81,8 +89,8 @@ def _dictionaries(lexicon: Any) -> Inputs:
     }
 
 
-def _modules(config: Any) -> Iterator[str]:
-    """The modules, not of this package, that define the classes of a config."""
+def _modules(config: object) -> Iterator[str]:
+    """The modules outside of this package that define the classes of a config."""
     if isinstance(config, tuple):
         for item in config:
             yield from _modules(item)
@@ -94,14 +102,15 @@ def _modules(config: Any) -> Iterator[str]:
 
 
 def _source(module: str) -> str | None:
-    """The file of a module's source; None where it has none, as in a notebook."""
+    """The file of a module's source; None where there is none, as in a notebook."""
     if module in sys.modules:
-        return getattr(sys.modules[module], "__file__", None)
-    name = module.replace(
-        ".", "/"
-    )  # looked for as the process that prepares data imports it, without importing it here
+        return sys.modules[module].__file__
+    # The process that prepares data imports it. Here it is only looked for, as that import would look.
+    name = module.replace(".", "/")
     places = (Path(folder, file) for folder in ("", *sys.path) for file in (f"{name}.py", f"{name}/__init__.py"))
     return next((resolve(place) for place in places if place.is_file()), None)
+
+    """16 hex digits of arrays' dtypes, shapes and contents."""
 
 
 def _hash(*arrays: np.ndarray) -> str:

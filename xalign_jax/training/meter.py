@@ -1,4 +1,4 @@
-"""Metrics between two log rows: fetched late and together, averaged or summed, with speed beside them."""
+"""Metrics of the steps between two log rows: fetched late and together, averaged or summed, with speeds added."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xalign_jax.training.stages import PlannedStage, step_flops
 
 
 class NotFinite(Exception):
-    """A loss or gradient that is not finite: at which step, in which stream."""
+    """A loss or gradient is not finite: at which step, in which stream (None: in the gradient only)."""
 
     def __init__(self, step: int, stream: str | None, what: str) -> None:
         super().__init__(what)
@@ -25,23 +25,30 @@ class NotFinite(Exception):
 
 
 class Meter:
-    """Collects the metrics of steps on the device and writes one row per `flush`."""
+    """Collects the metrics of steps on the device and writes one row per `flush`.
+
+    Fetching a number makes the host wait for the device. The meter therefore keeps metrics on the device and fetches
+    them when a row is due, so that the host can queue further steps meanwhile.
+    """
 
     def __init__(self, planned: PlannedStage, model: Model, log: MetricsLog | None) -> None:
         self._planned, self._log = planned, log
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+        # Start of the time that the next row's steps share.
         self._since = time.monotonic()
+        # Tokens of a step, padding included, and its FLOPs: both follow from shapes.
         self._tokens = sum(feed.count * feed.feed.length for feed in planned.feeds.values())
         self._flops = step_flops(planned.stage, model)
         self._peak = hardware.peak_flops()
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Note a step's metrics; waits for those of two steps ago, so the host never runs further ahead.
+        """Note a step's metrics. Waits for those of two steps ago, so the host never runs further ahead.
 
         Raises:
           NotFinite: as `flush`.
         """
         self._pending.append((step, metrics))
+        # Reading `finite` is what waits. A step that was not finite ends the run here, not only when a row is due.
         if len(self._pending) > 2 and not self._pending[-3][1]["finite"]:
             self.flush()
 
@@ -54,6 +61,7 @@ class Meter:
         if not self._pending:
             return {}
         steps = [step for step, _ in self._pending]
+        # One transfer for all steps of the row.
         fetched = jax.device_get([metrics for _, metrics in self._pending])
         for step, metrics in zip(steps, fetched, strict=True):
             if not metrics["finite"]:
@@ -61,9 +69,11 @@ class Meter:
         self._pending.clear()
         row = self._row(fetched)
         now = time.monotonic()
+        # The mean time of a step, by the clock between two flushes; `paused` moves the start.
         seconds, self._since = (now - self._since) / len(steps), now
         row |= {"perf/step_seconds": seconds, "perf/tokens_per_second": self._tokens / seconds}
         row["perf/model_flops_per_second"] = self._flops / seconds
+        # Model FLOPs utilisation, where the chip's peak is known.
         if self._peak is not None:
             row["perf/mfu"] = row["perf/model_flops_per_second"] / self._peak
         if self._log is not None:
@@ -72,25 +82,29 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done within is no part of the steps' time."""
+        """Exclude the enclosed work from the time of steps."""
+        # First let the steps that are still running finish, which are part of that time.
         jax.block_until_ready([metrics for _, metrics in self._pending])
         started = time.monotonic()
         yield
         self._since += time.monotonic() - started
 
     def _not_finite(self, step: int, metrics: dict[str, Any]) -> NotFinite:
+        """The cause: the first stream whose loss is not finite, else the gradient."""
         for stream in self._planned.stage.streams:
             if not np.isfinite(metrics[f"loss/{stream.name}"]):
                 return NotFinite(step, stream.name, f"the loss of stream {stream.name}")
         return NotFinite(step, None, "the gradient")
 
     def _row(self, fetched: list[dict[str, Any]]) -> dict[str, float]:
-        """Means of losses and metrics; sums of counters and of tokens by language."""
+        """Means of losses and metrics; sums of counters, and of tokens by language."""
         row: dict[str, float] = {
             name: float(np.stack([metrics[name] for metrics in fetched]).mean())
             for name in fetched[0]
             if name not in ("finite", "counts")
         }
+        # Counters: (steps, ...) summed over the steps. `tokens` is a histogram over the stream's languages; streams add
+        # up.
         for stream, counts in fetched[0]["counts"].items():
             for key in counts:
                 total = np.stack([metrics["counts"][stream][key] for metrics in fetched]).sum(0)
@@ -102,7 +116,7 @@ class Meter:
         return row | self._switching(row)
 
     def _switching(self, row: dict[str, float]) -> dict[str, float]:
-        """Effective switching rate (of words) and dictionary coverage (of the words drawn)."""
+        """The effective switching rate (of words) and the dictionary's coverage (of the words drawn)."""
         found = {}
         for stream in self._planned.feeds:
             drawn, words = row.get(f"{stream}/drawn", 0), row.get(f"{stream}/words", 0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import gin
+import jax
 import jax.numpy as jnp
 import optax
 
+from xalign_jax.interfaces import Tree
 from xalign_jax.recipe import freeze, within
 
 
@@ -29,6 +30,7 @@ class WarmupCosine:
     def schedule(self, steps: int) -> optax.Schedule:
         """Learning rate as a function of the step within the stage."""
         warm = max(1, round(self.warmup * steps))
+        # The first update has the rate peak / warm, not 0. optax wants at least one step after the warm-up.
         return optax.warmup_cosine_decay_schedule(
             self.peak / warm, self.peak, warm, max(steps, warm + 1), self.final * self.peak
         )
@@ -50,6 +52,7 @@ class WarmupConstant:
     def schedule(self, steps: int) -> optax.Schedule:
         """Learning rate as a function of the step within the stage."""
         warm = round(self.warmup * steps)
+        # Steps count from 0. The first update has the rate peak / warm, not 0.
         return lambda step: self.peak * jnp.minimum(1.0, (step + 1) / max(warm, 1))
 
 
@@ -69,6 +72,7 @@ class WarmupLinear:
     def schedule(self, steps: int) -> optax.Schedule:
         """Learning rate as a function of the step within the stage."""
         warm = max(1, round(self.warmup * steps))
+        # The smaller of two lines: up to `peak` in `warm` steps, and down to 0 after the last step.
         return lambda step: self.peak * jnp.minimum((step + 1) / warm, (steps - step) / max(steps - warm, 1))
 
 
@@ -77,8 +81,8 @@ class WarmupLinear:
 class WarmupStableDecay:
     """Linear warm-up over some steps, a constant rate, then a line from `peak` to `final` x `peak` (Hu et al. 2024).
 
-    Made for runs whose length is not known in advance: before its decay begins, the rate at a step does not depend on the
-    stage's length, so that `xalign train --extend` continues as if the stage had been longer from the start.
+    For runs whose length is not known in advance: before its decay begins, the rate at a step does not depend on the
+    stage's length. So `xalign train --extend` continues as if the stage had been longer from the start.
 
     Attributes:
       warmup_steps: steps of the warm-up.
@@ -98,9 +102,10 @@ class WarmupStableDecay:
 
     def schedule(self, steps: int) -> optax.Schedule:
         """Learning rate as a function of the step within the stage."""
+        # `left` is 1 until `falling` steps remain, then falls in a line to 0.
         warm, falling = max(1, self.warmup_steps), max(1, round(self.decay * steps))
 
-        def rate(step: Any) -> jnp.ndarray:
+        def rate(step: jax.Array) -> jax.Array:
             left = jnp.minimum(1.0, (steps - step) / falling)
             return self.peak * jnp.minimum(1.0, (step + 1) / warm) * (self.final + (1 - self.final) * left)
 
@@ -124,12 +129,13 @@ class AdamW:
         within(self, "(0, inf)", "eps")
         within(self, "[0, inf)", "weight_decay", "clip")
 
-    def direction(self, decay_mask: Any) -> optax.GradientTransformation:
+    def direction(self, decays: Tree) -> optax.GradientTransformation:
         """The update before it is scaled by minus the learning rate.
 
         Args:
-          decay_mask: tree of bools over the parameters; True where weight decay applies.
+          decays: tree of bools over the free numbers; True where weight decay applies.
         """
+        # Clip the gradient before Adam sees it. Decay is added after Adam's scaling, which makes it decoupled.
         clip = [optax.clip_by_global_norm(self.clip)] if self.clip else []
-        decay = optax.add_decayed_weights(self.weight_decay, decay_mask)
+        decay = optax.add_decayed_weights(self.weight_decay, decays)
         return optax.chain(*clip, optax.scale_by_adam(self.b1, self.b2, self.eps), decay)

@@ -1,4 +1,4 @@
-"""Probes while training and after it: when they run, and where their rows go."""
+"""Probes during training and after it: when they run, and where their rows go."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from xalign_jax.training.state import TrainState
 
 
 def run_probes(probes: Sequence[Probe], run: ProbedRun) -> list[Row]:
-    """The rows of all probes, in their order, each with its probe's settings."""
+    """The rows of all probes, in order, each with its probe's settings."""
     rows: list[Row] = []
     for probe in tqdm(probes, desc="probes", unit="probe", disable=not (probes and distributed.is_main())):
+        # Settings tell rows of one metric apart when probes are bound in different ways.
         settings = as_json(probe)
         rows += [{**row, "settings": settings} for row in probe.rows(run)]
     return rows
 
 
 def due(run: Built, planned: PlannedStage, step: int) -> bool:
-    """Whether an intermediate probe is due after this step; at a stage's end probes run in any case."""
+    """Whether an intermediate probe is due after this step. At a stage's end probes run in any case."""
     every = run.runtime.probe_every
     return every > 0 and step % every == 0 and planned.first_step < step < planned.last_step
 
@@ -40,6 +41,6 @@ def probe(run: Built, planned: PlannedStage, current: TrainState, step: int, mod
 
 
 def probed(planned: PlannedStage, step: int, model_dir: epath.Path) -> bool:
-    """Whether the stage's probes have run at a step. Process 0 decides: another may see an older file."""
+    """Whether the stage's probes have run at a step. Process 0 decides, since another may see an older file."""
     found = distributed.is_main() and run_directory.has_results(model_dir, planned.stage, step)
     return distributed.exchange("probed", "yes" if found else "no")[0] == "yes"

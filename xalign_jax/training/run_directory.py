@@ -1,4 +1,8 @@
-"""What a model directory says about its run: identity, configuration, environment, failures, results."""
+"""What a model directory records about its run: identity, configuration, environment, failures, results.
+
+A directory belongs to one recipe, and to the data that the recipe gave when the run started. The functions named
+`claim` refuse everything else before a run writes anything.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,17 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 import xalign_jax
+from xalign_jax.data.corpus import Corpus
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Probe, Row
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json, identity, located
@@ -27,6 +34,7 @@ from xalign_jax.runtime.logs import write_results, write_shown
 from xalign_jax.runtime.storage import as_local, write_atomically
 from xalign_jax.training import inputs
 
+# Packages whose version can change what a run computes.
 PACKAGES = (
     "xalign_jax",
     "jax",
@@ -45,9 +53,10 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
     """Refuse a directory that holds another recipe's run, judged by its newest checkpoint, else `environment.json`.
 
     Raises:
-      UserError: showing the difference; with `extend`, more steps of the last stage are allowed. Or the directory's
-        `environment.json` or `results.json` is damaged.
+      UserError: another recipe's run; the message shows the difference. With `extend`, more steps of the last stage are
+        allowed. Or the directory's `environment.json` or `results.json` is damaged.
     """
+    # Read here only to find damage now, not at the first probe hours later.
     read_results(model_dir)
     known, done = _known(model_dir)
     found = _changes(known, recipe)
@@ -59,11 +68,12 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
 
 
 def _changes(known: dict[str, Any], recipe: Recipe) -> list[tuple[str, Any, Any]]:
-    """(path, value there, value here) of what differs from the known recipe; nothing where none is known.
+    """(path, value there, value here) of each difference from the known recipe; nothing where none is known.
 
     A recipe is the same if its paths lie in the same places, or are spelled the same.
     """
     found = _differing(known["recipe"], as_json(recipe)) if "recipe" in known else []
+    # Compare both ways, as spelled and with absolute paths, and take the way with fewer differences.
     return min(_differing(known["located"], as_json(located(recipe))), found, key=len) if "located" in known else found
 
 
@@ -74,20 +84,22 @@ def _only_longer(found: list[tuple[str, Any, Any]], recipe: Recipe) -> bool:
 
 
 def _refuse_another_rate(recipe: Recipe, steps: int, done: int) -> None:
-    """Refuse to extend the last stage, which had so many `steps`, if its learning rate would jump after the steps done.
+    """Refuse to extend the last stage if its learning rate would jump after the steps done.
 
-    It does unless the longer schedule has the same rate at the last step done.
+    The stage had `steps` steps. The rate does not jump if the longer schedule has the same rate at the last step done.
     """
     stage = recipe.stages[-1]
+    # The last update done, counted from 0 within the last stage; below 0, the stage has not begun.
     at = done - sum(before.steps for before in recipe.stages[:-1]) - 1
     if at < 0:
         return
     old, new = (float(stage.schedule.schedule(length)(at)) for length in (steps, stage.steps))
     if not math.isclose(old, new, rel_tol=1e-5):
         raise UserError(
-            f"--extend: {type(stage.schedule).__name__} depends on the length of {stage.name}: the learning rate of step "
-            f"{at + 1} was {old:.3g} and would be {new:.3g}. Stages can be extended after the warm-up of WarmupConstant "
-            "and before the decay of WarmupStableDecay; with another schedule, start a run with Recipe.init_from"
+            f"--extend: {type(stage.schedule).__name__} depends on the length of {stage.name}: the learning rate of "
+            f"step {at + 1} was {old:.3g} and would be {new:.3g}. Stages can be extended after the warm-up of "
+            "WarmupConstant and before the decay of WarmupStableDecay; with another schedule, start a run with "
+            "Recipe.init_from"
         )
 
 
@@ -95,9 +107,10 @@ def check_config(model_dir: Path, recipe: Recipe) -> None:
     """Refuse the recipe of a `config.gin` that was changed after the newest checkpoint there was saved.
 
     Raises:
-      UserError: showing the difference.
+      UserError: the message shows the difference.
     """
     read_results(model_dir)
+    # A longer last stage is no change: the run was to be extended, and was stopped before its first checkpoint.
     found = _changes(_known(model_dir)[0], recipe)
     if found and not _only_longer(found, recipe):
         raise UserError(
@@ -105,26 +118,30 @@ def check_config(model_dir: Path, recipe: Recipe) -> None:
         )
 
 
-def differences(there: Any, here: Any) -> str:
+def differences(there: object, here: object) -> str:
     """The first five places where two recipes' values (`recipe.as_json`) differ, in words."""
     return _in_words(_differing(there, here))
 
 
 def _in_words(found: list[tuple[str, Any, Any]]) -> str:
+    """The first five differences, in words. More of them would fill the screen."""
     return "; ".join(f"{path} is {old!r} there, {new!r} here" for path, old, new in found[:5])
 
 
-def _differing(there: Any, here: Any) -> list[tuple[str, Any, Any]]:
+def _differing(there: object, here: object) -> list[tuple[str, Any, Any]]:
+    """(path, value there, value here) of each difference between two recipes' values."""
+    # Through JSON, as one of them was: tuples become lists, and keys become strings.
     there, here = (json.loads(json.dumps(values)) for values in (there, here))
     return list(_differences(there, here, "Recipe"))
 
 
-def claim_data(model_dir: Path | epath.Path, corpus: Any) -> None:
-    """Refuse to use a checkpoint with another vocabulary or other texts than it was trained on.
+def claim_data(model_dir: Path | epath.Path, corpus: Corpus) -> None:
+    """Refuse a vocabulary or texts other than those that the directory's checkpoints were trained on.
 
     Raises:
-      UserError: naming the task.
+      UserError: the message names the task.
     """
+    # Without a checkpoint nothing was trained yet, and any data will do.
     checkpoints = _checkpoints(model_dir)
     if checkpoints is None or not checkpoints.steps():
         return
@@ -134,7 +151,8 @@ def claim_data(model_dir: Path | epath.Path, corpus: Any) -> None:
             f"{model_dir}: its vocabulary is not the one the recipe's texts give now; see {model_dir}/vocabulary; "
             "choose another --model_dir to train anew"
         )
-    now = iter(texts(corpus).values())  # the recipe's tasks in its order; paths may be spelled otherwise than then
+    # The recipe's tasks in order, since their paths may be spelled in another way than then.
+    now = iter(texts(corpus).values())
     for task, then in known.get("texts", {}).items():
         if next(now, None) != then:
             raise UserError(
@@ -144,10 +162,10 @@ def claim_data(model_dir: Path | epath.Path, corpus: Any) -> None:
 
 
 def claim_inputs(model_dir: Path | epath.Path, now: inputs.Inputs) -> inputs.Inputs:
-    """What the run read when it started, if it has started, and else what it reads now.
+    """The inputs that the run read when it started; where it has not started, the inputs that it reads now.
 
     Raises:
-      UserError: they differ; naming what has changed.
+      UserError: the two differ; the message names each change.
     """
     if not _known(model_dir)[1]:
         return now
@@ -157,13 +175,15 @@ def claim_inputs(model_dir: Path | epath.Path, now: inputs.Inputs) -> inputs.Inp
             f"{model_dir}: {change} when its checkpoints were trained; bring it back, or choose another --model_dir to "
             "train anew"
         )
+    # Inputs that are gone stay recorded: the run did read them.
     return now | {label: inputs.Input(*read) for label, read in then.items()}
 
 
 def _known(model_dir: Path | epath.Path) -> tuple[dict[str, Any], int]:
-    """What the newest whole checkpoint, else environment.json, says about the run; and the steps done."""
+    """The record of the run in its newest whole checkpoint, else in environment.json; and the steps done."""
     environment, checkpoints = read_environment(model_dir), _checkpoints(model_dir)
-    newest = checkpoints and checkpoints.newest(checkpoints.about, tell=False)  # who restores it tells
+    # Quietly: `Checkpoints.newest` tells about damaged checkpoints when the run restores.
+    newest = checkpoints and checkpoints.newest(checkpoints.about, tell=False)
     return (newest[1], newest[0]) if newest else (environment, 0)
 
 
@@ -172,7 +192,8 @@ def _checkpoints(model_dir: Path | epath.Path) -> Checkpoints | None:
     return Checkpoints(model_dir / "checkpoints") if (model_dir / "checkpoints").is_dir() else None
 
 
-def _differences(old: Any, new: Any, path: str) -> Any:
+def _differences(old: object, new: object, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Walk two JSON values together and yield (path, old, new) wherever they differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
@@ -188,8 +209,8 @@ def describe(
     recipe: Recipe,
     runtime: Runtime,
     name: str,
-    mesh: Any,
-    corpus: Any,
+    mesh: Mesh,
+    corpus: Corpus,
     read: inputs.Inputs,
 ) -> None:
     """Write `config.gin`, `environment.json`, `vocabulary/` and the lexicon's splits.
@@ -199,10 +220,12 @@ def describe(
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "config.gin", as_gin(located(recipe), runtime))
+    # A restart may spell paths in another way. The run keeps the identity that it started with.
     first = {"identity": identity(recipe), "recipe": as_json(recipe), "located": as_json(located(recipe))}
     known = read_environment(directory)
     if known.get("located") == first["located"]:
         first = {key: known[key] for key in first}
+    # The recipe, where it runs, what computes it, and what it reads.
     environment = {
         "recipe_name": name,
         "seed": recipe.seed,
@@ -219,6 +242,7 @@ def describe(
         **first,
     }
     write_atomically(directory / "environment.json", json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
+    # Local copies: evaluation and export need the vocabulary without the recipe's own files.
     with as_local(directory / "vocabulary") as folder:
         corpus.tokenizer.save(folder)
     if corpus.lexicon is not None:
@@ -226,8 +250,8 @@ def describe(
             corpus.lexicon.save(folder)
 
 
-def texts(corpus: Any) -> dict[str, Any]:
-    """Fingerprints of the prepared text: task -> split -> language."""
+def texts(corpus: Corpus) -> dict[str, dict[str, dict[str, str]]]:
+    """Fingerprints of the prepared texts: task -> split -> language -> fingerprint."""
     return {
         task: {split: {lang: s.fingerprint for lang, s in found.items()} for split, found in splits.items()}
         for task, splits in corpus.stores.items()
@@ -246,6 +270,7 @@ def source() -> str:
 
 
 def _version(package: str) -> str | None:
+    """The version of an installed package, None for one that is missing: seqio is optional."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -255,7 +280,7 @@ def _version(package: str) -> str | None:
 def git() -> str | None:
     """The source's commit, with "+" if files differ from it; None where no repository tracks this package's files.
 
-    An installed package may lie inside the repository of something else, such as a user's project with its environment.
+    An installed package may lie inside another project's repository, whose commit says nothing about this source.
     """
     file = Path(__file__)
 
@@ -263,6 +288,7 @@ def git() -> str | None:
         command = ["git", "-C", str(file.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
+    # `ls-files` fails for a file that the repository does not track.
     try:
         said("ls-files", "--error-unmatch", file.name)
         return said("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
@@ -271,7 +297,12 @@ def git() -> str | None:
 
 
 def record_failure(
-    directory: Path | epath.Path, stage: str, step: int, stream: str | None, reason: str, batch: Any
+    directory: Path | epath.Path,
+    stage: str,
+    step: int,
+    stream: str | None,
+    reason: str,
+    batch: Mapping[str, Mapping[str, np.ndarray]],
 ) -> None:
     """Write `failure.json`: where a run failed, and the whole batch it failed on."""
     shown = {name: {key: value.tolist() for key, value in arrays.items()} for name, arrays in batch.items()}
@@ -287,7 +318,7 @@ def forget_failure(directory: Path | epath.Path) -> None:
 def add_results(
     model_dir: Path | epath.Path, probes: Sequence[Probe], rows: list[Row], stage: str, step: int, seed: int
 ) -> None:
-    """Add a stage's probe rows at a step to `results.json`, and to `probes.json` how reports show these probes.
+    """Add a stage's probe rows at a step to `results.json`, and how reports show the probes to `probes.json`.
 
     A row there that measured the same thing under the same conditions is replaced; any other row stays.
     """
@@ -297,21 +328,22 @@ def add_results(
     write_results(model_dir, [row for row in read_results(model_dir) if _measured(row) not in measured] + new)
 
 
-def _measured(row: dict[str, Any]) -> tuple:
-    """What a row measures: where, what, and under which conditions."""
+def _measured(row: Row) -> tuple:
+    """The identity of a measurement: where, what, and under which conditions."""
     keys = ("stage", "step", "probe", "metric", "language", "level", "split", "control")
     return (*(row.get(key) for key in keys), conditions(row))
 
 
 def drop_results_past(model_dir: Path | epath.Path, step: int) -> None:
-    """Drop results of steps that a restart will make again."""
+    """Drop results of steps that a restart will take again."""
     rows = read_results(model_dir)
     if any(row["step"] > step for row in rows):
         write_results(model_dir, [row for row in rows if row["step"] <= step])
 
 
 def has_results(model_dir: Path | epath.Path, stage: Stage, step: int) -> bool:
-    """Whether the stage's own probes have already run at this step; rows of other settings are of `xalign evaluate`."""
+    """Whether the stage's own probes have run at this step. Rows of other settings come from `xalign evaluate`."""
+    # Settings as they look after a way through JSON, without the paths of their data, which may be spelled differently.
     own = json.loads(json.dumps([without_places(as_json(probe)) for probe in stage.probes]))
     here = [row for row in read_results(model_dir) if (row["stage"], row["step"]) == (stage.name, step)]
     # Rows of older versions have no settings.

@@ -1,4 +1,4 @@
-"""From a recipe to what each step reads: prepared data, and feeds with cursors that run on across stages."""
+"""From a recipe to what each step reads: prepared data, and feeds whose cursors continue across stages."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from xalign_jax.data import corpus as data
 from xalign_jax.data.store import store
 from xalign_jax.data.text.files import read_lines, resolve
 from xalign_jax.data.tokens.vocabulary import blank_tokenizer
+from xalign_jax.interfaces import Batches
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import Recipe, Stage, Stream
 
 
 @dataclasses.dataclass(frozen=True)
 class StepFeed:
-    """A stream's feed with its place in the run: `rows(step, row_slice)` is a pure function of the step.
+    """A stream's feed with its place in the run: `batch(step, row_slice)` is a pure function of the step.
 
     Attributes:
       count: rows per step.
       first_step, first_row: the stage's first step and the cursor there.
-      stride: rows that the stage's streams of this cursor read in a step.
+      stride: rows that all streams of the stage with this cursor read in a step.
     """
 
-    feed: Any
+    feed: Batches
     count: int
     first_step: int
     first_row: int
@@ -39,7 +40,7 @@ class StepFeed:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedStage:
-    """A stage, the steps [first_step, last_step) it owns, and its streams' feeds by name."""
+    """A stage, the steps [first_step, last_step) that it owns, and its streams' feeds by name."""
 
     stage: Stage
     first_step: int
@@ -58,11 +59,14 @@ def mixtures(recipe: Recipe) -> list[store.Mixture]:
 
 
 def prepare_data(recipe: Recipe) -> None:
-    """Tokenise whatever the recipe reads and no store holds yet (a subprocess; this one stays free of TensorFlow).
+    """Tokenise everything that the recipe reads and no store holds yet.
+
+    A subprocess does the work, so that this one stays free of TensorFlow.
 
     Raises:
-      UserError: a text or dictionary that cannot be read; dictionaries are opened before any text is read.
+      UserError: a text or dictionary cannot be read. Dictionaries are opened before any text is read.
     """
+    # One line of each dictionary is enough to find a missing file now and not after hours of tokenising.
     for path in [] if recipe.lexicon is None else recipe.lexicon.paths:
         next(read_lines(resolve(path if isinstance(path, str) else path[0])))
     tasks = list(dict.fromkeys(task for mixture in mixtures(recipe) for task in mixture.tasks))
@@ -75,42 +79,47 @@ def load_data(recipe: Recipe) -> data.Corpus:
 
 
 def blank_data(recipe: Recipe) -> data.Corpus:
-    """The recipe's vocabulary and no text, for whoever needs shapes only. Nothing is read but a vocabulary's own file.
+    """The recipe's vocabulary and no text, for callers that need shapes only. Only a vocabulary's own file is read.
 
     Raises:
-      UserError: that file is missing, and the recipe does not say how many rows it needs.
+      UserError: the file is missing, and the recipe does not say how many rows it needs.
     """
     return data.Corpus(blank_tokenizer(recipe.vocabulary), {}, None, None)
 
 
 def blank_batches(stage: Stage) -> dict[str, dict[str, np.ndarray]]:
-    """A step's batches, by stream, of the shapes and dtypes that its feeds give, without text or memory."""
+    """A step's batches, by stream, with the shapes and dtypes of its feeds but without text."""
     return {stream.name: stream.feed.blank(stream.batch_size) for stream in stage.streams}
 
 
 def step_flops(stage: Stage, model: Model) -> float:
-    """FLOPs of a step over all devices, forward and backward: what the objectives' mathematics needs, nothing recomputed."""
+    """FLOPs of a step over all devices, forward and backward: what the mathematics needs, with nothing recomputed."""
     return sum(stream.objective.flops(model, stream.feed.blank(stream.batch_size)) for stream in stage.streams)
 
 
 def plan(recipe: Recipe, corpus: data.Corpus) -> list[PlannedStage]:
-    """Feeds for every stage. The cursor of a (mixture, kind of feed) runs on from stage to stage.
+    """Feeds for every stage. The cursor of a (mixture, kind of feed) continues from stage to stage.
 
-    Streams of a stage that share one take turns, so that what a step reads does not depend on how many steps follow.
+    Streams of a stage that share a cursor take turns, so that a step reads the same rows however many steps follow.
     """
+    # Cursor -> rows read before the stage, and the number of the stage's first step.
     cursors: Counter[tuple[Any, str]] = Counter()
     planned, first = [], 0
     for stage in recipe.stages:
+        # A cursor belongs to what is read and how: two streams with the same key continue one sequence of rows.
         keys = {stream.name: (stream.mixture, type(stream.feed).__name__) for stream in stage.streams}
+        # Rows that a step reads from each cursor, over all streams of the stage.
         strides: Counter[tuple[Any, str]] = Counter()
         for stream in stage.streams:
             strides[keys[stream.name]] += stream.batch_size
+        # `turn` is where a stream begins within the first step: after the streams before it in the stage.
         feeds, turn = {}, cursors.copy()
         for stream in stage.streams:
             key = keys[stream.name]
             feed = stream.feed.build(corpus, stream.mixture, stream.batch_size, recipe.seed)
             feeds[stream.name] = StepFeed(feed, stream.batch_size, first, turn[key], strides[key])
             turn[key] += stream.batch_size
+        # The stage moves each cursor by all rows of its steps.
         for key, stride in strides.items():
             cursors[key] += stage.steps * stride
         planned.append(PlannedStage(stage, first, first + stage.steps, feeds))

@@ -1,4 +1,4 @@
-"""One update: the weighted sum of a stage's objectives, its gradient, the optimiser; a pure function under `jax.jit`."""
+"""One update of training as a pure function: the stage's loss, its gradient, and the optimiser."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from xalign_jax.interfaces import Coordinates
-from xalign_jax.models.model import Model
+from xalign_jax.interfaces import Coordinates, Tree
+from xalign_jax.models.model import Model, Params
 from xalign_jax.recipe import Stage
 from xalign_jax.training.state import TrainState, axes, optimizer
 
@@ -38,22 +38,28 @@ def make_step(
     `loss/<stream>` are means over the batch. `counts` holds sums, by stream (`count_rows`).
 
     Args:
-      coordinates: which numbers are free. Gradients, their norm and the check for finite values are of these alone.
+      coordinates: which numbers are free. Gradients, their norm and the check for finite values cover these alone.
       languages: the feed's languages, by stream.
     """
     schedule = stage.schedule.schedule(stage.steps)
 
     def update(current: TrainState, batches: Batches) -> tuple[TrainState, dict[str, Any]]:
+        # Keys derive from (seed, step, stream) alone, so that a restart draws what the first run drew.
         keys = {stream.name: stream_key(seed, current.step, stream.name) for stream in stage.streams}
+        # Counts need no parameters. They are taken outside of the loss, so that no gradient goes through them.
         counts = {s.name: s.objective.count(model, batches[s.name], keys[s.name]) for s in stage.streams}
 
-        def total_loss(free: Any) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]:
+        # The loss is a function of the free numbers: frozen parameters get no gradient and no moments.
+        def total_loss(free: Tree) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, Tree]]]:
+            # {"model", "heads"}, bound to the model that objectives call.
             bound = _bound(model, coordinates.params(free, current.fixed))
             sums, states = {}, dict(current.state)
             metrics: dict[str, Any] = {"counts": count_rows(batches, languages)}
+            # Each objective gives a sum over its batch, its metrics, and its next state.
             for s in stage.streams:
                 own = states.get(s.name, {})
                 sums[s.name], found, own = s.objective.loss(bound, batches[s.name], own, keys[s.name])
+                # A metric that is a counter is summed over steps by the meter; any other is averaged.
                 metrics["counts"][s.name] |= {name: found.pop(name) for name in [*found] if name.startswith("count_")}
                 metrics.update({f"{s.name}/{name}": value for name, value in found.items()})
                 if own:
@@ -62,16 +68,21 @@ def make_step(
             return combine(stage, sums, counts), (metrics, states)
 
         (loss, (metrics, states)), grads = jax.value_and_grad(total_loss, has_aux=True)(current.free)
+        # The direction of the optimiser is scaled here: p <- p - rate * d, with the rate of the step within the stage.
         rate = schedule(current.step - first_step)
+        # The axes say which arrays are matrices, to which alone weight decay applies.
         shapes = jax.eval_shape(coordinates.params, current.free, current.fixed)
         free_axes, _ = coordinates.axes(axes(model, shapes))
         direction, opt_state = optimizer(stage, free_axes).update(grads, current.opt_state, current.free)
         free = jax.tree.map(lambda p, d: p - rate * d, current.free, direction)
+        # What is left to do after an update: numbers that decay by themselves, then momentum encoders and queues, which
+        # see the new parameters.
         free = coordinates.after_update(free, rate)
         bound = _bound(model, coordinates.params(free, current.fixed))
         states = {s.name: s.objective.after_update(bound, states[s.name]) for s in stage.streams if s.name in states}
 
-        # A step that is not finite changes nothing.
+        # A step that is not finite changes nothing, the step number included. Fixed numbers stay out of the comparison:
+        # they are the same on both sides, and a select would copy them.
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         moved = current._replace(step=current.step + 1, free=free, fixed={}, opt_state=opt_state, state=states)
@@ -83,7 +94,7 @@ def make_step(
 
 
 def jit_step(step: Callable[..., Any], where: TrainState) -> Any:
-    """The update as the loop runs it: the new state, sharded as `where` says, takes the old one's memory."""
+    """The compiled update: the new state, sharded as `where` says, is written over the old one's memory."""
     return jax.jit(step, donate_argnums=0, out_shardings=(where, None))
 
 
@@ -94,27 +105,30 @@ def combine(stage: Stage, sums: Mapping[str, jax.Array], counts: Mapping[str, ja
     return sum((s.weight * _ratio(sums[s.name], counts[s.name]) for s in stage.streams), jnp.zeros(()))
 
 
-def _ratio(total: Any, count: Any) -> jax.Array:
-    """total / count, and 0 where the count is 0."""
+def _ratio(total: jax.Array | float, count: jax.Array | float) -> jax.Array:
+    """total / count, and 0 where the count is 0. The inner `where` keeps NaN out of the gradient."""
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0.0)
 
 
-def _bound(model: Model, params: Any) -> Model:
+def _bound(model: Model, params: Params) -> Model:
     return model.bind(params["model"], params["heads"])
 
 
 def count_rows(batches: Batches, languages: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, jax.Array]]:
-    """By stream, sums of the feed's own counters (`count_...`) and `tokens` by language number.
+    """By stream: sums of the feed's own counters (`count_...`), and `tokens` by language number.
 
-    Those are the loss-bearing ones of windows, all tokens of packed texts and of contrasts' queries; `key_tokens` are
-    those of their keys.
+    Windows count tokens with non-zero weight; packed texts and contrast queries count all tokens. `key_tokens` counts
+    the tokens of a contrast's keys.
     """
     counts = {}
     for name, batch in batches.items():
         found = {key: jnp.sum(value) for key, value in batch.items() if key.startswith("count_")}
+        # (languages,) int32, a histogram to which each kind of batch adds in its way.
         tokens = jnp.zeros(len(languages[name]), jnp.int32)
+        # Windows: a row is in one language, `language` (B,).
         if "weights" in batch and batch["language"].ndim == 1:
             found["tokens"] = tokens.at[batch["language"]].add(jnp.sum(batch["weights"] > 0, axis=1))
+        # Packed rows: `token_language` (B, T), -1 at padding, which becomes an index past the end and is dropped.
         for which in ("", "key_"):
             if (own := batch.get(f"{which}token_language")) is not None:
                 own = jnp.where(own < 0, len(languages[name]), own)

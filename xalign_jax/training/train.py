@@ -27,7 +27,10 @@ from xalign_jax.training.stages import PlannedStage
 from xalign_jax.training.state import TrainState
 from xalign_jax.training.step import jit_step, make_step
 
-MEMORY_ADVICE = "bind Runtime.accumulate = 2 or more, Runtime.remat = True, a Runtime.mesh with more fsdp, or fewer Stream.batch_size"
+MEMORY_ADVICE = (
+    "bind Runtime.accumulate = 2 or more, Runtime.remat = True, a Runtime.mesh with more fsdp, "
+    "or fewer Stream.batch_size"
+)
 
 
 class Interrupted(Exception):
@@ -39,50 +42,59 @@ def train(
 ) -> None:
     """Train a recipe to its end, from the newest checkpoint in the model directory if there is one.
 
+    Every process of a run calls this with the same arguments. They stay in step at the barriers
+    (`distributed.wait_for_all`); process 0 alone writes the records of the directory.
+
     Args:
       name: the recipe's, for reports.
       extend: the last stage may have more steps than the run in the directory had.
 
     Raises:
-      UserError: before anything is trained or written, for whatever is wrong with the recipe, the data or the directory,
-        and where the processes of the run do not agree. Or another run is writing the directory.
+      UserError: something is wrong with the recipe, the data or the directory, the processes of the run do not agree,
+        or another run is writing the directory. Nothing has been trained or written then.
       Interrupted: SIGTERM, SIGINT or a maintenance event came; the state is saved.
       RunError: a loss or gradient was not finite (`failure.json` says where), memory ran out, or storage failed.
     """
-    # Claim: the recipe makes sense, and the directory is free or holds this very run.
+    # Claim: the recipe makes sense, and the directory is free or holds this very run. Both are known before any data is
+    # read. `read` lists what the run reads, with fingerprints, so that a restart notices changes.
     model_dir = epath.Path(model_dir)
     checks.check(recipe)
     read = claim(model_dir, recipe, runtime, extend)
 
-    # Prepare: shapes are checked before any text is read.
+    # Check shapes before any text is read, since tokenising may take hours: a blank vocabulary has the right size.
     mesh = sharding.make_mesh(runtime.mesh)
     blank = stages.blank_data(recipe).tokenizer
     checks.check_shapes(recipe, runtime, build_model(recipe, runtime, blank), mesh)
+
+    # Prepare: tokenise and open the data, which must be the data that the directory's checkpoints were trained on.
     corpus = prepare(recipe)
     run_directory.claim_data(model_dir, corpus)
     read |= run_directory.claim_inputs(model_dir, inputs.of_data(recipe, corpus))
 
-    # Build: the model, and each stage's feeds.
+    # Build: the model without parameters, the feeds and the parametrization of each stage.
     run = build_run(recipe, runtime, mesh, corpus)
 
     with (
-        StopNotice() as notice,
-        lock.hold(model_dir, lambda cause: failures.fail(cause, 1)),
+        StopNotice() as stop_notice,  # hears signals and maintenance events
+        lock.hold(model_dir, lambda cause: failures.fail(cause, 1)),  # one run at a time; losing the lock ends the run
         failures.advise(MEMORY_ADVICE),
     ):
+        # Process 0 describes the run in the directory. The others wait for it before they look for checkpoints there.
         if distributed.is_main():
             run_directory.describe(model_dir, recipe, runtime, name, mesh, corpus, read)
         distributed.wait_for_all("model directory")
 
-        # Restore or start.
+        # Restore the newest checkpoint or start the first stage, then train what remains, stage by stage.
         checkpoints = Checkpoints(model_dir / "checkpoints", keep=runtime.keep_checkpoints)
-        current, first = start(run, checkpoints)
+        current, first_stage = start(run, checkpoints)
         with _log(model_dir, int(current.step)) as log:
-            for number, planned in enumerate(run.stages[first:], first):
-                if number > first:
+            for number, planned in enumerate(run.stages[first_stage:], first_stage):
+                if number > first_stage:
                     current = enter(run, number, current)
                 with jax.set_mesh(mesh):
-                    current = _train_stage(run, planned, current, model_dir, checkpoints, log, notice)
+                    current = _train_stage(run, planned, current, model_dir, checkpoints, log, stop_notice)
+
+        # The run has come to its end: the last save is finished, and a failure of an earlier try no longer counts.
         checkpoints.close()
         if distributed.is_main():
             run_directory.forget_failure(model_dir)
@@ -95,44 +107,52 @@ def _train_stage(
     model_dir: epath.Path,
     checkpoints: Checkpoints,
     log: MetricsLog | None,
-    notice: StopNotice,
+    stop_notice: StopNotice,
 ) -> TrainState:
-    """The stage's remaining steps and its probes; returns the state after its last step."""
-    stage, every, first, last = planned.stage, run.runtime, int(current.step), planned.last_step
+    """Take the steps of a stage that remain and run its probes; returns the state after its last step.
+
+    Steps are counted over all stages: "step n" is the state after n updates. `current` is at a step of this stage.
+    """
+    stage, runtime, done, last = planned.stage, run.runtime, int(current.step), planned.last_step
+
+    # The update, one compiled function: (state, batches by stream) -> (next state, metrics).
     languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
     step = make_step(stage, run.coordinates[stage.name], run.model, planned.first_step, run.recipe.seed, languages)
     update = jit_step(step, run.layout(stage).where)
-    meter, watchdog = Meter(planned, run.model, log), Watchdog(every.watchdog_seconds)
+    meter, watchdog = Meter(planned, run.model, log), Watchdog(runtime.watchdog_seconds)
 
-    if probing.due(run, planned, first) and not probing.probed(planned, first, model_dir):
-        with meter.paused():  # the run was stopped between saving and probing
-            probing.probe(run, planned, current, first, model_dir)
+    # An earlier try may have been stopped after it saved this step and before it probed it.
+    if probing.due(run, planned, done) and not probing.probed(planned, done, model_dir):
+        with meter.paused():
+            probing.probe(run, planned, current, done, model_dir)
     try:
-        with _bar(planned, first) as bar, watchdog:
-            steps = zip(range(first + 1, last + 1), batches(run, planned, first, last, planned.feeds), strict=True)
+        with _bar(planned, done) as bar, watchdog:
+            steps = zip(range(done + 1, last + 1), batches(run, planned, done, last, planned.feeds), strict=True)
             for at, batch in steps:
-                # Update.
+                # Update. This returns before the device has finished; only `meter` waits, a few steps behind.
                 current, metrics = update(current, batch)
                 meter.add(at, metrics)
                 bar.update()
                 watchdog.beat()
-                stop = notice.reached()
-                saves = stop or at % every.checkpoint_every == 0 or at == last
 
-                # Log.
-                if saves or at % every.log_every == 0:
+                # Every process asks at every step whether to stop, and all hear yes at the same one.
+                stops = stop_notice.reached()
+                saves = stops or at % runtime.checkpoint_every == 0 or at == last
+
+                # Log. A save logs first: `flush` raises NotFinite, so nothing is saved after a step that was not finite.
+                if saves or at % runtime.log_every == 0:
                     bar.set_postfix(meter.flush(), refresh=False)
 
-                # Save: the metrics up to here first.
+                # Save, once the metrics up to here are in storage: a restart continues them from this step.
                 if saves:
                     if log is not None:
                         log.sync()
                     save(run, planned, current, at, checkpoints)
-                if stop:
+                if stops:
                     checkpoints.close()
                     raise Interrupted
 
-                # Probe.
+                # Probe within the stage, without counting its time as time of steps.
                 if probing.due(run, planned, at):
                     watchdog.pause()
                     with meter.paused():
@@ -140,6 +160,8 @@ def _train_stage(
     except NotFinite as found:
         checkpoints.wait()
         raise _failed(planned, found, model_dir) from None
+
+    # The end of the stage: a run that is restarted here with all its steps done may have its results already.
     if not probing.probed(planned, last, model_dir):
         probing.probe(run, planned, current, last, model_dir)
     return current
@@ -147,7 +169,7 @@ def _train_stage(
 
 @contextlib.contextmanager
 def _log(model_dir: epath.Path, at: int) -> Iterator[MetricsLog | None]:
-    """The log of a run that goes on after step `at`; None on all processes but the first."""
+    """The log of a run that continues after step `at`; None on every process but the first, which alone writes it."""
     if not distributed.is_main():
         yield None
         return
@@ -163,6 +185,7 @@ def _failed(planned: PlannedStage, found: NotFinite, model_dir: epath.Path) -> R
     """Write `failure.json`, with the batch, and return the error to raise."""
     reason = f"stage {planned.stage.name}, step {found.step}: {found.what} is not finite"
     if distributed.is_main():
+        # The update that leads to step n is number n - 1, since updates are counted from 0.
         batch = {name: feed.batch(found.step - 1, slice(0, feed.count)) for name, feed in planned.feeds.items()}
         run_directory.record_failure(model_dir, planned.stage.name, found.step, found.stream, reason, batch)
     # Wait here: the first process to exit kills the others, possibly before failure.json is written.
@@ -170,12 +193,13 @@ def _failed(planned: PlannedStage, found: NotFinite, model_dir: epath.Path) -> R
     return RunError(f"{reason}; see {model_dir}/failure.json; a lower learning rate (the stage's schedule) may help")
 
 
-def _bar(planned: PlannedStage, first: int) -> tqdm:
+def _bar(planned: PlannedStage, done: int) -> tqdm:
+    """The progress bar of a stage, which begins at the steps that are done."""
     return tqdm(
         total=planned.stage.steps,
-        initial=first - planned.first_step,
+        initial=done - planned.first_step,
         desc=planned.stage.name,
         unit="step",
         disable=not distributed.is_main(),
-        mininterval=0.5 if sys.stderr.isatty() else 15,
+        mininterval=0.5 if sys.stderr.isatty() else 15,  # a log file gets a line, not a moving bar
     )

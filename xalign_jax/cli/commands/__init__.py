@@ -1,1 +1,1 @@
-"""One module a command. `add` declares its options, `run` does its work and returns the exit code."""
+"""One module per command. `add` declares its options, `run` does its work and returns the exit code."""

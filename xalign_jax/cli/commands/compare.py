@@ -20,6 +20,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.reports import report
     from xalign_jax.runtime import storage
 
+    # Before any table is computed.
     storage.check_writable("--output", options.output)
     print(report.compare(options.model_dirs, options.output))
     return DONE

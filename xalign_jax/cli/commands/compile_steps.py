@@ -1,4 +1,4 @@
-"""`xalign compile`: what a recipe's steps need on a machine, which need not be this one."""
+"""`xalign compile`: what a recipe's steps need on a machine, which may be another one than this."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.runtime import storage
     from xalign_jax.scale import compile, report, topology
 
+    # Compiling takes minutes, so the output's folder is checked first.
     if options.output is not None:
         storage.check_writable("--output", options.output.parent)
     recipe, runtime = load_recipe(options, bindings)
+    # As training would set it, because the precision changes the program.
     jax.config.update("jax_default_matmul_precision", runtime.matmul_precision)
     machine = topology.find(options.topology, options.num_slices)
+    # One program per stage. Each is printed when it is known, because the next one may take long.
     found = []
     for program in compile.programs(recipe, runtime, machine):
         found.append(report.report(program, machine, runtime))
@@ -41,6 +44,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    # `fits` is None where the memory of the machine is not known.
     too_large = [report.advice(one) for one in found if one["memory"]["fits"] is False]
     if too_large:
         raise RunError("; ".join(too_large))

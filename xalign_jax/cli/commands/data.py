@@ -26,8 +26,10 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.training import checks, stages
 
     recipe, _ = load_recipe(options, bindings)
+    # The recipe is checked, and its text prepared, for all three actions.
     checks.check(recipe)
     stages.prepare_data(recipe)
+    # Statistics open the data themselves, one part after another.
     if options.action == "stats":
         _stats(recipe)
         return DONE
@@ -35,6 +37,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     if options.action == "prepare":
         show(preview.words(corpus))
         return DONE
+    # The first batch of each stream, as training would read it.
     for stage in stages.plan(recipe, corpus):
         for name, feed in stage.feeds.items():
             batch = feed.batch(feed.first_step, slice(0, feed.count))
@@ -43,10 +46,11 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
 
 
 def _stats(recipe: Recipe) -> None:
-    """Show each count before the step that may fail for lack of it: a dictionary without words, too few for the facts."""
+    """Show each count before the step that may fail for lack of it: words before the dictionary, words before facts."""
     from xalign_jax.data import corpus, preview
     from xalign_jax.training import stages
 
+    # Texts, then dictionary, then facts, each opened on top of the one before.
     data = corpus.open_texts(recipe.vocabulary, stages.mixtures(recipe))
     show(preview.texts(data))
     if recipe.lexicon is not None:
@@ -55,5 +59,6 @@ def _stats(recipe: Recipe) -> None:
     if recipe.facts is not None and corpus.tells_facts(stages.mixtures(recipe)):
         data = data.with_facts(recipe.facts)
         show(preview.facts(data))
+    # Building the feeds packs and mixes, which has counts of its own.
     feeds = {name: feed.feed for stage in stages.plan(recipe, data) for name, feed in stage.feeds.items()}
     show(preview.packing(feeds))

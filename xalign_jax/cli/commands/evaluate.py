@@ -26,13 +26,17 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.runtime import storage
     from xalign_jax.training import evaluate, run_directory
 
+    # Classes must be registered before gin reads the run's own configuration.
     register()
     storage.check_writable("--model_dir", options.model_dir)
+    # `fixed` are the bindings that turn an imported model, which has no recipe, into one; a run of ours needs none.
     own, fixed = evaluate.configuration(options.model_dir)
     (recipe,) = config.load([own], fixed, (Recipe,))
+    # The recipe of a run must still be that of its checkpoints.
     if not fixed:
         run_directory.check_config(options.model_dir, recipe)
-    # This may be another machine than the run's: the command line may change the run's Runtime, but not its Recipe.
+    # The command line may change the run's Runtime, as this may be another machine, but not its Recipe.
+    # The run's configuration is the base, and the command line's files and bindings come on top.
     evaluation, runtime, bound = config.load(
         options.gin_file, [*fixed, *bindings], (Evaluation, Runtime, Recipe), base=[own]
     )

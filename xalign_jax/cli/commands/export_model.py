@@ -42,9 +42,11 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.runtime.sharding import make_mesh
 
     storage.check_writable("--output", options.output)
+    # Full precision, since the exported files are compared with what is computed here.
     start_jax("highest")
     mesh = make_mesh((1, -1, 1))
     import_modules(options.model_dir)
+    # Options of a sentence encoder mean nothing without one.
     encoder = None
     if options.sentence_encoder:
         encoder = SentenceEncoder(options.sentence_encoder, options.level, options.normalize)
@@ -65,6 +67,7 @@ def _validation_texts(model_dir: Path, tokenizer: Tokenizer) -> list[np.ndarray]
     from xalign_jax.recipe import Recipe
     from xalign_jax.training import stages
 
+    # The texts only make the check stronger: whatever hinders opening them is named and not raised.
     if not (model_dir / "config.gin").is_file():
         return Missing("an imported model has none")
     found = []
@@ -73,9 +76,11 @@ def _validation_texts(model_dir: Path, tokenizer: Tokenizer) -> list[np.ndarray]
         mixtures = stages.mixtures(recipe)
         tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
         stores = {task: open_stores(recipe.vocabulary, task, tasks=tasks) for task in tasks}
+        # Stores that were prepared again since training hold other token ids.
         if open_tokenizer(recipe.vocabulary, tasks).base_fingerprint != tokenizer.base_fingerprint:
             return Missing("prepared with another vocabulary since")
         for mixture in mixtures:
+            # The first three documents of each language, in its clone's spelling.
             for member in Corpus(tokenizer, stores, None, None).members(mixture, "validation"):
                 tokens, offsets = member.tokens[0], member.offsets[0]
                 texts = [tokens[a:b] for a, b in itertools.pairwise(offsets[:4])]

@@ -1,4 +1,4 @@
-"""`xalign import`: make a model directory of a Hugging Face model."""
+"""`xalign import`: make a model directory from a Hugging Face model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xalign_jax.cli.exits import DONE
 
 def add(commands: Commands) -> None:
     """Declare the command and its options."""
-    parser = add_command(commands, "import", run, "Make a model directory of a Hugging Face model.")
+    parser = add_command(commands, "import", run, "Make a model directory from a Hugging Face model.")
     add_folder(parser, "--model_dir", "the folder to make")
     add_folder(parser, "--source", "has config.json and safetensors")
     module = "a Python module of yours that registers an architecture; repeatable"

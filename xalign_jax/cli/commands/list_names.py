@@ -1,4 +1,4 @@
-"""`xalign list`: the names that gin files may use, a line each."""
+"""`xalign list`: the names that gin files may use, one line each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xalign_jax.cli.loading import register
 
 def add(commands: Commands) -> None:
     """Declare the command and its options."""
-    parser = add_command(commands, "list", run, "What gin files may name, a line each.")
+    parser = add_command(commands, "list", run, "What gin files may name, one line each.")
     parser.add_argument("kind", choices=("recipes", "probes", "objectives", "parametrizations"), help="what to list")
 
 

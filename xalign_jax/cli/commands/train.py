@@ -14,10 +14,12 @@ from xalign_jax.cli.loading import load_recipe, start_jax
 def add(commands: Commands) -> None:
     """Declare the command and its options."""
     parser = add_command(commands, "train", run, "Train a recipe, or continue it.")
+    # The recipe comes from gin files and bindings; the other options say where and on how many processes.
     add_gin(parser)
     folder = "the run's folder, made if need be"
-    parser.add_argument("--model_dir", type=named, required=True, metavar="DIR", help=folder)  # may be gs://...
-    extend = "allow more steps of the last stage, if its learning rate goes on"
+    # A plain string, because it may be gs://...
+    parser.add_argument("--model_dir", type=named, required=True, metavar="DIR", help=folder)
+    extend = "allow more steps of the last stage, if its learning rate stays continuous"
     parser.add_argument("--extend", action="store_true", help=extend)
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where nothing else says it")
     parser.add_argument("--processes", type=int, metavar="N", help="how many processes there are; 1 = run alone")
@@ -31,16 +33,20 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.runtime.cluster import distributed, failures
     from xalign_jax.training.train import Interrupted, train
 
+    # Processes find each other before anything uses JAX. From then on, an error in one of them ends all.
     distributed.initialize(options.coordinator, options.processes, options.process_id)
     with failures.together():
+        # Every process reads the recipe for itself; training checks that all read the same.
         recipe, runtime = load_recipe(options, bindings)
         start_jax(runtime.matmul_precision)
         model_dir = storage.model_directory(options.model_dir)
         try:
             train(recipe, runtime, model_dir, Path(options.gin_file[-1]).stem, options.extend)
+        # Another exit code, so that a script can start the command again.
         except Interrupted:
             print(INTERRUPTED_LINE, file=sys.stderr)
             return INTERRUPTED
+        # The report reads the directory from disk; one in an object store is copied first, and its report goes back.
         if distributed.is_main():
             with storage.as_local(model_dir) as folder:
                 print(report.report(folder))

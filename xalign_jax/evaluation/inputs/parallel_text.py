@@ -1,4 +1,4 @@
-"""Parallel sentences for the probes: from files, from groups of the run's validation text, or a clone's documents."""
+"""Parallel sentences for the probes: from files, groups of the run's validation text, or a clone's documents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Sentences:
     Attributes:
       languages: (source, target).
       source, target: token sequences, each in its language.
-      source_hash, target_hash: (N,) of the texts, to know equal ones.
+      source_hash, target_hash: (N,) of the texts; equal texts have equal hashes.
       texts: (source, target) as written; None where only tokens are known.
     """
 
@@ -58,11 +58,11 @@ def sentences(
     """The first `count` sentences of each pair of languages.
 
     Args:
-      files: (language, path) each, the first language paired with every other; TSV files (`id<TAB>text`) are joined on
-        the id, other files are aligned by line (`sources.parallel_files`: they are read as a task's text is).
-      pivot: without files, this language with each other one that shares at least `least` groups of the validation
-        texts with it (of `others`, if they are named), one text of each language a group. None: every language that has
-        clones with its clones.
+      files: (language, path) each. The first language is paired with every other one. TSV files (`id<TAB>text`) are
+        joined on the id. Other files are aligned by line. Both are read like a task's text.
+      pivot: the language to pair with others where there are no files. Each other language (of `others`, if they are
+        named) that shares at least `least` groups of the validation texts with it makes a pair. A group gives one text
+        of each language. None: every language that has clones is paired with its clones.
       least: sentences that a pair must have, counted before `count` cuts them.
 
     Raises:
@@ -80,6 +80,7 @@ def sentences(
 
 
 def _from_clone(tokenizer: Tokenizer, base: Text, clone: Text, count: int, least: int) -> Sentences:
+    """A language's first documents, and the same documents written in its clone."""
     chosen = [(store, d) for store in base.stores for d in range(len(store.offsets) - 1)]
     if len(chosen) < least:
         raise UserError(
@@ -92,18 +93,23 @@ def _from_clone(tokenizer: Tokenizer, base: Text, clone: Text, count: int, least
 
 
 def _from_groups(corpus: CorpusView, pivot: str, count: int, least: int, others: Sequence[str]) -> list[Sentences]:
+    """The texts of the groups that the pivot shares with each other language."""
+    # Groups are numbered within a task, so pairs of texts come from one task.
     tasks = [splits.get("validation", {}) for splits in corpus.stores.values()]
     known = {language for stores in tasks for language in stores if language != pivot}
     if missing := [language for language in others if language not in known | {pivot}]:
         raise UserError(f"SentenceRetrieval.others names {missing[0]!r}: no validation text is in it")
     named = sorted(known & set(others)) if others else sorted(known)
     found = []
+    # [(pivot's store, language's store)] by task, and for each the documents (G, 2) of the groups that both have.
     for language in named:
         both = [(stores[pivot], stores[language]) for stores in tasks if pivot in stores and language in stores]
         shared = [_shared_documents(*stores) for stores in both]
         if sum(map(len, shared)) < max(least, 1):
             continue
+        # Tasks one after another, cut to `count` sentences in all.
         chosen = [(stores, index) for stores, pairs in zip(both, shared, strict=True) for index in pairs][:count]
+        # Side 0 is the pivot's, side 1 the language's.
         sides = [[(stores[k], index[k]) for stores, index in chosen] for k in (0, 1)]
         tokens, hashes = zip(*map(_documents, sides), strict=True)
         found.append(Sentences((pivot, language), *tokens, *hashes))
@@ -117,21 +123,27 @@ def _from_groups(corpus: CorpusView, pivot: str, count: int, least: int, others:
 
 def _shared_documents(first: Store, second: Store) -> np.ndarray:
     """(G,2) documents of two stores of a task: the first text of each group that both have, ordered by group."""
+    # (shared,) group numbers, and where each stands first in either store. Negative numbers mean that a text has no
+    # group.
     shared, a, b = np.intersect1d(first.group, second.group, return_indices=True)
     return np.stack([a, b], axis=1)[shared >= 0]
 
 
 def _documents(chosen: list[tuple[Store, int]]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Tokens and (N,) text hashes of some documents."""
     tokens = [np.asarray(store.tokens[store.offsets[d] : store.offsets[d + 1]], np.int32) for store, d in chosen]
     return tokens, np.asarray([int(store.text_hash[d]) for store, d in chosen])
 
 
 def _from_files(tokenizer: Tokenizer, files: Sequence[tuple[str, str]], count: int, least: int) -> list[Sentences]:
+    """The sentences that the first file shares with each other file."""
+    # language -> key of the sentence (its id or line) -> text.
     texts: dict[str, dict[str, str]] = {language: {} for language, _ in files}
     for document in parallel_files(files).documents():
         texts[document.language][document.group] = document.text
     (first, source), *others = texts.items()
     found = []
+    # The source's order is kept.
     for (language, target), (_, path) in zip(others, files[1:], strict=True):
         pairs = [(text, target[key]) for key, text in source.items() if key in target]
         if not pairs:
@@ -154,5 +166,6 @@ def _written(tokenizer: Tokenizer, languages: tuple[str, str], pairs: list[tuple
 
 
 def _tokens(tokenizer: Tokenizer, language: str, texts: Sequence[str]) -> list[np.ndarray]:
+    """Texts as token ids of a language, which may be a clone."""
     clone = clone_index(language)[1]
     return [tokenizer.clone(ids, clone) for ids in tokenizer.encode_documents(texts)]

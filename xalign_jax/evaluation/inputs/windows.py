@@ -1,4 +1,4 @@
-"""Evaluation windows: consecutive, never switched, the same for a language and its clones."""
+"""Evaluation windows: consecutive, without code-switching, the same for a language and its clones."""
 
 from __future__ import annotations
 
@@ -18,21 +18,29 @@ def consecutive(store: Store, tokenizer: Tokenizer, length: int, count: int, fir
     """Windows first .. first+count-1 of a store: window w predicts the stored tokens w*length .. (w+1)*length - 1.
 
     Returns:
-      tokens, targets, positions, segment_ids (N, length) int32, weights (N, length) float32 and bytes (N,) float64, the
-      UTF-8 bytes of the text the weights count (a document in part counts in part). N <= count where the text ends.
-      The input of a document's first target is bos; without bos its weight is 0. Attention stays within documents.
+      tokens, targets, positions, segment_ids: (N, length) int32. N <= count where the text ends.
+      weights: (N, length) float32; 0 where nothing is predicted. The input of a document's first target is bos. Without
+        bos that target has weight 0.
+      bytes: (N,) float64, the UTF-8 bytes of the text that the weights count. Part of a document counts in part.
+    Attention stays within documents.
     """
+    # (N, 1) + (length,) -> (N, length): the place of each target in the store. Places past the end become the last
+    # token, and their weight is 0.
     total = len(store.tokens)
     starts = np.arange(first, min(first + count, -(-total // length)), dtype=np.int64) * length
     at = starts[:, None] + np.arange(length)
     real = at < total
     at = np.minimum(at, total - 1)
+    # (N, length): the document of each target, and whether the target is its document's first token.
     document = np.searchsorted(store.offsets, at, side="right") - 1
     begins = at == store.offsets[document]
     bos = 0 if tokenizer.bos is None else tokenizer.bos
     weights = real & ~begins if tokenizer.bos is None else real
+    # A document's bytes are shared out evenly over its tokens.
     size = np.diff(store.offsets)[document]
     share = np.asarray(store.utf8_bytes, np.float64)[document] / np.maximum(size, 1)
+    # Positions count from the document's start, or from the window's start if the document begins before the window.
+    # Segments number the documents of a window from 1.
     since = np.maximum(store.offsets[document], at[:, :1])
     return {
         "tokens": np.where(real, np.where(begins, bos, store.tokens[np.maximum(at - 1, 0)]), 0).astype(np.int32),
@@ -45,7 +53,7 @@ def consecutive(store: Store, tokenizer: Tokenizer, length: int, count: int, fir
 
 
 def in_language(windows: Batch, tokenizer: Tokenizer, clone: int) -> Batch:
-    """The same windows in clone number `clone` of their language."""
+    """The same windows written in clone number `clone` of their language."""
     written = {key: tokenizer.clone(windows[key], clone).astype(np.int32) for key in ("tokens", "targets")}
     return windows | written
 
@@ -89,11 +97,13 @@ def known_texts(corpus: CorpusView, split: str, tasks: Sequence[str] = ()) -> li
     for task in tasks:
         if task not in corpus.stores:
             raise UserError(f"probes: the run has no task {task!r}; its tasks are {', '.join(corpus.stores)}")
+    # base language -> its stores, one for each task, where there is any text.
     found: dict[str, list[Store]] = {}
     for task in tasks or corpus.stores:
         for language, store in corpus.stores[task].get(split, {}).items():
             if len(store.tokens):
                 found.setdefault(language, []).append(store)
+    # The order of languages is the order of rows. Clones follow their base.
     first = None if corpus.lexicon is None else corpus.lexicon.languages[0]
     bases = sorted(found, key=lambda language: language != first)
     clones = range(corpus.tokenizer.clones + 1)
@@ -107,7 +117,7 @@ def _shares(text: Text, count: int) -> list[tuple[Store, int]]:
 
 
 def documents(text: Text, tokenizer: Tokenizer, count: int, end: bool = False) -> list[np.ndarray]:
-    """Up to `count` documents of a text in its own language, shared evenly over its stores; `end` as in `of_text`."""
+    """Up to `count` documents of a text in its own language, shared evenly over its stores. `end` as in `of_text`."""
     found = []
     for store, share in _shares(text, count):
         total = len(store.offsets) - 1
@@ -121,10 +131,11 @@ def documents(text: Text, tokenizer: Tokenizer, count: int, end: bool = False) -
 def of_text(text: Text, tokenizer: Tokenizer, length: int, count: int, end: bool = False) -> Batch:
     """Up to `count` windows of a text in its own language, shared evenly over its stores.
 
-    `end`: the last windows of each store instead of its first (text to fit means on, apart from what is scored).
+    `end`: take the last windows of each store and not its first, for fitting means on other text than is scored.
     """
     parts = []
     for store, share in _shares(text, count):
+        # The number of windows, rounded up, less this store's share.
         first = max(0, -(-len(store.tokens) // length) - share) if end else 0
         parts.append(consecutive(store, tokenizer, length, share, first))
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -1,4 +1,7 @@
-"""Probes turn parameters into rows of `results.json`; reports turn rows into tables and plots."""
+"""Probes turn parameters into rows of `results.json`; reports turn rows into tables and plots.
+
+Importing this package registers all of them with gin.
+"""
 
 from xalign_jax.evaluation.probes.foreign_mass import ForeignMass
 from xalign_jax.evaluation.probes.gradient_cosine import GradientCosine

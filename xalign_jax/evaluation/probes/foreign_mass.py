@@ -1,4 +1,4 @@
-"""How much probability falls on another language's tokens after pure text of the first."""
+"""How much probability falls on another language's tokens after a context in the first language alone."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze, with_paths, within
 
-TOKENS_COUNTED = 20_000_000
+TOKENS_COUNTED = 20_000_000  # of each store; enough to tell whose a token is
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class ForeignMass(Probe):
-    """Metric `mass`: mean probability, on the next token after a context in the run's first language alone, of the
-    tokens that only language 2 uses. One row per other language; n = predictions.
+    """Metric `mass`: mean probability, on the next token, of the tokens that only language 2 uses.
 
-    Such tokens are: for a clone, its rows that are not shared; between languages that share a vocabulary, tokens of
-    which more than `share` of the occurrences in the two languages' training texts (their first 20 million tokens
-    each) are in language 2. A language without such tokens has no row. Vanilla code-switching shows here.
+    The context is in the run's first language alone. One row per other language; n = predictions. Vanilla
+    code-switching raises this mass.
+
+    Which tokens are only language 2's: for a clone, its rows that are not shared. Between languages that share a
+    vocabulary, tokens of which more than `share` of the occurrences are in language 2. Occurrences are counted in the
+    two languages' training texts, in the first 20 million tokens of each task. A language without such tokens has no
+    row.
     """
 
     name: ClassVar[str] = "foreign_mass"
@@ -50,12 +53,12 @@ class ForeignMass(Probe):
         within(self, "[0, 1]", "share")
 
     def check_model(self, model: ModelConfig | Model) -> None:
-        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
+        """Raise UserError for anything that the model or its configuration lacks. Needs no data."""
         require_causal(model, "ForeignMass")
         require_length(model, "ForeignMass", self.length)
 
     def check(self, run: ProbedRun) -> None:
-        """Raise UserError for what the data lacks, before anything is trained."""
+        """Raise UserError for anything that the data lacks, before anything is trained."""
         first, _, held_out = self._texts(run.corpus)
         if not _predicted(self._read(held_out, run.corpus.tokenizer)).any():
             raise UserError(f"ForeignMass: the {self.split} text in {first.language} holds no document of two tokens")
@@ -65,18 +68,23 @@ class ForeignMass(Probe):
         corpus = run.corpus
         first, others, held_out = self._texts(corpus)
         text = self._read(held_out, corpus.tokenizer)
+        # (N,T) places where the context holds at least one token of the text.
         real = _predicted(text)
         found = []
         for other in others:
+            # (V,) the tokens that only this language uses.
             foreign = self._only(corpus.tokenizer, first, other)
             if not foreign.any():
                 continue
             _, log_mass = score(run.model, text, foreign, self.batch, f"foreign mass {other.language}")
+            # Means of probabilities, not of their logs.
             mass = np.exp(log_mass[real].astype(np.float64)).mean()
+            # The data is the text that was read; the training texts only say which tokens are foreign.
             found.append(row(self.name, "mass", mass, real.sum(), language=other.language, data=held_out.fingerprint))
         return found
 
     def _read(self, held_out: Text, tokenizer: Tokenizer) -> Batch:
+        """Windows of the held-out text."""
         return of_text(held_out, tokenizer, self.length, self.windows)
 
     def _texts(self, corpus: CorpusView) -> tuple[Text, list[Text], Text]:
@@ -89,8 +97,10 @@ class ForeignMass(Probe):
 
     def _only(self, tokenizer: Tokenizer, first: Text, other: Text) -> np.ndarray:
         """(V,) bool: rows that only `other` uses."""
+        # A clone's rows follow from the vocabulary. Other languages are told apart by their training texts.
         if other.clone != first.clone:
             return tokenizer.language_rows(other.clone) & ~tokenizer.language_rows(first.clone)
+        # (V,) each
         here, there = (_counts(text, tokenizer.size) for text in (first, other))
         return (there > 0) & (there > self.share * (here + there))
 

@@ -1,10 +1,10 @@
-"""Centred cosine of hidden states of parallel text, beside that of unrelated text."""
+"""Centred cosine of hidden states of parallel text, compared with unrelated text."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gin
 import jax
@@ -23,7 +23,7 @@ from xalign_jax.evaluation.encode import (
     require_frame,
     require_length,
     row,
-    sentence_vectors,
+    text_vectors,
     unit,
 )
 from xalign_jax.evaluation.inputs.parallel_text import located_files, sentences
@@ -38,15 +38,16 @@ from xalign_jax.recipe import at_least_one, freeze, with_paths
 class HiddenCosine(Probe):
     """Metrics per level: `parallel`, `shuffled` and `gap` = parallel - shuffled, means of centred cosines.
 
-    Clones are compared token by token on the same validation windows, shuffled = the window after. (A bidirectional model
-    reads whole documents, bos x eos cut to `length`, instead of windows.) Languages given as `files` (see
-    `SentenceRetrieval`) are compared by their mean-pooled sentences, shuffled = the sentence after. A single window or
-    sentence has no other to be shuffled with, so that `shuffled` and `gap` are left out.
+    Clones are compared token by token on the same validation windows; `shuffled` takes the window after. A
+    bidirectional model reads whole documents, bos x eos cut to `length`, instead of windows. Languages given as `files`
+    (see `SentenceRetrieval`) are compared by their mean-pooled sentences; `shuffled` takes the sentence after. A single
+    window or sentence has no other to be shuffled with, so `shuffled` and `gap` are left out. language = the target
+    language; n = cosines averaged.
 
-    Each language's mean hidden state is taken away, fitted on the last windows of its own validation text, which are not
-    the scored ones unless the text is short (without text of its own a language is centred on the scored sentences, of which there must be two).
-    language = the target language; n = cosines averaged. Raw cosines would say little: states of any two texts share a
-    large mean.
+    Raw cosines would say little, because states of any two texts share a large mean. Each language's mean hidden state
+    is therefore subtracted first. It is fitted on the last windows of the language's validation text, which are not the
+    scored ones unless the text is short. A language without text of its own is centred on the scored sentences, of
+    which there must be two.
     """
 
     name: ClassVar[str] = "cosine"
@@ -69,19 +70,21 @@ class HiddenCosine(Probe):
         at_least_one(self, "length", "windows", "sentences", "batch")
 
     def check_model(self, model: ModelConfig | Model) -> None:
-        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
+        """Raise UserError for anything that the model or its configuration lacks. Needs no data."""
         require_length(model, "HiddenCosine", self.length)
         if self.files:
             require_frame(model, "HiddenCosine", self.length)
 
     def check(self, run: ProbedRun) -> None:
-        """Raise UserError for what the data lacks, before anything is trained."""
+        """Raise UserError for anything that the data lacks, before anything is trained."""
         sentences(run.corpus, self.files, 1)
 
     def rows(self, run: ProbedRun) -> list[Row]:
         """Up to three rows per pair of languages and level."""
         model, corpus = run.model, run.corpus
+        # With files, the run's own texts only serve to fit means, and there may be none.
         texts = known_texts(corpus, "validation") if self.files else run_texts(corpus, "validation")
+        # language -> (L+1, D)
         means = {}
         for text in texts:
             last = self._read(model, corpus.tokenizer, text, end=True)
@@ -91,39 +94,47 @@ class HiddenCosine(Probe):
         return self._clones(model, corpus.tokenizer, texts, means)
 
     def _read(self, model: Model, tokenizer: Tokenizer, text: Text, end: bool = False) -> Batch:
-        """Rows of a text as the model reads it, and `own` (N,T) bool: the places that count."""
+        """Rows of a text as the model reads it, and `own` (N,T) bool, the places that count."""
         if model.causal:
             rows = of_text(text, tokenizer, self.length, self.windows, end)
             own = rows["segment_ids"] > 0
         else:
             rows = framed(model, tokenizer, documents(text, tokenizer, self.windows, end), self.length)
+            # bos and eos are the same in every language: they would raise the cosine of any two texts.
             own = (rows["segment_ids"] > 0) & ~tokenizer.special[rows["tokens"]]
         return {key: rows[key] for key in ("tokens", "positions", "segment_ids")} | {"own": own}
 
-    def _clones(self, model: Model, tokenizer: Tokenizer, texts: list[Text], means: dict) -> list[Row]:
+    def _clones(self, model: Model, tokenizer: Tokenizer, texts: list[Text], means: dict[str, np.ndarray]) -> list[Row]:
+        """Rows of every clone with its base language, compared token by token."""
         found = []
         for base, clone in clone_pairs(texts):
+            # The same windows in two languages: token t of row n means the same on both sides.
             a, b = (self._read(model, tokenizer, text) for text in (base, clone))
             centres = (means[base.language], means[clone.language])
             parallel, n = _token_cosines(model, a, b, centres, self.batch)
             shuffled = None
+            # Row n against row n+1, the last one against the first.
             if len(a["tokens"]) > 1:
                 after = {key: np.roll(value, -1, axis=0) for key, value in b.items()}
                 shuffled, _ = _token_cosines(model, a, after, centres, self.batch)
             found += _rows(parallel, shuffled, n, clone.language, base.fingerprint)
         return found
 
-    def _sentences(self, model: Model, corpus: CorpusView, means: dict) -> list[Row]:
+    def _sentences(self, model: Model, corpus: CorpusView, means: dict[str, np.ndarray]) -> list[Row]:
+        """Rows of every pair of languages in `files`, compared sentence by sentence."""
         found = []
         for pair in sentences(corpus, self.files, self.sentences):
             if len(pair.source) == 1 and not means.keys() >= set(pair.languages):
                 continue  # centred on itself nothing is left
+            # Both sides' vectors, (L+1, N, D), centred and of length 1.
             sides = []
             for language, side in zip(pair.languages, (pair.source, pair.target), strict=True):
-                vectors = sentence_vectors(model, corpus.tokenizer, side, self.length, self.batch, "cosine")
+                vectors = text_vectors(model, corpus.tokenizer, side, self.length, self.batch, "cosine")
                 states = vectors["mean"]
+                # A language without a mean of its own is centred on the mean of these sentences, (L+1, 1, D).
                 sides.append(unit(states - means.get(language, states.mean(1))[:, None]))
             a, b = sides
+            # (L+1,) each; the sum over D is the cosine, since vectors have length 1.
             parallel, shuffled = (np.sum(a * other, -1).mean(1) for other in (b, np.roll(b, -1, axis=1)))
             count = a.shape[1]
             found += _rows(parallel, shuffled if count > 1 else None, count, pair.languages[1], pair.fingerprint)
@@ -131,7 +142,7 @@ class HiddenCosine(Probe):
 
 
 def _rows(parallel: np.ndarray, shuffled: np.ndarray | None, n: int, language: str, data: str) -> list[Row]:
-    """Rows of every level from means (L+1,) of cosines; without `shuffled`, of the parallel text alone."""
+    """Rows of every level from means (L+1,) of cosines; where `shuffled` is None, of `parallel` alone."""
     metrics = {"parallel": parallel}
     if shuffled is not None:
         metrics |= {"shuffled": shuffled, "gap": parallel - shuffled}
@@ -146,10 +157,12 @@ def _rows(parallel: np.ndarray, shuffled: np.ndarray | None, n: int, language: s
 def _token_cosines(
     model: Model, a: Batch, b: Batch, means: tuple[np.ndarray, np.ndarray], batch: int
 ) -> tuple[np.ndarray, int]:
-    """Mean cosine (L+1,) of states at the same place of two sets of windows, and how many places."""
+    """Mean cosine (L+1,) of states at the same place of two sets of windows, and the number of places."""
+    # Both sides go through one call, so that a batch holds the same rows of each.
     both = {f"{side}_{key}": value for side, rows in (("a", a), ("b", b)) for key, value in rows.items()}
-    total: Any = 0.0
+    total = np.zeros(model.num_layers + 1)
     for cut, real in batches(both, batch, "cosine"):
+        # (L+1, B) cut to real rows, summed over rows in float64.
         total = total + fetch(_row_cosines(model, cut, means))[:, :real].sum(1, dtype=np.float64)
     n = int((a["own"] & b["own"]).sum())
     return total / n, n
@@ -160,7 +173,9 @@ def _row_cosines(model: Model, both: Batch, means: tuple[jax.Array, jax.Array]) 
     """Sum of cosines over the real places of each row, (L+1, B)."""
     states = []
     for side, mean in zip("ab", means, strict=True):
+        # "a_tokens" and so on are side a's arrays.
         own = {key[2:]: value for key, value in both.items() if key[0] == side}
+        # (L+1, B, T, D) minus (L+1, 1, 1, D)
         centred = hidden_levels(model, own) - mean[:, None, None]
         states.append(centred / jnp.maximum(jnp.linalg.norm(centred, axis=-1, keepdims=True), 1e-12))
     real = both["a_own"] & both["b_own"]

@@ -50,12 +50,12 @@ class Perplexity(Probe):
         at_least_one(self, "length", "windows", "batch")
 
     def check_model(self, model: ModelConfig | Model) -> None:
-        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
+        """Raise UserError for anything that the model or its configuration lacks. Needs no data."""
         require_causal(model, "Perplexity")
         require_length(model, "Perplexity", self.length)
 
     def check(self, run: ProbedRun) -> None:
-        """Raise UserError for what the data lacks, before anything is trained."""
+        """Raise UserError for anything that the data lacks, before anything is trained."""
         for text in run_texts(run.corpus, self.split, self.tasks):
             if not of_text(text, run.corpus.tokenizer, self.length, self.windows)["weights"].any():
                 raise UserError(
@@ -67,11 +67,15 @@ class Perplexity(Probe):
         found = []
         for text in run_texts(run.corpus, self.split, self.tasks):
             rows = of_text(text, run.corpus.tokenizer, self.length, self.windows)
+            # (V,) the rows of this clone language and the shared ones.
             own = run.corpus.tokenizer.language_rows(text.clone)
+            # (N, T) each; one pass gives both perplexities.
             nll, log_mass = score(run.model, rows, own, self.batch, f"perplexity {text.language}")
             real = rows["weights"] > 0
+            # Sums in float64: a corpus has millions of tokens.
             n, total = int(real.sum()), float(nll[real].sum(dtype="float64"))
             renormalised = total + float(log_mass[real].sum(dtype="float64"))
+            # nll + log_mass is the loss under the softmax over `own` alone.
             metrics = {
                 "perplexity": _exp(total / n),
                 "perplexity_in_language": _exp(renormalised / n),
@@ -83,4 +87,5 @@ class Perplexity(Probe):
 
 
 def _exp(mean: float) -> float:
+    """exp(mean), and infinity where a float has no such number."""
     return math.inf if mean >= 700 else math.exp(mean)

@@ -1,4 +1,4 @@
-"""Translation of sentences by nearest neighbour, both directions, at every level."""
+"""Translation of sentences by nearest neighbour, in both directions, at every level."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xalign_jax.evaluation.encode import (
     ratio_margin,
     require_length,
     row,
-    sentence_vectors,
+    text_vectors,
     unit,
     untrained,
 )
@@ -28,7 +28,7 @@ from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze, with_paths, within
 
-FITTED = 256  # training documents that a language's mean is taken over
+FITTED = 256  # training documents from which a language's mean is taken
 
 
 @gin.configurable
@@ -37,27 +37,30 @@ class SentenceRetrieval(Probe):
     """Share of sentences whose nearest sentence in the other language is their translation.
 
     n = sentences = candidates; a candidate with the right one's text counts as right. Rows by direction (language
-    "en->de") and level. With several languages beside one there is also their mean ("en->*", "*->en"): every language
-    counts alike, however many sentences it has, and n is the sum over languages.
+    "en->de") and level. Where several languages are paired with one, there is also their mean ("en->*", "*->en"). Every
+    language counts alike in it, however many sentences it has, and n is the sum over languages.
 
     Metrics: `accuracy` (mean over a sentence's own tokens, cosine), with any of these suffixes in this order:
       `_first`: the first token instead of the mean.
       `_margin`: ratio margin of cosines (k = 4) instead of the cosine.
-      `_centred`: each language's mean sentence vector taken away, over up to 256 documents of its training text, which
-        are cut to `length`; languages without training text have no such row.
-    Controls: `shuffled` (right answers moved by one, where there are two or more), `ngram` (character n-grams, no level;
-    not for clones, which are not written) and with `untrained` fresh parameters of this seed.
+      `_centred`: each language's mean sentence vector is subtracted. It is fitted on up to 256 documents of the
+        language's training text, cut to `length`. Languages without training text have no such row.
+    Controls:
+      `shuffled`: right answers moved by one, where there are two or more.
+      `ngram`: character n-grams instead of hidden states; no level, and not for clones, which are not written.
+      `untrained`, if asked for: fresh parameters of this seed.
 
     Sources: `files` is {language: path}, parallel text aligned by line or (.tsv, key<TAB>text) by key; the first
-    language is compared with each other one. Else `pivot` is compared with each other language that shares enough groups
-    of the run's validation texts, one text a group. Else a clone with its original on the validation documents.
+    language is compared with each other one. Without files, `pivot` is compared with each other language that shares
+    enough groups of the run's validation texts; a group gives one text of each. Without both, a clone is compared with
+    its original on the validation documents.
 
     Attributes:
       others: the only languages that the pivot is compared with; () = all.
-      least: sentences that a pair of languages must have. Languages that share fewer with the pivot are left out; `files`
-        and clones with fewer are refused.
-      sentences: at most so many of each pair of languages.
-      length: tokens read of a sentence, with specials where the model reads them (bidirectional models: bos x eos).
+      least: sentences that a pair of languages must have. Languages that share fewer with the pivot are left out.
+        `files` and clones with fewer are refused.
+      sentences: the most sentences of each pair of languages.
+      length: tokens read of a sentence. bos and eos count where the model reads them (bidirectional models: bos x eos).
       batch: sentences at a time.
     """
 
@@ -96,11 +99,12 @@ class SentenceRetrieval(Probe):
             raise UserError(f"SentenceRetrieval.length = {self.length}: at least 3, bos and eos count")
 
     def check_model(self, model: ModelConfig | Model) -> None:
-        """Raise UserError for what the model, or its configuration, lacks: this needs no data."""
+        """Raise UserError for anything that the model or its configuration lacks. Needs no data."""
         require_length(model, "SentenceRetrieval", self.length)
 
     def check(self, run: ProbedRun) -> None:
-        """Raise UserError for what the data lacks, before anything is trained."""
+        """Raise UserError for anything that the data lacks, before anything is trained."""
+        # One sentence of each pair is enough to find what is missing.
         sentences(run.corpus, self.files, 1, self.pivot, self.least, self.others)
 
     def rows(self, run: ProbedRun) -> list[Row]:
@@ -109,6 +113,7 @@ class SentenceRetrieval(Probe):
         pairs = sentences(corpus, self.files, self.sentences, self.pivot, self.least, self.others)
         found = []
         models = [(None, run.model)] + ([("untrained", untrained(run.model, run.seed))] if self.untrained else [])
+        # Means are fitted once per model and language, though a pivot is in every pair.
         for control, model in models:
             means: dict[str, dict[str, np.ndarray] | None] = {}
             for pair in pairs:
@@ -117,38 +122,50 @@ class SentenceRetrieval(Probe):
                     if language not in means:
                         means[language] = self._means(model, corpus, language)
                 found += self._levels(pair, vectors, [means[language] for language in pair.languages], control)
+        # The copy baseline needs no model, so it is the same for both.
         for pair in pairs:
             found += _ngram_rows(pair, corpus.tokenizer)
         return found + _mean_rows(found, pairs)
 
     def _vectors(self, model: Model, corpus: CorpusView, pair: Sentences) -> list[dict[str, np.ndarray]]:
-        """Vectors of both sides, by pooling (L+1,N,D)."""
+        """Vectors of both sides: for each, pooling -> (L+1,N,D)."""
+        # One pass for both sides: every text stands alone, so they may share batches.
         name, both = "sentence retrieval " + "-".join(pair.languages), pair.source + pair.target
-        states = sentence_vectors(model, corpus.tokenizer, both, self.length, self.batch, name)
+        states = text_vectors(model, corpus.tokenizer, both, self.length, self.batch, name)
         sides = slice(None, len(pair.source)), slice(len(pair.source), None)
         return [{kind: every[:, side] for kind, every in states.items()} for side in sides]
 
     def _means(self, model: Model, corpus: CorpusView, language: str) -> dict[str, np.ndarray] | None:
-        """Mean vectors of a language by pooling (L+1,1,D), or None without training text."""
+        """Mean vectors of a language: pooling -> (L+1,1,D). None without training text, or if no metric is centred."""
         if not any(metric.endswith("_centred") for metric in self.metrics):
             return None
+        # A clone is fitted on its own spelling of its base language's documents.
         base, clone = clone_index(language)
         stores = [s["train"][base] for s in corpus.stores.values() if base in s.get("train", {})]
         chosen = [corpus.tokenizer.clone(document, clone) for store in stores for document in _spread(store, stores)]
         if not chosen:
             return None
         name = f"sentence mean {language}"
-        states = sentence_vectors(model, corpus.tokenizer, chosen, self.length, self.batch, name)
+        states = text_vectors(model, corpus.tokenizer, chosen, self.length, self.batch, name)
         return {kind: every.mean(1, keepdims=True) for kind, every in states.items()}
 
-    def _levels(self, pair: Sentences, sides: list, means: list, control: str | None) -> list[Row]:
+    def _levels(
+        self,
+        pair: Sentences,
+        sides: list[dict[str, np.ndarray]],
+        means: list[dict[str, np.ndarray] | None],
+        control: str | None,
+    ) -> list[Row]:
+        """Rows of a pair by metric, level and direction."""
         found = []
         for metric in self.metrics:
             kind, vectors = "first" if "_first" in metric else "mean", sides
             if metric.endswith("_centred"):
-                if any(mean is None for mean in means):
+                centres = [mean for mean in means if mean is not None]
+                if len(centres) < len(means):
                     continue
-                vectors = [{kind: side[kind] - mean[kind]} for side, mean in zip(sides, means, strict=True)]
+                vectors = [{kind: side[kind] - mean[kind]} for side, mean in zip(sides, centres, strict=True)]
+            # (N, D) of each side at one level, and (N, N) cosines.
             for level in range(len(vectors[0][kind])):
                 source, target = (unit(side[kind][level]) for side in vectors)
                 about = {"level": level, "control": control, "data": pair.fingerprint}
@@ -156,18 +173,20 @@ class SentenceRetrieval(Probe):
         return found
 
 
-def _spread(store: Store, stores: list) -> Iterator[np.ndarray]:
-    """Documents of a store, evenly spaced, its share of FITTED."""
+def _spread(store: Store, stores: list[Store]) -> Iterator[np.ndarray]:
+    """A store's share of FITTED documents, evenly spaced over the store: texts of one source often lie together."""
     total = len(store.offsets) - 1
     for d in np.unique(np.linspace(0, total - 1, min(total, -(-FITTED // len(stores)))).astype(int)):
         yield np.asarray(store.tokens[store.offsets[d] : store.offsets[d + 1]], np.int32)
 
 
 def _directions(pair: Sentences, cosines: np.ndarray, metric: str, margin: bool, about: dict[str, Any]) -> list[Row]:
-    """Rows of both directions from cosines (source, target), with shuffled answers beside the trained model's."""
+    """Rows of both directions from cosines (source, target). The trained model also gets shuffled answers."""
     found = []
+    # (languages, cosines with a query in each row, text hashes of the candidates)
     forward, backward = (pair.languages, cosines, pair.target_hash), (pair.languages[::-1], cosines.T, pair.source_hash)
     for languages, similarity, texts in (forward, backward):
+        # (N,) the best candidate of each query. Its text is compared, not its number: equal texts are equally right.
         best = np.argmax(ratio_margin(similarity) if margin else similarity, axis=1)
         answers = {about["control"]: texts}
         if about["control"] is None and len(texts) > 1:
@@ -179,6 +198,7 @@ def _directions(pair: Sentences, cosines: np.ndarray, metric: str, margin: bool,
 
 
 def _ngram_rows(pair: Sentences, tokenizer: Tokenizer) -> list[Row]:
+    """Rows of the copy baseline; none for clones, which exist as token ids only."""
     if any(clone_index(language)[1] for language in pair.languages):
         return []
     texts = pair.texts or tuple([tokenizer.decode(tokens) for tokens in side] for side in (pair.source, pair.target))
@@ -186,8 +206,8 @@ def _ngram_rows(pair: Sentences, tokenizer: Tokenizer) -> list[Row]:
     return _directions(pair, ngram_cosines(*texts), "accuracy", False, about)
 
 
-def _mean_rows(found: list[dict[str, Any]], pairs: list[Sentences]) -> list[Row]:
-    """The mean over languages, each counting alike, of every value that all pairs with a first language have.
+def _mean_rows(found: list[Row], pairs: list[Sentences]) -> list[Row]:
+    """The mean over languages of every value that all pairs with a first language have. Every language counts alike.
 
     A single pair has no mean.
     """
@@ -200,10 +220,12 @@ def _mean_rows(found: list[dict[str, Any]], pairs: list[Sentences]) -> list[Row]
             (f"{first}->*", [f"{first}->{other}" for other in others]),
             (f"*->{first}", [f"{other}->{first}" for other in others]),
         ):
-            kinds: dict[tuple, list[dict[str, Any]]] = {}
+            # Rows that measure the same thing, one for each pair of languages.
+            kinds: dict[tuple, list[Row]] = {}
             for one in found:
                 if one["language"] in languages:
                     kinds.setdefault((one["metric"], one["level"], one["control"]), []).append(one)
+            # A mean over some of the pairs only would not compare with others.
             for rows in kinds.values():
                 if len(rows) == len(others):
                     value, n = np.mean([one["value"] for one in rows]), sum(one["n"] for one in rows)

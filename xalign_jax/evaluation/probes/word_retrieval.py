@@ -1,4 +1,4 @@
-"""Word translation by nearest neighbour: isolated words, source language to each target language, at every level."""
+"""Word translation by nearest neighbour: isolated words, source to each target language, at every level."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from xalign_jax.data.lexicon.lexicon import Concepts, LexiconTable
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encode import fingerprint, nearest, pool_head, row, sentence_vectors, untrained
+from xalign_jax.evaluation.encode import fingerprint, nearest, pool_head, row, text_vectors, untrained
 from xalign_jax.interfaces import Column, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze
 
-Level = int | str
+Level = int | str  # a hidden level, or "head"
 
 
 @gin.configurable
@@ -25,13 +25,14 @@ Level = int | str
 class WordRetrieval(Probe):
     """Share of source words whose nearest target word by cosine translates them, over the TRUE word pairs.
 
-    A word's vector is the mean of its tokens' hidden states, the word standing alone (level 0 .. L; a bidirectional
-    model reads it between bos and eos), or of its tokens' output-head rows (level "head", untied models only).
-    Candidates are the target words of up to `candidates` concepts of the same split, drawn once with a fixed seed; n =
-    source words asked, chance is about one in as many. A candidate written like a right one counts as right. A split
-    with words of a single concept leaves nothing to choose from and has no rows.
+    A word's vector is the mean of its tokens' hidden states. The word stands alone; a bidirectional model reads it
+    between bos and eos. Levels are 0 .. L. Untied models also have level "head", the mean of the output head's rows.
 
-    Metrics: `accuracy`, and `accuracy_centred` with each language's mean taken away (fitted on the words of the other
+    Candidates are the target words of up to `candidates` concepts of the same split, drawn once with a fixed seed. n is
+    the number of source words asked. Chance is about 1 / n. A candidate with the text of a right one counts as right. A
+    split with words of a single concept leaves nothing to choose from and has no rows.
+
+    Metrics: `accuracy`, and `accuracy_centred` with each language's mean subtracted (fitted on the words of the other
     split). Splits: `dictionary` (concepts that training may use) and `heldout`. Controls, at every level: `untrained`
     (fresh parameters of this seed) and `shuffled` (right answers permuted between concepts).
     """
@@ -59,16 +60,20 @@ class WordRetrieval(Probe):
         """Rows by split, target language, level and control."""
         corpus, lexicon = run.corpus, _lexicon(run)
         tables = {"dictionary": lexicon.dictionary, "heldout": lexicon.heldout}
+        # A split may be empty, such as `heldout` where nothing is held out.
         chosen = {split: _choose(table, self.candidates) for split, table in tables.items() if len(table.concept)}
         longest = max(len(tokens) for words in chosen.values() for tokens in words.tokens)
         found = []
         for control, model in ((None, run.model), ("untrained", untrained(run.model, run.seed))):
+            # split -> level -> (W, D)
             vectors = {
                 split: _vectors(model, corpus.tokenizer, words, longest, self.batch) for split, words in chosen.items()
             }
             means = {split: _means(vectors[split], words) for split, words in chosen.items()}
             for split, words in chosen.items():
+                # A mean fitted on the scored words would know something about them.
                 fitted = means.get("heldout" if split == "dictionary" else "dictionary", {})
+                # Language 0 is the source language.
                 for language in range(1, len(words.languages)):
                     about = {"split": split, "language": words.languages[language], "data": words.fingerprint}
                     for level, every in vectors[split].items():
@@ -77,6 +82,7 @@ class WordRetrieval(Probe):
 
 
 def _lexicon(run: ProbedRun) -> LexiconTable:
+    """The run's dictionary, without which there is nothing to ask."""
     if run.corpus.lexicon is None:
         raise UserError("WordRetrieval: no dictionary; bind Recipe.lexicon or take the probe out of Stage.probes")
     return run.corpus.lexicon
@@ -99,7 +105,8 @@ class _Words:
 
 
 def _choose(table: Concepts, concepts: int) -> _Words:
-    """The words of up to `concepts` concepts, always the same ones of a table."""
+    """The words of up to `concepts` concepts: of one table always the same."""
+    # Words of a table are ragged: word w is ids[starts[w]:starts[w + 1]].
     kept = np.random.default_rng(0).permutation(np.unique(table.concept))[:concepts]
     index = np.flatnonzero(np.isin(table.concept, kept))
     tokens = [np.asarray(table.ids[table.starts[w] : table.starts[w + 1]]) for w in index]
@@ -110,9 +117,11 @@ def _choose(table: Concepts, concepts: int) -> _Words:
 
 
 def _vectors(model: Model, tokenizer: Tokenizer, words: _Words, longest: int, batch: int) -> dict[Level, np.ndarray]:
-    """Word vectors (W, D) by level, of words of up to `longest` tokens."""
+    """Word vectors (W, D) by level. `longest` is the number of tokens of the longest word."""
+    # Room for bos and eos.
     length = min(longest + (0 if model.causal else 2), model.max_length)
-    states = sentence_vectors(model, tokenizer, words.tokens, length, batch, "word retrieval")["mean"]
+    states = text_vectors(model, tokenizer, words.tokens, length, batch, "word retrieval")["mean"]
+    # (L+1, W, D) -> {level: (W, D)}
     vectors: dict[Level, np.ndarray] = dict(enumerate(states))
     if not model.tied:
         vectors["head"] = pool_head(model, words.tokens, longest, batch)
@@ -121,20 +130,28 @@ def _vectors(model: Model, tokenizer: Tokenizer, words: _Words, longest: int, ba
 
 def _means(vectors: dict[Level, np.ndarray], words: _Words) -> dict[tuple[Level, int], np.ndarray]:
     """Mean vector (D,) by level and language."""
+    # A language without words in the split has no mean.
     spoken = [int(language) for language in np.unique(words.language)]
     return {(level, k): every[words.language == k].mean(0) for level, every in vectors.items() for k in spoken}
 
 
 def _level(
-    words: _Words, language: int, every: np.ndarray, means: dict, control: str | None, about: dict[str, Any]
+    words: _Words,
+    language: int,
+    every: np.ndarray,
+    means: dict[tuple[Level, int], np.ndarray],
+    control: str | None,
+    about: dict[str, Any],
 ) -> list[Row]:
-    """Rows of one level, split and target language."""
+    """Rows of one level, split and target language; `every` are the vectors (W, D) of all languages."""
+    # Numbers of the words that are candidates, and of the source words that have a translation among them.
     candidates = np.flatnonzero(words.language == language)
     sources = np.flatnonzero((words.language == 0) & np.isin(words.concept, words.concept[candidates]))
     if len(np.unique(words.concept[sources])) < 2:
         return []
 
     def accuracy(best: np.ndarray, asked: np.ndarray) -> float:
+        # A (concept, text) pair as one int64. The best candidate is right if one with its text translates the word.
         right = words.concept[candidates] << 32 | words.text_hash[candidates]
         answers = asked << 32 | words.text_hash[candidates][best]
         return np.isin(answers, right).mean()
@@ -142,7 +159,9 @@ def _level(
     n, level = len(sources), about["level"]
     asked = words.concept[sources]
     best = nearest(every[sources], every[candidates])
+    # (S,) the nearest candidate of each source word.
     found = [row("word_retrieval", "accuracy", accuracy(best, asked), n, control=control, **about)]
+    # Only the trained model is also shuffled and centred.
     if control is not None:
         return found
     wrong = _next_concept(asked)
@@ -154,7 +173,8 @@ def _level(
 
 
 def _next_concept(concept: np.ndarray) -> np.ndarray:
-    """Every concept replaced by another one of the list, one to one."""
+    """(S,) every concept replaced by another one of the list, one to one."""
+    # A random cycle through all concepts: each is replaced by the one that precedes it in `order`, never by itself.
     kinds, index = np.unique(concept, return_inverse=True)
     order = np.random.default_rng(1).permutation(len(kinds))
     following = np.empty_like(order)

@@ -1,1 +1,1 @@
-"""One table an architecture: how its tensors and settings are called."""
+"""One table per architecture: the names of its tensors and settings in transformers."""

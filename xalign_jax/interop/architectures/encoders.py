@@ -16,6 +16,8 @@ _POOLER = "pooler.dense.weight"
 
 
 def _shape(settings: Settings) -> dict[str, Any]:
+    """The fields that both configurations have."""
+    # `only` refuses variants that our network does not compute.
     settings.only("position_embedding_type", "absolute")
     settings.only("is_decoder", False)
     settings.only("add_cross_attention", False)
@@ -32,11 +34,13 @@ def _shape(settings: Settings) -> dict[str, Any]:
 
 
 def _read_bert(settings: Settings, names: frozenset[str]) -> Bert:
+    # Only the tensors tell whether a model was saved with its pooler.
     pooler = any(name.endswith(_POOLER) for name in names)
     return Bert(**_shape(settings), max_length=settings.whole("max_position_embeddings", 512), pooler=pooler)
 
 
 def _read_xlm_roberta(settings: Settings, names: frozenset[str]) -> XLMRoberta:
+    # A null pad_token_id is no id at all, but a missing one is 1.
     first = _first_position(settings.whole("pad_token_id", None if "pad_token_id" in settings.values else 1, least=0))
     rows = settings.whole("max_position_embeddings", 512)
     if rows <= first:
@@ -45,13 +49,15 @@ def _read_xlm_roberta(settings: Settings, names: frozenset[str]) -> XLMRoberta:
 
 
 def _first_position(pad: int | None) -> int:
-    """The row of their position table that position 0 reads: it comes after that of the padding's id."""
+    """The row of their position table that position 0 reads, which comes after the row of the padding's id."""
     if pad is None:
         raise UserError("XLM-R counts positions from the id of padding: the vocabulary needs a pad token")
     return pad + 1
 
 
 def _write(kind: str, c: EncoderShape, rows: int, specials: dict[str, int | None]) -> dict[str, Any]:
+    """config.json of either kind."""
+    # Their table counts the rows that positions never read.
     first = _first_position(specials["pad"]) if kind == "xlm-roberta" else 0
     return {
         "architectures": [{"bert": "Bert", "xlm-roberta": "XLMRoberta"}[kind] + "ForMaskedLM"],
@@ -70,10 +76,12 @@ def _write(kind: str, c: EncoderShape, rows: int, specials: dict[str, int | None
 
 
 def _norm(ours: str, theirs: str, head: bool = False) -> list[Entry]:
+    """The two tensors of a layer norm."""
     return [Entry(f"{ours}/scale", f"{theirs}.weight", head=head), Entry(f"{ours}/bias", f"{theirs}.bias", head=head)]
 
 
 def _dense(ours: str, theirs: str, head: bool = False) -> list[Entry]:
+    """The two tensors of a dense layer."""
     return [
         Entry(f"{ours}/weight", f"{theirs}.weight", Transposed(), head),
         Entry(f"{ours}/bias", f"{theirs}.bias", head=head),
@@ -81,29 +89,36 @@ def _dense(ours: str, theirs: str, head: bool = False) -> list[Entry]:
 
 
 def _body(prefix: str, shift: int) -> list[Entry]:
+    """Everything but the head: embeddings and layers, whose names differ in the prefix alone."""
     embeddings, layer = f"{prefix}embeddings.", prefix + "encoder.layer.{}."
     entries = [
+        # Three tables are added up and then normalised.
         Entry("embedding", embeddings + "word_embeddings.weight"),
         Entry("positions", embeddings + "position_embeddings.weight", Shifted(shift)),
         Entry("types", embeddings + "token_type_embeddings.weight"),
         *_norm("embedding_norm", embeddings + "LayerNorm"),
+        # Each block has two norms after its two residual sums, and a dense layer up and down.
         *_norm("layers/attention_norm", layer + "attention.output.LayerNorm"),
         *_norm("layers/mlp_norm", layer + "output.LayerNorm"),
         *_dense("layers/up", layer + "intermediate.dense"),
         *_dense("layers/down", layer + "output.dense"),
+        # The output projection reads (heads, head size), two axes of inputs.
         Entry("layers/attention/output", layer + "attention.output.dense.weight", Transposed(inputs=2)),
         Entry("layers/attention/output_bias", layer + "attention.output.dense.bias"),
     ]
     for name in ("query", "key", "value"):
+        # torch.nn.Linear keeps all heads in one axis of outputs; ours has heads and head size apart.
         entries.append(Entry(f"layers/attention/{name}", f"{layer}attention.self.{name}.weight", Transposed()))
         entries.append(Entry(f"layers/attention/{name}_bias", f"{layer}attention.self.{name}.bias"))
     return entries
 
 
 def _bert_table(c: Bert, pad: int | None) -> list[Entry]:
+    # The head's matrix over the vocabulary is the word embedding; only the bias is a tensor of its own.
     return [
         *_body("bert.", 0),
         *(_dense("pooler", "bert.pooler.dense") if c.pooler else []),
+        # The masked-LM head, which a checkpoint may lack: a dense layer, a norm, and a bias over the vocabulary.
         *_dense("head", "cls.predictions.transform.dense", head=True),
         *_norm("head_norm", "cls.predictions.transform.LayerNorm", head=True),
         Entry("head_bias", "cls.predictions.bias", head=True),
@@ -113,6 +128,7 @@ def _bert_table(c: Bert, pad: int | None) -> list[Entry]:
 def _xlm_roberta_table(c: XLMRoberta, pad: int | None) -> list[Entry]:
     return [
         *_body("roberta.", _first_position(pad) - c.first_position),
+        # The same head under XLM-R's names.
         *_dense("head", "lm_head.dense", head=True),
         *_norm("head_norm", "lm_head.layer_norm", head=True),
         Entry("head_bias", "lm_head.bias", head=True),
@@ -129,11 +145,13 @@ BERT = Architecture(
     embedding="bert.embeddings.word_embeddings.weight",
     auto="AutoModelForMaskedLM",
     redundant=(
+        # Buffers, and copies that old checkpoints hold. The sentence-order head is no part of our model.
         Redundant(r"position_ids$", holds=counts_up),
         Redundant(r"^cls\.predictions\.decoder\.weight$", copy_of="bert.embeddings.word_embeddings.weight"),
         Redundant(r"^cls\.predictions\.decoder\.bias$", copy_of="cls.predictions.bias"),
         Redundant(r"^cls\.seq_relationship\."),
     ),
+    # Checkpoints converted from TensorFlow call the parameters of norms gamma and beta.
     renamed=((".gamma", ".weight"), (".beta", ".bias")),
 )
 XLM_ROBERTA = Architecture(
@@ -149,6 +167,7 @@ XLM_ROBERTA = Architecture(
         Redundant(r"position_ids$", holds=counts_up),
         Redundant(r"^lm_head\.decoder\.weight$", copy_of="roberta.embeddings.word_embeddings.weight"),
         Redundant(r"^lm_head\.decoder\.bias$", copy_of="lm_head.bias"),
+        # XLM-R is pretrained without its pooler.
         Redundant(r"pooler\.dense\."),
     ),
 )

@@ -1,4 +1,4 @@
-"""All architectures, and how one is found."""
+"""All architectures, and the ways to find one."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from xalign_jax.interop.settings import Settings, shown
 from xalign_jax.models.rotary import RopeScaling
 
 _BUILT_IN = (llama.ARCHITECTURE, gpt_neox.ARCHITECTURE, encoders.XLM_ROBERTA, encoders.BERT)
+# By the class name, which model directories record. The order is the order of registration.
 _KNOWN: dict[str, Architecture] = {architecture.config.__name__: architecture for architecture in _BUILT_IN}
 
 
 def register(architecture: Architecture) -> None:
-    """Let import and export know an architecture. A model type that is known already is read by the newer one.
+    """Let import and export know an architecture. A model type that is known already is then read by this one.
 
-    Call this in the module that defines the configuration: model directories name that module, so that it is imported
+    Call this in the module that defines the configuration. Model directories name that module, so that it is imported
     wherever the model is used.
     """
     name = architecture.config.__name__
-    _KNOWN.pop(name, None)  # a module that is loaded again comes last again
+    # A module that is loaded again comes last again.
+    _KNOWN.pop(name, None)
     _KNOWN[name] = architecture
 
 
-def of_model_type(name: Any, file: Path) -> Architecture:
-    """By config.json's model_type. Raises UserError for an unknown one."""
+def of_model_type(name: str, file: Path) -> Architecture:
+    """The architecture of config.json's model_type. Raises UserError for an unknown one."""
+    # Later architectures take over types of earlier ones.
     known = {kind: architecture for architecture in _KNOWN.values() for kind in architecture.model_types}
     if name not in known:
         raise UserError(
@@ -45,28 +48,30 @@ def read_config(settings: Settings, names: frozenset[str]) -> tuple[Architecture
       names: of the checkpoint's tensors.
 
     Raises:
-      UserError: a setting that is missing, of another type or not implemented, by name.
+      UserError: the message names a setting that is missing, of another type or not implemented.
     """
     architecture = of_model_type(settings.text("model_type"), settings.file)
     try:
         config = architecture.read(settings, names)
     except UserError as error:
-        said = str(error).splitlines()[0]  # gin adds lines to what a configuration itself raises, which knows no file
+        # A configuration that refuses its own values knows no file, and gin adds lines to its message.
+        said = str(error).splitlines()[0]
         raise UserError(said if said.startswith(str(settings.file)) else f"{settings.file}: {said}") from None
+    # Refuse settings that no reader has asked for: they might change what the model computes.
     settings.finish()
     return architecture, config
 
 
-def of_config(config: Any) -> Architecture:
-    """By the class of a model's configuration."""
+def of_config(config: object) -> Architecture:
+    """The architecture of a configuration, by the configuration's class."""
     return _KNOWN[type(config).__name__]
 
 
 def config_from_json(values: Any) -> Any:
-    """A model's configuration from what `recipe.as_json` made of it.
+    """A model's configuration from the JSON that `recipe.as_json` made of it.
 
     Raises:
-      UserError: a class of no architecture, or values that `as_json` cannot have made.
+      UserError: the class belongs to no architecture, or `as_json` cannot have made the values.
     """
     classes = {cls.__name__: cls for cls in [*(a.config for a in _KNOWN.values()), RopeScaling]}
     name = values.get("class") if isinstance(values, dict) else values
@@ -74,14 +79,18 @@ def config_from_json(values: Any) -> Any:
         raise UserError(
             f"{str(name)[:80]}: no architecture of Hugging Face is known for this model; can its module be imported?"
         )
+    # Fields of older or newer versions are left out.
+    # The fields that the class has today.
     names = {field.name for field in dataclasses.fields(classes[name])}
     try:
         return classes[name](**{field: _value(value) for field, value in values.items() if field in names})
-    except (TypeError, ValueError, RuntimeError, UserError) as error:  # RuntimeError: gin's, of a value that is missing
+    # RuntimeError: gin's, for a value that is missing.
+    except (TypeError, ValueError, RuntimeError, UserError) as error:
         raise UserError(f"the model's configuration: {' '.join(str(error).split())[:300]}") from None
 
 
 def _value(value: Any) -> Any:
+    """A field's value: nested configurations and tuples have other forms in JSON."""
     if isinstance(value, dict):
         return config_from_json(value)
     return tuple(value) if isinstance(value, list) else value

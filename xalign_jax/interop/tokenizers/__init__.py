@@ -1,1 +1,1 @@
-"""Tokenizers, in and out."""
+"""Tokenizers of other libraries: written for exported models, and compared with ours."""

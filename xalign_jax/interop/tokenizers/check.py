@@ -1,4 +1,4 @@
-"""Do exported tokenizers read text as the run does? Asked of every piece of the vocabulary, and of text around unusual ones."""
+"""Do exported tokenizers read text as the run does? Compares every piece alone, and unusual pieces inside text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from xalign_jax.data.tokens.backends import SPECIALS
 from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index
 from xalign_jax.interop.tokenizers import sentencepieces
 
-_SPACE = "▁"
+_SPACE = "▁"  # how pieces spell a space
+# Scripts with and without spaces, with and without case, and text that normalisation changes.
 SAMPLES = [
     "The cat sleeps; 3.14 > 2, isn't it?",
     "  two  spaces\tand a tab\nand a line ",
@@ -24,10 +25,10 @@ SAMPLES = [
 
 
 def unusual_ids(tokenizer: Tokenizer) -> dict[str, list[int]]:
-    """Base ids of the pieces that are more than a part of a word, by kind; no kind is empty.
+    """Base ids of the pieces that are more than part of a word, by kind; no kind is empty.
 
-    Kinds are SentencePiece's (user-defined, control, unknown, unused, byte), or added tokens of a tokenizer.json, specials
-    of other vocabularies, and pieces with a space inside.
+    Kinds are SentencePiece's (user-defined, control, unknown, unused, byte). For a tokenizer.json they are its added
+    tokens, and for other vocabularies the specials. Pieces with a space inside are a kind everywhere.
     """
     kinds: dict[str, list[int]] = {}
     if "spm.model" in tokenizer.files:
@@ -39,6 +40,7 @@ def unusual_ids(tokenizer: Tokenizer) -> dict[str, list[int]]:
         kinds["added"] = [token["id"] for token in added]
     else:
         kinds["special"] = sorted({i for name in SPECIALS if (i := getattr(tokenizer, name)) is not None})
+    # A piece has one kind: the one that its vocabulary gives it.
     known = {i for ids in kinds.values() for i in ids}
     kinds["spaces inside"] = [
         i for i, name in enumerate(tokenizer.names) if _SPACE in name[1:] and name.strip(_SPACE) and i not in known
@@ -47,13 +49,14 @@ def unusual_ids(tokenizer: Tokenizer) -> dict[str, list[int]]:
 
 
 def texts_around_unusual(tokenizer: Tokenizer) -> dict[str, list[str]]:
-    """Texts with each unusual piece, by its kind."""
+    """Texts that contain each unusual piece, by its kind."""
     names = tokenizer.names
     return {kind: _texts_around([names[i] for i in ids]) for kind, ids in unusual_ids(tokenizer).items()}
 
 
 def _texts_around(names: Sequence[str]) -> list[str]:
     """Texts of each piece alone, doubled, inside text, inside a word, and before and after the next piece."""
+    # Each piece as its vocabulary spells it, and with real spaces.
     spelled = [text for name in names for text in dict.fromkeys((name, name.replace(_SPACE, " ")))]
     following = [*spelled[1:], *spelled[:1]]
     return [
@@ -72,14 +75,17 @@ def difference(folder: Path, tokenizer: Tokenizer, texts: Mapping[str, Sequence[
     """The first text that an exported tokenizer and the run read as different ids, in words; None if there is none.
 
     Args:
-      folder: the root tokenizer's, with those of the clones in it.
-      texts: by what they are of.
+      folder: the root tokenizer's folder, which holds the folders of the clones' tokenizers.
+      texts: by a name for messages.
     """
     if tokenizer.vocabulary.kind == "ids":
         return None
+    # Our ids once for all tokenizers: a clone's ids follow from the base ids.
     encoded = {what: tokenizer.encode(some) for what, some in texts.items()}
+    # "" is the folder itself, "tokenizer_en_1" a clone's.
     for name in sorted(("", *(path.name for path in folder.glob("tokenizer_*/")))):
         k, read = clone_index(name)[1], _reader(folder / name)
+        # Text by text, so that the first difference can be shown.
         for what, some in texts.items():
             for text, ids, found in zip(some, encoded[what], read(some), strict=True):
                 ours = tokenizer.clone(ids, k)
@@ -90,13 +96,14 @@ def difference(folder: Path, tokenizer: Tokenizer, texts: Mapping[str, Sequence[
 
 
 def _reader(folder: Path) -> Callable[[Sequence[str]], list[list[int]]]:
-    """The tokenizer as transformers runs it, or without transformers as its own library does."""
+    """The tokenizer as transformers runs it. Where transformers is missing, its own library reads the same file."""
     try:
         from transformers import PreTrainedTokenizerFast
     except ImportError:
         from tokenizers import Tokenizer as Fast
 
         fast = Fast.from_file(str(folder / "tokenizer.json"))
+        # transformers takes this setting from the other file; the library needs to be told.
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         fast.encode_special_tokens = settings.get("split_special_tokens", False)
         return lambda texts: [found.ids for found in fast.encode_batch(texts, add_special_tokens=False)]

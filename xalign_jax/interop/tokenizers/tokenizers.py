@@ -1,7 +1,7 @@
 """Our vocabularies as fast tokenizers: tokenizer.json and tokenizer_config.json, one folder for each clone language.
 
-SentencePiece and the `tokenizers` library normalise in different ways; what is written here gives SentencePiece's ids
-(tests/interop/test_tokenizers.py compares them on real and on adversarial text).
+SentencePiece and the `tokenizers` library normalise in different ways. The files written here give SentencePiece's ids:
+tests/interop/test_tokenizers.py compares both on real and on adversarial text.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ def write_tokenizers(
 ) -> None:
     """Write the root tokenizer (base ids) and `tokenizer_<language>/` for every clone; nothing for bare ids.
 
-    They add what the models were trained with: bos before a decoder's text, bos and eos around an encoder's.
+    They add the specials of the model's training: bos before a decoder's text, bos and eos around an encoder's.
 
     Args:
       languages: the base language and its clones, by number.
     """
     if tokenizer.vocabulary.kind == "ids":
         return
+    # A tokenizer.json goes out as it came in, with its own specials.
     if tokenizer.vocabulary.kind == "huggingface":
         content = json.loads(tokenizer.files["tokenizer.json"])
         config = json.loads(tokenizer.files.get("tokenizer_config.json", b"{}"))
@@ -38,20 +39,25 @@ def write_tokenizers(
         content = (
             _bytes() if tokenizer.vocabulary.kind == "bytes" else sentencepieces.convert(tokenizer.files["spm.model"])
         )
+        # Other vocabularies know their specials by role. Each becomes an added token that the post-processor puts
+        # around texts.
         names = _special_names(tokenizer, content)
         content["added_tokens"] = [_added(name, getattr(tokenizer, role)) for role, name in names.items()]
         content["post_processor"] = _template(names, tokenizer, causal)
         config = {f"{role}_token": name for role, name in names.items()}
         config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        config |= {"split_special_tokens": True}  # "<mask>" in a text is text
+        # "<mask>" in a text is text, as in training.
+        config |= {"split_special_tokens": True}
     config["model_max_length"] = max_length
     _write(output, content, config)
+    # A clone's tokenizer is the base tokenizer with other ids.
     for k, language in enumerate(languages[1:], 1):
         ids = tokenizer.clone(np.arange(tokenizer.base_size, dtype=np.int32), k)
         _write(output / f"tokenizer_{language}", renumbered(content, ids), config)
 
 
 def _write(folder: Path, content: dict[str, Any], config: dict[str, Any]) -> None:
+    """Write the two files of a tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(
@@ -60,7 +66,8 @@ def _write(folder: Path, content: dict[str, Any], config: dict[str, Any]) -> Non
 
 
 def _special_names(tokenizer: Tokenizer, content: dict[str, Any]) -> dict[str, str]:
-    """Role -> piece of the specials that there are."""
+    """Role -> piece of the specials that the vocabulary has."""
+    # A unigram model lists its pieces, and a BPE model maps them to ids.
     vocab = content["model"]["vocab"]
     pieces = (
         {i: piece for i, (piece, _) in enumerate(vocab)}
@@ -72,11 +79,13 @@ def _special_names(tokenizer: Tokenizer, content: dict[str, Any]) -> dict[str, s
 
 
 def _added(name: str, index: int) -> dict[str, Any]:
+    """A special as an added token of tokenizer.json."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {"id": index, "content": name, **flags}
 
 
 def _template(names: dict[str, str], tokenizer: Tokenizer, causal: bool) -> dict[str, Any] | None:
+    """The post-processor that puts specials around one text or around each of a pair; None if a special is missing."""
     around = ["bos"] if causal else ["bos", "eos"]
     if any(role not in names for role in around):
         return None
@@ -87,6 +96,7 @@ def _template(names: dict[str, str], tokenizer: Tokenizer, causal: bool) -> dict
     def text(name: str) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": 0}}
 
+    # bos before a text, and eos after each text if the model reads it.
     after = [special(role) for role in around[1:]]
     single = [special("bos"), text("A"), *after]
     ids = {
@@ -102,6 +112,8 @@ def _template(names: dict[str, str], tokenizer: Tokenizer, causal: bool) -> dict
 
 def _bytes() -> dict[str, Any]:
     """A byte vocabulary: byte-level BPE without merges, behind a space."""
+    # GPT-2's alphabet: printable bytes are themselves, and the others are characters from 256 on.
+    # Bytes that are printable characters of Latin-1.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     character = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
@@ -117,16 +129,19 @@ def _bytes() -> dict[str, Any]:
 
 
 def renumbered(content: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
-    """The same tokenizer with id i as ids[i].
+    """The same tokenizer, with ids[i] in place of id i.
 
     Raises:
-      UserError: its model or post-processor keeps ids in a form that is not known here.
+      UserError: its model or post-processor keeps ids in a form that is unknown here.
     """
+    # A deep copy.
     new = json.loads(json.dumps(content))
     model = new["model"]
     if isinstance(model["vocab"], dict):
         model["vocab"] = {piece: int(ids[i]) for piece, i in model["vocab"].items()}
     elif model.get("type") == "Unigram":
+        # Ids are places in the list, so unused places are filled with pieces that no text contains (U+FDD0 is no
+        # character).
         filled = [[f"\ufdd0{i}", sentencepieces.NEVER] for i in range(int(ids.max()) + 1)]
         for i, entry in enumerate(model["vocab"]):
             filled[ids[i]] = entry
@@ -136,7 +151,7 @@ def renumbered(content: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
         raise UserError(f"tokenizer.json: a model of type {model.get('type')!r} cannot be renumbered for clones")
     for token in new.get("added_tokens", []):
         token["id"] = int(ids[token["id"]])
-        # In the model, too: the library numbers an added token that the model lacks itself, whatever its id here.
+        # Also in the model: the library numbers an added token that the model lacks itself, whatever its id here.
         if isinstance(model["vocab"], dict):
             model["vocab"][token["content"]] = token["id"]
         else:
@@ -146,6 +161,7 @@ def renumbered(content: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
 
 
 def _renumber_processor(processor: dict[str, Any] | None, ids: np.ndarray) -> None:
+    """Renumber the ids of the specials that a post-processor adds, in place."""
     kind = (processor or {}).get("type")
     if processor is None or kind == "ByteLevel":
         return
