@@ -164,13 +164,14 @@ class SelfAttention(nnx.Module):
         self.key = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
         self.value = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
         self.output = make.normal((heads, head_dim, width), ("heads", "head_rows", "embed"))
-        # Biases have one axis. With two axes, the optimiser would take them for matrices and decay them.
-        self.query_bias = make.zeros((heads * head_dim,), ("heads",)) if qkv_bias else None
-        self.key_bias = make.zeros((kv_heads * head_dim,), ("kv_heads",)) if qkv_bias else None
-        self.value_bias = make.zeros((kv_heads * head_dim,), ("kv_heads",)) if qkv_bias else None
-        self.output_bias = make.zeros((width,), ("embed",)) if output_bias else None
-        self.query_norm = None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps, make)
-        self.key_norm = None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps, make)
+        # Biases have one axis. With two axes, the optimiser would take them for matrices and decay them. `nnx.data` says
+        # that an attribute may hold parameters even if it is None now: another block may set it (docs/extending.md).
+        self.query_bias = nnx.data(make.zeros((heads * head_dim,), ("heads",)) if qkv_bias else None)
+        self.key_bias = nnx.data(make.zeros((kv_heads * head_dim,), ("kv_heads",)) if qkv_bias else None)
+        self.value_bias = nnx.data(make.zeros((kv_heads * head_dim,), ("kv_heads",)) if qkv_bias else None)
+        self.output_bias = nnx.data(make.zeros((width,), ("embed",)) if output_bias else None)
+        self.query_norm = nnx.data(None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps, make))
+        self.key_norm = nnx.data(None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps, make))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         # (B,T,width) -> (B,T,heads,head_dim) each.

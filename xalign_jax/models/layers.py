@@ -161,9 +161,10 @@ class SwiGLU(nnx.Module):
         self.gate = make.normal((width, hidden), ("embed", "mlp"))
         self.up = make.normal((width, hidden), ("embed", "mlp"))
         self.down = make.normal((hidden, width), ("mlp_rows", "embed"))
-        self.gate_bias = make.zeros((hidden,), ("mlp",)) if biases else None
-        self.up_bias = make.zeros((hidden,), ("mlp",)) if biases else None
-        self.down_bias = make.zeros((width,), ("embed",)) if biases else None
+        # `nnx.data`: attributes that may hold parameters even if they are None now.
+        self.gate_bias = nnx.data(make.zeros((hidden,), ("mlp",)) if biases else None)
+        self.up_bias = nnx.data(make.zeros((hidden,), ("mlp",)) if biases else None)
+        self.down_bias = nnx.data(make.zeros((width,), ("embed",)) if biases else None)
 
     def neurons(self, x: jax.Array) -> jax.Array:
         """(..., width) -> (..., hidden)."""

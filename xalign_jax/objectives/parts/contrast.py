@@ -405,7 +405,8 @@ def _device(
         # A chunk of queries x (n,D) against all of this device's candidates.
         x, queries = rows
         past = None
-        if queue is not None and queue_ids is not None:
+        if queue is not None:
+            assert queue_ids is not None, "a queue needs queue_ids"
             past = _past(x / form.temperature, queries.ids, queue, queue_ids, gradients)
         masks = _masks(form, queries, key_rows, owners)
         sums, d_similarity, weight = _piece(form, axes, x, keys, masks, past)
