@@ -87,6 +87,7 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     environment, results = read_environment(directory, ("identity", "git")), read_results(directory)
     place = {"experiment": experiment, "seed": run.seed, "identity": environment["identity"]}
     place |= {"vocabulary": run.fingerprint, "commit": environment["git"] or ""}
+    assert recipe.lexicon is not None, "every experiment has a lexicon"
     # Only rows that the recipe's own probes measured, so that every run of an experiment has the same columns.
     languages = recipe.lexicon.languages[:2]
     probes = [probe for stage in recipe.stages for probe in stage.probes]

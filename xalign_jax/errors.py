@@ -1,14 +1,14 @@
-"""The exceptions that users are meant to see: their text is the one line that they read."""
+"""The exceptions that users are meant to see. Commands print their text as one line, without a traceback."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Bad input or configuration: one line that names the place (file:line or gin binding) and what to do."""
+    """Bad input or configuration. The text is one line with the place (file:line or gin binding) and what to do."""
 
 
 class RunError(Exception):
-    """A run that started well and failed (a non-finite loss, say): one line, recorded in the model directory."""
+    """A run that began to train and failed, for example by a non-finite loss. The model directory records the text."""
 
 
 def one_line(error: BaseException, most: int | None = 200) -> str:
@@ -17,5 +17,5 @@ def one_line(error: BaseException, most: int | None = 200) -> str:
 
 
 def install(extra: str) -> str:
-    """How to install an extra of this package. No package index has it, so the way is from a clone."""
+    """How to install an extra of this package: from a clone, because no package index has the package."""
     return f"in the clone of xalign_jax, pip install -e '.[{extra}]'"

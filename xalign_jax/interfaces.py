@@ -12,6 +12,19 @@ its own, registered with gin; `docs/extending.md` has an example of four kinds:
 | Schedule        | Stage.schedule         | the learning rate at a step                                     |
 | Optimizer       | Stage.optimizer        | the direction of an update                                      |
 | Probe           | Stage.probes           | what is measured, and how reports show it                       |
+
+Each of these classes is a frozen dataclass whose fields gin fills. It holds plain values, never arrays. `build`, `bind`
+or `network` then makes the object that works with a model and data.
+
+Words and shapes:
+
+- B rows of T tokens are a batch. A row holds one or more segments (sentences, words or documents), side by side.
+- A model of L blocks has levels 0 to L. Level 0 is the embedding output, level l the output of block l, and level L is
+  after the final norm.
+- Parameters are a tree `{"model": {...}, "heads": {name: {...}}}`: nested dicts of float32 arrays. Heads belong to
+  objectives. The parameters of all blocks are stacked along axis 0.
+- Logical axes name the axes of an array, such as ("embed", "mlp"). `runtime/sharding.py` maps the names to the mesh.
+- UserError is for the user's mistakes. Its one line names the gin binding and says what to do.
 """
 
 from __future__ import annotations
@@ -28,18 +41,21 @@ if TYPE_CHECKING:
     import numpy as np
     import optax
     from flax import nnx
+    from jax.typing import DTypeLike
 
     from xalign_jax.data.corpus import Corpus, CorpusView
     from xalign_jax.data.store.store import Mixture
     from xalign_jax.models.model import Model
 
-Tree = Any  # nested dicts of arrays; None stands where a leaf lies in another tree
-Batch = Mapping[str, Any]  # arrays by name
-Row = dict[str, Any]  # a row of results.json
+Tree = Any  # nested dicts of arrays; None stands where an array is in another tree
+Batch = Mapping[str, Any]  # arrays by name, such as "tokens"; shapes alone where no data is needed
+Row = dict[str, Any]  # a row of results.json: a plain dict that `evaluation.encode.row` makes
 
 
 class ModelConfig(Protocol):
     """The shape of a network: plain values that gin fills, such as `models.llama.Llama`.
+
+    `models.model.build` makes a `Model` of it, which objectives and probes use.
 
     Attributes:
       layers, width, heads: blocks, size of the hidden states, attention heads of a block.
@@ -47,7 +63,7 @@ class ModelConfig(Protocol):
       max_length: longest sequence accepted.
       tied: the output head is the embedding table.
       causal: positions see earlier positions only.
-      types: token types that are told apart; 1 = none are.
+      types: token types that are told apart, such as languages; 1 = none are.
     """
 
     @property
@@ -75,12 +91,12 @@ class ModelConfig(Protocol):
     def types(self) -> int: ...
 
     def keys_seen(self, length: int) -> float:
-        """Keys that a token of a row of `length` tokens sees, on average, in all layers together."""
+        """Keys that a token of a row of `length` tokens sees, on average, in all layers together; for FLOPs."""
 
-    def network(self, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-        """Parameters and pieces of the forward pass: `embed`, `context`, `layers`, `final_norm`, `head_input`, `head_table`.
+    def network(self, vocabulary_size: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
+        """Parameters and pieces of the forward pass, as `models.model.Network` lists them.
 
-        `models.decoder.Decoder` and `models.encoder.Encoder` have all of them; most architectures bring a block only.
+        `models.decoder.Decoder` and `models.encoder.Encoder` have all pieces. Most architectures bring only a block.
         """
 
 
@@ -88,10 +104,10 @@ class Inputs(NamedTuple):
     """What a model reads: rows of tokens, in which segments stand side by side.
 
     Attributes:
-      tokens: (B, T) int32.
+      tokens: (B, T) int32 token ids.
       positions: (B, T) int32, from 0 in each segment.
-      segment_ids: (B, T) int32; tokens see their own segment only, 0 is padding.
-      types: (B, T) int32 token types; None = all 0.
+      segment_ids: (B, T) int32, from 1; tokens see only their own segment; 0 is padding.
+      types: (B, T) int32 token types, such as languages; None = all 0.
     """
 
     tokens: jax.Array
@@ -101,7 +117,11 @@ class Inputs(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch, view: str = "") -> Inputs:
-        """The inputs of a feed's batch; `view` is "" or "key_", the side of a pair."""
+        """The inputs of a feed's batch.
+
+        Args:
+          view: the side of a pair that a contrast reads: "" = queries, "key_" = keys. Other batches have only "".
+        """
         tokens, positions, segment_ids = (batch[view + name] for name in ("tokens", "positions", "segment_ids"))
         return cls(tokens, positions, segment_ids, batch.get(f"{view}types"))
 
@@ -109,10 +129,10 @@ class Inputs(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class States:
-    """What a forward pass found: `states[8]` is level 8, `states["mlp", 8]` a captured site of block 8.
+    """The result of `Model.hidden`: `states[8]` is level 8, and `states["mlp", 8]` is a captured site of block 8.
 
     Attributes:
-      levels: {level: (B, T, width)}.
+      levels: {level: (B, T, width)}, in the model's dtype.
       sites: {site: {level: (B, T, size)}}; {} = nothing was captured.
     """
 
@@ -124,12 +144,14 @@ class States:
 
 
 class Batches:
-    """A feed over a corpus: rows as a pure function of their number. No iterator state exists.
+    """A feed over a corpus. Rows are numbered without end, and a row is a pure function of its number.
+
+    No iterator state exists. So a run resumes at any step, and several hosts agree without talking to each other.
 
     Attributes:
-      length: tokens of a row.
-      languages: those of the rows; arrays of languages hold places in this tuple.
-      report: what was counted while the feed was built, by name; `xalign data preview` prints it.
+      length: T, the tokens of a row.
+      languages: the languages of the rows. Arrays of languages hold indices into this tuple.
+      report: counts from building the feed, by name; `xalign data preview` prints them.
     """
 
     length: int
@@ -137,29 +159,42 @@ class Batches:
     report: Mapping[str, Any] = MappingProxyType({})
 
     def batch(self, first_row: int, row_slice: slice) -> dict[str, np.ndarray]:
-        """Rows `row_slice` of the batch that begins at row `first_row`: arrays whose first axis is the row.
+        """The rows `row_slice` of the batch that begins at row number `first_row`: arrays whose first axis is the row.
 
-        Any slice equals the same rows of the whole batch, so that hosts make their own rows only.
+        A slice has the same values as these rows of the whole batch. So each host makes only its own rows. Arrays whose
+        name begins with "count_" hold one integer a row; the run adds them up and logs them.
         """
         raise NotImplementedError
 
 
 class Feed:
-    """Plain values that say which arrays a row holds; `build` gives them a corpus.
+    """Plain values that say which arrays a row holds. `build` gives them a corpus.
+
+    A run calls `check` and `blank` before any data is prepared, and then `build`.
 
     Attributes:
-      length: tokens of a row.
-      language_types: batches have token `types`, each token's language.
+      length: T, the tokens of a row.
+      language_types: batches have token `types`: the number of each token's language.
     """
 
     length: int
     language_types: bool = False
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
-        """Raise UserError where the recipe lacks what the feed reads. `lexicon`: the recipe has one."""
+        """Raise UserError if the recipe lacks something that the feed reads.
+
+        Args:
+          mixture: of the stream; None = the stream has none.
+          lexicon: whether the recipe has a lexicon.
+        """
 
     def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Batches:
-        """The feed over a mixture, `rows` rows a step.
+        """The feed over a mixture.
+
+        Args:
+          rows: the batch size, over all hosts together.
+          seed: of every random choice.
+          split: "train" or "validation".
 
         Raises:
           UserError: the corpus or the mixture lacks something that this feed needs.
@@ -167,7 +202,7 @@ class Feed:
         raise NotImplementedError
 
     def blank(self, rows: int) -> dict[str, np.ndarray]:
-        """A batch of `rows` rows without text: the shapes and dtypes of real ones."""
+        """A batch of `rows` rows without text. It has the shapes and dtypes of real batches."""
         raise NotImplementedError
 
 
@@ -175,7 +210,11 @@ class Objective:
     """Mathematics on a batch: a sum over what it counts, with metrics beside it.
 
     It may own heads, which train like the model, and a state, which it updates itself (a queue, a momentum encoder). A
-    stage divides the sum by the count over the global batch, so both are plain sums over rows. For example:
+    stage divides the sum by the count over the global batch, so both are plain sums over rows. Arrays are global, as if
+    there were one device: methods need not average over devices or gather from them.
+
+    Before the first step, a run calls `check`, `init` and `prefill`. In each step it calls `count`, `loss` and, after
+    the optimiser, `after_update`; all three run under `jax.jit`. For example:
 
         class CausalLM(Objective):
             def count(self, model, batch, rng):
@@ -189,7 +228,10 @@ class Objective:
     """
 
     def init(self, rng: jax.Array, model: Model) -> tuple[dict[str, Tree], dict[str, Tree]]:
-        """(heads, state) at their initial values; head names are global, so choose the objective's own name.
+        """(heads, state) at their initial values.
+
+        Heads are `{name: {...}}`. Their names are global in a run, so choose the objective's own name. `loss` finds
+        them in `model.heads`. Streams whose objectives have a head of the same name share it.
 
         Args:
           model: without parameters; its widths, levels and settings may be read.
@@ -200,10 +242,15 @@ class Objective:
         return {}, {}
 
     def check(self, model: Model, batch: Batch) -> None:
-        """Raise UserError for batches of a shape that this objective cannot take; only shapes and dtypes are real."""
+        """Raise UserError for batches whose shape this objective cannot take. `batch` has real shapes, but no data."""
 
     def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
-        """How many things the loss sums over; float32 scalar."""
+        """How many things the loss sums over, such as tokens or pairs: a float32 scalar, 0 allowed.
+
+        Args:
+          model: without parameters.
+          rng: the same key as in `loss`, so that both draw the same random choices.
+        """
         raise NotImplementedError
 
     def loss(
@@ -211,30 +258,39 @@ class Objective:
     ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Tree]]:
         """(summed loss, metrics by name, state after this step).
 
+        The summed loss is a float32 scalar, and the only value that is differentiated. Metrics are scalars that the run
+        logs as `<stream>/<name>`. Those whose name begins with "count_" are added up over steps.
+
         Args:
-          model: with its parameters bound, and `model.heads`.
-          rng: a key of (seed, step, stream).
+          model: with its parameters and all heads bound.
+          state: from the step before; {} = this objective has no state.
+          rng: a key that depends only on (seed, step, stream).
         """
         raise NotImplementedError
 
     def prefill(
         self, model: Model, state: dict[str, Tree], batches: Iterable[Batch], rng: jax.Array
     ) -> dict[str, Tree]:
-        """The state before a stage's first step; `batches` are those that the stage is going to read."""
+        """The state before a stage's first step, such as a filled queue.
+
+        Args:
+          model: with its parameters and heads bound.
+          batches: those that the stage is going to read, without end; stop when the state is full.
+        """
         return state
 
     def after_update(self, model: Model, state: dict[str, Tree]) -> dict[str, Tree]:
-        """The state after an update of the parameters, which `model` holds."""
+        """The state after an update of the parameters. `model` has the new ones bound."""
         return state
 
     def state_axes(self, model: Model, state: dict[str, Tree]) -> dict[str, Tree]:
-        """Logical axes of the state, a tuple of names in place of each array; by default every device holds all of it."""
+        """Logical axes of the state: a tuple of names in place of each array. By default, no array is divided."""
         return jax.tree.map(lambda array: (None,) * len(array.shape), state)
 
     def flops(self, model: Model, batch: Batch) -> float:
-        """FLOPs of a forward and a backward pass over a global batch, of which only shapes are real.
+        """FLOPs of a forward and a backward pass over a global batch, of which only shapes are real; for speed reports.
 
-        By default one pass of the whole model over each token of `tokens`.
+        By default, one pass of the whole model over each token of `tokens`.
         """
         rows, length = batch["tokens"].shape
         return rows * length * model.flops_per_token(length)
@@ -244,10 +300,10 @@ class Column(NamedTuple):
     """How reports show a metric.
 
     Attributes:
-      heading: of its columns.
+      heading: the text above its column.
       headline: summaries, pictures and model cards show it.
-      per_token: it depends on how text is cut into tokens; runs of different vocabularies are not compared by it.
-      short: its name in tables of many runs; "" = it has no place there.
+      per_token: it depends on how text is cut into tokens, so reports do not compare it across vocabularies.
+      short: its name in tables of many runs; "" = it is left out there.
     """
 
     heading: str
@@ -260,10 +316,10 @@ class ProbedRun(NamedTuple):
     """What a probe gets.
 
     Attributes:
-      model: with its parameters and the heads of objectives bound; before training, without parameters.
+      model: with its parameters and the heads of objectives bound. In `Probe.check`, it has no parameters.
       corpus: vocabulary, texts, lexicon and facts of the run.
-      seed: the run's.
-      stage, step: where the run is; ("", 0) before training.
+      seed: of every random choice.
+      stage, step: the stage's name and the number of updates so far; ("", 0) before training.
     """
 
     model: Model
@@ -274,7 +330,9 @@ class ProbedRun(NamedTuple):
 
 
 class Probe:
-    """Turns a model into rows of `results.json`, and says how reports show them. For example:
+    """Turns a model into rows of `results.json`, and says how reports show them.
+
+    A run calls `check_model` and `check` before training, and `rows` at the end of a stage. For example:
 
         class MeanNorm(Probe):
             name = "mean_norm"
@@ -286,13 +344,13 @@ class Probe:
                 ...
                 return [row(self.name, "norm", value, n, level=level) for level, value in found]
 
-    A model directory keeps what `shown` says in `probes.json`, so that reports need no probe's code.
+    A model directory keeps the value of `shown` in `probes.json`, so that reports need no probe's code.
 
     Attributes:
-      name: `probe` of its rows.
-      title: of its tables.
-      by_level: its rows have levels, one column each.
-      columns: by metric of its rows, in the order of a table.
+      name: the value of `probe` in its rows.
+      title: the title of its tables.
+      by_level: its rows have levels, and tables have a column for each level.
+      columns: {metric: Column} for every metric of its rows, in the order of a table.
     """
 
     name: ClassVar[str]
@@ -307,13 +365,13 @@ class Probe:
         return {"title": cls.title, "by_level": cls.by_level, "columns": columns}
 
     def check_model(self, model: ModelConfig | Model) -> None:
-        """Raise UserError for what the model lacks. Called before any data is prepared, with the configuration alone."""
+        """Raise UserError if the model does not suit. Called before data is prepared, with the configuration alone."""
 
     def check(self, run: ProbedRun) -> None:
-        """Raise UserError for what the data lacks. Called before anything is trained."""
+        """Raise UserError if the data does not suit. Called before anything is trained."""
 
     def rows(self, run: ProbedRun) -> list[Row]:
-        """The rows, made by `evaluation.encode.row`."""
+        """The rows, each made by `evaluation.encode.row`."""
         raise NotImplementedError
 
 
@@ -321,27 +379,40 @@ class Schedule(Protocol):
     """A learning rate by step, as plain values that gin fills."""
 
     def schedule(self, steps: int) -> optax.Schedule:
-        """The rate as a function of the step within a stage of `steps` steps."""
+        """The rate as a function of the step in its stage, from 0 to `steps` - 1."""
 
 
 class Optimizer(Protocol):
-    """An update rule, as plain values that gin fills."""
+    """An update rule, as plain values that gin fills: new = old - rate * direction."""
 
     def direction(self, decays: Tree) -> optax.GradientTransformation:
-        """What the learning rate times -1 multiplies. `decays`: per array, whether weight decay applies."""
+        """The direction of an update, an optax transformation without a learning rate.
+
+        Args:
+          decays: a tree of booleans like the free numbers; True = weight decay applies to the array (it is a matrix).
+        """
 
 
 class Coordinates:
-    """The functions of one stage. These defaults make every parameter free."""
+    """What the optimiser moves in one stage, and how the parameters follow from it.
 
-    fingerprint = ""  # of the data that these functions depend on; processes of a run compare it
+    Two trees describe the parameters: `free` numbers, which have gradients and optimiser moments, and `fixed` numbers,
+    which have neither. Each step computes `params(free, fixed)` and differentiates the loss with respect to `free`.
+
+    At the beginning of a stage, a run calls `enter` and then `split`. A checkpoint holds the parameters and `hidden`; a
+    run that resumes calls `resume`. All methods are pure functions, which may run under `jax.jit`.
+
+    These defaults make every parameter free.
+    """
+
+    fingerprint = ""  # a hash of the data that these functions depend on; the processes of a run compare it
 
     def enter(self, params: Tree) -> Tree:
-        """The parameters before the stage's first step, from those that the stage before left."""
+        """The parameters before the stage's first step, from those at the end of the stage before."""
         return params
 
     def split(self, params: Tree, rng: jax.Array) -> tuple[Tree, Tree]:
-        """(free, fixed) of parameters; `rng` draws numbers that parameters do not determine."""
+        """(free, fixed) for these parameters. `rng` draws numbers that parameters do not determine."""
         return params, {}
 
     def params(self, free: Tree, fixed: Tree) -> Tree:
@@ -349,30 +420,31 @@ class Coordinates:
         return free
 
     def axes(self, axes: Tree) -> tuple[Tree, Tree]:
-        """Logical axes of (free, fixed) from those of the parameters, whose leaves are tuples of names."""
+        """Logical axes of (free, fixed), from those of the parameters: a tuple of names in place of each array."""
         return axes, {}
 
     def after_update(self, free: Tree, rate: jax.Array) -> Tree:
-        """The free numbers after an update at this learning rate, where some of them decay by themselves."""
+        """The free numbers after an update at this learning rate. For decay that is no part of the optimiser."""
         return free
 
     def hidden(self, free: Tree, fixed: Tree) -> dict[str, Tree]:
-        """Numbers that `params` does not show. A checkpoint holds them beside the parameters; {} = none."""
+        """Numbers that cannot be recovered from the parameters. A checkpoint holds them too; {} = there are none."""
         return {}
 
     def resume(self, params: Tree, hidden: dict[str, Tree]) -> tuple[Tree, Tree]:
-        """(free, fixed) again from what a checkpoint holds, bit by bit."""
+        """(free, fixed) from a checkpoint, bit by bit as they were when it was written."""
         return self.split(params, jax.random.key(0))
 
 
 class Parametrization:
-    """Plain values that gin fills; `bind` gives them a meaning for one model. The default trains everything."""
+    """Plain values that gin fills. `bind` turns them into functions for one model. The default trains everything."""
 
-    def bind(self, model: Any, corpus: Any) -> Coordinates:
+    def bind(self, model: Model, corpus: Corpus | None) -> Coordinates:
         """The coordinates of a model.
 
         Args:
-          corpus: the run's data (`data.corpus.Corpus`); None where only shapes count.
+          model: without parameters; `model.shapes` and `model.logical_axes()` may be read.
+          corpus: the run's data; None = only shapes matter, as in checks before data is prepared.
 
         Raises:
           UserError: the model or the corpus lacks something that this parametrization needs.

@@ -1,8 +1,11 @@
-"""What a run is: Recipe, Stage, Stream; how it is run: Runtime. Plain values that gin fills.
+"""Recipe, Stage and Stream say what a run is, and Runtime says how it runs here. Plain values that gin fills.
 
-A recipe is a list of stages, a stage sums objectives over streams, a stream is a mixture of text seen through an
-objective. Everything a run does is a pure function of its Recipe and the step number; the Runtime may change on a
-restart, the Recipe may not.
+A recipe is a list of stages. A stage sums objectives over streams. A stream is a mixture of text seen through an
+objective. Everything that a run computes is a pure function of its Recipe and the step number. So the Runtime may
+change on a restart, and the Recipe may not. `identity` is the hash of a Recipe.
+
+The first half of this module checks the values that gin binds. Every dataclass that gin fills calls `freeze`, and then
+functions such as `within`, in its `__post_init__`. Their messages name the gin binding.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gin
 
@@ -29,30 +32,44 @@ from xalign_jax.interfaces import (
     Schedule,
 )
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def freeze(config: Any) -> None:
-    """Turn the lists and dicts that gin put into a frozen dataclass into tuples, in place. Call in `__post_init__`.
+    from xalign_jax.data.lexicon.facts import Facts
+    from xalign_jax.data.lexicon.lexicon import Lexicon
+    from xalign_jax.data.store.store import Mixture
+    from xalign_jax.data.tokens.vocabulary import Vocabulary
+
+
+def freeze(config: object) -> None:
+    """Check the types of a frozen dataclass's fields, and turn lists and dicts into tuples. Call in `__post_init__`.
+
+    gin passes whatever a file binds: lists where fields are tuples, and numbers where fields are strings. Tuples make
+    the dataclass hashable, so that compiled functions are cached under it.
 
     Raises:
-      UserError: a class instead of an object of it, a single value where a list belongs, or a value that is none of the
-        plain types in the field's annotation. `True` is no number, and no number is infinite, NaN or out of 32 bits.
+      UserError: a class instead of an object of it, a single value where a list belongs, or a value of none of the
+        plain types in the field's annotation. `True` is no number. Numbers must be finite and fit 32 bits.
     """
-    for field in dataclasses.fields(config):
+    for field in dataclasses.fields(cast("DataclassInstance", config)):
+        # Annotations are strings here, such as "int | None".
         label, kind = _label(config, field.name), getattr(field.type, "__name__", str(field.type))
         value = _frozen(getattr(config, field.name), label)
         if kind.startswith("tuple") and not isinstance(value, tuple):
             raise UserError(f"{label} = {value!r}: expected a list")
+        # Only fields whose annotation has nothing but plain types are checked.
         kinds = kind.split(" | ")
         if {*kinds} <= _EXPECTED.keys() and not any(_is_a(value, kind) for kind in kinds):
             raise UserError(f"{label} = {value!r}: expected {' or '.join(_EXPECTED[kind] for kind in kinds)}")
+        # The dataclass is frozen, but its constructor has not returned yet.
         object.__setattr__(config, field.name, value)
 
 
 def resolve(path: str | os.PathLike) -> str:
-    """An absolute path: `~` expanded, relative paths taken from the current directory; a URL such as gs://... stays.
+    """An absolute path: `~` is expanded, relative paths start at the current directory, a URL such as gs://... stays.
 
     Raises:
-      UserError: a path that no system has.
+      UserError: a path with a NUL character, or a home directory that cannot be found.
     """
     text = os.fspath(path)
     if "\0" in text:
@@ -64,12 +81,12 @@ def resolve(path: str | os.PathLike) -> str:
 
 
 def with_paths(located: Callable[[Any], Any]) -> dict[str, Any]:
-    """`dataclasses.field(metadata=...)` of a field that holds paths; `located` returns its value with absolute ones."""
+    """`dataclasses.field(metadata=...)` of a field with paths; `located` makes the paths in its value absolute."""
     return {"located": located}
 
 
-def located(config: Any) -> Any:
-    """The config with every path in it absolute, so that it means the same wherever it is read."""
+def located(config: object) -> Any:
+    """The config with every path in it absolute, so that a saved one can be read from another directory."""
     if isinstance(config, tuple):
         return tuple(map(located, config))
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
@@ -84,10 +101,11 @@ _EXPECTED = {"int": "a whole number", "float": "a number", "bool": "True or Fals
 _LARGEST_FLOAT = 3.4e38  # of float32
 
 
-def _is_a(value: Any, kind: str) -> bool:
-    """Whether a value is of a plain type, by its name in an annotation."""
+def _is_a(value: object, kind: str) -> bool:
+    """Whether a value is of a plain type, given by its name in an annotation."""
     if kind == "None":
         return value is None
+    # `bool` is a subclass of `int` in Python; here it is a type of its own.
     if kind == "str" or isinstance(value, bool):
         return type(value).__name__ == kind
     if kind == "int":
@@ -95,18 +113,20 @@ def _is_a(value: Any, kind: str) -> bool:
     return kind == "float" and isinstance(value, int | float) and abs(value) <= _LARGEST_FLOAT
 
 
-def _label(config: Any, field: str) -> str:
-    """The gin binding of a field."""
-    # Stages and streams have a name, which is their scope. The class attribute `name` of a probe is none.
-    named = "name" in {own.name for own in dataclasses.fields(config)} and isinstance(config.name, str)
-    return f"{config.name}/{type(config).__name__}.{field}" if named else f"{type(config).__name__}.{field}"
+def _label(config: object, field: str) -> str:
+    """The gin binding of a field, such as "align/Stream.weight" or "Recipe.seed"."""
+    # Stages and streams have a field `name`, which is their scope. The class attribute `name` of a probe is no field.
+    fields = dataclasses.fields(cast("DataclassInstance", config))
+    name = next((getattr(config, own.name) for own in fields if own.name == "name"), None)
+    return f"{name}/{type(config).__name__}.{field}" if isinstance(name, str) else f"{type(config).__name__}.{field}"
 
 
-def within(config: Any, interval: str, *fields: str) -> None:
-    """Raise UserError for a field whose number lies outside an interval, such as "[0, 1)"; None passes.
+def within(config: object, interval: str, *fields: str) -> None:
+    """Raise UserError for a field whose number lies outside an interval, such as "[0, 1)". None passes.
 
-    Call in `__post_init__`, after `freeze` has made sure that the fields hold numbers.
+    Call in `__post_init__`, after `freeze`, which makes sure that the fields hold numbers.
     """
+    # "[" and "]" belong to the interval, "(" and ")" do not.
     low, high = map(float, interval[1:-1].split(","))
     for field in fields:
         value = getattr(config, field)
@@ -115,38 +135,43 @@ def within(config: Any, interval: str, *fields: str) -> None:
             raise UserError(f"{_label(config, field)} = {value!r}: must lie in {interval}")
 
 
-def at_least_one(config: Any, *fields: str) -> None:
-    """Raise UserError for a field whose number is below 1; None passes. Call in `__post_init__`, after `freeze`."""
+def at_least_one(config: object, *fields: str) -> None:
+    """Raise UserError for a field whose number is below 1. None passes. Call in `__post_init__`, after `freeze`."""
     for field in fields:
         value = getattr(config, field)
         if value is not None and value < 1:
             raise UserError(f"{_label(config, field)} = {value!r}: must be at least 1")
 
 
-def one_of(config: Any, field: str, known: tuple[str, ...]) -> None:
-    """Raise UserError for a field that has none of the known values. Call in `__post_init__`."""
+def one_of(config: object, field: str, known: tuple[str, ...]) -> None:
+    """Raise UserError for a field whose value is not among the known ones. Call in `__post_init__`."""
     if getattr(config, field) not in known:
         raise UserError(f"{_label(config, field)} = {getattr(config, field)!r}: must be one of {', '.join(known)}")
 
 
-def objects(config: Any, *fields: str, kind: type = object) -> None:
-    """Raise UserError for a field, or an item of it, that is a plain value and no object of that kind.
+def objects(config: object, *fields: str, kind: type = object) -> None:
+    """Raise UserError for a field, or an item of a list, that is a plain value or an object of another class.
 
     None passes where it is the field's default. Call in `__post_init__`, after `freeze`.
+
+    Args:
+      kind: the class of the objects; `object` = any class.
     """
-    for field in dataclasses.fields(config):
+    for field in dataclasses.fields(cast("DataclassInstance", config)):
         value = getattr(config, field.name)
         if field.name not in fields or (value is None and field.default is None):
             continue
         for item in value if str(field.type).startswith("tuple") else (value,):
             if item is None or isinstance(item, str | int | float | tuple) or not isinstance(item, kind):
+                # Name a base class of `interfaces` as the class to derive from; name any other class itself.
                 own = kind is object or kind.__module__ == Feed.__module__
                 wanted = "NAME" if own else kind.__name__
                 made = f" of a class derived from {kind.__name__}" if own and kind is not object else ""
                 raise UserError(f"{_label(config, field.name)} = {value!r}: expected an object, @{wanted}(){made}")
 
 
-def _frozen(value: Any, label: str) -> Any:
+def _frozen(value: object, label: str) -> Any:
+    """The value with tuples in place of lists, and tuples of pairs in place of dicts."""
     if isinstance(value, dict):
         return tuple((key, _frozen(item, label)) for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -159,16 +184,22 @@ def _frozen(value: Any, label: str) -> Any:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A mixture of text seen through an objective: `batch_size` rows of it in every step of its stage.
+    """A mixture of text seen through an objective.
 
-    `weight` multiplies the objective's loss. `mixture` is None for feeds that read the lexicon only.
+    Attributes:
+      name: of its metrics. The objective's state passes on to a stream of the same name in the next stage.
+      feed: which arrays a row of a batch holds (`xalign_jax.data.feeds`).
+      objective: the loss on a batch (`xalign_jax.objectives`).
+      batch_size: rows in each step of the stage, over all devices together.
+      mixture: the texts and their rates; None for feeds that read only the lexicon.
+      weight: multiplies the objective's loss.
     """
 
     name: str = gin.REQUIRED
     feed: Feed = gin.REQUIRED
     objective: Objective = gin.REQUIRED
     batch_size: int = gin.REQUIRED
-    mixture: Any = None
+    mixture: Mixture | None = None
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -183,13 +214,18 @@ class Stream:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Some steps under one set of streams, one optimiser and one schedule.
+    """Some steps with one set of streams, one optimiser and one schedule.
 
     Attributes:
-      combine: "means" adds sum_t / count_t over streams, "pooled" divides the summed sums by the summed counts.
+      name: of the stage, in results and metrics.
+      steps: number of updates.
+      streams: what the stage trains on.
+      optimizer, schedule: the update rule and its learning rate (`xalign_jax.training.optimizers`).
+      combine: how losses of streams t with weights w_t are added. "means" is sum_t w_t loss_t / count_t. "pooled" is
+        sum_t w_t loss_t / sum_t count_t, as in InfoXLM's code.
       parametrization: which numbers the optimiser moves (`xalign_jax.parametrizations`).
-      keep_optimizer: carry the previous stage's optimiser state instead of starting afresh.
-      probes: run at the stage's end.
+      keep_optimizer: continue with the previous stage's optimiser state instead of a new one.
+      probes: what is measured at the end of the stage.
     """
 
     name: str = gin.REQUIRED
@@ -218,17 +254,23 @@ class Recipe:
     """A whole run. Its hash is the run's identity.
 
     Attributes:
-      modules: Python modules of the user's own that register seqio tasks, imported before data is prepared.
-      init_from: a model directory whose newest parameters this run starts from.
-      new_rows: how the rows of tokens start that its vocabulary lacks: "mean", "copy" or "aligned"
-        (`data.extension.row_sources`).
+      model: the shape of the network (`xalign_jax.models`).
+      vocabulary: which tokens exist, and how text is cut into them.
+      stages: run one after another; each continues with the parameters of the one before.
+      lexicon: dictionaries; None = no feed, parametrization or probe of the run reads one.
+      facts: sentences of synthetic facts, told in the first language only; None = none.
+      modules: the user's own Python modules that register seqio tasks. They are imported before data is prepared.
+      init_from: a model directory whose newest parameters this run starts from; None = initial values are drawn.
+      new_rows: initial rows of those tokens that the vocabulary of `init_from` lacks: "mean", "copy" or "aligned"
+        (`data.new_rows.row_sources`).
+      seed: of every random number of the run, at least 0.
     """
 
     model: ModelConfig = gin.REQUIRED
-    vocabulary: Any = gin.REQUIRED
+    vocabulary: Vocabulary = gin.REQUIRED
     stages: tuple = gin.REQUIRED
-    lexicon: Any = None
-    facts: Any = None
+    lexicon: Lexicon | None = None
+    facts: Facts | None = None
     modules: tuple = ()
     init_from: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
     new_rows: str = "mean"
@@ -244,19 +286,22 @@ class Recipe:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """How a recipe is run here; none of it changes what is computed beyond rounding.
+    """How a recipe is run here. Nothing of it changes the results beyond rounding.
 
     Attributes:
-      mesh: devices along (data, fsdp, tensor); one entry may be -1 = all that remain.
-      dtype: matmul dtype, "float32" or "bfloat16"; "auto" is float32 on CPU and bfloat16 on accelerators.
-      remat: recompute activations of each layer in the backward pass.
-      accumulate: rows of a step go through the encoder in this many parts, one after another; losses still see all of
-        them at once, so that contrasts keep their candidates.
-      prefetch: batches made ahead by background threads.
-      keep_checkpoints: newest checkpoints kept.
-      probe_every: steps between runs of the stage's probes besides its end; 0 = only at the end.
-      watchdog_seconds: a run in which no step finishes for so long ends with the stacks of its threads; 0 = never. The
-        first step of a stage may take an hour more.
+      mesh: number of devices along (data, fsdp, tensor); one entry may be -1 = all that remain.
+      dtype: of matrix products, "float32" or "bfloat16"; "auto" is float32 on CPU and bfloat16 on accelerators.
+      matmul_precision: JAX's setting of that name, for the products of float32 arrays.
+      remat: compute activations of each layer again in the backward pass, to save memory.
+      accumulate: rows of a step go through the model in this many parts, one after another. Losses still see all rows
+        at once, so that contrasts keep their candidates.
+      prefetch: batches that background threads make ahead.
+      log_every: steps between lines of metrics.
+      checkpoint_every: steps between checkpoints; there is also one at the end of each stage.
+      keep_checkpoints: number of newest checkpoints that are kept.
+      probe_every: steps between runs of the stage's probes, in addition to its end; 0 = only at the end.
+      watchdog_seconds: if no step finishes for so long, the run ends and prints the stacks of its threads; 0 = never.
+        The first step of a stage may take an hour more.
     """
 
     mesh: tuple = (1, -1, 1)
@@ -293,8 +338,8 @@ class Evaluation:
         objects(self, "probes", kind=Probe)
 
 
-def as_json(config: Any) -> Any:
-    """A config as plain JSON values; dataclasses carry their class name under "class"."""
+def as_json(config: object) -> Any:
+    """A config as plain JSON values. Dataclasses have their class name under "class"."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {f.name: as_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
         return {"class": type(config).__name__, **fields}
@@ -303,13 +348,13 @@ def as_json(config: Any) -> Any:
     return config
 
 
-# Class -> version of its meaning. Raise it when a class, or a default of it, comes to compute something else: then no old run is
-# taken for a new one.
+# Class -> version of its meaning. Increase it when a class, or a default of it, begins to compute something else. Then
+# an old run has another identity than a new one.
 MEANINGS: dict[str, int] = {}
 
 
-def _essential(config: Any) -> Any:
-    """What makes a config another one: as `as_json`, without the fields that are at their defaults.
+def _essential(config: object) -> Any:
+    """The part of a config that the identity hashes: `as_json` without the fields that have their default values.
 
     So a new field whose default keeps the old behaviour changes no identity.
     """
@@ -327,13 +372,14 @@ def _essential(config: Any) -> Any:
     return config
 
 
-def _at_default(config: Any, field: dataclasses.Field) -> bool:
+def _at_default(config: object, field: dataclasses.Field) -> bool:
     if field.default_factory is not dataclasses.MISSING:
         return getattr(config, field.name) == field.default_factory()
     return field.default is not gin.REQUIRED and getattr(config, field.name) == field.default
 
 
 def identity(recipe: Recipe) -> str:
-    """The run's identity: a hash of the recipe's canonical JSON, fields at their defaults left out."""
+    """The run's identity: 16 hex digits, a hash of the recipe's canonical JSON without fields at their defaults."""
+    # Sorted keys and no ASCII escapes: the same recipe always gives the same bytes.
     canonical = json.dumps(_essential(recipe), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -35,13 +35,13 @@ class Rows(NamedTuple):
 
 
 def sentences(seed: int = 0) -> list[np.ndarray]:
-    """Token ids without 0 and 1, one of which may be the other side's padding."""
+    """Token ids other than 0 and 1, because one of these may be padding for transformers."""
     rng = np.random.default_rng(seed)
     return [rng.integers(2, V, n).astype(np.int32) for n in LENGTHS]
 
 
 def rows() -> Rows:
-    """Positions are those that transformers computes from a mask: padding has position 0, or the last one."""
+    """Positions as transformers computes them from a mask: padding has position 0, or the last position."""
     n, starts = len(LENGTHS), np.cumsum((0, *LENGTHS))
     places = [[(0, starts[i]), (1 + i, 0), (1 + n + i, TOTAL - LENGTHS[i])] for i in range(n)]
     tokens, positions, segments, types = np.zeros((4, 1 + 2 * n, TOTAL), np.int32)
@@ -56,7 +56,7 @@ def rows() -> Rows:
 
 
 def randomise(torch: Any, network: Any, seed: int = 0) -> Any:
-    """No weight is zero or one, so that each matters."""
+    """Random weights, none of which is 0 or 1, so that each of them matters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in network.parameters():
@@ -112,7 +112,7 @@ class Weights:
         return name.format(0) in self.tensors
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """By a pattern with {} for the layer: (L, ...)."""
+        """The tensors of all layers, stacked: (L, ...). The pattern has {} for the layer."""
         if "{}" not in name:
             return self.tensors[name]
         return np.stack([self.tensors[name.format(i)] for i in range(self.layers)])
@@ -125,7 +125,7 @@ class Weights:
         return found | ({"bias": self[f"{name}.bias"]} if f"{name}.bias" in self else {})
 
     def attention(self, names: dict[str, str], head_dim: int) -> dict[str, Any]:
-        """Separate matrices (out,in) by our names: query, key, value, output."""
+        """Attention's separate matrices (out,in) under our names: query, key, value, output."""
         found: dict[str, Any] = {}
         for ours, name in names.items():
             weight = self[f"{name}.weight"].swapaxes(-1, -2)
@@ -137,7 +137,7 @@ class Weights:
 
 
 def llama_params(network: Any, config: Any) -> dict[str, Any]:
-    """Of LlamaForCausalLM and its kin."""
+    """Our parameters from LlamaForCausalLM and similar classes."""
     w = Weights(network, config.layers)
     at = "model.layers.{}"
     names = {name: f"{at}.self_attn.{name[0]}_proj" for name in ("query", "key", "value", "output")}
@@ -161,7 +161,7 @@ def llama_params(network: Any, config: Any) -> dict[str, Any]:
 
 
 def gpt_neox_params(network: Any, config: Any) -> dict[str, Any]:
-    """Of GPTNeoXForCausalLM, whose queries, keys and values are one matrix, head by head."""
+    """Our parameters from GPTNeoXForCausalLM, where queries, keys and values are one matrix, head by head."""
     w = Weights(network, config.layers)
     at, names = "gpt_neox.layers.{}", ("query", "key", "value")
     attention = w.attention({"output": f"{at}.attention.dense"}, config.head_size)

@@ -1,4 +1,4 @@
-"""BERT by itself (test_hugging_face.py compares it): the tree it shares with XLM-R, positions, pooler, errors."""
+"""BERT: the parameters that it shares with XLM-R, positions, pooler, errors. test_hugging_face.py checks its states."""
 
 from __future__ import annotations
 

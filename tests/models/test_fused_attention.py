@@ -1,4 +1,4 @@
-"""The fused kernel, its program interpreted: the same values and gradients as attention from all scores, on a mesh too."""
+"""The fused kernel, interpreted, has the values and gradients of attention from all scores, also on a mesh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPT-NeoX by itself (test_hugging_face.py compares it): its tree, its FLOPs, no look ahead, gin, errors."""
+"""GPT-NeoX: its parameters, FLOPs, causality, gin, errors. test_hugging_face.py checks its states."""
 
 from __future__ import annotations
 

@@ -51,12 +51,12 @@ SCALINGS = {
 
 
 def rope(kind: str, **more) -> dict:
-    """What transformers calls rope_parameters."""
+    """The settings that transformers calls rope_parameters."""
     return {"rope_type": kind, "rope_theta": THETA} | SCALINGS[kind][1] | more
 
 
 def llama_pair(kind: str, ours: dict, theirs: dict, scaling: str = "default"):
-    """A network of transformers and our configuration of the same model: 5 heads of 8 for a width of 20."""
+    """A network of transformers, and our configuration of the same model. It has 5 heads of 8 for a width of 20."""
     shape = dict(layers=2, width=20, heads=5, kv_heads=1, mlp_width=12, head_dim=8, norm_eps=1e-5)
     config = Llama(
         **(shape | dict(rope_theta=THETA, rope_scaling=SCALINGS[scaling][0], max_length=TOTAL) | ours),
@@ -185,7 +185,7 @@ def test_bert(activation):
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 def test_xlm_roberta(activation):
-    """Whose head keeps GELU."""
+    """The head has GELU, whatever the activation of the MLP."""
     config = XLMRoberta(2, 24, 3, 20, TOTAL, types=2, activation=activation)
     settings = encoder_settings(config) | dict(pad_token_id=1)
     network = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**settings))

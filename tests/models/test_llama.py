@@ -26,7 +26,7 @@ def config(**changes):
 
 
 def row(*lengths: int, total: int = 16, seed: int = 0):
-    """A row of segments of these lengths, then padding: tokens, positions, segment_ids (1,total)."""
+    """tokens, positions, segment_ids (1,total): one row with segments of these lengths, then padding."""
     tokens, positions, segments = (np.zeros((1, total), np.int32) for _ in range(3))
     start = 0
     for i, n in enumerate(lengths):
@@ -53,7 +53,7 @@ def params(model):
 
 
 def reference(params, tokens, c):
-    """Level L of one unpadded sequence (T,), head by head in numpy float64."""
+    """Level L of one unpadded sequence (T,), computed head by head in numpy float64."""
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
 
     def norm(x, scale):
@@ -145,7 +145,7 @@ def test_no_position_sees_a_later_one(model, params):
 
 @pytest.mark.parametrize("layers", [3, 9])
 def test_remat_and_loops_change_nothing(layers):
-    """3 layers are unrolled on CPU, 9 run as a loop."""
+    """On a CPU, 3 layers are unrolled and 9 run as a loop."""
     batch = row(5, 7)
     plain, remat = (build(config(layers=layers), V, remat=flag) for flag in (False, True))
     params = jax.jit(plain.init)(jax.random.key(1))
@@ -223,7 +223,7 @@ def test_flops_count_the_keys_that_windows_show():
 
 
 def test_a_window_limits_what_a_block_sees(params):
-    """One block with a window of 3 shows two tokens before; a full one shows all."""
+    """One block with a window of 3 sees two tokens before. A full one sees all of them."""
     tokens, positions, segments = row(12, total=12)
     earlier = tokens.copy()
     earlier[0, 4] = tokens[0, 4] % (V - 1) + 1
@@ -239,7 +239,7 @@ def test_a_window_limits_what_a_block_sees(params):
 
 
 def test_mixed_windows_under_remat_and_chunks():
-    """9 layers, which run as a loop."""
+    """With 9 layers, which run as a loop."""
     shape = config(layers=9, window=3, full_attention_layers=(0, 4, 5))
     batch = [np.concatenate([a, a[:, ::-1]]) if i == 0 else np.tile(a, (2, 1)) for i, a in enumerate(row(5, 7))]
     plain = build(shape, V)

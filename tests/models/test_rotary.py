@@ -1,4 +1,4 @@
-"""Rotary frequencies at published sizes, lengths of segments, partial rotation."""
+"""Rotary positions: frequencies of published models, scaling by the length of a segment, partial rotation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.models.rotary import RopeScaling, frequencies, rotate, tables
 
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
-# kind: our fields, what transformers calls them besides the factor
+# name: (theta, our scaling, the fields of transformers)
 PUBLISHED = {
     "llama3.1": (5e5, RopeScaling("llama3", 8.0, 8192, 1.0, 4.0), LLAMA3 | dict(original_max_position_embeddings=8192)),
     "linear": (1e4, RopeScaling("linear", 4.0), dict(factor=4.0)),
@@ -63,7 +63,7 @@ def test_plain_frequencies_are_the_powers_of_theta():
 
 
 def test_dynamic_scaling_knows_each_segment_s_length():
-    """Within the original length nothing changes; beyond it, theta grows with the segment, wherever that stands."""
+    """Within the original length nothing changes. Beyond it, theta grows with the segment's length, not its place."""
     original, factor, dims, theta = 8, 3.0, 6, 100.0
     scaling = RopeScaling("dynamic", factor, original)
     positions = np.array([[*range(5), *range(20), *range(8), 0, 0], [0, 0, 0, *range(32)]], np.int32)

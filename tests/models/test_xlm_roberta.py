@@ -27,7 +27,7 @@ def config(**changes):
 
 
 def rows(*lengths: int, count: int = 1, seed: int = 0):
-    """Rows of segments of these lengths, then padding: tokens, positions, segment_ids (count,LENGTH)."""
+    """tokens, positions, segment_ids (count,LENGTH): rows with segments of these lengths, then padding."""
     positions, segments = np.zeros((2, count, LENGTH), np.int32)
     start = 0
     for i, n in enumerate(lengths):
@@ -45,7 +45,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def params(model):
-    """No vector is zero or one, so that each matters."""
+    """Random parameters: no vector is 0 or 1, so that each of them matters."""
     fresh = jax.jit(model.init)(jax.random.key(0))
     leaves, tree = jax.tree.flatten(fresh)
     rng = np.random.default_rng(1)
@@ -151,7 +151,7 @@ def test_every_position_sees_later_ones_and_padding_is_harmless(model, params):
 
 @pytest.mark.parametrize("shape, chunks", [(config(layers=2), 3), (Llama(2, WIDTH, 4, 2, 24, max_length=LENGTH), 2)])
 def test_chunks_change_neither_states_nor_gradients(shape, chunks):
-    """4 rows in 2 parts and, with empty rows, in 3; the loss couples all rows, as a contrast does."""
+    """4 rows in 2 parts and, with empty rows, in 3 parts. The loss couples all rows, as a contrast does."""
     batch = rows(5, 7, count=4)
     whole, parts = build(shape, V), build(shape, V, chunks=chunks)
     params = jax.jit(whole.init)(jax.random.key(1))
@@ -214,7 +214,7 @@ def test_errors_name_the_binding():
 
 @pytest.mark.parametrize("name, parameters", [("tiny", 826_880), ("base", 86_043_648), ("large", 303_890_432)])
 def test_shipped_sizes(name, parameters):
-    """Without the embedding and the head's bias."""
+    """The count leaves out the embedding and the head's bias."""
     lines = (GIN / f"xlmr_{name}.gin").read_text().splitlines()
     gin.parse_config([line for line in lines if line.startswith("XLMRoberta.")])
     shape = XLMRoberta()

@@ -1,4 +1,4 @@
-"""A small model, batches, and the comparison of one device with eight."""
+"""A small model, batches for it, and the comparison of one device with eight."""
 
 from __future__ import annotations
 
@@ -38,12 +38,15 @@ def bound(model, params):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def loss_of(objective, model, params, state, batch, rng):
-    """`objective.loss` as one program: as a training step runs it."""
+    """`objective.loss` as one compiled program, as a training step runs it."""
     return objective.loss(bound(model, params), batch, state, rng)
 
 
 def assert_same_on_eight_devices(objective, model, params, batch):
-    """Loss within 1e-5 relative, gradient within 1e-5 of the tree's norm, on a 2 x 2 x 2 mesh (data, fsdp, tensor)."""
+    """The loss must agree within 1e-5 (relative), and the gradient within 1e-5 of its norm.
+
+    The mesh is 2 x 2 x 2: (data, fsdp, tensor).
+    """
     if jax.device_count() != 8:
         pytest.skip("needs the 8 simulated devices of tests/conftest.py")
 

@@ -1,4 +1,4 @@
-"""Causal LM: the weighted sum over tokens, its count, and the same numbers on one device and on eight."""
+"""Causal LM: the weighted sum over tokens, its count, and equal numbers on one device and on eight."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_untrained_loss_is_about_the_logarithm_of_the_vocabulary():
 
 
 def test_clone_rows_tied_by_a_map_give_the_loss_of_the_base_rows(params):
-    """With each base row standing twice, the full softmax is log 2 above the base vocabulary's."""
+    """Each row of the base vocabulary occurs twice, so the loss is log 2 above the base vocabulary's loss."""
     half = V // 2
     tied = build(small_model().config, V, row_map=np.arange(V) % half)
     base = {key: a % half if key in ("tokens", "targets") else a for key, a in lm_batch(8).items()}

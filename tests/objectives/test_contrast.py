@@ -1,4 +1,4 @@
-"""infonce with a queue, margins, groups and several texts: against a dense form, on one device and on eight."""
+"""infonce with a queue, margins, groups and several texts equals a dense form, on one device and on eight."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ EIGHT = pytest.mark.skipif(jax.device_count() != 8, reason="needs the 8 simulate
 
 
 def draw_ids(rng, n, own, groups=2, texts=2):
-    """Items, groups (some missing) and texts few enough to meet often."""
+    """Items, groups (some missing) and texts, drawn from so few values that many coincide."""
     group, text = rng.integers(-1, 60, (n, groups)), rng.integers(0, 60, (n, texts))
     return Ids(np.asarray(own, np.int32), group.astype(np.int32), text.astype(np.uint32))
 
 
 def draw_case(n=22, m=27, k=45, width=6, seed=0):
-    """Queries and keys of 12 items with absent rows and extra negatives; a queue with absent rows."""
+    """Queries and keys of 12 items, with absent rows and extra negatives, and a queue with absent rows."""
     rng = np.random.default_rng(seed)
     query, key, queue = (np.asarray(l2_normalize(rng.normal(size=(rows, width)))) for rows in (n, m, k))
     query_ids = draw_ids(rng, n, rng.integers(-2, 12, n), texts=3)
@@ -35,7 +35,7 @@ def draw_case(n=22, m=27, k=45, width=6, seed=0):
 
 
 def dense_masks(query_ids, key_ids, queue_ids, exclude_self, in_batch):
-    """(positive, candidate) over keys and queue, by definition, row by row."""
+    """(positive, candidate) over keys and queue: the definition, in loops over rows."""
 
     def meet(a, b):
         return bool((set(a) - {-1}) & (set(b) - {-1}))
@@ -65,7 +65,7 @@ def dense_loss(query, key, queue, masks, margin=0.0, after=False):
 
 
 def dense_sums(query, key, queue, masks, present):
-    """The figures of a `Contrast` beside its loss, without a margin; present: (n,m) both rows are there."""
+    """The values of a `Contrast` other than its loss, without a margin. present: (n,m), both rows are present."""
     positive, candidate = masks
     cosines = query @ np.concatenate([key, queue]).T
     anchors = positive.any(1)
@@ -114,7 +114,7 @@ def test_loss_and_gradients_equal_a_dense_form_in_float64(options):
 
 @pytest.mark.parametrize("block", [1, 7, 44])
 def test_a_queue_of_many_blocks_equals_a_dense_form(block, monkeypatch):
-    """Maxima rise and fall from block to block, and the last block has fewer rows."""
+    """The largest logit rises and falls from block to block, and the last block has fewer rows."""
     query, key, query_ids, key_ids, queue, queue_ids = draw_case()
     monkeypatch.setattr(contrast, "QUEUE_ELEMENTS", {"cpu": block * len(query)})
     masks = dense_masks(query_ids, key_ids, queue_ids, False, True)
@@ -148,7 +148,7 @@ def test_same_side_negatives_with_a_queue_equal_a_dense_form():
 @EIGHT
 @pytest.mark.parametrize("rows", [(22, 27, 45), (24, 24, 64)], ids=["ragged", "even"])
 def test_one_device_equals_eight(rows):
-    """In float64, where nothing but the mathematics can differ: sums, gradients of queries and of keys."""
+    """In float64, where rounding hides no difference: sums, and gradients of queries and of keys."""
     query, key, query_ids, key_ids, queue, queue_ids = draw_case(*rows)
 
     def run(q, k, past, ids):
@@ -193,7 +193,7 @@ def test_the_eight_device_program_moves_no_queue_and_holds_no_matrix_of_queries_
 
 
 def test_languages_of_one_group_unmasked_cost_the_logarithm_of_their_number():
-    """n translations of each message, all alike and orthogonal to other messages: the floor is ln n, masked 0."""
+    """n equal translations of each message, orthogonal to other messages: the lowest loss is ln n, with masks 0."""
     messages, languages = 8, 5
     own = np.arange(messages * languages, dtype=np.int32)
     z = np.repeat(np.eye(messages, dtype=np.float32), languages, axis=0)
@@ -229,7 +229,7 @@ def test_a_batch_whose_every_negative_is_masked_or_absent_is_finite():
 
 
 def test_large_dot_products_stay_finite():
-    """Raw dot products of unnormalised states saturate; maxima of the queue and of the batch differ by thousands."""
+    """Dot products of unnormalised states are large: the maxima of the queue and of the batch differ by thousands."""
     query, key, query_ids, key_ids, queue, queue_ids = draw_case()
 
     @jax.jit
@@ -243,7 +243,7 @@ def test_large_dot_products_stay_finite():
 
 
 def test_published_form_without_groups_and_texts():
-    """XlCo: every query against its own key and the whole queue."""
+    """XlCo: each query against its own key and the whole queue."""
     query, key, _, _, queue, _ = draw_case(8, 8, 45)
     ids, past_ids = (
         Ids(np.asarray(own, np.int32), np.zeros((len(own), 0), np.int32), np.zeros((len(own), 0), np.uint32))

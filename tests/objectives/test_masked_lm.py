@@ -1,4 +1,4 @@
-"""Corruption by its statistics and its promises; the masked-LM loss against a dense one, and on eight devices."""
+"""Corruption: its shares and its limits. The masked-LM loss equals a dense one, and is the same on eight devices."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def params(model):
 
 
 def mlm_batch(rows: int, length: int = 16):
-    """Two segments a row between special pieces, then padding."""
+    """Rows of two segments between special pieces, then padding."""
     rng = np.random.default_rng(0)
     segments = np.repeat([1, 2, 0], [length // 2, length // 4, length - length // 2 - length // 4])[None].repeat(
         rows, 0
@@ -149,7 +149,7 @@ def test_what_cannot_be_trained_is_refused(model):
 
 
 def test_groups_of_positions_are_those_of_the_mesh():
-    """Twelve rows over four parts of eight devices: three to a group, not all in one."""
+    """Twelve rows on eight devices, of which four divide rows: three rows form a group, not all twelve."""
     assert masked_lm._groups(12, 512) == 1
     assert masked_lm._groups(12, 4096) == 6 and masked_lm._groups(12, 4097) == masked_lm._groups(12, 9999) == 12
     if jax.device_count() != 8:

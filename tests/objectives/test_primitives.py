@@ -1,4 +1,4 @@
-"""Token cross-entropy, pooling and the contrast against dense references; the golden figures of the word contrast."""
+"""Token cross-entropy, pooling and the contrast equal dense references; known losses of the word contrast."""
 
 from __future__ import annotations
 
@@ -126,7 +126,10 @@ def test_golden_loss_of_perfectly_aligned_orthogonal_concepts(k, expected):
 
 
 def test_the_published_masking_would_keep_the_anchor_among_its_candidates():
-    """Logits minus their maximum, times 0 at the anchor: it stays with weight 1, so the loss is at least log 2."""
+    """The released code multiplies the anchor's logit, after the maximum is subtracted, by 0.
+
+    The anchor thus stays a candidate of weight 1, and the loss is at least log 2.
+    """
     N = 128
     z = np.repeat(np.eye(N), 2, axis=0)
     logits = z @ z.T / TAU
@@ -146,7 +149,7 @@ def test_isotropic_vectors_start_near_the_logarithm_of_the_candidates():
 
 
 def dense_contrast(z, group, text):
-    """Spec, pair by pair: (loss, positive pairs) in z's dtype; false negatives found by definition."""
+    """(loss, positive pairs) in z's dtype by the definition, in loops over pairs, with false negatives masked."""
     n = len(group)
     other = ~np.eye(n, dtype=bool) & (group >= 0) & (group[:, None] >= 0)
     positive = other & (group[:, None] == group)
@@ -184,7 +187,11 @@ def test_contrast_and_gradient_equal_a_dense_float64_reference(seed, chunk):
 
 
 def test_words_spelt_like_an_anchor_or_its_positive_are_no_negatives():
-    """bank-Bank, bank-Ufer, shore-Ufer: the first anchor drops the other "bank"; the second its positive's double."""
+    """bank-Bank, bank-Ufer, shore-Ufer.
+
+    The first "bank" must not repel the second one. The second "bank" must not repel "Ufer" of "shore", which is spelt
+    like its positive.
+    """
     group = np.array([0, 0, 1, 1, 2, 2], np.int32)
     text = np.array([10, 20, 10, 30, 40, 30], np.uint32)
     z = np.asarray(l2_normalize(draw(6, 4)))
@@ -213,7 +220,7 @@ def test_nothing_present_gives_zero_and_finite_gradients():
 
 
 def test_retrieval_counts_strict_winners_only():
-    """All vectors alike: every candidate ties, nothing counts as found."""
+    """All vectors are equal: every candidate ties, and nothing counts as retrieved."""
     found = self_contrast(np.ones((8, 1), np.float32), words_of(4, 2))
     assert found.correct == 0 and found.anchors == 8
     np.testing.assert_allclose(found.positive_similarity / found.positives, 1.0, rtol=1e-6)
@@ -221,7 +228,7 @@ def test_retrieval_counts_strict_winners_only():
 
 
 def test_separate_queries_and_keys():
-    """Two queries against four keys, one of which stands twice: each query keeps its own key and the others' texts."""
+    """Two queries against four keys, one of which occurs twice. A query keeps its own key and keys of other texts."""
     query, key = np.asarray(l2_normalize(draw(2, 5))), np.asarray(l2_normalize(draw(4, 5)))
     contrast = jax.jit(lambda *given: infonce(*given, TAU))
     found = contrast(query, key, ids_of([0, 1], [7, 8]), ids_of([0, 1, 2, 3], [4, 5, 5, 7]))

@@ -1,4 +1,4 @@
-"""The word contrast on a model: levels and head against words fed alone, packing, padding, devices, errors."""
+"""The word contrast on a model: levels and head equal those of words fed alone; packing, padding, devices, errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = 24
 
 
 def words():
-    """24 words of 12 concepts: token lists and concept numbers; two words are spelt alike in different concepts."""
+    """Token lists and concepts of 24 words of 12 concepts. Two words of different concepts are spelt alike."""
     rng = np.random.default_rng(0)
     tokens = [rng.integers(1, V, rng.integers(1, 5)) for _ in range(WORDS)]
     tokens[6] = tokens[1]
@@ -25,7 +25,7 @@ def words():
 
 
 def pack(order, rows: int = 8, length: int = 16, slots: int = 6):
-    """First-fit packing of the words in this order."""
+    """A batch with the words packed first-fit in this order."""
     tokens, concepts = words()
     batch = {key: np.zeros((rows, length), np.int32) for key in ("tokens", "positions", "segment_ids")}
     batch |= {"concept": np.full((rows, slots), -1, np.int32), "text_hash": np.zeros((rows, slots), np.uint32)}

@@ -1,4 +1,4 @@
-"""The distance of translations' rows: what it is on rows known beforehand, and the same on eight devices."""
+"""The distance of translations' rows: its value on known rows, and equal numbers on eight devices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def params(model):
 
 
 def batch(words, concepts):
-    """A word in each row, and an empty slot beside it."""
+    """A batch whose rows have one word and one empty slot each."""
     length = max(map(len, words))
     rows = {key: np.zeros((len(words), length), np.int32) for key in ("tokens", "positions", "segment_ids")}
     for r, word in enumerate(words):
@@ -101,7 +101,7 @@ def test_a_word_moves_by_the_tokens_that_are_its_languages_own(model, params):
 
 @pytest.mark.parametrize("offset", [False, True])
 def test_the_size_of_rows_gets_no_gradient(model, params, offset):
-    """The loss is a square over a constant: its slope along the rows is twice its value, and not 0."""
+    """The loss is a square over a constant. So its derivative along the rows is twice its value, not 0."""
     found = batch([[1], [2], [3], [4]], [0, 0, 1, 1])
     tables = {name: params["model"][name] for name in ("embedding", "head")}
 

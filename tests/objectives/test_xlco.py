@@ -34,7 +34,7 @@ def model():
 
 
 def _batch(seed=0, parts=1, absent=((3, 2),)):
-    """Rows of three items of four tokens: bos x x eos; the last item is absent."""
+    """Rows of three items of four tokens, bos x x eos. The last item is absent."""
     random = np.random.default_rng(seed)
     batch = {}
     segment_ids = np.repeat(np.arange(1, S + 1), T // S)[None].repeat(R, 0).astype(np.int32)
@@ -90,7 +90,7 @@ def test_the_published_form_is_the_formula_over_own_key_and_queue(model):
 
 
 def _rows_of(model, params, batch, which, pooling="first"):
-    """Projected vectors of one side, the absent last item left out."""
+    """The projected vectors of one side without the absent last item."""
     return (
         _vectors(model, params["model"], side(batch, which), pooling=pooling) @ params["heads"]["xlco"]["projection"]
     )[:-1]
@@ -133,7 +133,7 @@ def test_vectors_are_first_states_or_means_over_a_segments_tokens_that_are_not_s
 
 
 def test_both_views_are_corrupted_each_by_its_own_key(model):
-    """With every ordinary token masked the vectors are known; with half of them, equal sides come apart."""
+    """If every ordinary token is masked, the vectors are known. If half of them are, two equal sides differ."""
     batch = _batch()
     params, memory = _start(PLAIN, model)
     masked = {name: jnp.where(batch[name] >= 5, 4, batch[name]) for name in ("tokens", "key_tokens")}
@@ -184,7 +184,7 @@ def test_group_and_text_take_a_key_out_of_batch_and_queue(model):
 
 
 def test_another_translation_of_the_same_sentence_is_no_negative(model):
-    """English-centred corpora: items of one English sentence and several others, in the batch and in the queue."""
+    """In English-centred corpora, several items have one English sentence, in the batch and in the queue."""
     batch = _batch()
     repeated = batch | {"text": jnp.ones_like(batch["text"])}  # one sentence, translated otherwise each time
     params, memory = _start(PLAIN, model)
@@ -223,7 +223,7 @@ def test_both_directions_sum_and_push_both_sides(model):
 
 
 def _filled(queue):
-    """How many places hold a key."""
+    """The number of places that hold a key."""
     return int(jnp.sum(queue["group"][:, 0] >= 0))
 
 
@@ -256,7 +256,7 @@ def test_prefill_copies_the_parameters_and_fills_from_the_first_batches(model):
 
 
 def test_a_queue_that_is_full_reads_no_further_batch(model):
-    """11 keys a batch; without a projection they are the encoder's own vectors."""
+    """A batch has 11 keys. Without a projection they are the encoder's own vectors."""
     objective = dataclasses.replace(PLAIN, queue=22, projection=False)
     params, memory = _start(objective, model)
     assert params["heads"] == {} == memory["encoder"]["heads"]

@@ -1,4 +1,4 @@
-"""Coordinates of parameters: what is free, what it costs, what checkpoints hold, and what is refused."""
+"""Parametrizations: which numbers are free, their cost, checkpoints, and errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def one_device():
 
 
 def trained(parametrization, mesh=None):
-    """(parameters before, after, the last state, coordinates) of the steps of a stage."""
+    """Runs a stage: (parameters before, parameters after, the last state, coordinates)."""
     mesh, model, own = mesh or one_device(), llama(), stage(parametrization)
     coordinates = parametrization.bind(model, None)
     current = state.begin(own, coordinates, model, 0, mesh)

@@ -1,4 +1,4 @@
-"""Rows along a dictionary that share a parameter: against a model that has them so, and on any mesh."""
+"""Tied rows train like a model with shared parameters, on any mesh."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def llama(tied=False):
 
 
 def batches():
-    """Steps of hashed tokens; those of `SHARED` are among them."""
+    """Batches of hashed tokens, the tokens of `SHARED` among them."""
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
         tokens = rng.integers(0, V, (8, T + 1)).astype(np.int32)
@@ -76,7 +76,7 @@ OWN = np.array([1, 1, 0, 0, 0, 0], np.float32)[:, None]
 
 
 def joined(theta):
-    """The model's parameters from those that have a vector for each language and followers' own parts."""
+    """The model's parameters, from languages' vectors and followers' own parts as separate arrays."""
     model, found = theta["model"], {}
     for name, vectors in theta["vectors"].items():
         rows = model[name][SOURCE] + vectors[LANGUAGE - 1] + OWN * theta["own"][name]

@@ -1,6 +1,6 @@
-"""Linear maps between spaces of vectors, in numpy float64 on the host. Row i of X maps to row i of Y: X W ~ Y.
+"""Linear maps between vector spaces, in numpy float64 on the host. Row i of X maps to row i of Y: X W ~ Y.
 
-Centre or normalise the rows before, where a recipe says so.
+Callers centre or normalise the rows beforehand if their method does.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import numpy as np
 
 
 def procrustes(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The orthogonal W (D,D) float64 that minimises ||X W - Y||_F, for X and Y (N,D).
+    """The orthogonal W (D,D) float64 that minimises ||X W - Y||_F, for X and Y (N,D) (Schönemann 1966).
 
-    Unique where X^T Y has full rank: signs and order of singular vectors cancel in W.
+    W is unique if X^T Y has full rank, because signs and order of singular vectors cancel in it.
     """
+    # X^T Y = U S V^T gives W = U V^T.
     left, _, right = np.linalg.svd(np.asarray(source, np.float64).T @ np.asarray(target, np.float64))
     return left @ right
 
@@ -20,13 +21,13 @@ def procrustes(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 def least_squares(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The W (D,E) float64 that minimises ||X W - Y||_F, for X (N,D) and Y (N,E); no bias, no ridge.
 
-    Of several (D > N, or dependent columns) the one of least norm. Singular values below max(N,D) * 2.2e-16 of the
-    largest count as 0.
+    If several W reach the minimum (D > N, or dependent columns), the result is the one of least norm. Singular values
+    below max(N,D) * 2.2e-16 of the largest count as 0.
     """
     cutoff = np.finfo(np.float64).eps * max(np.shape(source))
     return np.linalg.lstsq(np.asarray(source, np.float64), np.asarray(target, np.float64), rcond=cutoff)[0]
 
 
 def residual(source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
-    """||X W - Y||_F."""
+    """||X W - Y||_F in float64, for X (N,D), Y (N,E) and W (D,E)."""
     return float(np.linalg.norm(np.asarray(source, np.float64) @ weight - np.asarray(target, np.float64)))

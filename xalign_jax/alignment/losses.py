@@ -1,7 +1,10 @@
-"""Training terms of word alignment as sums and counts.
+"""Losses of word alignment, as sums and counts.
 
-XLM-Align's pointer (Chi et al. 2021), awesome-align's self-training SO and consistency CO (Dou and Neubig 2021). Sums are
-at least float32 and carry the gradient; counts are int32.
+The pointer comes from XLM-Align (Chi et al. 2021, arXiv 2106.06381). Self-training (SO) and consistency (CO) come from
+awesome-align (Dou and Neubig 2021, arXiv 2101.08231). Sums are at least float32 and carry the gradient; counts are
+int32.
+
+Shapes: B sentence pairs, M source and N target tokens, D the width.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import jax.numpy as jnp
 
 
 class Pointer(NamedTuple):
-    """loss: sum over terms; terms: their number; correct: those whose best position in the window is the partner."""
+    """Scalars: the summed loss, the number of its terms, and the number of terms whose best position is the partner."""
 
     loss: jax.Array
     terms: jax.Array
@@ -21,17 +24,20 @@ class Pointer(NamedTuple):
 
 
 def pointer_loss(query: jax.Array, key: jax.Array, partner: jax.Array, window: jax.Array, valid: jax.Array) -> Pointer:
-    """-log softmax_i(q_j.k_i / sqrt(D))[a(j)] over the positions i of a window, summed over the masked positions j.
+    """-log softmax_i(q_j.k_i / sqrt(D))[a(j)], summed over the masked positions j; i are the positions of a window.
 
     Args:
-      query: (B,P,D) projected states of P masked positions a row. key: (B,T,D) projected states of all positions.
-      partner: (B,P) integers, a(j). A partner outside the window is no term.
+      query: (B,P,D) projected states of P masked positions in each row.
+      key: (B,T,D) projected states of all positions.
+      partner: (B,P) integers, a(j): the position that j is aligned with. A partner outside the window gives no term.
       window: (B,T) bool, the positions of the other sentence.
       valid: (B,P) bool, False at padding and where there is no partner.
     """
+    # (B,P,D) x (B,T,D) -> (B,P,T) scores, masked outside the window.
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bpd,btd->bpt", query, key, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
     scores = jnp.where(window[:, None, :], scores / jnp.sqrt(jnp.asarray(key.shape[-1], dtype)), jnp.finfo(dtype).min)
+    # (B,P,T) bool: the partner as a one-hot row; all False if it is outside the window.
     hit = (jnp.arange(key.shape[1]) == partner[..., None]) & window[:, None, :]
     term = valid & jnp.any(hit, axis=-1)
     loss = jax.nn.logsumexp(scores, axis=-1) - jnp.sum(jnp.where(hit, scores, 0.0), axis=-1)
@@ -42,21 +48,23 @@ def pointer_loss(query: jax.Array, key: jax.Array, partner: jax.Array, window: j
 
 
 def project(states: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
-    """states (...,D) @ weight (D,E) + bias (E,) at full precision: the heads of the pointer."""
+    """The pointer's heads: states (...,D) @ weight (D,E) + bias (E,) at full precision."""
     return jnp.matmul(states, weight, precision=jax.lax.Precision.HIGHEST) + bias
 
 
 def self_training_loss(
     by_source: jax.Array, by_target: jax.Array, guide: jax.Array, source_mask: jax.Array, target_mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """awesome-align's SO, -[sum(P_s G) / len_s + sum(P_t G) / len_t], as (sum over rows, rows).
+    """awesome-align's SO, -[sum(P_s G) / len_s + sum(P_t G) / len_t], as (sum over sentence pairs, their number).
 
-    Probabilities as they are, no logarithms.
+    It sums probabilities, not their logarithms.
 
     Args:
-      by_source, by_target: (B,M,N) of `alignment_probabilities`. guide: (B,M,N) 0/1, or bool.
-      source_mask, target_mask: (B,M), (B,N) bool; a length counts what they hold, at least 1.
+      by_source, by_target: P_s and P_t (B,M,N) of `alignment_probabilities`.
+      guide: G (B,M,N) of 0 and 1, or bool: the links to learn.
+      source_mask, target_mask: (B,M), (B,N) bool; len_s and len_t count their tokens, at least 1.
     """
+    # (B,M,N) -> (B,).
     source = jnp.sum(by_source * guide, (-2, -1)) / _length(source_mask)
     target = jnp.sum(by_target * guide, (-2, -1)) / _length(target_mask)
     return -jnp.sum(source + target), jnp.asarray(len(guide), jnp.int32)
@@ -65,7 +73,12 @@ def self_training_loss(
 def consistency_loss(
     by_source: jax.Array, by_target: jax.Array, source_mask: jax.Array, target_mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """awesome-align's CO, -sum(P_s P_t) / min(len_s, len_t), as (sum over rows, rows); arguments as above."""
+    """awesome-align's CO, -sum(P_s P_t) / min(len_s, len_t), as (sum over sentence pairs, their number).
+
+    Args:
+      by_source, by_target, source_mask, target_mask: as in `self_training_loss`.
+    """
+    # (B,). The sum is the trace of P_s P_t^T, which is at most the shorter length.
     shorter = jnp.minimum(_length(source_mask), _length(target_mask))
     return -jnp.sum(jnp.sum(by_source * by_target, (-2, -1)) / shorter), jnp.asarray(len(by_source), jnp.int32)
 

@@ -1,4 +1,7 @@
-"""One vector for each segment of a row of tokens: what objectives train is pooled as what probes measure."""
+"""One vector for each segment of a row of tokens. Objectives and probes share it, so that both pool in the same way.
+
+Shapes: R rows of T tokens, width D; segment s in 1..S of a row is slot s - 1.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,23 @@ import jax.numpy as jnp
 
 
 def segment_sums(h: jax.Array, segment_ids: jax.Array, slots: int) -> jax.Array:
-    """Sums of h (R,T,D) over the tokens of segments 1..slots: (R,slots,D), in h's dtype; empty segments give 0."""
+    """Sums of h (R,T,D) over the tokens of segments 1..slots: (R,slots,D), in h's dtype. Empty segments give 0."""
+    # A matrix product (R,S,T) x (R,T,D) instead of a scatter; its gradient is a matrix product too.
     return jnp.einsum("rst,rtd->rsd", _members(segment_ids, slots).astype(h.dtype), h)
 
 
 def segment_means(h: jax.Array, segment_ids: jax.Array, slots: int) -> jax.Array:
-    """Means of h (R,T,D) over the tokens of segments 1..slots: (R,slots,D) float32; empty segments give 0."""
+    """Means of h (R,T,D) over the tokens of segments 1..slots: (R,slots,D) float32. Empty segments give 0."""
     sizes = jnp.sum(_members(segment_ids, slots), axis=2)
     return segment_sums(h.astype(jnp.float32), segment_ids, slots) / jnp.maximum(sizes, 1)[..., None]
 
 
 def pooled_tokens(segment_ids: jax.Array, positions: jax.Array, special: jax.Array, pooling: str) -> jax.Array:
-    """segment_ids (R,T) with 0 at every token that a pooling leaves out.
+    """segment_ids (R,T) int32 with 0 at every token that a pooling leaves out.
 
     Args:
-      special: (R,T) bool, the token is bos, eos or another one that text never contains.
+      positions: (R,T) int32, from 0 in each segment.
+      special: (R,T) bool, True at bos, eos and other tokens that text never contains.
       pooling: "first" keeps a segment's first token, "mean" its tokens that are not special.
     """
     return jnp.where(positions == 0 if pooling == "first" else ~special, segment_ids, 0)

@@ -1,14 +1,19 @@
-"""Self-attention within segments: causal with rotary positions, or in both directions; grouped key/value heads."""
+"""Self-attention within segments: causal with rotary positions, or in both directions; grouped key/value heads.
+
+Shapes: B rows of T tokens. Several key/value heads serve groups of query heads (Ainslie et al. 2023, GQA, arXiv
+2305.13245); as many of both is ordinary attention (Vaswani et al. 2017).
+"""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from xalign_jax.models.fused_attention import attend_fused, fits
 from xalign_jax.models.layers import Maker, RMSNorm, add_bias, project
@@ -20,10 +25,13 @@ class Context(NamedTuple):
 
     Attributes:
       mask: (B,T,T) bool, True where the query (second axis) sees the key (last axis).
-      segment_ids: (B,T) int32, causal, window: what the mask was made of.
+      segment_ids: (B,T) int32; 0 is padding.
+      causal: a query sees no later key.
+      window: a query sees itself and the window - 1 keys before it; None = all before it. The mask follows from these
+        three; the fused kernel reads them and not the mask.
       cos, sin: rotary tables (B,T,1,dims/2) float32; None = queries and keys are not rotated.
-      full_mask: (B,T,T) bool, the mask of some layers; None = all have the same.
-      full_layers: (L,) bool, which layers those are.
+      full_mask: (B,T,T) bool, the mask of those layers that ignore the window; None = all layers have one mask.
+      full_layers: (L,) bool, the layers with `full_mask`.
     """
 
     mask: jax.Array
@@ -36,9 +44,10 @@ class Context(NamedTuple):
     full_layers: np.ndarray | None = None
 
     def of_layer(self, full: jax.Array | None) -> Context:
-        """The context with the mask of one layer, whose entry of `full_layers` is `full`."""
+        """The context with the mask of one layer; `full` is the layer's entry of `full_layers`, a bool scalar."""
         if full is None or self.full_mask is None:
             return self
+        # Layers run in a scan, so `full` is known only when the program runs.
         return self._replace(mask=jnp.where(full, self.full_mask, self.mask), full_mask=None)
 
 
@@ -49,14 +58,16 @@ def causal_context(
     window: int | None = None,
     full_layers: np.ndarray | None = None,
 ) -> Context:
-    """The causal mask within segments (B,T), with rotary tables.
-
-    Padding (segment 0) sees earlier padding and itself: harmless to others, and no row of the softmax is empty.
+    """The causal mask within segments, with rotary tables.
 
     Args:
+      segment_ids: (B,T) int32.
+      cos, sin: (B,T,1,dims/2) float32.
       window: a query sees itself and the window - 1 tokens before it; None = all before it.
       full_layers: (L,) bool, layers that ignore the window.
     """
+    # (B,T,T): same segment, and the key stands at or before the query. Padding (segment 0) sees itself and earlier
+    # padding: this harms no other token, and no query is left without a key.
     order = jnp.arange(segment_ids.shape[1])
     mask = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (order[:, None] >= order[None, :])
     if window is None or window >= segment_ids.shape[1]:
@@ -68,19 +79,23 @@ def causal_context(
 
 
 def mutual_context(segment_ids: jax.Array) -> Context:
-    """All tokens of a segment see each other; from segment ids (B,T). Padding (segment 0) sees padding."""
+    """The mask with which all tokens of a segment see each other, from segment ids (B,T). Padding sees padding."""
     return Context(segment_ids[:, :, None] == segment_ids[:, None, :], segment_ids, False)
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, context: Context) -> jax.Array:
-    """softmax(q k / sqrt(head_dim)) v with a float32 softmax, by a fused kernel where there is one that fits.
+    """softmax(q k / sqrt(head_dim)) v with a float32 softmax: (B,T,heads,head_dim).
 
     Args:
-      query: (B,T,heads,head_dim). key, value: (B,T,kv_heads,head_dim); kv_heads divides heads.
+      query: (B,T,heads,head_dim).
+      key, value: (B,T,kv_heads,head_dim); kv_heads divides heads.
     """
+    # (B,T,heads,head_dim) -> (B,heads,T,head_dim). Scaling the queries is cheaper than scaling the scores.
     query, key, value = (each.swapaxes(1, 2) for each in (query * query.shape[-1] ** -0.5, key, value))
     mixed: jax.Array
     if context.full_layers is None and fits(query, key):
+        # The fused kernel exists for TPUs only. JAX chooses a branch when it compiles the program for a platform, which
+        # need not be the platform of this machine.
         fused = functools.partial(attend_fused, causal=context.causal, window=context.window)
         arrays = (query, key, value, context.mask, context.segment_ids)
         mixed = jax.lax.platform_dependent(
@@ -94,25 +109,39 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, context: Context)
 
 
 def _attend_masked(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """`attend` from all scores at once: (B,heads,T,head_dim), (B,kv_heads,T,head_dim) and (B,T,T) bool."""
+    """Attention that computes all scores at once: (B,heads,T,head_dim).
+
+    Args:
+      query: (B,heads,T,head_dim), scaled.
+      key, value: (B,kv_heads,T,head_dim).
+      mask: (B,T,T) bool.
+    """
     B, heads, T, head_dim = query.shape
     kv_heads, group = key.shape[1], heads // key.shape[1]
-    # Queries that share a key head are stacked along time: both products are then plain batched matrix products.
+    # Stack the queries that share a key head along time. Both products are then plain batched matrix products:
+    # (B,kv_heads,group T,head_dim) x (B,kv_heads,head_dim,T) -> (B,kv_heads,group T,T), in float32.
     query = query.reshape(B, kv_heads, group * T, head_dim)
     scores = jnp.matmul(query, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
     scores = scores.reshape(B, kv_heads, group, T, T)
+    # The lowest finite number instead of -inf, with which a query without a key would become NaN.
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    # (B,kv_heads,group T,T) x (B,kv_heads,T,head_dim) -> (B,kv_heads,group T,head_dim) -> (B,heads,T,head_dim).
     mixed = weights.reshape(B, kv_heads, group * T, T) @ value
     return mixed.reshape(B, heads, T, head_dim)
 
 
 class SelfAttention(nnx.Module):
-    """Attention: (B,T,width) -> (B,T,width).
+    """Attention with its four projections: (B,T,width) -> (B,T,width).
 
     Args:
+      width: of the states.
+      heads, kv_heads: query heads, and key/value heads, which divide them.
+      head_dim: width of one head.
+      dtype: of the matrix products.
+      make: makes the parameters.
       qkv_bias, output_bias: whether these products have biases.
-      qk_norm_eps: normalise each head's queries and keys before they are rotated, by an RMSNorm with this epsilon
+      qk_norm_eps: normalise each head's queries and keys by an RMSNorm with this epsilon before they are rotated
         (Dehghani et al. 2023; Qwen3); None = do not.
     """
 
@@ -122,7 +151,7 @@ class SelfAttention(nnx.Module):
         heads: int,
         kv_heads: int,
         head_dim: int,
-        dtype: Any,
+        dtype: DTypeLike,
         make: Maker,
         *,
         qkv_bias: bool = False,
@@ -130,33 +159,37 @@ class SelfAttention(nnx.Module):
         qk_norm_eps: float | None = None,
     ):
         self.dtype = dtype
+        # Heads have an axis of their own, so that a mesh divides whole heads.
         self.query = make.normal((width, heads, head_dim), ("embed", "heads", "head_dim"))
         self.key = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
         self.value = make.normal((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"))
         self.output = make.normal((heads, head_dim, width), ("heads", "head_rows", "embed"))
-        if qkv_bias:  # one axis each, since what has two is a matrix to the optimiser's decay
-            self.query_bias = make.zeros((heads * head_dim,), ("heads",))
-            self.key_bias = make.zeros((kv_heads * head_dim,), ("kv_heads",))
-            self.value_bias = make.zeros((kv_heads * head_dim,), ("kv_heads",))
-        if output_bias:
-            self.output_bias = make.zeros((width,), ("embed",))
-        if qk_norm_eps is not None:
-            self.query_norm = RMSNorm(head_dim, qk_norm_eps, make)
-            self.key_norm = RMSNorm(head_dim, qk_norm_eps, make)
+        # Biases have one axis. With two axes, the optimiser would take them for matrices and decay them. `nnx.data` says
+        # that an attribute may hold parameters even if it is None now: another block may set it (docs/extending.md).
+        self.query_bias = nnx.data(make.zeros((heads * head_dim,), ("heads",)) if qkv_bias else None)
+        self.key_bias = nnx.data(make.zeros((kv_heads * head_dim,), ("kv_heads",)) if qkv_bias else None)
+        self.value_bias = nnx.data(make.zeros((kv_heads * head_dim,), ("kv_heads",)) if qkv_bias else None)
+        self.output_bias = nnx.data(make.zeros((width,), ("embed",)) if output_bias else None)
+        self.query_norm = nnx.data(None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps, make))
+        self.key_norm = nnx.data(None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps, make))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        # (B,T,width) -> (B,T,heads,head_dim) each.
         query, key, value = (self._heads(x, name) for name in ("query", "key", "value"))
-        if hasattr(self, "query_norm"):
+        if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if context.cos is not None and context.sin is not None:
             query, key = (rotate(each, context.cos, context.sin) for each in (query, key))
         mixed = attend(query, key, value, context)
+        # (B,T,heads,head_dim) -> (B,T,heads head_dim) -> (B,T,width).
         output = self.output[...]
         return self._project(mixed.reshape(*x.shape[:2], -1), output.reshape(-1, output.shape[-1]), "output")
 
     def _heads(self, x: jax.Array, name: str) -> jax.Array:
+        """The named projection of x (B,T,width), by head: (B,T,heads,head_dim)."""
         w = getattr(self, name)[...]
         return self._project(x, w.reshape(w.shape[0], -1), name).reshape(*x.shape[:2], *w.shape[1:])
 
     def _project(self, x: jax.Array, weight: jax.Array, name: str) -> jax.Array:
-        return add_bias(project(x, weight.astype(self.dtype)), self, f"{name}_bias")
+        """x (B,T,n) times weight (n,m), plus the named projection's bias: (B,T,m)."""
+        return add_bias(project(x, weight.astype(self.dtype)), getattr(self, f"{name}_bias"))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import gin
 import jax
 from flax import nnx
+from jax.typing import DTypeLike
 
 from xalign_jax.errors import UserError
 from xalign_jax.models.attention import Context, SelfAttention
 from xalign_jax.models.decoder import Decoder
 from xalign_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Maker, Sites, check_activation
+from xalign_jax.models.rotary import RopeScaling
 from xalign_jax.recipe import at_least_one, freeze, within
 
 
@@ -23,16 +24,20 @@ class GPTNeoX:
     """Shape of a GPT-NeoX decoder.
 
     Attributes:
+      layers, width, heads: blocks, size of the hidden states, attention heads of a block.
       mlp_width: hidden width of the MLP.
-      rotary_fraction: share of each head's dimensions, the first ones, that positions rotate.
-      rope_scaling: a RopeScaling, for texts longer than those of a first training; None = no such texts.
-      parallel_residual: attention and MLP of a block read the same states; False = the MLP reads attention's sum.
+      rotary_fraction: share of each head's dimensions that positions rotate; the first ones.
+      rope_theta: base of the rotary frequencies.
+      rope_scaling: extends the context beyond the original training length; None = off.
+      parallel_residual: attention and MLP of a block read the same states; False = the MLP reads the states after
+        attention was added.
       attention_bias: whether the products of attention have biases.
-      activation: of the MLP: a name in `layers.ACTIVATIONS`.
+      activation: of the MLP, a name in `layers.ACTIVATIONS`.
+      norm_eps: epsilon of the LayerNorms.
       tied: the output head is the embedding table.
       max_length: longest sequence accepted.
       init_std: standard deviation of the normal initialisation of every matrix.
-      table_std: the same of the rows of embedding and head; None = init_std.
+      table_std: the same for the rows of embedding and head; None = init_std.
     """
 
     layers: int = gin.REQUIRED
@@ -41,7 +46,7 @@ class GPTNeoX:
     mlp_width: int = gin.REQUIRED
     rotary_fraction: float = 0.25
     rope_theta: float = 1e4
-    rope_scaling: Any = None
+    rope_scaling: RopeScaling | None = None
     parallel_residual: bool = True
     attention_bias: bool = True
     activation: str = "gelu"
@@ -59,6 +64,7 @@ class GPTNeoX:
         within(self, "[0, inf)", "init_std", "table_std")
         if self.width % self.heads:
             raise UserError(f"GPTNeoX.heads = {self.heads} must divide GPTNeoX.width = {self.width}")
+        # Positions turn pairs of dimensions.
         if self.rotary_dims % 2 or not 0 <= self.rotary_dims <= self.head_size:
             raise UserError(
                 f"GPTNeoX.rotary_fraction = {self.rotary_fraction} of heads of {self.head_size}: "
@@ -74,6 +80,7 @@ class GPTNeoX:
     @property
     def rotary_dims(self) -> int:
         """Rotated dimensions of one head."""
+        # Rounded down, as the Hugging Face code does.
         return int(self.head_size * self.rotary_fraction)
 
     @property
@@ -88,9 +95,10 @@ class GPTNeoX:
 
     def keys_seen(self, length: int) -> float:
         """Keys that a token of a row of `length` tokens sees, on average, in all layers together."""
+        # A causal token sees half of the row on average.
         return self.layers * length / 2
 
-    def network(self, vocabulary_size: int, dtype: Any, rngs: nnx.Rngs) -> Decoder:
+    def network(self, vocabulary_size: int, dtype: DTypeLike, rngs: nnx.Rngs) -> Decoder:
         """The parameters and the pieces of the forward pass."""
         return Decoder(
             self,
@@ -104,10 +112,11 @@ class GPTNeoX:
 
 
 class GPTNeoXBlock(nnx.Module):
-    """x + attention(norm(x)) + MLP(norm(x)), or one after the other."""
+    """x + attention(norm(x)) + MLP(norm(x)), or one after the other: (B,T,width) -> (B,T,width)."""
 
-    def __init__(self, config: GPTNeoX, dtype: Any, make: Maker):
+    def __init__(self, config: GPTNeoX, dtype: DTypeLike, make: Maker):
         c = self.config = config
+        # All heads have their own keys and values.
         biases = {"qkv_bias": c.attention_bias, "output_bias": c.attention_bias}
         self.attention_norm = LayerNorm(c.width, c.norm_eps, dtype, make)
         self.attention = SelfAttention(c.width, c.heads, c.heads, c.head_size, dtype, make, **biases)
@@ -116,8 +125,11 @@ class GPTNeoXBlock(nnx.Module):
         self.down = Dense((c.mlp_width, c.width), ("mlp_rows", "embed"), dtype, make)
 
     def __call__(self, x: jax.Array, context: Context) -> tuple[jax.Array, Sites]:
+        # In the parallel form, attention and MLP do not wait for each other. They have separate norms.
         attended = self.attention(self.attention_norm(x), context)
         after = x + attended
+        # Parallel: x + attention(norm(x)) + MLP(norm(x)). Otherwise the MLP reads x + attention(norm(x)).
         read = x if self.config.parallel_residual else after
+        # (B,T,width) -> (B,T,mlp_width) -> (B,T,width).
         neurons = ACTIVATIONS[self.config.activation](self.up(self.mlp_norm(read)))
         return after + self.down(neurons), Sites(attended, neurons)

@@ -1,6 +1,9 @@
 """A model as functions of plain parameters. NNX stays inside `models/`.
 
 Levels: 0 = embedding output, l = output of block l, L = output of the last block after the final norm.
+
+Shapes: B rows of T tokens, hidden states (B,T,width), V token ids, L blocks. The parameters of all blocks are stacked:
+a matrix (n,m) of a block is an array (L,n,m), and `jax.lax.scan` runs the blocks. So compile time hardly grows with L.
 """
 
 from __future__ import annotations
@@ -9,46 +12,82 @@ import copy
 import functools
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from xalign_jax import target
 from xalign_jax.arrays import join_rows, split_rows
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Inputs, States
+from xalign_jax.interfaces import Inputs, ModelConfig, States
+from xalign_jax.models.attention import Context
 from xalign_jax.models.layers import Sites
 from xalign_jax.models.sharded_lookup import lookup, spread
 
-Params = Any
-UNROLLED_LAYERS = 8
+Params = Any  # nested dicts of float32 arrays
+UNROLLED_LAYERS = 8  # the most blocks whose loop is unrolled on a CPU
+
+
+class Network(Protocol):
+    """What a network consists of: `Model` calls these pieces in this order. `ModelConfig.network` makes it.
+
+    Attributes:
+      layers: one block with stacked parameters; (x, context) -> (x, Sites).
+    """
+
+    layers: nnx.Module
+
+    def embed(self, rows: jax.Array, positions: jax.Array, types: jax.Array | None) -> jax.Array:
+        """Level 0 (B,T,width), from table rows, positions and types (B,T)."""
+
+    def context(self, positions: jax.Array, segment_ids: jax.Array) -> Context:
+        """What all blocks share, from positions and segment ids (B,T)."""
+
+    def final_norm(self, x: jax.Array) -> jax.Array:
+        """The norm after the last block."""
+
+    def head_input(self, h: jax.Array) -> jax.Array:
+        """What the rows of the head multiply, from states of level L."""
+
+    def head_table(self) -> tuple[jax.Array, jax.Array | None]:
+        """The head's rows (rows of the table, width) and its bias; None = no bias."""
+
+    def pooled(self, h: jax.Array) -> jax.Array:
+        """Sentence embeddings; only networks with a pooler have them."""
 
 
 def build(
-    config: Any,
+    config: ModelConfig,
     vocabulary_size: int,
     *,
-    row_map: Any = None,
-    special: Any = None,
+    row_map: np.ndarray | None = None,
+    special: np.ndarray | None = None,
     mask_id: int | None = None,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     remat: bool = False,
     chunks: int = 1,
 ) -> Model:
     """The model that `config` (such as `Llama` or `XLMRoberta`) describes.
 
     Args:
-      row_map: (vocabulary_size,) int32, the table row that each token id reads and is predicted by; None = its own.
-      special: (vocabulary_size,) bool, ids that masking neither chooses nor draws (control pieces, unused rows).
+      vocabulary_size: V, the number of token ids.
+      row_map: (V,) int32, the table row by which each token id is read and predicted; None = its own row. Two ids with
+        one row are tied.
+      special: (V,) bool, ids that masking neither chooses nor draws (control pieces, unused rows); None = no id.
       mask_id: the id that stands for a masked token; None = the vocabulary has none.
-      dtype: of matmuls and hidden states; parameters, norms and softmax stay float32.
-      remat: recompute each block's activations in the backward pass.
-      chunks: run the rows of a batch in so many parts, one after another, each computed again in the backward pass:
-        the same values and gradients from the memory of one part.
+      dtype: of matrix products and hidden states; parameters, norms and softmax stay float32.
+      remat: compute each block's activations again in the backward pass instead of keeping them.
+      chunks: run the rows of a batch in so many parts, one after another. The backward pass computes each part again.
+        Values and gradients are the same, with the memory of one part.
+
+    Raises:
+      ValueError: `special` has another shape.
     """
+    # Numpy, not JAX: objectives read it while they are traced, and it becomes a constant of the program.
     special = np.zeros(vocabulary_size, bool) if special is None else np.asarray(special, bool)
     if special.shape != (vocabulary_size,):
         raise ValueError(f"special of shape {special.shape} for a vocabulary of {vocabulary_size}")
@@ -57,14 +96,24 @@ def build(
 
 @jax.tree_util.register_pytree_node_class
 class Model:
-    """Functions of a parameter tree (nested dict of float32 arrays; blocks stacked along axis 0).
+    """Functions of a parameter tree: nested dicts of float32 arrays, those of blocks stacked along axis 0.
 
-    `build` gives a model without parameters, which says shapes and draws initial values. `bind` gives it parameters, and
-    with them states and scores:
+    `build` returns a model without parameters, which knows shapes and draws initial values. `bind` adds parameters, and
+    with them the model computes states and scores:
 
         model = build(Llama(...), vocabulary_size=32000)
         bound = model.bind(model.init(rng))
         states = bound.hidden(Inputs(tokens, positions, segment_ids), levels=(0, 12))
+        states[12]  # (B, T, width)
+
+    No function returns logits, because (B,T,V) seldom fits in memory: `head_input` and `head_weight` are their factors.
+
+    Attributes:
+      params: bound parameters; None = none are bound.
+      heads: {name: parameters} of objectives' heads.
+      num_layers: L. width, tied, max_length, causal: as in `ModelConfig`.
+      special: (V,) bool. mask_id: as in `build`.
+      unbound: the same model without parameters.
     """
 
     params: Params = None
@@ -72,12 +121,12 @@ class Model:
 
     def __init__(
         self,
-        config: Any,
+        config: ModelConfig,
         vocabulary_size: int,
-        row_map: Any,
+        row_map: np.ndarray | None,
         special: np.ndarray,
         mask_id: int | None,
-        dtype: Any,
+        dtype: DTypeLike,
         remat: bool,
         chunks: int,
     ):
@@ -94,15 +143,17 @@ class Model:
         self._dtype = dtype
         self._remat = remat
         self._chunks = chunks
-        self.unbound = self  # compiled functions of a bound model are cached under this
+        self.unbound = self  # JAX caches compiled functions of bound models under this object
+        # The structure of the network and its variables, with shapes in place of arrays. Nothing is computed.
         self._graph, self._variables = nnx.split(nnx.eval_shape(lambda: self._network(jax.random.key(0))))
 
-    def _network(self, rng: jax.Array) -> Any:
+    def _network(self, rng: jax.Array) -> nnx.Module:
+        """The network with initial parameters."""
         return self.config.network(self.vocabulary_size, self._dtype, nnx.Rngs(params=rng))
 
     @property
     def shapes(self) -> Params:
-        """The parameters' tree with a `jax.ShapeDtypeStruct` in place of each array; nothing is computed or traced."""
+        """The parameters' tree with a `jax.ShapeDtypeStruct` in place of each array. Nothing is computed or traced."""
         return nnx.to_pure_dict(nnx.filter_state(self._variables, nnx.Param))
 
     def init(self, rng: jax.Array) -> Params:
@@ -115,7 +166,8 @@ class Model:
         return nnx.to_pure_dict(nnx.map_state(lambda path, variable: variable.axes, parameters))
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Model]:
-        """Bound parameters are the leaves, so that functions under `jax.jit` take bound models."""
+        """Bound parameters are the leaves, so that a function under `jax.jit` can take a bound model."""
+        # All models bound from one `build` share `unbound`. So a function compiled for one of them serves them all.
         return (self.params, dict(self.heads)), self.unbound
 
     @classmethod
@@ -123,8 +175,9 @@ class Model:
         """The inverse of `tree_flatten`."""
         return unbound.bind(*children)
 
-    def in_dtype(self, dtype: Any) -> Model:
-        """The model with matmuls and hidden states of another dtype, without parameters."""
+    def in_dtype(self, dtype: DTypeLike) -> Model:
+        """The model with matrix products and hidden states of another dtype, without parameters."""
+        # Parameters are float32 in every model, so they can be bound to the new one as they are.
         same = (self.config, self.vocabulary_size, self._row_map, self.special, self.mask_id)
         return Model(*same, jnp.dtype(dtype), self._remat, self._chunks)
 
@@ -132,8 +185,9 @@ class Model:
         """The same model with parameters, and with the heads that objectives own.
 
         Args:
-          heads: by name; None = those bound already.
+          heads: {name: parameters}; None = keep the heads that are bound.
         """
+        # A shallow copy, so that a momentum encoder can be bound beside the model in one step.
         bound = copy.copy(self)
         bound.params = params
         if heads is not None:
@@ -148,17 +202,20 @@ class Model:
         capture: Sequence[str] = (),
         edit: Mapping[int, Callable[[jax.Array], jax.Array]] | None = None,
     ) -> States:
-        """Hidden states of the levels asked for; nothing past the highest one is computed.
+        """Hidden states (B,T,width) of some levels, in the model's dtype. Nothing above the highest level is computed.
 
         Args:
-          capture: sites within blocks, "attention" (its output, width wide) or "mlp" (its neurons, after the
+          levels: numbers from 0 to L, at least one, in any order.
+          capture: sites within blocks: "attention" (its output, width wide) or "mlp" (its neurons, after the
             activation). The result then also has `states[site, level]` for each of `levels` from 1 on.
-          edit: functions by level, each applied to the states (B, T, width) of its level; what follows reads their
+          edit: {level: function}. A function gets the states (B,T,width) of its level, and the levels above read its
             result. For example `{8: lambda x: x - mean}` centres level 8.
 
         Raises:
-          UserError: T is longer than the configured max_length; `types` for a model that has none.
+          UserError: T is longer than the configured max_length, or the inputs have `types` and the model has none.
+          ValueError: a level or a site that does not exist.
         """
+        # Shapes and names are known when JAX traces the function, so these checks cost nothing in a step.
         name, length = type(self.config).__name__, inputs.tokens.shape[1]
         if length > self.max_length:
             raise UserError(f"rows of {length} tokens: longer than {name}.max_length = {self.max_length}")
@@ -171,10 +228,12 @@ class Model:
         run = functools.partial(self._levels, levels=tuple(levels), capture=tuple(capture), edit=dict(edit or {}))
         if self._chunks == 1:
             return run(inputs)
+        # (B,T) -> (chunks,B/chunks,T) for every array of the inputs.
         parts = jax.tree.map(functools.partial(split_rows, pieces=self._chunks), inputs)
-        # Nothing outside a loop's body could share work with it, so there is no common subexpression to prevent.
+        # `prevent_cse` keeps XLA from merging the second computation with the first. It never merges a loop's body.
         part = jax.checkpoint(run, prevent_cse=False)
         states = jax.lax.map(part, parts)
+        # (chunks,B/chunks,T,width) -> (B,T,width) for every level and site.
         return jax.tree.map(functools.partial(join_rows, count=inputs.tokens.shape[0]), states)
 
     def _levels(
@@ -184,82 +243,100 @@ class Model:
         capture: tuple[str, ...],
         edit: Mapping[int, Callable[[jax.Array], jax.Array]],
     ) -> States:
-        """`hidden` of all rows at once."""
+        """`hidden` for all rows at once."""
+        # Token ids -> rows of the table, which differ only with a row map.
         network, (tokens, positions, segment_ids, types) = self._bound_network(), inputs
         rows = tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens]
+        # (B,T) -> (B,T,width), rows spread over the mesh.
         x = spread(network.embed(rows, positions, types))
         x = edit[0](x) if 0 in edit else x
+        # States by level, and captured sites by (site, level).
         collected: dict[Any, jax.Array] = {0: x}
         if max(levels) > 0:
             collected |= self._blocks(network, x, network.context(positions, segment_ids), levels, capture, edit)
+        # Level 0 lies before the first block, so it has no sites.
         sites = {site: {level: collected[site, level] for level in levels if level} for site in capture}
         return States({level: collected[level] for level in levels}, sites)
 
     def _blocks(
         self,
-        network: Any,
+        network: Network,
         x: jax.Array,
-        context: Any,
+        context: Context,
         levels: tuple[int, ...],
         capture: tuple[str, ...],
         edit: Mapping[int, Callable[[jax.Array], jax.Array]],
     ) -> dict[Any, jax.Array]:
-        """States and sites of blocks 1 to max(levels), by scans over slices of the stacked parameters."""
+        """{level: states} and {(site, level): values} of blocks 1 to max(levels), by scans over slices of blocks."""
+        # The structure of one block, and arrays (L,..) of all blocks' parameters.
         block, stacked = nnx.split(network.layers)
 
-        def apply(x: jax.Array, layer: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def apply(x: jax.Array, layer: tuple[nnx.State, jax.Array | None]) -> tuple[jax.Array, dict[str, jax.Array]]:
+            # One block: (B,T,width) -> (B,T,width), with its entry of `Context.full_layers`.
             weights, full = layer
             x, sites = nnx.merge(block, weights)(x, context.of_layer(full))
             return spread(x), {name: getattr(sites, name) for name in capture}
 
-        # Loops cost a small model a quarter of its speed on CPU; a deep model's compile time matters more.
+        # On a CPU, a loop costs a small model a quarter of its speed. For a deep model, compile time matters more.
         unroll = target.platform() == "cpu" and self.num_layers <= UNROLLED_LAYERS
         if self._remat:
             apply = jax.checkpoint(apply, prevent_cse=unroll)
+        # Slices of consecutive blocks, each run by one scan. Most states are never stored: only what is asked for.
         stop = max(levels)
         collected: dict[Any, jax.Array] = {}
         for first, last, collect in _slices({*levels, *(level for level in edit if 0 < level < stop)}, edit, stop):
+            # Blocks first + 1 to last: (L,..) -> (last - first,..).
             layers = jax.tree.map(lambda w, a=first, b=last: w[a:b], (stacked, context.full_layers))
             step = functools.partial(_step, apply, collect)
-            with jax.named_scope("layers"):  # by which `scale.collectives` knows the loop
+            # `scale.collectives` recognises the loop by this name.
+            with jax.named_scope("layers"):
+                # `outputs` (last - first,B,T,width) has all levels of the slice, or is None if only the last is wanted.
                 x, (outputs, sites) = jax.lax.scan(step, x, layers, unroll=unroll)
+            # Entry 0 of what the scan stacked belongs to block first + 1.
             for level in range(first + 1, last + 1):
                 collected |= {(name, level): values[level - first - 1] for name, values in sites.items()}
-                if collect:
+                if outputs is not None:
                     collected[level] = outputs[level - first - 1]
+            # A slice ends at each edited level, so the next slice reads the edited states.
             x = edit[last](x) if last in edit and last < self.num_layers else x
             collected[last] = x
+        # Level L is after the final norm, and so is its edit.
         if stop == self.num_layers:
             x = network.final_norm(x)
             collected[stop] = edit[stop](x) if stop in edit else x
         return collected
 
-    def _bound_network(self) -> Any:
+    def _bound_network(self) -> Network:
+        """The network with the bound parameters in place of its variables."""
         if self.params is None:
             raise ValueError("the model has no parameters: model.bind(params)")
-        return nnx.merge(self._graph, self.params)
+        return cast(Network, nnx.merge(self._graph, self.params))
 
     def head_input(self, h: jax.Array) -> jax.Array:
-        """What is multiplied with the head's rows, from the hidden states of level L (..., width)."""
+        """(..., width) -> (..., width): what the head's rows multiply, from the hidden states of level L.
+
+        The logits of all tokens are `head_input(h) @ head_weight().T + head_bias()`.
+        """
         return self._bound_network().head_input(h)
 
     def head_weight(self) -> jax.Array:
-        """The head's rows (V, width) float32."""
+        """The head's rows (V,width) float32."""
+        # With a row map, (rows,width) -> (V,width): tied ids get the same row.
         table = self._bound_network().head_table()[0]
         return table if self._row_map is None else table[jnp.asarray(self._row_map)]
 
     def head_rows(self, tokens: jax.Array) -> jax.Array:
-        """The head's rows of tokens: (B, T) int32 -> (B, T, width) float32."""
+        """The head's rows of tokens: (B,T) int32 -> (B,T,width) float32. The whole table is never gathered."""
         rows = tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens]
         return lookup(self._bound_network().head_table()[0], rows)
 
     def head_bias(self) -> jax.Array | None:
-        """The head's bias (V,) or None."""
+        """The head's bias (V,) float32; None = the head has none."""
         bias = self._bound_network().head_table()[1]
         return bias if bias is None or self._row_map is None else bias[jnp.asarray(self._row_map)]
 
     def pooled(self, h: jax.Array) -> jax.Array:
-        """Sentence embeddings tanh(h W + b) from first tokens' states of level L: (..., width) -> (..., width).
+        """Sentence embeddings tanh(h W + b), from states of the first token at level L: (..., width) -> (..., width).
 
         Raises:
           UserError: the model has no pooler.
@@ -269,40 +346,53 @@ class Model:
         return self._bound_network().pooled(h)
 
     def flops_per_token(self, length: int) -> float:
-        """Model FLOPs of a forward and a backward pass per token of a row of `length` tokens.
+        """FLOPs of a forward and a backward pass for one token of a row of `length` tokens.
 
-        6 per weight of a matrix (lookups and a pooler are free) and the attention products with the keys that are seen.
+        They are 6 for each weight of a matrix, and the attention products with the keys that the token sees. Lookups in
+        tables and a pooler count as free.
         """
         c = self.config
+        # An untied embedding is only looked up; a tied one is the matrix of the head as well.
         free = {"positions", "types", "pooler"} | (set() if self.tied else {"embedding"})
         weights = sum(a.size for a in jax.tree.leaves({k: v for k, v in self.shapes.items() if k not in free}))
+        # 2 for a multiplication and an addition, times 3 for forward, gradient of inputs and gradient of weights.
+        # Attention has two products with each key: scores and the weighted sum of values.
         return 6.0 * weights + 12 * c.heads * c.head_size * c.keys_seen(length)
 
     @property
     def head_flops_per_token(self) -> float:
-        """The share of `flops_per_token` that the output head takes."""
+        """The part of `flops_per_token` that the output head takes."""
         shapes = self.shapes
+        # An encoder's head has a dense layer in addition to the table.
         head = sum(a.size for name in shapes if name.startswith("head") for a in jax.tree.leaves(shapes[name]))
         return 6.0 * (head + (shapes["embedding"].size if self.tied else 0))
 
     def block_flops_per_token(self, length: int) -> float:
-        """The share of `flops_per_token` that one block takes, their mean."""
+        """The part of `flops_per_token` that one block takes, on average over the blocks."""
         return (self.flops_per_token(length) - self.head_flops_per_token) / self.num_layers
 
 
-def _step(apply: Callable[..., Any], collect: bool, x: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+def _step(
+    apply: Callable[..., tuple[jax.Array, dict[str, jax.Array]]],
+    collect: bool,
+    x: jax.Array,
+    layer: tuple[nnx.State, jax.Array | None],
+) -> tuple[jax.Array, tuple[jax.Array | None, dict[str, jax.Array]]]:
+    """A step of the scan: the carry x, and the outputs that the scan stacks."""
     x, sites = apply(x, layer)
     return x, (x if collect else None, sites)
 
 
 def _slices(levels: set[int], edited: Container[int], stop: int) -> Iterator[tuple[int, int, bool]]:
-    """Cut blocks 0..stop into slices (first, last, collect all outputs?) that end at the levels of interest.
+    """Cut blocks 1..stop into slices (first, last, collect), each of which is one scan over blocks first + 1 to last.
 
-    Neighbouring levels share a slice that collects every output, unless one is edited on the way; otherwise only a slice's
-    end is kept.
+    With `collect`, the scan keeps the output of every block, otherwise only the output of the last one. Levels that
+    follow each other share a collecting slice. A slice also ends at an edited level. For example, levels {3, 4, 5}
+    without edits give (0, 3, False), (3, 5, True).
     """
     first = 0
     while first < stop:
+        # Grow the slice while the next block is wanted as well, or while the last one is not wanted either.
         last, collect = first + 1, first + 1 in levels
         while last < stop and last not in edited and (last + 1 in levels if collect else last not in levels):
             last += 1

@@ -2,19 +2,20 @@
 
     l(x->y) = - sum_i log e^{s(i,i)} / sum_n e^{s(i,n)},   s(i,n) = (cos(x_i, y_n) - margin [i = n]) / temperature
 
-LaBSE's loss is l(x->y) + l(y->x), the margin inside the scaled cosine; DAP's code subtracts it after the temperature.
+LaBSE's loss is l(x->y) + l(y->x). LaBSE subtracts the margin from the cosine; DAP's code subtracts it after dividing by
+the temperature.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gin
 import jax
 import jax.numpy as jnp
 
-from xalign_jax.interfaces import Batch, Objective
+from xalign_jax.interfaces import Batch, Objective, Tree
 from xalign_jax.objectives.parts.contrast import infonce, infonce_flops
 from xalign_jax.objectives.parts.primitives import l2_normalize
 from xalign_jax.objectives.parts.sentences import (
@@ -37,16 +38,20 @@ if TYPE_CHECKING:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class TranslationRanking(Objective):
-    """Both sides of a ContrastFeed's items through one encoder, every other item of the global batch a negative.
+    """Find each sentence's translation among all sentences of the global batch.
 
-    Summed over items and directions, counted by items. Candidates that share a group or a text are masked.
+    One encoder reads both sides of a ContrastFeed's items. The loss is summed over items and directions and counted by
+    items. A candidate that shares a group or a text with the item is masked.
+
+    Batch: tokens, positions, segment_ids (R,T) int32 and the same with `key_`; group (R,S,P) int32, -1 = empty slot;
+    text and key_text (R,S,P).
 
     Attributes:
-      level: whose states are compared; None = the last.
-      pooling: "first" token or "mean" over ordinary tokens.
-      temperature: 1 / scale of the cosines.
+      level: the level whose states are compared; None = the last.
+      pooling: "first" token or "mean" over the tokens that are not special.
+      temperature: cosines are divided by it.
       margin: subtracted from the positives' cosine, or with `margin_after_temperature` from their scaled cosine.
-      both_directions: rank the queries for each key too.
+      both_directions: also rank the queries for each key.
     """
 
     level: int | None = None
@@ -62,27 +67,37 @@ class TranslationRanking(Objective):
         within(self, "[0, inf)", "level", "margin")
         within(self, "(0, inf)", "temperature")
 
-    def init(self, rng: jax.Array, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
-        """No heads, no state. Raises UserError for a level or pooling that there is not."""
+    def init(self, rng: jax.Array, model: Model) -> tuple[dict[str, Tree], dict[str, Tree]]:
+        """No heads, no state.
+
+        Raises:
+          UserError: the model lacks the level, or `pooling` does not suit the model.
+        """
         check_encoder("TranslationRanking", model, self._level(model), self.pooling)
         return {}, {}
 
     def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
-        """Items of the batch."""
+        """The number of items, float32 scalar. Both directions together count an item once, as in LaBSE's sum."""
         return items(batch)
 
     def loss(
-        self, model: Model, batch: Batch, state: dict[str, Any], rng: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
-        """(summed loss, metrics, state)."""
+        self, model: Model, batch: Batch, state: dict[str, Tree], rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Tree]]:
+        """(summed loss, metrics, state).
+
+        Metrics: `accuracy` of the ranking, and the mean cosine of positive pairs and of all pairs.
+        """
         slots, level = batch["group"].shape[1], self._level(model)
+        # (R,T) -> (N,width) unit vectors of N = R S items, by the same encoder for both sides.
         query, key = (
             l2_normalize(sentence_vectors(model, side(batch, which), slots, level, self.pooling))
             for which in (QUERY, KEY)
         )
+        # Rank keys for each query, then queries for each key.
         directions = [(query, key, *contrast_ids(batch))]
         if self.both_directions:
             directions.append((key, query, *contrast_ids(swapped(batch))))
+        # (N,width) against (N,width): a query's positive is the key of its own item, all other keys are negatives.
         found = [
             infonce(
                 *direction,
@@ -92,6 +107,7 @@ class TranslationRanking(Objective):
             )
             for direction in directions
         ]
+        # Losses and counts add up. Each metric is a ratio of sums, and 0 where nothing is present.
         sums = jax.tree.map(lambda *parts: sum(parts), *found)
         metrics = {
             "accuracy": sums.correct / jnp.maximum(sums.anchors, 1),
@@ -101,9 +117,11 @@ class TranslationRanking(Objective):
         return sums.loss, metrics, state
 
     def flops(self, model: Model, batch: Batch) -> float:
-        """Both sides up to the level, and all items with all items in each direction."""
+        """FLOPs of both sides up to the level, and of all items with all items in each direction."""
+        # Shapes do not say which slots are empty, so every slot counts as an item.
         rows, length = batch["tokens"].shape
         items_at_most = batch["group"].shape[0] * batch["group"].shape[1]
+        # Queries and keys are encoded once, whatever the number of directions.
         passes = 2 * rows * length * self._level(model) * model.block_flops_per_token(length)
         return passes + (2 if self.both_directions else 1) * infonce_flops(items_at_most, model.width)
 

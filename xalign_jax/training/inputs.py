@@ -32,7 +32,7 @@ Inputs = dict[str, Input]  # by the gin binding that names it
 def of_data(recipe: Recipe, corpus: Corpus) -> Inputs:
     """The dictionaries as they are on disk, and the lexicon and the facts that the recipe makes from them."""
     found: Inputs = {}
-    if corpus.lexicon is not None:
+    if corpus.lexicon is not None and recipe.lexicon is not None:
         # Files and their results both: the same files can give other words when the corpus or the code has changed.
         found |= _dictionaries(recipe.lexicon)
         tables = (corpus.lexicon.train, corpus.lexicon.dictionary, corpus.lexicon.heldout)

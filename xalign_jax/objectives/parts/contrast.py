@@ -1,13 +1,23 @@
 """infonce: one contrast for every objective that pulls positives together against all other candidates.
 
-    loss = - sum_a sum_{p in P(a)} log [ exp s(a,p) / sum_{b in A(a)} exp s(a,b) ],   s(a,b) = (a.b - m 1[b in P(a)]) / t
+    loss = - sum_a sum_{p in P(a)} log [ exp s(a,p) / sum_{b in A(a)} exp s(a,b) ]
+    s(a,b) = (a.b - m [b in P(a)]) / t
 
-P(a) are the keys of a's own item, A(a) all keys and queue rows that are present, not a itself and no false negatives.
-Word contrast (PreAlign, arXiv 2407.16222), XlCo (InfoXLM, 2007.07834), translation ranking (LaBSE, 2007.01852).
+P(a) are the keys of a's own item. A(a) are all keys and queue rows that are present, except a itself and false
+negatives. Three published methods are settings of it:
 
-Masks are made from ids for one chunk of queries at a time, the gradient in the forward pass. Under a mesh, queries go to
-every device and meet its own keys and queue rows; what is combined are maxima and sums of queries: no key and no queue
-row moves, and gradients are those of the whole batch.
+- the word contrast (PreAlign, Li et al. 2024, arXiv 2407.16222),
+- XlCo (InfoXLM, Chi et al. 2021, arXiv 2007.07834),
+- translation ranking (LaBSE, Feng et al. 2022, arXiv 2007.01852).
+
+Similarities and masks exist for one chunk of queries at a time. The gradient is computed beside the loss in the forward
+pass, so that nothing of the size queries x keys is kept for a backward pass.
+
+On a mesh, all queries travel to every device and meet the device's own keys and queue rows. The devices then combine a
+few numbers for each query: maxima and sums. Keys and queue rows never move, and gradients are those of the whole batch.
+
+Shapes: N queries, M keys and K queue rows in the global batch, of width D; G groups and H texts for each row. Inside
+the functions, n are the queries of a chunk, and m the keys of one device.
 """
 
 from __future__ import annotations
@@ -24,17 +34,23 @@ from xalign_jax import target
 from xalign_jax.arrays import join_rows, split_rows
 from xalign_jax.objectives.parts.primitives import matmul, rows_on_mesh
 
-# Similarities of queries and keys held at once on a device, and of queries and queue rows (on a CPU: what its cache holds).
+# How many similarities a device holds at once: of queries and keys, and of queries and queue rows. On a CPU the second
+# number is small, so that a block stays in the cache.
 BATCH_ELEMENTS = 2**24
 QUEUE_ELEMENTS = {"cpu": 2**19}
 QUEUE_ELEMENTS_ACCELERATOR = 2**24
 
 
 class Ids(NamedTuple):
-    """Who the rows are. A group or a text shared by any of the columns counts.
+    """Who the rows of a contrast are. G and H may be 0.
 
-    own: (N,) int32, rows of equal own >= 0 are positives; -1 = absent; -2 = present, but never a positive.
-    group: (N,G) int32, -1 = none. text: (N,H) integers, equal for equal texts. G and H may be 0.
+    Two rows share a group if any group of one equals any group of the other. The same holds for texts.
+
+    Attributes:
+      own: (N,) int32, the row's item. Rows of equal own >= 0 are positives; -1 = absent; -2 = present, but never a
+        positive.
+      group: (N,G) int32; sentences that translate each other have the same group; -1 = none.
+      text: (N,H) integers, equal for equal texts, such as hashes.
     """
 
     own: jax.Array
@@ -43,11 +59,17 @@ class Ids(NamedTuple):
 
 
 class Contrast(NamedTuple):
-    """Sums over the whole batch, scalars, float32 (float64 of float64 vectors); only `loss` carries a gradient.
+    """Sums over the whole batch: scalars, float32, or float64 if the vectors are. Only `loss` carries a gradient.
 
-    correct: queries whose best candidate is, before any margin, strictly a positive; anchors: those with a positive.
-    positive_similarity, similarity: sums of a.b over positive pairs and over all pairs of present rows but a row with
-    itself, the queue apart; pairs: the number of the latter.
+    Attributes:
+      loss: the sum at the top of this module.
+      positives: number of pairs (a, p), the sum of |P(a)|.
+      correct: number of queries whose best candidate, before any margin, is a positive; a tie does not count.
+      anchors: number of queries that have a positive.
+      positive_similarity: sum of a.b over positive pairs.
+      similarity: sum of a.b over all pairs of a present query and a present key. A row is not paired with itself, and
+        queue rows do not count.
+      pairs: number of these pairs.
     """
 
     loss: jax.Array
@@ -60,7 +82,7 @@ class Contrast(NamedTuple):
 
 
 def infonce_flops(items: int, width: int) -> float:
-    """FLOPs of the similarities of all items with all items, and of the gradients of both sides."""
+    """FLOPs of three products: the similarities of all items with all items, and the gradients of both sides."""
     return 6.0 * items * items * width
 
 
@@ -79,20 +101,28 @@ def infonce(
     margin_after_temperature: bool = False,
     chunk: int | None = None,
 ) -> Contrast:
-    """The contrast above, summed over positive pairs.
+    """The contrast at the top of this module, summed over positive pairs.
 
-    A key that is not a positive of a is a false negative, and masked, if it shares a group or a text with a, or if its
-    text is one of a positive of a. Of queue rows the last is not asked: list a positive's texts among its query's.
+    Some keys that are not positives of query a are false negatives, which are masked:
+
+    - keys that share a group or a text with a,
+    - keys that have the same text as a positive of a. This second check is not made for queue rows. To mask them too,
+      add the texts of the positives to the texts of the query.
 
     Args:
-      query: (N,D), key: (M,D) vectors, compared by dot product: normalise them first for cosines.
-      query_ids, key_ids: who they are; the queries' lists may be longer than the keys'.
-      exclude_self: queries are the keys; row i is no candidate of query i.
+      query: (N,D) vectors, float32, bfloat16 or float64. They are compared by dot product; normalise them for cosines.
+      key: (M,D) vectors, among them the positives.
+      query_ids, key_ids: `Ids` of N and M rows. G and H may differ between queries and keys.
+      temperature: t, positive.
+      exclude_self: the queries are the keys, and row i is no candidate of query i.
       in_batch: False = only positives and the queue are candidates.
-      queue: (K,D) further candidates, never positives and without a gradient. queue_ids: who they are.
-      margin: taken from the similarity of positives, or with `margin_after_temperature` from their scaled similarity.
-      chunk: queries at a time; None = a size that suits.
+      queue: (K,D) further candidates, never positives and without a gradient; None = no queue.
+      queue_ids: `Ids` of K rows.
+      margin: m, subtracted from the similarity of positives (LaBSE), or with `margin_after_temperature` from their
+        scaled similarity a.b / t (DAP's code).
+      chunk: queries at a time; None = a size that suits the device.
     """
+    # From here on the margin is a shift of the positives' logits a.b / t.
     shift = margin if margin_after_temperature else margin / temperature
     form = _Form(float(temperature), float(shift), exclude_self, in_batch, chunk)
     ids = jax.tree.map(jnp.asarray, (query_ids, key_ids, queue_ids))
@@ -100,13 +130,21 @@ def infonce(
 
 
 def positive_pairs(own: jax.Array) -> jax.Array:
-    """sum_a |P(a)| of rows contrasted with each other: own (N,) int32, < 0 = none. float32 scalar."""
+    """sum_a |P(a)| for rows that are contrasted with each other: own (N,) int32, negative = no item. float32 scalar."""
+    # (N,): how many rows have the same `own`, by binary search in the sorted values instead of an (N,N) comparison.
     ordered = jnp.sort(own)
     members = jnp.searchsorted(ordered, own, side="right") - jnp.searchsorted(ordered, own, side="left")
     return jnp.sum(jnp.where(own >= 0, members - 1, 0), dtype=jnp.float32)
 
 
+# Ids of the queries, the keys and the queue; gradients of the queries and the keys.
+_AllIds = tuple[Ids, Ids, Ids | None]
+_Gradients = tuple[jax.Array, jax.Array] | None
+
+
 class _Form(NamedTuple):
+    """The settings of `infonce`: plain values, which are constants of a compiled program."""
+
     temperature: float
     shift: float  # taken from the logits of positives
     exclude_self: bool
@@ -115,45 +153,62 @@ class _Form(NamedTuple):
 
 
 class _Rows(NamedTuple):
+    """Some rows of the batch, and their numbers."""
+
     ids: Ids
-    row: jax.Array  # (n,) number in the global batch
+    row: jax.Array  # (n,) int32 number in the global batch; -1 fills a chunk
 
 
 class _TextOwners(NamedTuple):
-    """Which items (own) each text occurs in. Entries are texts of keys sorted by text and item; `rank` numbers items."""
+    """Which items each text occurs in: E = M H entries (text, item), sorted by text and then by item.
 
-    text: jax.Array  # (M,H) number of each text
-    entry_text: jax.Array
-    entry_own: jax.Array
-    entry_rank: jax.Array  # -1: no item, or the pair of text and item has an entry already
-    most: jax.Array  # the most items that any text occurs in
+    The items of a text have the ranks 0, 1, .. in this order, so a text and a rank name at most one item.
+    """
+
+    text: jax.Array  # (M,H) number of each key's texts; equal texts have equal numbers
+    entry_text: jax.Array  # (E,) number of the entry's text
+    entry_own: jax.Array  # (E,) item of the entry
+    entry_rank: jax.Array  # (E,) rank of the item; -1 = no item, or a repetition of the entry before
+    most: jax.Array  # scalar, the most items that any text occurs in
 
 
 class _Past(NamedTuple):
-    """Softmax over the queue, not normalised: maximum, sum (n,1), exp-weighted sum of rows (n,D) if a gradient is due."""
+    """The softmax of n queries over the queue, before it is divided by its sum."""
 
-    high: jax.Array
-    total: jax.Array
-    weighted: Any
+    high: jax.Array  # (n,1) largest logit
+    total: jax.Array  # (n,1) sum of exp(logit - high)
+    weighted: Any  # (n,D) sum of exp(logit - high) * queue row; None = no gradient is wanted
 
 
 def _text_owners(ids: Ids) -> _TextOwners:
+    """The table of all keys' texts, from the ids of M keys."""
+    # (M,) and (M,H) -> (E,): one entry for each text of each key, sorted so that equal texts are neighbours.
     own, text = jnp.repeat(ids.own, ids.text.shape[1]), ids.text.reshape(-1)
     order = jnp.lexsort((own, text))
     own, text = own[order], text[order]
+    # (E,) bool: the entry is the first one of its text, and the first one of its pair of text and item.
     new_text = jnp.concatenate([jnp.ones(1, bool), text[1:] != text[:-1]])
     new_item = (new_text | jnp.concatenate([jnp.ones(1, bool), own[1:] != own[:-1]])) & (own >= 0)
     number, items = jnp.cumsum(new_text) - 1, jnp.cumsum(new_item)
+    # Ranks start again at 0 with each text, but `items` counts through all texts. So the items of earlier texts are
+    # subtracted; the running maximum carries their number from a text's first entry to its other entries.
     before = jax.lax.cummax(jnp.where(new_text, items - new_item, 0))
     rank = jnp.where(new_item, items - before - 1, -1)
+    # Undo the sorting: (E,) -> (M,H).
     numbers = jnp.zeros_like(number).at[order].set(number).reshape(ids.text.shape)
     return _TextOwners(numbers, number, own, rank, jnp.max(rank) + 1)
 
 
 def _shares_text_with_positive(owners: _TextOwners, query_own: jax.Array) -> jax.Array:
-    """(n,M) bool: a text of the key occurs in the query's item. One comparison per item that a text may occur in."""
+    """(n,m) bool: a text of the key also occurs in the query's item, so it is the text of a positive.
+
+    The loop compares one rank at a time, so that no round holds more than (n,m). Most texts occur in one item, so there
+    are few rounds.
+    """
 
     def mark(rank: jax.Array, shared: jax.Array) -> jax.Array:
+        # (E,) -> (m,H): the item of this rank in which each text of each key occurs, -1 where there is none. An absent
+        # query (-1) matches those as well; `_masks` leaves absent queries out anyway.
         here = jnp.where(owners.entry_rank == rank, owners.entry_own, -1)
         owner = jnp.full_like(owners.entry_own, -1).at[owners.entry_text].max(here)[owners.text]
         return shared | _any_equal(query_own[:, None], owner)
@@ -163,7 +218,8 @@ def _shares_text_with_positive(owners: _TextOwners, query_own: jax.Array) -> jax
 
 
 def _any_equal(a: jax.Array, b: jax.Array) -> jax.Array:
-    """(n,m) bool: any column of a (n,G) equals any of b (m,H)."""
+    """(n,m) bool: any column of a (n,G) equals any column of b (m,H)."""
+    # Loops over the one or two columns, because a broadcast would hold (n,m,G,H) booleans.
     equal = jnp.zeros((a.shape[0], b.shape[0]), bool)
     for i in range(a.shape[1]):
         for j in range(b.shape[1]):
@@ -172,20 +228,25 @@ def _any_equal(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _shared(query: Ids, key: Ids) -> jax.Array:
-    """(n,m) bool: they share a group or a text."""
-    group = jnp.where(query.group < 0, -2, query.group)  # none equals none of nobody
+    """(n,m) bool: the query and the key share a group or a text."""
+    # "No group" is -1 on both sides. It must not match itself, so queries write it as -2.
+    group = jnp.where(query.group < 0, -2, query.group)
     return _any_equal(group, key.group) | _any_equal(query.text, key.text)
 
 
 def _masks(form: _Form, queries: _Rows, keys: _Rows, owners: _TextOwners | None) -> tuple[jax.Array, ...]:
-    """(n,m) bool: both present (and not the same row); positive; candidate."""
+    """Three masks (n,m) bool: both rows are present (and not the same row); positive; candidate."""
     ids, key_ids = queries.ids, keys.ids
     both = (ids.own != -1)[:, None] & (key_ids.own != -1)
     if form.exclude_self:
+        # By their numbers in the global batch, because a device has all queries but only its own keys.
         both &= queries.row[:, None] != keys.row
+    # Rows of -2 ("never a positive") would equal each other, hence the test for >= 0.
     positive = both & (ids.own[:, None] == key_ids.own) & (ids.own >= 0)[:, None]
     if not form.in_batch:
         return both, positive, positive
+    # False negatives leave the sum. Multiplying their logits by 0, as PreAlign's released code does, would keep each of
+    # them as a candidate.
     shared = _shared(ids, key_ids)
     if owners is not None:
         shared |= _shares_text_with_positive(owners, ids.own)
@@ -193,24 +254,33 @@ def _masks(form: _Form, queries: _Rows, keys: _Rows, owners: _TextOwners | None)
 
 
 def _past(query: jax.Array, ids: Ids, queue: jax.Array, queue_ids: Ids, gradients: bool) -> _Past:
-    """One pass over the queue, a block at a time, rescaled whenever a larger logit comes; query is scaled already."""
+    """The softmax of queries (n,D), already divided by the temperature, over this device's part of the queue.
+
+    One pass over the queue, a block of b rows at a time. Sums are rescaled whenever a block has a larger logit (online
+    softmax), so that (n,K) logits never exist.
+    """
     n, dtype = query.shape[0], query.dtype
+    # The lowest finite number stands for minus infinity: where all rows are masked, -inf - (-inf) would be NaN.
     lowest = jnp.finfo(dtype).min
     elements = QUEUE_ELEMENTS.get(target.platform(), QUEUE_ELEMENTS_ACCELERATOR)
     pieces = -(-queue.shape[0] // max(1, elements // n))
 
-    def step(past: _Past, block: Any) -> tuple[_Past, None]:
+    def step(past: _Past, block: tuple[jax.Array, Ids]) -> tuple[_Past, None]:
         rows, row_ids = block
         rows = rows.astype(dtype)
         candidate = (row_ids.own != -1) & ~_shared(ids, row_ids)
+        # (n,D) x (D,b) -> (n,b) logits at full float32 precision: a TPU's default would round the inputs to bfloat16.
         logits = jnp.where(candidate, matmul(query, rows.T, precision=jax.lax.Precision.HIGHEST), lowest)
         high = jnp.maximum(past.high, jnp.max(logits, axis=1, keepdims=True))
+        # If every row so far is masked, logits - high is 0 and exp gives 1; `where` makes that 0 again.
         unnormalised = jnp.where(candidate, jnp.exp(logits - high), 0.0)
+        # Bring the sums of earlier blocks to the new maximum, then add this block: (n,1) and (n,b) x (b,D) -> (n,D).
         rescale = jnp.exp(past.high - high)
         total = past.total * rescale + jnp.sum(unnormalised, axis=1, keepdims=True)
         weighted = past.weighted * rescale + matmul(unnormalised, rows) if gradients else None
         return _Past(high, total, weighted), None
 
+    # (K,..) -> (blocks,b,..). Rows that fill the last block are absent (-1).
     ids_of_blocks = Ids(*(_blocks(a, pieces, fill) for a, fill in zip(queue_ids, (-1, 0, 0), strict=True)))
     start = _Past(
         jnp.full((n, 1), lowest, dtype), jnp.zeros((n, 1), dtype), jnp.zeros_like(query) if gradients else None
@@ -219,12 +289,12 @@ def _past(query: jax.Array, ids: Ids, queue: jax.Array, queue_ids: Ids, gradient
 
 
 def _blocks(array: jax.Array, pieces: int, fill: int = 0) -> jax.Array:
-    """(K,...) -> (pieces, ceil(K/pieces), ...), contiguous."""
+    """(K,...) -> (pieces, ceil(K/pieces), ...), contiguous: the rows already lie on one device."""
     return _fill(array, pieces, fill).reshape(pieces, -(-array.shape[0] // pieces), *array.shape[1:])
 
 
 def _fill(array: jax.Array, multiple: int, fill: int = 0) -> jax.Array:
-    """Rows of `fill` at the end, up to a multiple."""
+    """Append rows of `fill`, so that the number of rows is a multiple of `multiple`."""
     padding = [(0, -array.shape[0] % multiple)] + [(0, 0)] * (array.ndim - 1)
     return jnp.pad(array, padding, constant_values=fill) if padding[0][1] else array
 
@@ -237,19 +307,33 @@ def _piece(
     masks: tuple[jax.Array, ...],
     past: _Past | None,
 ) -> tuple[Contrast, jax.Array, jax.Array]:
-    """Sums of one chunk of queries; of this device's keys d loss / d similarity (n,m); the weight of past.weighted (n,1)."""
+    """The contrast of a chunk of queries (n,D) with this device's keys (m,D).
+
+    Args:
+      axes: mesh axes over which keys and queue are spread; () = one device.
+      masks: those of `_masks`, (n,m) each.
+      past: the softmax over this device's part of the queue; None = no queue.
+
+    Returns:
+      Three values. First, sums over the chunk, the same on all devices. Second, d loss / d similarity (n,m) for this
+      device's keys. Third, the factor (n,1) that turns `past.weighted` into the queue's part of d loss / d query.
+    """
     both, positive, candidate = masks
     lowest = jnp.finfo(query.dtype).min
     add = functools.partial(jnp.sum, axis=1, keepdims=True, dtype=query.dtype)
     most = functools.partial(jnp.max, axis=1, keepdims=True, initial=lowest)
+    # (n,D) x (D,m) -> (n,m). HIGHEST: at a temperature of 0.05, bfloat16 inputs would move logits by almost 0.1.
     similarity = matmul(query, key.T, precision=jax.lax.Precision.HIGHEST)
     logits = jnp.where(candidate, similarity / form.temperature, lowest)
+    # (n,1): the best positive and the best other candidate, over this device's keys and queue, then over all devices.
     best_positive, best_negative = most(jnp.where(positive, logits, lowest)), most(jnp.where(positive, lowest, logits))
     if past is not None:
         best_negative = jnp.maximum(best_negative, past.high)
     best_positive, best_negative = jax.lax.pmax((best_positive, best_negative), axes)
+    # The largest logit after the margin. It is the same on all devices, so that their sums of exp add up.
     high = jnp.maximum(best_positive - form.shift, best_negative)
     unnormalised = jnp.where(candidate, jnp.exp(logits - jnp.where(positive, form.shift, 0.0) - high), 0.0)
+    # (n,1) each: this device's part of the normaliser, of |P(a)|, and of the sums for the loss and the metrics.
     own = [
         add(unnormalised),
         add(positive),
@@ -257,11 +341,14 @@ def _piece(
         add(jnp.where(both, similarity, 0.0)),
     ]
     if past is not None:
+        # The queue's sum is relative to the queue's own maximum; bring it to the common one.
         rescale = jnp.exp(past.high - high)
         own[0] += past.total * rescale
     normaliser, count, at_positives, all_similarity, pairs = jax.lax.psum((*own, add(both)), axes)
+    # An absent query has no candidate. Its log 0 would turn into NaN below.
     normaliser = jnp.maximum(normaliser, 1e-30)
     has_positive = count > 0
+    # sum_p [log sum_b exp(l_b) - l_p], where log sum_b exp(l_b) = log(normaliser) + high, and l_p = logit - shift.
     losses = count * (jnp.log(normaliser) + high + form.shift) - at_positives
     sums = Contrast(
         loss=jnp.sum(jnp.where(has_positive, losses, 0.0)),
@@ -272,17 +359,33 @@ def _piece(
         similarity=jnp.sum(all_similarity),
         pairs=jnp.sum(pairs),
     )
+    # d loss / d (a.b) = (|P(a)| softmax(b) - [b in P(a)]) / t.
     weight = count / (normaliser * form.temperature)
     d_similarity = unnormalised * weight - jnp.where(positive, 1 / form.temperature, 0.0)
     return sums, d_similarity, jnp.zeros_like(count) if past is None else weight * rescale
 
 
 def _device(
-    form: _Form, axes: tuple[str, ...], gradients: bool, query: jax.Array, key: jax.Array, queue: Any, ids: Any
-) -> Any:
-    """The contrast of all queries with this device's keys and queue rows: sums of all devices, gradients of its rows."""
+    form: _Form,
+    axes: tuple[str, ...],
+    gradients: bool,
+    query: jax.Array,
+    key: jax.Array,
+    queue: jax.Array | None,
+    ids: _AllIds,
+) -> tuple[Contrast, _Gradients]:
+    """The contrast of all queries with this device's keys and queue rows.
+
+    Args:
+      axes: mesh axes over which rows are spread; () = one device.
+      query, key, queue, ids: this device's rows.
+
+    Returns:
+      Sums over all devices, and the gradients of this device's queries and keys (None without `gradients`).
+    """
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     own_ids, key_ids, queue_ids = ids
+    # Gather the queries of all devices (N,D), and the ids of all keys, since a text's items may lie on any device.
     everyone, all_ids, all_keys = query, own_ids, key_ids
     first = jnp.int32(0)
     if axes:
@@ -291,39 +394,50 @@ def _device(
     keys, key_rows = key.astype(dtype), _Rows(key_ids, first + jnp.arange(key.shape[0], dtype=jnp.int32))
     owners = None
     if form.in_batch and key_ids.text.shape[1]:
+        # The table is made of all keys, but is only asked about this device's keys: (M,H) -> (m,H).
         owners = _text_owners(all_keys)
         owners = owners._replace(text=jax.lax.dynamic_slice_in_dim(owners.text, first, key.shape[0]))
 
-    def step(carry: Any, rows: Any) -> Any:
+    def step(
+        carry: tuple[Contrast, jax.Array | None], rows: tuple[jax.Array, _Rows]
+    ) -> tuple[tuple[Contrast, jax.Array | None], jax.Array | None]:
         total, d_key = carry
+        # A chunk of queries x (n,D) against all of this device's candidates.
         x, queries = rows
-        past = None if queue is None else _past(x / form.temperature, queries.ids, queue, queue_ids, gradients)
+        past = None
+        if queue is not None:
+            assert queue_ids is not None, "a queue needs queue_ids"
+            past = _past(x / form.temperature, queries.ids, queue, queue_ids, gradients)
         masks = _masks(form, queries, key_rows, owners)
         sums, d_similarity, weight = _piece(form, axes, x, keys, masks, past)
         total = jax.tree.map(jnp.add, total, sums)
-        if not gradients:
+        if d_key is None:
             return (total, None), None
+        # This device's part of d loss / d query: (n,m) x (m,D) -> (n,D), and the part of the queue.
         d_x = matmul(d_similarity, keys)
         if past is not None:
             d_x += past.weighted * weight
+        # d loss / d key (m,D) needs no sum over devices, because all queries pass by here.
         return (total, d_key + matmul(d_similarity.T, x)), d_x
 
     count = everyone.shape[0]
     pieces = math.ceil(count / (form.chunk or max(1, BATCH_ELEMENTS // key.shape[0])))
     start = (Contrast(*[jnp.zeros((), dtype)] * len(Contrast._fields)), jnp.zeros_like(keys) if gradients else None)
     (total, d_key), d_query = jax.lax.scan(step, start, _split(everyone.astype(dtype), all_ids, pieces))
-    if d_key is None:
+    if d_key is None or d_query is None:
         return total, None
+    # (chunks,n,D) -> (N,D), then summed over devices; each device keeps its own rows.
     d_query = _scatter(axes, join_rows(d_query, count))
     return total, (d_query.astype(query.dtype), d_key.astype(key.dtype))
 
 
-# One mesh axis after another: of all at once XLA for TPU makes a sum of everything everywhere. The first axis, which may
-# span slices, has the smallest part: it is gathered along first and scattered along last.
+# Gather one mesh axis at a time: a joint gather makes XLA for TPU emit a full all-reduce. The first axis may span
+# slices, between which links are slow. A gather begins and a scatter ends with it, when the arrays are smallest.
 
 
 def _gather(axes: tuple[str, ...], part: jax.Array) -> jax.Array:
-    """(n,...) of each device -> (N,...) on every device, in the order of the devices."""
+    """(n,...) on each device -> (N,...) on every device, in the order of the devices."""
+    # Each round adds an axis for its mesh axis: (n,..) -> (data,n,..) -> (data,fsdp,n,..). Then they become one.
     whole = part
     for dimension, axis in enumerate(axes):
         whole = jax.lax.all_gather(whole, axis, axis=dimension)
@@ -331,25 +445,28 @@ def _gather(axes: tuple[str, ...], part: jax.Array) -> jax.Array:
 
 
 def _scatter(axes: tuple[str, ...], whole: jax.Array) -> jax.Array:
-    """(N,...) -> the sum over all devices of the rows (n,...) that are this device's."""
+    """(N,...) on each device -> (n,...): the sum over all devices. Each device keeps its own rows of it."""
     part = whole.reshape(*map(jax.lax.axis_size, axes), -1, *whole.shape[1:])
     for dimension, axis in reversed(list(enumerate(axes))):
         part = jax.lax.psum_scatter(part, axis, scatter_dimension=dimension)
     return part
 
 
-def _split(query: jax.Array, ids: Ids, pieces: int) -> Any:
-    """Chunks of queries; what fills the last chunk is absent."""
+def _split(query: jax.Array, ids: Ids, pieces: int) -> tuple[jax.Array, _Rows]:
+    """Chunks of queries, (N,..) -> (pieces,n,..) for every array. Rows that fill the last chunk are absent."""
     split_ids = Ids(*(split_rows(a, pieces, fill) for a, fill in zip(ids, (-1, 0, 0), strict=True)))
     row = jnp.arange(query.shape[0], dtype=jnp.int32)
     return split_rows(query, pieces), _Rows(split_ids, split_rows(row, pieces, fill=-1))
 
 
-def _everywhere(form: _Form, gradients: bool, query: jax.Array, key: jax.Array, queue: Any, ids: Any) -> Any:
-    """The contrast on the devices of the mesh in context, which rows need not divide, or on one."""
+def _everywhere(
+    form: _Form, gradients: bool, query: jax.Array, key: jax.Array, queue: jax.Array | None, ids: _AllIds
+) -> tuple[Contrast, _Gradients]:
+    """The contrast on all devices of the mesh in context, or on one device. No number of rows has to divide."""
     _, axes, ways = rows_on_mesh()
     if ways == 1:
         return _device(form, (), gradients, query, key, queue, ids)
+    # Fill up to a multiple of the devices with absent rows (own = -1).
     rows = jax.tree.map(lambda array: _fill(array, ways), (query, key, queue))
     whole_ids = tuple(
         None if one is None else Ids(_fill(one.own, ways, -1), _fill(one.group, ways), _fill(one.text, ways))
@@ -363,19 +480,26 @@ def _everywhere(form: _Form, gradients: bool, query: jax.Array, key: jax.Array, 
         check_vma=False,  # sums are equal on all devices by psum
     )
     total, found = run(*rows, whole_ids)
-    return total, (found[0][: query.shape[0]], found[1][: key.shape[0]]) if gradients else None
+    # Cut the filling off the gradients again: (N,D) and (M,D).
+    return total, (found[0][: query.shape[0]], found[1][: key.shape[0]]) if found is not None else None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _infonce(form: _Form, query: Any, key: Any, queue: Any, ids: Any) -> Contrast:
+def _infonce(form: _Form, query: jax.Array, key: jax.Array, queue: jax.Array | None, ids: _AllIds) -> Contrast:
     return _everywhere(form, False, query, key, queue, ids)[0]
 
 
-def _forward(form: _Form, query: Any, key: Any, queue: Any, ids: Any) -> Any:
+def _forward(
+    form: _Form, query: jax.Array, key: jax.Array, queue: jax.Array | None, ids: _AllIds
+) -> tuple[Contrast, _Gradients]:
+    # JAX keeps the second value for `_backward`: gradients (N,D) and (M,D) instead of (N,M) similarities.
     return _everywhere(form, True, query, key, queue, ids)
 
 
-def _backward(form: _Form, gradients: Any, g: Contrast) -> Any:
+def _backward(
+    form: _Form, gradients: tuple[jax.Array, jax.Array], g: Contrast
+) -> tuple[jax.Array, jax.Array, None, None]:
+    # `g` holds one derivative for each output. Only the loss counts, and only the vectors have a gradient.
     d_query, d_key = (array * g.loss.astype(array.dtype) for array in gradients)
     return d_query, d_key, None, None
 

@@ -1,19 +1,24 @@
-"""Momentum encoders: exponential moving averages of parameters, and how much of the old one is kept at which update."""
+"""Momentum encoders: exponential moving averages of parameters (He et al. 2020, MoCo, arXiv 1911.05722, section 3.2).
+
+    average <- share * average + (1 - share) * parameters
+
+A `Momentum` gives the share as a function of the number of updates.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import gin
 import jax
 import jax.numpy as jnp
 
+from xalign_jax.interfaces import Tree
 from xalign_jax.recipe import at_least_one, freeze, within
 
 
 class Momentum:
-    """How much of the old average is kept at which update."""
+    """The share of the old average that each update keeps. Derive a gin-configurable dataclass and define `at`."""
 
     def at(self, updates: jax.Array) -> jax.Array:
         """Share of the old average kept at update number `updates` (int32, from 0); float32 scalar."""
@@ -39,7 +44,7 @@ class ConstantMomentum(Momentum):
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class LinearMomentum(Momentum):
-    """From `first` to `last` over `steps` updates, then `last`."""
+    """A straight line from `first` to `last` over `steps` updates, then `last`."""
 
     first: float = 0.99
     last: float = 0.9999
@@ -52,13 +57,17 @@ class LinearMomentum(Momentum):
 
     def at(self, updates: jax.Array) -> jax.Array:
         """Share of the old average kept at update number `updates` (int32, from 0); float32 scalar."""
+        # int32 / int is float32 in JAX.
         return self.first + (self.last - self.first) * jnp.minimum(updates / self.steps, 1.0)
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class PowerMomentum(Momentum):
-    """1 - t^-exponent at the t-th update: the average follows at once, then ever more slowly (InfoXLM's code)."""
+    """1 - t^-exponent at the t-th update, t from 1 (InfoXLM's code).
+
+    At first the average equals the parameters; later it follows them ever more slowly.
+    """
 
     exponent: float = 1.0
 
@@ -68,9 +77,16 @@ class PowerMomentum(Momentum):
 
     def at(self, updates: jax.Array) -> jax.Array:
         """Share of the old average kept at update number `updates` (int32, from 0); float32 scalar."""
+        # Updates count from 0, so t = updates + 1; the first share is 0.
         return 1.0 - (updates + 1.0) ** -self.exponent
 
 
-def moved(average: Any, params: Any, share: jax.Array) -> Any:
-    """share * average + (1 - share) * params, in float32: 1 - 0.9999 is lost in bfloat16."""
+def moved(average: Tree, params: Tree, share: jax.Array) -> Tree:
+    """share * average + (1 - share) * params for every array of two equal trees, in float32.
+
+    Args:
+      average: float32 arrays.
+      share: float32 scalar, of `Momentum.at`.
+    """
+    # In bfloat16, steps of 1 - 0.9999 would be rounded away and the average would stand still.
     return jax.tree.map(lambda old, new: share * old + (1.0 - share) * new.astype(jnp.float32), average, params)

@@ -1,13 +1,19 @@
-"""Pieces that objectives share: token cross-entropy and pooling. Sums, never means; float32; global over the mesh."""
+"""Pieces that objectives share: token cross-entropy and unit vectors.
+
+Losses are sums, never means, over the whole batch on all devices. They are float32, or float64 where the states are.
+
+Shapes: N tokens in the global batch, of width D, and V rows of the head. Inside a loop, n are the tokens of a chunk.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from xalign_jax.arrays import ROW_AXES, join_rows, split_rows
@@ -15,13 +21,13 @@ from xalign_jax.target import device_count, platform
 
 WIDTH_AXIS, VOCABULARY_AXIS = "fsdp", "tensor"
 
-# Logits held at once by default: per device, in elements.
+# How many logits a device holds at once by default.
 CHUNK_ELEMENTS = {"cpu": 2**21}
 CHUNK_ELEMENTS_ACCELERATOR = 2**26
 
 
 def rows_on_mesh() -> tuple[jax.sharding.AbstractMesh, tuple[str, ...], int]:
-    """The mesh in context, its axes over which rows are spread, and over how many devices they spread them."""
+    """(the mesh in context, its axes along which rows lie, the number of devices along these axes)."""
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in ROW_AXES if axis in mesh.axis_names)
     return mesh, axes, math.prod(mesh.shape[axis] for axis in axes)
@@ -40,7 +46,12 @@ def token_cross_entropy(
 
 
 class Prediction(NamedTuple):
-    """Sums over tokens, float32 scalars: weighted cross-entropy, and weights of the targets that no logit exceeds."""
+    """Sums over tokens, float32 scalars.
+
+    Attributes:
+      loss: weighted cross-entropy.
+      correct: sum of the weights of those tokens whose target has the largest logit.
+    """
 
     loss: jax.Array
     correct: jax.Array
@@ -54,16 +65,18 @@ def predict_tokens(
     weights: jax.Array,
     chunk: int | None = None,
 ) -> Prediction:
-    """Cross-entropy of the targets under softmax(h_i weight^T + bias), and how many are predicted; only the first has
-    a gradient.
+    """Cross-entropy of the targets under softmax(h_i weight^T + bias), and how many targets are predicted.
 
-    Only (chunk, V) logits exist at a time, and the gradient is made beside them in the forward pass: three products,
-    where recomputing logits in the backward pass takes four. Products take inputs of h's dtype and accumulate in
-    float32; the softmax is float32. Right with the rows of `weight` sharded over devices.
+    Only (chunk, V) logits exist at a time. The gradient is computed beside them in the forward pass. This takes three
+    matrix products; a backward pass that recomputes the logits would take four. The inputs of the products have h's
+    dtype; sums and the softmax are float32. `weight` may be sharded along both axes. Only `loss` has a gradient.
 
     Args:
-      h: (N,D) states. weight: (V,D) rows of the head. bias: (V,) or None.
-      targets: (N,) int32. weights: (N,) float32, 0 = ignored.
+      h: (N,D) states, float32, bfloat16 or float64.
+      weight: (V,D) float32 rows of the head.
+      bias: (V,) float32; None = no bias.
+      targets: (N,) int32, from 0 to V - 1.
+      weights: (N,) float32 or bool; a token of weight 0 is ignored.
       chunk: tokens at a time; None = a size that suits the backend.
     """
     if chunk is None:
@@ -73,55 +86,92 @@ def predict_tokens(
     return Prediction(*_cross_entropy(pieces, h, weight, bias, targets, weights.astype(_exact(h))))
 
 
-def _exact(h: jax.Array) -> Any:
-    """The dtype of sums: float32, of float64 states float64."""
+def _exact(h: jax.Array) -> np.dtype:
+    """The dtype of sums: float32, or float64 for float64 states."""
     return jnp.promote_types(h.dtype, jnp.float32)
 
 
-def matmul(a: jax.Array, b: jax.Array, precision: Any = None) -> jax.Array:
-    """a @ b accumulated and returned in float32, of float64 arrays in float64."""
+def matmul(a: jax.Array, b: jax.Array, precision: jax.lax.Precision | None = None) -> jax.Array:
+    """a @ b, accumulated and returned in float32, or in float64 for float64 arrays.
+
+    Args:
+      precision: of the inputs. None = the default, which on a TPU rounds float32 inputs to bfloat16.
+    """
     return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32), precision=precision)
 
 
 def _logits(h: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """(n,D) x (D,V) -> (n,V) float32."""
     logits = matmul(h, weight.T)
     return logits if bias is None else logits + bias
 
 
 def _target_logit(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(n,) logits at the targets and the one-hot (n,V) bool; by comparison, which sharded vocabularies allow."""
+    """The logits (n,) at the targets, and the targets as one-hot rows (n,V) bool.
+
+    By comparison instead of indexing: a device that has a part of the vocabulary finds all False, and 0, for the
+    targets that it lacks.
+    """
     hit = jnp.arange(logits.shape[1], dtype=targets.dtype) == targets[:, None]
     return jnp.sum(jnp.where(hit, logits, 0.0), axis=1), hit
 
 
+_Sums = tuple[jax.Array, jax.Array]  # loss, correct
+_Gradients = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]  # of h, weight, bias and weights
+_Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]  # loss, correct, gradients of weight and bias
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, weights: Any) -> Any:
+def _cross_entropy(
+    pieces: int,
+    h: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    weights: jax.Array,
+) -> _Sums:
+    """(loss, correct) without a gradient. Where one is wanted, JAX calls `_cross_entropy_forward` instead."""
     weight = weight.astype(h.dtype)
 
-    def piece(totals: Any, rows: tuple[jax.Array, ...]) -> tuple[Any, None]:
+    def piece(totals: _Sums, rows: tuple[jax.Array, ...]) -> tuple[_Sums, None]:
+        # A chunk: states x (n,D), targets (n,), weights (n,).
         x, target, w = rows
         logits = _logits(x, weight, bias)
         at_target = _target_logit(logits, target)[0]
         loss = jax.nn.logsumexp(logits, axis=1) - at_target
+        # Equal where the target has the largest logit. A tie counts as predicted.
         hits = at_target >= jnp.max(logits, axis=1)
         return (totals[0] + jnp.sum(w * loss), totals[1] + jnp.sum(w * hits)), None
 
+    # (N,..) -> (pieces,n,..). Rows that fill the last chunk have weight 0.
     rows = tuple(split_rows(a, pieces) for a in (h, targets, weights))
     return jax.lax.scan(piece, (jnp.zeros((), _exact(h)),) * 2, rows)[0]
 
 
-def _cross_entropy_forward(pieces: int, h: Any, weight: Any, bias: Any, targets: Any, weights: Any) -> Any:
-    """On a mesh each device sums over its own rows and adds up what all found once, whatever the pieces."""
+def _cross_entropy_forward(
+    pieces: int,
+    h: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    weights: jax.Array,
+) -> tuple[_Sums, _Gradients]:
+    """(loss, correct), and the gradients of the loss, which JAX keeps for `_cross_entropy_backward`.
+
+    On a mesh, each device sums over its own rows. The devices add up their sums once, after the last piece.
+    """
     mesh, axes, ways_of_rows = rows_on_mesh()
     own = _Axes(
         rows=axes,
         width=WIDTH_AXIS if mesh.shape.get(WIDTH_AXIS, 1) > 1 else None,
         vocabulary=VOCABULARY_AXIS if mesh.shape.get(VOCABULARY_AXIS, 1) > 1 else None,
     )
+    # If a size does not divide by its devices, XLA places the computation.
     ways = [ways_of_rows]
     ways += [mesh.shape.get(axis, 1) if axis else 1 for axis in (own.vocabulary, own.width)]
     if math.prod(ways) == 1 or any(n % way for n, way in zip((h.shape[0], *weight.shape), ways, strict=True)):
         return _local_cross_entropy(pieces, _Axes(), h, weight, bias, targets, weights)
+    # Places of (N,..) rows, of the head (V,D) and of its bias (V,).
     rows, table, column = PartitionSpec(axes), PartitionSpec(own.vocabulary, own.width), PartitionSpec(own.vocabulary)
     return jax.shard_map(
         functools.partial(_local_cross_entropy, pieces, own),
@@ -132,7 +182,7 @@ def _cross_entropy_forward(pieces: int, h: Any, weight: Any, bias: Any, targets:
 
 
 class _Axes(NamedTuple):
-    """Mesh axes over which rows, the width and the vocabulary of a head are spread."""
+    """Mesh axes along which rows, the head's width and the head's vocabulary lie; none = one device has all."""
 
     rows: tuple[str, ...] = ()
     width: str | None = None
@@ -140,33 +190,53 @@ class _Axes(NamedTuple):
 
 
 def _local_cross_entropy(
-    pieces: int, axes: _Axes, h: jax.Array, weight: jax.Array, bias: Any, targets: jax.Array, weights: jax.Array
-) -> Any:
-    """Sums of all devices; of this device's rows and part of the head the gradients, and each row's loss."""
+    pieces: int,
+    axes: _Axes,
+    h: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    weights: jax.Array,
+) -> tuple[_Sums, _Gradients]:
+    """The cross-entropy of this device's rows (N,D), with its part (V,D) of the head. N, V and D are a device's here.
+
+    Returns:
+      (loss, correct) over all devices, and the gradients of this device's states, head, bias and weights. The gradient
+      of a token's weight is the token's loss.
+    """
     cast = weight.astype(h.dtype)
     if axes.width:
+        # The head is sharded along both axes. Bring its width together: every product below needs whole rows.
         cast = jax.lax.all_gather(cast, axes.width, axis=1, tiled=True)
     if axes.vocabulary:
+        # Targets as row numbers of this device's part. A number outside of the part matches none of its rows.
         targets = targets - jax.lax.axis_index(axes.vocabulary).astype(targets.dtype) * weight.shape[0]
+    # Sums and maxima over the parts of the vocabulary.
     add, most = (functools.partial(all_of, axis_name=axes.vocabulary) if axes.vocabulary else _same
                  for all_of in (jax.lax.psum, jax.lax.pmax))  # fmt: skip
 
-    def piece(carry: Any, rows: tuple[jax.Array, ...]) -> Any:
+    def piece(carry: _Carry, rows: tuple[jax.Array, ...]) -> tuple[_Carry, tuple[jax.Array, jax.Array]]:
         total, correct, d_weight, d_bias = carry
         x, target, w = rows
+        # (n,D) x (D,V) -> (n,V) logits of this device's part of the vocabulary. The softmax is over all parts: their
+        # common maximum (n,1) comes first, so that their sums of exp add up.
         logits = _logits(x, cast, bias)
         high = most(jnp.max(logits, axis=1, keepdims=True))
         unnormalised = jnp.exp(logits - high)
         normaliser = add(jnp.sum(unnormalised, axis=1, keepdims=True))
+        # Exactly one part of the vocabulary has the target; the others add 0.
         at_target, hit = _target_logit(logits, target)
         at_target = add(at_target)
         loss = (jnp.log(normaliser) + high)[:, 0] - at_target
+        # d loss / d logits = w (softmax - one-hot), (n,V) float32.
         d_logits = unnormalised * (w[:, None] / normaliser) - jnp.where(hit, w[:, None], 0.0)
         if d_bias is not None:
             d_bias = d_bias + jnp.sum(d_logits, axis=0)
+        # In the dtype of the states, as an ordinary backward pass has it; the products accumulate in float32.
         d_logits = d_logits.astype(x.dtype)
         d_weight = d_weight + matmul(d_logits.T, x)
         carry = (total + jnp.sum(w * loss), correct + jnp.sum(w * (at_target >= high[:, 0])), d_weight, d_bias)
+        # d loss / d states (n,D): the sum of what each part of the vocabulary contributes.
         return carry, (add(matmul(d_logits, cast)).astype(x.dtype), loss)
 
     rows = tuple(split_rows(a, pieces) for a in (h, targets, weights))
@@ -176,10 +246,12 @@ def _local_cross_entropy(
     (total, correct, d_weight, d_bias), (d_h, losses) = jax.lax.scan(piece, start, rows)
     others = axes.rows
     if axes.width:
-        # By a leading axis of their own: a sum scattered along its columns XLA for TPU may make whole on every chip.
+        # (V,D) -> (width,V,D/width): each device sums and keeps its own columns. They get a leading axis, because XLA
+        # for TPU may turn a sum scattered along columns into a full sum on every chip.
         columns = d_weight.reshape(d_weight.shape[0], jax.lax.axis_size(axes.width), -1)
         d_weight = jax.lax.psum_scatter(columns.swapaxes(0, 1), axes.width)
         others = tuple(axis for axis in axes.rows if axis != axes.width)
+    # The axis "fsdp" holds both rows and the width, and its sum has been taken.
     d_weight = jax.lax.psum(d_weight, others)
     total, correct, d_bias = jax.lax.psum((total, correct, d_bias), axes.rows)
     gradients = (join_rows(d_h, h.shape[0]), d_weight.astype(weight.dtype), d_bias, join_rows(losses, h.shape[0]))
@@ -190,7 +262,10 @@ def _same(x: jax.Array) -> jax.Array:
     return x
 
 
-def _cross_entropy_backward(pieces: int, gradients: Any, g: tuple[jax.Array, jax.Array]) -> Any:
+def _cross_entropy_backward(
+    pieces: int, gradients: _Gradients, g: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array | None, None, jax.Array]:
+    # g[0] is d objective / d loss; the second output carries no gradient. Targets are integers and have none.
     d_h, d_weight, d_bias, losses = jax.tree.map(lambda a: (a * g[0]).astype(a.dtype), gradients)
     return d_h, d_weight, d_bias, None, losses
 
@@ -199,6 +274,7 @@ _cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
-    """x / |x| along the last axis, at least float32; zero vectors stay 0."""
+    """x / |x| along the last axis: (..., D) -> (..., D), at least float32. Zero vectors stay 0."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    # The floor stands inside the root, so that the gradient at 0 is finite.
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))

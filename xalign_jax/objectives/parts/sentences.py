@@ -1,9 +1,13 @@
-"""Sentence vectors of packed rows, and who they are in a contrast."""
+"""Sentence vectors of packed rows, and their ids in a contrast.
+
+A ContrastFeed packs several sentences into one row. Shapes: R rows of T tokens, S slots (sentences) in a row, and P
+groups and texts for each item. P is 2 where an item joins two pairs (InfoXLM's mixup), else 1.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +17,21 @@ from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs
 from xalign_jax.objectives.parts.contrast import Ids
 
+if TYPE_CHECKING:
+    from xalign_jax.models.model import Model
+
 POOLINGS = ("first", "mean")
 QUERY, KEY = "", "key_"
 
 
-def check_encoder(name: str, model: Any, level: int, pooling: str) -> None:
-    """Raise UserError for a level that the model lacks, or a pooling that there is not or that holds nothing.
+def check_encoder(name: str, model: Model, level: int, pooling: str) -> None:
+    """Check an objective's settings against the model.
 
     Args:
-      name: the gin class.
+      name: the objective's gin class, for messages.
+
+    Raises:
+      UserError: the model lacks the level, the pooling is unknown, or it is "first" and the model is causal.
     """
     if not 0 <= level <= model.num_layers:
         raise UserError(f"{name}.level = {level}: the model has levels 0 to {model.num_layers}")
@@ -32,29 +42,39 @@ def check_encoder(name: str, model: Any, level: int, pooling: str) -> None:
 
 
 def side(batch: Mapping[str, jax.Array], which: str) -> dict[str, jax.Array]:
-    """tokens, positions, segment_ids (R,T) of the query side ("") or the key side ("key_")."""
+    """tokens, positions, segment_ids (R,T) int32 of the query side ("") or the key side ("key_")."""
     return {name: batch[which + name] for name in ("tokens", "positions", "segment_ids")}
 
 
-def sentence_vectors(model: Any, rows: Mapping[str, jax.Array], slots: int, level: int, pooling: str) -> jax.Array:
-    """(R * slots, width) float32 vectors of the segments of rows (R,T); 0 where a slot is empty.
+def sentence_vectors(model: Model, rows: Mapping[str, jax.Array], slots: int, level: int, pooling: str) -> jax.Array:
+    """One vector for each sentence: (R * slots, width) float32, 0 where a slot is empty.
 
-    "first" is a segment's first token, "mean" the mean over its tokens that are not special. Where rows have
-    `corrupted` tokens the model reads those.
+    Args:
+      model: with its parameters bound.
+      rows: tokens, positions and segment_ids (R,T), of `side`; optionally `corrupted` (R,T): read these instead.
+      slots: S, the number of sentences that a row has room for.
+      level: the level whose states are pooled; nothing above it is computed.
+      pooling: "first" = the state of a segment's first token, "mean" = the mean over its tokens that are not special.
     """
     positions, segment_ids = rows["positions"], rows["segment_ids"]
     tokens = rows.get("corrupted", rows["tokens"])
+    # (R,T) -> (R,T,width).
     states = model.hidden(Inputs(tokens, positions, segment_ids), levels=(level,))[level]
+    # (R,T): the segment of each token that counts. Special tokens are those of the original text, because a masked
+    # token is still a token of the sentence.
     own = pooled_tokens(segment_ids, positions, jnp.asarray(model.special)[rows["tokens"]], pooling)
+    # (R,S,width) -> (R S,width): one row for each item.
     return segment_means(states, own, slots).reshape(-1, states.shape[-1])
 
 
 def contrast_ids(batch: Mapping[str, jax.Array]) -> tuple[Ids, Ids]:
-    """Ids of the queries and the keys of a contrast feed's batch, (R * S,) each: item i is positive with item i.
+    """Ids of the queries and of the keys of a contrast feed's batch: N = R * S items, query i is positive with key i.
 
-    Both carry the texts of both: what equals an anchor's positive is no negative of it, nor is another translation of
-    what equals the anchor (English-centred corpora repeat English sentences).
+    Both sides carry the texts of both sides of the item. English-centred corpora repeat English sentences. So a
+    candidate may equal an anchor's positive, or be another translation of a sentence that equals the anchor. Neither
+    is a negative.
     """
+    # (R,S,P) -> (N,P). An item's number is its place in the batch; an empty slot is absent (-1).
     group = batch["group"].reshape(-1, batch["group"].shape[-1])
     own = jnp.where(group[:, 0] >= 0, jnp.arange(group.shape[0], dtype=jnp.int32), -1)
     text = item_texts(batch)
@@ -62,17 +82,17 @@ def contrast_ids(batch: Mapping[str, jax.Array]) -> tuple[Ids, Ids]:
 
 
 def item_texts(batch: Mapping[str, jax.Array]) -> jax.Array:
-    """(R * S, 2 P) uint32 hashes of the texts on either side of each item, the key's first."""
+    """(R * S, 2 P) uint32: the hashes of the key's texts, then of the query's texts, of each item."""
     parts = (batch[name].reshape(-1, batch[name].shape[-1]) for name in ("key_text", "text"))
     return jnp.concatenate(list(parts), axis=1)
 
 
 def swapped(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The batch with queries and keys exchanged."""
+    """The batch with queries and keys exchanged. `group` belongs to both sides and stays."""
     names = ("tokens", "positions", "segment_ids", "text")
     return dict(batch) | {KEY + name: batch[name] for name in names} | {name: batch[KEY + name] for name in names}
 
 
 def items(batch: Mapping[str, jax.Array]) -> jax.Array:
-    """How many items a contrast feed's batch holds; float32 scalar."""
+    """The number of items in a contrast feed's batch; float32 scalar."""
     return jnp.sum(batch["group"][..., 0] >= 0, dtype=jnp.float32)
