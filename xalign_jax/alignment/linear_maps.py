@@ -6,6 +6,7 @@ Callers centre or normalise the rows beforehand if their method does.
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg
 
 
 def procrustes(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -13,19 +14,17 @@ def procrustes(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
     W is unique if X^T Y has full rank, because signs and order of singular vectors cancel in it.
     """
-    # X^T Y = U S V^T gives W = U V^T.
-    left, _, right = np.linalg.svd(np.asarray(source, np.float64).T @ np.asarray(target, np.float64))
-    return left @ right
+    # scipy minimises ||A W - B|| for the same A = X and B = Y; its second result is the sum of singular values.
+    return scipy.linalg.orthogonal_procrustes(np.asarray(source, np.float64), np.asarray(target, np.float64))[0]
 
 
 def least_squares(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The W (D,E) float64 that minimises ||X W - Y||_F, for X (N,D) and Y (N,E); no bias, no ridge.
 
     If several W reach the minimum (D > N, or dependent columns), the result is the one of least norm. Singular values
-    below max(N,D) * 2.2e-16 of the largest count as 0.
+    below max(N,D) * 2.2e-16 of the largest count as 0, which is numpy's default.
     """
-    cutoff = np.finfo(np.float64).eps * max(np.shape(source))
-    return np.linalg.lstsq(np.asarray(source, np.float64), np.asarray(target, np.float64), rcond=cutoff)[0]
+    return np.linalg.lstsq(np.asarray(source, np.float64), np.asarray(target, np.float64), rcond=None)[0]
 
 
 def residual(source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
