@@ -189,7 +189,7 @@ def test_vocabulary_needs_an_end(tmp_path, cache, text_task):
     )
     (tmp_path / "m.model").write_bytes(out.getvalue())
     with pytest.raises(UserError, match=r"no end-of-sequence piece"):
-        run(Vocabulary(path=str(tmp_path / "m.model")), [text_task], [], tmp_path)
+        run(Vocabulary(path=str(tmp_path / "m.model")), [text_task], [], tmp_path, open_task)
 
 
 def test_long_lines_are_cut_for_training():
