@@ -26,7 +26,8 @@ def test_storage_that_fails_in_the_middle_of_a_save(tmp_path):
     model_dir = tmp_path / "run"
     both = pair(model_dir, pause=6)
     wait_until(lambda: (model_dir / "checkpoints" / "4").exists(), both)
-    resource.prlimit(both[0].pid, resource.RLIMIT_FSIZE, (24_000, 24_000))  # larger files are cut short, with an error
+    # Larger files are cut short, with an error. What the process prints lies in a file too, and has room.
+    resource.prlimit(both[0].pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
     go_on(model_dir)
     codes, errors = ends(both)
     assert codes == [1, 1], errors

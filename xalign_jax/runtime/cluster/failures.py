@@ -82,7 +82,7 @@ def fail(cause: str, code: int) -> NoReturn:
     If another process has failed first, its cause and exit code are used.
     """
     _ending.acquire()
-    print(f"xalign: {cause}", file=sys.stderr, flush=True)
+    _print(f"xalign: {cause}")
     if distributed.client() is not None:
         own = {"process": jax.process_index(), "host": socket.gethostname(), "code": code, "cause": cause}
         with contextlib.suppress(RuntimeError):  # another process was first
@@ -150,11 +150,13 @@ def _find_the_dead(beats: list[tuple[str, str]], heard: dict[int, tuple[str, flo
 
 def _say(first: dict) -> None:
     """Print the failure of another process."""
-    print(
-        f"xalign: process {first['process']} ({first['host']}) ended the run: {first['cause']}",
-        file=sys.stderr,
-        flush=True,
-    )
+    _print(f"xalign: process {first['process']} ({first['host']}) ended the run: {first['cause']}")
+
+
+def _print(line: str) -> None:
+    """A line on stderr. A full disk behind it must not keep this process from ending."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _linger() -> None:
@@ -179,6 +181,7 @@ def _linger() -> None:
 
 
 def _exit(code: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the disk behind it may be full
+            stream.flush()
     os._exit(code)
