@@ -60,5 +60,9 @@ def _stats(recipe: Recipe) -> None:
         data = data.with_facts(recipe.facts)
         show(preview.facts(data))
     # Building the feeds packs and mixes, which has counts of its own.
-    feeds = {name: feed.feed for stage in stages.plan(recipe, data) for name, feed in stage.feeds.items()}
-    show(preview.packing(feeds))
+    planned = stages.plan(recipe, data)
+    show(preview.packing({name: feed.feed for stage in planned for name, feed in stage.feeds.items()}))
+    for stage in planned:
+        steps = sorted({*range(stage.first_step, stage.last_step, max(1, stage.stage.steps // 4)), stage.last_step - 1})
+        show([line for name, feed in stage.feeds.items() for line in preview.rates(name, feed, steps)])
+    show(stages.lowered(planned))
