@@ -153,6 +153,12 @@ def test_preview_and_stats_show_the_data(place):
     assert "stream align_words" in shown.stdout and "concept" in shown.stdout
     counted = xalign("data", "stats", "--gin_file=small.gin", cwd=place)
     assert counted.returncode == 0 and "coverage of running words" in counted.stdout
+    assert "step" not in counted.stdout
+    ramp = '((0, {"en": 0.9, "en_clone": 0.1}), (3, {"en": 0.1, "en_clone": 0.9}))'
+    (place / "ramp.gin").write_text(f"include 'small.gin'\nMixture.rates = @Piecewise()\nPiecewise.points = {ramp}\n")
+    counted = xalign("data", "stats", "--gin_file=ramp.gin", "--gin.pretrain_lm/Stream.batch_size=1000", cwd=place)
+    assert "stream pretrain_lm, step 4: en 90.0%, en_clone 10.0%" in counted.stdout, counted.stderr
+    assert "stream pretrain_lm, step 7: en 10.0%, en_clone 90.0%" in counted.stdout
 
 
 def test_preparation_and_training_say_what_became_of_the_dictionary(place):

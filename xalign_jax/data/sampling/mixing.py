@@ -165,8 +165,8 @@ def member_rows(sizes: Mapping[str, int], mixture: Mixture, only_explicit: Seque
     """
     course = _Course(sizes, mixture, only_explicit)
     # Members with rows at any point take part; elsewhere no other member has a rate.
-    drawn = course.at_points.any(axis=0)
-    names = tuple(name for name, own in zip(sizes, drawn, strict=True) if own)
+    drawn = np.flatnonzero(course.at_points.any(axis=0))
+    names = tuple(np.array(list(sizes))[drawn].tolist())
     # Raising small rates to one row is for rates that follow from sizes. Such rates are given by alpha or by a cap.
     explicit = course.explicit and mixture.cap is None
     start, counts = [], []
