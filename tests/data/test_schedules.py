@@ -168,6 +168,21 @@ def test_hosts_that_read_slices_read_the_whole_batch(corpus, small_blocks, feed,
             assert checksum(joined) == expected[step]
 
 
+@pytest.mark.parametrize(
+    ("feed", "expected"),
+    [
+        (FEEDS[0], (2787720968, 3647841691, 480227269)),
+        (FEEDS[1], (4008645887, 2707539207, 2451101231)),
+        (FEEDS[3], (1688341947, 994170658, 315558982)),
+    ],
+    ids=["windows", "texts", "contrast"],
+)
+def test_batches_of_changing_rates_are_fixed(corpus, feed, expected):
+    """A run that goes on after an update reads what it would have read: this is a format."""
+    found = (feed.build(corpus, changing, 32, 7).batch(32 * 50, slice(None)) for changing in CHANGING)
+    assert tuple(map(checksum, found)) == expected
+
+
 def test_blocks_of_packed_rows_have_room_for_the_longest_language(corpus, small_blocks):
     """French texts are three times as long as German ones, and come last."""
     feed = TextFeed(LENGTH, SLOTS).build(corpus, mixture(Piecewise(((0, {"de": 1}), (2000, {"fr": 1})))), 64, 3)
