@@ -63,6 +63,7 @@ def _stats(recipe: Recipe) -> None:
     planned = stages.plan(recipe, data)
     show(preview.packing({name: feed.feed for stage in planned for name, feed in stage.feeds.items()}))
     for stage in planned:
-        steps = sorted({*range(stage.first_step, stage.last_step, max(1, stage.stage.steps // 4)), stage.last_step - 1})
+        # The first and the last step, and three steps between them.
+        steps = sorted({stage.first_step + (stage.stage.steps - 1) * quarter // 4 for quarter in range(5)})
         show([line for name, feed in stage.feeds.items() for line in preview.rates(name, feed, steps)])
     show(stages.lowered(planned))
