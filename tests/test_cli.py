@@ -153,6 +153,15 @@ def test_preview_and_stats_show_the_data(place):
     assert "stream align_words" in shown.stdout and "concept" in shown.stdout
     counted = xalign("data", "stats", "--gin_file=small.gin", cwd=place)
     assert counted.returncode == 0 and "coverage of running words" in counted.stdout
+    assert "step" not in counted.stdout
+    ramp = '((0, {"en": 0.9, "en_clone": 0.1}), (6, {"en": 0.1, "en_clone": 0.9}))'
+    (place / "ramp.gin").write_text(f"include 'small.gin'\nMixture.rates = @Piecewise()\nPiecewise.points = {ramp}\n")
+    rows = [f"--gin.{stream}/Stream.batch_size=1000" for stream in ("align_lm", "pretrain_lm")]
+    counted = xalign("data", "stats", "--gin_file=ramp.gin", "--gin.Mixture.cap=1.6", *rows, cwd=place)
+    # Both stages read the mixture, so its steps are those of the run. A clone has half of the text.
+    assert "stream pretrain_lm, step 5: en 80.0%, en_clone 20.0%" in counted.stdout, counted.stderr
+    assert "stream pretrain_lm, step 6: en 20.0%, en_clone 80.0%" in counted.stdout
+    assert "stream pretrain_lm: Mixture.cap lowers en from 90.0% to 80.0%, en_clone from" in counted.stdout
 
 
 def test_preparation_and_training_say_what_became_of_the_dictionary(place):

@@ -39,6 +39,18 @@ def test_the_recipe_of_the_documentation_continues_from_the_imported_model(tmp_p
     assert built.vocabulary.path == "runs/xlmr/vocabulary"
 
 
+def test_the_mixtures_of_the_documentation_load(tmp_path, monkeypatch):
+    cli.register()
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for number, text in enumerate(_blocks("text.md", "gin")):
+        Path(f"{number}.gin").write_text(text)
+        (built,) = config.load([f"{number}.gin"], [], (Recipe,))
+        found.append(built.stages[0].streams[0].mixture)
+    assert [type(mixture.rates).__name__ for mixture in found] == ["Linear", "tuple", "tuple"]
+    assert found[1].alpha.values == (0.7, 0.5, 0.3) and found[2].cap == 4
+
+
 def test_no_command_installs_the_package_from_an_index():
     """It is on none: a command names a clone (`-e '.[tpu]'`) or an address (`xalign_jax[tpu] @ git+https://...`)."""
     files = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]

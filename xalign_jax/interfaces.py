@@ -152,11 +152,17 @@ class Batches:
       length: T, the tokens of a row.
       languages: the languages of the rows. Arrays of languages hold indices into this tuple.
       report: counts from building the feed, by name; `xalign data preview` prints them.
+      lowered: a phrase for each language whose share `Mixture.cap` lowers; a run prints them.
     """
 
     length: int
     languages: tuple[str, ...]
     report: Mapping[str, Any] = MappingProxyType({})
+    lowered: tuple[str, ...] = ()
+
+    def rates(self, row: int) -> dict[str, float]:
+        """The share of each member of the mixture around a row; {} where the shares do not change."""
+        return {}
 
     def batch(self, first_row: int, row_slice: slice) -> dict[str, np.ndarray]:
         """The rows `row_slice` of the batch that begins at row number `first_row`: arrays whose first axis is the row.
@@ -192,6 +198,7 @@ class Feed:
         """The feed over a mixture.
 
         Args:
+          mixture: of the stream. The points of its schedules count rows here, not steps.
           rows: the batch size, over all hosts together.
           seed: of every random choice.
           split: "train" or "validation".

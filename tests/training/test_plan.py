@@ -11,10 +11,12 @@ from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.feeds.windows import Switch, WindowFeed, WordFeed
 from xalign_jax.data.lexicon.facts import Facts
 from xalign_jax.data.lexicon.lexicon import Lexicon
+from xalign_jax.data.sampling.schedules import Linear
 from xalign_jax.data.store.store import Mixture
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.probes import Knowledge, Perplexity
+from xalign_jax.interfaces import Feed
 from xalign_jax.models.llama import Llama
 from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
@@ -75,6 +77,7 @@ def mixed(**changes):
     [
         (mixed(rates={"en": 1, "fr": 1}), r"Mixture\.rates names 'fr', which .* members: de, de_clone, en, en_clone$"),
         (mixed(rates={"en": 1, "facts": 1}), r"Mixture\.rates names 'facts'"),
+        (mixed(rates=Linear(((0, {"en": 1}), (9, {"fr": 1})))), r"Mixture\.rates names 'fr'"),
         (mixed(languages=("en",)), r"Mixture\.rates names 'de', which .* members: en, en_clone$"),
         (mixed(languages=("fr",)), r"Mixture\.languages names 'fr'; the text is in de, en"),
         (of(feed=WindowFeed(33)), "lm: sequences of 33 tokens are longer than the model's max_length = 32"),
@@ -110,3 +113,38 @@ def test_a_dictionary_is_opened_before_text_is_prepared(paths, monkeypatch):
     monkeypatch.setattr(stages.store, "prepare", lambda *_: pytest.fail("text was prepared"))
     with pytest.raises(UserError, match=r"none\.tsv: no such file"):
         stages.prepare_data(recipe(lexicon=Lexicon("file", paths, ("en", "de"))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorder(Feed):
+    """A feed that keeps the mixture it is built with."""
+
+    length: int = 8
+
+    def build(self, corpus, mixture, rows, seed, split="train"):
+        return SimpleNamespace(mixture=mixture)
+
+
+def test_points_of_a_schedule_are_steps_that_read_the_mixture_and_feeds_get_rows():
+    """Steps 0 to 9 read 8 + 4 rows, the stage `other` none, and steps from 10 on read 2 rows each."""
+    shared = dataclasses.replace(MIXTURE, rates=Linear(tuple((step, {"en": 1}) for step in (0, 3, 10, 15, 1000))))
+    first = Stream("first", Recorder(), CausalLM(), 8, shared)
+
+    def rows(last_steps):
+        stage = recipe().stages[0]
+        other = dataclasses.replace(STREAM, feed=Recorder())
+        made = tuple(
+            dataclasses.replace(stage, name=name, steps=steps, streams=streams)
+            for name, steps, streams in (
+                ("one", 10, (first, dataclasses.replace(first, name="second", batch_size=4))),
+                ("other", 7, (other,)),
+                ("two", last_steps, (dataclasses.replace(first, batch_size=2),)),
+            )
+        )
+        planned = stages.plan(dataclasses.replace(recipe(), stages=made), None)
+        assert planned[1].feeds["lm"].feed.mixture is MIXTURE  # without a schedule, nothing is replaced
+        found = {feed.feed.mixture.rates.starts for i in (0, 2) for feed in planned[i].feeds.values()}
+        assert planned[2].feeds["first"].first_row == 120
+        return found
+
+    assert rows(50) == rows(5000) == {(0, 36, 120, 130, 120 + 990 * 2)}

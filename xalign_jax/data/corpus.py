@@ -142,7 +142,7 @@ def load(
 
 def tells_facts(mixtures: Sequence[Mixture]) -> bool:
     """True if any mixture draws rows from the facts."""
-    return any(dict(mixture.rates).get(FACTS, 0) for mixture in mixtures)
+    return any(mixture.named.get(FACTS, False) for mixture in mixtures)
 
 
 def open_texts(vocabulary: Vocabulary, mixtures: Sequence[Mixture], cache: str | Path | None = None) -> Corpus:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,20 @@ def packing(feeds: Mapping[str, Any]) -> list[str]:
         f"stream {name}: " + ", ".join(f"{what} {count:,}" for what, count in feed.report.items())
         for name, feed in feeds.items()
         if feed.report
+    ]
+
+
+def rates(name: str, feed: Any, steps: Sequence[int]) -> list[str]:
+    """A line for each of these steps of a run with the shares of a stream's languages, if they change.
+
+    Args:
+      feed: the stream's `training.stages.StepFeed`.
+    """
+    shares = {step: feed.feed.rates(feed.first_row + (step - feed.first_step) * feed.stride) for step in steps}
+    return [
+        f"stream {name}, step {step:,}: " + ", ".join(f"{member} {rate:.1%}" for member, rate in found.items())
+        for step, found in shares.items()
+        if found
     ]
 
 

@@ -75,6 +75,9 @@ def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus) -> B
     # `planned` has a built feed for each stream: from here on, what every step reads is fixed.
     model = build_model(recipe, runtime, corpus.tokenizer)
     planned = stages.plan(recipe, corpus)
+    if distributed.is_main():
+        for line in stages.lowered(planned):
+            print(line, file=sys.stderr, flush=True)
     coordinates = {stage.name: stage.parametrization.bind(model, corpus) for stage in recipe.stages}
     # Checks that need real data. Probes are asked now, because a stage's probes run hours later.
     checks.check_types(planned, model)

@@ -85,7 +85,7 @@ def _check_languages(recipe: Recipe, mixture: store.Mixture) -> None:
     read = sorted(set(mixture.languages) or languages)
     members = [clone_name(base, k) for base in read for k in range(recipe.vocabulary.clones + 1)]
     members += [data.FACTS] if recipe.facts is not None else []
-    if unknown := [name for name, _ in mixture.rates if name not in members]:
+    if unknown := [name for name in mixture.named if name not in members]:
         raise UserError(
             f"Mixture.rates names {unknown[0]!r}, which this mixture lacks; members: {', '.join(members) or 'none'}"
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -102,21 +104,22 @@ def plan(recipe: Recipe, corpus: data.Corpus) -> list[PlannedStage]:
 
     Streams of a stage that share a cursor take turns, so that a step reads the same rows however many steps follow.
     """
+    paces = _paces(recipe)
     # Cursor -> rows read before the stage, and the number of the stage's first step.
     cursors: Counter[tuple[Any, str]] = Counter()
     planned, first = [], 0
     for stage in recipe.stages:
         # A cursor belongs to what is read and how: two streams with the same key continue one sequence of rows.
-        keys = {stream.name: (stream.mixture, type(stream.feed).__name__) for stream in stage.streams}
+        keys = {stream.name: _cursor(stream) for stream in stage.streams}
         # Rows that a step reads from each cursor, over all streams of the stage.
-        strides: Counter[tuple[Any, str]] = Counter()
-        for stream in stage.streams:
-            strides[keys[stream.name]] += stream.batch_size
+        strides = _strides(stage)
         # `turn` is where a stream begins within the first step: after the streams before it in the stage.
         feeds, turn = {}, cursors.copy()
         for stream in stage.streams:
             key = keys[stream.name]
-            feed = stream.feed.build(corpus, stream.mixture, stream.batch_size, recipe.seed)
+            # Gin files give the points of schedules in steps, feeds know rows. All feeds of a cursor see the same rows.
+            mixture = stream.mixture and stream.mixture.in_rows(functools.partial(_first_row, paces[key]))
+            feed = stream.feed.build(corpus, mixture, stream.batch_size, recipe.seed)
             feeds[stream.name] = StepFeed(feed, stream.batch_size, first, turn[key], strides[key])
             turn[key] += stream.batch_size
         # The stage moves each cursor by all rows of its steps.
@@ -125,3 +128,40 @@ def plan(recipe: Recipe, corpus: data.Corpus) -> list[PlannedStage]:
         planned.append(PlannedStage(stage, first, first + stage.steps, feeds))
         first += stage.steps
     return planned
+
+
+def _cursor(stream: Stream) -> tuple[Any, str]:
+    """What is read and how. Streams of the same cursor continue one sequence of rows."""
+    return stream.mixture, type(stream.feed).__name__
+
+
+def _strides(stage: Stage) -> Counter[tuple[Any, str]]:
+    """Cursor -> rows that a step of the stage reads from it, over all streams."""
+    strides: Counter[tuple[Any, str]] = Counter()
+    for stream in stage.streams:
+        strides[_cursor(stream)] += stream.batch_size
+    return strides
+
+
+def _paces(recipe: Recipe) -> dict[tuple[Any, str], list[tuple[int, int]]]:
+    """Cursor -> (steps, rows a step) of each stage that reads it, in order."""
+    paces: dict[tuple[Any, str], list[tuple[int, int]]] = {}
+    for stage in recipe.stages:
+        for cursor, stride in _strides(stage).items():
+            paces.setdefault(cursor, []).append((stage.steps, stride))
+    return paces
+
+
+def _first_row(paces: Sequence[tuple[int, int]], step: int) -> int:
+    """The first row of the cursor at its step number `step`. After its last stage it would go on at the same pace."""
+    row = 0
+    for steps, stride in paces:
+        row += min(step, steps) * stride
+        step -= min(step, steps)
+    return row + step * paces[-1][1]
+
+
+def lowered(planned: Sequence[PlannedStage]) -> list[str]:
+    """A line for each stream whose languages `Mixture.cap` lowers, for the log of a run."""
+    found = {name: feed.feed.lowered for stage in planned for name, feed in stage.feeds.items() if feed.feed.lowered}
+    return [f"stream {name}: Mixture.cap lowers {', '.join(phrases)}" for name, phrases in found.items()]

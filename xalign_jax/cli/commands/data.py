@@ -60,5 +60,10 @@ def _stats(recipe: Recipe) -> None:
         data = data.with_facts(recipe.facts)
         show(preview.facts(data))
     # Building the feeds packs and mixes, which has counts of its own.
-    feeds = {name: feed.feed for stage in stages.plan(recipe, data) for name, feed in stage.feeds.items()}
-    show(preview.packing(feeds))
+    planned = stages.plan(recipe, data)
+    show(preview.packing({name: feed.feed for stage in planned for name, feed in stage.feeds.items()}))
+    for stage in planned:
+        # The first and the last step, and three steps between them.
+        steps = sorted({stage.first_step + (stage.stage.steps - 1) * quarter // 4 for quarter in range(5)})
+        show([line for name, feed in stage.feeds.items() for line in preview.rates(name, feed, steps)])
+    show(stages.lowered(planned))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from xalign_jax.data.corpus import Member
 from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.sampling.mixing import Blocks, MemberRows
 
 
 class Members:
     """M members of a mixture, and the C texts that they are written from. A language and its clones share one text.
 
     Attributes:
-      counts: (M,) int64, rows of each member in a block.
+      rows: rows of each member in the blocks.
       cursor: (M,) int64, the text of each member.
       k: (M,) int64, the clone that each member is written as.
       language: (M,) int64, index of each member's language in `languages`.
@@ -25,11 +26,11 @@ class Members:
       arrays: (C + 1,) int64, text c has tokens[arrays[c]] to tokens[arrays[c + 1] - 1].
     """
 
-    def __init__(self, members: Sequence[Member], counts: Mapping[str, int], seed: int) -> None:
+    def __init__(self, members: Sequence[Member], rows: MemberRows, seed: int) -> None:
         # Members without rows are left out; several members (a language and its clones) may read the same text.
-        members = [member for member in members if member.name in counts]
+        members = [member for member in members if member.name in rows.names]
         texts = {member.text: member for member in members}
-        self.counts = np.array([counts[member.name] for member in members], np.int64)
+        self.rows = rows
         self.cursor = np.array([list(texts).index(member.text) for member in members])
         self.k = np.array([member.k for member in members])
         self.languages = tuple(dict.fromkeys(member.language for member in members))
@@ -38,3 +39,7 @@ class Members:
         self.key = np.stack([hash64(seed, "text", text) for text in texts])
         self.tokens = [tokens for member in self.texts for tokens in member.tokens]
         self.arrays = np.cumsum([0, *(len(member.tokens) for member in self.texts)])
+
+    def blocks(self, seed: int) -> Blocks:
+        """Which member each row belongs to."""
+        return Blocks(self.rows.counts, self.cursor, seed, self.rows.start)

@@ -55,7 +55,7 @@ class TextFeed(Feed):
         if most < 1:
             raise UserError(f"TextFeed.length = {self.length}: no room for a token between bos and eos; raise it")
         pieces = Pieces(corpus.members(mixture, split), mixture, most, own)
-        return PackedRows(pieces, Form(self.length, self.slots), corpus.tokenizer, rows, own)
+        return PackedRows(pieces, mixture, Form(self.length, self.slots), corpus.tokenizer, rows, own)
 
     def blank(self, rows: int) -> Batch:
         """The arrays of `rows` rows without text, where only shapes matter."""
@@ -102,7 +102,7 @@ class TranslationFeed(Feed):
         own = int(hash64(seed, "TranslationFeed"))
         # One view: both texts of a pair lie one after another in the same row.
         items = PairItems(_examples(self, corpus, mixture, own, split), 1, False, self.side, own)
-        return PackedRows(items, self._form(), corpus.tokenizer, rows, own)
+        return PackedRows(items, reads(self, mixture), self._form(), corpus.tokenizer, rows, own)
 
     def blank(self, rows: int) -> Batch:
         """The arrays of `rows` rows without text, where only shapes matter."""
@@ -151,7 +151,7 @@ class ContrastFeed(Feed):
         own = int(hash64(seed, "ContrastFeed"))
         # Two views: queries and keys are packed into separate rows, an item into the same slot of both.
         items = PairItems(_examples(self, corpus, mixture, own, split), 2, self.mixup, self.side, own)
-        return PackedRows(items, Form(self.length, self.slots), corpus.tokenizer, rows, own)
+        return PackedRows(items, reads(self, mixture), Form(self.length, self.slots), corpus.tokenizer, rows, own)
 
     def blank(self, rows: int) -> Batch:
         """The arrays of `rows` rows without text, where only shapes matter."""

@@ -8,13 +8,19 @@ item first, each item into the first row with room. All blocks have the same num
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple, Protocol
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
 from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.sampling.mixing import MemberRows
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.interfaces import Batches
+
+if TYPE_CHECKING:
+    from xalign_jax.data.store.store import Mixture
 
 ITEMS = 4096  # items of a block
 LEFT_OVER = 0.003  # largest share of a sampled block's items that may not fit into its rows
@@ -56,6 +62,7 @@ class Source(Protocol):
       unit: "texts" or "pairs", the unit of the counts.
       units: how many units an item has.
       report: counts of the documents that are used and not used, by name.
+      rows: how many units of each member the blocks of its mixture hold.
     """
 
     tokens: list[np.ndarray]
@@ -63,6 +70,10 @@ class Source(Protocol):
     unit: str
     units: int
     report: dict[str, int]
+    rows: MemberRows
+
+    def drawn_by(self, mixture: Mixture) -> Self:
+        """A copy that draws the same members at other rates. The points of the mixture's schedules count units."""
 
     def items(self, number: np.ndarray) -> Items:
         """The items with these numbers, (I,) int64 >= 0."""
@@ -127,14 +138,27 @@ def pack(
 class PackedRows(Batches):
     """Rows of packed items: "bos x eos" for one text, "bos a eos b eos" for two; no bos if the vocabulary has none."""
 
-    def __init__(self, source: Source, form: Form, tokenizer: Tokenizer, rows: int, seed: int) -> None:
+    def __init__(
+        self, source: Source, mixture: Mixture, form: Form, tokenizer: Tokenizer, rows: int, seed: int
+    ) -> None:
         self.length, self.languages = form.length, source.languages
-        self._source, self._form, self._rows, self._seed = source, form, rows, seed
+        self._form, self._rows, self._seed = form, rows, seed
         self._written = tokenizer.clone_table
         self._eos, self._bos, self._pad = tokenizer.eos, tokenizer.bos, tokenizer.pad or 0
-        self.block_rows, filled = self._measure()
+        # All blocks have as many rows as those whose items need the most, at any point of the mixture's schedule.
+        constant = [source.drawn_by(phase) for phase in mixture.phases()] if mixture.changes else [source]
+        self.block_rows, filled = self._measure(constant)
+        # Sources count units, and the schedule counts rows.
+        self._row_units = source.units * ITEMS / self.block_rows
+        if mixture.changes:
+            source = source.drawn_by(mixture.in_rows(lambda row: round(row * self._row_units)))
+        self._source, self.lowered = source, source.rows.lowered
         self.report = {**source.report, "rows a block": self.block_rows, "percent filled": round(100 * filled)}
         self._block = functools.lru_cache(maxsize=_KEPT)(self._make)
+
+    def rates(self, row: int) -> dict[str, float]:
+        """The share of each member in the units around a row; {} where the shares do not change."""
+        return self._source.rows.rates(int(row * self._row_units))
 
     def batch(self, first_row: int, row_slice: slice) -> Batch:
         """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.
@@ -165,11 +189,11 @@ class PackedRows(Batches):
         """(I, V) int64: tokens of each view with its specials, an eos for each text and a bos."""
         return items.size.sum(2) + items.size.shape[2] + (self._bos is not None)
 
-    def _measure(self) -> tuple[int, float]:
+    def _measure(self, sources: Sequence[Source]) -> tuple[int, float]:
         """The number of rows that hold nearly all items of each sampled block, and the share that is filled."""
         count, rows, sizes = 0, [], []
-        for block in range(_SAMPLE):
-            items = self._source.items(block * ITEMS + np.arange(ITEMS))
+        for source, block in itertools.product(sources, range(_SAMPLE)):
+            items = source.items(block * ITEMS + np.arange(ITEMS))
             sizes.append(self._sizes(items))
             rows.append(pack(sizes[-1], self._form.length, self._form.slots)[0])
             # (rows,): items that are left over if the block ends with this row.
@@ -177,7 +201,7 @@ class PackedRows(Batches):
             count = max(count, int(np.argmax(beyond <= LEFT_OVER * ITEMS)) + 1)
         # (I, V) sizes of all sampled items -> those that fit.
         size = np.concatenate(sizes)[np.concatenate(rows) < count]
-        return count, size.sum() / (size.shape[1] * _SAMPLE * count * self._form.length)
+        return count, size.sum() / (size.shape[1] * len(rows) * count * self._form.length)
 
     def _make(self, block: int) -> Batch:
         """All m rows of a block, read-only arrays (m, ..)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +12,7 @@ from xalign_jax.data.corpus import FACTS, Member
 from xalign_jax.data.feeds.members import Members
 from xalign_jax.data.feeds.packing import Items
 from xalign_jax.data.sampling.hashing import hash64
-from xalign_jax.data.sampling.mixing import Blocks, Epochs, member_counts
+from xalign_jax.data.sampling.mixing import Blocks, Epochs, MemberRows, member_rows
 from xalign_jax.data.store.store import Mixture, Store
 from xalign_jax.errors import UserError
 
@@ -27,8 +29,8 @@ class Pieces:
 
     def __init__(self, members: Sequence[Member], mixture: Mixture, most: int, seed: int) -> None:
         pieces = {member.name: sum(int(_cuts(o, most).sum()) for o in member.offsets) for member in members}
-        counts = member_counts(pieces, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
-        self._most, self._members = most, Members(members, counts, seed)
+        self.rows = member_rows(pieces, mixture, only_explicit=(FACTS,))
+        self._most, self._members = most, Members(members, self.rows, seed)
         self.languages, self.tokens = self._members.languages, self._members.tokens
         # (D,) documents of all arrays: first token, tokens without eos. `_first` (D + 1,): each document's first piece.
         offsets = [offsets for member in self._members.texts for offsets in member.offsets]
@@ -38,10 +40,17 @@ class Pieces:
         self._first = np.cumsum(np.concatenate([[0], *(_cuts(offset, most) for offset in offsets)]))
         # (C + 1,): the first piece of each text, by way of its first token array and that array's first document.
         first = self._first[self._store_documents[self._members.arrays]]
-        blocks = Blocks(self._members.counts, self._members.cursor, seed)
-        self._epochs = Epochs(blocks, first[:-1], np.diff(first), self._members.key)
+        self._pieces = pieces
+        self._epochs = Epochs(self._members.blocks(seed), first[:-1], np.diff(first), self._members.key)
         empty = int(np.count_nonzero(self._sizes == 0))
         self.report = {"documents": len(self._sizes) - empty, "pieces": int(self._first[-1]), "empty": empty}
+
+    def drawn_by(self, mixture: Mixture) -> Pieces:
+        """A copy that draws the same members at other rates."""
+        other = copy.copy(self)
+        other.rows = member_rows(self._pieces, mixture, only_explicit=(FACTS,))
+        other._epochs = _with_rows(self._epochs, self.rows.names, other.rows)
+        return other
 
     def items(self, number: np.ndarray) -> Items:
         """The items with these numbers, (I,) int64 >= 0; V = P = 1."""
@@ -55,6 +64,13 @@ class Pieces:
         store, start, size, language, k = (column[:, None, None] for column in (store, start, size, language, k))
         none = np.zeros((len(number), 0))
         return Items(store, start, size, language, k, (self._sizes[document] > self._most).astype(np.int64), none, none)
+
+
+def _with_rows(epochs: Epochs, names: tuple[str, ...], rows: MemberRows) -> Epochs:
+    """The epochs of the members `names` with other numbers of rows; those that `rows` lacks have none."""
+    counts = np.zeros((len(rows.start), len(names)), np.int64)
+    counts[:, [names.index(name) for name in rows.names]] = rows.counts
+    return dataclasses.replace(epochs, blocks=dataclasses.replace(epochs.blocks, counts=counts, start=rows.start))
 
 
 def _cuts(offsets: np.ndarray, most: int) -> np.ndarray:
@@ -171,19 +187,27 @@ class PairExamples:
 
     def __init__(self, pairs: Pairs, mixture: Mixture, seed: int) -> None:
         texts = dict(zip(pairs.languages, pairs.per_language.tolist(), strict=True))
-        lacking = [name for name, rate in mixture.rates if rate and texts.get(name) == 0]
+        lacking = [name for name, drawn in mixture.named.items() if drawn and texts.get(name) == 0]
         if lacking:
             raise UserError(
                 f"Mixture.rates gives {lacking[0]!r} a rate, but no text in it has a translation; remove it"
             )
-        counts = member_counts(texts, mixture.rates, mixture.alpha)
-        self.pairs, self._seed = pairs, seed
+        self.rows = member_rows(texts, mixture)
+        self.pairs, self._seed, self._texts = pairs, seed, texts
         # Each language is a cursor over its part of `by_language`.
-        blocks = Blocks(np.array(list(counts.values())), np.arange(len(counts)), seed)
-        language = [pairs.languages.index(name) for name in counts]
+        names = self.rows.names
+        blocks = Blocks(self.rows.counts, np.arange(len(names)), seed, self.rows.start)
+        language = [pairs.languages.index(name) for name in names]
         size = pairs.per_language
-        key = np.stack([hash64(seed, "language", name) for name in counts])
+        key = np.stack([hash64(seed, "language", name) for name in names])
         self._epochs = Epochs(blocks, (np.cumsum(size) - size)[language], size[language], key)
+
+    def drawn_by(self, mixture: Mixture) -> PairExamples:
+        """A copy that draws the same languages at other rates."""
+        other = copy.copy(self)
+        other.rows = member_rows(self._texts, mixture)
+        other._epochs = _with_rows(self._epochs, self.rows.names, other.rows)
+        return other
 
     def draw(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The two documents of the examples with these numbers (I,) int64 >= 0; (I,) int64 each."""
@@ -208,7 +232,14 @@ class PairItems:
         self._examples, self._views, self._side, self._seed = examples, views, side, seed
         self.units = 2 if mixup else 1
         self.tokens, self.languages = examples.pairs.tokens, examples.pairs.languages
-        self.report = examples.pairs.report
+        self.report, self.rows = examples.pairs.report, examples.rows
+
+    def drawn_by(self, mixture: Mixture) -> PairItems:
+        """A copy that draws the same languages at other rates."""
+        other = copy.copy(self)
+        other._examples = self._examples.drawn_by(mixture)
+        other.rows = other._examples.rows
+        return other
 
     def items(self, number: np.ndarray) -> Items:
         """The items with these numbers, (I,) int64 >= 0."""

@@ -20,7 +20,7 @@ from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.feeds.packing import Batch, blank
 from xalign_jax.data.feeds.words import PieceFeed, WordFeed
 from xalign_jax.data.sampling.hashing import hash64
-from xalign_jax.data.sampling.mixing import Blocks, Epochs, member_counts
+from xalign_jax.data.sampling.mixing import Epochs, member_rows
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batches, Feed
 from xalign_jax.recipe import at_least_one, freeze
@@ -69,8 +69,7 @@ class WindowFeed(Feed):
         members = corpus.members(mixture, split)
         # Rates are shares of rows, and all rows have the same length, so members count by their tokens.
         sizes = {member.name: member.size for member in members}
-        counts = member_counts(sizes, mixture.rates, mixture.alpha, only_explicit=(FACTS,))
-        used = Members(members, counts, seed)
+        used = Members(members, member_rows(sizes, mixture, only_explicit=(FACTS,)), seed)
         switching = _switching(self.switch, self.length, corpus, used)
         return Windows(self.length, rows, corpus.tokenizer, used, seed, switching)
 
@@ -133,15 +132,20 @@ class Windows(Batches):
         self._sizes = np.array([len(tokens) for tokens in members.tokens])
         self._room, self._store_windows = _window_table(self._sizes, length)
         first = self._store_windows[members.arrays]
-        self._epochs = Epochs(Blocks(members.counts, members.cursor, seed), first[:-1], np.diff(first), members.key)
+        self._epochs = Epochs(members.blocks(seed), first[:-1], np.diff(first), members.key)
         for member, windows in zip(members.texts, self._epochs.size, strict=True):
             if not windows:
                 raise UserError(
                     f"Mixture.rates: {member.name!r} has {member.size} tokens, too few for one window of "
                     f"WindowFeed.length = {length} tokens; give it rate 0, more text or a shorter window"
                 )
+        self.lowered = members.rows.lowered
         self._written = tokenizer.clone_table
         self._eos, self._bos, self._pad = tokenizer.eos, tokenizer.bos, tokenizer.pad or 0
+
+    def rates(self, row: int) -> dict[str, float]:
+        """The share of each member around a row; {} where the shares do not change."""
+        return self._members.rows.rates(row)
 
     def batch(self, first_row: int, row_slice: slice) -> Batch:
         """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.

@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import gin
 import numpy as np
 
 from xalign_jax.data.sampling.mixing import check_rates
+from xalign_jax.data.sampling.schedules import Points, phases
 from xalign_jax.data.store.cache import ADVICE, damage, read_object
 from xalign_jax.data.text.files import is_current, parse_name
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
@@ -64,20 +65,61 @@ class Mixture:
       alpha: if `rates` is empty, a member of n tokens has a share proportional to n^alpha (1 proportional, 0 uniform),
         and at least one row in 1,000.
       languages: only these languages of the text (base codes); () = all.
+      cap: no member has more than this many times its share of the text, except the facts; the others get the rest.
+        So none is repeated more than `cap` times as often as the text of all. None = no cap.
+
+    `rates` and `alpha` may change with the step: they may be `Piecewise` or `Linear` (`data.sampling.schedules`).
     """
 
     tasks: tuple = dataclasses.field(default=(), metadata=with_paths(canonical_tasks))
     rates: Any = ()
-    alpha: float = 1.0
+    alpha: Any = 1.0
     languages: tuple = ()
+    cap: float | None = None
 
     def __post_init__(self) -> None:
         freeze(self)
-        if not isinstance(self.rates, tuple) or not all(_is_rate(item) for item in self.rates):
-            raise UserError(f'Mixture.rates = {self.rates!r}: expected a dict such as {{"en": 0.9, "de": 0.1}}')
-        if self.rates:
-            check_rates(self.rates)
-        within(self, "[0, 1]", "alpha")
+        for step, rates in phases(self.rates):
+            where = f" at step {step}" if isinstance(self.rates, Points) else ""
+            if not isinstance(rates, tuple) or not all(_is_rate(item) for item in rates):
+                raise UserError(f'Mixture.rates{where} = {rates!r}: expected a dict such as {{"en": 0.9, "de": 0.1}}')
+            if rates or where:
+                check_rates(rates, where)
+        for step, alpha in phases(self.alpha):
+            where = f" at step {step}" if isinstance(self.alpha, Points) else ""
+            if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+                raise UserError(f"Mixture.alpha{where} = {alpha!r}: expected a number")
+            if not 0 <= alpha <= 1:
+                raise UserError(f"Mixture.alpha{where} = {alpha!r}: must lie in [0, 1]")
+        if isinstance(self.alpha, Points) and self.rates != ():
+            raise UserError("Mixture.alpha changes with the step, but Mixture.rates gives the shares; bind one of them")
+        within(self, "[1, inf)", "cap")
+
+    @property
+    def changes(self) -> bool:
+        """The shares depend on the step."""
+        return isinstance(self.rates, Points) or isinstance(self.alpha, Points)
+
+    @property
+    def named(self) -> dict[str, bool]:
+        """The members that `rates` names at any step, and whether it gives them rows at one."""
+        found: dict[str, bool] = {}
+        for _, rates in phases(self.rates):
+            found |= {name: found.get(name, False) or rate > 0 for name, rate in rates}
+        return found
+
+    def in_rows(self, row: Callable[[int], int]) -> Mixture:
+        """A copy whose schedules have points at rows in place of steps: `row(step)`."""
+        if not self.changes:
+            return self
+        rates, alpha = (v.in_rows(row) if isinstance(v, Points) else v for v in (self.rates, self.alpha))
+        return dataclasses.replace(self, rates=rates, alpha=alpha)
+
+    def phases(self) -> list[Mixture]:
+        """For each point of the schedule, a mixture whose constant shares are those of the point."""
+        if isinstance(self.rates, Points):
+            return [dataclasses.replace(self, rates=rates) for rates in self.rates.values]
+        return [dataclasses.replace(self, alpha=alpha) for _, alpha in phases(self.alpha)]
 
 
 def _is_rate(item: Any) -> bool:
