@@ -10,7 +10,6 @@ import json
 import lzma
 import os
 import struct
-import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -154,7 +153,7 @@ def test_every_compression_and_its_damage(tmp_path, suffix):
     # zstd files carry no checksum unless they are asked to, so only a cut is found for certain.
     for content in (whole[:-9], b"not compressed\n", b"" if suffix == ".zst" else bytes(broken)):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"a\.txt\.\w+: (cannot be read|the file is empty)"):
+        with pytest.raises(UserError, match=rf"a\.txt\{suffix}:"):
             read(f"lines:de={path}")
     with pytest.raises(UserError, match="no such file"):
         read(f"lines:de={tmp_path}/none{suffix}")
@@ -202,7 +201,7 @@ def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, package, name
         ("csv:a.csv", b"en,group_id\na,\n", "a.csv:2: no group_id"),
         ("csv:a.csv,en=English", b"en,de\na,b\n", "no column 'English'; the columns are en, de"),
         ("tmx:a.tmx", b"", "a.tmx:1: not XML"),
-        ("tmx:a.tmx", b"<html>\n</html>", "a.tmx:1: no TMX file: it begins with <html>|no translation unit"),
+        ("tmx:a.tmx", b"<html>\n</html>", "a.tmx: no TMX file: it has no translation unit"),
         ("tmx:a.tmx", TMX.format("").encode(), "no translation unit"),
         ("tmx:a.tmx", TMX.format("<tu><tuv><seg>a</seg></tuv></tu>").encode(), "a.tmx:4: a <tuv> without xml:lang"),
         ("tmx:a.tmx", TMX.format('<tu><tuv xml:lang="../x"/></tu>').encode(), "a.tmx:4: '../x' is no name"),
@@ -225,7 +224,7 @@ def test_bad_files_are_refused_in_a_line(tmp_path, monkeypatch, file, content, s
     (tmp_path / path).write_bytes(content)
     with pytest.raises(UserError) as refused:
         read(file)
-    assert any(part in str(refused.value) for part in said.split("|")), refused.value
+    assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -309,12 +308,11 @@ def test_a_large_translation_memory_is_read_in_little_memory(tmp_path):
     unit = '<tu><tuv xml:lang="en"><seg>{} is a number</seg></tuv></tu>\n'
     with gzip.open(tmp_path / "a.tmx.gz", "wt", compresslevel=1) as file:
         file.write(TMX.format("".join(unit.format(i) for i in range(70_000))))
-    source = parse_name(f"tmx:{tmp_path}/a.tmx.gz")[1]
-    tracemalloc.start()
-    count = sum(1 for _ in source.documents())
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert count == 70_000 and peak < 2_000_000
+    pages = [
+        int(Path("/proc/self/statm").read_text().split()[1])
+        for _ in parse_name(f"tmx:{tmp_path}/a.tmx.gz")[1].documents()
+    ]
+    assert len(pages) == 70_000 and (pages[-1] - pages[1000]) * os.sysconf("SC_PAGE_SIZE") < 10_000_000
 
 
 def write_mo(path, messages):

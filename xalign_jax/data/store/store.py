@@ -60,7 +60,7 @@ class Mixture:
 
     Attributes:
       tasks: seqio Tasks or Mixtures (the texts of a Mixture count, not its rates), files spelled as in
-        `names.parse_name` ("text:en=a.txt.gz,de=b.txt", "tsv:...", "pairs:...", "jsonl:..."), or "tfds:wiki40b/en".
+        `names.parse_name` ("text:en=a.txt.gz,de=b.txt", "tsv:...", "pairs:...", "csv:...", "tmx:..."), or "tfds:wiki40b/en".
       rates: the share of each member, {"en": 0.88, "en_clone": 0.1, "facts": 0.02}. Other members have no rows.
       alpha: if `rates` is empty, a member of n tokens has a share proportional to n^alpha (1 proportional, 0 uniform),
         and at least one row in 1,000.

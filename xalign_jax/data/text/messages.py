@@ -126,9 +126,7 @@ def _read_po(path: str) -> Iterator[tuple[str, str, str]]:
         place = max(entry.linenum, 1)  # polib gives 0 for the first line
         line, before = seen.setdefault(key, (place, translation))
         if before != translation:
-            raise UserError(
-                f"{path}:{place}: msgid {entry.msgid[:SHOWN]!r} has another translation on line {line}"
-            )
+            raise UserError(f"{path}:{place}: msgid {entry.msgid[:SHOWN]!r} has another translation on line {line}")
         if source:
             yield key[0], source, translation
     if skipped:

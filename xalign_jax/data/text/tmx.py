@@ -25,19 +25,13 @@ class TranslationMemories(Multilingual):
         # network. A document type, which names tmx14.dtd in most files, is not loaded.
         safe = {"resolve_entities": False, "no_network": True, "load_dtd": False}
         with open_file(path) as file:
-            units = etree.iterparse(file, events=("start", "end"), tag=("tmx", "tu", "header"), **safe)
             try:
-                for event, unit in units:
-                    if event == "start" or unit.tag == "tmx":
-                        _check_root(unit, path)
-                        continue
-                    if unit.tag == "tu":
-                        number += 1
-                        for language, text in _segments(unit, path):
-                            if text:
-                                yield Document(text, language, str(number))
-                            else:
-                                empty += 1
+                for number, (_, unit) in enumerate(etree.iterparse(file, tag="tu", **safe), 1):
+                    for language, text in _segments(unit, path):
+                        if text:
+                            yield Document(text, language, str(number))
+                        else:
+                            empty += 1
                     # Drop what was read: the tree would otherwise grow to the size of the file.
                     unit.clear()
                     while unit.getprevious() is not None:
@@ -48,12 +42,6 @@ class TranslationMemories(Multilingual):
             raise UserError(f"{path}: no TMX file: it has no translation unit (<tu>)")
         if empty:
             say(f"{path}: {empty:,} empty segments are skipped")
-
-
-def _check_root(element: Any, path: str) -> None:
-    root = element.getroottree().getroot()
-    if root.tag != "tmx":
-        raise UserError(f"{path}:1: no TMX file: it begins with <{str(root.tag)[:SHOWN]}>")
 
 
 def _segments(unit: Any, path: str) -> Iterator[tuple[str, str]]:
