@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 import tempfile
@@ -75,11 +76,9 @@ class Messages(Monolingual):
 
     def stamps(self) -> list[tuple[str, ...]]:
         # A folder's own stamp changes when a file is added or removed.
-        stamps = [stamp_file(path) for _, path in self.files]
-        for _, path in self.files:
-            for folder, _, names in sorted(os.walk(path)):
-                stamps += [stamp_file(folder), *(stamp_file(os.path.join(folder, n)) for n in sorted(names))]
-        return stamps
+        paths = [path for _, path in self.files]
+        folders = [folder for path in paths for folder, _, _ in os.walk(path)]
+        return [stamp_file(file) for file in (*sorted(folders), *itertools.chain.from_iterable(map(_catalogs, paths)))]
 
 
 def _catalogs(path: str) -> list[str]:
