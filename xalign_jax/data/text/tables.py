@@ -145,27 +145,32 @@ class ArrowTables(_Tables):
     """
 
     def names(self, path: str) -> list[str]:
-        return list(self._open(path)[0].names)
+        with _arrow_errors(path):
+            return list(self._open(path)[0].names)
 
     def has(self, names: Sequence[str], column: str) -> bool:
         return _outer(column, names) in names
 
     def rows(self, path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        schema, batches = self._open(path)
-        for column in columns:
-            kind = _type(schema, column)
-            if kind is None:
-                raise _missing(path, column, schema.names)
-            if not (_is_text(kind, path) or (column == (self.group or _GROUP) and _is_integer(kind, path))):
-                raise UserError(f"{path}: the column {column[:SHOWN]!r} is {str(kind)[:SHOWN]}, not text")
-        row = 0
         with _arrow_errors(path):
+            schema, batches = self._open(path)
+            for column in columns:
+                self._check_type(path, schema, column)
+            row = 0
             for batch in batches([_outer(column, schema.names) for column in columns]):
                 for start in range(0, batch.num_rows, _ROWS):
                     part = batch.slice(start, _ROWS)
                     for cells in zip(*(_cells(part, column, path, row) for column in columns), strict=True):
                         row += 1
                         yield row, list(cells)
+
+    def _check_type(self, path: str, schema: Any, column: str) -> None:
+        """Refuse a column that is missing or holds neither text nor the numbers of groups."""
+        kind = _type(schema, column)
+        if kind is None:
+            raise _missing(path, column, schema.names)
+        if not (_is_text(kind, path) or (column == (self.group or _GROUP) and _is_integer(kind, path))):
+            raise UserError(f"{path}: the column {column[:SHOWN]!r} is {str(kind)[:SHOWN]}, not text")
 
     def _open(self, path: str) -> tuple[Any, Callable[[list[str]], Iterator[Any]]]:
         """The schema of a file, and a function that reads record batches of some columns."""
