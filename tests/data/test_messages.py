@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polib
 import pytest
 
-from xalign_jax.data.text import files
+from xalign_jax.data.text import files, messages
+from xalign_jax.data.text.catalogs import read_mo
 from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.errors import UserError
@@ -89,3 +92,13 @@ def test_messages_of_catalogs(tmp_path, capsys):
     assert all(map(files.is_current, stamps))
     write_mo(tmp_path / "de" / "c.mo", {"c": "d"})
     assert not all(map(files.is_current, stamps)) and source.fingerprint() != before
+
+
+def test_real_catalogs_give_the_same_messages_as_their_compiled_form():
+    """Django installs both forms of each catalog. msgfmt leaves out fuzzy, obsolete and untranslated messages too."""
+    django = pytest.importorskip("django")
+    sources = sorted(Path(django.__file__).parent.glob("conf/locale/*/LC_MESSAGES/*.po"))[::3]
+    assert len(sources) > 20
+    for path in sources:
+        found = list(messages._read_po(str(path)))
+        assert sorted(found) == sorted(read_mo(path.with_suffix(".mo"))), path
