@@ -8,6 +8,7 @@ ROOT = Path(__file__).parent
 GIN = sorted({str(path.parent.relative_to(ROOT / "gin") / "*.gin") for path in (ROOT / "gin").rglob("*.gin")})
 
 DEMO = ["django>=5.2,<6", "babel==2.18.0"]
+FORMATS = ["lxml>=5", "polib>=1.2", "zstandard>=0.23", "pyarrow>=17"]
 HF = ["torch>=2.8", "transformers>=5.0", "sentence-transformers>=5.0"]
 
 setup(
@@ -49,9 +50,11 @@ setup(
         "hf": HF,
         "gcs": ["gcsfs"],
         "demo": DEMO,
+        "formats": FORMATS,
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
         "test": [
             *DEMO,
+            *FORMATS,
             *HF,
             "pytest",
             "pytest-xdist",

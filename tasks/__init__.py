@@ -2,7 +2,7 @@
 
 Text tasks yield `text`, `language` and `group_id` (strings of rank 0) in the splits train and validation. `group_id` is
 equal for texts that translate each other, and "" if nothing is known. To add your own task, call `register_text` or a
-similar function in a module that `Recipe.modules` names. Or spell files in gin ("text:en=a.txt", `files.parse_name`).
+similar function in a module that `Recipe.modules` names. Or spell files in gin ("text:en=a.txt", `names.parse_name`).
 """
 
 from xalign_jax.data.text.readers import EMBEDDED, Example

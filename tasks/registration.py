@@ -12,7 +12,8 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from xalign_jax.data.text.files import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles, parse_name, resolve
+from xalign_jax.data.text.files import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles, resolve
+from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.readers import SourceReader
 from xalign_jax.errors import UserError, one_line
 

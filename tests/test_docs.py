@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 from xalign_jax import cli, config
+from xalign_jax.data.text.names import parse_name
 from xalign_jax.evaluation import probes
 from xalign_jax.recipe import Recipe
 from xalign_jax.runtime.logs import RESULT_KEYS
@@ -49,6 +51,15 @@ def test_the_mixtures_of_the_documentation_load(tmp_path, monkeypatch):
         found.append(built.stages[0].streams[0].mixture)
     assert [type(mixture.rates).__name__ for mixture in found] == ["Linear", "tuple", "tuple"]
     assert found[1].alpha.values == (0.7, 0.5, 0.3) and found[2].cap == 4
+
+
+def test_every_task_of_the_document_of_texts_is_spelled_right():
+    """Each line of the first block names tasks of one kind; tasks that are no files have other names."""
+    (block,) = [block for block in _blocks("text.md", "") if "Mixture.tasks" in block]
+    tasks = [task for line in block.splitlines() for task in ast.literal_eval(line.partition(" = ")[2])]
+    known = {task.partition(":")[0] for task in tasks if parse_name(task)}
+    assert known == {"text", "lines", "tsv", "pairs", "jsonl", "csv", "parquet", "tmx", "po", "zip"}
+    assert {task.partition(":")[0] for task in tasks} - known == {"docs_en", "catalogs", "tfds", "my_task"}
 
 
 def test_no_command_installs_the_package_from_an_index():

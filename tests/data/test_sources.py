@@ -9,7 +9,8 @@ import pytest
 from xalign_jax.data.lexicon import files as dictionaries
 from xalign_jax.data.lexicon.filenames import named_languages
 from xalign_jax.data.text import catalogs, docstrings, files
-from xalign_jax.data.text.files import AlignedLines, Document, JsonLines, MultiwayTsv, Split, TextFiles, parse_name
+from xalign_jax.data.text.files import AlignedLines, Document, JsonLines, MultiwayTsv, Split, TextFiles
+from xalign_jax.data.text.names import parse_name
 from xalign_jax.errors import UserError
 
 

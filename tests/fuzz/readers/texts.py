@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
+import functools
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
+import zstandard
+
 from fuzz.harness import Reader
-from xalign_jax.data.text.files import Document, Split, is_language, parse_name
+from xalign_jax.data.text.files import Document, Split, is_language
+from xalign_jax.data.text.names import parse_name
 
 ENGLISH = [
     "The cat sleeps.",
@@ -19,6 +25,13 @@ ENGLISH = [
     "Six of them.",
 ]
 GERMAN = ["Die Katze schläft.", "Ein Hund bellt.", "Wo ist das Haus?", "Naives Café.", "Fünf", "Sechs davon."]
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": functools.partial(gzip.compress, mtime=0),
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor(write_checksum=True).compress,
+}
 TEXTS = {"en": ENGLISH, "de": GERMAN}
 
 
@@ -45,7 +58,7 @@ FORMS = {"text": _blocks, "lines": _lines, "tsv": _keyed, "pairs": _lines, "json
 
 def _seeds(form: Callable[[list[str]], str], suffix: str) -> list[dict[str, bytes]]:
     files = {f"{language}.txt{suffix}": form(texts).encode() for language, texts in TEXTS.items()}
-    return [{name: gzip.compress(text, mtime=0) if suffix else text for name, text in files.items()}]
+    return [{name: COMPRESS[suffix](text) for name, text in files.items()}]
 
 
 def _read(kind: str, suffix: str, folder: Path) -> list[Document]:
@@ -93,3 +106,4 @@ def _reader(kind: str, suffix: str) -> Reader:
 
 
 READERS = [_reader(kind, suffix) for suffix in ("", ".gz") for kind in FORMS]
+READERS += [_reader("lines", suffix) for suffix in (".bz2", ".xz", ".zst")]

@@ -24,7 +24,8 @@ import numpy as np
 from xalign_jax.data.sampling.mixing import check_rates
 from xalign_jax.data.sampling.schedules import Points, phases
 from xalign_jax.data.store.cache import ADVICE, damage, read_object
-from xalign_jax.data.text.files import is_current, parse_name
+from xalign_jax.data.text.files import is_current
+from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.recipe import freeze, resolve, with_paths, within
@@ -60,7 +61,7 @@ class Mixture:
 
     Attributes:
       tasks: seqio Tasks or Mixtures (the texts of a Mixture count, not its rates), files spelled as in
-        `files.parse_name` ("text:en=a.txt.gz,de=b.txt", "tsv:...", "pairs:...", "jsonl:..."), or "tfds:wiki40b/en".
+        `names.parse_name` ("text:en=a.txt.gz,de=b.txt", "tsv:...", "pairs:...", "csv:...", "tmx:..."), or "tfds:wiki40b/en".
       rates: the share of each member, {"en": 0.88, "en_clone": 0.1, "facts": 0.02}. Other members have no rows.
       alpha: if `rates` is empty, a member of n tokens has a share proportional to n^alpha (1 proportional, 0 uniform),
         and at least one row in 1,000.

@@ -68,7 +68,7 @@ def _documents(package: str) -> tuple[Document, ...]:
         for context, source, translation in read_mo(file):
             english, text = clean(source), clean(translation)
             # Formats and single signs are no text.
-            if not (_is_text(english) and any(map(str.isalpha, text))):
+            if not (is_text(english) and any(map(str.isalpha, text))):
                 continue
             # The same English text in another context is another message, with its own translations.
             group = hashlib.sha256(f"{context}\x04{english}".encode()).hexdigest()[:16]
@@ -78,8 +78,11 @@ def _documents(package: str) -> tuple[Document, ...]:
 
 
 def normal_language(locale: str) -> str:
-    """The language code for a locale's name: "pt-BR" for "pt_BR", "zh" for "zh_Hans"."""
-    code = locale.replace("_", "-")
+    """The language code for a locale's name: "pt-BR" for "pt_BR" and "PT-br", "zh" for "zh_Hans"."""
+    language, *others = locale.strip().replace("_", "-").split("-")
+    # Regions have two letters and are written in capitals. Scripts have four letters and begin with a capital.
+    styles = {2: str.upper, 4: str.title}
+    code = "-".join([language.lower(), *(styles.get(len(part), str)(part) for part in others)])
     return _LANGUAGES.get(code, code)
 
 
@@ -124,7 +127,7 @@ def clean(message: str) -> str:
     return " ".join(_PLACEHOLDER.sub("#", text).split())
 
 
-def _is_text(english: str) -> bool:
+def is_text(english: str) -> bool:
     """True for at least two letters, and more letters than other visible characters."""
     letters = sum(map(str.isalpha, english))
     return letters >= 2 and 2 * letters + english.count(" ") > len(english)

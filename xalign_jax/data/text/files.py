@@ -1,7 +1,8 @@
-"""Sources of text: readers of a user's files. The embedded sources are in docstrings.py and catalogs.py.
+"""Sources of text: readers of a user's lines. Other formats are in tables.py, tmx.py, archives.py and messages.py.
 
 A source yields documents. Its stamps tell cheaply whether it has changed, and its fingerprint identifies its content
-exactly. Files may be gzip-compressed. Errors name file and line.
+exactly. Files may be compressed (compression.py). Errors name file and line. The embedded sources are in docstrings.py
+and catalogs.py. A recipe's spelling of a source is parsed in names.py.
 """
 
 from __future__ import annotations
@@ -9,22 +10,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import gzip
 import hashlib
 import importlib.metadata
 import itertools
 import json
+import lzma
 import os
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
+from xalign_jax.data.text.compression import open_file, plain_name
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
 VALIDATION_SHARE = 0.03
-_SHOWN = 60  # characters of a wrong value that an error message shows
+SHOWN = 60  # characters of a wrong value that an error message shows
+_LINE_BYTES = 2**30  # longest line; a longer one is damage, or a small compressed file that would fill the memory
 _LANGUAGE_BYTES = 100  # longest name of a language, which is the name of a folder
 _MARK = "\ufeff"  # the byte-order mark
 _NO_TEXT = {
@@ -86,52 +90,72 @@ def is_current(stamp: Sequence[str]) -> bool:
 def hash_file(path: str) -> str:
     """The SHA-256 of a file's bytes. Raises UserError if the file cannot be read."""
     digest = hashlib.sha256()
-    with _reading(path), open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def _reading(path: str) -> Iterator[None]:
+def reading(path: str) -> Iterator[None]:
     """Turns errors of reading a file into one UserError that names it."""
     try:
         yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file with their numbers from 1, without line ends (LF or CR LF); `.gz` is decompressed.
+    """The lines of a UTF-8 file with their numbers from 1, without line ends (LF or CR LF). See `compression.open_file`.
 
-    Every reader of a user's lines calls this function, so that all of them refuse the same things. Byte-order marks are
-    dropped at the start of any line, because files that begin with one are often joined.
+    Every reader of a user's lines calls this function or `decode_lines`, so that all of them refuse the same things.
 
     Raises:
       UserError: the file is missing, empty or damaged, or a line (which is named) is not text in UTF-8.
     """
+    with reading(path), open_file(path) as file:
+        yield from decode_lines(file, path)
+
+
+def decode_lines(file: IO[bytes], path: str) -> Iterator[tuple[int, str]]:
+    """As `read_lines`, from a file that is open.
+
+    Byte-order marks are dropped at the start of any line, because files that begin with one are often joined.
+    """
     number = 0
-    opener: Any = gzip.open if path.endswith(".gz") else open
-    with _reading(path), opener(path, "rb") as file:
-        for number, raw in enumerate(file, 1):
-            line = raw.rstrip(b"\r\n")
-            # Bytes that no text has show a damaged file or another encoding.
-            for byte, advice in _NO_TEXT.items():
-                if byte in line:
-                    raise UserError(f"{path}:{number}: {advice}")
-            try:
-                yield number, line.decode().lstrip(_MARK)
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
+    for number, raw in enumerate(iter(functools.partial(file.readline, _LINE_BYTES), b""), 1):
+        if len(raw) == _LINE_BYTES:
+            raise UserError(f"{path}:{number}: a line of more than a gibibyte")
+        line = raw.rstrip(b"\r\n")
+        # Bytes that no text has show a damaged file or another encoding.
+        for byte, advice in _NO_TEXT.items():
+            if byte in line:
+                raise UserError(f"{path}:{number}: {advice}")
+        try:
+            yield number, line.decode().lstrip(_MARK)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start + 1} ({error.reason})") from None
     if number == 0:
         raise UserError(f"{path}: the file is empty")
 
 
+@functools.cache
+def say(note: str) -> None:
+    """Print a line about skipped text to standard error, once a process: preparation reads every source several times."""
+    print(note, file=sys.stderr)
+
+
+def identity(source: Any, files: list[Any]) -> str:
+    """The fingerprint of a source: its settings, with contents instead of paths, so that files can be moved."""
+    settings = {**dataclasses.asdict(source), "files": files}
+    return hashlib.sha256(json.dumps([type(source).__name__, settings]).encode()).hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
-class _Files:
-    """Files by language: ((language, absolute path), ...)."""
+class Monolingual:
+    """Files by language: ((language, absolute path), ...). The base class of their readers."""
 
     files: tuple[tuple[str, str], ...]
 
@@ -140,16 +164,45 @@ class _Files:
         return frozenset(language for language, _ in self.files)
 
     def fingerprint(self) -> str:
-        # Contents instead of paths, so that files can be moved.
-        settings = {**dataclasses.asdict(self), "files": [(language, hash_file(path)) for language, path in self.files]}
-        return hashlib.sha256(json.dumps([type(self).__name__, settings]).encode()).hexdigest()
+        return identity(self, [(language, hash_file(path)) for language, path in self.files])
 
     def stamps(self) -> list[tuple[str, ...]]:
         return [stamp_file(path) for _, path in self.files]
 
 
 @dataclasses.dataclass(frozen=True)
-class TextFiles(_Files):
+class Multilingual:
+    """Absolute paths of files that hold several languages each. The base class of their readers.
+
+    The groups of a file are numbered, so with several files the number of the file comes first.
+    """
+
+    files: tuple[str, ...]
+
+    @property
+    def languages(self) -> frozenset[str] | None:
+        return None  # the files name their languages
+
+    def documents(self) -> Iterator[Document]:
+        for number, path in enumerate(self.files, 1):
+            with reading(path):
+                for document in self.read(path):
+                    group = f"{number}/{document.group}" if len(self.files) > 1 else document.group
+                    yield document._replace(group=group)
+
+    def read(self, path: str) -> Iterator[Document]:
+        """The documents of one file."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        return identity(self, [hash_file(path) for path in self.files])
+
+    def stamps(self) -> list[tuple[str, ...]]:
+        return [stamp_file(path) for path in self.files]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFiles(Monolingual):
     """Running text. `document` says what a document is: a "block" of lines between blank lines, or a "line"."""
 
     document: str = "block"
@@ -167,7 +220,7 @@ class TextFiles(_Files):
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiwayTsv(_Files):
+class MultiwayTsv(Monolingual):
     """`id<TAB>text`, one file for each language. Equal ids translate each other. Rows without text are skipped."""
 
     def documents(self) -> Iterator[Document]:
@@ -181,30 +234,34 @@ class MultiwayTsv(_Files):
                 if not tab or not key or "\t" in text.strip():
                     raise UserError(f"{path}:{number}: expected id<TAB>text")
                 if key in seen:
-                    raise UserError(f"{path}:{number}: id {key[:_SHOWN]!r} stands on line {seen[key]} already")
+                    raise UserError(f"{path}:{number}: id {key[:SHOWN]!r} stands on line {seen[key]} already")
                 seen[key] = number
                 if text.strip():
                     yield Document(text.strip(), language, key)
 
 
 @dataclasses.dataclass(frozen=True)
-class AlignedLines(_Files):
+class AlignedLines(Monolingual):
     """Files in which lines of the same number translate each other. If one of them is blank, the others are kept."""
 
     def documents(self) -> Iterator[Document]:
-        # All files are read side by side; one that ends earlier gives None, which is an error.
-        readers = [read_lines(path) for _, path in self.files]
-        for number, row in enumerate(itertools.zip_longest(*readers), 1):
-            for (language, path), cell in zip(self.files, row, strict=True):
-                if cell is None:
-                    longer = next(other for (_, other), c in zip(self.files, row, strict=True) if c is not None)
-                    raise UserError(f"{path}:{number}: the file ends here, {longer} goes on; they must align by line")
-                if cell[1].strip():
-                    yield Document(cell[1].strip(), language, str(number))
+        return align_lines([(language, path, read_lines(path)) for language, path in self.files])
+
+
+def align_lines(sides: Sequence[tuple[str, str, Iterator[tuple[int, str]]]]) -> Iterator[Document]:
+    """The documents of files, (language, path, lines) each, in which lines of the same number translate each other."""
+    # All files are read side by side; one that ends earlier gives None, which is an error.
+    for number, row in enumerate(itertools.zip_longest(*(lines for _, _, lines in sides)), 1):
+        for (language, path, _), cell in zip(sides, row, strict=True):
+            if cell is None:
+                longer = next(other for (_, other, _), c in zip(sides, row, strict=True) if c is not None)
+                raise UserError(f"{path}:{number}: the file ends here, {longer} goes on; they must align by line")
+            if cell[1].strip():
+                yield Document(cell[1].strip(), language, str(number))
 
 
 @dataclasses.dataclass(frozen=True)
-class JsonLines(_Files):
+class JsonLines(Monolingual):
     """One JSON object on each line.
 
     Attributes:
@@ -234,7 +291,7 @@ class JsonLines(_Files):
                 own = _cell(row, self.language, language, path, number)
                 group = _cell(row, self.group, "", path, number)
                 if not is_language(own):
-                    raise UserError(f"{path}:{number}: {own[:_SHOWN]!r} is no name for a language")
+                    raise UserError(f"{path}:{number}: {own[:SHOWN]!r} is no name for a language")
                 if text.strip():
                     yield Document(check_string(text.strip(), path, number), own, group)
 
@@ -243,47 +300,8 @@ def _cell(row: dict[str, Any], key: str, default: str, path: str, number: int) -
     """The string or whole number under a key of a JSON object, as a string; `default` for null or a missing key."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int | None):
-        raise UserError(f"{path}:{number}: {key!r} is {str(value)[:_SHOWN]}; expected a string or a whole number")
+        raise UserError(f"{path}:{number}: {key!r} is {str(value)[:SHOWN]}; expected a string or a whole number")
     return default if value is None else check_string(str(value), path, number)
-
-
-_KINDS: dict[str, Callable[[tuple[tuple[str, str], ...]], Source]] = {
-    "text": TextFiles,
-    "lines": functools.partial(TextFiles, document="line"),
-    "tsv": MultiwayTsv,
-    "pairs": AlignedLines,
-    "jsonl": JsonLines,
-}
-
-
-def parse_name(name: str) -> tuple[str, Source] | None:
-    """The name with absolute paths, and the source that a task name spells; None for the name of a registered task.
-
-      text:en=a.txt.gz,de=b.txt    running text, documents between blank lines
-      lines:en=a.txt,de=b.txt      running text, one document on each line
-      tsv:en=a.tsv,de=b.tsv        id<TAB>text, joined by id
-      pairs:en=a.en,de=a.de        line-aligned files
-      jsonl:en=a.jsonl             {"text": ..., "language": optional, "group_id": optional} on each line
-
-    `~` and paths relative to the current directory are resolved. A path cannot hold a comma.
-
-    Raises:
-      UserError: a part of the name is not LANGUAGE=PATH, or a language is named twice.
-    """
-    kind, colon, rest = name.partition(":")
-    if not colon or kind not in _KINDS:
-        return None
-    files = []
-    for part in rest.split(","):
-        language, equals, path = part.partition("=")
-        if not (equals and language.strip() and path.strip()):
-            raise UserError(f"Mixture.tasks: {name!r}: expected {kind}:LANGUAGE=PATH,LANGUAGE=PATH")
-        if not is_language(language.strip()):
-            raise UserError(f"Mixture.tasks: {name!r}: {language!r} is no name for a language")
-        files.append((language.strip(), resolve(path.strip())))
-    if len({language for language, _ in files}) < len(files):
-        raise UserError(f"Mixture.tasks: {name!r} names a language twice")
-    return f"{kind}:" + ",".join(f"{language}={path}" for language, path in files), _KINDS[kind](tuple(files))
 
 
 def parallel_files(files: Sequence[tuple[str, str]]) -> Source:
@@ -293,7 +311,7 @@ def parallel_files(files: Sequence[tuple[str, str]]) -> Source:
       UserError: only some of the files are `.tsv`, or two files are in one language.
     """
     # All files must be joined in the same way, by id or by line.
-    joined = [path.removesuffix(".gz").endswith(".tsv") for _, path in files]
+    joined = [plain_name(path).endswith(".tsv") for _, path in files]
     if any(joined) and not all(joined):
         other = files[joined.index(False)][1]
         raise UserError(f"{other}: not a .tsv file, but other files of this list are; name only .tsv files, or none")

@@ -12,7 +12,8 @@ import numpy as np
 
 from xalign_jax.data.text.catalogs import Catalogs
 from xalign_jax.data.text.docstrings import Documentation
-from xalign_jax.data.text.files import VALIDATION_SHARE, Document, Source, Split, parse_name
+from xalign_jax.data.text.files import VALIDATION_SHARE, Document, Source, Split
+from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 
 EMBEDDED: dict[str, Source] = {"docs_en": Documentation(), "catalogs": Catalogs()}  # by task name
