@@ -10,9 +10,9 @@ import unicodedata
 def comparable(text: str) -> str:
     """The text in Unicode NFKC and lower case, without spaces, punctuation and control characters.
 
-    A text that consists of these alone stays as it is, without the white space at its ends.
+    A text that consists of these alone stays as it is, without the white space at its ends. The result is never empty.
     """
-    return _ignored().sub("", unicodedata.normalize("NFKC", text).casefold()) or text.strip()
+    return _ignored().sub("", unicodedata.normalize("NFKC", text).casefold()) or text.strip().replace("\0", " ") or " "
 
 
 @functools.cache

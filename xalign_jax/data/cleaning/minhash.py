@@ -38,10 +38,13 @@ def shingles(texts: list[str], width: int = SHINGLE) -> tuple[np.ndarray, np.nda
     codes = np.frombuffer(gap.join([*texts, ""]).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     counts = np.fromiter(map(len, texts), np.int64, len(texts))
     # A polynomial in the characters of each run, modulo 2^64, whose bits are then mixed. NUL begins no run.
-    begins = np.flatnonzero(codes)
-    values = np.zeros(len(begins), np.uint64)
+    runs = max(0, len(codes) - width)
+    values = np.zeros(runs, np.uint64)
     for place in range(width):
-        values = (values + codes[begins + place] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        values += codes[place : place + runs]
+        values += np.uint64(1)
+        values *= np.uint64(0x9E3779B97F4A7C15)
+    values = values[codes[:runs] > 0]
     values ^= values >> np.uint64(32)
     values *= np.uint64(0xD6E8FEB86659FD93)
     return values ^ (values >> np.uint64(32)), counts

@@ -19,6 +19,7 @@ from xalign_jax.data.cleaning.comparable import comparable
 from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.text.files import Document, keyed_hash
 from xalign_jax.data.text.readers import Example
+from xalign_jax.data.tokens.vocabulary import Tokenizer
 
 VERSION = 1  # of the rules; increase it when they begin to drop other texts, so that cleaned stores are made again
 SPLITS = ("validation", "train")  # of duplicates, the one in validation stays
@@ -48,9 +49,18 @@ class CleanReader:
         rules = json.dumps([VERSION, dataclasses.asdict(self._cleaning)])
         return hashlib.sha256(f"{self._reader.fingerprint()} {rules}".encode()).hexdigest()
 
-    def __getattr__(self, name: str) -> Any:
-        # `stamps`, `check_vocabulary` and `share` are the other reader's.
-        return getattr(self._reader, name)
+    def stamps(self) -> list[tuple[str, ...]]:
+        """See `files.Source.stamps`."""
+        return self._reader.stamps()
+
+    def check_vocabulary(self, tokenizer: Tokenizer) -> None:
+        """As the other reader does."""
+        self._reader.check_vocabulary(tokenizer)
+
+    @property
+    def share(self) -> float | None:
+        """The share of the documents that is meant for validation, before any is dropped."""
+        return self._reader.share
 
     def read(self, split: str) -> Iterator[Example]:
         """Examples of a split that are kept, in a fixed order."""
