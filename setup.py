@@ -8,6 +8,7 @@ ROOT = Path(__file__).parent
 GIN = sorted({str(path.parent.relative_to(ROOT / "gin") / "*.gin") for path in (ROOT / "gin").rglob("*.gin")})
 
 DEMO = ["django>=5.2,<6", "babel==2.18.0"]
+CLEAN = ["py3langid>=0.4"]
 HF = ["torch>=2.8", "transformers>=5.0", "sentence-transformers>=5.0"]
 
 setup(
@@ -49,10 +50,12 @@ setup(
         "hf": HF,
         "gcs": ["gcsfs"],
         "demo": DEMO,
+        "clean": CLEAN,
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
         "test": [
             *DEMO,
             *HF,
+            *CLEAN,
             "pytest",
             "pytest-xdist",
             "pytest-timeout",

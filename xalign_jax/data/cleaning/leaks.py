@@ -48,13 +48,14 @@ class Finder:
         for place, text in enumerate(batch):
             yield from (Hit(number, place, "equal") for number in self._equal.get(text, ()))
         if self._windows:
-            yield from self._inside(batch)
+            for block in minhash.blocks(batch):
+                yield from self._inside(batch[block], block.start)
         if self._signatures is not None and self._near is not None:
             found = minhash.near_matches(minhash.signatures(batch), self._signatures, self._near)
             yield from (Hit(number, place, "near") for place, number in found.tolist())
 
-    def _inside(self, batch: list[str]) -> Iterator[Hit]:
-        """Texts that begin with a window of the batch and go on as the batch does."""
+    def _inside(self, batch: list[str], first: int) -> Iterator[Hit]:
+        """Texts that begin with a window of the batch and go on as the batch does. `first`: the place of batch[0]."""
         hashes, counts = minhash.shingles(batch, WINDOW)
         ends = np.cumsum(counts)
         for at in np.flatnonzero(self._begins[hashes >> np.uint64(64 - _BITS)]).tolist():
@@ -62,10 +63,10 @@ class Finder:
             text, start = batch[place], at - int(ends[place] - counts[place])
             for wanted in self._windows.get(int(hashes[at]), ()):
                 if len(wanted) < len(text) and text.startswith(wanted, start):
-                    yield from (Hit(number, place, "inside") for number in self._equal[wanted])
+                    yield from (Hit(number, first + place, "inside") for number in self._equal[wanted])
 
 
 def _first_windows(texts: list[str]) -> np.ndarray:
     """(D,) uint64 hashes of the first window of each text."""
-    hashes, counts = minhash.shingles(texts, WINDOW)
+    hashes, counts = minhash.shingles([text[:WINDOW] for text in texts], WINDOW)
     return hashes[np.cumsum(counts) - counts]

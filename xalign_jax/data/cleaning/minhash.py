@@ -10,13 +10,14 @@ is, and four places of a signature make one number of 32 bits, by which similar 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 SHINGLE = 5  # characters
 PERMUTATIONS = 128
-BANDS = PERMUTATIONS // 4  # texts are compared if they agree in all four places of a band
 _NEIGHBOURS = 4  # texts that agree in a band are compared with the first one and with so many before
-_BLOCK = 1 << 15  # shingles that are hashed at a time, so that they stay in the processor's cache
+_BLOCK = 1 << 15  # characters that are hashed at a time, so that their hashes stay in the processor's cache
 
 # (PERMUTATIONS,) uint32 each: permutation k of the hashes is h -> (h ^ _OFFSETS[k]) * _FACTORS[k], with odd factors.
 _RANDOM = np.random.Generator(np.random.PCG64(5))
@@ -50,24 +51,28 @@ def shingles(texts: list[str], width: int = SHINGLE) -> tuple[np.ndarray, np.nda
     return values ^ (values >> np.uint64(32)), counts
 
 
+def blocks(texts: list[str]) -> Iterator[slice]:
+    """Parts of a list of about equal length in characters, so that hashes of long texts do not fill the memory."""
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+    first = done = 0
+    while first < len(texts):
+        last = max(first + 1, int(np.searchsorted(ends, done + _BLOCK, "right")))
+        yield slice(first, last)
+        first, done = last, int(ends[last - 1])
+
+
 def signatures(texts: list[str]) -> np.ndarray:
     """(D, PERMUTATIONS) uint8 signatures of texts in the form of `comparable`. None of them is empty."""
-    hashes, counts = shingles(texts)
-    hashes = hashes.astype(np.uint32)
-    ends = np.cumsum(counts)
     least = np.empty((PERMUTATIONS, len(texts)), np.uint32)
-    first = 0
-    # Blocks of whole texts. For each permutation, the least hash of each text.
-    while first < len(texts):
-        begin = ends[first] - counts[first]
-        last = max(first + 1, int(np.searchsorted(ends, begin + _BLOCK, "right")))
-        block, starts = hashes[begin : ends[last - 1]], ends[first:last] - counts[first:last] - begin
-        moved = np.empty_like(block)
+    for block in blocks(texts):
+        hashes, counts = shingles(texts[block])
+        hashes, starts = hashes.astype(np.uint32), np.cumsum(counts) - counts
+        # For each permutation, the least hash of each text.
+        moved = np.empty_like(hashes)
         for k in range(PERMUTATIONS):
-            np.bitwise_xor(block, _OFFSETS[k], out=moved)
+            np.bitwise_xor(hashes, _OFFSETS[k], out=moved)
             np.multiply(moved, _FACTORS[k], out=moved)
-            least[k, first:last] = np.minimum.reduceat(moved, starts)
-        first = last
+            least[k, block] = np.minimum.reduceat(moved, starts)
     # The upper bits of a minimum are mostly zero: mix them before eight bits are kept.
     return ((least * np.uint32(0x9E3779B1)) >> np.uint32(24)).astype(np.uint8).T.copy()
 
@@ -89,10 +94,8 @@ def near_pairs(signed: np.ndarray, least: float) -> np.ndarray:
       signed: (D, PERMUTATIONS) signatures.
       least: similarity of a pair, from 0 to 1.
     """
-    # (D, BANDS): the four bytes of each band as one number.
-    bands = np.ascontiguousarray(signed).view(np.uint32)
     found = [np.empty(0, np.int64)]
-    for band in bands.T:
+    for band in _bands(signed):
         order = np.argsort(band, kind="stable")
         values = band[order]
         # (D,) place, in `order`, of the first text of the same band.
@@ -116,8 +119,7 @@ def near_matches(signed: np.ndarray, others: np.ndarray, least: float) -> np.nda
       others: (E, PERMUTATIONS) signatures, few.
     """
     found = [np.empty(0, np.int64)]
-    bands, known = (np.ascontiguousarray(side).view(np.uint32) for side in (signed, others))
-    for own, theirs in zip(bands.T, known.T, strict=True):
+    for own, theirs in zip(_bands(signed), _bands(others), strict=True):
         order = np.argsort(theirs, kind="stable")
         left, right = (np.searchsorted(theirs[order], own, side) for side in ("left", "right"))
         # Text d agrees with the others order[left[d]:right[d]]; of very many the first are enough.
@@ -125,6 +127,15 @@ def near_matches(signed: np.ndarray, others: np.ndarray, least: float) -> np.nda
             places = np.flatnonzero(right - left > k)
             found.append(places * len(others) + order[left[places] + k])
     return _similar(np.unique(np.concatenate(found)), signed, others, least)
+
+
+def _bands(signed: np.ndarray) -> Iterator[np.ndarray]:
+    """(D,) uint32 of each band: texts are compared if they agree in the four places of any band.
+
+    Bands begin at every second place. Those that overlap find a part of what the others miss.
+    """
+    for first in range(0, PERMUTATIONS - 3, 2):
+        yield np.ascontiguousarray(signed[:, first : first + 4]).view(np.uint32)[:, 0]
 
 
 def _similar(pairs: np.ndarray, first: np.ndarray, second: np.ndarray, least: float) -> np.ndarray:

@@ -21,7 +21,7 @@ class Cleaning:
     Attributes:
       exact: drop texts that differ from another one only in case, spacing and punctuation.
       near: the similarity from which texts are near duplicates: the share of runs of five characters that two texts
-        have in common, of all that either has. 0.55 finds texts of which up to 5 % of the characters differ; None = off.
+        have in common, of all that either has. 0.45 finds texts of which up to 5 % of the characters differ; None = off.
       shortest, longest: characters of a text without spaces and punctuation; None = no limit.
       ratio: largest factor between the lengths of a text and of its translations, after division by what is usual for
         the languages (`cleaning.lengths`); None = no limit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import itertools
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from xalign_jax.data.store.store import Store, Stores
 from xalign_jax.data.text.files import keyed_hash
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 
-NEAR = 0.5  # similarity of near duplicates in statistics
+NEAR = 0.45  # similarity of near duplicates in statistics
 MOST = 1_000_000  # documents of a language that statistics look at; stores are shuffled, so these are a sample
 _BATCH = 1024
 
@@ -38,16 +39,17 @@ def duplicates(tokenizer: Tokenizer, stores: Stores) -> list[str]:
 
 def _line(language: str, tokenizer: Tokenizer, stores: Stores) -> str:
     """The language's line. Validation texts come first, so that training texts are duplicates of them too."""
-    keys, signed, counts = [], [], []
+    keys = array.array("Q")
+    signed, counts = [], []
     for split in ("validation", "train"):
         before = len(keys)
         for store in (found[split][language] for found in stores.values() if language in found.get(split, {})):
             for batch in texts(tokenizer, store, MOST):
-                keys += map(keyed_hash, batch)
+                keys.extend(map(keyed_hash, batch))
                 signed.append(minhash.signatures(batch))
         counts.append(len(keys) - before)
     held_out, trained = counts
-    unique, firsts, inverse = np.unique(np.array(keys, np.uint64), return_index=True, return_inverse=True)
+    _, firsts, inverse = np.unique(np.array(keys), return_index=True, return_inverse=True)
     # Training texts that are equal to an earlier one of training.
     in_training = np.unique(inverse[held_out:])
     exact = trained - len(in_training)
