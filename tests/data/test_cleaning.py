@@ -278,7 +278,7 @@ def test_a_vocabulary_is_trained_on_cleaned_text(tmp_path):
     rng = random.Random(8)
     rows = [sentence(rng) for _ in range(200)] + ["Ω" * 300]
     (tmp_path / "en.txt").write_text("\n".join(rows))
-    task, small = f"lines:en={tmp_path}/en.txt", Vocabulary(size=300)
+    task, small = f"lines:en={tmp_path}/en.txt", Vocabulary(size=400)
     prepare(small, [task], cache=tmp_path / "cache")
     prepare(small, [task], cache=tmp_path / "cache", cleaning=Cleaning(longest=200))
     plain = open_tokenizer(small, [task], tmp_path / "cache")
