@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from xalign_jax import cli, config
+from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.evaluation import probes
 from xalign_jax.recipe import Recipe
 from xalign_jax.runtime.logs import RESULT_KEYS
@@ -37,6 +38,15 @@ def test_the_recipe_of_the_documentation_continues_from_the_imported_model(tmp_p
     (built,) = config.load(["mine.gin"], [], (Recipe,))
     assert (built.model.layers, built.vocabulary.rows, built.init_from) == (3, 77, "runs/xlmr")
     assert built.vocabulary.path == "runs/xlmr/vocabulary"
+
+
+def test_the_recipe_of_the_documentation_cleans_its_text(tmp_path, monkeypatch):
+    cli.register()
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = _blocks("text.md", "gin")
+    Path("cleaned.gin").write_text(recipe)
+    (built,) = config.load(["cleaned.gin"], [], (Recipe,))
+    assert built.cleaning == Cleaning(near=0.45, shortest=5, ratio=3.0)
 
 
 def test_no_command_installs_the_package_from_an_index():

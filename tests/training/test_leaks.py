@@ -202,6 +202,9 @@ def test_the_commands_report_leaks_and_duplicates(tmp_path):
     assert f"leak: {tmp_path}/en.txt:1: 3" in done.stderr
     done = xalign("data", "prepare", gin, "--gin.Runtime.leaks='refuse'")
     assert done.returncode == 2 and "take them out of the text" in done.stderr
+    done = xalign("train", gin, "--gin.Runtime.leaks='refuse'", f"--model_dir={tmp_path}/run")
+    assert done.returncode == 2 and "take them out of the text" in done.stderr
+    assert not (tmp_path / "run" / "config.gin").exists()
     done = xalign("data", "stats", gin, "--gin.Cleaning.near=None", "--gin.Cleaning.exact=False")
     assert done.returncode == 0, done.stderr
     row = next(line.split() for line in done.stdout.split("\n") if line.startswith("en "))

@@ -22,7 +22,7 @@ from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe
 
-LOOKED = 30_000_000  # tokens of each training text that "report" looks at; "refuse" looks at all of them
+LOOKED = 30_000_000  # tokens that "report" looks at, under a minute of one core; "refuse" looks at all training text
 HELD_OUT = 10_000  # validation texts of each task and language that are looked for
 _SHOWN = 80  # characters of an example
 _KEPT = 0.9  # a vocabulary without some characters loses them: a text that loses more than a tenth is not looked for
@@ -66,8 +66,8 @@ def leaks(recipe: Recipe, corpus: CorpusView, looked: int | None = None) -> list
     """A line for each file, and for each validation text, of which some is in the training text.
 
     Args:
-      looked: tokens of each training text that are looked at; None = all. Results are kept in the cache, so that a run
-        that is restarted does not look again.
+      looked: tokens that are looked at, in equal shares of the languages of all tasks; None = all. Results are kept in
+        the cache, so that a run that is restarted does not look again.
     """
     wanted = list(_of_files(recipe, corpus.tokenizer))
     if wanted or len(corpus.stores) > 1:
@@ -123,9 +123,12 @@ def _look(wanted: list[_Wanted], corpus: CorpusView, near: float | None, looked:
     """Look through all training texts, language by language and batch by batch."""
     finder = Finder([one.text for one in wanted], near)
     hits: dict[int, str] = {}  # number of a wanted text -> where it was found first
-    for task, store in _training(corpus):
-        # (D + 1,) offsets: the documents that end within the first `looked` tokens, at least one.
-        most = None if looked is None else max(1, int((store.offsets <= looked).sum()) - 1)
+    training = list(_training(corpus))
+    for task, store in training:
+        # (D + 1,) offsets: the documents that end within the store's share of `looked` tokens, at least one. Stores are
+        # shuffled, so these are a random sample.
+        share = None if looked is None else looked // len(training)
+        most = None if share is None else max(1, int((store.offsets <= share).sum()) - 1)
         for batch in stored.texts(corpus.tokenizer, store, most):
             for hit in finder.search(batch):
                 if wanted[hit.number].task != task:
