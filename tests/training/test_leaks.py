@@ -8,6 +8,7 @@ import random
 import pytest
 from commands import xalign
 
+from xalign_jax import cli, config
 from xalign_jax.data.cleaning.comparable import comparable
 from xalign_jax.data.cleaning.leaks import Finder
 from xalign_jax.data.cleaning.settings import Cleaning
@@ -18,7 +19,8 @@ from xalign_jax.errors import UserError
 from xalign_jax.evaluation.probes import GradientCosine, HiddenCosine, Perplexity, SentenceRetrieval
 from xalign_jax.models.llama import Llama
 from xalign_jax.objectives.causal_lm import CausalLM
-from xalign_jax.recipe import Recipe, Stage, Stream, identity
+from xalign_jax.recipe import Recipe, Runtime, Stage, Stream, identity
+from xalign_jax.records.gin_text import as_gin
 from xalign_jax.training import leaks, stages
 from xalign_jax.training.optimizers import AdamW, WarmupCosine
 
@@ -209,3 +211,12 @@ def test_the_commands_report_leaks_and_duplicates(tmp_path):
     assert done.returncode == 0, done.stderr
     row = next(line.split() for line in done.stdout.split("\n") if line.startswith("en "))
     assert 15 < float(row[2].rstrip("%")) < 18 and row[3:] == ["0.00%"] * 3
+
+
+def test_a_saved_recipe_keeps_its_cleaning(recipe, tmp_path):
+    """`config.gin` of a model directory, from which a run is continued and evaluated."""
+    cli.register()
+    made = recipe(lines(3), probes=(), cleaning=Cleaning(near=0.45, whole_groups=True))
+    runtime = Runtime(leaks="refuse")
+    (tmp_path / "config.gin").write_text(as_gin(made, runtime))
+    assert config.load([str(tmp_path / "config.gin")], [], (Recipe, Runtime)) == [made, runtime]
