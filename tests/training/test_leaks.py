@@ -112,6 +112,13 @@ def test_results_are_kept_for_a_restart_until_a_file_changes(recipe, tmp_path, m
         leaks.leaks(made, corpus)
 
 
+def test_a_cache_that_cannot_be_written_stops_no_run(recipe, tmp_path):
+    made = recipe([*lines(300), PLANTED])
+    corpus = opened(made)
+    (tmp_path / "cache" / "leaks").write_text("no folder")
+    assert leaks.leaks(made, corpus)
+
+
 def test_validation_text_is_looked_for_in_other_tasks(recipe, capsys):
     """The store drops equal texts itself, up to case and spacing. Other punctuation is a leak that it does not see."""
     texts = lines(300)

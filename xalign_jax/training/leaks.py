@@ -6,8 +6,10 @@ texts. If the recipe is cleaned of near duplicates (`Cleaning.near`), near dupli
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -83,8 +85,12 @@ def leaks(recipe: Recipe, corpus: CorpusView, looked: int | None = None) -> list
         return [str(line) for line in json.loads(file.read_text())]
     except (OSError, ValueError, TypeError):
         found = _look(wanted, corpus, near, looked)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found))
+        # Several runs may share a cache, which may be read-only: the result is kept if it can be.
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(found))
+            temporary.replace(file)
         return found
 
 
