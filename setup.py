@@ -9,6 +9,7 @@ GIN = sorted({str(path.parent.relative_to(ROOT / "gin") / "*.gin") for path in (
 
 DEMO = ["django>=5.2,<6", "babel==2.18.0"]
 FORMATS = ["lxml>=5", "polib>=1.2", "zstandard>=0.23", "pyarrow>=17"]
+CLEAN = ["py3langid>=0.4"]
 HF = ["torch>=2.8", "transformers>=5.0", "sentence-transformers>=5.0"]
 
 setup(
@@ -51,11 +52,13 @@ setup(
         "gcs": ["gcsfs"],
         "demo": DEMO,
         "formats": FORMATS,
+        "clean": CLEAN,
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
         "test": [
             *DEMO,
             *FORMATS,
             *HF,
+            *CLEAN,
             "pytest",
             "pytest-xdist",
             "pytest-timeout",

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from xalign_jax import cli, config
+from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.evaluation import probes
 from xalign_jax.recipe import Recipe
@@ -46,6 +47,8 @@ def test_the_mixtures_of_the_documentation_load(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = []
     for number, text in enumerate(_blocks("text.md", "gin")):
+        if "Cleaning" in text:
+            continue
         Path(f"{number}.gin").write_text(text)
         (built,) = config.load([f"{number}.gin"], [], (Recipe,))
         found.append(built.stages[0].streams[0].mixture)
@@ -60,6 +63,15 @@ def test_every_task_of_the_document_of_texts_is_spelled_right():
     known = {task.partition(":")[0] for task in tasks if parse_name(task)}
     assert known == {"text", "lines", "tsv", "pairs", "jsonl", "csv", "parquet", "tmx", "po", "zip"}
     assert {task.partition(":")[0] for task in tasks} - known == {"docs_en", "catalogs", "tfds", "my_task"}
+
+
+def test_the_recipe_of_the_documentation_cleans_its_text(tmp_path, monkeypatch):
+    cli.register()
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = [text for text in _blocks("text.md", "gin") if "Cleaning" in text]
+    Path("cleaned.gin").write_text(recipe)
+    (built,) = config.load(["cleaned.gin"], [], (Recipe,))
+    assert built.cleaning == Cleaning(near=0.45, shortest=5, ratio=3.0)
 
 
 def test_no_command_installs_the_package_from_an_index():

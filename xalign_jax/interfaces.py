@@ -30,7 +30,7 @@ Words and shapes:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -370,6 +370,10 @@ class Probe:
         """How reports show this probe, as plain JSON values."""
         columns = {metric: column._asdict() for metric, column in cls.columns.items()}
         return {"title": cls.title, "by_level": cls.by_level, "columns": columns}
+
+    def text_files(self) -> Sequence[tuple[str, str]]:
+        """(language, path) of files with text that training should not have seen (`training.leaks`)."""
+        return ()
 
     def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError if the model does not suit. Called before data is prepared, with the configuration alone."""

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.store import prepare
 from xalign_jax.data.store.store import CACHE_ERROR, USER_ERROR
 from xalign_jax.data.tokens.vocabulary import Vocabulary
@@ -25,7 +26,9 @@ def main(argument: str) -> None:
     request = json.loads(argument)
     cache = Path(request["cache"])
     try:
-        prepare.run(Vocabulary(**request["vocabulary"]), request["tasks"], request["modules"], cache, open_task)
+        vocabulary = Vocabulary(**request["vocabulary"])
+        cleaning = Cleaning(**request["cleaning"]) if request.get("cleaning") else None
+        prepare.run(vocabulary, request["tasks"], request["modules"], cache, open_task, cleaning)
     except UserError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(USER_ERROR)

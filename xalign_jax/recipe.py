@@ -35,6 +35,7 @@ from xalign_jax.interfaces import (
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from xalign_jax.data.cleaning.settings import Cleaning
     from xalign_jax.data.lexicon.facts import Facts
     from xalign_jax.data.lexicon.lexicon import Lexicon
     from xalign_jax.data.store.store import Mixture
@@ -264,6 +265,7 @@ class Recipe:
       new_rows: initial rows of those tokens that the vocabulary of `init_from` lacks: "mean", "copy" or "aligned"
         (`data.new_rows.row_sources`).
       seed: of every random number of the run, at least 0.
+      cleaning: which texts are dropped before they are stored (`data.cleaning`); None = every text is used.
     """
 
     model: ModelConfig = gin.REQUIRED
@@ -275,10 +277,11 @@ class Recipe:
     init_from: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
     new_rows: str = "mean"
     seed: int = 0
+    cleaning: Cleaning | None = None
 
     def __post_init__(self) -> None:
         freeze(self)
-        objects(self, "model", "vocabulary", "lexicon", "facts")
+        objects(self, "model", "vocabulary", "lexicon", "facts", "cleaning")
         objects(self, "stages", kind=Stage)
         within(self, "[0, inf)", "seed")
 
@@ -300,6 +303,8 @@ class Runtime:
       checkpoint_every: steps between checkpoints; there is also one at the end of each stage.
       keep_checkpoints: number of newest checkpoints that are kept.
       probe_every: steps between runs of the stage's probes, in addition to its end; 0 = only at the end.
+      leaks: what happens if texts that probes or validation read stand in the training text (`training.leaks`):
+        "report" prints a line for each file, "refuse" stops before training, "ignore" does not look.
       watchdog_seconds: if no step finishes for so long, the run ends and prints the stacks of its threads; 0 = never.
         The first step of a stage may take an hour more.
     """
@@ -315,12 +320,14 @@ class Runtime:
     keep_checkpoints: int = 2
     probe_every: int = 0
     watchdog_seconds: float = 1800.0
+    leaks: str = "report"
 
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "accumulate", "prefetch", "log_every", "checkpoint_every", "keep_checkpoints")
         within(self, "[0, inf)", "probe_every", "watchdog_seconds")
         one_of(self, "dtype", ("auto", "float32", "bfloat16"))
+        one_of(self, "leaks", ("report", "refuse", "ignore"))
         if not all(_is_a(size, "int") and (size == -1 or size >= 1) for size in self.mesh):
             raise UserError(f"Runtime.mesh = {self.mesh}: three numbers of devices, one of which may be -1")
         one_of(self, "matmul_precision", ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32"))

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.lexicon.facts import Facts, FactTable, build_facts
 from xalign_jax.data.lexicon.lexicon import Lexicon, LexiconTable, build_lexicon
 from xalign_jax.data.store.store import Mixture, Store, Stores, canonical_task, open_stores, open_tokenizer
@@ -124,6 +125,7 @@ def load(
     facts: Facts | None,
     mixtures: Sequence[Mixture],
     cache: str | Path | None = None,
+    cleaning: Cleaning | None = None,
 ) -> Corpus:
     """Opens the stores that `store.prepare` wrote for the mixtures' tasks, and builds lexicon and facts on them.
 
@@ -133,7 +135,7 @@ def load(
     Raises:
       UserError: a task has not been prepared, there are facts but no lexicon, or one of them cannot be built.
     """
-    corpus = open_texts(vocabulary, mixtures, cache)
+    corpus = open_texts(vocabulary, mixtures, cache, cleaning)
     if lexicon is not None:
         corpus = corpus.with_lexicon(lexicon)
     # The lexicon comes first, because facts are made of its words.
@@ -145,10 +147,15 @@ def tells_facts(mixtures: Sequence[Mixture]) -> bool:
     return any(mixture.named.get(FACTS, False) for mixture in mixtures)
 
 
-def open_texts(vocabulary: Vocabulary, mixtures: Sequence[Mixture], cache: str | Path | None = None) -> Corpus:
+def open_texts(
+    vocabulary: Vocabulary,
+    mixtures: Sequence[Mixture],
+    cache: str | Path | None = None,
+    cleaning: Cleaning | None = None,
+) -> Corpus:
     """The vocabulary and the stores that `store.prepare` wrote for the mixtures' tasks, without lexicon and facts."""
     tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
-    tokenizer = open_tokenizer(vocabulary, tasks, cache)
+    tokenizer = open_tokenizer(vocabulary, tasks, cache, cleaning)
     # All tasks are named with each store: a store depends on the validation texts of the others.
-    stores = {task: open_stores(vocabulary, task, cache, tasks) for task in tasks}
+    stores = {task: open_stores(vocabulary, task, cache, tasks, cleaning) for task in tasks}
     return Corpus(tokenizer, stores, None, None)

@@ -17,7 +17,7 @@ from xalign_jax.interfaces import Coordinates, ProbedRun
 from xalign_jax.models.model import Model, build
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json
 from xalign_jax.runtime.cluster import distributed
-from xalign_jax.training import checks, inputs, run_directory, stages, state
+from xalign_jax.training import checks, inputs, leaks, run_directory, stages, state
 from xalign_jax.training.stages import PlannedStage
 from xalign_jax.training.state import Layout, TrainState
 
@@ -83,6 +83,8 @@ def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus) -> B
     checks.check_types(planned, model)
     probes = [probe for stage in recipe.stages for probe in stage.probes]
     checks.check_probes(probes, ProbedRun(model, corpus, recipe.seed))
+    if distributed.is_main():
+        leaks.check(recipe, corpus, runtime.leaks)
     # Hosts read their own copies of texts, dictionaries and modules. A difference would give each host other rows of
     # one batch, without any error.
     if jax.process_count() > 1:

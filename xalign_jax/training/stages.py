@@ -72,12 +72,12 @@ def prepare_data(recipe: Recipe) -> None:
     for path in [] if recipe.lexicon is None else recipe.lexicon.paths:
         next(read_lines(resolve(path if isinstance(path, str) else path[0])))
     tasks = list(dict.fromkeys(task for mixture in mixtures(recipe) for task in mixture.tasks))
-    store.prepare(recipe.vocabulary, tasks, recipe.modules)
+    store.prepare(recipe.vocabulary, tasks, recipe.modules, cleaning=recipe.cleaning)
 
 
 def load_data(recipe: Recipe) -> data.Corpus:
     """Open the prepared texts, vocabulary, lexicon and facts."""
-    return data.load(recipe.vocabulary, recipe.lexicon, recipe.facts, mixtures(recipe))
+    return data.load(recipe.vocabulary, recipe.lexicon, recipe.facts, mixtures(recipe), cleaning=recipe.cleaning)
 
 
 def blank_data(recipe: Recipe) -> data.Corpus:

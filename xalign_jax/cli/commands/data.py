@@ -23,9 +23,9 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
     """Prepare the text in any case, then show words, the first batches or counts."""
     from xalign_jax.data import preview
-    from xalign_jax.training import checks, stages
+    from xalign_jax.training import checks, leaks, stages
 
-    recipe, _ = load_recipe(options, bindings)
+    recipe, runtime = load_recipe(options, bindings)
     # The recipe is checked, and its text prepared, for all three actions.
     checks.check(recipe)
     stages.prepare_data(recipe)
@@ -36,6 +36,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     corpus = stages.load_data(recipe)
     if options.action == "prepare":
         show(preview.words(corpus))
+        leaks.check(recipe, corpus, runtime.leaks)
         return DONE
     # The first batch of each stream, as training would read it.
     for stage in stages.plan(recipe, corpus):
@@ -48,11 +49,13 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
 def _stats(recipe: Recipe) -> None:
     """Show each count before the step that may fail for lack of it: words before the dictionary, words before facts."""
     from xalign_jax.data import corpus, preview
+    from xalign_jax.data.cleaning import stored
     from xalign_jax.training import stages
 
     # Texts, then dictionary, then facts, each opened on top of the one before.
-    data = corpus.open_texts(recipe.vocabulary, stages.mixtures(recipe))
+    data = corpus.open_texts(recipe.vocabulary, stages.mixtures(recipe), cleaning=recipe.cleaning)
     show(preview.texts(data))
+    show(stored.duplicates(data.tokenizer, data.stores))
     if recipe.lexicon is not None:
         data = data.with_lexicon(recipe.lexicon)
         show([*preview.words(data), *preview.coverage(data)])

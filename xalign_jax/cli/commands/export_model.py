@@ -75,9 +75,10 @@ def _validation_texts(model_dir: Path, tokenizer: Tokenizer) -> list[np.ndarray]
         (recipe,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
         mixtures = stages.mixtures(recipe)
         tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
-        stores = {task: open_stores(recipe.vocabulary, task, tasks=tasks) for task in tasks}
+        stores = {task: open_stores(recipe.vocabulary, task, tasks=tasks, cleaning=recipe.cleaning) for task in tasks}
         # Stores that were prepared again since training hold other token ids.
-        if open_tokenizer(recipe.vocabulary, tasks).base_fingerprint != tokenizer.base_fingerprint:
+        prepared = open_tokenizer(recipe.vocabulary, tasks, cleaning=recipe.cleaning)
+        if prepared.base_fingerprint != tokenizer.base_fingerprint:
             return Missing("prepared with another vocabulary since")
         for mixture in mixtures:
             # The first three documents of each language, in its clone's spelling.

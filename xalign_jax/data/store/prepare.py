@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from xalign_jax.data.cleaning.reader import CleanReader, lines
+from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.store.cache import damage, make
 from xalign_jax.data.store.store import FORMAT, canonical_task, index_file
 from xalign_jax.data.text.files import is_language, keyed_hash, normal_text, stamp_file
@@ -43,10 +45,18 @@ _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 OpenTask = Callable[[str, str], Any]
 
 
-def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], cache: Path, open_task: OpenTask) -> None:
+def run(
+    vocabulary: Vocabulary,
+    tasks: Sequence[str],
+    modules: Sequence[str],
+    cache: Path,
+    open_task: OpenTask,
+    cleaning: Cleaning | None = None,
+) -> None:
     """Prepare the vocabulary and the stores of `tasks`, and write the index.
 
     Args:
+      cleaning: which texts are dropped, before a vocabulary is trained on the others; None = none.
       open_task: opens a task that is no file, from its name and a hash of the code of the user's modules.
 
     Raises:
@@ -55,20 +65,22 @@ def run(vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str], ca
     """
     # Stamps come first: a file that changes while it is read leaves an outdated stamp, and is read again next time.
     readers, stamps = _open_tasks(tasks, modules, open_task) if tasks else ({}, [])
+    if cleaning is not None:
+        readers = {task: CleanReader(reader, cleaning) for task, reader in readers.items()}
     with _locked(cache):
         # The vocabulary depends on the texts only if it is trained.
         directory, tokenizer = prepare_vocabulary(vocabulary, list(readers.values()), cache)
         of_vocabulary = [] if vocabulary.path is None else _path_stamps(vocabulary.path)
         if vocabulary.trained:
             of_vocabulary = stamps
-        _write_index(index_file(cache, vocabulary, tasks, None), cache, directory, of_vocabulary, modules)
+        _write_index(index_file(cache, vocabulary, tasks, None, cleaning), cache, directory, of_vocabulary, modules)
         prints = {task: reader.fingerprint() for task, reader in readers.items()}
         # Validation texts of each task are read only if a store must be made, and then once.
         held_out = functools.cache(lambda task: _validation_texts(readers[task]))
         for task, reader in readers.items():
             reader.check_vocabulary(tokenizer)
             store = prepare_store(task, reader, tokenizer, cache, prints, held_out)
-            file = index_file(cache, vocabulary, tasks, task)
+            file = index_file(cache, vocabulary, tasks, task, cleaning)
             _write_index(file, cache, store, [*of_vocabulary, *stamps], modules)
 
 
@@ -335,6 +347,11 @@ def _fill_store(
         "dropped_as_validation_text": dropped,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
+    if isinstance(reader, CleanReader):
+        report = reader.report()
+        for line in lines(report):
+            print(f"{task}: {line}", file=sys.stderr)
+        (folder / "cleaning.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     (folder / "store.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
 
 

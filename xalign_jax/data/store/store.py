@@ -21,6 +21,7 @@ from typing import Any
 import gin
 import numpy as np
 
+from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.sampling.mixing import check_rates
 from xalign_jax.data.sampling.schedules import Points, phases
 from xalign_jax.data.store.cache import ADVICE, damage, read_object
@@ -164,7 +165,9 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XALIGN_CACHE") or "~/.cache/xalign_jax").expanduser().absolute()
 
 
-def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> Path:
+def index_file(
+    cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None, cleaning: Cleaning | None = None
+) -> Path:
     """The file of the index with a task's entry, or with the vocabulary's if `task` is None.
 
     Clones do not matter, because stores hold base ids.
@@ -179,13 +182,17 @@ def index_file(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: 
         settings += [vocabulary.size, vocabulary.model_type, vocabulary.lowercase]
     if vocabulary.trained or task:
         settings.append(sorted({canonical_task(name) for name in tasks}))
+        # Without cleaning, entries are named as before it existed.
+        settings += [] if cleaning is None else [dataclasses.asdict(cleaning)]
     settings.append(task and canonical_task(task))
     return cache / "index" / (hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24] + ".json")
 
 
-def _entry(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None) -> dict[str, Any]:
+def _entry(
+    cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None, cleaning: Cleaning | None
+) -> dict[str, Any]:
     try:
-        return _read_entry(index_file(cache, vocabulary, tasks, task))
+        return _read_entry(index_file(cache, vocabulary, tasks, task, cleaning))
     except (FileNotFoundError, NotADirectoryError):
         what = f"task {task!r}" if task else "the vocabulary"
         raise UserError(f"{what} has not been prepared in {cache}; run `xalign data prepare`") from None
@@ -195,8 +202,15 @@ def _read_entry(index: Path) -> dict[str, Any]:
     return read_object(index, directory=str, stamps=list, modules=list)
 
 
-def _is_prepared(cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str]) -> bool:
-    return all(_is_whole(index_file(cache, vocabulary, tasks, task), cache, modules) for task in (None, *tasks))
+def _is_prepared(
+    cache: Path,
+    vocabulary: Vocabulary,
+    tasks: Sequence[str],
+    modules: Sequence[str],
+    cleaning: Cleaning | None = None,
+) -> bool:
+    files = [index_file(cache, vocabulary, tasks, task, cleaning) for task in (None, *tasks)]
+    return all(_is_whole(file, cache, modules) for file in files)
 
 
 def _is_whole(index: Path, cache: Path, modules: Sequence[str]) -> bool:
@@ -213,7 +227,11 @@ def _is_whole(index: Path, cache: Path, modules: Sequence[str]) -> bool:
 
 
 def prepare(
-    vocabulary: Vocabulary, tasks: Sequence[str], modules: Sequence[str] = (), cache: str | Path | None = None
+    vocabulary: Vocabulary,
+    tasks: Sequence[str],
+    modules: Sequence[str] = (),
+    cache: str | Path | None = None,
+    cleaning: Cleaning | None = None,
 ) -> None:
     """Make the vocabulary and the stores of all tasks of a recipe, unless they exist and are current.
 
@@ -222,18 +240,20 @@ def prepare(
     Args:
       tasks: ALL text tasks of the recipe, because a trained vocabulary is trained on all of them.
       modules: Python modules that register the user's tasks.
+      cleaning: which texts are dropped; None = none.
     Raises:
       UserError: bad settings, files or modules.
       RunError: the cache cannot be written, or the process stopped for another reason.
     """
     cache = Path(cache or cache_dir())
-    if _is_prepared(cache, vocabulary, tasks, modules):
+    if _is_prepared(cache, vocabulary, tasks, modules, cleaning):
         return
     request = {
         "vocabulary": dataclasses.asdict(vocabulary),
         "tasks": list(tasks),
         "modules": list(modules),
         "cache": str(cache),
+        "cleaning": cleaning and dataclasses.asdict(cleaning),
     }
     # The process needs no accelerator, and TensorFlow's messages would hide its own.
     command = [sys.executable, "-c", _PREPARE, json.dumps(request)]
@@ -247,35 +267,49 @@ def prepare(
         raise RunError(f"preparing {', '.join(tasks) or 'the vocabulary'} stopped with exit code {done.returncode}")
 
 
-def open_tokenizer(vocabulary: Vocabulary, tasks: Sequence[str], cache: str | Path | None = None) -> Tokenizer:
+def open_tokenizer(
+    vocabulary: Vocabulary,
+    tasks: Sequence[str],
+    cache: str | Path | None = None,
+    cleaning: Cleaning | None = None,
+) -> Tokenizer:
     """The tokenizer of a recipe with these tasks. Raises UserError if it has not been prepared."""
     cache = Path(cache or cache_dir())
-    directory = cache / _entry(cache, vocabulary, tasks, None)["directory"]
+    directory = cache / _entry(cache, vocabulary, tasks, None, cleaning)["directory"]
     return Tokenizer.load(directory).with_clones(vocabulary)
 
 
 def store_info(
-    vocabulary: Vocabulary, task: str, cache: str | Path | None = None, tasks: Sequence[str] | None = None
+    vocabulary: Vocabulary,
+    task: str,
+    cache: str | Path | None = None,
+    tasks: Sequence[str] | None = None,
+    cleaning: Cleaning | None = None,
 ) -> dict[str, Any]:
     """A prepared task's store.json: counts by split and language (documents, tokens, utf8_bytes, words), versions.
 
     Raises:
       UserError: the task has not been prepared, or the file is damaged.
     """
-    return _info(_store_directory(vocabulary, task, cache, tasks))
+    return _info(store_directory(vocabulary, task, cache, tasks, cleaning))
 
 
 def open_stores(
-    vocabulary: Vocabulary, task: str, cache: str | Path | None = None, tasks: Sequence[str] | None = None
+    vocabulary: Vocabulary,
+    task: str,
+    cache: str | Path | None = None,
+    tasks: Sequence[str] | None = None,
+    cleaning: Cleaning | None = None,
 ) -> dict[str, dict[str, Store]]:
     """The stores of a prepared task, by split and language.
 
     Args:
       tasks: all tasks of the recipe as given to `prepare`; None = this one alone.
+      cleaning: as given to `prepare`.
     Raises:
       UserError: the task has not been prepared, or a file is damaged.
     """
-    directory = _store_directory(vocabulary, task, cache, tasks)
+    directory = store_directory(vocabulary, task, cache, tasks, cleaning)
     info = _info(directory)
     stores: dict[str, dict[str, Store]] = {}
     for split, languages in info["counts"].items():
@@ -314,6 +348,13 @@ def _load_array(file: Path) -> np.ndarray:
     return array
 
 
-def _store_directory(vocabulary: Vocabulary, task: str, cache: str | Path | None, tasks: Sequence[str] | None) -> Path:
+def store_directory(
+    vocabulary: Vocabulary,
+    task: str,
+    cache: str | Path | None = None,
+    tasks: Sequence[str] | None = None,
+    cleaning: Cleaning | None = None,
+) -> Path:
+    """The folder of a prepared task's store, with store.json and, if the texts were cleaned, cleaning.json."""
     cache = Path(cache or cache_dir())
-    return cache / _entry(cache, vocabulary, (task,) if tasks is None else tasks, task)["directory"]
+    return cache / _entry(cache, vocabulary, (task,) if tasks is None else tasks, task, cleaning)["directory"]

@@ -47,6 +47,10 @@ class GradientCosine(Probe):
         freeze(self)
         at_least_one(self, "length", "batches", "batch")
 
+    def text_files(self) -> tuple[tuple[str, str], ...]:
+        """The parallel files, if the probe reads any."""
+        return located_files(self.files)
+
     def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for anything that the model or its configuration lacks. Needs no data."""
         require_causal(model, "GradientCosine")

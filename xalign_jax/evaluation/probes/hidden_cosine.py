@@ -69,6 +69,10 @@ class HiddenCosine(Probe):
         freeze(self)
         at_least_one(self, "length", "windows", "sentences", "batch")
 
+    def text_files(self) -> tuple[tuple[str, str], ...]:
+        """The parallel files, if the probe reads any."""
+        return located_files(self.files)
+
     def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for anything that the model or its configuration lacks. Needs no data."""
         require_length(model, "HiddenCosine", self.length)

@@ -98,6 +98,10 @@ class SentenceRetrieval(Probe):
         if self.length < 3:
             raise UserError(f"SentenceRetrieval.length = {self.length}: at least 3, bos and eos count")
 
+    def text_files(self) -> tuple[tuple[str, str], ...]:
+        """The parallel files, if the probe reads any."""
+        return located_files(self.files)
+
     def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for anything that the model or its configuration lacks. Needs no data."""
         require_length(model, "SentenceRetrieval", self.length)

@@ -1,0 +1,65 @@
+"""Texts of prepared stores, in the form of `comparable`, and how many of them are duplicates."""
+
+from __future__ import annotations
+
+import array
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from xalign_jax.data.cleaning import minhash
+from xalign_jax.data.cleaning.comparable import comparable
+from xalign_jax.data.store.store import Store, Stores
+from xalign_jax.data.text.files import keyed_hash
+from xalign_jax.data.tokens.vocabulary import Tokenizer
+
+NEAR = 0.45  # similarity of near duplicates in statistics
+MOST = 1_000_000  # documents of a language that statistics look at; stores are shuffled, so these are a sample
+_BATCH = 1024
+
+
+def texts(tokenizer: Tokenizer, store: Store, most: int | None = None) -> Iterator[list[str]]:
+    """The first documents of a store (`most` None: all of them) in batches, decoded from their tokens."""
+    documents = len(store.offsets) - 1
+    documents = documents if most is None else min(most, documents)
+    for first in range(0, documents, _BATCH):
+        bounds = store.offsets[first : min(first + _BATCH, documents) + 1]
+        yield [comparable(tokenizer.decode(store.tokens[a:b])) for a, b in itertools.pairwise(bounds.tolist())]
+
+
+def duplicates(tokenizer: Tokenizer, stores: Stores) -> list[str]:
+    """A table: for each language, the shares of training texts that duplicate others, and of validation in training."""
+    languages = sorted({name for splits in stores.values() for found in splits.values() for name in found})
+    head = f"{'language':<9} {'documents':>10} {'exact':>8} {'near':>8} {'validation: in training':>24} {'near':>8}"
+    return ["duplicates in training text, over all tasks:", head] + [
+        _line(language, tokenizer, stores) for language in languages
+    ]
+
+
+def _line(language: str, tokenizer: Tokenizer, stores: Stores) -> str:
+    """The language's line. Validation texts come first, so that training texts are duplicates of them too."""
+    keys = array.array("Q")
+    signed, counts = [], []
+    for split in ("validation", "train"):
+        before = len(keys)
+        for store in (found[split][language] for found in stores.values() if language in found.get(split, {})):
+            for batch in texts(tokenizer, store, MOST):
+                keys.extend(map(keyed_hash, batch))
+                signed.append(minhash.signatures(batch))
+        counts.append(len(keys) - before)
+    held_out, trained = counts
+    _, firsts, inverse = np.unique(np.array(keys), return_index=True, return_inverse=True)
+    # Training texts that are equal to an earlier one of training.
+    in_training = np.unique(inverse[held_out:])
+    exact = trained - len(in_training)
+    leaked = np.isin(inverse[:held_out], in_training).sum()
+    # Near duplicates are counted among texts of which no two are equal. Text i of them stood at place firsts[i] first.
+    order = np.sort(firsts)
+    pairs = order[minhash.near_pairs(np.concatenate(signed)[order], NEAR)]
+    within = pairs[pairs[:, 0] >= held_out, 1]
+    across = pairs[(pairs[:, 0] < held_out) & (pairs[:, 1] >= held_out), 0]
+    near, near_leaked = len(np.unique(within)), len(np.unique(across))
+    share = [f"{part / max(1, whole):.2%}" for part, whole in ((exact, trained), (near, trained))]
+    share += [f"{part / max(1, held_out):.2%}" for part in (leaked, near_leaked)]
+    return f"{language:<9} {trained:>10,} {share[0]:>8} {share[1]:>8} {share[2]:>24} {share[3]:>8}"
