@@ -38,6 +38,8 @@ REQUIRED = {
     "Recipe": {"model": object(), "vocabulary": object(), "stages": ()},
     "Evaluation": {"probes": ()},
     "Selection": {"patterns": ("model/head",)},
+    "Piecewise": {"points": ((0, 0.5),)},
+    "Linear": {"points": ((0, 0.5),)},
 }
 CLASSES = {
     found.__name__: found

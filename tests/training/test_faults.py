@@ -22,6 +22,7 @@ def ends(running, seconds=150):
     return [process.returncode for process in running], errors
 
 
+@pytest.mark.slow  # two processes, and a failure that takes time to be told
 def test_storage_that_fails_in_the_middle_of_a_save(tmp_path):
     model_dir = tmp_path / "run"
     both = pair(model_dir, pause=6)
