@@ -66,8 +66,11 @@ def prepare(recipe: Recipe) -> Corpus:
     return corpus
 
 
-def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus) -> Built:
+def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus, read: inputs.Inputs) -> Built:
     """Build the model and plan the stages.
+
+    Args:
+      read: all that the run reads beside its texts, which hosts compare.
 
     Raises:
       UserError: the data lacks something that a feed, a parametrization or a probe needs, or hosts have different data.
@@ -88,7 +91,7 @@ def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus) -> B
     # Hosts read their own copies of texts, dictionaries and modules. A difference would give each host other rows of
     # one batch, without any error.
     if jax.process_count() > 1:
-        own = {"texts": run_directory.texts(corpus), "inputs": inputs.fingerprints(inputs.of_data(recipe, corpus))}
+        own = {"texts": run_directory.texts(corpus), "inputs": inputs.fingerprints(read)}
         own |= {f"{name}/Stage.parametrization": found.fingerprint for name, found in coordinates.items()}
         distributed.agree(own | {"first rows": first_rows(planned)})
     return Built(recipe, runtime, mesh, corpus, model, tuple(planned), coordinates)

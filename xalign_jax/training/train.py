@@ -72,7 +72,7 @@ def train(
     read |= run_directory.claim_inputs(model_dir, inputs.of_data(recipe, corpus))
 
     # Build: the model without parameters, the feeds and the parametrization of each stage.
-    run = build_run(recipe, runtime, mesh, corpus)
+    run = build_run(recipe, runtime, mesh, corpus, read)
 
     with (
         StopNotice() as stop_notice,  # hears signals and maintenance events
