@@ -15,7 +15,7 @@ from xalign_jax.errors import RunError, install
 from xalign_jax.interfaces import Inputs
 from xalign_jax.interop.exporting import Exported
 from xalign_jax.interop.tokenizers.check import SAMPLES, difference, texts_around_unusual, texts_of_pieces, unusual_ids
-from xalign_jax.models.model import Model
+from xalign_jax.models.model import Model, Params
 
 # dtype of the files -> the largest difference allowed, relative to a level's largest value (at least 1).
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
@@ -74,13 +74,16 @@ def _compare_numbers(output: Path, exported: Exported, texts: Sequence[np.ndarra
     theirs = getattr(transformers, exported.auto).from_pretrained(output, dtype=torch.float32).eval()
     names = [*(f"level {level}" for level in range(exported.model.num_layers + 1)), "logits"]
     # (L+2,) one number for each level and one for the logits.
+    # One model for each dtype, so that each is compiled once for all rows.
+    models = {kind: exported.model.in_dtype(kind) for kind in ("float32", "float64")}
     worst, amplified = np.zeros(len(names)), 0
     for ids in texts:
-        found = _differences(theirs, exported, ids, "float32")
+        found = _differences(theirs, models["float32"], exported.params, ids, "float32")
         # On some rows, mostly of rare pieces, a deep model amplifies rounding. Only float64 tells rounding from a
         # fault.
         if not (found <= TOLERANCE[dtype]).all():
-            found, amplified = _differences(theirs, exported, ids, "float64"), amplified + 1
+            found = _differences(theirs, models["float64"], exported.params, ids, "float64")
+            amplified += 1
         worst = np.maximum(worst, found)
     # Written so that a NaN is bad too.
     bad = [i for i in range(len(names)) if not worst[i] <= TOLERANCE[dtype]]
@@ -93,11 +96,11 @@ def _compare_numbers(output: Path, exported: Exported, texts: Sequence[np.ndarra
     return ", ".join(f"{name} {value:.1e}" for name, value in zip(names, worst, strict=True)) + rows
 
 
-def _differences(theirs: Any, exported: Exported, ids: np.ndarray, dtype: str) -> np.ndarray:
+def _differences(theirs: Any, model: Model, params: Params, ids: np.ndarray, dtype: str) -> np.ndarray:
     """(L+2,) largest difference of each level and of the logits on one row, over the largest value (at least 1)."""
     import torch
 
-    model, ids = exported.model.in_dtype(dtype), np.asarray(ids[:LENGTH][: exported.model.max_length], np.int32)
+    ids = np.asarray(ids[:LENGTH][: model.max_length], np.int32)
     with torch.no_grad():
         network = theirs.to(getattr(torch, dtype))
         found = network(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
@@ -106,8 +109,8 @@ def _differences(theirs: Any, exported: Exported, ids: np.ndarray, dtype: str) -
         # One shape for all rows: short ones are padded with segment 0, which nothing else sees.
         rows = np.zeros((3, 1, min(LENGTH, model.max_length)), np.int32)
         rows[:, 0, : len(ids)] = ids, np.arange(len(ids)), np.ones(len(ids))
-        params = jax.tree.map(lambda array: jnp.asarray(array, dtype), exported.params)
-        states, logits = _levels_and_logits(model.bind(params), Inputs(*rows))
+        bound = model.bind(jax.tree.map(lambda array: jnp.asarray(array, dtype), params))
+        states, logits = _levels_and_logits(bound, Inputs(*rows))
         ours = [np.asarray(array[0, : len(ids)], np.float64) for array in (*states, logits)]
     # A NaN would lose every comparison, so it counts as infinitely far.
     largest = [float(np.abs(mine - other).max()) for mine, other in zip(ours, expected, strict=True)]
