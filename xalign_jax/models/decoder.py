@@ -11,23 +11,15 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from xalign_jax.interfaces import ModelConfig
 from xalign_jax.models.attention import Context, causal_context
 from xalign_jax.models.layers import Maker
 from xalign_jax.models.rotary import RopeScaling, tables
 from xalign_jax.models.sharded_lookup import lookup
 
 
-class DecoderShape(Protocol):
-    """The fields of a decoder's dataclass that `Decoder` reads."""
-
-    @property
-    def layers(self) -> int: ...
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def tied(self) -> bool: ...
+class DecoderShape(ModelConfig, Protocol):
+    """A ModelConfig with the other fields of a decoder's dataclass that `Decoder` reads."""
 
     @property
     def init_std(self) -> float: ...
