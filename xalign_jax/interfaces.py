@@ -435,7 +435,7 @@ class Coordinates:
         return axes, {}
 
     def after_update(self, free: Tree, rate: jax.Array) -> Tree:
-        """The free numbers after an update at this learning rate. For decay that is no part of the optimiser."""
+        """The free numbers after an update at this learning rate. A parametrization may decay them here itself."""
         return free
 
     def hidden(self, free: Tree, fixed: Tree) -> dict[str, Tree]:

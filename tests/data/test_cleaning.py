@@ -117,7 +117,7 @@ def test_edited_copies_are_found(rate, least):
 
 
 def test_texts_that_share_less_are_not_near_duplicates():
-    """Of pairs whose similarity is 0.1 or more below the limit, at most 2 % are taken for near duplicates."""
+    """At most 2 % of pairs whose similarity is 0.1 or more below the limit are taken for near duplicates."""
     rng = random.Random(2)
     texts = [comparable(sentence(rng)) for _ in range(2000)]
     assert not len(minhash.near_pairs(minhash.signatures(texts), 0.45))

@@ -15,8 +15,7 @@ from xalign_jax.recipe import at_least_one, freeze, within
 class Cleaning:
     """Which texts of a recipe's tasks are dropped before they are stored. Each task is cleaned by itself.
 
-    Of texts that are duplicates, the first one stays: validation comes before training, then the order of the files
-    counts. Only texts of the same language are duplicates of each other.
+    The first of several duplicates stays: validation comes before training, then the order of the files counts. Only texts of the same language are duplicates of each other.
 
     Attributes:
       exact: drop texts that differ from another one only in case, spacing and punctuation.

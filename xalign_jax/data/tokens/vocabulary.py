@@ -272,7 +272,10 @@ class Tokenizer:
         except Exception as error:  # each kind of pieces has exceptions of its own for damaged files
             wrong = one_line(error)
         if wrong:
-            raise UserError(f"{directory}: not the vocabulary that was saved there ({wrong}); bring its files back")
+            files = ", ".join(sorted(path.name for path in Path(directory).iterdir()))
+            raise UserError(
+                f"{directory}: not the vocabulary that was saved there ({wrong}); bring its files back: {files}"
+            )
         return tokenizer
 
 
