@@ -46,7 +46,7 @@ def test_the_mixtures_of_the_documentation_load(tmp_path, monkeypatch):
     cli.register()
     monkeypatch.chdir(tmp_path)
     found = []
-    for number, text in enumerate(_blocks("text.md", "gin")):
+    for number, text in enumerate(_blocks("data.md", "gin")):
         if "Cleaning" in text:
             continue
         Path(f"{number}.gin").write_text(text)
@@ -58,7 +58,7 @@ def test_the_mixtures_of_the_documentation_load(tmp_path, monkeypatch):
 
 def test_every_task_of_the_document_of_texts_is_spelled_right():
     """Each line of the first block names tasks of one kind; tasks that are no files have other names."""
-    (block,) = [block for block in _blocks("text.md", "") if "Mixture.tasks" in block]
+    (block,) = [block for block in _blocks("data.md", "") if "Mixture.tasks" in block]
     tasks = [task for line in block.splitlines() for task in ast.literal_eval(line.partition(" = ")[2])]
     known = {task.partition(":")[0] for task in tasks if parse_name(task)}
     assert known == {"text", "lines", "tsv", "pairs", "jsonl", "csv", "parquet", "tmx", "po", "zip"}
@@ -68,7 +68,7 @@ def test_every_task_of_the_document_of_texts_is_spelled_right():
 def test_the_recipe_of_the_documentation_cleans_its_text(tmp_path, monkeypatch):
     cli.register()
     monkeypatch.chdir(tmp_path)
-    (recipe,) = [text for text in _blocks("text.md", "gin") if "Cleaning" in text]
+    (recipe,) = [text for text in _blocks("data.md", "gin") if "Cleaning" in text]
     Path("cleaned.gin").write_text(recipe)
     (built,) = config.load(["cleaned.gin"], [], (Recipe,))
     assert built.cleaning == Cleaning(near=0.45, shortest=5, ratio=3.0)

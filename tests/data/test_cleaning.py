@@ -106,7 +106,7 @@ def test_exact_duplicates_are_dropped_and_the_first_stays():
 
 @pytest.mark.parametrize(("rate", "least"), [(0.01, 0.999), (0.03, 0.99), (0.05, 0.97)])
 def test_edited_copies_are_found(rate, least):
-    """The recall that docs/text.md states for near = 0.45."""
+    """The recall that docs/data.md states for near = 0.45."""
     rng = random.Random(1)
     texts = [sentence(rng) for _ in range(600)]
     copies = [edited(text, rate, rng) for text in texts]
