@@ -275,6 +275,18 @@ class Objective:
         """
         raise NotImplementedError
 
+    def corrupted(self, model: Model, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """What `loss` lets the model read in place of the batch's tokens, for previews. {} = the tokens as they are.
+
+        `tokens` (B, T) int32 and `chosen` (B, T) bool, the positions that were chosen to be replaced. A contrast that
+        corrupts its keys adds `key_tokens` and `key_chosen`.
+
+        Args:
+          model: without parameters.
+          rng: the same key as in `loss`.
+        """
+        return {}
+
     def prefill(
         self, model: Model, state: dict[str, Tree], batches: Iterable[Batch], rng: jax.Array
     ) -> dict[str, Tree]:

@@ -235,7 +235,7 @@ def test_what_has_no_translation_is_left_out_and_reported(corpus):
     assert used == {"documents": 299 + 299 + 200, "empty": 1, "without translation": 40}
     english = TranslationFeed(T, S, 30).build(corpus, Mixture(("a",), languages=("de", "fr")), 4, 0)
     assert english.report["documents"] == 100 + 200 and english.languages == ("de", "fr")
-    shown = "\n".join(preview.packing({"tlm": feed}))
+    shown = "\n".join(statistics.packing({"tlm": feed}))
     assert "stream tlm: documents 798, empty 1, without translation 40, rows a block" in shown
 
 

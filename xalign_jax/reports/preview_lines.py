@@ -1,0 +1,140 @@
+"""A preview as lines for a terminal. Colours only add to them: without colours, signs in the text say the same."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from xalign_jax.records.previewed import KEPT, MASKED, RANDOM, SWITCHED, Preview, Row, Token, piece, visible
+
+Paint = Callable[[str, str], str]  # (text, style) -> the text in this style
+
+# Foreground colours of the languages, by their number; they are readable on dark and on light.
+LANGUAGE_COLOURS = ("34", "31", "32", "35", "36", "33", "94", "91", "92", "95", "96", "93")
+CHANGE_STYLES = {SWITCHED: "1;4", MASKED: "7", RANDOM: "7;1", KEPT: "4"}
+SIDE = "  ||  "  # between texts that belong together
+
+
+def plain(text: str, style: str) -> str:
+    """The text without any style."""
+    return text
+
+
+def coloured(text: str, style: str) -> str:
+    """The text in an ANSI style."""
+    return f"\033[{style}m{text}\033[0m" if text and style else text
+
+
+def lines(preview: Preview, paint: Paint = plain) -> list[str]:
+    """The stream's name, its rows, how many positions are padding, and the shapes of its arrays."""
+    tokens = [token for row in preview.rows for slot in row.slots for view in slot.views for token in view]
+    changes = {token.change for token in tokens}
+    signs = [f" {text}" for text, kinds in _SIGNS.items() if changes & kinds]
+    found = [f"stream {preview.stream}:" + ";".join(signs)]
+    for row in preview.rows:
+        if row.language:
+            texts = " | ".join(_view(slot.views[0], paint, preview, row.language) for slot in row.slots)
+            found.append(f"  {row.number} {_tag(row.language, paint, preview)} {texts}")
+        else:
+            found += [f"  {row.number}.{number}: {text}" for number, text in _slots(row, paint, preview)]
+    shapes = ", ".join(f"{name} {shape}" for name, shape in preview.arrays)
+    return [*found, f"  padding: {_padding(preview.rows, preview.views)}", f"  arrays: {shapes}"]
+
+
+_SIGNS = {
+    "a word in brackets replaces, in the input, a word that begins as shown behind the arrow": {SWITCHED},
+    "in braces stand predicted tokens: {_ ← hidden by the mask piece}, {read ← replaced at random}, {kept}": {
+        MASKED,
+        RANDOM,
+        KEPT,
+    },
+}
+
+
+def _padding(rows: Sequence[Row], views: Sequence[str]) -> str:
+    """The share of padding in each view, over the rows."""
+    shares = [sum(row.padding[view] for row in rows) / max(1, len(rows)) for view in range(len(views))]
+    names = [name.removesuffix("_") for name in views]
+    return ", ".join(f"{share:.0%}{f' ({name})' if name else ''}" for name, share in zip(names, shares, strict=True))
+
+
+def _slots(row: Row, paint: Paint, preview: Preview) -> Iterator[tuple[int, str]]:
+    """(number, text) of the slots. Views stand side by side, and so do neighbours of equal labels, such as a concept's."""
+    used = [slot for slot in row.slots if any(slot.views)]
+    for labels, same in itertools.groupby(used, lambda slot: slot.labels or slot.number):
+        slots = list(same)
+        texts = [SIDE.join(_view(view, paint, preview) for view in slot.views) for slot in slots]
+        if isinstance(labels, int):
+            yield labels, texts[0]
+        else:
+            values = itertools.groupby(labels, lambda label: label[0])
+            yield slots[0].number, f"{SIDE.join(texts)} ({'; '.join(f'{n} {_values(v)}' for n, v in values)})"
+
+
+def _values(labels: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(value for _, value in labels)
+
+
+def _view(tokens: Sequence[Token], paint: Paint, preview: Preview, language: str | None = None) -> str:
+    """The texts of a view, each with its language unless the row's language says it."""
+    texts = []
+    for own, part in _texts(tokens, language):
+        text = "".join(_run(run, paint, preview) for run in _runs(part)).strip()
+        if text:
+            restarts = "↺ " if any(token.restarts for token in part) else ""
+            texts.append(restarts + (f"{_tag(own, paint, preview)} {text}" if language is None else text))
+    return " / ".join(texts)
+
+
+def _texts(tokens: Sequence[Token], language: str | None) -> Iterator[tuple[str, list[Token]]]:
+    """(language, tokens) of each text: a text ends with eos, or where the language of the tokens changes."""
+    part: list[Token] = []
+    for token in tokens:
+        # Switched words stand in another language, but in the same text.
+        if part and (part[-1].ends or (not token.change and language is None and _language(part) not in ("", token.language))):
+            yield _language(part), part
+            part = []
+        part.append(token)
+    if part:
+        yield _language(part), part
+
+
+def _language(tokens: Sequence[Token]) -> str:
+    return next((token.language for token in tokens if not token.change), tokens[0].language)
+
+
+def _runs(tokens: Sequence[Token]) -> Iterator[list[Token]]:
+    """Tokens that are shown as one: ordinary text in one language, or one change."""
+    run: list[Token] = []
+    for token in tokens:
+        if run and (token.begins or (run[0].change, run[0].language) != (token.change, token.language)):
+            yield run
+            run = []
+        run.append(token)
+    if run:
+        yield run
+
+
+def _run(run: Sequence[Token], paint: Paint, preview: Preview) -> str:
+    change = run[0].change
+    text = "".join(token.text for token in run if change or not token.special)
+    # The space before a word stays outside of its brackets.
+    space, shown = " " * text.startswith(" "), visible(text.removeprefix(" "))
+    original = piece(run[0].original)
+    style = CHANGE_STYLES.get(change, "")
+    if change == SWITCHED:
+        shown = f"[{shown} ← {original}]"
+    elif change:
+        shown = {MASKED: f"{{_ ← {original}}}", RANDOM: f"{{{piece(text)} ← {original}}}", KEPT: f"{{{piece(text)}}}"}[change]
+        space = " " * (run[0].original.startswith(" ") and run[0].original != " ")
+    return space + paint(shown, ";".join(filter(None, [style, _colour(run[0].language, preview)])))
+
+
+def _colour(language: str, preview: Preview) -> str:
+    if language not in preview.languages:
+        return ""
+    return LANGUAGE_COLOURS[preview.languages.index(language) % len(LANGUAGE_COLOURS)]
+
+
+def _tag(language: str, paint: Paint, preview: Preview) -> str:
+    return paint(f"[{language or '?'}]", _colour(language, preview))
