@@ -200,7 +200,7 @@ class XlCo(Objective):
         """Both sides as the first direction reads them; {} without corruption."""
         if self.corruption is None:
             return {}
-        shown = {}
+        shown: dict[str, jax.Array] = {}
         for which, key in zip((QUERY, KEY), _side_keys(rng, 0), strict=True):
             found = self._corrupt(self.corruption, model, side(batch, which), key)
             shown |= {f"{which}tokens": found.tokens, f"{which}chosen": found.chosen}

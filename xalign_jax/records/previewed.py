@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import unicodedata
+from collections.abc import Sequence
 
 SWITCHED, MASKED, RANDOM, KEPT = "switched", "masked", "random", "kept"
 
@@ -103,6 +105,27 @@ class Preview:
     languages: tuple[str, ...]
     arrays: tuple[tuple[str, tuple[int, ...]], ...]
     rows: tuple[Row, ...]
+
+
+def side_by_side(row: Row) -> list[list[Slot]]:
+    """The slots of a row that hold tokens; neighbours of equal labels, such as a concept's words, in one list."""
+    used = [slot for slot in row.slots if any(slot.views)]
+    return [list(same) for _, same in itertools.groupby(used, lambda slot: slot.labels or slot.number)]
+
+
+def texts(tokens: Sequence[Token], by_language: bool) -> list[tuple[str, list[Token]]]:
+    """(language, tokens) of each text of a segment. A text ends with eos or, `by_language`, where the language changes.
+
+    Switched words stand in another language, but in the same text.
+    """
+    found: list[tuple[str, list[Token]]] = []
+    for token in tokens:
+        own = "" if token.change == SWITCHED else token.language
+        if not found or found[-1][1][-1].ends or (by_language and own and found[-1][0] and own != found[-1][0]):
+            found.append((own, []))
+        found[-1][1].append(token)
+        found[-1] = (found[-1][0] or own, found[-1][1])
+    return found
 
 
 def visible(text: str) -> str:

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from xalign_jax.records.previewed import KEPT, MASKED, RANDOM, SWITCHED, Preview, Row, Token, piece, visible
+from xalign_jax.records.previewed import (
+    KEPT,
+    MASKED,
+    RANDOM,
+    SWITCHED,
+    Preview,
+    Row,
+    Slot,
+    Token,
+    piece,
+    side_by_side,
+    texts,
+    visible,
+)
 
 Paint = Callable[[str, str], str]  # (text, style) -> the text in this style
 
@@ -33,10 +46,10 @@ def lines(preview: Preview, paint: Paint = plain) -> list[str]:
     found = [f"stream {preview.stream}:" + ";".join(signs)]
     for row in preview.rows:
         if row.language:
-            texts = " | ".join(_view(slot.views[0], paint, preview, row.language) for slot in row.slots)
-            found.append(f"  {row.number} {_tag(row.language, paint, preview)} {texts}")
+            segments = " | ".join(_view(slot.views[0], paint, preview, row.language) for slot in row.slots)
+            found.append(f"  {row.number} {_tag(row.language, paint, preview)} {segments}")
         else:
-            found += [f"  {row.number}.{number}: {text}" for number, text in _slots(row, paint, preview)]
+            found += [f"  {row.number}.{s[0].number}: {_slots(s, paint, preview)}" for s in side_by_side(row)]
     shapes = ", ".join(f"{name} {shape}" for name, shape in preview.arrays)
     return [*found, f"  padding: {_padding(preview.rows, preview.views)}", f"  arrays: {shapes}"]
 
@@ -58,49 +71,23 @@ def _padding(rows: Sequence[Row], views: Sequence[str]) -> str:
     return ", ".join(f"{share:.0%}{f' ({name})' if name else ''}" for name, share in zip(names, shares, strict=True))
 
 
-def _slots(row: Row, paint: Paint, preview: Preview) -> Iterator[tuple[int, str]]:
-    """(number, text) of the slots. Views stand side by side, and so do neighbours of equal labels, such as a concept's."""
-    used = [slot for slot in row.slots if any(slot.views)]
-    for labels, same in itertools.groupby(used, lambda slot: slot.labels or slot.number):
-        slots = list(same)
-        texts = [SIDE.join(_view(view, paint, preview) for view in slot.views) for slot in slots]
-        if isinstance(labels, int):
-            yield labels, texts[0]
-        else:
-            values = itertools.groupby(labels, lambda label: label[0])
-            yield slots[0].number, f"{SIDE.join(texts)} ({'; '.join(f'{n} {_values(v)}' for n, v in values)})"
+def _slots(slots: Sequence[Slot], paint: Paint, preview: Preview) -> str:
+    """Slots that belong together, and their views, side by side."""
+    shown = SIDE.join(_view(view, paint, preview) for slot in slots for view in slot.views)
+    labels = itertools.groupby(slots[0].labels, lambda label: label[0])
+    names = [f"{name} {', '.join(value for _, value in values)}" for name, values in labels]
+    return shown + (f" ({'; '.join(names)})" if names else "")
 
 
-def _values(labels: Iterable[tuple[str, str]]) -> str:
-    return ", ".join(value for _, value in labels)
-
-
-def _view(tokens: Sequence[Token], paint: Paint, preview: Preview, language: str | None = None) -> str:
-    """The texts of a view, each with its language unless the row's language says it."""
-    texts = []
-    for own, part in _texts(tokens, language):
+def _view(tokens: Sequence[Token], paint: Paint, preview: Preview, whole: str = "") -> str:
+    """The texts of a view, each with its language unless the whole row has one."""
+    shown = []
+    for language, part in texts(tokens, not whole):
         text = "".join(_run(run, paint, preview) for run in _runs(part)).strip()
         if text:
             restarts = "↺ " if any(token.restarts for token in part) else ""
-            texts.append(restarts + (f"{_tag(own, paint, preview)} {text}" if language is None else text))
-    return " / ".join(texts)
-
-
-def _texts(tokens: Sequence[Token], language: str | None) -> Iterator[tuple[str, list[Token]]]:
-    """(language, tokens) of each text: a text ends with eos, or where the language of the tokens changes."""
-    part: list[Token] = []
-    for token in tokens:
-        # Switched words stand in another language, but in the same text.
-        if part and (part[-1].ends or (not token.change and language is None and _language(part) not in ("", token.language))):
-            yield _language(part), part
-            part = []
-        part.append(token)
-    if part:
-        yield _language(part), part
-
-
-def _language(tokens: Sequence[Token]) -> str:
-    return next((token.language for token in tokens if not token.change), tokens[0].language)
+            shown.append(restarts + (text if whole else f"{_tag(language, paint, preview)} {text}"))
+    return " / ".join(shown)
 
 
 def _runs(tokens: Sequence[Token]) -> Iterator[list[Token]]:
@@ -125,7 +112,9 @@ def _run(run: Sequence[Token], paint: Paint, preview: Preview) -> str:
     if change == SWITCHED:
         shown = f"[{shown} ← {original}]"
     elif change:
-        shown = {MASKED: f"{{_ ← {original}}}", RANDOM: f"{{{piece(text)} ← {original}}}", KEPT: f"{{{piece(text)}}}"}[change]
+        shown = {MASKED: f"{{_ ← {original}}}", RANDOM: f"{{{piece(text)} ← {original}}}", KEPT: f"{{{piece(text)}}}"}[
+            change
+        ]
         space = " " * (run[0].original.startswith(" ") and run[0].original != " ")
     return space + paint(shown, ";".join(filter(None, [style, _colour(run[0].language, preview)])))
 

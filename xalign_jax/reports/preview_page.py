@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from xalign_jax.records.previewed import CHANGES, KEPT, MASKED, RANDOM, SWITCHED, Preview, Row, Slot, Token, piece
+from xalign_jax.records.previewed import (
+    CHANGES,
+    KEPT,
+    MASKED,
+    RANDOM,
+    SWITCHED,
+    Preview,
+    Row,
+    Slot,
+    Token,
+    piece,
+    side_by_side,
+    texts,
+)
 from xalign_jax.reports.html import escape, page
 
 VIEW_NAMES = {"": "tokens", "key_": "keys"}
@@ -20,8 +33,10 @@ _STYLE = """
 .was { font-size: .75rem; background: none; color: var(--faint); padding-inline: .15rem; }
 .target { display: none; font-size: .7rem; color: var(--faint); padding-inline: .1rem; }
 #targets:checked ~ main .target { display: inline; }
-.legend span { margin-inline-end: .8rem; }
-.row { margin: .8rem 0; } .row th { width: 2.5rem; }
+.legend > span { margin-inline-end: .8rem; display: inline-block; }
+.text { display: inline-flex; margin-inline-end: 1rem; max-width: 100%; } .label { white-space: nowrap; }
+.text > .chip { align-self: flex-start; flex-shrink: 0; }
+.row { margin: .8rem 0; } .row th:first-child { width: 2.5rem; }
 @media (prefers-color-scheme: dark) {
   .l { color: hsl(var(--hue), 70%, 75%); } .masked { background: #e8e8e8; color: #16181c; }
 }
@@ -67,7 +82,9 @@ def _legend(preview: Preview) -> str:
     parts = [_chip(name, preview) for name in preview.languages if name in used]
     changes = {token.change for token in found}
     parts += [
-        f'<span><span class="{name}">{name}</span> {escape(text)}</span>' for name, text in CHANGES.items() if name in changes
+        f'<span><span class="{name}">{name}</span> {escape(text)}</span>'
+        for name, text in CHANGES.items()
+        if name in changes
     ]
     if any(token.restarts for token in found):
         parts.append("<span>↺ positions begin again at 0</span>")
@@ -94,39 +111,28 @@ def _row(row: Row, preview: Preview, fade: bool) -> str:
         f"{share:.0%} of the {name}" if len(names) > 1 else f"{share:.0%}"
         for share, name in zip(row.padding, names, strict=True)
     )
-    head = f'<h3>row {row.number} {_chip(row.language, preview) if row.language else ""}'
+    head = f"<h3>row {row.number} {_chip(row.language, preview) if row.language else ''}"
     head += f'<span class="faint">padding {padding}</span></h3>'
     lines = [f"<tr><th></th>{''.join(f'<th>{escape(name)}</th>' for name in names)}</tr>"] if len(names) > 1 else []
-    lines += [_slot(slot, f"{slot.number}", row.language, preview, fade) for slot in row.slots if any(slot.views)]
+    lines += [_slots(slots, f"{slots[0].number}", row.language, preview, fade) for slots in side_by_side(row)]
     return f'<div class="row">{head}<table>{"".join(lines)}</table></div>'
 
 
-def _slot(slot: Slot, name: str, language: str, preview: Preview, fade: bool) -> str:
-    cells = "".join(f"<td>{''.join(_texts(view, language, preview, fade))}</td>" for view in slot.views)
-    labels = ", ".join(f"{label} {value}" for label, value in slot.labels)
-    return f'<tr><th>{escape(name)}</th>{cells}{f"<th>{escape(labels)}</th>" if labels else ""}</tr>'
+def _slots(slots: Sequence[Slot], name: str, whole: str, preview: Preview, fade: bool) -> str:
+    """A line of a table: slots that belong together, a cell for each view. `whole`: the language of the row."""
+    cells = []
+    for views in zip(*(slot.views for slot in slots), strict=True):
+        found = [part for view in views for part in texts(view, not whole)]
+        cells.append("".join(_text(part, "" if whole else language, preview, fade) for language, part in found))
+    labels = ", ".join(f"{label} {value}" for label, value in slots[0].labels)
+    end = f'<th class="label">{escape(labels)}</th>' if labels else ""
+    return f"<tr><th>{escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}{end}</tr>"
 
 
-def _texts(tokens: Sequence[Token], language: str, preview: Preview, fade: bool) -> Iterator[str]:
-    """A block for each text of a segment: a text goes to its eos, or to where the language changes."""
-    part: list[str] = []
-    own = ""
-    for token in tokens:
-        # Switched words stand in another language, but in the same text.
-        if part and not language and not token.change and own and token.language != own:
-            yield _text(part, own, preview)
-            part, own = [], ""
-        own = own or ("" if language or token.change else token.language)
-        part.append(_token(token, preview, fade))
-        if token.ends:
-            yield _text(part, own, preview)
-            part, own = [], ""
-    if part:
-        yield _text(part, own, preview)
-
-
-def _text(tokens: Sequence[str], language: str, preview: Preview) -> str:
-    return f'<div dir="auto">{_chip(language, preview) if language else ""}{"".join(tokens)}</div>'
+def _text(tokens: Sequence[Token], language: str, preview: Preview, fade: bool) -> str:
+    """A text. The direction follows its own first letter, so the language stands outside of it."""
+    shown = "".join(_token(token, preview, fade) for token in tokens)
+    return f'<div class="text">{_chip(language, preview) if language else ""}<div dir="auto">{shown}</div></div>'
 
 
 def _token(token: Token, preview: Preview, fade: bool) -> str:
@@ -141,31 +147,35 @@ def _token(token: Token, preview: Preview, fade: bool) -> str:
         *([] if token.weight is None else [f"weight {token.weight:g}"]),
         *([] if token.target is None else [f"target {token.target.replace(' ', '▁')}"]),
     ]
+    # Names of special pieces and originals are no part of the text, whose direction they would decide.
+    tag = "bdi" if token.special or token.change else "span"
     kinds = ["t", "l" if token.language in preview.languages and not token.change else "", token.change]
     kinds += ["special" if token.special and not token.change else ""]
     kinds += ["unweighted" if fade and token.weight == 0 and token.change != SWITCHED else ""]
     text = "▒" if token.change == MASKED else token.text or "·"
     was = piece(token.original) if token.change in (SWITCHED, MASKED, RANDOM) and token.begins else ""
-    after = f'<span class="was">←{escape(was)}</span>' if was else ""
-    after += f'<span class="target">→{escape(piece(token.target))}</span>' if token.target is not None else ""
+    after = f'<bdi class="was">←{escape(was)}</bdi>' if was else ""
+    after += f'<bdi class="target">→{escape(piece(token.target))}</bdi>' if token.target is not None else ""
     return (
-        f'{"↺" if token.restarts else ""}<span class="{" ".join(filter(None, kinds))}" style="{_hue(token.language, preview)}" '
-        f'title="{escape(", ".join(details))}">{escape(text)}</span>{after}'
+        f'{"↺" if token.restarts else ""}<{tag} class="{" ".join(filter(None, kinds))}" style="{_hue(token.language, preview)}" '
+        f'title="{escape(", ".join(details))}">{escape(text)}</{tag}>{after}'
     )
 
 
 def _together(preview: Preview) -> Iterator[str]:
-    """Slots of equal labels, one below the other, if these rows hold any."""
-    found: dict[tuple[str, str], list[tuple[Row, Slot]]] = {}
+    """Slots of equal labels that stand in several places, one below the other."""
+    found: dict[tuple[str, str], list[tuple[Row, list[Slot]]]] = {}
     for row in preview.rows:
-        for slot in row.slots:
-            for label in slot.labels:
-                found.setdefault(label, []).append((row, slot))
-    shared = {label: slots for label, slots in found.items() if len(slots) > 1}
+        for slots in side_by_side(row):
+            for label in slots[0].labels:
+                found.setdefault(label, []).append((row, slots))
+    shared = {label: places for label, places in found.items() if len(places) > 1}
     if not shared:
         return
     yield "<details><summary>The same rows, by what belongs together</summary>"
-    for (name, value), slots in shared.items():
-        lines = [_slot(slot, f"{row.number}.{slot.number}", row.language, preview, fade=False) for row, slot in slots]
+    for (name, value), places in shared.items():
+        lines = [
+            _slots(slots, f"{row.number}.{slots[0].number}", row.language, preview, False) for row, slots in places
+        ]
         yield f'<div class="row"><h3>{escape(name)} {escape(value)}</h3><table>{"".join(lines)}</table></div>'
     yield "</details>"

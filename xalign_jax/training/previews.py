@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.preview import rows as shown
@@ -57,7 +58,14 @@ def previews(
         (objective,) = [one.objective for one in stage.stage.streams if one.name == name]
         # The whole batch: a random mask depends on the batch's shape.
         batch = feed.batch(step, slice(0, feed.count))
-        corrupted = jax.device_get(objective.corrupted(model, batch, stream_key(seed, step, name)))
+        corrupted = jax.device_get(objective.corrupted(model, batch, stream_key(seed, jnp.int32(step), name)))
         yield shown.collect(
-            batch, corpus, feed.feed.languages, rows=rows, corrupted=corrupted, stage=stage.stage.name, stream=name, step=step
+            batch,
+            corpus,
+            feed.feed.languages,
+            rows=rows,
+            corrupted=corrupted,
+            stage=stage.stage.name,
+            stream=name,
+            step=step,
         )

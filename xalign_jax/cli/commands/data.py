@@ -67,7 +67,9 @@ def _check(options: argparse.Namespace) -> None:
     """Raise UserError for an option that the action does not read, or that has no meaning. Nothing is read before."""
     for option, (actions, _) in OPTIONS.items():
         if options.action not in actions and getattr(options, option.removeprefix("--")) is not None:
-            raise UserError(f"{option}: an option of `xalign data {actions[0]}`; data {options.action} does not read it")
+            raise UserError(
+                f"{option}: an option of `xalign data {actions[0]}`; data {options.action} does not read it"
+            )
     if options.rows is not None and options.rows < 1:
         raise UserError(f"--rows={options.rows}: a preview shows at least 1 row")
     if options.html is not None:

@@ -68,7 +68,11 @@ class _Reader:
             whole,
             tuple(float(np.mean(self._batch[f"{view}segment_ids"][number] == 0)) for view in views),
             tuple(
-                Slot(slot, self._labels(number, slot), tuple(tuple(t for t in v if t.segment == slot + 1) for v in tokens))
+                Slot(
+                    slot,
+                    self._labels(number, slot),
+                    tuple(tuple(t for t in v if t.segment == slot + 1) for v in tokens),
+                )
                 for slot in range(slots)
             ),
         )
@@ -99,9 +103,7 @@ class _Reader:
 
     def _tokens(self, view: str, row: int) -> list[Token]:
         """The positions of a row that are not padding."""
-        clean, positions, segments = (
-            self._batch[view + name][row] for name in ("tokens", "positions", "segment_ids")
-        )
+        clean, positions, segments = (self._batch[view + name][row] for name in ("tokens", "positions", "segment_ids"))
         read = np.asarray(self._corrupted.get(f"{view}tokens", self._batch[f"{view}tokens"]))[row]
         chosen = self._corrupted.get(f"{view}chosen")
         targets, weights = (self._batch.get(view + name) for name in ("targets", "weights"))
@@ -141,7 +143,9 @@ class _Reader:
             for t in np.flatnonzero(segments > 0).tolist()
         ]
 
-    def _masks(self, clean: np.ndarray, read: np.ndarray, chosen: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+    def _masks(
+        self, clean: np.ndarray, read: np.ndarray, chosen: np.ndarray
+    ) -> tuple[list[str], np.ndarray, np.ndarray]:
         """What became of each chosen position (T,), where changes begin, and the tokens of the text."""
         kinds = np.where(read == clean, KEPT, np.where(read == self._tokenizer.mask, MASKED, RANDOM))
         return np.where(chosen, kinds, "").tolist(), chosen, clean
