@@ -113,7 +113,8 @@ def _row(row: Row, preview: Preview, fade: bool) -> str:
     )
     head = f"<h3>row {row.number} {_chip(row.language, preview) if row.language else ''}"
     head += f'<span class="faint">padding {padding}</span></h3>'
-    lines = [f"<tr><th></th>{''.join(f'<th>{escape(name)}</th>' for name in names)}</tr>"] if len(names) > 1 else []
+    heads = "".join(f"<th>{escape(name)}</th>" for name in ["", *names, ""])
+    lines = [f"<tr>{heads}</tr>"] if len(names) > 1 else []
     lines += [_slots(slots, f"{slots[0].number}", row.language, preview, fade) for slots in side_by_side(row)]
     return f'<div class="row">{head}<table>{"".join(lines)}</table></div>'
 
