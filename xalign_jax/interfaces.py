@@ -164,6 +164,10 @@ class Batches:
         """The share of each member of the mixture around a row; {} where the shares do not change."""
         return {}
 
+    def shares(self, row: int) -> dict[str, float]:
+        """The share of each member of the mixture around a row, also where it is constant; {} = no mixture is read."""
+        return {}
+
     def batch(self, first_row: int, row_slice: slice) -> dict[str, np.ndarray]:
         """The rows `row_slice` of the batch that begins at row number `first_row`: arrays whose first axis is the row.
 

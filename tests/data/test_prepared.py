@@ -141,10 +141,10 @@ def test_facts_that_take_more_words_than_there_are_say_what_to_do(corpus):
 
 def test_stats_add_up_and_name_tasks_in_full(corpus):
     loaded, mixture = corpus
-    shown = statistics.texts(loaded)
+    shown = statistics.texts(loaded, statistics.counts(loaded))
     assert shown[2].startswith(f"{mixture.tasks[0]} train       en ") and len({len(line) for line in shown[1:]}) == 1
     assert statistics.words(loaded) == ["dictionary: 18 of 24 entries are trained on and 6 held out"]
-    (line,) = statistics.coverage(loaded)
+    (line,) = statistics.covered(loaded, statistics.coverage(loaded))
     assert line.startswith("coverage of running words (training text of en): ")
 
 

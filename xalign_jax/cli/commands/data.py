@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "--rows": (("preview",), {"type": int, "metavar": "N", "help": f"preview: rows of each stream; else {ROWS}"}),
     "--color": (("preview",), {"choices": COLOURS, "help": "preview: colours; auto = where stdout is a terminal"}),
     "--html": (("preview",), {"type": path, "metavar": "FILE", "help": "preview: write one page, and print no rows"}),
+    "--output": (
+        ("stats",),
+        {"type": path, "metavar": "DIR", "help": "stats: write a page with plots, and the numbers"},
+    ),
 }
 
 
@@ -53,7 +58,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     stages.prepare_data(recipe)
     # Statistics open the data themselves, one part after another.
     if options.action == "stats":
-        _stats(recipe)
+        _stats(recipe, options, bindings)
     elif options.action == "preview":
         _preview(recipe, runtime, options, bindings)
     else:
@@ -65,6 +70,8 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Raise UserError for an option that the action does not read, or that has no meaning. Nothing is read before."""
+    from xalign_jax.runtime import storage
+
     for option, (actions, _) in OPTIONS.items():
         if options.action not in actions and getattr(options, option.removeprefix("--")) is not None:
             raise UserError(
@@ -74,6 +81,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--rows={options.rows}: a preview shows at least 1 row")
     if options.html is not None:
         _check_file("--html", options.html)
+    if options.output is not None:
+        storage.check_writable("--output", options.output)
 
 
 def _check_file(option: str, file: Path) -> None:
@@ -106,9 +115,7 @@ def _preview(recipe: Recipe, runtime: Runtime, options: argparse.Namespace, bind
             show(preview_lines.lines(preview, paint))
         return
     shown = list(tqdm(found, "streams", len(chosen), disable=len(chosen) * (options.rows or ROWS) < 100))
-    title = Path(options.gin_file[-1]).stem
-    about = [" ".join([*(f"--gin_file={file}" for file in options.gin_file), *(f"--gin.{each}" for each in bindings)])]
-    text = preview_page.preview_page(title, about, shown)
+    text = preview_page.preview_page(_title(options), [_command(options, bindings)], shown)
     options.html.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.html, text)
     print(f"{options.html}: {len(shown)} streams, {len(text) / 1e6:.1f} MB")
@@ -121,27 +128,62 @@ def _colours(wanted: str | None) -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _stats(recipe: Recipe) -> None:
+def _stats(recipe: Recipe, options: argparse.Namespace, bindings: list[str]) -> None:
     """Show each count before the step that may fail for lack of it: words before the dictionary, words before facts."""
+    from tqdm import tqdm
+
     from xalign_jax.data import corpus, statistics
     from xalign_jax.data.cleaning import stored
-    from xalign_jax.training import stages
+    from xalign_jax.reports import data_page
+    from xalign_jax.training import drawn, stages
 
     # Texts, then dictionary, then facts, each opened on top of the one before.
     data = corpus.open_texts(recipe.vocabulary, stages.mixtures(recipe), cleaning=recipe.cleaning)
-    show(statistics.texts(data))
-    show(stored.duplicates(data.tokenizer, data.stores))
+    counts, groups = statistics.counts(data), statistics.parallelism(data)
+    show(statistics.texts(data, counts))
+    show(statistics.groups(groups))
+    duplicates = stored.duplicates(data.tokenizer, data.stores)
+    show(stored.table(duplicates))
+    found: dict[str, Any] = {
+        "vocabulary": {"pieces": data.tokenizer.base_size, "rows": data.tokenizer.size},
+        "texts": [one._asdict() for one in counts],
+        "parallelism": groups,
+        "duplicates": [one._asdict() for one in duplicates],
+    }
     if recipe.lexicon is not None:
         data = data.with_lexicon(recipe.lexicon)
-        show([*statistics.words(data), *statistics.coverage(data)])
+        coverage = statistics.coverage(data)
+        show([*statistics.words(data), *statistics.covered(data, coverage)])
+        if data.lexicon is not None:
+            found["dictionary"] = {"entries": statistics.entries(data.lexicon), "coverage": coverage}
     if recipe.facts is not None and corpus.tells_facts(stages.mixtures(recipe)):
         data = data.with_facts(recipe.facts)
         show(statistics.facts(data))
     # Building the feeds packs and mixes, which has counts of its own.
     planned = stages.plan(recipe, data)
-    show(statistics.packing({name: feed.feed for stage in planned for name, feed in stage.feeds.items()}))
+    feeds = {name: feed.feed for stage in planned for name, feed in stage.feeds.items()}
+    show(statistics.packing(feeds))
     for stage in planned:
         # The first and the last step, and three steps between them.
         steps = sorted({stage.first_step + (stage.stage.steps - 1) * quarter // 4 for quarter in range(5)})
-        show([line for name, feed in stage.feeds.items() for line in statistics.rates(name, feed, steps)])
+        show([line for name, feed in stage.feeds.items() for line in drawn.rates(name, feed, steps)])
     show(stages.lowered(planned))
+    if options.output is None:
+        return
+    found["packing"] = {name: dict(feed.report) for name, feed in feeds.items()}
+    read = [(stage, name) for stage in planned for name in stage.feeds]
+    found["drawn"] = [
+        dataclasses.asdict(drawn.drawn(stage, name, data))
+        for stage, name in tqdm(read, "streams", delay=2, leave=False)
+    ]
+    written = data_page.write(options.output, f"{_title(options)}: data", _command(options, bindings), found)
+    print(f"{options.output}: {', '.join(path.name for path in written)}")
+
+
+def _title(options: argparse.Namespace) -> str:
+    return Path(options.gin_file[-1]).stem
+
+
+def _command(options: argparse.Namespace, bindings: list[str]) -> str:
+    """The options that say which recipe is shown."""
+    return " ".join([*(f"--gin_file={file}" for file in options.gin_file), *(f"--gin.{each}" for each in bindings)])

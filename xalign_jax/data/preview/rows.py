@@ -36,37 +36,55 @@ def collect(
       languages: of the feed; arrays of languages hold indices into it.
       corrupted: the arrays of `Objective.corrupted` for the same batch.
     """
-    views = tuple(
-        name.removesuffix("tokens")
-        for name in sorted(batch, key=len)
-        if name.endswith("tokens") and name.removesuffix("tokens") + "segment_ids" in batch
-    )
+    views = views_of(batch)
     size = len(batch["tokens"])
-    reader = _Reader(batch, corpus, languages, corrupted or {})
-    found = [reader.row(number, views) for number in range(min(rows, size))]
+    reader = _Reader(batch, corpus, views, languages, corrupted or {})
+    found = [reader.row(number) for number in range(min(rows, size))]
     arrays = tuple((name, array.shape) for name, array in batch.items())
     return Preview(stage, stream, step, size, views, languages, arrays, tuple(found))
+
+
+def views_of(batch: Arrays) -> tuple[str, ...]:
+    """The views of a batch, as prefixes of their arrays."""
+    prefixes = [name.removesuffix("tokens") for name in sorted(batch, key=len) if name.endswith("tokens")]
+    return tuple(view for view in prefixes if f"{view}segment_ids" in batch)
+
+
+def token_languages(batch: Arrays, view: str = "") -> np.ndarray:
+    """(B, T) the language of each position of a view, an index into the feed's languages; -1 = padding or unknown."""
+    segments = batch[f"{view}segment_ids"]
+    values = batch.get(f"{view}token_language", batch.get(f"{view}language", batch.get("language")))
+    if values is None:
+        return np.full(segments.shape, -1)
+    # (B,), (B, T) or (B, S) by slot -> (B, T).
+    values = values[:, None] if values.ndim == 1 else values
+    if values.shape[1] not in (1, segments.shape[1]):
+        values = np.take_along_axis(values, np.clip(segments - 1, 0, values.shape[1] - 1), axis=1)
+    return np.where(segments > 0, values, -1)
 
 
 class _Reader:
     """Reads rows of one batch."""
 
-    def __init__(self, batch: Arrays, corpus: Corpus, languages: tuple[str, ...], corrupted: Arrays) -> None:
-        self._batch, self._languages, self._corrupted = batch, languages, corrupted
+    def __init__(
+        self, batch: Arrays, corpus: Corpus, views: tuple[str, ...], languages: tuple[str, ...], corrupted: Arrays
+    ) -> None:
+        self._batch, self._views, self._languages, self._corrupted = batch, views, languages, corrupted
+        self._token_languages = {view: token_languages(batch, view) for view in views}
         self._tokenizer, self._spelling = corpus.tokenizer, Spelling(corpus.tokenizer)
         # The languages of the dictionary, from which switched words come.
         self._switched = () if corpus.lexicon is None else corpus.lexicon.languages
 
-    def row(self, number: int, views: tuple[str, ...]) -> Row:
+    def row(self, number: int) -> Row:
         """A row with its segments as slots."""
         language = self._batch.get("language")
         whole = self._name(language[number]) if language is not None and language.ndim == 1 else ""
-        tokens = [self._tokens(view, number) for view in views]
+        tokens = [self._tokens(view, number) for view in self._views]
         slots = max([token.segment for view in tokens for token in view], default=0)
         return Row(
             number,
             whole,
-            tuple(float(np.mean(self._batch[f"{view}segment_ids"][number] == 0)) for view in views),
+            tuple(float(np.mean(self._batch[f"{view}segment_ids"][number] == 0)) for view in self._views),
             tuple(
                 Slot(
                     slot,
@@ -89,18 +107,6 @@ class _Reader:
                 found += [(name, str(value)) for value in np.ravel(values).tolist() if value >= 0]
         return tuple(found)
 
-    def _token_languages(self, view: str, row: int) -> list[str]:
-        """The language of each position (T,) of a row."""
-        segments = self._batch[f"{view}segment_ids"][row]
-        values = self._batch.get(f"{view}token_language", self._batch.get(f"{view}language"))
-        if values is None:
-            values = self._batch.get("language", np.full(len(self._batch["tokens"]), -1))
-        # (), (T,) or (S,) by slot -> (T,).
-        own = values[row]
-        if own.ndim and len(own) != len(segments):
-            own = own[np.clip(segments - 1, 0, len(own) - 1)]
-        return [self._name(index) for index in np.broadcast_to(own, segments.shape).tolist()]
-
     def _tokens(self, view: str, row: int) -> list[Token]:
         """The positions of a row that are not padding."""
         clean, positions, segments = (self._batch[view + name][row] for name in ("tokens", "positions", "segment_ids"))
@@ -120,7 +126,7 @@ class _Reader:
             changes, begins, originals = _switches(read, predicted, weight, segments)
         texts = self._spelling.texts(read)
         target = None if predicted is None else self._spelling.texts(predicted)
-        languages = self._token_languages(view, row)
+        languages = [self._name(index) for index in self._token_languages[view][row].tolist()]
         ends = self._tokenizer.unclone(clean) == self._tokenizer.eos
         inner = np.append(False, segments[1:] == segments[:-1])
         return [
