@@ -59,18 +59,22 @@ def _png(figure: Figure) -> bytes:
 
 
 def _tables(found: Found) -> Iterator[str]:
+    names = data_plots.short_names(found)
+    yield from (f"<p>{short} = <code>{escape(task)}</code></p>" for task, short in names.items() if short != task)
     yield "<h3>Texts</h3>"
     head = ("task", "split", "language", "documents", "tokens", "bytes a token", "tokens a word")
-    yield table(head, [_text(one) for one in found["texts"]])
+    yield table(head, [_text(one, names) for one in found["texts"]])
     yield "<h3>Duplicates</h3>"
     head = ("language", "documents", "exact", "near", "validation", "in training", "nearly")
-    names = ("documents", "exact", "near", "validation", "leaked", "near_leaked")
-    yield table(head, [(one["language"], *(f"{one[name]:,}" for name in names)) for one in found["duplicates"]])
-    if groups := {task: sizes for task, sizes in found["parallelism"].items() if sizes}:
+    columns = ("documents", "exact", "near", "validation", "leaked", "near_leaked")
+    yield table(head, [(one["language"], *(f"{one[name]:,}" for name in columns)) for one in found["duplicates"]])
+    if groups := {task: each for task, each in found["parallelism"].items() if each}:
         yield "<h3>Groups by the number of their languages</h3>"
-        columns = sorted({n for sizes in groups.values() for n in sizes})
-        lines = [(task, *(f"{sizes.get(n, 0):,}" for n in columns)) for task, sizes in groups.items()]
-        yield table(("task", *map(str, columns)), lines)
+        sizes = sorted({n for each in groups.values() for n in each})
+        yield table(
+            ("languages", *(names[task] for task in groups)),
+            [(str(n), *(f"{each.get(n, 0):,}" for each in groups.values())) for n in sizes],
+        )
     if "dictionary" in found:
         yield "<h3>Entries of the dictionary</h3>"
         yield table(("they", "entries"), [(what, f"{n:,}") for what, n in found["dictionary"]["entries"].items()])
@@ -79,10 +83,10 @@ def _tables(found: Found) -> Iterator[str]:
         yield table(("language", *(f"{step:,}" for step in one["steps"])), list(_shares(one)))
 
 
-def _text(one: Found) -> Sequence[str]:
+def _text(one: Found, names: Mapping[str, str]) -> Sequence[str]:
     sizes = (f"{one[name]:,}" for name in ("documents", "tokens"))
     ratios = _ratio(one["utf8_bytes"], one["tokens"]), _ratio(one["word_tokens"], one["words"])
-    return one["task"], one["split"], one["language"], *sizes, *ratios
+    return names[one["task"]], one["split"], one["language"], *sizes, *ratios
 
 
 def _shares(one: Found) -> Iterator[Sequence[str]]:

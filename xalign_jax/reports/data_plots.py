@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Found = Mapping[str, Any]
+LONGEST = 30  # characters of a task's name in tables and pictures
 MOST_CURVES = 12  # languages of a picture with curves; the largest ones
 
 
@@ -25,13 +27,25 @@ def draw(found: Found) -> Iterator[tuple[str, str, Figure]]:
         yield "fertility", _FERTILITY, _fertility(texts)
     groups = {task: sizes for task, sizes in found["parallelism"].items() if {*sizes} - {1}}
     if groups:
-        yield "parallelism", "Groups of translations by the number of their languages.", _groups(groups)
+        yield (
+            "parallelism",
+            "Groups of translations by the number of their languages.",
+            _groups(groups, short_names(found)),
+        )
     if found["duplicates"]:
         yield "duplicates", "Shares of texts that duplicate an earlier text of their language.", _doubles(found)
     if "dictionary" in found:
         yield "dictionary", _covered(found["dictionary"]), _dictionary(found["dictionary"]["entries"])
     for one in found["drawn"]:
         yield f"rates {one['stream']}", _drawn(one), _rates(one)
+
+
+def short_names(found: Found) -> dict[str, str]:
+    """Task -> its name, or "task 2" if the name holds long paths."""
+    return {
+        task: task if len(task) <= LONGEST else f"task\u00a0{number}"
+        for number, task in enumerate(dict.fromkeys(line["task"] for line in found["texts"]), 1)
+    }
 
 
 _FERTILITY = (
@@ -70,6 +84,10 @@ def _sizes(texts: Mapping[str, Mapping[str, int]]) -> Figure:
     for number, (panel, name) in enumerate(zip(panels, ("documents", "tokens"), strict=True)):
         _bars(panel, [*texts], [sums[name] for sums in texts.values()], number)
         panel.set_yscale("log")
+        # From the power of ten below the smallest bar, with names at powers of ten only.
+        smallest = min(max(1, sums[name]) for sums in texts.values())
+        panel.set_ylim(bottom=10 ** math.floor(math.log10(smallest)) / 1.5)
+        panel.yaxis.set_minor_formatter("")
         panel.set_ylabel(name)
     return figure
 
@@ -87,13 +105,13 @@ def _fertility(texts: Mapping[str, Mapping[str, int]]) -> Figure:
     return figure
 
 
-def _groups(groups: Mapping[str, Mapping[int, int]]) -> Figure:
+def _groups(groups: Mapping[str, Mapping[int, int]], names: Mapping[str, str]) -> Figure:
     figure, panels = axes(len(groups), 5 if len(groups) > 1 else 7, 3)
     for panel, (task, sizes) in zip(panels, groups.items(), strict=True):
         panel.bar([*sizes], [*sizes.values()], color=COLOURS[0])
         panel.set_xlabel("languages")
         panel.set_ylabel("groups")
-        panel.set_title(task if len(task) < 40 else f"{task[:20]}…{task[-18:]}", fontsize="medium")
+        panel.set_title(names[task], fontsize="medium")
         panel.locator_params(axis="x", integer=True)
     return figure
 
@@ -146,9 +164,10 @@ def _rates(one: Found) -> Figure:
     largest = sorted({*wished, *drawn}, key=lambda name: -max([*wished.get(name, ()), *drawn.get(name, ())], default=0))
     if len(one["steps"]) == 1:
         figure, (panel,) = axes(1, max(6.0, min(15.0, 0.4 * len(largest))), 3.2)
-        for number, (shares, label) in enumerate(((wished, "wished"), (drawn, f"{one['unit']} read"))):
+        both = [(wished, "wished"), (drawn, f"{one['unit']} read")]
+        for number, (shares, label) in enumerate(both if wished else both[1:]):
             values = [100 * shares.get(name, [0.0])[0] for name in largest]
-            _bars(panel, largest, values, number, 0.4 * number - 0.2, 0.4)
+            _bars(panel, largest, values, number, 0.4 * number - 0.2 if wished else 0.0, 0.4)
             panel.patches[-1].set_label(label)
     else:
         figure, (panel,) = axes(1, 9, 3.6)

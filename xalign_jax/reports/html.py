@@ -19,7 +19,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .3rem; } h3 { 
 table { border-collapse: collapse; width: 100%; } th { font-weight: normal; color: var(--faint); }
 td, th { border-top: 1px solid var(--edge); padding: .15rem .5rem; text-align: start; vertical-align: top; }
 .numbers td, .numbers th { text-align: end; font-variant-numeric: tabular-nums; }
-.numbers td:first-child, .numbers th:first-child { text-align: start; overflow-wrap: anywhere; }
+.numbers td:first-child, .numbers th:first-child { text-align: start; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
 pre, code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .85rem; white-space: pre-wrap; }
 """

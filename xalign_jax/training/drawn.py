@@ -10,8 +10,8 @@ from xalign_jax.data.corpus import FACTS, Corpus
 from xalign_jax.data.preview.rows import Arrays, token_languages, views_of
 from xalign_jax.training.stages import PlannedStage, StepFeed
 
-ROWS = 2000  # at least so many rows are read around a step; a block of the mixture has 1,000
-POINTS = 20  # steps of a stage that are looked at where the shares change
+ROWS = 2000  # rows that are read around a step; a block of the mixture has 1,000
+POINTS = 20  # of a stage, where the shares change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Drawn:
       unit: what is counted: "rows", or "texts" of packed rows.
       pairs: the wish is for one text of each pair, and counts are of both; so they differ.
       rows: rows that were read around each step.
-      steps: (P,) steps of the run.
-      wished: language -> (P,) shares, the mixture's; {} = the stream reads no mixture.
+      steps: (P,) steps of the run: the first one that is read, or the middle of those that are read around a point.
+      wished: language -> (P,) shares, the mixture's mean over the steps that are read; {} = the stream reads no mixture.
       drawn: language -> (P,) shares of the units that were read.
       tokens: language -> (P,) shares of the tokens that were read.
     """
@@ -51,34 +51,30 @@ def rates(name: str, feed: StepFeed, steps: list[int]) -> list[str]:
 
 def drawn(stage: PlannedStage, name: str, corpus: Corpus) -> Drawn:
     """Reads batches of a stream around some steps of its stage, or only around the first where shares are constant."""
-    feed, last = stage.feeds[name], stage.last_step - 1
+    feed = stage.feeds[name]
     changes = bool(feed.feed.rates(feed.first_row))
-    steps = np.unique(np.linspace(stage.first_step, last, POINTS if changes else 1).round().astype(int)).tolist()
-    # Batches before the end of the stage, so that all of them are the stage's own where it is long enough.
+    # Enough batches for whole blocks of the mixture, but none of another stage.
     batches = max(1, min(-(-ROWS // feed.count), stage.stage.steps))
-    languages = feed.feed.languages
-    units, tokens = np.zeros((2, len(steps), len(languages)))
-    unit, pairs = "rows", False
-    for point, step in enumerate(steps):
-        first = min(step, max(stage.first_step, last - batches + 1))
-        for number in range(first, first + batches):
-            batch = feed.batch(number, slice(0, feed.count))
-            units[point] += count(batch, len(languages))
-            tokens[point] += count_tokens(batch, len(languages))
-            unit, pairs = unit_of(batch), "count_pairs" in batch
-        steps[point] = first
-    wished = [_by_language(feed.feed.shares(_row(feed, step)), corpus) for step in steps]
+    firsts = np.linspace(stage.first_step, stage.last_step - batches, POINTS if changes else 1).round().astype(int)
+    points = [range(first, first + batches) for first in np.unique(firsts).tolist()]
+    units, tokens = np.zeros((2, len(points), len(feed.feed.languages)))
+    for point, steps in enumerate(points):
+        for step in steps:
+            batch = feed.batch(step, slice(0, feed.count))
+            units[point] += count(batch, units.shape[1])
+            tokens[point] += count_tokens(batch, units.shape[1])
+    wished = [_mean([_by_language(feed.feed.shares(_row(feed, step)), corpus) for step in steps]) for steps in points]
     named = dict.fromkeys(language for shares in wished for language in shares)
     return Drawn(
         stage.stage.name,
         name,
-        unit,
-        pairs,
+        unit_of(batch),
+        "count_pairs" in batch,
         batches * feed.count,
-        steps,
+        [(steps[0] + steps[-1]) // 2 if changes else steps[0] for steps in points],
         {language: [shares.get(language, 0.0) for shares in wished] for language in named},
-        _shares(units, languages),
-        _shares(tokens, languages),
+        _shares(units, feed.feed.languages),
+        _shares(tokens, feed.feed.languages),
     )
 
 
@@ -119,6 +115,12 @@ def _by_language(shares: dict[str, float], corpus: Corpus) -> dict[str, float]:
         language = corpus.lexicon.languages[0] if member == FACTS and corpus.lexicon is not None else member
         found[language] = found.get(language, 0.0) + share
     return found
+
+
+def _mean(found: list[dict[str, float]]) -> dict[str, float]:
+    """The mean share of each language."""
+    named = dict.fromkeys(language for shares in found for language in shares)
+    return {language: sum(shares.get(language, 0.0) for shares in found) / len(found) for language in named}
 
 
 def _shares(counts: np.ndarray, languages: tuple[str, ...]) -> dict[str, list[float]]:
