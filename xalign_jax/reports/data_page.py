@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xalign_jax.errors import RunError, one_line
 from xalign_jax.reports import data_plots
 from xalign_jax.reports.html import escape, page, table
 
@@ -20,36 +18,25 @@ if TYPE_CHECKING:
 Found = Mapping[str, Any]  # the contents of stats.json
 
 
-def write(folder: Path, title: str, about: str, found: Found) -> list[Path]:
-    """Write stats.json, the pictures and stats.html; returns their paths. A file is written completely or not at all.
+def files(title: str, about: str, found: Found) -> dict[str, bytes]:
+    """Name -> contents of stats.json, of the pictures, and of stats.html, which holds the pictures and the numbers.
 
     Args:
       title, about: the head of the page.
       found: plain values. "texts" and "duplicates" hold a line for each language, "parallelism" {task: {n: groups}},
         "dictionary" {"entries": {what: n}, "coverage": share}, "drawn" a line for each stream.
-
-    Raises:
-      RunError: a file cannot be written.
     """
     pictures = [(name, text, _png(figure)) for name, text, figure in data_plots.draw(found)]
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="faint">{escape(about)}</p>']
     for name, text, png in pictures:
         image = base64.b64encode(png).decode()
         parts.append(f"<h2>{escape(name.capitalize())}</h2><p>{escape(text)}</p>")
-        parts.append(f'<img alt="{html.escape(text)}" src="data:image/png;base64,{image}">')
+        parts.append(f'<img alt="{escape(text)}" src="data:image/png;base64,{image}">')
     parts += ["<h2>Numbers</h2>", *_tables(found)]
-    files = {"stats.json": (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()}
-    files |= {f"{name.replace(' ', '_')}.png": png for name, _, png in pictures}
-    files["stats.html"] = page(title, parts).encode()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            temporary = folder / f"{name}.tmp"
-            temporary.write_bytes(content)
-            temporary.replace(folder / name)
-    except OSError as error:
-        raise RunError(f"{folder} could not be written: {one_line(error)}") from error
-    return [folder / name for name in files]
+    written = {"stats.json": (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()}
+    # The name of a stream may hold marks that have a meaning in paths.
+    written |= {re.sub(r"[^\w.-]", "_", name) + ".png": png for name, _, png in pictures}
+    return written | {"stats.html": page(title, parts).encode()}
 
 
 def _png(figure: Figure) -> bytes:

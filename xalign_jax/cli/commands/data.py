@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,6 @@ def _preview(recipe: Recipe, runtime: Runtime, options: argparse.Namespace, bind
     from tqdm import tqdm
 
     from xalign_jax.reports import preview_lines, preview_page
-    from xalign_jax.runtime.storage import write_atomically
     from xalign_jax.training import build, previews, stages
 
     # Masks need little arithmetic, and the accelerators may be busy with a run.
@@ -116,8 +116,7 @@ def _preview(recipe: Recipe, runtime: Runtime, options: argparse.Namespace, bind
         return
     shown = list(tqdm(found, "streams", len(chosen), disable=len(chosen) * (options.rows or ROWS) < 100))
     text = preview_page.preview_page(_title(options), [_command(options, bindings)], shown)
-    options.html.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.html, text)
+    _write(options.html.parent, {options.html.name: text.encode()})
     print(f"{options.html}: {len(shown)} streams, {len(text) / 1e6:.1f} MB")
 
 
@@ -176,8 +175,19 @@ def _stats(recipe: Recipe, options: argparse.Namespace, bindings: list[str]) -> 
         dataclasses.asdict(drawn.drawn(stage, name, data))
         for stage, name in tqdm(read, "streams", delay=2, leave=False)
     ]
-    written = data_page.write(options.output, f"{_title(options)}: data", _command(options, bindings), found)
-    print(f"{options.output}: {', '.join(path.name for path in written)}")
+    files = data_page.files(f"{_title(options)}: data", _command(options, bindings), found)
+    _write(options.output, files)
+    print(f"{options.output}: {', '.join(files)}")
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a folder, each completely or not at all. Raises RunError if one cannot be written."""
+    from xalign_jax.runtime import storage
+
+    with storage.writing(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        storage.write_atomically(folder / name, content)
 
 
 def _title(options: argparse.Namespace) -> str:
