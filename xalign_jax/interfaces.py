@@ -151,7 +151,7 @@ class Batches:
     Attributes:
       length: T, the tokens of a row.
       languages: the languages of the rows. Arrays of languages hold indices into this tuple.
-      report: counts from building the feed, by name; `xalign data preview` prints them.
+      report: counts from building the feed, by name; `xalign data stats` prints them.
       lowered: a phrase for each language whose share `Mixture.cap` lowers; a run prints them.
     """
 

@@ -30,9 +30,8 @@ def collect(
 
     Args:
       batch: arrays of B rows. Every view has `tokens`, `positions` and `segment_ids` (B, T); the views' names are
-        prefixes ("key_tokens"). Further arrays are shown if they are there: `targets`, `weights`, `types` and
-        `token_language` (B, T); `language` (B,), (B, T) or (B, S) by slot; `group` and `concept` (B,), (B, S) or
-        (B, S, P).
+        prefixes ("key_tokens"). Others are shown if they are there. `targets`, `weights`, `types` and `token_language`
+        are (B, T). `language` is (B,), (B, T), or (B, S) by slot. `group` and `concept` are (B,), (B, S) or (B, S, P).
       languages: of the feed; arrays of languages hold indices into it.
       corrupted: the arrays of `Objective.corrupted` for the same batch.
     """
