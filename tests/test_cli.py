@@ -164,6 +164,40 @@ def test_preview_and_stats_show_the_data(place):
     assert "stream pretrain_lm: Mixture.cap lowers en from 90.0% to 80.0%, en_clone from" in counted.stdout
 
 
+def test_previews_and_stats_are_written_as_pages(place):
+    done = xalign("data", "preview", "--gin_file=small.gin", "--step=3", "--html=pages/p.html", "--rows=2", cwd=place)
+    assert done.returncode == 0 and done.stdout.startswith("pages/p.html: "), done.stderr
+    page = (place / "pages" / "p.html").read_text()
+    assert "step 3, 2 of" in page and "--gin_file=small.gin" in page
+    done = xalign("data", "stats", "--gin_file=small.gin", "--output=pages", cwd=place)
+    assert done.returncode == 0 and "stats.html" in done.stdout, done.stderr
+    assert not list((place / "pages").glob("*.tmp"))
+    found = json.loads((place / "pages" / "stats.json").read_text())
+    assert [one["stream"] for one in found["drawn"]] == ["align_words", "align_lm", "pretrain_lm"]
+
+
+def test_previews_have_colours_only_where_they_are_asked_for(place):
+    show = ("data", "preview", "--gin_file=small.gin", "--stream=pretrain_lm", "--rows=1")
+    assert "\033" not in xalign(*show, cwd=place).stdout
+    assert "\033[" in xalign(*show, "--color=always", cwd=place).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("preview", "--rows=0"), "--rows=0: a preview shows at least 1 row"),
+        (("preview", "--step=99999"), "--step=99999: the recipe's steps are 0 to "),
+        (("preview", "--stream=x"), "--stream=x: no such stream; the streams are align_words, align_lm, pretrain_lm"),
+        (("preview", "--html=."), "--html=.: a folder; name a file in it, such as page.html"),
+        (("stats", "--rows=3"), "--rows: an option of `xalign data preview`; data stats does not read it"),
+        (("stats", "--output=small.gin"), "--output=small.gin: "),
+    ],
+)
+def test_bad_options_of_data_are_one_line(place, arguments, said):
+    done = xalign("data", *arguments, "--gin_file=small.gin", cwd=place)
+    assert done.returncode == 2 and done.stderr.startswith(f"xalign: {said}") and done.stderr.count("\n") == 1
+
+
 def test_preparation_and_training_say_what_became_of_the_dictionary(place):
     line = "dictionary: 160 of 200 entries are trained on and 40 held out"
     assert line in xalign("data", "prepare", "--gin_file=small.gin", cwd=place).stdout

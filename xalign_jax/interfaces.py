@@ -151,7 +151,7 @@ class Batches:
     Attributes:
       length: T, the tokens of a row.
       languages: the languages of the rows. Arrays of languages hold indices into this tuple.
-      report: counts from building the feed, by name; `xalign data preview` prints them.
+      report: counts from building the feed, by name; `xalign data stats` prints them.
       lowered: a phrase for each language whose share `Mixture.cap` lowers; a run prints them.
     """
 
@@ -162,6 +162,10 @@ class Batches:
 
     def rates(self, row: int) -> dict[str, float]:
         """The share of each member of the mixture around a row; {} where the shares do not change."""
+        return {}
+
+    def shares(self, row: int) -> dict[str, float]:
+        """The share of each member of the mixture around a row, also where it is constant; {} = no mixture is read."""
         return {}
 
     def batch(self, first_row: int, row_slice: slice) -> dict[str, np.ndarray]:
@@ -274,6 +278,18 @@ class Objective:
           rng: a key that depends only on (seed, step, stream).
         """
         raise NotImplementedError
+
+    def corrupted(self, model: Model, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """What `loss` lets the model read in place of the batch's tokens, for previews. {} = the tokens as they are.
+
+        `tokens` (B, T) int32 and `chosen` (B, T) bool, the positions that were chosen to be replaced. A contrast that
+        corrupts its keys adds `key_tokens` and `key_chosen`.
+
+        Args:
+          model: without parameters.
+          rng: the same key as in `loss`.
+        """
+        return {}
 
     def prefill(
         self, model: Model, state: dict[str, Tree], batches: Iterable[Batch], rng: jax.Array

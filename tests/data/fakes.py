@@ -25,6 +25,7 @@ class FakeTokenizer:
         self.standalone = np.arange(self.base_size) < len(SPECIALS) + len(punctuation)
         self.word_start = self.standalone | np.array([piece.startswith("▁") for piece in self.pieces])
         self.texts = [piece.lstrip("▁") for piece in self.pieces]
+        self.names, self.special = self.pieces, np.arange(self.size) % self.base_size < len(SPECIALS)
         self._ids = {piece: i for i, piece in enumerate(self.pieces)}
 
     def _encode(self, text: str, before: str = "▁") -> np.ndarray:

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from xalign_jax.data import corpus as data
-from xalign_jax.data import preview
+from xalign_jax.data import statistics
 from xalign_jax.data.feeds.windows import Switch, WindowFeed, WordFeed
 from xalign_jax.data.lexicon.facts import Facts
 from xalign_jax.data.lexicon.lexicon import Lexicon
+from xalign_jax.data.preview.rows import collect
 from xalign_jax.data.store import store
 from xalign_jax.data.store.store import Mixture
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
+from xalign_jax.reports.preview_lines import lines
 
 NOUNS = [
     "river",
@@ -139,10 +141,10 @@ def test_facts_that_take_more_words_than_there_are_say_what_to_do(corpus):
 
 def test_stats_add_up_and_name_tasks_in_full(corpus):
     loaded, mixture = corpus
-    shown = preview.texts(loaded)
+    shown = statistics.texts(loaded, statistics.counts(loaded))
     assert shown[2].startswith(f"{mixture.tasks[0]} train       en ") and len({len(line) for line in shown[1:]}) == 1
-    assert preview.words(loaded) == ["dictionary: 18 of 24 entries are trained on and 6 held out"]
-    (line,) = preview.coverage(loaded)
+    assert statistics.words(loaded) == ["dictionary: 18 of 24 entries are trained on and 6 held out"]
+    (line,) = statistics.covered(loaded, statistics.coverage(loaded))
     assert line.startswith("coverage of running words (training text of en): ")
 
 
@@ -160,6 +162,8 @@ def test_a_preview_shows_switched_words_whole(corpus):
     segments = np.where(np.arange(len(read)) < len(read) - 1, 1, 0)
     weights[-2:] = 0
     batch = {"tokens": read, "targets": predicted, "weights": weights, "segment_ids": segments, "language": 0}
-    shown = preview.preview("s", {name: np.array([values]) for name, values in batch.items()}, ("en",), loaded)
-    first = [t.decode(ids[:1]) for ids in (tree, sees)]
+    batch["positions"] = np.arange(len(read))
+    arrays = {name: np.array([values]) for name, values in batch.items()}
+    shown = lines(collect(arrays, loaded, ("en",), rows=4))
+    first = [t.decode(ids[:1]) or "▁" for ids in (tree, sees)]
     assert f"  0 [en] the [garden ← {first[0]}] [window ← {first[1]}] sees the" in shown

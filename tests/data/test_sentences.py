@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from fakes import FakeTokenizer, checksum, make_store
 
-from xalign_jax.data import preview
+from xalign_jax.data import statistics
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.feeds import packing
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.feeds.pairs import Pairs, Pieces
+from xalign_jax.data.preview.rows import collect
 from xalign_jax.data.store.store import Mixture
 from xalign_jax.errors import UserError
+from xalign_jax.reports.preview_lines import lines
 
 EOS, BOS = 1, 3
 T, S = 64, 8
@@ -235,7 +237,7 @@ def test_what_has_no_translation_is_left_out_and_reported(corpus):
     assert used == {"documents": 299 + 299 + 200, "empty": 1, "without translation": 40}
     english = TranslationFeed(T, S, 30).build(corpus, Mixture(("a",), languages=("de", "fr")), 4, 0)
     assert english.report["documents"] == 100 + 200 and english.languages == ("de", "fr")
-    shown = "\n".join(preview.packing({"tlm": feed}))
+    shown = "\n".join(statistics.packing({"tlm": feed}))
     assert "stream tlm: documents 798, empty 1, without translation 40, rows a block" in shown
 
 
@@ -277,7 +279,7 @@ def test_without_a_bos_there_is_none(corpus, monkeypatch):
 @pytest.mark.parametrize("config", FEEDS)
 def test_previews_name_the_languages(corpus, config):
     feed = config.build(corpus, MIXTURE, 4, 0)
-    text = preview.preview("s", feed.batch(0, slice(None)), feed.languages, corpus)
+    text = "\n".join(lines(collect(feed.batch(0, slice(None)), corpus, feed.languages, rows=4)))
     assert "  0.0: [" in text and ("||" in text) == isinstance(config, ContrastFeed)
 
 

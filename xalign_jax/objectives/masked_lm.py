@@ -108,6 +108,15 @@ class MaskedLM(Objective):
         accuracy = found.correct / jnp.maximum(jnp.sum(plan.scored), 1)
         return found.loss, {"accuracy": accuracy, "count_excess": plan.excess}, state
 
+    def corrupted(self, model: Model, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """The tokens that the model reads, and the scored positions."""
+        plan = self._plan(model, batch, rng)
+        # (G,K) places within groups -> (G,positions) -> (B,T). Unused places of the budget mark nothing.
+        groups = plan.places.shape[0]
+        chosen = jnp.zeros((groups, plan.tokens.size // groups), bool)
+        chosen = jax.vmap(lambda row, places, scored: row.at[places].max(scored))(chosen, plan.places, plan.scored)
+        return {"tokens": plan.tokens, "chosen": chosen.reshape(plan.tokens.shape)}
+
     def flops(self, model: Model, batch: Batch) -> float:
         """FLOPs of all blocks on every token, and of the head on the scored tokens."""
         rows, length = batch["tokens"].shape

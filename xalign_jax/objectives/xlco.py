@@ -25,7 +25,7 @@ from xalign_jax.interfaces import Batch, Objective, Tree
 from xalign_jax.objectives.parts import momentum as averages
 from xalign_jax.objectives.parts import queue as ring
 from xalign_jax.objectives.parts.contrast import Contrast, infonce, infonce_flops
-from xalign_jax.objectives.parts.corruption import Corruption, corrupt
+from xalign_jax.objectives.parts.corruption import Corrupted, Corruption, corrupt
 from xalign_jax.objectives.parts.momentum import ConstantMomentum, Momentum
 from xalign_jax.objectives.parts.primitives import l2_normalize
 from xalign_jax.objectives.parts.sentences import (
@@ -185,7 +185,7 @@ class XlCo(Objective):
         found, pushed = [], dict(state)
         for number, views in enumerate(directions):
             # (R,T) -> (N,width) for both sides, with N = R S. Each view of each direction has its own corruption.
-            query_rng, key_rng = jax.random.split(jax.random.fold_in(rng, number))
+            query_rng, key_rng = _side_keys(rng, number)
             query = self._encode(model, side(views, QUERY), query_rng, self._slots(batch))
             key = self._keys(model, state, views, key_rng)
             # The contrast reads the queue of earlier steps in `state`; this step's keys go to `pushed`. So no query
@@ -195,6 +195,16 @@ class XlCo(Objective):
                 pushed["queue"] = self._push(pushed["queue"], key, views)
         sums = jax.tree.map(lambda *parts: sum(parts), *found)
         return sums.loss, self._metrics(sums, state), pushed
+
+    def corrupted(self, model: Model, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """Both sides as the first direction reads them; {} without corruption."""
+        if self.corruption is None:
+            return {}
+        shown: dict[str, jax.Array] = {}
+        for which, key in zip((QUERY, KEY), _side_keys(rng, 0), strict=True):
+            found = self._corrupt(self.corruption, model, side(batch, which), key)
+            shown |= {f"{which}tokens": found.tokens, f"{which}chosen": found.chosen}
+        return shown
 
     def after_update(self, model: Model, state: dict[str, Tree]) -> dict[str, Tree]:
         """The state with the key encoder moved towards the updated parameters."""
@@ -230,14 +240,18 @@ class XlCo(Objective):
     def _encode(self, model: Model, rows: dict[str, jax.Array], rng: jax.Array, slots: int) -> jax.Array:
         """(N,width) float32 vectors of one side's rows (R,T): corrupted, encoded, pooled, projected."""
         if self.corruption is not None:
-            tokens, segment_ids = rows["tokens"], rows["segment_ids"]
-            found = corrupt(rng, tokens, segment_ids, self.corruption, model.special, model.mask_id)
-            rows = rows | {"corrupted": found.tokens}
+            rows = rows | {"corrupted": self._corrupt(self.corruption, model, rows, rng).tokens}
         vectors = sentence_vectors(model, rows, slots, self.level, self.pooling)
         if self.projection:
             # (N,width) x (width,width), accumulated in float32.
             vectors = jnp.matmul(vectors, model.heads["xlco"]["projection"], preferred_element_type=jnp.float32)
         return l2_normalize(vectors) if self.cosine else vectors
+
+    def _corrupt(
+        self, corruption: Corruption, model: Model, rows: Mapping[str, jax.Array], rng: jax.Array
+    ) -> Corrupted:
+        """One side's rows (R,T), corrupted."""
+        return corrupt(rng, rows["tokens"], rows["segment_ids"], corruption, model.special, model.mask_id)
 
     def _contrast(self, query: jax.Array, key: jax.Array, state: dict[str, Tree], batch: Batch) -> Contrast:
         """`infonce` of (N,width) queries with their keys and the queue (K,width)."""
@@ -273,6 +287,11 @@ class XlCo(Objective):
         if self.queue:
             metrics["queue_norm"] = jnp.sqrt(jnp.mean(jnp.sum(state["queue"]["keys"] ** 2, axis=1)))
         return metrics
+
+
+def _side_keys(rng: jax.Array, direction: int) -> jax.Array:
+    """The random keys of the query side and of the key side in a direction."""
+    return jax.random.split(jax.random.fold_in(rng, direction))
 
 
 def _own(model: Model, state: dict[str, Tree]) -> dict[str, Tree]:

@@ -70,20 +70,25 @@ def writing(what: str) -> Iterator[None]:
         raise RunError(f"{what} could not be written: {one_line(error, 300)}") from error
 
 
-def write_atomically(path: Path | epath.Path, text: str) -> None:
-    """Replace a file completely or not at all. Object stores do so by themselves.
+def write_atomically(path: Path | epath.Path, content: str | bytes) -> None:
+    """Replace a file completely or not at all. Object stores do so by themselves. Text is written as UTF-8.
 
     Raises:
       RunError: the file could not be written; the old one stays.
     """
+    data = content.encode() if isinstance(content, str) else content
     with writing(str(path)):
         if is_remote(path):
-            path.write_text(text)
+            path.write_bytes(data)
             return
         # Renaming replaces the file at once, so that readers see the old or the new contents.
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def move(folder: epath.Path, target: epath.Path) -> None:

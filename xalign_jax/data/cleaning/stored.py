@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import array
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from xalign_jax.data.cleaning import minhash
 from xalign_jax.data.cleaning.comparable import comparable
@@ -28,17 +30,44 @@ def texts(tokenizer: Tokenizer, store: Store, most: int | None = None) -> Iterat
         yield [comparable(tokenizer.decode(store.tokens[a:b])) for a, b in itertools.pairwise(bounds.tolist())]
 
 
-def duplicates(tokenizer: Tokenizer, stores: Stores) -> list[str]:
-    """A table: for each language, the shares of training texts that duplicate others, and of validation in training."""
+class Duplicates(NamedTuple):
+    """Duplicates of a language's texts, over all tasks.
+
+    Attributes:
+      documents: training texts.   exact, near: how many of them duplicate an earlier one.
+      validation: validation texts.   leaked, near_leaked: how many of them stand in the training text.
+    """
+
+    language: str
+    documents: int
+    exact: int
+    near: int
+    validation: int
+    leaked: int
+    near_leaked: int
+
+
+def duplicates(tokenizer: Tokenizer, stores: Stores) -> list[Duplicates]:
+    """The duplicates of each language, sorted by language."""
     languages = sorted({name for splits in stores.values() for found in splits.values() for name in found})
+    # A bar is drawn if it takes long.
+    return [_duplicates(name, tokenizer, stores) for name in tqdm(languages, "duplicates", delay=2, leave=False)]
+
+
+def table(found: Sequence[Duplicates]) -> list[str]:
+    """For each language, the shares of training texts that duplicate others, and of validation in training."""
     head = f"{'language':<9} {'documents':>10} {'exact':>8} {'near':>8} {'validation: in training':>24} {'near':>8}"
-    return ["duplicates in training text, over all tasks:", head] + [
-        _line(language, tokenizer, stores) for language in languages
-    ]
+    return ["duplicates in training text, over all tasks:", head, *map(_line, found)]
 
 
-def _line(language: str, tokenizer: Tokenizer, stores: Stores) -> str:
-    """The language's line. Validation texts come first, so that training texts are duplicates of them too."""
+def _line(one: Duplicates) -> str:
+    exact, near = (f"{part / max(1, one.documents):.2%}" for part in (one.exact, one.near))
+    leaked, near_leaked = (f"{part / max(1, one.validation):.2%}" for part in (one.leaked, one.near_leaked))
+    return f"{one.language:<9} {one.documents:>10,} {exact:>8} {near:>8} {leaked:>24} {near_leaked:>8}"
+
+
+def _duplicates(language: str, tokenizer: Tokenizer, stores: Stores) -> Duplicates:
+    """Validation texts come first, so that training texts are duplicates of them too."""
     keys = array.array("Q")
     signed, counts = [], []
     for split in ("validation", "train"):
@@ -59,7 +88,4 @@ def _line(language: str, tokenizer: Tokenizer, stores: Stores) -> str:
     pairs = order[minhash.near_pairs(np.concatenate(signed)[order], NEAR)]
     within = pairs[pairs[:, 0] >= held_out, 1]
     across = pairs[(pairs[:, 0] < held_out) & (pairs[:, 1] >= held_out), 0]
-    near, near_leaked = len(np.unique(within)), len(np.unique(across))
-    share = [f"{part / max(1, whole):.2%}" for part, whole in ((exact, trained), (near, trained))]
-    share += [f"{part / max(1, held_out):.2%}" for part in (leaked, near_leaked)]
-    return f"{language:<9} {trained:>10,} {share[0]:>8} {share[1]:>8} {share[2]:>24} {share[3]:>8}"
+    return Duplicates(language, trained, exact, len(np.unique(within)), held_out, int(leaked), len(np.unique(across)))

@@ -160,6 +160,10 @@ class PackedRows(Batches):
         """The share of each member in the units around a row; {} where the shares do not change."""
         return self._source.rows.rates(int(row * self._row_units))
 
+    def shares(self, row: int) -> dict[str, float]:
+        """The share of each member of the units around a row."""
+        return self._source.rows.shares(int(row * self._row_units))
+
     def batch(self, first_row: int, row_slice: slice) -> Batch:
         """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.
 

@@ -147,6 +147,10 @@ class Windows(Batches):
         """The share of each member around a row; {} where the shares do not change."""
         return self._members.rows.rates(row)
 
+    def shares(self, row: int) -> dict[str, float]:
+        """The share of each member of the rows around a row."""
+        return self._members.rows.shares(row)
+
     def batch(self, first_row: int, row_slice: slice) -> Batch:
         """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.
 

@@ -148,8 +148,10 @@ class MemberRows:
 
     def rates(self, row: int) -> dict[str, float]:
         """The share of each member in the block of a row; {} where it is the same in all blocks."""
-        if len(self.start) == 1:
-            return {}
+        return {} if len(self.start) == 1 else self.shares(row)
+
+    def shares(self, row: int) -> dict[str, float]:
+        """The share of each member in the block of a row."""
         stretch = np.searchsorted(self.start, row // BLOCK, side="right") - 1
         return dict(zip(self.names, (self.counts[stretch] / BLOCK).tolist(), strict=True))
 

@@ -1,0 +1,1 @@
+"""What `xalign data preview` shows: rows of any feed's batch as plain values."""

@@ -1,0 +1,166 @@
+"""Counts of a recipe's data: as numbers, and as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from xalign_jax.data.corpus import Corpus
+from xalign_jax.data.feeds.codeswitch import build_table
+from xalign_jax.data.feeds.packing import ranges
+from xalign_jax.data.lexicon.entries import REASONS
+from xalign_jax.data.lexicon.lexicon import LexiconTable
+from xalign_jax.data.store.store import training_stores
+from xalign_jax.data.tokens.vocabulary import clone_index
+from xalign_jax.data.tokens.words import split_words, word_flags
+from xalign_jax.interfaces import Batches
+
+SAMPLE_TOKENS = 1_000_000  # running tokens of a text in which words are counted
+
+
+class TextCount(NamedTuple):
+    """One language of one task in one split.
+
+    Attributes:
+      tokens: with an eos for each document.
+      words, word_tokens: words in a sample of the tokens, and the tokens that they take. Words of scripts without
+        spaces are pieces, as in `tokens.words`.
+    """
+
+    task: str
+    split: str
+    language: str
+    documents: int
+    tokens: int
+    utf8_bytes: int
+    words: int
+    word_tokens: int
+
+
+def counts(corpus: Corpus) -> list[TextCount]:
+    """The counts of every text."""
+    flags = word_flags(corpus.tokenizer)
+    return [
+        TextCount(
+            task,
+            split,
+            language,
+            len(store.offsets) - 1,
+            len(store.tokens),
+            int(store.utf8_bytes.sum(dtype=np.int64)),
+            *_words(np.asarray(store.tokens[:SAMPLE_TOKENS]), flags),
+        )
+        for task, splits in corpus.stores.items()
+        for split, languages in splits.items()
+        for language, store in languages.items()
+    ]
+
+
+def _words(tokens: np.ndarray, flags: np.ndarray) -> tuple[int, int]:
+    """How many words tokens (N,) hold, and how many of the tokens these take. `flags`: of `word_flags`."""
+    begins, ordinary = split_words(flags.take(tokens[None]))
+    if not ordinary.any():
+        return 0, 0
+    # A word goes to where the next one, or a token that is no word, begins.
+    ends = np.append(np.flatnonzero(begins[0]), tokens.size)
+    starts = np.flatnonzero(ordinary[0])
+    return len(starts), int((ends[np.searchsorted(ends, starts, side="right")] - starts).sum())
+
+
+def texts(corpus: Corpus, found: Sequence[TextCount]) -> list[str]:
+    """Lines: the vocabulary's size, and the documents and tokens of every text."""
+    width = max([len(task) for task in corpus.stores] + [4])
+    lines = [f"vocabulary: {corpus.tokenizer.base_size} pieces, {corpus.tokenizer.size} rows"]
+    head = f"{'task':<{width}} {'split':<11} {'language':<9} {'documents':>10} {'tokens':>12} {'bytes/token':>11}"
+    return [*lines, f"{head} {'tokens/word':>11}"] + [
+        f"{one.task:<{width}} {one.split:<11} {one.language:<9} {one.documents:>10,} {one.tokens:>12,} "
+        f"{one.utf8_bytes / max(1, one.tokens):>11.2f} {one.word_tokens / max(1, one.words):>11.2f}"
+        for one in found
+    ]
+
+
+def parallelism(corpus: Corpus) -> dict[str, dict[int, int]]:
+    """Task -> {n: how many groups of its training text are in n languages}; {} without groups."""
+    found = {}
+    for task, splits in corpus.stores.items():
+        stores = list(splits.get("train", {}).values())
+        # (P,) pairs of group and language, each once -> (G,) languages of each group.
+        group = np.concatenate(
+            [np.unique(store.group[store.group >= 0]) for store in stores] or [np.zeros(0, np.int32)]
+        )
+        languages = np.unique(group, return_counts=True)[1]
+        sizes, times = np.unique(languages, return_counts=True)
+        found[task] = dict(zip(sizes.tolist(), times.tolist(), strict=True))
+    return found
+
+
+def groups(found: Mapping[str, Mapping[int, int]]) -> list[str]:
+    """A line for each task whose texts translate each other: how many groups are in how many languages."""
+    return [
+        f"groups of {task} by number of languages: " + ", ".join(f"{n}: {times:,}" for n, times in sizes.items())
+        for task, sizes in found.items()
+        if set(sizes) - {1}
+    ]
+
+
+def entries(lexicon: LexiconTable) -> dict[str, int]:
+    """What became of the dictionary's entries: {"trained on", "held out", reason: how many}."""
+    names = {"source": lexicon.languages[0], "others": ", ".join(lexicon.languages[1:])}
+    used = {"are trained on": "dictionary_concepts", "are held out": "heldout_concepts"}
+    found = {what: lexicon.report.get(name, 0) for what, name in used.items()}
+    return found | {
+        why.format(**names): lexicon.report[name] for name, why in REASONS.items() if lexicon.report.get(name)
+    }
+
+
+def words(corpus: Corpus) -> list[str]:
+    """Lines about the use of the dictionary, if there is one."""
+    return [] if corpus.lexicon is None else corpus.lexicon.summary
+
+
+def facts(corpus: Corpus) -> list[str]:
+    """A line with the number of facts, if there are any."""
+    table = corpus.facts
+    if table is None:
+        return []
+    return [f"facts: {len(table.triples):,}, {len(table.tokens):,} tokens with repetitions"]
+
+
+def packing(feeds: Mapping[str, Batches]) -> list[str]:
+    """A line for each stream that packs texts: counts of its documents, and how full its rows are."""
+    return [
+        f"stream {name}: " + ", ".join(f"{what} {count:,}" for what, count in feed.report.items())
+        for name, feed in feeds.items()
+        if feed.report
+    ]
+
+
+def coverage(corpus: Corpus) -> float | None:
+    """The share of the source language's running words that the dictionary can switch; None = there is none."""
+    if corpus.lexicon is None:
+        return None
+    concepts = corpus.lexicon.train
+    language = clone_index(concepts.languages[0])[0]
+    table, stores = build_table(concepts, corpus.tokenizer), training_stores(corpus.stores, language)
+    if table is None or not stores:
+        return None
+    # One row (1, N) of text -> the keys in it -> (N,) bool: tokens that lie in a key.
+    base = np.asarray(stores[0].tokens[:SAMPLE_TOKENS])[None].astype(np.int32)
+    begins, ordinary = split_words(table.flags.take(base))
+    at, n, _ = table.read(base, begins, np.flatnonzero(ordinary), np.zeros(1, np.int64))
+    # A key of several words covers all of them.
+    inside = np.zeros(base.size, bool)
+    inside[ranges(at, n)] = True
+    share = int(np.count_nonzero(inside & ordinary[0])) / max(1, int(np.count_nonzero(ordinary)))
+    return share
+
+
+def covered(corpus: Corpus, share: float | None) -> list[str]:
+    """A line about `coverage`, if there is a dictionary."""
+    if corpus.lexicon is None:
+        return []
+    language = clone_index(corpus.lexicon.languages[0])[0]
+    found = "none" if share is None else f"{share:.1%}"
+    return [f"coverage of running words (training text of {language}): {found}"]
