@@ -13,7 +13,7 @@ import numpy as np
 from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.lexicon.facts import Facts, FactTable, build_facts
 from xalign_jax.data.lexicon.lexicon import Lexicon, LexiconTable, build_lexicon
-from xalign_jax.data.store.store import Mixture, Store, Stores, canonical_task, open_stores, open_tokenizer
+from xalign_jax.data.store.store import Mixture, Store, Stores, Texts, canonical_task, open_stores, open_tokenizer
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
 from xalign_jax.errors import UserError
 
@@ -155,7 +155,5 @@ def open_texts(
 ) -> Corpus:
     """The vocabulary and the stores that `store.prepare` wrote for the mixtures' tasks, without lexicon and facts."""
     tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
-    tokenizer = open_tokenizer(vocabulary, tasks, cache, cleaning)
-    # All tasks are named with each store: a store depends on the validation texts of the others.
-    stores = {task: open_stores(vocabulary, task, cache, tasks, cleaning) for task in tasks}
-    return Corpus(tokenizer, stores, None, None)
+    texts = Texts(vocabulary, tasks, cache, cleaning)
+    return Corpus(open_tokenizer(texts), {task: open_stores(texts, task) for task in tasks}, None, None)

@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from xalign_jax.data.cleaning.reader import CleanReader, lines
-from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.store.cache import damage, make
-from xalign_jax.data.store.store import FORMAT, canonical_task, index_file
+from xalign_jax.data.store.columns import COLUMNS, Column, Tokenised
+from xalign_jax.data.store.store import ARRAYS, FORMAT, Texts, canonical_task
 from xalign_jax.data.text.files import is_language, keyed_hash, normal_text, stamp_file
 from xalign_jax.data.text.readers import source_reader
 from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
@@ -45,43 +44,37 @@ _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 OpenTask = Callable[[str, str], Any]
 
 
-def run(
-    vocabulary: Vocabulary,
-    tasks: Sequence[str],
-    modules: Sequence[str],
-    cache: Path,
-    open_task: OpenTask,
-    cleaning: Cleaning | None = None,
-) -> None:
-    """Prepare the vocabulary and the stores of `tasks`, and write the index.
+def run(texts: Texts, modules: Sequence[str], open_task: OpenTask) -> None:
+    """Prepare the vocabulary and the stores of a recipe's tasks, and write the index.
+
+    With cleaning, texts are dropped before a vocabulary is trained on the others.
 
     Args:
-      cleaning: which texts are dropped, before a vocabulary is trained on the others; None = none.
       open_task: opens a task that is no file, from its name and a hash of the code of the user's modules.
 
     Raises:
       UserError: bad settings, files or modules.
       OSError: files of the cache cannot be read or written.
     """
+    cache, vocabulary, tasks = texts.folder, texts.vocabulary, texts.tasks
     # Stamps come first: a file that changes while it is read leaves an outdated stamp, and is read again next time.
     readers, stamps = _open_tasks(tasks, modules, open_task) if tasks else ({}, [])
-    if cleaning is not None:
-        readers = {task: CleanReader(reader, cleaning) for task, reader in readers.items()}
+    if texts.cleaning is not None:
+        readers = {task: CleanReader(reader, texts.cleaning) for task, reader in readers.items()}
     with _locked(cache):
         # The vocabulary depends on the texts only if it is trained.
         directory, tokenizer = prepare_vocabulary(vocabulary, list(readers.values()), cache)
         of_vocabulary = [] if vocabulary.path is None else _path_stamps(vocabulary.path)
         if vocabulary.trained:
             of_vocabulary = stamps
-        _write_index(index_file(cache, vocabulary, tasks, None, cleaning), cache, directory, of_vocabulary, modules)
+        _write_index(texts.index_file(None), cache, directory, of_vocabulary, modules)
         prints = {task: reader.fingerprint() for task, reader in readers.items()}
         # Validation texts of each task are read only if a store must be made, and then once.
         held_out = functools.cache(lambda task: _validation_texts(readers[task]))
         for task, reader in readers.items():
             reader.check_vocabulary(tokenizer)
             store = prepare_store(task, reader, tokenizer, cache, prints, held_out)
-            file = index_file(cache, vocabulary, tasks, task, cleaning)
-            _write_index(file, cache, store, [*of_vocabulary, *stamps], modules)
+            _write_index(texts.index_file(task), cache, store, [*of_vocabulary, *stamps], modules)
 
 
 def _open_tasks(
@@ -217,50 +210,64 @@ def _cut(line: str) -> list[str]:
 class _Writer:
     """Collects the documents of one language of one split, then writes them in shuffled order.
 
-    Tokens go to a file `raw` at once, because they may not fit into memory.
+    Columns of tokens go to files (`raw`) at once, because they may not fit into memory.
+
+    Args:
+      columns: the columns to write. `columns[0]` is that of the ids; its dtype is `dtype`.
     """
 
-    def __init__(self, folder: Path, language: str, dtype: type) -> None:
+    def __init__(self, folder: Path, language: str, dtype: type, columns: Sequence[Column] = COLUMNS) -> None:
         if not is_language(language):
             raise UserError(f"Mixture.tasks: a text is in {language[:60]!r}, which is no name for a language")
-        folder = folder / language
-        folder.mkdir(parents=True)
-        self._folder, self._dtype = folder, dtype
-        self._raw = (folder / "raw").open("w+b")
-        self._columns = {name: array.array("q") for name in ("length", "group", "text_hash", "utf8_bytes")}
+        self._folder = folder / language
+        self._folder.mkdir(parents=True)
+        self._columns = [column._replace(dtype=dtype) if column.name == "tokens" else column for column in columns]
+        self._raw = {c.name: (self._folder / f"{c.name}.raw").open("w+b") for c in self._columns if c.per == "token"}
+        self._values: dict[str, list] = {c.name: [] for c in self._columns if c.per == "document"}
+        self._lengths = array.array("q")
         self._words = 0
 
-    def add(self, ids: np.ndarray, text: str, group: int) -> None:
-        """Add a document: its ids (n,), its text, and the number of its group; -1 = no group."""
-        self._raw.write(ids.astype(self._dtype).tobytes())
-        # One row of the columns: tokens, group, hash of the normalised text, bytes.
-        row = (len(ids), group, zlib.crc32(normal_text(text).encode()), len(text.encode()))
-        for column, value in zip(self._columns.values(), row, strict=True):
-            column.append(value)
-        self._words += len(text.split())
+    def add(self, found: Tokenised) -> None:
+        """Add a document."""
+        for column in self._columns:
+            value = column.make(found)
+            if column.per == "token":
+                self._raw[column.name].write(np.asarray(value).astype(column.dtype).tobytes())
+            else:
+                self._values[column.name].append(value)
+        self._lengths.append(len(found.ids))
+        self._words += len(found.document.text.split())
 
     def finish(self) -> dict[str, int]:
         """Write the arrays of `store.Store`, and return the counts."""
-        # (D,) columns in the order of `add`; `order` (D,): document `order[d]` of them is document d of the store.
-        columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
-        lengths = columns["length"]
+        # (D,) lengths in the order of `add`; `order` (D,): document `order[d]` of them is document d of the store.
+        lengths = np.array(self._lengths, np.int64)
         starts = np.cumsum(lengths) - lengths
         order = np.random.default_rng(0).permutation(len(lengths))
         offsets = np.concatenate([[0], np.cumsum(lengths[order])])
-        self._raw.flush()
-        raw = np.memmap(self._raw, self._dtype, mode="r")
-        # Copy document by document from the raw file into the shuffled array; neither is in memory.
-        tokens = np.lib.format.open_memmap(self._folder / "tokens.npy", "w+", self._dtype, (len(raw),))
-        for new, old in enumerate(order):
-            tokens[offsets[new] : offsets[new + 1]] = raw[starts[old] : starts[old] + lengths[old]]
-        tokens.flush()
         np.save(self._folder / "offsets.npy", offsets)
-        for name, dtype in (("group", np.int32), ("text_hash", np.uint32), ("utf8_bytes", np.int32)):
-            np.save(self._folder / f"{name}.npy", columns[name][order].astype(dtype))
-        self._raw.close()
-        (self._folder / "raw").unlink()
-        utf8_bytes = int(columns["utf8_bytes"].sum())
-        return {"documents": len(lengths), "tokens": len(raw), "utf8_bytes": utf8_bytes, "words": self._words}
+        for column in self._columns:
+            if column.per == "document":
+                values = np.array(self._values[column.name])[order].astype(column.dtype)
+                np.save(self._folder / f"{column.name}.npy", values)
+                continue
+            raw_file = self._raw[column.name]
+            raw_file.flush()
+            raw = np.memmap(raw_file, column.dtype, mode="r")
+            # Copy document by document from the raw file into the shuffled array; neither is in memory.
+            shape = (len(raw),)
+            tokens = np.lib.format.open_memmap(self._folder / f"{column.name}.npy", "w+", column.dtype, shape)
+            for new, old in enumerate(order):
+                tokens[offsets[new] : offsets[new + 1]] = raw[starts[old] : starts[old] + lengths[old]]
+            tokens.flush()
+            raw_file.close()
+            Path(raw_file.name).unlink()
+        return {
+            "documents": len(lengths),
+            "tokens": int(lengths.sum()),
+            "utf8_bytes": int(np.sum(self._values["utf8_bytes"], dtype=np.int64)),
+            "words": self._words,
+        }
 
 
 def prepare_store(
@@ -322,13 +329,14 @@ def _fill_store(
                     dropped += 1
                     continue
                 # The content's hash covers every document with its split, language and group, in order.
-                content.update("\0".join([split, *document]).encode() + b"\n")
+                covered = (split, document.text, document.language, document.group)
+                content.update("\0".join(covered).encode() + b"\n")
                 if document.language not in writers:
                     dtype = np.uint16 if tokenizer.base_size <= 65536 else np.int32
                     writers[document.language] = _Writer(folder / split, document.language, dtype)
                 # Groups become numbers in the order of their first document, over both splits.
                 group = groups.setdefault(document.group, len(groups)) if document.group else -1
-                writers[document.language].add(row, document.text, group)
+                writers[document.language].add(Tokenised(document, row, group))
         counts[split] = {language: writer.finish() for language, writer in sorted(writers.items())}
     if not counts["train"]:
         raise UserError(f"Mixture.tasks: {task!r} has no training text")
@@ -342,6 +350,7 @@ def _fill_store(
         "content": content.hexdigest(),
         "vocabulary": tokenizer.base_fingerprint,
         "fingerprint": _digest(_CONTENT, content.hexdigest(), tokenizer.base_fingerprint),
+        "fields": [column.name for column in COLUMNS if column.name not in ARRAYS],
         "languages": sorted({language for split in counts.values() for language in split}),
         "counts": {split: counts[split] for split in reversed(_SPLITS)},
         "dropped_as_validation_text": dropped,
