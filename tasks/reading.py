@@ -74,6 +74,11 @@ class TaskReader:
             if "targets" not in features:
                 raise UserError(f"Mixture.tasks: {task.name!r} yields neither `text` nor `targets`")
             # Ids are only comparable if both vocabularies are the same SentencePiece model.
+            if tokenizer.vocabulary.words:
+                raise UserError(
+                    f"Mixture.tasks: {task.name!r} comes tokenised, but Vocabulary.words finds words in text; set it to "
+                    "None, or give the task a feature `text`"
+                )
             theirs = getattr(features["targets"].vocabulary, "sp_model", None)
             if theirs is None or theirs != tokenizer.files.get("spm.model"):
                 raise UserError(

@@ -31,6 +31,7 @@ class Member:
       text: the base language, or "facts". Members with equal `text` share one cursor.
       tokens: arrays of base ids, (N,) each; every document ends with eos.
       offsets: for each of these arrays, (D + 1,) int64: document d is tokens[offsets[d]:offsets[d + 1]].
+      starts: for each of these arrays `Store.word_start`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Member:
     text: str
     tokens: tuple[np.ndarray, ...]
     offsets: tuple[np.ndarray, ...]
+    starts: tuple[np.ndarray | None, ...]
 
     @property
     def size(self) -> int:
@@ -103,12 +105,13 @@ class Corpus:
         for base in sorted(set(mixture.languages or texts) & set(texts)):
             tokens = tuple(np.asarray(store.tokens) for store in texts[base])
             offsets = tuple(np.asarray(store.offsets) for store in texts[base])
+            starts = tuple(store.word_start for store in texts[base])
             names = [clone_name(base, k) for k in range(self.tokenizer.clones + 1)]
-            members += [Member(name, name, k, base, tokens, offsets) for k, name in enumerate(names)]
+            members += [Member(name, name, k, base, tokens, offsets, starts) for k, name in enumerate(names)]
         # The facts are one more text. They are written in the lexicon's source language, which may be a clone.
         if self.facts is not None and self.lexicon is not None and split == "train":
             language = self.lexicon.languages[0]
-            facts = (self.facts.tokens,), (self.facts.offsets,)
+            facts = (self.facts.tokens,), (self.facts.offsets,), (None,)
             members.append(Member(FACTS, language, clone_index(language)[1], FACTS, *facts))
         # Rates name members, so names must be unique: a text's language could be called like a clone.
         for name, times in Counter(member.name for member in members).items():

@@ -11,7 +11,7 @@ import numpy as np
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.feeds.codeswitch import build_table
 from xalign_jax.data.feeds.packing import ranges
-from xalign_jax.data.store.store import training_stores
+from xalign_jax.data.store.store import BORDERS, training_stores
 from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.data.tokens.words import split_words
 
@@ -102,6 +102,18 @@ def texts(corpus: Corpus) -> list[str]:
     return lines
 
 
+def borders(corpus: Corpus) -> list[str]:
+    """A line for each language with words that no spaces divide: how many borders between its words are found."""
+    every, found = BORDERS
+    return [
+        f"words ({task}, {language}): of {count[every]:,} borders between words that no space divides, "
+        f"{count[found] / count[every]:.1%} lie between two tokens"
+        for task, splits in corpus.stores.items()
+        for language, store in splits["train"].items()
+        if every in (count := store.counts)
+    ]
+
+
 def words(corpus: Corpus) -> list[str]:
     """Lines about the use of the dictionary, if there is one."""
     return [] if corpus.lexicon is None else corpus.lexicon.summary
@@ -149,7 +161,10 @@ def coverage(corpus: Corpus) -> list[str]:
         return [f"coverage of running words (training text of {language}): none"]
     # One row (1, N) of text -> the keys in it -> (N,) bool: tokens that lie in a key.
     base = np.asarray(stores[0].tokens[:COVERAGE_TOKENS])[None].astype(np.int32)
-    begins, ordinary = split_words(table.flags.take(base))
+    starts = stores[0].word_start
+    begins, ordinary = split_words(
+        table.flags.take(base), None if starts is None else np.asarray(starts[:COVERAGE_TOKENS])[None]
+    )
     at, n, _ = table.read(base, begins, np.flatnonzero(ordinary), np.zeros(1, np.int64))
     # A key of several words covers all of them.
     covered = np.zeros(base.size, bool)

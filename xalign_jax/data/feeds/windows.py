@@ -21,6 +21,7 @@ from xalign_jax.data.feeds.packing import Batch, blank
 from xalign_jax.data.feeds.words import PieceFeed, WordFeed
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.sampling.mixing import Epochs, member_rows
+from xalign_jax.data.tokens.words import split_words
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batches, Feed
 from xalign_jax.recipe import at_least_one, freeze
@@ -191,7 +192,7 @@ class Windows(Batches):
             language = self._switching.language[member]
             found = switch(
                 base, tokens, valid, keys, language, table=self._switching.table, config=self._switching.config,
-                length=self.length + 1, pad=self._pad,
+                length=self.length + 1, pad=self._pad, starts=self._starts(base, store, start),
             )  # fmt: skip
         else:
             found = unswitched(tokens)
@@ -213,6 +214,23 @@ class Windows(Batches):
             for row in np.flatnonzero((store == number) & (valid < size)):
                 base[row, : valid[row]] = tokens[start[row] :]
         return base, valid
+
+    def _starts(self, base: np.ndarray, store: np.ndarray, start: np.ndarray) -> np.ndarray | None:
+        """Which tokens of `_read` begin words, (B, L) bool; None if the vocabulary alone tells.
+
+        Args:
+          base: (B, L) base ids.   store, start: (B,).
+        """
+        if self._switching is None or all(starts is None for starts in self._members.starts):
+            return None
+        # Texts without the column (facts) are split by their pieces. Past the end of a store all is standalone.
+        found, _ = split_words(self._switching.table.flags.take(base))
+        for row, (number, first) in enumerate(zip(store.tolist(), start.tolist(), strict=True)):
+            starts = self._members.starts[number]
+            if starts is not None:
+                own = starts[first : first + base.shape[1]]
+                found[row, : len(own)] = own
+        return found
 
     def _shift(self, found: Switched, k: np.ndarray) -> Batch:
         """(B, T + 1) -> decoder arrays (B, T): position t sees inputs up to t and predicts token t + 1.

@@ -17,11 +17,15 @@ class Tokenised(NamedTuple):
     Attributes:
       ids: (n,) int32, ends with eos.
       group: the number of the document's group within the task; -1 = no group.
+      starts: (n,) bool, the tokens that begin words or are standalone; None without `Vocabulary.words`.
+      borders: borders between words in scripts without spaces, and how many of them lie between two tokens.
     """
 
     document: Document
     ids: np.ndarray
     group: int
+    starts: np.ndarray | None = None
+    borders: tuple[int, int] = (0, 0)
 
 
 class Column(NamedTuple):
@@ -56,6 +60,10 @@ def _utf8_bytes(found: Tokenised) -> int:
     return len(found.document.text.encode())
 
 
+def _word_start(found: Tokenised) -> np.ndarray | None:
+    return found.starts
+
+
 # What every store has, beside `offsets`. The dtype of tokens is uint16 if all ids of the vocabulary fit into it.
 COLUMNS = (
     Column("tokens", np.int32, "token", _ids),
@@ -63,3 +71,13 @@ COLUMNS = (
     Column("text_hash", np.uint32, "document", _text_hash),
     Column("utf8_bytes", np.int32, "document", _utf8_bytes),
 )
+_WORDS = Column("word_start", np.bool_, "token", _word_start)
+
+
+def columns(words: bool) -> tuple[Column, ...]:
+    """The columns of a store.
+
+    Args:
+      words: the vocabulary finds words in scripts without spaces.
+    """
+    return (*COLUMNS, _WORDS) if words else COLUMNS

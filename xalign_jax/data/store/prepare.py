@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import hashlib
@@ -22,12 +23,13 @@ from tqdm import tqdm
 
 from xalign_jax.data.cleaning.reader import CleanReader, lines
 from xalign_jax.data.store.cache import damage, make
-from xalign_jax.data.store.columns import COLUMNS, Column, Tokenised
-from xalign_jax.data.store.store import ARRAYS, FORMAT, Texts, canonical_task
-from xalign_jax.data.text.files import is_language, keyed_hash, normal_text, stamp_file
+from xalign_jax.data.store.columns import COLUMNS, Column, Tokenised, columns
+from xalign_jax.data.store.store import ARRAYS, BORDERS, FORMAT, Texts, canonical_task
+from xalign_jax.data.text.files import Document, is_language, keyed_hash, normal_text, stamp_file, stamp_package
 from xalign_jax.data.text.readers import source_reader
+from xalign_jax.data.tokens import segmenter
 from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.vocabulary import Encoded, Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
@@ -67,6 +69,8 @@ def run(texts: Texts, modules: Sequence[str], open_task: OpenTask) -> None:
         of_vocabulary = [] if vocabulary.path is None else _path_stamps(vocabulary.path)
         if vocabulary.trained:
             of_vocabulary = stamps
+        if vocabulary.words:
+            of_vocabulary = [*of_vocabulary, stamp_package("icu4py")]
         _write_index(texts.index_file(None), cache, directory, of_vocabulary, modules)
         prints = {task: reader.fingerprint() for task, reader in readers.items()}
         # Validation texts of each task are read only if a store must be made, and then once.
@@ -139,7 +143,10 @@ def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Pa
       UserError: the vocabulary's file cannot be read, or there is no text to train on.
     """
     # Clones do not count: stores hold base ids.
-    base = Vocabulary(vocabulary.kind, vocabulary.path, vocabulary.size, vocabulary.model_type, vocabulary.lowercase)
+    base = Vocabulary(
+        vocabulary.kind, vocabulary.path, vocabulary.size, vocabulary.model_type, vocabulary.lowercase,
+        words=vocabulary.words,
+    )  # fmt: skip
     folder = cache / "vocabularies"
     if not vocabulary.trained:
         tokenizer = Tokenizer.of(base)
@@ -151,18 +158,24 @@ def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Pa
             )
         # A trained vocabulary is identified by its settings and its texts, without training it.
         prints = sorted(reader.fingerprint() for reader in readers)
-        directory = folder / _hash(base.size, base.model_type, base.lowercase, prints)
+        words = [base.words, segmenter.version()] if base.words else []
+        directory = folder / _hash(base.size, base.model_type, base.lowercase, prints, *words)
         if damage(directory) is None:
             return directory, Tokenizer.load(directory)
         print(f"training a vocabulary of {base.size} pieces", file=sys.stderr)
-        model = train_sentencepiece(_sample(readers), base.size, base.model_type, base.lowercase)
+        sentences = _sample(readers, bool(base.words))
+        model = train_sentencepiece(sentences, base.size, base.model_type, base.lowercase, bool(base.words))
         tokenizer = Tokenizer(SentencePieces(model), base)
     make(directory, tokenizer.save)
     return directory, tokenizer
 
 
-def _sample(readers: Sequence[Any]) -> list[str]:
-    """Sorted lines to train on: each language gives the texts of smallest hash, up to its share of SAMPLE_BYTES."""
+def _sample(readers: Sequence[Any], borders: bool) -> list[str]:
+    """Sorted lines to train on: each language gives the texts of smallest hash, up to its share of SAMPLE_BYTES.
+
+    Args:
+      borders: mark borders between words in scripts without spaces.
+    """
     kept: dict[str, dict[int, str]] = {}
     sizes: dict[str, int] = {}
     for example in itertools.chain.from_iterable(reader.read("train") for reader in readers):
@@ -177,6 +190,8 @@ def _sample(readers: Sequence[Any]) -> list[str]:
     chosen = [t for texts in kept.values() for t in _smallest(texts, SAMPLE_BYTES // len(kept)).values()]
     if not chosen:
         raise UserError("Mixture.tasks: there is no training text to train a vocabulary on")
+    if borders:
+        chosen = list(map(segmenter.mark_borders, chosen))
     return sorted(piece for text in chosen for line in text.splitlines() for piece in _cut(line.strip()) if piece)
 
 
@@ -194,11 +209,11 @@ def _smallest(texts: dict[int, str], budget: int) -> dict[int, str]:
 
 
 def _cut(line: str) -> list[str]:
-    """A line in parts that are short enough for SentencePiece, cut at spaces if there are any."""
+    """A line in parts that are short enough for SentencePiece, cut at spaces or borders if there are any."""
     parts, start, most = [], 0, _SENTENCE_BYTES // 4
     # A quarter of the limit in characters is at most the limit in bytes, since UTF-8 has up to four for each.
     while len(line) - start > _SENTENCE_BYTES or len(line[start:].encode()) > _SENTENCE_BYTES:
-        end = line.rfind(" ", start, start + most)
+        end = max(line.rfind(mark, start, start + most) for mark in (" ", segmenter.BORDER))
         end = end if end > start else start + most
         parts.append(line[start:end])
         start = end
@@ -226,6 +241,7 @@ class _Writer:
         self._values: dict[str, list] = {c.name: [] for c in self._columns if c.per == "document"}
         self._lengths = array.array("q")
         self._words = 0
+        self._borders = np.zeros(2, np.int64)
 
     def add(self, found: Tokenised) -> None:
         """Add a document."""
@@ -237,6 +253,7 @@ class _Writer:
                 self._values[column.name].append(value)
         self._lengths.append(len(found.ids))
         self._words += len(found.document.text.split())
+        self._borders += found.borders
 
     def finish(self) -> dict[str, int]:
         """Write the arrays of `store.Store`, and return the counts."""
@@ -267,6 +284,7 @@ class _Writer:
             "tokens": int(lengths.sum()),
             "utf8_bytes": int(np.sum(self._values["utf8_bytes"], dtype=np.int64)),
             "words": self._words,
+            **(dict(zip(BORDERS, self._borders.tolist(), strict=True)) if self._borders.any() else {}),
         }
 
 
@@ -317,11 +335,12 @@ def _fill_store(
     groups: dict[str, int] = {}
     content = hashlib.sha256()
     dropped = 0
+    kinds = columns(bool(tokenizer.vocabulary.words))
     for split in _SPLITS:  # validation first: training needs its texts
         writers: dict[str, _Writer] = {}
         progress = tqdm(_batches(reader.read(split)), desc=f"{task} {split}", unit=" batches", mininterval=1)
-        for documents, ids in (_tokenise(batch, tokenizer) for batch in progress):
-            for document, row in zip(documents, ids, strict=True):
+        for batch in progress:
+            for document, encoded in _tokenise(batch, tokenizer):
                 key = keyed_hash(normal_text(document.text))
                 if split == "validation":
                     validation.add(key)
@@ -333,10 +352,10 @@ def _fill_store(
                 content.update("\0".join(covered).encode() + b"\n")
                 if document.language not in writers:
                     dtype = np.uint16 if tokenizer.base_size <= 65536 else np.int32
-                    writers[document.language] = _Writer(folder / split, document.language, dtype)
+                    writers[document.language] = _Writer(folder / split, document.language, dtype, kinds)
                 # Groups become numbers in the order of their first document, over both splits.
                 group = groups.setdefault(document.group, len(groups)) if document.group else -1
-                writers[document.language].add(Tokenised(document, row, group))
+                writers[document.language].add(Tokenised(document, encoded.ids, group, encoded.starts, encoded.borders))
         counts[split] = {language: writer.finish() for language, writer in sorted(writers.items())}
     if not counts["train"]:
         raise UserError(f"Mixture.tasks: {task!r} has no training text")
@@ -350,7 +369,7 @@ def _fill_store(
         "content": content.hexdigest(),
         "vocabulary": tokenizer.base_fingerprint,
         "fingerprint": _digest(_CONTENT, content.hexdigest(), tokenizer.base_fingerprint),
-        "fields": [column.name for column in COLUMNS if column.name not in ARRAYS],
+        "fields": [column.name for column in kinds if column.name not in ARRAYS],
         "languages": sorted({language for split in counts.values() for language in split}),
         "counts": {split: counts[split] for split in reversed(_SPLITS)},
         "dropped_as_validation_text": dropped,
@@ -407,14 +426,18 @@ def _batches(examples: Iterator[Any]) -> Iterator[list[Any]]:
         yield batch
 
 
-def _tokenise(batch: list[Any], tokenizer: Tokenizer) -> tuple[list[Any], list[np.ndarray]]:
-    """The documents of a batch, and the ids (n,) of each, which end with eos."""
+def _tokenise(batch: list[Any], tokenizer: Tokenizer) -> list[tuple[Document, Encoded]]:
+    """The documents of a batch with their tokens, which end with eos."""
     # Encode the texts in one call; examples that come tokenised keep their ids.
     texts = [example.document.text for example in batch if example.ids is None]
-    encoded = iter(tokenizer.encode_documents(texts))
-    rows = [next(encoded) if example.ids is None else example.ids for example in batch]
-    eos = np.array([tokenizer.eos], np.int32)
-    return (
-        [example.document for example in batch],
-        [row if len(row) and row[-1] == tokenizer.eos else np.concatenate([row, eos]) for row in rows],
-    )
+    encoded = iter(tokenizer.encode_texts(texts))
+    rows = [next(encoded) if example.ids is None else Encoded(example.ids) for example in batch]
+    return [(example.document, _ended(row, tokenizer)) for example, row in zip(batch, rows, strict=True)]
+
+
+def _ended(row: Encoded, tokenizer: Tokenizer) -> Encoded:
+    """The tokens with eos at their end, which is a word by itself."""
+    if len(row.ids) and row.ids[-1] == tokenizer.eos:
+        return row
+    starts = None if row.starts is None else np.append(row.starts, True)
+    return dataclasses.replace(row, ids=np.append(row.ids, np.int32(tokenizer.eos or 0)), starts=starts)

@@ -42,6 +42,8 @@ signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
 from xalign_jax.preparing import main
 main(sys.argv[1])
 """
+# Counts of borders between words in scripts without spaces: all, and those that lie between two tokens.
+BORDERS = ("borders", "borders_found")
 ARRAYS = ("offsets", *(column.name for column in COLUMNS))  # which every store has
 
 
@@ -141,6 +143,7 @@ class Store:
       utf8_bytes: (D,) int32, bytes of the text.
       fingerprint: hash of the content and the vocabulary.
       fields: further columns that the task declares, by name: (D,) or (N,) each.
+      counts: of documents, tokens, utf8_bytes and words, and `BORDERS` if the vocabulary finds words.
     """
 
     tokens: np.ndarray
@@ -153,6 +156,12 @@ class Store:
     split: str
     fingerprint: str
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def word_start(self) -> np.ndarray | None:
+        """(N,) bool, the tokens that begin words or are standalone; None if the vocabulary alone tells."""
+        return self.fields.get("word_start")
 
 
 Stores = Mapping[str, Mapping[str, Mapping[str, Store]]]  # task -> split -> base language -> Store
@@ -200,6 +209,8 @@ class Texts:
         settings: list[Any] = [FORMAT, vocabulary.kind, vocabulary.path and resolve(vocabulary.path)]
         if vocabulary.trained:
             settings += [vocabulary.size, vocabulary.model_type, vocabulary.lowercase]
+        if vocabulary.words:
+            settings.append(f"words: {vocabulary.words}")
         if vocabulary.trained or task:
             settings.append(sorted({canonical_task(name) for name in self.tasks}))
             # Without cleaning, entries are named as before it existed.
@@ -303,8 +314,9 @@ def open_stores(texts: Texts, task: str) -> dict[str, dict[str, Store]]:
             arrays = {name: _load_array(folder / f"{name}.npy") for name in ARRAYS}
             fields = {name: _load_array(folder / f"{name}.npy") for name in info["fields"]}
             stores[split][language] = Store(
-                **arrays, language=language, task=task, split=split, fingerprint=info["fingerprint"], fields=fields
-            )
+                **arrays, language=language, task=task, split=split, fingerprint=info["fingerprint"], fields=fields,
+                counts=languages[language],
+            )  # fmt: skip
     return stores
 
 
