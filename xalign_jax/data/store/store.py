@@ -42,7 +42,7 @@ signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
 from xalign_jax.preparing import main
 main(sys.argv[1])
 """
-ARRAYS = ("offsets", *(column.name for column in COLUMNS))  # which every store has
+ARRAYS = ("offsets", "group", *(column.name for column in COLUMNS))  # which every store has
 
 
 def canonical_task(task: str) -> str:

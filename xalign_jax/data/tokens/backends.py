@@ -140,13 +140,16 @@ class SentencePieces:
         self._prefix = "" if self.word_start[processor.encode("a")[0]] else " "
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._processor.encode(self._prepared(texts))
+
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        # Documents are encoded by several processes, so one thread is enough for each of them.
+        return self._processor.encode(self._prepared(texts), num_threads=1)
+
+    def _prepared(self, texts: Sequence[str]) -> list[str]:
         if composes(self._normalization):
             texts = [unicodedata.normalize("NFKC", text) for text in texts]
-        if lowers(self._normalization):
-            texts = [text.lower() for text in texts]
-        return self._processor.encode(list(texts))
-
-    encode_documents = encode
+        return [text.lower() for text in texts] if lowers(self._normalization) else list(texts)
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode([self._prefix + word for word in words])
