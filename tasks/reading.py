@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from xalign_jax.data.store.prepare import prepare_vocabulary
 from xalign_jax.data.store.store import cache_dir
-from xalign_jax.data.text.files import Document, Split
+from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.readers import Example
+from xalign_jax.data.text.split import Split
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError, one_line
 from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
@@ -104,8 +105,7 @@ def _divided(task: seqio.Task, split: str) -> Iterator[Example]:
     _download(task)
     if "validation" in task.splits:
         return _read(task, split)
-    splits = Split(functools.partial(_train_documents, task))
-    return (example for example in _read(task, "train") if splits.of(example.document) == split)
+    return Split(functools.partial(_train_documents, task)).select(_read(task, "train"), split)
 
 
 def _of_task(task: str, example: Example) -> Example:

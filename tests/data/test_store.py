@@ -10,7 +10,8 @@ from commands import python
 
 from xalign_jax.data.store import store
 from xalign_jax.data.store.cache import make
-from xalign_jax.data.store.prepare import _Writer, split_notes
+from xalign_jax.data.store.prepare import split_notes
+from xalign_jax.data.store.shards import Part, Shards
 from xalign_jax.data.store.store import Mixture, Texts, Vocabulary, open_stores, open_tokenizer, prepare, store_info
 from xalign_jax.data.text.files import JsonLines
 from xalign_jax.errors import RunError, UserError
@@ -191,8 +192,9 @@ def test_a_language_is_no_path(language, tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=r"a\.jsonl:2: .* is no name for a language"):
         list(JsonLines((("en", str(tmp_path / "a.jsonl")),)).documents())
+    part = Part([], ["en", language])
     with pytest.raises(UserError, match="which is no name for a language"):
-        _Writer(tmp_path, language, np.uint16)
+        Shards(tmp_path, ()).write("train", 0, part, "")
 
 
 def test_without_tasks(tmp_path):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
-import dataclasses
 import fcntl
 import functools
 import hashlib
@@ -13,23 +11,26 @@ import importlib.metadata
 import itertools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from xalign_jax.data.cleaning.reader import CleanReader, lines
+from xalign_jax.data.store.assemble import assemble
 from xalign_jax.data.store.cache import damage, make
-from xalign_jax.data.store.columns import COLUMNS, Column, Tokenised, columns
-from xalign_jax.data.store.store import ARRAYS, BORDERS, FORMAT, Texts, canonical_task
-from xalign_jax.data.text.files import Document, is_language, keyed_hash, normal_text, stamp_file, stamp_package
+from xalign_jax.data.store.columns import Encoder
+from xalign_jax.data.store.shards import delete_shards, open_shards
+from xalign_jax.data.store.store import FORMAT, Texts, canonical_task
+from xalign_jax.data.store.tokenise import SPLITS, ChangedError, Found, tokenise
+from xalign_jax.data.text.files import keyed_hash, normal_text, stamp_file, stamp_package
 from xalign_jax.data.text.readers import source_reader
 from xalign_jax.data.tokens import segmenter
 from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
-from xalign_jax.data.tokens.vocabulary import Encoded, Tokenizer, Vocabulary
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
@@ -37,8 +38,6 @@ from xalign_jax.recipe import resolve
 _CONTENT = 2
 SAMPLE_BYTES = 12_000_000  # of text that a vocabulary is trained on, in equal shares of the languages
 _SENTENCE_BYTES = 4000  # SentencePiece skips longer sentences
-_SPLITS = ("validation", "train")
-_BATCH = 1024
 _FAR = 3  # if a split has more than this many times the validation text that was meant, a line says so
 _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 
@@ -222,79 +221,13 @@ def _cut(line: str) -> list[str]:
     return [*parts, line[start:]]
 
 
-class _Writer:
-    """Collects the documents of one language of one split, then writes them in shuffled order.
-
-    Columns of tokens go to files (`raw`) at once, because they may not fit into memory.
-
-    Args:
-      columns: the columns to write. `columns[0]` is that of the ids; its dtype is `dtype`.
-    """
-
-    def __init__(self, folder: Path, language: str, dtype: type, columns: Sequence[Column] = COLUMNS) -> None:
-        if not is_language(language):
-            raise UserError(f"Mixture.tasks: a text is in {language[:60]!r}, which is no name for a language")
-        self._folder = folder / language
-        self._folder.mkdir(parents=True)
-        self._columns = [column._replace(dtype=dtype) if column.name == "tokens" else column for column in columns]
-        self._raw = {c.name: (self._folder / f"{c.name}.raw").open("w+b") for c in self._columns if c.per == "token"}
-        self._values: dict[str, list] = {c.name: [] for c in self._columns if c.per == "document"}
-        self._lengths = array.array("q")
-        self._words = 0
-        self._borders = np.zeros(2, np.int64)
-
-    def add(self, found: Tokenised) -> None:
-        """Add a document."""
-        for column in self._columns:
-            value = column.make(found)
-            if column.per == "token":
-                self._raw[column.name].write(np.asarray(value).astype(column.dtype).tobytes())
-            else:
-                self._values[column.name].append(value)
-        self._lengths.append(len(found.ids))
-        self._words += len(found.document.text.split())
-        self._borders += found.borders
-
-    def finish(self) -> dict[str, int]:
-        """Write the arrays of `store.Store`, and return the counts."""
-        # (D,) lengths in the order of `add`; `order` (D,): document `order[d]` of them is document d of the store.
-        lengths = np.array(self._lengths, np.int64)
-        starts = np.cumsum(lengths) - lengths
-        order = np.random.default_rng(0).permutation(len(lengths))
-        offsets = np.concatenate([[0], np.cumsum(lengths[order])])
-        np.save(self._folder / "offsets.npy", offsets)
-        for column in self._columns:
-            if column.per == "document":
-                values = np.array(self._values[column.name])[order].astype(column.dtype)
-                np.save(self._folder / f"{column.name}.npy", values)
-                continue
-            raw_file = self._raw[column.name]
-            raw_file.flush()
-            raw = np.memmap(raw_file, column.dtype, mode="r")
-            # Copy document by document from the raw file into the shuffled array; neither is in memory.
-            shape = (len(raw),)
-            tokens = np.lib.format.open_memmap(self._folder / f"{column.name}.npy", "w+", column.dtype, shape)
-            for new, old in enumerate(order):
-                tokens[offsets[new] : offsets[new + 1]] = raw[starts[old] : starts[old] + lengths[old]]
-            tokens.flush()
-            raw_file.close()
-            Path(raw_file.name).unlink()
-        return {
-            "documents": len(lengths),
-            "tokens": int(lengths.sum()),
-            "utf8_bytes": int(np.sum(self._values["utf8_bytes"], dtype=np.int64)),
-            "words": self._words,
-            **(dict(zip(BORDERS, self._borders.tolist(), strict=True)) if self._borders.any() else {}),
-        }
-
-
 def prepare_store(
     task: str,
     reader: Any,
     tokenizer: Tokenizer,
     cache: Path,
     prints: Mapping[str, str],
-    held_out: Callable[[str], set[int]],
+    held_out: Callable[[str], np.ndarray],
 ) -> Path:
     """The directory of a task's store in the cache, which is made if it is missing.
 
@@ -312,67 +245,57 @@ def prepare_store(
     directory = cache / "stores" / key
 
     def fill(folder: Path) -> None:
-        _fill_store(folder, task, reader, tokenizer, prints[task], set().union(*map(held_out, others)))
+        validation = np.unique(np.concatenate([np.empty(0, np.uint64), *map(held_out, others)]))
+        encoder = Encoder(tokenizer)
+        shards = open_shards(cache, key, encoder.columns)
+        try:
+            found = tokenise(task, reader, encoder, validation, shards)
+        except ChangedError:
+            print(f"{task}: its text has changed; tokenising it again", file=sys.stderr)
+            shutil.rmtree(shards.folder)
+            found = tokenise(task, reader, encoder, validation, open_shards(cache, key, encoder.columns))
+        counts = assemble(folder, shards, found.shards, encoder.stored, [column.name for column in encoder.counted])
+        _describe(folder, task, reader, encoder, prints[task], found, counts)
 
     make(directory, fill)
+    delete_shards(cache, key)
     return directory
 
 
-def _validation_texts(reader: Any) -> set[int]:
-    return {keyed_hash(normal_text(example.document.text)) for example in reader.read("validation")}
+def _validation_texts(reader: Any) -> np.ndarray:
+    """The hashes of a task's validation texts, sorted."""
+    return np.unique(
+        np.array([keyed_hash(normal_text(one.document.text)) for one in reader.read("validation")], np.uint64)
+    )
 
 
-def _fill_store(
-    folder: Path, task: str, reader: Any, tokenizer: Tokenizer, print_of_task: str, validation: set[int]
+def _describe(
+    folder: Path,
+    task: str,
+    reader: Any,
+    encoder: Encoder,
+    print_of_task: str,
+    found: Found,
+    counts: dict[str, dict[str, dict[str, int]]],
 ) -> None:
-    """Write the files of a store into a folder.
-
-    Args:
-      print_of_task: the task's fingerprint.
-      validation: hashes of texts that training leaves out. The task's own validation texts are added.
-    """
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    groups: dict[str, int] = {}
-    content = hashlib.sha256()
-    dropped = 0
-    kinds = columns(bool(tokenizer.vocabulary.words))
-    for split in _SPLITS:  # validation first: training needs its texts
-        writers: dict[str, _Writer] = {}
-        progress = tqdm(_batches(reader.read(split)), desc=f"{task} {split}", unit=" batches", mininterval=1)
-        for batch in progress:
-            for document, encoded in _tokenise(batch, tokenizer):
-                key = keyed_hash(normal_text(document.text))
-                if split == "validation":
-                    validation.add(key)
-                elif key in validation:
-                    dropped += 1
-                    continue
-                # The content's hash covers every document with its split, language and group, in order.
-                covered = (split, document.text, document.language, document.group)
-                content.update("\0".join(covered).encode() + b"\n")
-                if document.language not in writers:
-                    dtype = np.uint16 if tokenizer.base_size <= 65536 else np.int32
-                    writers[document.language] = _Writer(folder / split, document.language, dtype, kinds)
-                # Groups become numbers in the order of their first document, over both splits.
-                group = groups.setdefault(document.group, len(groups)) if document.group else -1
-                writers[document.language].add(Tokenised(document, encoded.ids, group, encoded.starts, encoded.borders))
-        counts[split] = {language: writer.finish() for language, writer in sorted(writers.items())}
+    """Write store.json and cleaning.json into a store's folder, and print what is surprising."""
     if not counts["train"]:
         raise UserError(f"Mixture.tasks: {task!r} has no training text")
     if reader.share is not None:
         for note in split_notes(counts, reader.share):
             print(f"{task}: {note}", file=sys.stderr)
+    vocabulary = encoder.tokenizer.base_fingerprint
     info = {
         "format": FORMAT,
         "task": canonical_task(task),
         "source": print_of_task,
-        "content": content.hexdigest(),
-        "vocabulary": tokenizer.base_fingerprint,
-        "fingerprint": _digest(_CONTENT, content.hexdigest(), tokenizer.base_fingerprint),
-        "fields": [column.name for column in kinds if column.name not in ARRAYS],
+        "content": found.content,
+        "vocabulary": vocabulary,
+        "fingerprint": _digest(_CONTENT, found.content, vocabulary),
+        "fields": [column.name for column in encoder.own],
         "languages": sorted({language for split in counts.values() for language in split}),
-        "counts": {split: counts[split] for split in reversed(_SPLITS)},
-        "dropped_as_validation_text": dropped,
+        "counts": {split: counts[split] for split in reversed(SPLITS)},
+        "dropped_as_validation_text": found.dropped,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
     if isinstance(reader, CleanReader):
@@ -419,25 +342,3 @@ def split_notes(counts: Mapping[str, Mapping[str, Mapping[str, int]]], share: fl
 def _some(names: Sequence[str]) -> str:
     """The first three names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more languages" if len(names) > 3 else "")
-
-
-def _batches(examples: Iterator[Any]) -> Iterator[list[Any]]:
-    while batch := list(itertools.islice(examples, _BATCH)):
-        yield batch
-
-
-def _tokenise(batch: list[Any], tokenizer: Tokenizer) -> list[tuple[Document, Encoded]]:
-    """The documents of a batch with their tokens, which end with eos."""
-    # Encode the texts in one call; examples that come tokenised keep their ids.
-    texts = [example.document.text for example in batch if example.ids is None]
-    encoded = iter(tokenizer.encode_texts(texts))
-    rows = [next(encoded) if example.ids is None else Encoded(example.ids) for example in batch]
-    return [(example.document, _ended(row, tokenizer)) for example, row in zip(batch, rows, strict=True)]
-
-
-def _ended(row: Encoded, tokenizer: Tokenizer) -> Encoded:
-    """The tokens with eos at their end, which is a word by itself."""
-    if len(row.ids) and row.ids[-1] == tokenizer.eos:
-        return row
-    starts = None if row.starts is None else np.append(row.starts, True)
-    return dataclasses.replace(row, ids=np.append(row.ids, np.int32(tokenizer.eos or 0)), starts=starts)

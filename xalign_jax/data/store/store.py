@@ -44,7 +44,7 @@ main(sys.argv[1])
 """
 # Counts of borders between words in scripts without spaces: all, and those that lie between two tokens.
 BORDERS = ("borders", "borders_found")
-ARRAYS = ("offsets", *(column.name for column in COLUMNS))  # which every store has
+ARRAYS = ("offsets", "group", *(column.name for column in COLUMNS))  # which every store has
 
 
 def canonical_task(task: str) -> str:

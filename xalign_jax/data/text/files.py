@@ -19,7 +19,7 @@ import os
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple, Protocol
 
 from xalign_jax.data.text.compression import open_file, plain_name
@@ -30,6 +30,7 @@ VALIDATION_SHARE = 0.03
 SHOWN = 60  # characters of a wrong value that an error message shows
 _LINE_BYTES = 2**30  # longest line; a longer one is damage, or a small compressed file that would fill the memory
 _LANGUAGE_BYTES = 100  # longest name of a language, which is the name of a folder
+_KEYED = hashlib.blake2b(digest_size=8, key=b"xalign")
 _MARK = "\ufeff"  # the byte-order mark
 _NO_TEXT = {
     b"\0": "a NUL byte, which no text has: the file is damaged, not text, or in UTF-16",
@@ -358,76 +359,6 @@ def normal_text(text: str) -> str:
 
 def keyed_hash(value: str) -> int:
     """A 64-bit hash of a string under this package's key."""
-    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8, key=b"xalign").digest(), "big")
-
-
-def _extra_keys(training: dict[str, set[int]], without: dict[str, set[int]]) -> set[int]:
-    """Keys to move from training to validation, so that the languages in `without` get some validation text.
-
-    Few keys are moved: first the one that serves most languages, of equal ones the smallest. Every language of
-    `training` keeps a key.
-    """
-    extra: set[int] = set()
-    # A key may be moved if every language keeps another one. Languages that the moved key serves are done.
-    kept = [keys for keys in training.values() if keys]
-    while without:
-        serves = Counter(itertools.chain.from_iterable(without.values()))
-        best_first = sorted(serves, key=lambda key: (-serves[key], key))
-        key = next((key for key in best_first if all(keys - extra - {key} for keys in kept)), None)
-        if key is None:
-            break
-        extra.add(key)
-        without = {language: keys for language, keys in without.items() if key not in keys}
-    return extra
-
-
-class Split:
-    """Divides documents into training and validation by a keyed hash of their group, or of the text if it has none.
-
-    A language of which nothing is drawn gets a document or group for validation, if that leaves every language some
-    text for training. It is the one that serves most such languages; of equal ones, the one with the smallest hash. If
-    all of a language is drawn, the document or group with the largest hash goes back to training. Training drops texts
-    that validation has, so the same text never stands in both splits.
-
-    Args:
-      read: yields all documents, in each call the same.
-      share: of the documents, for validation.
-    """
-
-    def __init__(self, read: Callable[[], Iterable[Document]], share: float = VALIDATION_SHARE) -> None:
-        self._share = share
-        # Language -> keys that are not drawn. Once a key of the language is drawn, the largest one suffices.
-        training: dict[str, set[int]] = {}
-        drawn: dict[str, int] = {}  # language -> its largest key that is drawn
-        for document in read():
-            language, key = document.language, self._key(document)
-            keys = training.setdefault(language, set())
-            if self._drawn(key):
-                drawn[language] = max(key, drawn.get(language, 0))
-            else:
-                keys.add(key)
-            if language in drawn and len(keys) > 1:
-                training[language] = {max(keys)}
-        # Languages of which all is drawn give their largest key back. Languages of which nothing is drawn take extra
-        # keys. Then the validation texts are known, by which training is filtered.
-        self._kept = {key for language, key in drawn.items() if not training[language]}
-        undrawn = training.keys() - drawn.keys()
-        self._extra = _extra_keys(training, {language: training[language] for language in undrawn})
-        self._texts = {keyed_hash(normal_text(d.text)) for d in read() if self._is_validation(d)}
-
-    @staticmethod
-    def _key(document: Document) -> int:
-        return keyed_hash(f"group:{document.group}" if document.group else normal_text(document.text))
-
-    def _drawn(self, key: int) -> bool:
-        return key < self._share * 2**64
-
-    def _is_validation(self, document: Document) -> bool:
-        key = self._key(document)
-        return key not in self._kept and (self._drawn(key) or key in self._extra)
-
-    def of(self, document: Document) -> str | None:
-        """ "train", "validation", or None for a text of training that validation has too."""
-        if self._is_validation(document):
-            return "validation"
-        return None if keyed_hash(normal_text(document.text)) in self._texts else "train"
+    state = _KEYED.copy()  # quicker than a new one, whose key would have to be hashed again
+    state.update(value.encode())
+    return int.from_bytes(state.digest(), "big")

@@ -12,8 +12,9 @@ import numpy as np
 
 from xalign_jax.data.text.catalogs import Catalogs
 from xalign_jax.data.text.docstrings import Documentation
-from xalign_jax.data.text.files import VALIDATION_SHARE, Document, Source, Split
+from xalign_jax.data.text.files import VALIDATION_SHARE, Document, Source
 from xalign_jax.data.text.names import parse_name
+from xalign_jax.data.text.split import Split
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 
 EMBEDDED: dict[str, Source] = {"docs_en": Documentation(), "catalogs": Catalogs()}  # by task name
@@ -45,7 +46,7 @@ class SourceReader:
 
     def read(self, split: str) -> Iterator[Example]:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
-        return (Example(document) for document in self.source.documents() if self._split.of(document) == split)
+        return map(Example, self._split.select(self.source.documents(), split))
 
     @property
     def share(self) -> float:

@@ -155,7 +155,9 @@ class SentencePieces:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return self._processor.encode([self.normal(text) for text in texts])
 
-    encode_documents = encode
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        # Documents are encoded by several processes, so one thread is enough for each of them.
+        return self._processor.encode([self.normal(text) for text in texts], num_threads=1)
 
     def normal(self, text: str) -> str:
         if composes(self._normalization):
@@ -163,7 +165,7 @@ class SentencePieces:
         return text.lower() if lowers(self._normalization) else text
 
     def places(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        found = self._processor.encode(list(texts), return_type="proto")
+        found = self._processor.encode(list(texts), return_type="proto", num_threads=1)
         return [([p.id for p in text.pieces], [p.begin for p in text.pieces]) for text in found]
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
