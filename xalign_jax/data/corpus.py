@@ -32,6 +32,7 @@ class Member:
       tokens: arrays of base ids, (N,) each; every document ends with eos.
       offsets: for each of these arrays, (D + 1,) int64: document d is tokens[offsets[d]:offsets[d + 1]].
       starts: for each of these arrays `Store.word_start`.
+      chosen: for each of these arrays (D,) bool, the documents that are read; None = all.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Member:
     tokens: tuple[np.ndarray, ...]
     offsets: tuple[np.ndarray, ...]
     starts: tuple[np.ndarray | None, ...]
+    chosen: tuple[np.ndarray | None, ...]
 
     @property
     def size(self) -> int:
@@ -106,12 +108,13 @@ class Corpus:
             tokens = tuple(np.asarray(store.tokens) for store in texts[base])
             offsets = tuple(np.asarray(store.offsets) for store in texts[base])
             starts = tuple(store.word_start for store in texts[base])
+            chosen = tuple(store.selected(mixture.where) for store in texts[base])
             names = [clone_name(base, k) for k in range(self.tokenizer.clones + 1)]
-            members += [Member(name, name, k, base, tokens, offsets, starts) for k, name in enumerate(names)]
+            members += [Member(name, name, k, base, tokens, offsets, starts, chosen) for k, name in enumerate(names)]
         # The facts are one more text. They are written in the lexicon's source language, which may be a clone.
         if self.facts is not None and self.lexicon is not None and split == "train":
             language = self.lexicon.languages[0]
-            facts = (self.facts.tokens,), (self.facts.offsets,), (None,)
+            facts = (self.facts.tokens,), (self.facts.offsets,), (None,), (None,)
             members.append(Member(FACTS, language, clone_index(language)[1], FACTS, *facts))
         # Rates name members, so names must be unique: a text's language could be called like a clone.
         for name, times in Counter(member.name for member in members).items():

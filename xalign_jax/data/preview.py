@@ -12,10 +12,12 @@ from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.feeds.codeswitch import build_table
 from xalign_jax.data.feeds.packing import ranges
 from xalign_jax.data.store.store import BORDERS, training_stores
+from xalign_jax.data.text.fields import RANGES
 from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.data.tokens.words import split_words
 
 PREVIEW_ROWS = 4  # rows of each stream that are shown
+_NAMES = 8  # labels or names of ranges that are shown
 COVERAGE_TOKENS = 1_000_000  # running tokens in which the dictionary's words are counted
 
 
@@ -99,6 +101,27 @@ def texts(corpus: Corpus) -> list[str]:
                     f"{task:<{width}} {split:<11} {language:<9} {len(store.offsets) - 1:>10,} {len(store.tokens):>12,} "
                     f"{size:>11.2f}"
                 )
+    return lines
+
+
+def fields(corpus: Corpus) -> list[str]:
+    """A line for each language and field: documents of each label and provenance, ranges of each name."""
+    lines = []
+    for task, splits in corpus.stores.items():
+        for split, languages in splits.items():
+            for language, store in languages.items():
+                for field, known in store.tables.items():
+                    column = np.asarray(store.fields[field])
+                    # Ranges begin at tokens with an odd tag: 1, 3, 5, ... stand for names 0, 1, 2, ...
+                    numbers = column[column % 2 == 1] // 2 if field in RANGES else column[column >= 0]
+                    times = np.bincount(numbers, minlength=len(known)).tolist()
+                    shown = {name: count for name, count in zip(known, times, strict=True) if count}
+                    if field not in RANGES and (without := len(column) - len(numbers)):
+                        shown["none"] = without
+                    most = sorted(shown.items(), key=lambda item: -item[1])
+                    counts = ", ".join(f"{name} {count:,}" for name, count in most[:_NAMES]) or "none"
+                    more = f" and {len(most) - _NAMES} more" if len(most) > _NAMES else ""
+                    lines.append(f"{field} ({task}, {split}, {language}): {counts}{more}")
     return lines
 
 

@@ -54,7 +54,7 @@ def _stats(recipe: Recipe) -> None:
 
     # Texts, then dictionary, then facts, each opened on top of the one before.
     data = corpus.open_texts(recipe.vocabulary, stages.mixtures(recipe), cleaning=recipe.cleaning)
-    show([*preview.texts(data), *preview.borders(data)])
+    show([*preview.texts(data), *preview.fields(data), *preview.borders(data)])
     show(stored.duplicates(data.tokenizer, data.stores))
     if recipe.lexicon is not None:
         data = data.with_lexicon(recipe.lexicon)

@@ -55,9 +55,17 @@ class WindowFeed(Feed):
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
-        reads(self, mixture)
+        self._check_where(reads(self, mixture))
         if self.switch is not None and not lexicon:
             raise UserError("WindowFeed.switch needs Recipe.lexicon")
+
+    @staticmethod
+    def _check_where(mixture: Mixture) -> None:
+        if mixture.where:
+            raise UserError(
+                "Mixture.where: a WindowFeed reads a task's text from end to end and cannot leave documents out; use a "
+                "TextFeed, or write the documents into a file of their own"
+            )
 
     def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Windows:
         """The feed over a mixture, `rows` rows a step.
@@ -67,6 +75,7 @@ class WindowFeed(Feed):
             switch with.
         """
         mixture = reads(self, mixture)
+        self._check_where(mixture)
         members = corpus.members(mixture, split)
         # Rates are shares of rows, and all rows have the same length, so members count by their tokens.
         sizes = {member.name: member.size for member in members}

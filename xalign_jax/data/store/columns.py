@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from xalign_jax.data.text.fields import RANGES, Span
 from xalign_jax.data.text.files import Document, keyed_hash, normal_text
 from xalign_jax.data.text.readers import Example
 from xalign_jax.data.tokens.vocabulary import Encoded, Tokenizer
@@ -22,6 +24,7 @@ class Tokenised(NamedTuple):
       normal: the text without differences in case and white space.
       starts: (n,) bool, the tokens that begin words or are standalone; None without `Vocabulary.words`.
       borders: borders between words in scripts without spaces, and how many of them lie between two tokens.
+      spans, roles: the ranges of the document as ranges of tokens, (first, past the last, name).
     """
 
     document: Document
@@ -29,6 +32,8 @@ class Tokenised(NamedTuple):
     normal: str
     starts: np.ndarray | None = None
     borders: tuple[int, int] = (0, 0)
+    spans: tuple[Span, ...] = ()
+    roles: tuple[Span, ...] = ()
 
 
 class Column(NamedTuple):
@@ -69,6 +74,35 @@ def _borders(found: Tokenised) -> int:
 
 def _borders_found(found: Tokenised) -> int:
     return found.borders[1]
+
+
+def _value(found: Tokenised, field: str, numbers: Mapping[str, int]) -> int:
+    return numbers.get(getattr(found.document, field), -1)
+
+
+def _tags(found: Tokenised, field: str, numbers: Mapping[str, int]) -> np.ndarray:
+    """(n,) uint16: 0 outside, 2 k + 1 at the first token of a range with name k, 2 k + 2 at its other tokens."""
+    tags = np.zeros(len(found.ids), np.uint16)
+    for first, past, name in getattr(found, field):
+        tags[first:past] = 2 * numbers[name] + 2
+        tags[first] -= 1
+    return tags
+
+
+def field_columns(tables: Mapping[str, Sequence[str]]) -> tuple[Column, ...]:
+    """The columns of a task's fields: a number for a label or provenance (-1 = none), a tag of each token for ranges.
+
+    Args:
+      tables: the names of each field that the task declares, by number.
+    """
+    columns = []
+    for field, known in tables.items():
+        numbers = {name: number for number, name in enumerate(known)}
+        if field in RANGES:
+            columns.append(Column(field, np.uint16, "token", functools.partial(_tags, field=field, numbers=numbers)))
+        else:
+            columns.append(Column(field, np.int32, "document", functools.partial(_value, field=field, numbers=numbers)))
+    return tuple(columns)
 
 
 def _length(found: Tokenised) -> int:
@@ -159,7 +193,8 @@ class Encoder:
     def _tokenise(self, examples: Sequence[Example]) -> list[Tokenised]:
         # Encode the texts in one call; examples that come tokenised keep their ids.
         texts = [example.document.text for example in examples if example.ids is None]
-        encoded = iter(self.tokenizer.encode_texts(texts))
+        places = any(column.name in RANGES for column in self.fields)
+        encoded = iter(self.tokenizer.encode_texts(texts, places))
         rows = [next(encoded) if ids is None else Encoded(ids) for _, ids in examples]
         return [self._ended(document, row) for (document, _), row in zip(examples, rows, strict=True)]
 
@@ -169,4 +204,24 @@ class Encoder:
         if not len(ids) or ids[-1] != self.tokenizer.eos:
             ids = np.concatenate([ids, np.array([self.tokenizer.eos], np.int32)])
             starts = None if starts is None else np.append(starts, True)
-        return Tokenised(document, ids, normal_text(document.text), starts, row.borders)
+        spans, roles = (self._of_tokens(document.text, one, row.places) for one in (document.spans, document.roles))
+        return Tokenised(document, ids, normal_text(document.text), starts, row.borders, spans, roles)
+
+    def _of_tokens(self, text: str, found: Sequence[Span], places: np.ndarray | None) -> tuple[Span, ...]:
+        """Ranges of characters as ranges of tokens. A token that two of them share belongs to the first of them.
+
+        Args:
+          places: (n,) int64, the byte at which each token begins; None for texts without ranges.
+        """
+        if places is None or not found:
+            return ()
+        tokens, end = [], 0
+        for one in found:
+            # Bytes before the first and the last character -> the token that holds the first, the first token past it.
+            start, past = (len(self.tokenizer.normal(text[:at]).encode()) for at in one[:2])
+            first = np.searchsorted(places, places[np.searchsorted(places, start, side="right") - 1])
+            first = max(int(first), end)
+            end = max(end, int(np.searchsorted(places, past)))
+            if first < end:
+                tokens.append(Span(first, end, one.name))
+        return tuple(tokens)

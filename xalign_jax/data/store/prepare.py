@@ -22,10 +22,11 @@ import numpy as np
 from xalign_jax.data.cleaning.reader import CleanReader, lines
 from xalign_jax.data.store.assemble import assemble
 from xalign_jax.data.store.cache import damage, make
-from xalign_jax.data.store.columns import Encoder
+from xalign_jax.data.store.columns import Encoder, field_columns
 from xalign_jax.data.store.shards import delete_shards, open_shards
 from xalign_jax.data.store.store import FORMAT, Texts, canonical_task
 from xalign_jax.data.store.tokenise import SPLITS, ChangedError, Found, tokenise
+from xalign_jax.data.text.fields import tables as field_tables
 from xalign_jax.data.text.files import keyed_hash, normal_text, stamp_file, stamp_package
 from xalign_jax.data.text.readers import source_reader
 from xalign_jax.data.tokens import segmenter
@@ -246,7 +247,9 @@ def prepare_store(
 
     def fill(folder: Path) -> None:
         validation = np.unique(np.concatenate([np.empty(0, np.uint64), *map(held_out, others)]))
-        encoder = Encoder(tokenizer)
+        documents = (one.document for split in SPLITS for one in reader.read(split))
+        tables = field_tables(documents, reader.fields) if reader.fields else {}
+        encoder = Encoder(tokenizer, field_columns(tables))
         shards = open_shards(cache, key, encoder.columns)
         try:
             found = tokenise(task, reader, encoder, validation, shards)
@@ -255,7 +258,7 @@ def prepare_store(
             shutil.rmtree(shards.folder)
             found = tokenise(task, reader, encoder, validation, open_shards(cache, key, encoder.columns))
         counts = assemble(folder, shards, found.shards, encoder.stored, [column.name for column in encoder.counted])
-        _describe(folder, task, reader, encoder, prints[task], found, counts)
+        _describe(folder, task, reader, encoder, prints[task], found, counts, tables)
 
     make(directory, fill)
     delete_shards(cache, key)
@@ -277,6 +280,7 @@ def _describe(
     print_of_task: str,
     found: Found,
     counts: dict[str, dict[str, dict[str, int]]],
+    tables: Mapping[str, Sequence[str]],
 ) -> None:
     """Write store.json and cleaning.json into a store's folder, and print what is surprising."""
     if not counts["train"]:
@@ -293,6 +297,7 @@ def _describe(
         "vocabulary": vocabulary,
         "fingerprint": _digest(_CONTENT, found.content, vocabulary),
         "fields": [column.name for column in encoder.own],
+        "tables": {field: list(names) for field, names in tables.items()},
         "languages": sorted({language for split in counts.values() for language in split}),
         "counts": {split: counts[split] for split in reversed(SPLITS)},
         "dropped_as_validation_text": found.dropped,

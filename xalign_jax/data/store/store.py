@@ -26,6 +26,7 @@ from xalign_jax.data.sampling.mixing import check_rates
 from xalign_jax.data.sampling.schedules import Points, phases
 from xalign_jax.data.store.cache import ADVICE, damage, read_object
 from xalign_jax.data.store.columns import COLUMNS
+from xalign_jax.data.text.fields import PROVENANCES, VALUES
 from xalign_jax.data.text.files import is_current
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
@@ -70,6 +71,8 @@ class Mixture:
       alpha: if `rates` is empty, a member of n tokens has a share proportional to n^alpha (1 proportional, 0 uniform),
         and at least one row in 1,000.
       languages: only these languages of the text (base codes); () = all.
+      where: only documents with these labels or provenances, {"provenance": ("original", "human")}; "" = documents
+        without one. Tasks must declare the field. () = all documents.
       cap: no member has more than this many times its share of the text, except the facts; the others get the rest.
         So none is repeated more than `cap` times as often as the text of all. None = no cap.
 
@@ -81,6 +84,7 @@ class Mixture:
     alpha: Any = 1.0
     languages: tuple = ()
     cap: float | None = None
+    where: Any = ()
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -99,6 +103,20 @@ class Mixture:
         if isinstance(self.alpha, Points) and self.rates != ():
             raise UserError("Mixture.alpha changes with the step, but Mixture.rates gives the shares; bind one of them")
         within(self, "[1, inf)", "cap")
+        self._check_where()
+
+    def _check_where(self) -> None:
+        form = 'expected a dict such as {"provenance": ("original", "human")}'
+        if not isinstance(self.where, tuple) or not all(
+            isinstance(item, tuple) and len(item) == 2 for item in self.where
+        ):
+            raise UserError(f"Mixture.where = {self.where!r}: {form}")
+        for field, wanted in self.where:
+            if field not in VALUES or not isinstance(wanted, tuple) or not all(isinstance(v, str) for v in wanted):
+                raise UserError(f"Mixture.where: {field!r}: {wanted!r}: {form}; fields: {', '.join(VALUES)}")
+            unknown = [v for v in wanted if field == "provenance" and v not in ("", *PROVENANCES)]
+            if unknown or not wanted:
+                raise UserError(f"Mixture.where: provenance {unknown or wanted}: some of {', '.join(PROVENANCES)}")
 
     @property
     def changes(self) -> bool:
@@ -143,6 +161,7 @@ class Store:
       utf8_bytes: (D,) int32, bytes of the text.
       fingerprint: hash of the content and the vocabulary.
       fields: further columns that the task declares, by name: (D,) or (N,) each.
+      tables: the names behind the numbers of a field, by field (`columns.field_columns`).
       counts: of documents, tokens, utf8_bytes and words, and `BORDERS` if the vocabulary finds words.
     """
 
@@ -156,12 +175,33 @@ class Store:
     split: str
     fingerprint: str
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def word_start(self) -> np.ndarray | None:
         """(N,) bool, the tokens that begin words or are standalone; None if the vocabulary alone tells."""
         return self.fields.get("word_start")
+
+    def selected(self, where: Sequence[tuple[str, Sequence[str]]]) -> np.ndarray | None:
+        """(D,) bool: the documents that have one of the values of each field (`Mixture.where`); None = all.
+
+        Raises:
+          UserError: the task does not declare a field, or no document has the value.
+        """
+        chosen = None
+        for field, wanted in where:
+            if field not in self.tables:
+                raise UserError(f"Mixture.where: the task {self.task!r} declares no {field}")
+            numbers = {"": -1} | {name: number for number, name in enumerate(self.tables[field])}
+            if unknown := [name for name in wanted if name not in numbers]:
+                known = ", ".join(self.tables[field][:8])
+                raise UserError(
+                    f"Mixture.where: no text of {self.task!r} has the {field} {unknown[0]!r}; it has {known}"
+                )
+            own = np.isin(self.fields[field], [numbers[name] for name in wanted])
+            chosen = own if chosen is None else chosen & own
+        return chosen
 
 
 Stores = Mapping[str, Mapping[str, Mapping[str, Store]]]  # task -> split -> base language -> Store
@@ -315,7 +355,7 @@ def open_stores(texts: Texts, task: str) -> dict[str, dict[str, Store]]:
             fields = {name: _load_array(folder / f"{name}.npy") for name in info["fields"]}
             stores[split][language] = Store(
                 **arrays, language=language, task=task, split=split, fingerprint=info["fingerprint"], fields=fields,
-                counts=languages[language],
+                tables=info.get("tables", {}), counts=languages[language],
             )  # fmt: skip
     return stores
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from xalign_jax.data.store.columns import Arrays, Column, Encoder
 from xalign_jax.data.store.shards import Part, Shards, batches
 from xalign_jax.data.store.workers import Workers, jobs
+from xalign_jax.data.text.fields import covered
 from xalign_jax.data.text.readers import Example
 from xalign_jax.data.text.split import contained
 
@@ -117,7 +118,7 @@ def _skip(
 
 
 def _cover(split: str, examples: Iterable[Example], content: Any) -> None:
-    """Add documents to the hash of the content, each with its split, language and group."""
+    """Add documents to the hash of the content, each with its split, language, group and fields."""
     documents = (example.document for example in examples)
-    rows = [f"{split}\0{d.text}\0{d.language}\0{d.group}\n" for d in documents]
+    rows = [f"{split}\0{d.text}\0{d.language}\0{d.group}{covered(d)}\n" for d in documents]
     content.update("".join(rows).encode())

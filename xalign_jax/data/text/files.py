@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple, Protocol
 
 from xalign_jax.data.text.compression import open_file, plain_name
+from xalign_jax.data.text.fields import RANGES, VALUES, Span, ranges, turns, value
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
@@ -39,11 +40,23 @@ _NO_TEXT = {
 
 
 class Document(NamedTuple):
-    """One text. `group` is equal for texts that translate each other, and "" if nothing is known."""
+    """One text.
+
+    Attributes:
+      group: equal for texts that translate each other, and "" if nothing is known.
+      label: of the whole text, such as the answer of a task; None if there is none.
+      provenance: one of `fields.PROVENANCES`; None if it is not known.
+      spans: named ranges of its characters, such as entities; sorted, and none overlaps another.
+      roles: the turns of a dialogue as ranges of characters with who says them; as `spans`.
+    """
 
     text: str
     language: str
     group: str = ""
+    label: str | None = None
+    provenance: str | None = None
+    spans: tuple[Span, ...] = ()
+    roles: tuple[Span, ...] = ()
 
 
 class Source(Protocol):
@@ -149,8 +162,13 @@ def say(note: str) -> None:
 
 
 def identity(source: Any, files: list[Any]) -> str:
-    """The fingerprint of a source: its settings, with contents instead of paths, so that files can be moved."""
+    """The fingerprint of a source: its settings, with contents instead of paths, so that files can be moved.
+
+    Sources without fields have the fingerprints of the time before fields.
+    """
     settings = {**dataclasses.asdict(source), "files": files}
+    if not settings.get("fields"):
+        settings.pop("fields", None)
     return hashlib.sha256(json.dumps([type(source).__name__, settings]).encode()).hexdigest()
 
 
@@ -269,11 +287,13 @@ class JsonLines(Monolingual):
       text: the key of the text.
       language: the key of its language, an optional one; the file's language is the default.
       group: the key of its group, an optional one.
+      fields: (field, key) of each field that is read. A dialogue under the key of roles is the text.
     """
 
     text: str = "text"
     language: str = "language"
     group: str = "group_id"
+    fields: tuple[tuple[str, str], ...] = ()
 
     @property
     def languages(self) -> None:
@@ -281,11 +301,13 @@ class JsonLines(Monolingual):
 
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:
+            having, count = Counter[str](), 0
             for number, line in read_lines(path):
                 if not line.strip():
                     continue
                 row = parse_object(line, path, number)
-                text = row.get(self.text)
+                about = self._fields(row, f"{path}:{number}")
+                text = about.pop("text", row.get(self.text))
                 if not isinstance(text, str):
                     raise UserError(f"{path}:{number}: no string under the key {self.text!r}")
                 # An object may name its own language and group; numbers become strings.
@@ -293,8 +315,44 @@ class JsonLines(Monolingual):
                 group = _cell(row, self.group, "", path, number)
                 if not is_language(own):
                     raise UserError(f"{path}:{number}: {own[:SHOWN]!r} is no name for a language")
+                for field in RANGES:
+                    if isinstance(about.get(field), list | str):
+                        about[field] = ranges(field, about[field], text, f"{path}:{number}")
+                having.update(field for field, found in about.items() if found)
+                count += 1
                 if text.strip():
-                    yield Document(check_string(text.strip(), path, number), own, group)
+                    yield Document(check_string(text.strip(), path, number), own, group, **about)
+            missing_fields(path, self.fields, having, count)
+
+    def _fields(self, row: dict[str, Any], place: str) -> dict[str, Any]:
+        """The fields of an object that it has, by name. Ranges are as they stand there, unless they give the text."""
+        about: dict[str, Any] = {}
+        for field, key in self.fields:
+            cell = row.get(key)
+            if field in VALUES:
+                about[field] = value(field, cell, place)
+            elif field == "roles" and (dialogue := turns(cell, place)):
+                about["text"], about["roles"] = dialogue
+            elif cell is not None:
+                if not isinstance(cell, list | str):
+                    raise UserError(f"{place}: {key!r} is {str(cell)[:SHOWN]}; expected a list of [start, end, name]")
+                about[field] = cell
+        return about
+
+
+def missing_fields(path: str, fields: Sequence[tuple[str, str]], having: Counter[str], count: int) -> None:
+    """Say how many of a file's `count` texts lack a field. Raises UserError if all lack it.
+
+    Args:
+      fields: (field, its key or column).   having: how many texts have each field.
+    """
+    for field, key in fields:
+        lacking = count - having[field]
+        if lacking and not having[field]:
+            raise UserError(f"{path}: none of {count:,} texts has {field} under {key[:SHOWN]!r}")
+        # Most texts have no span, and that says nothing.
+        if lacking and field != "spans":
+            say(f"{path}: {lacking:,} of {count:,} texts have no {field}")
 
 
 def _cell(row: dict[str, Any], key: str, default: str, path: str, number: int) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from xalign_jax.data.text.catalogs import Catalogs
 from xalign_jax.data.text.docstrings import Documentation
+from xalign_jax.data.text.fields import FIELDS
 from xalign_jax.data.text.files import VALIDATION_SHARE, Document, Source
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.split import Split
@@ -49,6 +50,12 @@ class SourceReader:
         return map(Example, self._split.select(self.source.documents(), split))
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of documents that the source declares, a part of `fields.FIELDS`."""
+        declared = {name.partition(".")[0] for name, _ in getattr(self.source, "fields", ())}
+        return tuple(field for field in FIELDS if field in declared)
+
+    @property
     def share(self) -> float:
         """The share of the documents that is meant for validation."""
         return getattr(self.source, "validation_share", VALIDATION_SHARE)
@@ -63,6 +70,12 @@ def source_reader(task: str) -> SourceReader | None:
     spelled = parse_name(task)
     source = spelled[1] if spelled else EMBEDDED.get(task)
     return SourceReader(source) if source else None
+
+
+def fields_of(task: str) -> tuple[str, ...] | None:
+    """The fields that a task's documents declare; None for a task that only seqio knows."""
+    reader = source_reader(task)
+    return None if reader is None else reader.fields
 
 
 def languages_of(tasks: Iterable[str]) -> frozenset[str] | None:
