@@ -1,6 +1,7 @@
 """Tasks as seqio sees them, and preparation inside this process (seqio takes ten seconds to import, once)."""
 
 import filecmp
+import json
 import sys
 
 import numpy as np
@@ -262,3 +263,30 @@ def test_store_keeps_groups_of_catalogs(tmp_path):
     shared = np.intersect1d(stores["en"].group, stores["de"].group)
     assert len(shared) > 500
     assert min(stores["en"].group) >= 0
+
+
+def test_seqio_tasks_carry_fields(tmp_path):
+    """A live task has a feature for each field, and a task of the user's own may have them too."""
+    seqio, tasks = (pytest.importorskip(name) for name in ("seqio", "xalign_jax.tasks"))
+    path = tmp_path / "a.jsonl"
+    rows = [{"text": f"Ada {i}", "l": i % 2, "s": [[0, 3, "PER"]]} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks.register_jsonl("with_fields", {"en": str(path)}, label="l", spans="s")
+    reader = tasks.open_task("with_fields")
+    assert reader.fields == ("label", "spans")
+    live = seqio.get_mixture_or_task("with_fields").get_dataset(sequence_length=None, split="train", shuffle=False)
+    documents = [example.document for example in reader.read("train")]
+    for row, document in zip(live.as_numpy_iterator(), documents, strict=True):
+        assert (row["text"].decode(), row["label"].decode()) == (document.text, document.label)
+        assert json.loads(row["spans"]) == [[0, 3, "PER"]]
+    # The same features, registered by somebody else.
+    seqio.TaskRegistry.add(
+        "foreign_fields",
+        source=seqio.get_mixture_or_task("with_fields").source,
+        preprocessors=[],
+        output_features=seqio.get_mixture_or_task("with_fields").output_features,
+        metric_fns=[],
+    )
+    foreign = tasks.open_task("foreign_fields")
+    assert foreign.fields == reader.fields
+    assert [example.document for example in foreign.read("train")] == documents

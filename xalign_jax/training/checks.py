@@ -20,7 +20,7 @@ from xalign_jax.data.store import store
 from xalign_jax.data.text.readers import fields_of, languages_of
 from xalign_jax.data.tokens.vocabulary import clone_name
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Batch, Objective, Probe, ProbedRun, Tree
+from xalign_jax.interfaces import Batch, Feed, Objective, Probe, ProbedRun, Tree
 from xalign_jax.models.model import Model, Params
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
 from xalign_jax.runtime import sharding
