@@ -16,6 +16,7 @@ from xalign_jax.data.tokens.backends import Bytes, Ids, SentencePieces, train_se
 from xalign_jax.data.tokens.segmenter import BORDER, mark_borders
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
+from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 from xalign_jax.preparing import open_task
 
 pytest.importorskip("icu4py")
@@ -126,6 +127,11 @@ def test_a_vocabulary_of_another_icu_is_refused(cut, tmp_path):
     file.write_text(file.read_text().replace('"icu": "', '"icu": "0.'))
     with pytest.raises(UserError, match=r"found by ICU 0\..*install the version of icu4py"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_vocabulary_that_cuts_is_not_exported(cut, tmp_path):
+    with pytest.raises(UserError, match="it cuts text where ICU finds words"):
+        write_tokenizers(cut, tmp_path, causal=True, max_length=8, languages=["ja"])
 
 
 def test_cut_pieces_need_the_setting(cut):
