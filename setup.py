@@ -10,6 +10,7 @@ GIN = sorted({str(path.parent.relative_to(ROOT / "gin") / "*.gin") for path in (
 DEMO = ["django>=5.2,<6", "babel==2.18.0"]
 FORMATS = ["lxml>=5", "polib>=1.2", "zstandard>=0.23", "pyarrow>=17"]
 CLEAN = ["py3langid>=0.4"]
+WORDS = ["icu4py>=1.2"]
 HF = ["torch>=2.8", "transformers>=5.0", "sentence-transformers>=5.0"]
 
 setup(
@@ -53,12 +54,14 @@ setup(
         "demo": DEMO,
         "formats": FORMATS,
         "clean": CLEAN,
+        "words": WORDS,
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
         "test": [
             *DEMO,
             *FORMATS,
             *HF,
             *CLEAN,
+            *WORDS,
             "pytest",
             "pytest-xdist",
             "pytest-timeout",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import tensorflow as tf
 
 from xalign_jax.data.store.prepare import prepare_vocabulary
 from xalign_jax.data.store.store import cache_dir
-from xalign_jax.data.text.files import Document, Split
+from xalign_jax.data.text.fields import FIELDS, RANGES, VALUES, ranges, value
+from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.readers import Example
+from xalign_jax.data.text.split import Split
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError, one_line
 from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
@@ -47,6 +49,17 @@ class TaskReader:
         return list(found.tasks) if isinstance(found, seqio.Mixture) else [found]
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of documents that any of the tasks declares: as a source, or by a feature of this name."""
+        declared: set[str] = set()
+        for task in self.tasks:
+            known = task.output_features if "text" in task.output_features else VALUES
+            declared.update(
+                SOURCES[task.name].fields if task.name in SOURCES else set(known) & set(task.output_features)
+            )
+        return tuple(field for field in FIELDS if field in declared)
+
+    @property
     def share(self) -> float | None:
         """The share of the documents that is meant for validation; None if tasks have their own splits."""
         shares = {SOURCES[task.name].share if task.name in SOURCES else None for task in self.tasks}
@@ -74,6 +87,11 @@ class TaskReader:
             if "targets" not in features:
                 raise UserError(f"Mixture.tasks: {task.name!r} yields neither `text` nor `targets`")
             # Ids are only comparable if both vocabularies are the same SentencePiece model.
+            if tokenizer.vocabulary.words:
+                raise UserError(
+                    f"Mixture.tasks: {task.name!r} comes tokenised, but Vocabulary.words finds words in text; set it to "
+                    "None, or give the task a feature `text`"
+                )
             theirs = getattr(features["targets"].vocabulary, "sp_model", None)
             if theirs is None or theirs != tokenizer.files.get("spm.model"):
                 raise UserError(
@@ -99,8 +117,7 @@ def _divided(task: seqio.Task, split: str) -> Iterator[Example]:
     _download(task)
     if "validation" in task.splits:
         return _read(task, split)
-    splits = Split(functools.partial(_train_documents, task))
-    return (example for example in _read(task, "train") if splits.of(example.document) == split)
+    return Split(functools.partial(_train_documents, task)).select(_read(task, "train"), split)
 
 
 def _of_task(task: str, example: Example) -> Example:
@@ -148,21 +165,42 @@ def _read(task: seqio.Task, split: str) -> Iterator[Example]:
     dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
     if "text" in task.output_features:
         # Other columns are left out: they may have any length, and the rows of a batch must have equal shapes.
-        columns = dataset.map(lambda row: {name: row[name] for name in FEATURES if name in row})
+        known = [field for field in FIELDS if field in task.output_features]
+        columns = dataset.map(lambda row: {name: row[name] for name in (*FEATURES, *known) if name in row})
         # Language and group are optional columns, which are filled in for all n rows.
         for batch in columns.batch(_BATCH).as_numpy_iterator():
             texts, n = batch["text"], len(batch["text"])
             about = (batch.get("language", [_UNKNOWN_LANGUAGE.encode()] * n), batch.get("group_id", [b""] * n))
-            for text, language, group in zip(texts, *about, strict=True):
+            fields = zip(*(batch[field] for field in known), strict=True) if known else [()] * n
+            for text, language, group, cells in zip(texts, *about, fields, strict=True):
                 if text.strip():
-                    yield Example(Document(*(_string(task, cell) for cell in (text, language, group))))
+                    document = Document(*(_string(task, cell) for cell in (text, language, group)))
+                    yield Example(_with_fields(task, document, dict(zip(known, cells, strict=True))))
         return
     # A tokenised task: the text is decoded, and the ids are kept.
     vocabulary = task.output_features["targets"].vocabulary
     for row in dataset.as_numpy_iterator():
         ids = np.asarray(row["targets"], np.int32)
         of = (row.get("language", _UNKNOWN_LANGUAGE.encode()), row.get("group_id", b""))
-        yield Example(Document(vocabulary.decode(ids.tolist()), *(_string(task, cell) for cell in of)), ids)
+        document = Document(vocabulary.decode(ids.tolist()), *(_string(task, cell) for cell in of))
+        cells = {field: row[field] for field in VALUES if field in task.output_features}
+        yield Example(_with_fields(task, document, cells), ids)
+
+
+def _with_fields(task: seqio.Task, document: Document, cells: Mapping[str, Any]) -> Document:
+    """The document with fields: strings or whole numbers; ranges are strings of JSON."""
+    place = f"Mixture.tasks: {task.name!r}"
+    if not cells:
+        return document
+    found: dict[str, Any] = {}
+    for field, cell in cells.items():
+        cell = _string(task, cell) if isinstance(cell, bytes) else cell.item()
+        if field in RANGES and not isinstance(cell, str):
+            raise UserError(
+                f"{place}: the feature {field} holds numbers; expected JSON of a list of [start, end, name]"
+            )
+        found[field] = ranges(field, cell, document.text, place) if field in RANGES else value(field, cell, place)
+    return document._replace(**found)
 
 
 def _string(task: seqio.Task, cell: Any) -> str:
@@ -237,7 +275,8 @@ def seqio_task(
     # seqio registers a name once, so the name includes the vocabulary.
     live = f"{found[0].name}_tokenised_{tokenizer.base_fingerprint}"
     if live not in seqio.TaskRegistry.names():
-        native = vocabulary.kind == "sentencepiece"
+        # SentencePiece alone does not find words that no spaces divide.
+        native = vocabulary.kind == "sentencepiece" and not vocabulary.words
         wrapped = seqio.SentencePieceVocabulary(str(directory / "spm.model")) if native else _Wrapped(tokenizer)
         strings = {key: FEATURES[key] for key in ("language", "group_id")}
         seqio.TaskRegistry.add(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from xalign_jax.data.text.files import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles, resolve
+from xalign_jax.data.text.fields import FIELDS
+from xalign_jax.data.text.files import AlignedLines, Document, JsonLines, MultiwayTsv, Source, TextFiles, resolve
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.readers import SourceReader
 from xalign_jax.errors import UserError, one_line
@@ -26,25 +28,32 @@ FEATURES = {"text": _STRING, "language": _STRING, "group_id": _STRING}
 def register_source(name: str, source: Source) -> None:
     """Register a source as a task with the splits train and validation (see `files.Split`)."""
     reader = SourceReader(source)
+    features = FEATURES | dict.fromkeys(reader.fields, _STRING)
 
     def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
         def batches() -> Iterator[dict[str, tuple[str, ...]]]:
-            found = (example.document for example in reader.read(split))
+            found = (_strings(example.document, reader.fields) for example in reader.read(split))
             while batch := list(itertools.islice(found, _BATCH)):
-                yield dict(zip(FEATURES, zip(*batch, strict=True), strict=True))
+                yield dict(zip(features, zip(*batch, strict=True), strict=True))
 
         # Python yields batches, which is much faster than single rows; seqio sees single rows.
-        columns = {key: tf.TensorSpec((None,), tf.string) for key in FEATURES}
+        columns = {key: tf.TensorSpec((None,), tf.string) for key in features}
         return tf.data.Dataset.from_generator(batches, output_signature=columns).unbatch()
 
     seqio.TaskRegistry.add(
         name,
         source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
         preprocessors=[],
-        output_features=FEATURES,
+        output_features=features,
         metric_fns=[],
     )
     SOURCES[name] = reader
+
+
+def _strings(document: Document, fields: Sequence[str]) -> tuple[str, ...]:
+    """A document's features: text, language, group and fields. Ranges are strings of JSON."""
+    cells = (getattr(document, field) for field in fields)
+    return (*document[:3], *(cell or "" if not isinstance(cell, tuple) else json.dumps(cell) for cell in cells))
 
 
 def _files(files: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -72,9 +81,17 @@ def register_pairs(name: str, files: Mapping[str, str]) -> None:
     register_source(name, AlignedLines(_files(files)))
 
 
-def register_jsonl(name: str, files: Mapping[str, str], text="text", language="language", group="group_id") -> None:
-    """Register files of JSON objects, one on each line, with these keys. The file's language is the default."""
-    register_source(name, JsonLines(_files(files), text, language, group))
+def register_jsonl(
+    name: str, files: Mapping[str, str], text="text", language="language", group="group_id", **fields: str
+) -> None:
+    """Register files of JSON objects, one on each line, with these keys. The file's language is the default.
+
+    Args:
+      fields: the key of each field: label, provenance, spans, roles.
+    """
+    if unknown := [field for field in fields if field not in FIELDS]:
+        raise UserError(f"register_jsonl({name!r}): {unknown[0]} is no field; known: {', '.join(FIELDS)}")
+    register_source(name, JsonLines(_files(files), text, language, group, tuple(fields.items())))
 
 
 def register_tfds(name: str, datasets: Mapping[str, str], text: str = "text", data_dir: str | None = None) -> None:

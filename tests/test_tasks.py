@@ -1,6 +1,7 @@
 """Tasks as seqio sees them, and preparation inside this process (seqio takes ten seconds to import, once)."""
 
 import filecmp
+import json
 import sys
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from xalign_jax.data.store import prepare as preparation
 from xalign_jax.data.store.prepare import _cut, run
-from xalign_jax.data.store.store import Vocabulary, open_stores, open_tokenizer, store_info
+from xalign_jax.data.store.store import Texts, Vocabulary, open_stores, open_tokenizer, store_info
 from xalign_jax.errors import UserError
 from xalign_jax.preparing import open_task
 
@@ -37,7 +38,7 @@ def text_task(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cache(text_task, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    run(SMALL, [text_task], [], folder, open_task)
+    run(Texts(SMALL, [text_task], folder), [], open_task)
     return folder
 
 
@@ -55,7 +56,7 @@ def test_tasks_yield_text_language_group(text_task):
 
 
 def test_two_preparations_are_bit_equal(text_task, cache, tmp_path):
-    run(SMALL, [text_task], [], tmp_path, open_task)
+    run(Texts(SMALL, [text_task], tmp_path), [], open_task)
     files = sorted(p.relative_to(cache) for kind in ("stores", "vocabularies") for p in (cache / kind).rglob("*.*"))
     assert len(files) > 20
     _, mismatch, errors = filecmp.cmpfiles(cache, tmp_path, [str(f) for f in files], shallow=False)
@@ -64,12 +65,12 @@ def test_two_preparations_are_bit_equal(text_task, cache, tmp_path):
 
 def test_live_task_gives_the_ids_of_the_store(text_task, cache):
     for vocabulary in (SMALL, Vocabulary(kind="bytes")):
-        run(vocabulary, [text_task], [], cache, open_task)
+        run(Texts(vocabulary, [text_task], cache), [], open_task)
         live = tasks.seqio_task(text_task, vocabulary, cache=cache)
         dataset = live.get_dataset(sequence_length=None, split="validation", shuffle=False)
         rows = [(r["language"].decode(), tuple(r["targets"].tolist())) for r in dataset.as_numpy_iterator()]
         stored = []
-        for language, s in open_stores(vocabulary, text_task, cache)["validation"].items():
+        for language, s in open_stores(Texts(vocabulary, [text_task], cache), text_task)["validation"].items():
             stored += [
                 (language, tuple(s.tokens[a:b].tolist())) for a, b in zip(s.offsets, s.offsets[1:], strict=False)
             ]
@@ -111,7 +112,7 @@ def test_names_nobody_registered(tmp_path):
     with pytest.raises(UserError, match=r"no seqio task 'docs_fr'.*docs_en.*Recipe\.modules"):
         tasks.open_task("docs_fr")
     with pytest.raises(UserError, match=r"Recipe\.modules: cannot import 'no_such_module'"):
-        run(SMALL, ["docs_en"], ["no_such_module"], tmp_path, open_task)
+        run(Texts(SMALL, ["docs_en"], tmp_path), ["no_such_module"], open_task)
     with pytest.raises(UserError, match=r"tfds:LANGUAGE=c4"):
         tasks.open_task("tfds:c4")
     with pytest.raises(UserError, match=r"names a language twice"):
@@ -131,9 +132,9 @@ def test_tfds(tmp_path, monkeypatch):
     splits = {name: tfds.core.SplitInfo(name=name, **sizes) for name in ("train", "validation", "test")}
     monkeypatch.setattr(tfds.core.DatasetInfo, "splits", splits)
     with tfds.testing.mock_data(num_examples=40, as_dataset_fn=examples):
-        run(Vocabulary(kind="bytes"), ["tfds:wiki40b/en"], [], tmp_path, open_task)
-    tokenizer = open_tokenizer(Vocabulary(kind="bytes"), ["tfds:wiki40b/en"], tmp_path)
-    stores = open_stores(Vocabulary(kind="bytes"), "tfds:wiki40b/en", tmp_path)
+        run(Texts(Vocabulary(kind="bytes"), ["tfds:wiki40b/en"], tmp_path), [], open_task)
+    tokenizer = open_tokenizer(Texts(Vocabulary(kind="bytes"), ["tfds:wiki40b/en"], tmp_path))
+    stores = open_stores(Texts(Vocabulary(kind="bytes"), ["tfds:wiki40b/en"], tmp_path), "tfds:wiki40b/en")
     s = stores["validation"]["en"]
     assert tokenizer.decode(s.tokens[: s.offsets[1]]).startswith("Title ")
     assert "_START_" not in tokenizer.decode(s.tokens)
@@ -160,21 +161,24 @@ def test_tokenised_tasks(cache, text_task, tmp_path):
     model = next((cache / "vocabularies").rglob("spm.model"))
     tokenised_task("tokenised_of_tests", model)
     same = Vocabulary(path=str(model))
-    run(same, ["tokenised_of_tests"], [], tmp_path, open_task)
-    s = open_stores(same, "tokenised_of_tests", tmp_path)["train"]["und"]
-    tokenizer = open_tokenizer(same, ["tokenised_of_tests"], tmp_path)
+    run(Texts(same, ["tokenised_of_tests"], tmp_path), [], open_task)
+    s = open_stores(Texts(same, ["tokenised_of_tests"], tmp_path), "tokenised_of_tests")["train"]["und"]
+    tokenizer = open_tokenizer(Texts(same, ["tokenised_of_tests"], tmp_path))
     assert (s.tokens[s.offsets[1:] - 1] == tokenizer.eos).all()
     assert not (s.tokens[s.offsets[1:] - 2] == tokenizer.eos).any()
     assert len(s.group) == 28  # two of thirty stand in validation too
-    assert store_info(same, "tokenised_of_tests", tmp_path)["dropped_as_validation_text"] == 2
+    assert (
+        store_info(Texts(same, ["tokenised_of_tests"], tmp_path), "tokenised_of_tests")["dropped_as_validation_text"]
+        == 2
+    )
     with pytest.raises(UserError, match=r"another vocabulary"):
-        run(Vocabulary(kind="bytes"), ["tokenised_of_tests"], [], tmp_path, open_task)
+        run(Texts(Vocabulary(kind="bytes"), ["tokenised_of_tests"], tmp_path), [], open_task)
 
 
 def test_what_runs_compare_outlives_the_format_of_the_cache(text_task, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "FORMAT", 99)
-    run(SMALL, [text_task], [], tmp_path, open_task)
-    before, after = (store_info(SMALL, text_task, folder) for folder in (cache, tmp_path))
+    run(Texts(SMALL, [text_task], tmp_path), [], open_task)
+    before, after = (store_info(Texts(SMALL, [text_task], folder), text_task) for folder in (cache, tmp_path))
     assert after["format"] == 99 != before["format"] and after["fingerprint"] == before["fingerprint"]
 
 
@@ -189,7 +193,7 @@ def test_vocabulary_needs_an_end(tmp_path, cache, text_task):
     )
     (tmp_path / "m.model").write_bytes(out.getvalue())
     with pytest.raises(UserError, match=r"no end-of-sequence piece"):
-        run(Vocabulary(path=str(tmp_path / "m.model")), [text_task], [], tmp_path, open_task)
+        run(Texts(Vocabulary(path=str(tmp_path / "m.model")), [text_task], tmp_path), [], open_task)
 
 
 def test_long_lines_are_cut_for_training():
@@ -204,8 +208,8 @@ def test_a_document_of_nothing_but_an_invisible_character_is_an_empty_one(text_t
     """SentencePiece normalises it away; Python does not call it white space."""
     (tmp_path / "en.txt").write_text("\n".join(["A line of text."] * 3 + ["\u200b", "Another."]))
     name = f"lines:en={tmp_path}/en.txt"
-    run(SMALL, [name, text_task], [], tmp_path, open_task)
-    stores = open_stores(SMALL, name, tmp_path, [name, text_task])
+    run(Texts(SMALL, [name, text_task], tmp_path), [], open_task)
+    stores = open_stores(Texts(SMALL, [name, text_task], tmp_path), name)
     lengths = np.concatenate([np.diff(split["en"].offsets) for split in stores.values()])
     assert lengths.min() == 1 and lengths.max() > 1  # its eos stands alone
 
@@ -227,9 +231,11 @@ seqio.TaskRegistry.add("own_of_tests", source=source, preprocessors=[rows], outp
     for end in ("!", "???"):
         (tmp_path / "own_module.py").write_text(module.format(end=end, path=tmp_path / "text.txt"))
         sys.modules.pop("own_module", None)
-        run(Vocabulary(kind="bytes"), ["own_of_tests"], ["own_module"], tmp_path, open_task)
-        tokens = open_stores(Vocabulary(kind="bytes"), "own_of_tests", tmp_path)["train"]["en"].tokens
-        found.append(open_tokenizer(Vocabulary(kind="bytes"), ["own_of_tests"], tmp_path).decode(tokens))
+        run(Texts(Vocabulary(kind="bytes"), ["own_of_tests"], tmp_path), ["own_module"], open_task)
+        tokens = open_stores(Texts(Vocabulary(kind="bytes"), ["own_of_tests"], tmp_path), "own_of_tests")["train"][
+            "en"
+        ].tokens
+        found.append(open_tokenizer(Texts(Vocabulary(kind="bytes"), ["own_of_tests"], tmp_path)).decode(tokens))
     assert "!" in found[0] and "?" not in found[0] and "???" in found[1]
 
 
@@ -241,9 +247,9 @@ def test_groups_of_the_tasks_of_a_mixture_are_their_own(tmp_path):
             f"{name}_of_tests", {language: str(tmp_path / f"{name}.{language}") for language in ("en", "de")}
         )
     seqio.MixtureRegistry.add("both_of_tests", ["first_of_tests", "second_of_tests"], default_rate=1.0)
-    run(Vocabulary(kind="bytes"), ["both_of_tests"], [], tmp_path, open_task)
-    tokenizer = open_tokenizer(Vocabulary(kind="bytes"), ["both_of_tests"], tmp_path)
-    stores = open_stores(Vocabulary(kind="bytes"), "both_of_tests", tmp_path)["train"]
+    run(Texts(Vocabulary(kind="bytes"), ["both_of_tests"], tmp_path), [], open_task)
+    tokenizer = open_tokenizer(Texts(Vocabulary(kind="bytes"), ["both_of_tests"], tmp_path))
+    stores = open_stores(Texts(Vocabulary(kind="bytes"), ["both_of_tests"], tmp_path), "both_of_tests")["train"]
     texts: dict[int, set[str]] = {}
     for s in stores.values():
         for group, start, end in zip(s.group, s.offsets[:-1], s.offsets[1:], strict=True):
@@ -252,8 +258,35 @@ def test_groups_of_the_tasks_of_a_mixture_are_their_own(tmp_path):
 
 
 def test_store_keeps_groups_of_catalogs(tmp_path):
-    run(Vocabulary(kind="bytes"), ["catalogs"], [], tmp_path, open_task)
-    stores = open_stores(Vocabulary(kind="bytes"), "catalogs", tmp_path)["train"]
+    run(Texts(Vocabulary(kind="bytes"), ["catalogs"], tmp_path), [], open_task)
+    stores = open_stores(Texts(Vocabulary(kind="bytes"), ["catalogs"], tmp_path), "catalogs")["train"]
     shared = np.intersect1d(stores["en"].group, stores["de"].group)
     assert len(shared) > 500
     assert min(stores["en"].group) >= 0
+
+
+def test_seqio_tasks_carry_fields(tmp_path):
+    """A live task has a feature for each field, and a task of the user's own may have them too."""
+    seqio, tasks = (pytest.importorskip(name) for name in ("seqio", "xalign_jax.tasks"))
+    path = tmp_path / "a.jsonl"
+    rows = [{"text": f"Ada {i}", "l": i % 2, "s": [[0, 3, "PER"]]} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks.register_jsonl("with_fields", {"en": str(path)}, label="l", spans="s")
+    reader = tasks.open_task("with_fields")
+    assert reader.fields == ("label", "spans")
+    live = seqio.get_mixture_or_task("with_fields").get_dataset(sequence_length=None, split="train", shuffle=False)
+    documents = [example.document for example in reader.read("train")]
+    for row, document in zip(live.as_numpy_iterator(), documents, strict=True):
+        assert (row["text"].decode(), row["label"].decode()) == (document.text, document.label)
+        assert json.loads(row["spans"]) == [[0, 3, "PER"]]
+    # The same features, registered by somebody else.
+    seqio.TaskRegistry.add(
+        "foreign_fields",
+        source=seqio.get_mixture_or_task("with_fields").source,
+        preprocessors=[],
+        output_features=seqio.get_mixture_or_task("with_fields").output_features,
+        metric_fns=[],
+    )
+    foreign = tasks.open_task("foreign_fields")
+    assert foreign.fields == reader.fields
+    assert [example.document for example in foreign.read("train")] == documents

@@ -185,10 +185,13 @@ class Feed:
     Attributes:
       length: T, the tokens of a row.
       language_types: batches have token `types`: the number of each token's language.
+      fields: the fields of documents that the feed reads from stores, such as "label" (`data.text.fields.FIELDS`). A
+        recipe whose tasks do not declare them is refused.
     """
 
     length: int
     language_types: bool = False
+    fields: tuple[str, ...] = ()
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError if the recipe lacks something that the feed reads.

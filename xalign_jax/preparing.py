@@ -12,7 +12,7 @@ from typing import Any
 
 from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.store import prepare
-from xalign_jax.data.store.store import CACHE_ERROR, USER_ERROR
+from xalign_jax.data.store.store import CACHE_ERROR, USER_ERROR, Texts
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 
@@ -28,7 +28,7 @@ def main(argument: str) -> None:
     try:
         vocabulary = Vocabulary(**request["vocabulary"])
         cleaning = Cleaning(**request["cleaning"]) if request.get("cleaning") else None
-        prepare.run(vocabulary, request["tasks"], request["modules"], cache, open_task, cleaning)
+        prepare.run(Texts(vocabulary, request["tasks"], cache, cleaning), request["modules"], open_task)
     except UserError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(USER_ERROR)

@@ -8,7 +8,8 @@ import numpy as np
 
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.store.store import Store
-from xalign_jax.data.tokens.words import is_unspaced
+from xalign_jax.data.tokens.segmenter import is_unspaced
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 
 SPECIALS = ("<pad>", "</s>", "<unk>", "<s>", "<mask>")
 
@@ -17,6 +18,7 @@ class FakeTokenizer:
     """Greedy longest match over the pieces; a space becomes "▁"; specials shared by the clones."""
 
     pad, eos, unk, bos, mask = range(5)
+    vocabulary = Vocabulary(kind="bytes")
 
     def __init__(self, pieces: list[str], clones: int = 0, punctuation: str = ".,()") -> None:
         self.pieces = [*SPECIALS, *punctuation, *pieces]

@@ -14,7 +14,7 @@ import pytest
 
 from xalign_jax import preparing
 from xalign_jax.data.store import cache, store
-from xalign_jax.data.store.store import Vocabulary, open_stores, open_tokenizer, prepare
+from xalign_jax.data.store.store import Texts, Vocabulary, open_stores, open_tokenizer, prepare
 from xalign_jax.errors import UserError
 
 VOCABULARY = Vocabulary(size=300, model_type="bpe")
@@ -75,13 +75,13 @@ def whole(tmp_path_factory) -> tuple[Path, str]:
     task = f"text:en={folder}/en.txt"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "run", process)
-        prepare(VOCABULARY, [task], cache=folder / "cache")
+        prepare(Texts(VOCABULARY, [task], folder / "cache"))
     return folder / "cache", task
 
 
 def find(place: Path, task: str, name: str) -> Path:
     if name.startswith("index/"):
-        return store.index_file(place, VOCABULARY, [task], task if "store" in name else None)
+        return Texts(VOCABULARY, [task], place).index_file(task if "store" in name else None)
     (file,) = place.glob(name)
     return file
 
@@ -101,11 +101,14 @@ def test_what_is_damaged_is_made_again(whole, name: str, damage: Callable[[Path]
     file = find(copy, task, name)
     damage(file)
     monkeypatch.setattr(subprocess, "run", process)
-    prepare(VOCABULARY, [task], cache=copy)
-    assert open_tokenizer(VOCABULARY, [task], copy).fingerprint == open_tokenizer(VOCABULARY, [task], place).fingerprint
-    for split, languages in open_stores(VOCABULARY, task, place).items():
+    prepare(Texts(VOCABULARY, [task], copy))
+    assert (
+        open_tokenizer(Texts(VOCABULARY, [task], copy)).fingerprint
+        == open_tokenizer(Texts(VOCABULARY, [task], place)).fingerprint
+    )
+    for split, languages in open_stores(Texts(VOCABULARY, [task], place), task).items():
         for language, before in languages.items():
-            after = open_stores(VOCABULARY, task, copy)[split][language]
+            after = open_stores(Texts(VOCABULARY, [task], copy), task)[split][language]
             assert after.fingerprint == before.fingerprint
             for array in store.ARRAYS:
                 np.testing.assert_array_equal(getattr(after, array), getattr(before, array))
@@ -115,7 +118,7 @@ def test_what_is_damaged_is_made_again(whole, name: str, damage: Callable[[Path]
         named = made if file.name == cache.SEAL else file  # another checksum belies another file
         assert str(named) in said and f"making {made} again" in said
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("the cache is not whole"))
-    prepare(VOCABULARY, [task], cache=copy)
+    prepare(Texts(VOCABULARY, [task], copy))
 
 
 @pytest.mark.parametrize("damage", DAMAGES[:-1], ids=lambda damage: damage.__name__)
@@ -125,8 +128,8 @@ def test_without_preparation_a_damaged_file_is_named(whole, name: str, damage: C
     copy = Path(shutil.copytree(place, tmp_path / "cache"))
     damage(find(copy, task, name))
     with contextlib.suppress(UserError):
-        open_tokenizer(VOCABULARY, [task], copy)
-        open_stores(VOCABULARY, task, copy)
+        open_tokenizer(Texts(VOCABULARY, [task], copy))
+        open_stores(Texts(VOCABULARY, [task], copy), task)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +142,7 @@ def test_half_a_surrogate_pair_is_damage(whole, old: str, new: str, tmp_path):
     file = find(copy, task, "stores/*/store.json")
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(UserError) as refused:
-        open_stores(VOCABULARY, task, copy)
+        open_stores(Texts(VOCABULARY, [task], copy), task)
     assert str(refused.value).startswith(f"{file}: damaged ('utf-8' codec can't encode character")
     assert "\n" not in str(refused.value) and str(refused.value).encode()
 

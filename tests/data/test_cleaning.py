@@ -13,7 +13,7 @@ from xalign_jax.data.cleaning import identify, lengths, minhash
 from xalign_jax.data.cleaning.comparable import comparable
 from xalign_jax.data.cleaning.reader import EXAMPLES, CleanReader, lines
 from xalign_jax.data.cleaning.settings import Cleaning
-from xalign_jax.data.store.store import open_stores, open_tokenizer, prepare, store_directory, store_info
+from xalign_jax.data.store.store import Texts, open_stores, open_tokenizer, prepare, store_info
 from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.readers import Example
 from xalign_jax.data.tokens.vocabulary import Vocabulary
@@ -245,15 +245,15 @@ def tsv(tmp_path_factory):
 
 
 def test_cleaned_stores_are_stores_of_their_own(tsv, tmp_path, capfd):
-    prepare(BYTES, [tsv], cache=tmp_path)
-    before = store_info(BYTES, tsv, tmp_path)
+    prepare(Texts(BYTES, [tsv], tmp_path))
+    before = store_info(Texts(BYTES, [tsv], tmp_path), tsv)
     cleaning = Cleaning()
-    prepare(BYTES, [tsv], cache=tmp_path, cleaning=cleaning)
-    assert store_info(BYTES, tsv, tmp_path) == before
-    assert not (store_directory(BYTES, tsv, tmp_path) / "cleaning.json").exists()
+    prepare(Texts(BYTES, [tsv], tmp_path, cleaning=cleaning))
+    assert store_info(Texts(BYTES, [tsv], tmp_path), tsv) == before
+    assert not (Texts(BYTES, [tsv], tmp_path).directory(tsv) / "cleaning.json").exists()
     assert f"{tsv}: en: " in capfd.readouterr().err
-    stores = open_stores(BYTES, tsv, tmp_path, cleaning=cleaning)
-    tokenizer = open_tokenizer(BYTES, [tsv], tmp_path, cleaning)
+    stores = open_stores(Texts(BYTES, [tsv], tmp_path, cleaning=cleaning), tsv)
+    tokenizer = open_tokenizer(Texts(BYTES, [tsv], tmp_path, cleaning=cleaning))
     texts = [
         tokenizer.decode(s.tokens[a:b])
         for s in (stores[split]["en"] for split in ("train", "validation"))
@@ -261,16 +261,16 @@ def test_cleaned_stores_are_stores_of_their_own(tsv, tmp_path, capfd):
     ]
     assert len(texts) == len(set(texts)) == 75
     assert sum(len(stores[split]["de"].group) for split in stores) == 100
-    folder = store_directory(BYTES, tsv, tmp_path, cleaning=cleaning)
+    folder = Texts(BYTES, [tsv], tmp_path, cleaning=cleaning).directory(tsv)
     assert stores["train"]["en"].fingerprint != before["fingerprint"]
     report = json.loads((folder / "cleaning.json").read_text())
     dropped = [report["documents"][split].get("en", {}).get("exact", 0) for split in ("validation", "train")]
     assert 0 < sum(dropped) <= 25 and report["settings"]["exact"] is True
     other = Cleaning(whole_groups=True)
-    prepare(BYTES, [tsv], cache=tmp_path, cleaning=other)
-    assert store_directory(BYTES, tsv, tmp_path, cleaning=other) != folder
+    prepare(Texts(BYTES, [tsv], tmp_path, cleaning=other))
+    assert Texts(BYTES, [tsv], tmp_path, cleaning=other).directory(tsv) != folder
     with pytest.raises(UserError, match="has not been prepared"):
-        open_stores(BYTES, tsv, tmp_path, cleaning=Cleaning(exact=False))
+        open_stores(Texts(BYTES, [tsv], tmp_path, cleaning=Cleaning(exact=False)), tsv)
 
 
 def test_a_vocabulary_is_trained_on_cleaned_text(tmp_path):
@@ -279,8 +279,8 @@ def test_a_vocabulary_is_trained_on_cleaned_text(tmp_path):
     rows = [sentence(rng) for _ in range(200)] + ["Ω" * 300]
     (tmp_path / "en.txt").write_text("\n".join(rows))
     task, small = f"lines:en={tmp_path}/en.txt", Vocabulary(size=400)
-    prepare(small, [task], cache=tmp_path / "cache")
-    prepare(small, [task], cache=tmp_path / "cache", cleaning=Cleaning(longest=200))
-    plain = open_tokenizer(small, [task], tmp_path / "cache")
-    cleaned = open_tokenizer(small, [task], tmp_path / "cache", Cleaning(longest=200))
+    prepare(Texts(small, [task], tmp_path / "cache"))
+    prepare(Texts(small, [task], tmp_path / "cache", cleaning=Cleaning(longest=200)))
+    plain = open_tokenizer(Texts(small, [task], tmp_path / "cache"))
+    cleaned = open_tokenizer(Texts(small, [task], tmp_path / "cache", cleaning=Cleaning(longest=200)))
     assert plain.base_fingerprint != cleaned.base_fingerprint

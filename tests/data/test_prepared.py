@@ -54,7 +54,7 @@ def corpus(tmp_path_factory):
     ]
     (folder / "en.txt").write_text("\n\n".join(lines))
     mixture = Mixture((f"text:en={folder / 'en.txt'}",), {"en": 0.7, "en_clone": 0.2, "facts": 0.1})
-    store.prepare(VOCABULARY, mixture.tasks, cache=folder / "cache")
+    store.prepare(store.Texts(VOCABULARY, mixture.tasks, folder / "cache"))
     return data.load(VOCABULARY, LEXICON, FACTS, [mixture, mixture], cache=folder / "cache"), mixture
 
 

@@ -9,8 +9,9 @@ import pytest
 from xalign_jax.data.lexicon import files as dictionaries
 from xalign_jax.data.lexicon.filenames import named_languages
 from xalign_jax.data.text import catalogs, docstrings, files
-from xalign_jax.data.text.files import AlignedLines, Document, JsonLines, MultiwayTsv, Split, TextFiles
+from xalign_jax.data.text.files import AlignedLines, Document, JsonLines, MultiwayTsv, TextFiles
 from xalign_jax.data.text.names import parse_name
+from xalign_jax.data.text.split import Split
 from xalign_jax.errors import UserError
 
 
@@ -166,8 +167,7 @@ def test_fingerprints_and_stamps_follow_the_file(tmp_path):
 
 def test_split_is_by_group_and_no_text_is_in_both():
     documents = [Document(f"text {i % 700}", lang, f"g{i}") for i in range(2000) for lang in ("en", "de")]
-    split = Split(lambda: documents)
-    sides = [split.of(d) for d in documents]
+    sides = Split(lambda: documents).sides()
     texts = {side: {d.text for d, s in zip(documents, sides, strict=True) if s == side} for side in sides}
     groups = {side: {d.group for d, s in zip(documents, sides, strict=True) if s == side} for side in sides}
     assert not texts["train"] & texts["validation"]
@@ -178,16 +178,15 @@ def test_split_is_by_group_and_no_text_is_in_both():
 
 def test_split_by_text_ignores_case_and_space():
     documents = [Document(f"Text {i}", "en") for i in range(300)] + [Document(f"text  {i}", "en") for i in range(300)]
-    split = Split(lambda: documents)
-    assert [split.of(d) for d in documents[:300]] == [split.of(d) for d in documents[300:]]
+    sides = Split(lambda: documents).sides()
+    assert sides[:300] == sides[300:]
 
 
 def test_every_language_has_validation():
     documents = [Document(t, lang) for lang in ("en", "de") for t in (f"{lang} a", f"{lang} b")] + [Document("x", "fr")]
-    split = Split(lambda: documents)
-    assert [split.of(d) for d in documents[:2]].count("validation") == 1
-    assert [split.of(d) for d in documents[2:4]].count("validation") == 1
-    assert split.of(documents[4]) == "train"
+    sides = Split(lambda: documents).sides()
+    assert sides[:2].count("validation") == sides[2:4].count("validation") == 1
+    assert sides[4] == "train"
 
 
 def test_a_language_of_few_texts_is_not_drawn_whole():
@@ -195,22 +194,19 @@ def test_a_language_of_few_texts_is_not_drawn_whole():
     for number in range(200):
         documents = [Document(f"all of it {number} {i}", "de") for i in range(1 + number % 2)]
         documents += [Document(f"text {i}", "en") for i in range(100)]
-        split = Split(lambda documents=documents: documents)
-        sides = [split.of(document) for document in documents if document.language == "de"]
+        sides = Split(lambda documents=documents: documents).sides()[: 1 + number % 2]
         assert "train" in sides and ("validation" in sides or len(sides) == 1)
 
 
 def test_every_language_keeps_training_text():
     """Groups that are another language's whole training text are not taken, and one group serves all its languages."""
     documents = [Document("a", "en", "1"), Document("b", "en", "2"), Document("c", "de", "1"), Document("d", "de", "3")]
-    split = Split(lambda: documents)
-    sides = {(d.language, split.of(d)) for d in documents}
+    sides = {(d.language, side) for d, side in zip(documents, Split(lambda: documents).sides(), strict=True)}
     assert sides == {(language, side) for language in ("en", "de") for side in ("train", "validation")}
     rng = np.random.default_rng(0)
     groups = {f"l{k}": rng.choice(200, 20, replace=False) for k in range(100)}
     documents = [Document(f"{language} {g}", language, f"g{g}") for language, of in groups.items() for g in of]
-    split = Split(lambda: documents)
-    held_out = [split.of(d) == "validation" for d in documents]
+    held_out = [side == "validation" for side in Split(lambda: documents).sides()]
     assert {d.language for d, out in zip(documents, held_out, strict=True) if out} == set(groups)
     assert np.mean(held_out) < 0.09
 

@@ -10,8 +10,9 @@ from commands import python
 
 from xalign_jax.data.store import store
 from xalign_jax.data.store.cache import make
-from xalign_jax.data.store.prepare import _Writer, split_notes
-from xalign_jax.data.store.store import Mixture, Vocabulary, open_stores, open_tokenizer, prepare, store_info
+from xalign_jax.data.store.prepare import split_notes
+from xalign_jax.data.store.shards import Part, Shards
+from xalign_jax.data.store.store import Mixture, Texts, Vocabulary, open_stores, open_tokenizer, prepare, store_info
 from xalign_jax.data.text.files import JsonLines
 from xalign_jax.errors import RunError, UserError
 
@@ -34,13 +35,13 @@ def cache(tsv, tmp_path_factory):
     """A cache in which two processes prepared the same stores at once."""
     folder = tmp_path_factory.mktemp("cache")
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: prepare(BYTES, [tsv], cache=folder), range(2)))
+        list(pool.map(lambda _: prepare(Texts(BYTES, [tsv], folder)), range(2)))
     return folder
 
 
 def test_documents_survive(cache, tsv):
-    stores = open_stores(BYTES, tsv, cache)
-    tokenizer = open_tokenizer(BYTES, [tsv], cache)
+    stores = open_stores(Texts(BYTES, [tsv], cache), tsv)
+    tokenizer = open_tokenizer(Texts(BYTES, [tsv], cache))
     assert {split: sorted(of) for split, of in stores.items()} == {"train": ["de", "en"], "validation": ["de", "en"]}
     texts = []
     for split in stores.values():
@@ -56,9 +57,9 @@ def test_documents_survive(cache, tsv):
 
 def test_only_large_arrays_keep_a_file_open(cache, tsv, monkeypatch):
     """A hundred languages of five arrays in two splits would take all that a process may open."""
-    small = open_stores(BYTES, tsv, cache)["train"]["en"]
+    small = open_stores(Texts(BYTES, [tsv], cache), tsv)["train"]["en"]
     monkeypatch.setattr(store, "_MAPPED", 1000)
-    large = open_stores(BYTES, tsv, cache)["train"]["en"]
+    large = open_stores(Texts(BYTES, [tsv], cache), tsv)["train"]["en"]
     assert isinstance(large.tokens, np.memmap) and not isinstance(small.tokens, np.memmap)
     for name in store.ARRAYS:
         a, b = getattr(small, name), getattr(large, name)
@@ -66,7 +67,7 @@ def test_only_large_arrays_keep_a_file_open(cache, tsv, monkeypatch):
 
 
 def test_groups_are_dense_per_task_and_splits_disjoint(cache, tsv):
-    stores = open_stores(BYTES, tsv, cache)
+    stores = open_stores(Texts(BYTES, [tsv], cache), tsv)
     groups = {split: set(of["en"].group) | set(of["de"].group) for split, of in stores.items()}
     assert sorted(groups["train"] | groups["validation"]) == list(range(200))
     assert not groups["train"] & groups["validation"]
@@ -75,8 +76,8 @@ def test_groups_are_dense_per_task_and_splits_disjoint(cache, tsv):
 
 
 def test_counts(cache, tsv):
-    counts = store_info(BYTES, tsv, cache)["counts"]
-    stores = open_stores(BYTES, tsv, cache)
+    counts = store_info(Texts(BYTES, [tsv], cache), tsv)["counts"]
+    stores = open_stores(Texts(BYTES, [tsv], cache), tsv)
     for split, languages in counts.items():
         for language, count in languages.items():
             s = stores[split][language]
@@ -93,33 +94,33 @@ def test_nothing_is_left_behind(cache):
 
 def test_prepared_stores_need_no_process(cache, tsv, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a process was started"))
-    prepare(BYTES, [tsv], cache=cache)
-    prepare(Vocabulary(kind="bytes", clones=3, clone_specials=True), [tsv], cache=cache)
+    prepare(Texts(BYTES, [tsv], cache))
+    prepare(Texts(Vocabulary(kind="bytes", clones=3, clone_specials=True), [tsv], cache))
     with pytest.raises(pytest.fail.Exception):
-        prepare(BYTES, [tsv], modules=["somebody"], cache=cache)
+        prepare(Texts(BYTES, [tsv], cache), ["somebody"])
 
 
 def test_clones_share_the_store(cache, tsv):
     cloned = Vocabulary(kind="bytes", clones=1)
-    assert open_tokenizer(cloned, [tsv], cache).clones == 1
-    assert open_stores(cloned, tsv, cache)["train"]["en"].fingerprint == (
-        open_stores(BYTES, tsv, cache)["train"]["en"].fingerprint
+    assert open_tokenizer(Texts(cloned, [tsv], cache)).clones == 1
+    assert open_stores(Texts(cloned, [tsv], cache), tsv)["train"]["en"].fingerprint == (
+        open_stores(Texts(BYTES, [tsv], cache), tsv)["train"]["en"].fingerprint
     )
 
 
 def test_a_changed_file_is_seen(cache, tsv, tmp_path):
-    assert store._is_prepared(cache, BYTES, [tsv], [])
+    assert store._is_prepared(Texts(BYTES, [tsv], cache), [])
     make(tmp_path / "made", lambda folder: (folder / "file").write_text("whole"))
     path = tmp_path / "a.txt"
     path.write_text("text")
     entry = {"directory": "made", "stamps": [store_stamp(path)], "modules": []}
     for task in (None, f"text:en={path}"):
-        file = store.index_file(tmp_path, BYTES, [f"text:en={path}"], task)
+        file = Texts(BYTES, [f"text:en={path}"], tmp_path).index_file(task)
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(entry))
-    assert store._is_prepared(tmp_path, BYTES, [f"text:en={path}"], [])
+    assert store._is_prepared(Texts(BYTES, [f"text:en={path}"], tmp_path), [])
     path.write_text("other text")
-    assert not store._is_prepared(tmp_path, BYTES, [f"text:en={path}"], [])
+    assert not store._is_prepared(Texts(BYTES, [f"text:en={path}"], tmp_path), [])
 
 
 def store_stamp(path):
@@ -147,7 +148,7 @@ def test_a_split_far_from_what_was_meant_is_told_with_its_figures():
 
 def test_preparing_a_file_without_a_blank_line_says_so(tmp_path, capfd):
     (tmp_path / "en.txt").write_text("one line\nanother line\n" * 50)
-    prepare(BYTES, [f"text:en={tmp_path}/en.txt"], cache=tmp_path / "cache")
+    prepare(Texts(BYTES, [f"text:en={tmp_path}/en.txt"], tmp_path / "cache"))
     assert f"text:en={tmp_path}/en.txt: all text in en is one document" in capfd.readouterr().err
 
 
@@ -156,13 +157,13 @@ def test_a_cache_that_cannot_be_written_is_named(tsv, tmp_path):
     with pytest.raises(
         RunError, match=rf"{tmp_path}/file: File exists; the cache is {tmp_path}/file \(\$XALIGN_CACHE\)"
     ):
-        prepare(BYTES, [tsv], cache=tmp_path / "file")
+        prepare(Texts(BYTES, [tsv], tmp_path / "file"))
 
 
 def test_errors_come_through_the_process(tmp_path):
     (tmp_path / "bad.tsv").write_text("1\ta\nno tab\n")
     with pytest.raises(UserError, match=r"bad\.tsv:2: expected id<TAB>text"):
-        prepare(BYTES, [f"tsv:en={tmp_path}/bad.tsv"], cache=tmp_path / "cache")
+        prepare(Texts(BYTES, [f"tsv:en={tmp_path}/bad.tsv"], tmp_path / "cache"))
 
 
 def test_validation_text_of_one_task_is_not_in_the_training_of_another(tmp_path):
@@ -170,15 +171,17 @@ def test_validation_text_of_one_task_is_not_in_the_training_of_another(tmp_path)
     for language in ("en", "de"):
         (tmp_path / f"p.{language}").write_text("".join(f"{language} number {i}\n" for i in range(300)))
     tasks = [f"pairs:en={tmp_path}/p.en,de={tmp_path}/p.de", f"lines:en={tmp_path}/p.en"]
-    prepare(BYTES, tasks, cache=tmp_path / "cache")
-    stores = {task: open_stores(BYTES, task, tmp_path / "cache", tasks) for task in tasks}
+    prepare(Texts(BYTES, tasks, tmp_path / "cache"))
+    stores = {task: open_stores(Texts(BYTES, tasks, tmp_path / "cache"), task) for task in tasks}
     for one, other in (tasks, tasks[::-1]):
         held_out = set(stores[one]["validation"]["en"].text_hash.tolist())
         assert held_out and not held_out & set(stores[other]["train"]["en"].text_hash.tolist())
-    dropped = [store_info(BYTES, task, tmp_path / "cache", tasks)["dropped_as_validation_text"] for task in tasks]
+    dropped = [
+        store_info(Texts(BYTES, tasks, tmp_path / "cache"), task)["dropped_as_validation_text"] for task in tasks
+    ]
     assert all(dropped)
-    prepare(BYTES, tasks[:1], cache=tmp_path / "cache")  # alone it keeps them
-    alone = open_stores(BYTES, tasks[0], tmp_path / "cache")["train"]["en"]
+    prepare(Texts(BYTES, tasks[:1], tmp_path / "cache"))  # alone it keeps them
+    alone = open_stores(Texts(BYTES, [tasks[0]], tmp_path / "cache"), tasks[0])["train"]["en"]
     assert len(alone.offsets) == len(stores[tasks[0]]["train"]["en"].offsets) + dropped[0]
 
 
@@ -189,20 +192,21 @@ def test_a_language_is_no_path(language, tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=r"a\.jsonl:2: .* is no name for a language"):
         list(JsonLines((("en", str(tmp_path / "a.jsonl")),)).documents())
+    part = Part([], ["en", language])
     with pytest.raises(UserError, match="which is no name for a language"):
-        _Writer(tmp_path, language, np.uint16)
+        Shards(tmp_path, ()).write("train", 0, part, "")
 
 
 def test_without_tasks(tmp_path):
-    prepare(BYTES, [], cache=tmp_path)
-    assert open_tokenizer(BYTES, [], tmp_path).base_size == 261
+    prepare(Texts(BYTES, [], tmp_path))
+    assert open_tokenizer(Texts(BYTES, [], tmp_path)).base_size == 261
     with pytest.raises(UserError, match=r"Vocabulary\.path"):
-        prepare(Vocabulary(), [], cache=tmp_path)
+        prepare(Texts(Vocabulary(), [], tmp_path))
 
 
 def test_unprepared_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"xalign data prepare"):
-        open_stores(BYTES, "docs_en", tmp_path)
+        open_stores(Texts(BYTES, ["docs_en"], tmp_path), "docs_en")
 
 
 def test_mixture_takes_lists():
@@ -230,4 +234,4 @@ def test_preparing_files_loads_no_tensorflow(tsv, tmp_path):
     request = {"vocabulary": {"kind": "bytes"}, "tasks": [tsv], "modules": [], "cache": str(tmp_path)}
     code = f"import json, sys; from xalign_jax.preparing import main; main(json.dumps({request})); {WITHOUT}"
     assert python("-c", code).returncode == 0
-    assert len(open_stores(BYTES, tsv, tmp_path)["train"]["de"].tokens)
+    assert len(open_stores(Texts(BYTES, [tsv], tmp_path), tsv)["train"]["de"].tokens)

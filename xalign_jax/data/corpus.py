@@ -13,7 +13,7 @@ import numpy as np
 from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.lexicon.facts import Facts, FactTable, build_facts
 from xalign_jax.data.lexicon.lexicon import Lexicon, LexiconTable, build_lexicon
-from xalign_jax.data.store.store import Mixture, Store, Stores, canonical_task, open_stores, open_tokenizer
+from xalign_jax.data.store.store import Mixture, Store, Stores, Texts, canonical_task, open_stores, open_tokenizer
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
 from xalign_jax.errors import UserError
 
@@ -31,6 +31,8 @@ class Member:
       text: the base language, or "facts". Members with equal `text` share one cursor.
       tokens: arrays of base ids, (N,) each; every document ends with eos.
       offsets: for each of these arrays, (D + 1,) int64: document d is tokens[offsets[d]:offsets[d + 1]].
+      starts: for each of these arrays `Store.word_start`.
+      chosen: for each of these arrays (D,) bool, the documents that are read; None = all.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Member:
     text: str
     tokens: tuple[np.ndarray, ...]
     offsets: tuple[np.ndarray, ...]
+    starts: tuple[np.ndarray | None, ...]
+    chosen: tuple[np.ndarray | None, ...]
 
     @property
     def size(self) -> int:
@@ -103,12 +107,14 @@ class Corpus:
         for base in sorted(set(mixture.languages or texts) & set(texts)):
             tokens = tuple(np.asarray(store.tokens) for store in texts[base])
             offsets = tuple(np.asarray(store.offsets) for store in texts[base])
+            starts = tuple(store.word_start for store in texts[base])
+            chosen = tuple(store.selected(mixture.where) for store in texts[base])
             names = [clone_name(base, k) for k in range(self.tokenizer.clones + 1)]
-            members += [Member(name, name, k, base, tokens, offsets) for k, name in enumerate(names)]
+            members += [Member(name, name, k, base, tokens, offsets, starts, chosen) for k, name in enumerate(names)]
         # The facts are one more text. They are written in the lexicon's source language, which may be a clone.
         if self.facts is not None and self.lexicon is not None and split == "train":
             language = self.lexicon.languages[0]
-            facts = (self.facts.tokens,), (self.facts.offsets,)
+            facts = (self.facts.tokens,), (self.facts.offsets,), (None,), (None,)
             members.append(Member(FACTS, language, clone_index(language)[1], FACTS, *facts))
         # Rates name members, so names must be unique: a text's language could be called like a clone.
         for name, times in Counter(member.name for member in members).items():
@@ -155,7 +161,5 @@ def open_texts(
 ) -> Corpus:
     """The vocabulary and the stores that `store.prepare` wrote for the mixtures' tasks, without lexicon and facts."""
     tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
-    tokenizer = open_tokenizer(vocabulary, tasks, cache, cleaning)
-    # All tasks are named with each store: a store depends on the validation texts of the others.
-    stores = {task: open_stores(vocabulary, task, cache, tasks, cleaning) for task in tasks}
-    return Corpus(tokenizer, stores, None, None)
+    texts = Texts(vocabulary, tasks, cache, cleaning)
+    return Corpus(open_tokenizer(texts), {task: open_stores(texts, task) for task in tasks}, None, None)

@@ -12,12 +12,14 @@ from xalign_jax.data.feeds.codeswitch import build_table
 from xalign_jax.data.feeds.packing import ranges
 from xalign_jax.data.lexicon.entries import REASONS
 from xalign_jax.data.lexicon.lexicon import LexiconTable
-from xalign_jax.data.store.store import training_stores
+from xalign_jax.data.store.store import BORDERS, Store, training_stores
+from xalign_jax.data.text.fields import RANGES
 from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.data.tokens.words import split_words, word_flags
 from xalign_jax.interfaces import Batches
 
 SAMPLE_TOKENS = 1_000_000  # running tokens of a text in which words are counted
+_NAMES = 8  # labels or names of ranges that are shown
 
 
 class TextCount(NamedTuple):
@@ -50,7 +52,7 @@ def counts(corpus: Corpus) -> list[TextCount]:
             len(store.offsets) - 1,
             len(store.tokens),
             int(store.utf8_bytes.sum(dtype=np.int64)),
-            *_words(np.asarray(store.tokens[:SAMPLE_TOKENS]), flags),
+            *_words(store, flags),
         )
         for task, splits in corpus.stores.items()
         for split, languages in splits.items()
@@ -58,9 +60,16 @@ def counts(corpus: Corpus) -> list[TextCount]:
     ]
 
 
-def _words(tokens: np.ndarray, flags: np.ndarray) -> tuple[int, int]:
-    """How many words tokens (N,) hold, and how many of the tokens these take. `flags`: of `word_flags`."""
-    begins, ordinary = split_words(flags.take(tokens[None]))
+def _sample(store: Store) -> tuple[np.ndarray, np.ndarray | None]:
+    """(1, N) first tokens of a text, and which of them begin a word where the store knows it: (1, N) bool."""
+    starts = None if store.word_start is None else np.asarray(store.word_start[:SAMPLE_TOKENS])[None]
+    return np.asarray(store.tokens[:SAMPLE_TOKENS])[None], starts
+
+
+def _words(store: Store, flags: np.ndarray) -> tuple[int, int]:
+    """How many words a text's first tokens hold, and how many tokens these words take. `flags`: of `word_flags`."""
+    tokens, starts = _sample(store)
+    begins, ordinary = split_words(flags.take(tokens), starts)
     if not ordinary.any():
         return 0, 0
     # A word goes to where the next one, or a token that is no word, begins.
@@ -102,6 +111,39 @@ def groups(found: Mapping[str, Mapping[int, int]]) -> list[str]:
         f"groups of {task} by number of languages: " + ", ".join(f"{n}: {times:,}" for n, times in sizes.items())
         for task, sizes in found.items()
         if set(sizes) - {1}
+    ]
+
+
+def fields(corpus: Corpus) -> list[str]:
+    """A line for each language and field: documents of each label and provenance, ranges of each name."""
+    lines = []
+    for task, splits in corpus.stores.items():
+        for split, languages in splits.items():
+            for language, store in languages.items():
+                for field, known in store.tables.items():
+                    column = np.asarray(store.fields[field])
+                    # Ranges begin at tokens with an odd tag: 1, 3, 5, ... stand for names 0, 1, 2, ...
+                    numbers = column[column % 2 == 1] // 2 if field in RANGES else column[column >= 0]
+                    times = np.bincount(numbers, minlength=len(known)).tolist()
+                    shown = {name: count for name, count in zip(known, times, strict=True) if count}
+                    if field not in RANGES and (without := len(column) - len(numbers)):
+                        shown["none"] = without
+                    most = sorted(shown.items(), key=lambda item: -item[1])
+                    counts = ", ".join(f"{name} {count:,}" for name, count in most[:_NAMES]) or "none"
+                    more = f" and {len(most) - _NAMES} more" if len(most) > _NAMES else ""
+                    lines.append(f"{field} ({task}, {split}, {language}): {counts}{more}")
+    return lines
+
+
+def borders(corpus: Corpus) -> list[str]:
+    """A line for each language with words that no spaces divide: how many borders between its words are found."""
+    every, found = BORDERS
+    return [
+        f"words ({task}, {language}): of {count[every]:,} borders between words that no space divides, "
+        f"{count[found] / count[every]:.1%} lie between two tokens"
+        for task, splits in corpus.stores.items()
+        for language, store in splits["train"].items()
+        if every in (count := store.counts)
     ]
 
 
@@ -147,8 +189,9 @@ def coverage(corpus: Corpus) -> float | None:
     if table is None or not stores:
         return None
     # One row (1, N) of text -> the keys in it -> (N,) bool: tokens that lie in a key.
-    base = np.asarray(stores[0].tokens[:SAMPLE_TOKENS])[None].astype(np.int32)
-    begins, ordinary = split_words(table.flags.take(base))
+    tokens, starts = _sample(stores[0])
+    base = tokens.astype(np.int32)
+    begins, ordinary = split_words(table.flags.take(base), starts)
     at, n, _ = table.read(base, begins, np.flatnonzero(ordinary), np.zeros(1, np.int64))
     # A key of several words covers all of them.
     inside = np.zeros(base.size, bool)

@@ -17,10 +17,10 @@ from jax.sharding import Mesh
 
 from xalign_jax.data import corpus as data
 from xalign_jax.data.store import store
-from xalign_jax.data.text.readers import languages_of
+from xalign_jax.data.text.readers import fields_of, languages_of
 from xalign_jax.data.tokens.vocabulary import clone_name
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Batch, Objective, Probe, ProbedRun, Tree
+from xalign_jax.interfaces import Batch, Feed, Objective, Probe, ProbedRun, Tree
 from xalign_jax.models.model import Model, Params
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
 from xalign_jax.runtime import sharding
@@ -69,8 +69,24 @@ def _check_stage(recipe: Recipe, stage: Stage) -> None:
             )
         # Each feed knows which data it reads, each probe which models it can measure.
         stream.feed.check(stream.mixture, recipe.lexicon is not None)
+        if stream.mixture is not None:
+            _check_fields(stream.name, stream.feed, stream.mixture)
     for probe in stage.probes:
         probe.check_model(recipe.model)
+
+
+def _check_fields(name: str, feed: Feed, mixture: store.Mixture) -> None:
+    """Check that tasks declare the fields that a stream reads, as far as their names say which they declare."""
+    asked = {f"{type(feed).__name__} reads": feed.fields, "Mixture.where names": [field for field, _ in mixture.where]}
+    for task in mixture.tasks:
+        declared = fields_of(task)
+        for who, fields in asked.items():
+            for field in fields if declared is not None else ():
+                if field not in (declared or ()):
+                    raise UserError(
+                        f"{name}: {who} the field {field!r}, which the task {task!r} does not declare "
+                        f"({', '.join(declared or ()) or 'it declares none'}); add {field}=KEY to its name"
+                    )
 
 
 def _check_languages(recipe: Recipe, mixture: store.Mixture) -> None:

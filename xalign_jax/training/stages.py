@@ -72,7 +72,7 @@ def prepare_data(recipe: Recipe) -> None:
     for path in [] if recipe.lexicon is None else recipe.lexicon.paths:
         next(read_lines(resolve(path if isinstance(path, str) else path[0])))
     tasks = list(dict.fromkeys(task for mixture in mixtures(recipe) for task in mixture.tasks))
-    store.prepare(recipe.vocabulary, tasks, recipe.modules, cleaning=recipe.cleaning)
+    store.prepare(store.Texts(recipe.vocabulary, tasks, cleaning=recipe.cleaning), recipe.modules)
 
 
 def load_data(recipe: Recipe) -> data.Corpus:

@@ -29,10 +29,10 @@ def _prepared() -> tuple[str, dict[str, bytes], str]:
             (folder / f"{language}.tsv").write_text(FORMS["tsv"](texts))
         task = f"tsv:en={folder}/en.tsv,de={folder}/de.tsv"
         with contextlib.redirect_stderr(io.StringIO()):
-            prepare.run(VOCABULARY, [task], [], folder / "cache", open_task)
+            prepare.run(store.Texts(VOCABULARY, [task], folder / "cache"), [], open_task)
         files = [path for path in (folder / "cache").rglob("*") if path.is_file() and path.name != "lock"]
         contents = {str(path.relative_to(folder / "cache")): path.read_bytes() for path in files}
-        return task, contents, _digest(store.open_stores(VOCABULARY, task, folder / "cache"))
+        return task, contents, _digest(store.open_stores(store.Texts(VOCABULARY, [task], folder / "cache"), task))
 
 
 def _digest(stores: dict[str, dict[str, store.Store]]) -> str:
@@ -46,8 +46,8 @@ def _digest(stores: dict[str, dict[str, store.Store]]) -> str:
 
 def _read(folder: Path) -> str:
     """What the stores hold, without looking at their seals."""
-    store.open_tokenizer(VOCABULARY, [_prepared()[0]], folder)
-    return _digest(store.open_stores(VOCABULARY, _prepared()[0], folder))
+    store.open_tokenizer(store.Texts(VOCABULARY, [_prepared()[0]], folder))
+    return _digest(store.open_stores(store.Texts(VOCABULARY, [_prepared()[0]], folder), _prepared()[0]))
 
 
 def _sealed(folder: Path) -> str:

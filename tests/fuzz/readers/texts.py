@@ -13,8 +13,9 @@ from pathlib import Path
 import zstandard
 
 from fuzz.harness import Reader
-from xalign_jax.data.text.files import Document, Split, is_language
+from xalign_jax.data.text.files import Document, is_language
 from xalign_jax.data.text.names import parse_name
+from xalign_jax.data.text.split import Split
 
 ENGLISH = [
     "The cat sleeps.",
@@ -66,9 +67,7 @@ def _read(kind: str, suffix: str, folder: Path) -> list[Document]:
     spelled = parse_name(f"{kind}:" + ",".join(f"{language}={folder}/{language}.txt{suffix}" for language in TEXTS))
     assert spelled is not None
     documents = list(spelled[1].documents())
-    split = Split(lambda: documents)
-    for document in documents:
-        split.of(document)
+    Split(lambda: documents)
     return documents
 
 

@@ -140,7 +140,7 @@ def _stats(recipe: Recipe, options: argparse.Namespace, bindings: list[str]) -> 
     data = corpus.open_texts(recipe.vocabulary, stages.mixtures(recipe), cleaning=recipe.cleaning)
     counts, groups = statistics.counts(data), statistics.parallelism(data)
     show(statistics.texts(data, counts))
-    show(statistics.groups(groups))
+    show([*statistics.groups(groups), *statistics.fields(data), *statistics.borders(data)])
     duplicates = stored.duplicates(data.tokenizer, data.stores)
     show(stored.table(duplicates))
     found: dict[str, Any] = {

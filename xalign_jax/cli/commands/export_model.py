@@ -62,7 +62,7 @@ def _validation_texts(model_dir: Path, tokenizer: Tokenizer) -> list[np.ndarray]
     """Token ids of three validation texts in each language of the run, or why there are none. Prepares no text."""
     from xalign_jax import config
     from xalign_jax.data.corpus import Corpus
-    from xalign_jax.data.store.store import open_stores, open_tokenizer
+    from xalign_jax.data.store.store import Texts, open_stores, open_tokenizer
     from xalign_jax.interop.verify import Missing
     from xalign_jax.recipe import Recipe
     from xalign_jax.training import stages
@@ -75,10 +75,10 @@ def _validation_texts(model_dir: Path, tokenizer: Tokenizer) -> list[np.ndarray]
         (recipe,) = config.load([str(model_dir / "config.gin")], [], (Recipe,))
         mixtures = stages.mixtures(recipe)
         tasks = list(dict.fromkeys(task for mixture in mixtures for task in mixture.tasks))
-        stores = {task: open_stores(recipe.vocabulary, task, tasks=tasks, cleaning=recipe.cleaning) for task in tasks}
+        prepared = Texts(recipe.vocabulary, tasks, cleaning=recipe.cleaning)
+        stores = {task: open_stores(prepared, task) for task in tasks}
         # Stores that were prepared again since training hold other token ids.
-        prepared = open_tokenizer(recipe.vocabulary, tasks, cleaning=recipe.cleaning)
-        if prepared.base_fingerprint != tokenizer.base_fingerprint:
+        if open_tokenizer(prepared).base_fingerprint != tokenizer.base_fingerprint:
             return Missing("prepared with another vocabulary since")
         for mixture in mixtures:
             # The first three documents of each language, in its clone's spelling.

@@ -58,6 +58,11 @@ class CleanReader:
         self._reader.check_vocabulary(tokenizer)
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of documents that the other reader declares."""
+        return self._reader.fields
+
+    @property
     def share(self) -> float | None:
         """The share of the documents that is meant for validation, before any is dropped."""
         return self._reader.share

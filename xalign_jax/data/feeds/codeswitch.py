@@ -196,7 +196,7 @@ def unswitched(tokens: np.ndarray) -> Switched:
 
 def switch(
     base: np.ndarray, tokens: np.ndarray, valid: np.ndarray, keys: np.ndarray, language: np.ndarray,
-    *, table: Table, config: Switch, length: int, pad: int,
+    *, table: Table, config: Switch, length: int, pad: int, starts: np.ndarray | None = None,
 ) -> Switched:  # fmt: skip
     """Switches words of rows of L = length + slack read tokens, and cuts the rows to `length`.
 
@@ -208,9 +208,10 @@ def switch(
       language: (B,) int64 index of the row's language in the table; -1 = no word of the row is switched.
       config: its rate is above 0.
       pad: the id that fills positions.
+      starts: (B, L) bool, the tokens that begin words; None if the vocabulary alone tells.
     """
     # (B,L) bool: where words begin, and which of these words can be drawn.
-    begins, ordinary = split_words(table.flags.take(base))
+    begins, ordinary = split_words(table.flags.take(base), starts)
     ordinary &= (language >= 0)[:, None]
     # (B,): where the last word begins. It may go on past the read tokens, so it is never switched.
     last = base.shape[1] - 1 - np.argmax(begins[:, ::-1], axis=1)

@@ -23,6 +23,7 @@ class Members:
       texts: one member of each text.
       key: (C,) uint64, the key that each text's orders are drawn from.
       tokens: the token arrays of all texts, one text after another.
+      starts: for each of them `Store.word_start`.
       arrays: (C + 1,) int64, text c has tokens[arrays[c]] to tokens[arrays[c + 1] - 1].
     """
 
@@ -38,6 +39,7 @@ class Members:
         self.texts = list(texts.values())
         self.key = np.stack([hash64(seed, "text", text) for text in texts])
         self.tokens = [tokens for member in self.texts for tokens in member.tokens]
+        self.starts = [starts for member in self.texts for starts in member.starts]
         self.arrays = np.cumsum([0, *(len(member.tokens) for member in self.texts)])
 
     def blocks(self, seed: int) -> Blocks:

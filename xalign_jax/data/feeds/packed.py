@@ -195,7 +195,7 @@ def _examples(feed: Any, corpus: Corpus, mixture: Mixture | None, seed: int, spl
     # Without the pivot's text, and without any two texts of one group, there is no pair.
     if feed.pivot is not None and feed.pivot not in known:
         raise UserError(f"{name}.pivot = {feed.pivot!r}: the mixture's {split} text is in {', '.join(known) or 'none'}")
-    pairs = Pairs(stores, feed.pivot) if stores else None
+    pairs = Pairs(stores, feed.pivot, mixture.where) if stores else None
     if pairs is None or not len(pairs.group):
         raise UserError(
             f"Mixture.tasks = {mixture.tasks}: no {split} text has a translation in these tasks, which a {name} needs; "

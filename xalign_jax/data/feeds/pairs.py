@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,29 +22,33 @@ class Pieces:
     """Documents cut into pieces of at most `most` tokens. Every piece is an item and comes once in an epoch.
 
     The mixture's rates are shares of items. A language and its clones share one cursor, so no piece comes in two
-    languages within an epoch. Empty documents are left out and counted.
+    languages within an epoch. Empty documents are left out and counted, and so are those that `Mixture.where` leaves out.
     """
 
     unit = "texts"
     units = 1
 
     def __init__(self, members: Sequence[Member], mixture: Mixture, most: int, seed: int) -> None:
-        pieces = {member.name: sum(int(_cuts(o, most).sum()) for o in member.offsets) for member in members}
+        pieces = {member.name: sum(int(_cuts(s, most).sum()) for s in _sizes(member)) for member in members}
         self.rows = member_rows(pieces, mixture, only_explicit=(FACTS,))
         self._most, self._members = most, Members(members, self.rows, seed)
         self.languages, self.tokens = self._members.languages, self._members.tokens
         # (D,) documents of all arrays: first token, tokens without eos. `_first` (D + 1,): each document's first piece.
         offsets = [offsets for member in self._members.texts for offsets in member.offsets]
         self._starts = np.concatenate([offset[:-1] for offset in offsets])
-        self._sizes = np.concatenate([np.diff(offset) for offset in offsets]) - 1
+        sizes = [size for member in self._members.texts for size in _sizes(member)]
+        self._sizes = np.concatenate(sizes)
         self._store_documents = np.cumsum([0, *(len(offset) - 1 for offset in offsets)])
-        self._first = np.cumsum(np.concatenate([[0], *(_cuts(offset, most) for offset in offsets)]))
+        self._first = np.cumsum(np.concatenate([[0], *(_cuts(size, most) for size in sizes)]))
         # (C + 1,): the first piece of each text, by way of its first token array and that array's first document.
         first = self._first[self._store_documents[self._members.arrays]]
         self._pieces = pieces
         self._epochs = Epochs(self._members.blocks(seed), first[:-1], np.diff(first), self._members.key)
-        empty = int(np.count_nonzero(self._sizes == 0))
-        self.report = {"documents": len(self._sizes) - empty, "pieces": int(self._first[-1]), "empty": empty}
+        every = int(np.count_nonzero(np.concatenate([np.diff(offset) for offset in offsets]) > 1))
+        used = int(np.count_nonzero(self._sizes))
+        self.report = {"documents": used, "pieces": int(self._first[-1]), "empty": len(self._sizes) - every}
+        if mixture.where:
+            self.report["left out by Mixture.where"] = every - used
 
     def drawn_by(self, mixture: Mixture) -> Pieces:
         """A copy that draws the same members at other rates."""
@@ -73,9 +78,15 @@ def _with_rows(epochs: Epochs, names: tuple[str, ...], rows: MemberRows) -> Epoc
     return dataclasses.replace(epochs, blocks=dataclasses.replace(epochs.blocks, counts=counts, start=rows.start))
 
 
-def _cuts(offsets: np.ndarray, most: int) -> np.ndarray:
-    """(D,) int64: pieces of each document, without its eos. `offsets` is (D + 1,)."""
-    return -(-(np.diff(offsets) - 1) // most)
+def _sizes(member: Member) -> list[np.ndarray]:
+    """For each array of a member (D,) int64: tokens of each document without its eos, 0 for those that are not read."""
+    sizes = [np.diff(offsets) - 1 for offsets in member.offsets]
+    return [s if c is None else np.where(c, s, 0) for s, c in zip(sizes, member.chosen, strict=True)]
+
+
+def _cuts(sizes: np.ndarray, most: int) -> np.ndarray:
+    """(D,) int64: pieces of documents of (D,) tokens."""
+    return -(-sizes // most)
 
 
 class Pairs:
@@ -93,7 +104,7 @@ class Pairs:
       per_language: (L,) int64, documents of each language.
     """
 
-    def __init__(self, stores: Sequence[Store], pivot: str | None) -> None:
+    def __init__(self, stores: Sequence[Store], pivot: str | None, where: Any = ()) -> None:
         self.tokens = [np.asarray(store.tokens) for store in stores]
         self.languages = tuple(sorted({store.language for store in stores}))
         self._pivot = -1 if pivot is None else self.languages.index(pivot)
@@ -103,12 +114,17 @@ class Pairs:
         count = [len(store.offsets) - 1 for store in stores]
         language = np.repeat([self.languages.index(store.language) for store in stores], count)
         # Documents that count -> their numbers, sorted by group and, within a group, by language.
-        used = (size > 0) & (group >= 0)
+        chosen = [store.selected(where) for store in stores]
+        left_out = np.concatenate([np.zeros(n, bool) if c is None else ~c for n, c in zip(count, chosen, strict=True)])
+        used = (size > 0) & (group >= 0) & ~left_out
         used[used] = _translated(group[used], language[used], self._pivot)
         order = np.flatnonzero(used)
         order = order[np.lexsort((language[order], group[order]))]
-        empty = int(np.count_nonzero(size == 0))
-        self.report = {"documents": len(order), "empty": empty, "without translation": len(used) - empty - len(order)}
+        empty = int(np.count_nonzero((size == 0) & ~left_out))
+        alone = int(np.count_nonzero(~left_out)) - empty - len(order)
+        self.report = {"documents": len(order), "empty": empty, "without translation": alone}
+        if where:
+            self.report["left out by Mixture.where"] = int(np.count_nonzero(left_out))
         self.store = np.repeat(np.arange(len(stores)), count)[order]
         self.start = np.concatenate([store.offsets[:-1] for store in stores])[order]
         self.text = np.concatenate([store.text_hash for store in stores])[order]

@@ -21,6 +21,7 @@ from xalign_jax.data.feeds.packing import Batch, blank
 from xalign_jax.data.feeds.words import PieceFeed, WordFeed
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.sampling.mixing import Epochs, member_rows
+from xalign_jax.data.tokens.words import split_words
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batches, Feed
 from xalign_jax.recipe import at_least_one, freeze
@@ -54,9 +55,17 @@ class WindowFeed(Feed):
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
-        reads(self, mixture)
+        self._check_where(reads(self, mixture))
         if self.switch is not None and not lexicon:
             raise UserError("WindowFeed.switch needs Recipe.lexicon")
+
+    @staticmethod
+    def _check_where(mixture: Mixture) -> None:
+        if mixture.where:
+            raise UserError(
+                "Mixture.where: a WindowFeed reads a task's text from end to end and cannot leave documents out; use a "
+                "TextFeed, or write the documents into a file of their own"
+            )
 
     def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> Windows:
         """The feed over a mixture, `rows` rows a step.
@@ -66,6 +75,7 @@ class WindowFeed(Feed):
             switch with.
         """
         mixture = reads(self, mixture)
+        self._check_where(mixture)
         members = corpus.members(mixture, split)
         # Rates are shares of rows, and all rows have the same length, so members count by their tokens.
         sizes = {member.name: member.size for member in members}
@@ -195,7 +205,7 @@ class Windows(Batches):
             language = self._switching.language[member]
             found = switch(
                 base, tokens, valid, keys, language, table=self._switching.table, config=self._switching.config,
-                length=self.length + 1, pad=self._pad,
+                length=self.length + 1, pad=self._pad, starts=self._starts(base, store, start),
             )  # fmt: skip
         else:
             found = unswitched(tokens)
@@ -217,6 +227,23 @@ class Windows(Batches):
             for row in np.flatnonzero((store == number) & (valid < size)):
                 base[row, : valid[row]] = tokens[start[row] :]
         return base, valid
+
+    def _starts(self, base: np.ndarray, store: np.ndarray, start: np.ndarray) -> np.ndarray | None:
+        """Which tokens of `_read` begin words, (B, L) bool; None if the vocabulary alone tells.
+
+        Args:
+          base: (B, L) base ids.   store, start: (B,).
+        """
+        if self._switching is None or all(starts is None for starts in self._members.starts):
+            return None
+        # Texts without the column (facts) are split by their pieces. Past the end of a store all is standalone.
+        found, _ = split_words(self._switching.table.flags.take(base))
+        for row, (number, first) in enumerate(zip(store.tolist(), start.tolist(), strict=True)):
+            starts = self._members.starts[number]
+            if starts is not None:
+                own = starts[first : first + base.shape[1]]
+                found[row, : len(own)] = own
+        return found
 
     def _shift(self, found: Switched, k: np.ndarray) -> Batch:
         """(B, T + 1) -> decoder arrays (B, T): position t sees inputs up to t and predicts token t + 1.

@@ -40,7 +40,7 @@ def count_types(stores: Iterable[Store], tokenizer: Tokenizer, max_tokens: int) 
     """The types of the ordinary words (neither specials nor punctuation) of up to `max_tokens` tokens, with counts."""
     flags = word_flags(tokenizer)
     factors = hash64("types", np.arange(max_tokens + 1)) | np.uint64(1)
-    parts = [_count(tokens, flags, factors) for tokens in _chunks(stores)]
+    parts = [_count(tokens, starts, flags, factors) for tokens, starts in _chunks(stores)]
     if not parts:
         return WordTypes(np.zeros((0, max_tokens), np.int32), np.zeros(0, np.int64))
     # Types of all chunks -> (K,) distinct hashes with summed counts, sorted by falling count, then ids.
@@ -60,9 +60,9 @@ def count_keys(stores: Iterable[Store], keys: Keys, max_tokens: int) -> tuple[np
       (K,) int64, and a number.
     """
     counts, total = np.zeros(len(keys.hashes), np.int64), 0
-    for tokens in _chunks(stores):
+    for tokens, starts in _chunks(stores):
         base = tokens[None]
-        begins, ordinary = split_words(keys.flags.take(base))
+        begins, ordinary = split_words(keys.flags.take(base), starts)
         _, _, key = keys.read(base, begins, np.flatnonzero(ordinary), np.zeros(1, np.int64))
         counts += np.bincount(key, minlength=len(counts))
         # (W,) starts of words -> a word's length is the distance to the next one; the chunk's last word is not counted.
@@ -79,14 +79,18 @@ def token_shares(stores: Iterable[Store], tokenizer: Tokenizer) -> np.ndarray:
     return counts / max(int(counts.sum()), 1)
 
 
-def _chunks(stores: Iterable[Store]) -> Iterator[np.ndarray]:
-    """The tokens that are counted, (n,) with n of at most `_CHUNK` at a time."""
+def _chunks(stores: Iterable[Store]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The tokens that are counted, (n,) with n of at most `_CHUNK` at a time, and their `Store.word_start` (1, n)."""
     for store in stores:
         for start in range(0, min(len(store.tokens), SAMPLE), _CHUNK):
-            yield np.asarray(store.tokens[start : start + _CHUNK])
+            tokens = np.asarray(store.tokens[start : start + _CHUNK])
+            starts = store.word_start
+            yield tokens, None if starts is None else np.asarray(starts[start : start + len(tokens)])[None]
 
 
-def _count(tokens: np.ndarray, flags: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _count(
+    tokens: np.ndarray, starts: np.ndarray | None, flags: np.ndarray, factors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The types of one chunk (n,): hashes (K,) uint64, ids (K, max_tokens) int32, counts (K,) int64.
 
     A word that the chunk's end cuts is left out, as is a longer word.
@@ -94,7 +98,7 @@ def _count(tokens: np.ndarray, flags: np.ndarray, factors: np.ndarray) -> tuple[
     Args:
       factors: (max_tokens + 1,) uint64, see `hash_words`.
     """
-    begins, ordinary = split_words(flags.take(tokens)[None])
+    begins, ordinary = split_words(flags.take(tokens)[None], starts)
     n, words = read_words(tokens[None], begins, np.flatnonzero(ordinary), len(factors) - 1)
     words = words[n > 0]
     hashes, first, counts = np.unique(

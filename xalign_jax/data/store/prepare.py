@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import fcntl
 import functools
@@ -12,21 +11,25 @@ import importlib.metadata
 import itertools
 import json
 import os
+import shutil
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from xalign_jax.data.cleaning.reader import CleanReader, lines
-from xalign_jax.data.cleaning.settings import Cleaning
+from xalign_jax.data.store.assemble import assemble
 from xalign_jax.data.store.cache import damage, make
-from xalign_jax.data.store.store import FORMAT, canonical_task, index_file
-from xalign_jax.data.text.files import is_language, keyed_hash, normal_text, stamp_file
+from xalign_jax.data.store.columns import Encoder, field_columns
+from xalign_jax.data.store.shards import delete_shards, open_shards
+from xalign_jax.data.store.store import FORMAT, Texts, canonical_task
+from xalign_jax.data.store.tokenise import SPLITS, ChangedError, Found, tokenise
+from xalign_jax.data.text.fields import tables as field_tables
+from xalign_jax.data.text.files import keyed_hash, normal_text, stamp_file, stamp_package
 from xalign_jax.data.text.readers import source_reader
+from xalign_jax.data.tokens import segmenter
 from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
@@ -36,8 +39,6 @@ from xalign_jax.recipe import resolve
 _CONTENT = 2
 SAMPLE_BYTES = 12_000_000  # of text that a vocabulary is trained on, in equal shares of the languages
 _SENTENCE_BYTES = 4000  # SentencePiece skips longer sentences
-_SPLITS = ("validation", "train")
-_BATCH = 1024
 _FAR = 3  # if a split has more than this many times the validation text that was meant, a line says so
 _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 
@@ -45,43 +46,39 @@ _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 OpenTask = Callable[[str, str], Any]
 
 
-def run(
-    vocabulary: Vocabulary,
-    tasks: Sequence[str],
-    modules: Sequence[str],
-    cache: Path,
-    open_task: OpenTask,
-    cleaning: Cleaning | None = None,
-) -> None:
-    """Prepare the vocabulary and the stores of `tasks`, and write the index.
+def run(texts: Texts, modules: Sequence[str], open_task: OpenTask) -> None:
+    """Prepare the vocabulary and the stores of a recipe's tasks, and write the index.
+
+    With cleaning, texts are dropped before a vocabulary is trained on the others.
 
     Args:
-      cleaning: which texts are dropped, before a vocabulary is trained on the others; None = none.
       open_task: opens a task that is no file, from its name and a hash of the code of the user's modules.
 
     Raises:
       UserError: bad settings, files or modules.
       OSError: files of the cache cannot be read or written.
     """
+    cache, vocabulary, tasks = texts.folder, texts.vocabulary, texts.tasks
     # Stamps come first: a file that changes while it is read leaves an outdated stamp, and is read again next time.
     readers, stamps = _open_tasks(tasks, modules, open_task) if tasks else ({}, [])
-    if cleaning is not None:
-        readers = {task: CleanReader(reader, cleaning) for task, reader in readers.items()}
+    if texts.cleaning is not None:
+        readers = {task: CleanReader(reader, texts.cleaning) for task, reader in readers.items()}
     with _locked(cache):
         # The vocabulary depends on the texts only if it is trained.
         directory, tokenizer = prepare_vocabulary(vocabulary, list(readers.values()), cache)
         of_vocabulary = [] if vocabulary.path is None else _path_stamps(vocabulary.path)
         if vocabulary.trained:
             of_vocabulary = stamps
-        _write_index(index_file(cache, vocabulary, tasks, None, cleaning), cache, directory, of_vocabulary, modules)
+        if vocabulary.words:
+            of_vocabulary = [*of_vocabulary, stamp_package("icu4py")]
+        _write_index(texts.index_file(None), cache, directory, of_vocabulary, modules)
         prints = {task: reader.fingerprint() for task, reader in readers.items()}
         # Validation texts of each task are read only if a store must be made, and then once.
         held_out = functools.cache(lambda task: _validation_texts(readers[task]))
         for task, reader in readers.items():
             reader.check_vocabulary(tokenizer)
             store = prepare_store(task, reader, tokenizer, cache, prints, held_out)
-            file = index_file(cache, vocabulary, tasks, task, cleaning)
-            _write_index(file, cache, store, [*of_vocabulary, *stamps], modules)
+            _write_index(texts.index_file(task), cache, store, [*of_vocabulary, *stamps], modules)
 
 
 def _open_tasks(
@@ -146,7 +143,10 @@ def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Pa
       UserError: the vocabulary's file cannot be read, or there is no text to train on.
     """
     # Clones do not count: stores hold base ids.
-    base = Vocabulary(vocabulary.kind, vocabulary.path, vocabulary.size, vocabulary.model_type, vocabulary.lowercase)
+    base = Vocabulary(
+        vocabulary.kind, vocabulary.path, vocabulary.size, vocabulary.model_type, vocabulary.lowercase,
+        words=vocabulary.words,
+    )  # fmt: skip
     folder = cache / "vocabularies"
     if not vocabulary.trained:
         tokenizer = Tokenizer.of(base)
@@ -158,18 +158,24 @@ def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Pa
             )
         # A trained vocabulary is identified by its settings and its texts, without training it.
         prints = sorted(reader.fingerprint() for reader in readers)
-        directory = folder / _hash(base.size, base.model_type, base.lowercase, prints)
+        words = [base.words, segmenter.version()] if base.words else []
+        directory = folder / _hash(base.size, base.model_type, base.lowercase, prints, *words)
         if damage(directory) is None:
             return directory, Tokenizer.load(directory)
         print(f"training a vocabulary of {base.size} pieces", file=sys.stderr)
-        model = train_sentencepiece(_sample(readers), base.size, base.model_type, base.lowercase)
+        sentences = _sample(readers, bool(base.words))
+        model = train_sentencepiece(sentences, base.size, base.model_type, base.lowercase, bool(base.words))
         tokenizer = Tokenizer(SentencePieces(model), base)
     make(directory, tokenizer.save)
     return directory, tokenizer
 
 
-def _sample(readers: Sequence[Any]) -> list[str]:
-    """Sorted lines to train on: each language gives the texts of smallest hash, up to its share of SAMPLE_BYTES."""
+def _sample(readers: Sequence[Any], borders: bool) -> list[str]:
+    """Sorted lines to train on: each language gives the texts of smallest hash, up to its share of SAMPLE_BYTES.
+
+    Args:
+      borders: mark borders between words in scripts without spaces.
+    """
     kept: dict[str, dict[int, str]] = {}
     sizes: dict[str, int] = {}
     for example in itertools.chain.from_iterable(reader.read("train") for reader in readers):
@@ -184,6 +190,8 @@ def _sample(readers: Sequence[Any]) -> list[str]:
     chosen = [t for texts in kept.values() for t in _smallest(texts, SAMPLE_BYTES // len(kept)).values()]
     if not chosen:
         raise UserError("Mixture.tasks: there is no training text to train a vocabulary on")
+    if borders:
+        chosen = list(map(segmenter.mark_borders, chosen))
     return sorted(piece for text in chosen for line in text.splitlines() for piece in _cut(line.strip()) if piece)
 
 
@@ -201,11 +209,11 @@ def _smallest(texts: dict[int, str], budget: int) -> dict[int, str]:
 
 
 def _cut(line: str) -> list[str]:
-    """A line in parts that are short enough for SentencePiece, cut at spaces if there are any."""
+    """A line in parts that are short enough for SentencePiece, cut at spaces or borders if there are any."""
     parts, start, most = [], 0, _SENTENCE_BYTES // 4
     # A quarter of the limit in characters is at most the limit in bytes, since UTF-8 has up to four for each.
     while len(line) - start > _SENTENCE_BYTES or len(line[start:].encode()) > _SENTENCE_BYTES:
-        end = line.rfind(" ", start, start + most)
+        end = max(line.rfind(mark, start, start + most) for mark in (" ", segmenter.BORDER))
         end = end if end > start else start + most
         parts.append(line[start:end])
         start = end
@@ -214,62 +222,13 @@ def _cut(line: str) -> list[str]:
     return [*parts, line[start:]]
 
 
-class _Writer:
-    """Collects the documents of one language of one split, then writes them in shuffled order.
-
-    Tokens go to a file `raw` at once, because they may not fit into memory.
-    """
-
-    def __init__(self, folder: Path, language: str, dtype: type) -> None:
-        if not is_language(language):
-            raise UserError(f"Mixture.tasks: a text is in {language[:60]!r}, which is no name for a language")
-        folder = folder / language
-        folder.mkdir(parents=True)
-        self._folder, self._dtype = folder, dtype
-        self._raw = (folder / "raw").open("w+b")
-        self._columns = {name: array.array("q") for name in ("length", "group", "text_hash", "utf8_bytes")}
-        self._words = 0
-
-    def add(self, ids: np.ndarray, text: str, group: int) -> None:
-        """Add a document: its ids (n,), its text, and the number of its group; -1 = no group."""
-        self._raw.write(ids.astype(self._dtype).tobytes())
-        # One row of the columns: tokens, group, hash of the normalised text, bytes.
-        row = (len(ids), group, zlib.crc32(normal_text(text).encode()), len(text.encode()))
-        for column, value in zip(self._columns.values(), row, strict=True):
-            column.append(value)
-        self._words += len(text.split())
-
-    def finish(self) -> dict[str, int]:
-        """Write the arrays of `store.Store`, and return the counts."""
-        # (D,) columns in the order of `add`; `order` (D,): document `order[d]` of them is document d of the store.
-        columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
-        lengths = columns["length"]
-        starts = np.cumsum(lengths) - lengths
-        order = np.random.default_rng(0).permutation(len(lengths))
-        offsets = np.concatenate([[0], np.cumsum(lengths[order])])
-        self._raw.flush()
-        raw = np.memmap(self._raw, self._dtype, mode="r")
-        # Copy document by document from the raw file into the shuffled array; neither is in memory.
-        tokens = np.lib.format.open_memmap(self._folder / "tokens.npy", "w+", self._dtype, (len(raw),))
-        for new, old in enumerate(order):
-            tokens[offsets[new] : offsets[new + 1]] = raw[starts[old] : starts[old] + lengths[old]]
-        tokens.flush()
-        np.save(self._folder / "offsets.npy", offsets)
-        for name, dtype in (("group", np.int32), ("text_hash", np.uint32), ("utf8_bytes", np.int32)):
-            np.save(self._folder / f"{name}.npy", columns[name][order].astype(dtype))
-        self._raw.close()
-        (self._folder / "raw").unlink()
-        utf8_bytes = int(columns["utf8_bytes"].sum())
-        return {"documents": len(lengths), "tokens": len(raw), "utf8_bytes": utf8_bytes, "words": self._words}
-
-
 def prepare_store(
     task: str,
     reader: Any,
     tokenizer: Tokenizer,
     cache: Path,
     prints: Mapping[str, str],
-    held_out: Callable[[str], set[int]],
+    held_out: Callable[[str], np.ndarray],
 ) -> Path:
     """The directory of a task's store in the cache, which is made if it is missing.
 
@@ -287,64 +246,61 @@ def prepare_store(
     directory = cache / "stores" / key
 
     def fill(folder: Path) -> None:
-        _fill_store(folder, task, reader, tokenizer, prints[task], set().union(*map(held_out, others)))
+        validation = np.unique(np.concatenate([np.empty(0, np.uint64), *map(held_out, others)]))
+        documents = (one.document for split in SPLITS for one in reader.read(split))
+        tables = field_tables(documents, reader.fields) if reader.fields else {}
+        encoder = Encoder(tokenizer, field_columns(tables))
+        shards = open_shards(cache, key, encoder.columns)
+        try:
+            found = tokenise(task, reader, encoder, validation, shards)
+        except ChangedError:
+            print(f"{task}: its text has changed; tokenising it again", file=sys.stderr)
+            shutil.rmtree(shards.folder)
+            found = tokenise(task, reader, encoder, validation, open_shards(cache, key, encoder.columns))
+        counts = assemble(folder, shards, found.shards, encoder.stored, [column.name for column in encoder.counted])
+        _describe(folder, task, reader, encoder, prints[task], found, counts, tables)
 
     make(directory, fill)
+    delete_shards(cache, key)
     return directory
 
 
-def _validation_texts(reader: Any) -> set[int]:
-    return {keyed_hash(normal_text(example.document.text)) for example in reader.read("validation")}
+def _validation_texts(reader: Any) -> np.ndarray:
+    """The hashes of a task's validation texts, sorted."""
+    return np.unique(
+        np.array([keyed_hash(normal_text(one.document.text)) for one in reader.read("validation")], np.uint64)
+    )
 
 
-def _fill_store(
-    folder: Path, task: str, reader: Any, tokenizer: Tokenizer, print_of_task: str, validation: set[int]
+def _describe(
+    folder: Path,
+    task: str,
+    reader: Any,
+    encoder: Encoder,
+    print_of_task: str,
+    found: Found,
+    counts: dict[str, dict[str, dict[str, int]]],
+    tables: Mapping[str, Sequence[str]],
 ) -> None:
-    """Write the files of a store into a folder.
-
-    Args:
-      print_of_task: the task's fingerprint.
-      validation: hashes of texts that training leaves out. The task's own validation texts are added.
-    """
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    groups: dict[str, int] = {}
-    content = hashlib.sha256()
-    dropped = 0
-    for split in _SPLITS:  # validation first: training needs its texts
-        writers: dict[str, _Writer] = {}
-        progress = tqdm(_batches(reader.read(split)), desc=f"{task} {split}", unit=" batches", mininterval=1)
-        for documents, ids in (_tokenise(batch, tokenizer) for batch in progress):
-            for document, row in zip(documents, ids, strict=True):
-                key = keyed_hash(normal_text(document.text))
-                if split == "validation":
-                    validation.add(key)
-                elif key in validation:
-                    dropped += 1
-                    continue
-                # The content's hash covers every document with its split, language and group, in order.
-                content.update("\0".join([split, *document]).encode() + b"\n")
-                if document.language not in writers:
-                    dtype = np.uint16 if tokenizer.base_size <= 65536 else np.int32
-                    writers[document.language] = _Writer(folder / split, document.language, dtype)
-                # Groups become numbers in the order of their first document, over both splits.
-                group = groups.setdefault(document.group, len(groups)) if document.group else -1
-                writers[document.language].add(row, document.text, group)
-        counts[split] = {language: writer.finish() for language, writer in sorted(writers.items())}
+    """Write store.json and cleaning.json into a store's folder, and print what is surprising."""
     if not counts["train"]:
         raise UserError(f"Mixture.tasks: {task!r} has no training text")
     if reader.share is not None:
         for note in split_notes(counts, reader.share):
             print(f"{task}: {note}", file=sys.stderr)
+    vocabulary = encoder.tokenizer.base_fingerprint
     info = {
         "format": FORMAT,
         "task": canonical_task(task),
         "source": print_of_task,
-        "content": content.hexdigest(),
-        "vocabulary": tokenizer.base_fingerprint,
-        "fingerprint": _digest(_CONTENT, content.hexdigest(), tokenizer.base_fingerprint),
+        "content": found.content,
+        "vocabulary": vocabulary,
+        "fingerprint": _digest(_CONTENT, found.content, vocabulary),
+        "fields": [column.name for column in encoder.own],
+        "tables": {field: list(names) for field, names in tables.items()},
         "languages": sorted({language for split in counts.values() for language in split}),
-        "counts": {split: counts[split] for split in reversed(_SPLITS)},
-        "dropped_as_validation_text": dropped,
+        "counts": {split: counts[split] for split in reversed(SPLITS)},
+        "dropped_as_validation_text": found.dropped,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
     if isinstance(reader, CleanReader):
@@ -391,21 +347,3 @@ def split_notes(counts: Mapping[str, Mapping[str, Mapping[str, int]]], share: fl
 def _some(names: Sequence[str]) -> str:
     """The first three names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more languages" if len(names) > 3 else "")
-
-
-def _batches(examples: Iterator[Any]) -> Iterator[list[Any]]:
-    while batch := list(itertools.islice(examples, _BATCH)):
-        yield batch
-
-
-def _tokenise(batch: list[Any], tokenizer: Tokenizer) -> tuple[list[Any], list[np.ndarray]]:
-    """The documents of a batch, and the ids (n,) of each, which end with eos."""
-    # Encode the texts in one call; examples that come tokenised keep their ids.
-    texts = [example.document.text for example in batch if example.ids is None]
-    encoded = iter(tokenizer.encode_documents(texts))
-    rows = [next(encoded) if example.ids is None else example.ids for example in batch]
-    eos = np.array([tokenizer.eos], np.int32)
-    return (
-        [example.document for example in batch],
-        [row if len(row) and row[-1] == tokenizer.eos else np.concatenate([row, eos]) for row in rows],
-    )

@@ -25,6 +25,8 @@ from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.sampling.mixing import check_rates
 from xalign_jax.data.sampling.schedules import Points, phases
 from xalign_jax.data.store.cache import ADVICE, damage, read_object
+from xalign_jax.data.store.columns import COLUMNS
+from xalign_jax.data.text.fields import PROVENANCES, VALUES
 from xalign_jax.data.text.files import is_current
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
@@ -32,7 +34,7 @@ from xalign_jax.errors import RunError, UserError
 from xalign_jax.recipe import freeze, resolve, with_paths, within
 
 _MAPPED = 2**20  # larger arrays, in bytes, stay on disk
-FORMAT = 6  # version of the cache's contents; increase it to invalidate all cached stores
+FORMAT = 7  # version of the cache's contents; increase it to invalidate all cached stores
 USER_ERROR, CACHE_ERROR = 2, 3  # exit codes of the preparing process
 # When Ctrl-C interrupts the preparing process, it ends without a message: the waiting process prints one.
 _PREPARE = """
@@ -41,7 +43,9 @@ signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
 from xalign_jax.preparing import main
 main(sys.argv[1])
 """
-ARRAYS = ("tokens", "offsets", "group", "text_hash", "utf8_bytes")
+# Counts of borders between words in scripts without spaces: all, and those that lie between two tokens.
+BORDERS = ("borders", "borders_found")
+ARRAYS = ("offsets", "group", *(column.name for column in COLUMNS))  # which every store has
 
 
 def canonical_task(task: str) -> str:
@@ -67,6 +71,8 @@ class Mixture:
       alpha: if `rates` is empty, a member of n tokens has a share proportional to n^alpha (1 proportional, 0 uniform),
         and at least one row in 1,000.
       languages: only these languages of the text (base codes); () = all.
+      where: only documents with these labels or provenances, {"provenance": ("original", "human")}; "" = documents
+        without one. Tasks must declare the field. () = all documents.
       cap: no member has more than this many times its share of the text, except the facts; the others get the rest.
         So none is repeated more than `cap` times as often as the text of all. None = no cap.
 
@@ -78,6 +84,7 @@ class Mixture:
     alpha: Any = 1.0
     languages: tuple = ()
     cap: float | None = None
+    where: Any = ()
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -96,6 +103,20 @@ class Mixture:
         if isinstance(self.alpha, Points) and self.rates != ():
             raise UserError("Mixture.alpha changes with the step, but Mixture.rates gives the shares; bind one of them")
         within(self, "[1, inf)", "cap")
+        self._check_where()
+
+    def _check_where(self) -> None:
+        form = 'expected a dict such as {"provenance": ("original", "human")}'
+        if not isinstance(self.where, tuple) or not all(
+            isinstance(item, tuple) and len(item) == 2 for item in self.where
+        ):
+            raise UserError(f"Mixture.where = {self.where!r}: {form}")
+        for field, wanted in self.where:
+            if field not in VALUES or not isinstance(wanted, tuple) or not all(isinstance(v, str) for v in wanted):
+                raise UserError(f"Mixture.where: {field!r}: {wanted!r}: {form}; fields: {', '.join(VALUES)}")
+            unknown = [v for v in wanted if field == "provenance" and v not in ("", *PROVENANCES)]
+            if unknown or not wanted:
+                raise UserError(f"Mixture.where: provenance {unknown or wanted}: some of {', '.join(PROVENANCES)}")
 
     @property
     def changes(self) -> bool:
@@ -139,6 +160,9 @@ class Store:
       text_hash: (D,) uint32, hash of the text without differences in case and white space.
       utf8_bytes: (D,) int32, bytes of the text.
       fingerprint: hash of the content and the vocabulary.
+      fields: further columns that the task declares, by name: (D,) or (N,) each.
+      tables: the names behind the numbers of a field, by field (`columns.field_columns`).
+      counts: of documents, tokens, utf8_bytes and words, and `BORDERS` if the vocabulary finds words.
     """
 
     tokens: np.ndarray
@@ -150,6 +174,34 @@ class Store:
     task: str
     split: str
     fingerprint: str
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def word_start(self) -> np.ndarray | None:
+        """(N,) bool, the tokens that begin words or are standalone; None if the vocabulary alone tells."""
+        return self.fields.get("word_start")
+
+    def selected(self, where: Sequence[tuple[str, Sequence[str]]]) -> np.ndarray | None:
+        """(D,) bool: the documents that have one of the values of each field (`Mixture.where`); None = all.
+
+        Raises:
+          UserError: the task does not declare a field, or no document has the value.
+        """
+        chosen = None
+        for field, wanted in where:
+            if field not in self.tables:
+                raise UserError(f"Mixture.where: the task {self.task!r} declares no {field}")
+            numbers = {"": -1} | {name: number for number, name in enumerate(self.tables[field])}
+            if unknown := [name for name in wanted if name not in numbers]:
+                known = ", ".join(self.tables[field][:8])
+                raise UserError(
+                    f"Mixture.where: no text of {self.task!r} has the {field} {unknown[0]!r}; it has {known}"
+                )
+            own = np.isin(self.fields[field], [numbers[name] for name in wanted])
+            chosen = own if chosen is None else chosen & own
+        return chosen
 
 
 Stores = Mapping[str, Mapping[str, Mapping[str, Store]]]  # task -> split -> base language -> Store
@@ -165,52 +217,70 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XALIGN_CACHE") or "~/.cache/xalign_jax").expanduser().absolute()
 
 
-def index_file(
-    cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None, cleaning: Cleaning | None = None
-) -> Path:
-    """The file of the index with a task's entry, or with the vocabulary's if `task` is None.
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """The prepared texts of a recipe: where they lie, and everything that decides what they hold.
 
-    Clones do not matter, because stores hold base ids.
-
-    Args:
-      tasks: all tasks of the recipe. A trained vocabulary is trained on all of them, and a store leaves out the
+    Attributes:
+      vocabulary: the recipe's. Clones do not matter, because stores hold base ids.
+      tasks: ALL text tasks of the recipe, a tuple. A trained vocabulary is trained on all of them, and a store leaves out the
         validation texts of the others.
+      cache: the folder of the cache; None = `cache_dir()`.
+      cleaning: which texts are dropped; None = none.
     """
-    # Everything that decides which store or vocabulary belongs here; other settings share the entry.
-    settings: list[Any] = [FORMAT, vocabulary.kind, vocabulary.path and resolve(vocabulary.path)]
-    if vocabulary.trained:
-        settings += [vocabulary.size, vocabulary.model_type, vocabulary.lowercase]
-    if vocabulary.trained or task:
-        settings.append(sorted({canonical_task(name) for name in tasks}))
-        # Without cleaning, entries are named as before it existed.
-        settings += [] if cleaning is None else [dataclasses.asdict(cleaning)]
-    settings.append(task and canonical_task(task))
-    return cache / "index" / (hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24] + ".json")
 
+    vocabulary: Vocabulary
+    tasks: Sequence[str] = ()
+    cache: str | Path | None = None
+    cleaning: Cleaning | None = None
 
-def _entry(
-    cache: Path, vocabulary: Vocabulary, tasks: Sequence[str], task: str | None, cleaning: Cleaning | None
-) -> dict[str, Any]:
-    try:
-        return _read_entry(index_file(cache, vocabulary, tasks, task, cleaning))
-    except (FileNotFoundError, NotADirectoryError):
-        what = f"task {task!r}" if task else "the vocabulary"
-        raise UserError(f"{what} has not been prepared in {cache}; run `xalign data prepare`") from None
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the cache."""
+        return Path(self.cache or cache_dir())
+
+    def index_file(self, task: str | None) -> Path:
+        """The file of the index with a task's entry, or with the vocabulary's if `task` is None."""
+        vocabulary = self.vocabulary
+        # Everything that decides which store or vocabulary belongs here; other settings share the entry.
+        settings: list[Any] = [FORMAT, vocabulary.kind, vocabulary.path and resolve(vocabulary.path)]
+        if vocabulary.trained:
+            settings += [vocabulary.size, vocabulary.model_type, vocabulary.lowercase]
+        if vocabulary.words:
+            settings.append(f"words: {vocabulary.words}")
+        if vocabulary.trained or task:
+            settings.append(sorted({canonical_task(name) for name in self.tasks}))
+            # Without cleaning, entries are named as before it existed.
+            settings += [] if self.cleaning is None else [dataclasses.asdict(self.cleaning)]
+        settings.append(task and canonical_task(task))
+        name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+        return self.folder / "index" / f"{name}.json"
+
+    def directory(self, task: str | None) -> Path:
+        """The folder of a task's store, or of the vocabulary if `task` is None.
+
+        A store's folder holds store.json and, if the texts were cleaned, cleaning.json.
+
+        Raises:
+          UserError: the task has not been prepared, or its entry is damaged.
+        """
+        try:
+            return self.folder / _read_entry(self.index_file(task))["directory"]
+        except (FileNotFoundError, NotADirectoryError):
+            what = f"task {task!r}" if task else "the vocabulary"
+            raise UserError(f"{what} has not been prepared in {self.folder}; run `xalign data prepare`") from None
 
 
 def _read_entry(index: Path) -> dict[str, Any]:
     return read_object(index, directory=str, stamps=list, modules=list)
 
 
-def _is_prepared(
-    cache: Path,
-    vocabulary: Vocabulary,
-    tasks: Sequence[str],
-    modules: Sequence[str],
-    cleaning: Cleaning | None = None,
-) -> bool:
-    files = [index_file(cache, vocabulary, tasks, task, cleaning) for task in (None, *tasks)]
-    return all(_is_whole(file, cache, modules) for file in files)
+def _is_prepared(texts: Texts, modules: Sequence[str]) -> bool:
+    files = [texts.index_file(task) for task in (None, *texts.tasks)]
+    return all(_is_whole(file, texts.folder, modules) for file in files)
 
 
 def _is_whole(index: Path, cache: Path, modules: Sequence[str]) -> bool:
@@ -226,35 +296,20 @@ def _is_whole(index: Path, cache: Path, modules: Sequence[str]) -> bool:
         return False
 
 
-def prepare(
-    vocabulary: Vocabulary,
-    tasks: Sequence[str],
-    modules: Sequence[str] = (),
-    cache: str | Path | None = None,
-    cleaning: Cleaning | None = None,
-) -> None:
+def prepare(texts: Texts, modules: Sequence[str] = ()) -> None:
     """Make the vocabulary and the stores of all tasks of a recipe, unless they exist and are current.
 
     The work runs in another process, so that this one does not load TensorFlow. Concurrent calls are safe.
 
     Args:
-      tasks: ALL text tasks of the recipe, because a trained vocabulary is trained on all of them.
       modules: Python modules that register the user's tasks.
-      cleaning: which texts are dropped; None = none.
     Raises:
       UserError: bad settings, files or modules.
       RunError: the cache cannot be written, or the process stopped for another reason.
     """
-    cache = Path(cache or cache_dir())
-    if _is_prepared(cache, vocabulary, tasks, modules, cleaning):
+    if _is_prepared(texts, modules):
         return
-    request = {
-        "vocabulary": dataclasses.asdict(vocabulary),
-        "tasks": list(tasks),
-        "modules": list(modules),
-        "cache": str(cache),
-        "cleaning": cleaning and dataclasses.asdict(cleaning),
-    }
+    request = {**dataclasses.asdict(texts), "cache": str(texts.folder), "modules": list(modules)}
     # The process needs no accelerator, and TensorFlow's messages would hide its own.
     command = [sys.executable, "-c", _PREPARE, json.dumps(request)]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
@@ -264,52 +319,32 @@ def prepare(
         lines = done.stdout.strip().splitlines()
         if done.returncode in (USER_ERROR, CACHE_ERROR) and lines:
             raise (UserError if done.returncode == USER_ERROR else RunError)(json.loads(lines[-1])["error"])
-        raise RunError(f"preparing {', '.join(tasks) or 'the vocabulary'} stopped with exit code {done.returncode}")
+        raise RunError(
+            f"preparing {', '.join(texts.tasks) or 'the vocabulary'} stopped with exit code {done.returncode}"
+        )
 
 
-def open_tokenizer(
-    vocabulary: Vocabulary,
-    tasks: Sequence[str],
-    cache: str | Path | None = None,
-    cleaning: Cleaning | None = None,
-) -> Tokenizer:
-    """The tokenizer of a recipe with these tasks. Raises UserError if it has not been prepared."""
-    cache = Path(cache or cache_dir())
-    directory = cache / _entry(cache, vocabulary, tasks, None, cleaning)["directory"]
-    return Tokenizer.load(directory).with_clones(vocabulary)
+def open_tokenizer(texts: Texts) -> Tokenizer:
+    """The tokenizer of a recipe. Raises UserError if it has not been prepared."""
+    return Tokenizer.load(texts.directory(None)).with_clones(texts.vocabulary)
 
 
-def store_info(
-    vocabulary: Vocabulary,
-    task: str,
-    cache: str | Path | None = None,
-    tasks: Sequence[str] | None = None,
-    cleaning: Cleaning | None = None,
-) -> dict[str, Any]:
+def store_info(texts: Texts, task: str) -> dict[str, Any]:
     """A prepared task's store.json: counts by split and language (documents, tokens, utf8_bytes, words), versions.
 
     Raises:
       UserError: the task has not been prepared, or the file is damaged.
     """
-    return _info(store_directory(vocabulary, task, cache, tasks, cleaning))
+    return _info(texts.directory(task))
 
 
-def open_stores(
-    vocabulary: Vocabulary,
-    task: str,
-    cache: str | Path | None = None,
-    tasks: Sequence[str] | None = None,
-    cleaning: Cleaning | None = None,
-) -> dict[str, dict[str, Store]]:
+def open_stores(texts: Texts, task: str) -> dict[str, dict[str, Store]]:
     """The stores of a prepared task, by split and language.
 
-    Args:
-      tasks: all tasks of the recipe as given to `prepare`; None = this one alone.
-      cleaning: as given to `prepare`.
     Raises:
       UserError: the task has not been prepared, or a file is damaged.
     """
-    directory = store_directory(vocabulary, task, cache, tasks, cleaning)
+    directory = texts.directory(task)
     info = _info(directory)
     stores: dict[str, dict[str, Store]] = {}
     for split, languages in info["counts"].items():
@@ -317,9 +352,11 @@ def open_stores(
         for language in languages:
             folder = directory / split / language
             arrays = {name: _load_array(folder / f"{name}.npy") for name in ARRAYS}
+            fields = {name: _load_array(folder / f"{name}.npy") for name in info["fields"]}
             stores[split][language] = Store(
-                **arrays, language=language, task=task, split=split, fingerprint=info["fingerprint"]
-            )
+                **arrays, language=language, task=task, split=split, fingerprint=info["fingerprint"], fields=fields,
+                tables=info.get("tables", {}), counts=languages[language],
+            )  # fmt: skip
     return stores
 
 
@@ -327,7 +364,7 @@ def _info(directory: Path) -> dict[str, Any]:
     """The contents of a store's store.json. Raises UserError if it is missing or damaged."""
     file = directory / "store.json"
     try:
-        info = read_object(file, counts=dict, fingerprint=str)
+        info = read_object(file, counts=dict, fingerprint=str, fields=list)
     except FileNotFoundError:
         raise UserError(f"{file}: missing; {ADVICE}") from None
     # `open_stores` reads folders by these names, so their shape is checked.
@@ -346,15 +383,3 @@ def _load_array(file: Path) -> np.ndarray:
         raise UserError(f"{file}: damaged; {ADVICE}") from None
     array.flags.writeable = False
     return array
-
-
-def store_directory(
-    vocabulary: Vocabulary,
-    task: str,
-    cache: str | Path | None = None,
-    tasks: Sequence[str] | None = None,
-    cleaning: Cleaning | None = None,
-) -> Path:
-    """The folder of a prepared task's store, with store.json and, if the texts were cleaned, cleaning.json."""
-    cache = Path(cache or cache_dir())
-    return cache / _entry(cache, vocabulary, (task,) if tasks is None else tasks, task, cleaning)["directory"]

@@ -19,10 +19,11 @@ import os
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple, Protocol
 
 from xalign_jax.data.text.compression import open_file, plain_name
+from xalign_jax.data.text.fields import RANGES, VALUES, Span, ranges, turns, value
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
@@ -30,6 +31,7 @@ VALIDATION_SHARE = 0.03
 SHOWN = 60  # characters of a wrong value that an error message shows
 _LINE_BYTES = 2**30  # longest line; a longer one is damage, or a small compressed file that would fill the memory
 _LANGUAGE_BYTES = 100  # longest name of a language, which is the name of a folder
+_KEYED = hashlib.blake2b(digest_size=8, key=b"xalign")
 _MARK = "\ufeff"  # the byte-order mark
 _NO_TEXT = {
     b"\0": "a NUL byte, which no text has: the file is damaged, not text, or in UTF-16",
@@ -38,11 +40,23 @@ _NO_TEXT = {
 
 
 class Document(NamedTuple):
-    """One text. `group` is equal for texts that translate each other, and "" if nothing is known."""
+    """One text.
+
+    Attributes:
+      group: equal for texts that translate each other, and "" if nothing is known.
+      label: of the whole text, such as the answer of a task; None if there is none.
+      provenance: one of `fields.PROVENANCES`; None if it is not known.
+      spans: named ranges of its characters, such as entities; sorted, and none overlaps another.
+      roles: the turns of a dialogue as ranges of characters with who says them; as `spans`.
+    """
 
     text: str
     language: str
     group: str = ""
+    label: str | None = None
+    provenance: str | None = None
+    spans: tuple[Span, ...] = ()
+    roles: tuple[Span, ...] = ()
 
 
 class Source(Protocol):
@@ -148,8 +162,13 @@ def say(note: str) -> None:
 
 
 def identity(source: Any, files: list[Any]) -> str:
-    """The fingerprint of a source: its settings, with contents instead of paths, so that files can be moved."""
+    """The fingerprint of a source: its settings, with contents instead of paths, so that files can be moved.
+
+    Sources without fields have the fingerprints of the time before fields.
+    """
     settings = {**dataclasses.asdict(source), "files": files}
+    if not settings.get("fields"):
+        settings.pop("fields", None)
     return hashlib.sha256(json.dumps([type(source).__name__, settings]).encode()).hexdigest()
 
 
@@ -268,11 +287,13 @@ class JsonLines(Monolingual):
       text: the key of the text.
       language: the key of its language, an optional one; the file's language is the default.
       group: the key of its group, an optional one.
+      fields: (field, key) of each field that is read. A dialogue under the key of roles is the text.
     """
 
     text: str = "text"
     language: str = "language"
     group: str = "group_id"
+    fields: tuple[tuple[str, str], ...] = ()
 
     @property
     def languages(self) -> None:
@@ -280,11 +301,13 @@ class JsonLines(Monolingual):
 
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:
+            having, count = Counter[str](), 0
             for number, line in read_lines(path):
                 if not line.strip():
                     continue
                 row = parse_object(line, path, number)
-                text = row.get(self.text)
+                about = self._fields(row, f"{path}:{number}")
+                text = about.pop("text", row.get(self.text))
                 if not isinstance(text, str):
                     raise UserError(f"{path}:{number}: no string under the key {self.text!r}")
                 # An object may name its own language and group; numbers become strings.
@@ -292,8 +315,44 @@ class JsonLines(Monolingual):
                 group = _cell(row, self.group, "", path, number)
                 if not is_language(own):
                     raise UserError(f"{path}:{number}: {own[:SHOWN]!r} is no name for a language")
+                for field in RANGES:
+                    if isinstance(about.get(field), list | str):
+                        about[field] = ranges(field, about[field], text, f"{path}:{number}")
+                having.update(field for field, found in about.items() if found)
+                count += 1
                 if text.strip():
-                    yield Document(check_string(text.strip(), path, number), own, group)
+                    yield Document(check_string(text.strip(), path, number), own, group, **about)
+            missing_fields(path, self.fields, having, count)
+
+    def _fields(self, row: dict[str, Any], place: str) -> dict[str, Any]:
+        """The fields of an object that it has, by name. Ranges are as they stand there, unless they give the text."""
+        about: dict[str, Any] = {}
+        for field, key in self.fields:
+            cell = row.get(key)
+            if field in VALUES:
+                about[field] = value(field, cell, place)
+            elif field == "roles" and (dialogue := turns(cell, place)):
+                about["text"], about["roles"] = dialogue
+            elif cell is not None:
+                if not isinstance(cell, list | str):
+                    raise UserError(f"{place}: {key!r} is {str(cell)[:SHOWN]}; expected a list of [start, end, name]")
+                about[field] = cell
+        return about
+
+
+def missing_fields(path: str, fields: Sequence[tuple[str, str]], having: Counter[str], count: int) -> None:
+    """Say how many of a file's `count` texts lack a field. Raises UserError if all lack it.
+
+    Args:
+      fields: (field, its key or column).   having: how many texts have each field.
+    """
+    for field, key in fields:
+        lacking = count - having[field]
+        if lacking and not having[field]:
+            raise UserError(f"{path}: none of {count:,} texts has {field} under {key[:SHOWN]!r}")
+        # Most texts have no span, and that says nothing.
+        if lacking and field != "spans":
+            say(f"{path}: {lacking:,} of {count:,} texts have no {field}")
 
 
 def _cell(row: dict[str, Any], key: str, default: str, path: str, number: int) -> str:
@@ -358,76 +417,6 @@ def normal_text(text: str) -> str:
 
 def keyed_hash(value: str) -> int:
     """A 64-bit hash of a string under this package's key."""
-    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8, key=b"xalign").digest(), "big")
-
-
-def _extra_keys(training: dict[str, set[int]], without: dict[str, set[int]]) -> set[int]:
-    """Keys to move from training to validation, so that the languages in `without` get some validation text.
-
-    Few keys are moved: first the one that serves most languages, of equal ones the smallest. Every language of
-    `training` keeps a key.
-    """
-    extra: set[int] = set()
-    # A key may be moved if every language keeps another one. Languages that the moved key serves are done.
-    kept = [keys for keys in training.values() if keys]
-    while without:
-        serves = Counter(itertools.chain.from_iterable(without.values()))
-        best_first = sorted(serves, key=lambda key: (-serves[key], key))
-        key = next((key for key in best_first if all(keys - extra - {key} for keys in kept)), None)
-        if key is None:
-            break
-        extra.add(key)
-        without = {language: keys for language, keys in without.items() if key not in keys}
-    return extra
-
-
-class Split:
-    """Divides documents into training and validation by a keyed hash of their group, or of the text if it has none.
-
-    A language of which nothing is drawn gets a document or group for validation, if that leaves every language some
-    text for training. It is the one that serves most such languages; of equal ones, the one with the smallest hash. If
-    all of a language is drawn, the document or group with the largest hash goes back to training. Training drops texts
-    that validation has, so the same text never stands in both splits.
-
-    Args:
-      read: yields all documents, in each call the same.
-      share: of the documents, for validation.
-    """
-
-    def __init__(self, read: Callable[[], Iterable[Document]], share: float = VALIDATION_SHARE) -> None:
-        self._share = share
-        # Language -> keys that are not drawn. Once a key of the language is drawn, the largest one suffices.
-        training: dict[str, set[int]] = {}
-        drawn: dict[str, int] = {}  # language -> its largest key that is drawn
-        for document in read():
-            language, key = document.language, self._key(document)
-            keys = training.setdefault(language, set())
-            if self._drawn(key):
-                drawn[language] = max(key, drawn.get(language, 0))
-            else:
-                keys.add(key)
-            if language in drawn and len(keys) > 1:
-                training[language] = {max(keys)}
-        # Languages of which all is drawn give their largest key back. Languages of which nothing is drawn take extra
-        # keys. Then the validation texts are known, by which training is filtered.
-        self._kept = {key for language, key in drawn.items() if not training[language]}
-        undrawn = training.keys() - drawn.keys()
-        self._extra = _extra_keys(training, {language: training[language] for language in undrawn})
-        self._texts = {keyed_hash(normal_text(d.text)) for d in read() if self._is_validation(d)}
-
-    @staticmethod
-    def _key(document: Document) -> int:
-        return keyed_hash(f"group:{document.group}" if document.group else normal_text(document.text))
-
-    def _drawn(self, key: int) -> bool:
-        return key < self._share * 2**64
-
-    def _is_validation(self, document: Document) -> bool:
-        key = self._key(document)
-        return key not in self._kept and (self._drawn(key) or key in self._extra)
-
-    def of(self, document: Document) -> str | None:
-        """ "train", "validation", or None for a text of training that validation has too."""
-        if self._is_validation(document):
-            return "validation"
-        return None if keyed_hash(normal_text(document.text)) in self._texts else "train"
+    state = _KEYED.copy()  # quicker than a new one, whose key would have to be hashed again
+    state.update(value.encode())
+    return int.from_bytes(state.digest(), "big")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from xalign_jax.data.text.archives import MosesArchives
+from xalign_jax.data.text.fields import FIELDS, VALUES
 from xalign_jax.data.text.files import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles, is_language
 from xalign_jax.data.text.messages import Messages
 from xalign_jax.data.text.tables import ArrowTables, CsvTables
@@ -26,6 +27,7 @@ class _Kind:
       settings: the keyword of `source` for each word that may stand before an equals sign.
       monolingual: each file is in one language, which is named before it. Otherwise the files name their languages.
       columns: LANGUAGE=COLUMN may follow the files.
+      fields: the fields of documents (`fields.FIELDS`) that may be named, each with its key or column.
     """
 
     source: Callable[..., Source]
@@ -33,17 +35,19 @@ class _Kind:
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     monolingual: bool = True
     columns: bool = False
+    fields: tuple[str, ...] = ()
 
 
 _TABLE = _Kind(
-    CsvTables, "PATH,LANGUAGE=COLUMN,LANGUAGE=COLUMN", {"group_id": "group"}, monolingual=False, columns=True
-)
+    CsvTables, "PATH,LANGUAGE=COLUMN,LANGUAGE=COLUMN", {"group_id": "group"}, monolingual=False, columns=True,
+    fields=VALUES,
+)  # fmt: skip
 _KINDS = {
     "text": _Kind(TextFiles),
     "lines": _Kind(functools.partial(TextFiles, document="line")),
     "tsv": _Kind(MultiwayTsv),
     "pairs": _Kind(AlignedLines),
-    "jsonl": _Kind(JsonLines, settings={"text": "text", "language": "language", "group_id": "group"}),
+    "jsonl": _Kind(JsonLines, settings={"text": "text", "language": "language", "group_id": "group"}, fields=FIELDS),
     "po": _Kind(Messages, settings={"msgid": "msgid"}),
     "csv": _TABLE,
     "parquet": dataclasses.replace(_TABLE, source=ArrowTables),
@@ -61,9 +65,11 @@ def parse_name(name: str) -> tuple[str, Source] | None:
       pairs:en=a.en,de=a.de            line-aligned files
       jsonl:en=a.jsonl                 {"text": ..., "language": optional, "group_id": optional} on each line
       jsonl:en=a.jsonl,text=body       other keys: text=KEY, language=KEY, group_id=KEY
+      jsonl:en=a.jsonl,label=KEY       fields of documents: also provenance=KEY, spans=KEY, roles=KEY
       po:msgid=en,de=locale/de         gettext catalogs, joined by context and msgid
       csv:a.csv                        a table with a column for each language; .tsv: columns between tabs
-      csv:a.csv,en=English,de=German   chosen columns; also group_id=COLUMN
+      csv:a.csv,en=English,de=German   chosen columns; also group_id=COLUMN, label=COLUMN, provenance=COLUMN,
+                                       and provenance.de=COLUMN for one language
       parquet:a.parquet                the same for Parquet, .arrow and .feather
       tmx:a.tmx,b.tmx.gz               translation memories
       zip:en-de.txt.zip                archives of OPUS in Moses form
@@ -80,6 +86,7 @@ def parse_name(name: str) -> tuple[str, Source] | None:
     kind = _KINDS[word]
     files: list[Any] = []
     columns: list[tuple[str, str]] = []
+    fields: list[tuple[str, str]] = []
     settings: dict[str, Any] = {}
     parts = []  # of the name, with absolute paths
     for part in rest.split(","):
@@ -93,6 +100,8 @@ def parse_name(name: str) -> tuple[str, Source] | None:
             continue
         if key in kind.settings:
             settings[kind.settings[key]] = value
+        elif key in kind.fields or (kind.columns and key.partition(".")[0] in kind.fields):
+            fields.append((key, value))
         elif not is_language(key):
             raise UserError(f"Mixture.tasks: {name!r}: {key!r} is no name for a language")
         elif kind.columns:
@@ -106,6 +115,8 @@ def parse_name(name: str) -> tuple[str, Source] | None:
     named = [language for language, _ in (files if kind.monolingual else columns)]
     if len(set(named)) < len(named):
         raise UserError(f"Mixture.tasks: {name!r} names a language twice")
+    if fields:
+        settings["fields"] = tuple(fields)
     if kind.columns:
         settings["columns"] = tuple(columns)
     return f"{word}:" + ",".join(parts), kind.source(tuple(files), **settings)

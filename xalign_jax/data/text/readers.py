@@ -12,8 +12,10 @@ import numpy as np
 
 from xalign_jax.data.text.catalogs import Catalogs
 from xalign_jax.data.text.docstrings import Documentation
-from xalign_jax.data.text.files import VALIDATION_SHARE, Document, Source, Split
+from xalign_jax.data.text.fields import FIELDS
+from xalign_jax.data.text.files import VALIDATION_SHARE, Document, Source
 from xalign_jax.data.text.names import parse_name
+from xalign_jax.data.text.split import Split
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 
 EMBEDDED: dict[str, Source] = {"docs_en": Documentation(), "catalogs": Catalogs()}  # by task name
@@ -45,7 +47,13 @@ class SourceReader:
 
     def read(self, split: str) -> Iterator[Example]:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
-        return (Example(document) for document in self.source.documents() if self._split.of(document) == split)
+        return map(Example, self._split.select(self.source.documents(), split))
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of documents that the source declares, a part of `fields.FIELDS`."""
+        declared = {name.partition(".")[0] for name, _ in getattr(self.source, "fields", ())}
+        return tuple(field for field in FIELDS if field in declared)
 
     @property
     def share(self) -> float:
@@ -62,6 +70,12 @@ def source_reader(task: str) -> SourceReader | None:
     spelled = parse_name(task)
     source = spelled[1] if spelled else EMBEDDED.get(task)
     return SourceReader(source) if source else None
+
+
+def fields_of(task: str) -> tuple[str, ...] | None:
+    """The fields that a task's documents declare; None for a task that only seqio knows."""
+    reader = source_reader(task)
+    return None if reader is None else reader.fields
 
 
 def languages_of(tasks: Iterable[str]) -> frozenset[str] | None:

@@ -6,12 +6,14 @@ import contextlib
 import csv
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from xalign_jax.data.text.catalogs import normal_language
 from xalign_jax.data.text.compression import extra_package, plain_name
-from xalign_jax.data.text.files import SHOWN, Document, Multilingual, check_string, read_lines, say
+from xalign_jax.data.text.fields import VALUES, value
+from xalign_jax.data.text.files import SHOWN, Document, Multilingual, check_string, missing_fields, read_lines, say
 from xalign_jax.errors import UserError, one_line
 
 _GROUP = "group_id"  # the column of groups, unless one is chosen
@@ -27,10 +29,12 @@ class _Tables(Multilingual):
       columns: (language, column) each; () = every column is a language's, and its name says which.
       group: the column of the group. None = the column "group_id" if the table has one, otherwise the number of the
         row.
+      fields: (field, column) of each field that is read. A field of one language is called "label.de".
     """
 
     columns: tuple[tuple[str, str], ...] = ()
     group: str | None = None
+    fields: tuple[tuple[str, str], ...] = ()
 
     @property
     def languages(self) -> frozenset[str] | None:
@@ -49,13 +53,17 @@ class _Tables(Multilingual):
         if len(set(names)) < len(names) or "" in names:
             raise UserError(f"{path}: the columns need different names; they are {_shown(names)}")
         group = self.group or (_GROUP if _GROUP in names else None)
-        chosen = self.columns or self._named_languages(path, [name for name in names if name != group])
-        columns = [column for _, column in chosen] + ([group] if group else [])
+        others = {group, *(column for _, column in self.fields)}
+        chosen = self.columns or self._named_languages(path, [name for name in names if name not in others])
+        self._check_fields(path, [language for language, _ in chosen])
+        of_fields = [column for _, column in self.fields]
+        columns = [column for _, column in chosen] + of_fields + ([group] if group else [])
         for column in columns:
             if not self.has(names, column):
                 raise _missing(path, column, names)
         seen: dict[str, int] = {}  # group -> place
-        empty = 0
+        empty = filled = 0
+        having = Counter[str]()
         for number, (place, cells) in enumerate(self.rows(path, columns), 1):
             key = str(number)
             if group:
@@ -63,13 +71,33 @@ class _Tables(Multilingual):
                 if key in seen:
                     raise UserError(f"{path}:{place}: {group} {key[:SHOWN]!r} stands on line {seen[key]} already")
                 seen[key] = place
-            for (language, _), cell in zip(chosen, cells, strict=True):
+            about = self._values(cells[len(chosen) :], f"{path}:{place}")
+            for (language, _), cell in zip(chosen, cells[: len(chosen)], strict=True):
                 if text := check_string((cell or "").strip(), path, place):
-                    yield Document(text, language, key)
+                    # The value for one language goes before that of the row.
+                    label, provenance = (about.get(f"{name}.{language}", about.get(name)) for name in VALUES)
+                    having.update({"label": label is not None, "provenance": provenance is not None})
+                    filled += 1
+                    yield Document(text, language, key, label, provenance)
                 else:
                     empty += 1
+        # The columns of a field for single languages are counted together.
+        columns_of = {field.partition(".")[0]: column for field, column in self.fields}
+        missing_fields(path, tuple(columns_of.items()), having, filled)
         if empty:
             say(f"{path}: {empty:,} empty cells are skipped")
+
+    def _check_fields(self, path: str, languages: Sequence[str]) -> None:
+        """Refuse fields of languages that the table lacks."""
+        for field, _ in self.fields:
+            _, dot, language = field.partition(".")
+            if dot and language not in languages:
+                raise UserError(f"{path}: {field[:SHOWN]!r} names no language of the table: {_shown(languages)}")
+
+    def _values(self, cells: Sequence[Any], place: str) -> dict[str, str | None]:
+        """The fields of a row, by name."""
+        named = zip(self.fields, cells, strict=True)
+        return {field: value(field.partition(".")[0], cell, place) for (field, _), cell in named}
 
     def has(self, names: Sequence[str], column: str) -> bool:
         """True if the table has a column."""
@@ -169,7 +197,10 @@ class ArrowTables(_Tables):
         kind = _type(schema, column)
         if kind is None:
             raise _missing(path, column, schema.names)
-        if not (_is_text(kind, path) or (column == (self.group or _GROUP) and _is_integer(kind, path))):
+        if not (
+            _is_text(kind, path)
+            or (column in {self.group or _GROUP, *dict(self.fields).values()} and _is_integer(kind, path))
+        ):
             raise UserError(f"{path}: the column {column[:SHOWN]!r} is {str(kind)[:SHOWN]}, not text")
 
     def _open(self, path: str) -> tuple[Any, Callable[[list[str]], Iterator[Any]]]:

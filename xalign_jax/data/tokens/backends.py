@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from xalign_jax.data.tokens.segmenter import BORDER
 from xalign_jax.errors import UserError, one_line
 
 SPECIALS = ("pad", "eos", "unk", "bos", "mask")
@@ -35,6 +36,7 @@ class Pieces(Protocol):
       names: each piece as SentencePiece would write it, "▁" for a space and "<0x..>" for a part of a character, so that
         equal pieces of two vocabularies have equal names. A control piece has its vocabulary's own name.
       files: contents of the files that reproduce the vocabulary, by name.
+      border: id of the piece `segmenter.BORDER`, which no other piece reaches over; None if the vocabulary lacks it.
     """
 
     size: int
@@ -45,6 +47,7 @@ class Pieces(Protocol):
     texts: list[str]
     names: list[str]
     files: dict[str, bytes]
+    border: int | None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Base ids of each text, without added specials."""
@@ -54,6 +57,15 @@ class Pieces(Protocol):
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         """Base ids of each word as after a space."""
+
+    def normal(self, text: str) -> str:
+        """The text as it is when pieces are looked for. Only what the library itself does to it is left to do."""
+
+    def places(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """`encode_documents` of texts that `normal` gave, and the byte of the text at which each piece begins.
+
+        A piece that begins within a character has the character's first byte. Bytes never fall from piece to piece.
+        """
 
     def decode(self, ids: list[int]) -> str:
         """The text of base ids."""
@@ -138,15 +150,23 @@ class SentencePieces:
         self.word_start = self.standalone | np.array([piece.startswith(_SPACE) for piece in pieces])
         # Most models put a space before the text by themselves; for the others, `encode_words` does.
         self._prefix = "" if self.word_start[processor.encode("a")[0]] else " "
+        self.border = table.get(BORDER)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        if composes(self._normalization):
-            texts = [unicodedata.normalize("NFKC", text) for text in texts]
-        if lowers(self._normalization):
-            texts = [text.lower() for text in texts]
-        return self._processor.encode(list(texts))
+        return self._processor.encode([self.normal(text) for text in texts])
 
-    encode_documents = encode
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        # Documents are encoded by several processes, so one thread is enough for each of them.
+        return self._processor.encode([self.normal(text) for text in texts], num_threads=1)
+
+    def normal(self, text: str) -> str:
+        if composes(self._normalization):
+            text = unicodedata.normalize("NFKC", text)
+        return text.lower() if lowers(self._normalization) else text
+
+    def places(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        found = self._processor.encode(list(texts), return_type="proto", num_threads=1)
+        return [([p.id for p in text.pieces], [p.begin for p in text.pieces]) for text in found]
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode([self._prefix + word for word in words])
@@ -155,11 +175,14 @@ class SentencePieces:
         return self._processor.decode(ids)
 
 
-def train_sentencepiece(sentences: Sequence[str], size: int, model_type: str, lowercase: bool) -> bytes:
+def train_sentencepiece(
+    sentences: Sequence[str], size: int, model_type: str, lowercase: bool, borders: bool = False
+) -> bytes:
     """A SentencePiece model of exactly `size` pieces: 0 pad, 1 `</s>`, 2 unk, 3 bos, 4 `<mask>`, then bytes and pieces.
 
     Args:
       sentences: lines in an order that does not depend on the machine.
+      borders: the sentences hold `BORDER`, which becomes piece 5. No other piece reaches over it.
     Raises:
       UserError: the text is too small for `size` pieces, or SentencePiece refuses the settings.
     """
@@ -180,6 +203,7 @@ def train_sentencepiece(sentences: Sequence[str], size: int, model_type: str, lo
             unk_id=2,
             bos_id=3,
             control_symbols=["<mask>"],
+            user_defined_symbols=[BORDER] if borders else [],
             shuffle_input_sentence=False,
             num_threads=_TRAINING_THREADS,
             minloglevel=2,
@@ -196,7 +220,17 @@ def train_sentencepiece(sentences: Sequence[str], size: int, model_type: str, lo
     return proto.SerializeToString(deterministic=True)
 
 
-class Bytes:
+class _AsWritten:
+    """Pieces of texts as they are written, without a piece for borders."""
+
+    border: int | None = None
+
+    def normal(self, text: str) -> str:
+        """The text."""
+        return text
+
+
+class Bytes(_AsWritten):
     """5 specials and the 256 bytes of UTF-8.
 
     A text that is not empty is encoded as if a space stood before it: a space belongs to the word that follows.
@@ -222,6 +256,13 @@ class Bytes:
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode(words)
 
+    def places(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        encoded = [text.encode() for text in texts]
+        # The space before the text begins where the text begins. Bytes 0b10...... go on with a character.
+        first = [np.flatnonzero(np.frombuffer(text, np.uint8) & 0xC0 != 0x80) for text in encoded]
+        begins = [np.repeat(f, np.diff(f, append=len(text))) for f, text in zip(first, encoded, strict=True)]
+        return [(ids, [0, *b.tolist()] if ids else []) for ids, b in zip(self.encode(texts), begins, strict=True)]
+
     def decode(self, ids: list[int]) -> str:
         offset = len(SPECIALS)
         return bytes(i - offset for i in ids if i >= offset).decode(errors="replace").removeprefix(" ")
@@ -238,7 +279,7 @@ _HF_SPECIALS = {
 }
 
 
-class HuggingFacePieces:
+class HuggingFacePieces(_AsWritten):
     """A `tokenizer.json`. A `tokenizer_config.json` next to it names the specials, if there is one."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -278,6 +319,20 @@ class HuggingFacePieces:
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode([self._prefix + word for word in words])
+
+    def places(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        self._tokenizer.encode_special_tokens = True
+        try:
+            found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        finally:
+            self._tokenizer.encode_special_tokens = False
+        # Characters -> bytes. `maximum`: a piece that a normaliser adds may have no place of its own.
+        places = []
+        for text, encoding in zip(texts, found, strict=True):
+            byte = np.cumsum([0, *(len(character.encode()) for character in text)])
+            begins = np.array([begin for begin, _ in encoding.offsets], np.int64)
+            places.append((encoding.ids, np.maximum.accumulate(byte[begins]).tolist()))
+        return places
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
@@ -335,7 +390,7 @@ _BYTE_OF = _byte_of_character()
 MOST_IDS = 2**26  # ids of a vocabulary and its clones; more are a mistake, and their tables would fill the memory
 
 
-class Ids:
+class Ids(_AsWritten):
     """Token ids without text, for a model without its tokenizer. `ids.json` holds {"size": V, "specials": {}}."""
 
     def __init__(self, content: bytes) -> None:
@@ -359,6 +414,9 @@ class Ids:
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode(words)
+
+    def places(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        return [(ids, []) for ids in self.encode(texts)]
 
     def decode(self, ids: list[int]) -> str:
         return " ".join(f"<{i}>" for i in ids)

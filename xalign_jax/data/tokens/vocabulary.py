@@ -19,7 +19,8 @@ import gin
 import numpy as np
 
 from xalign_jax.data.tokens.backends import MOST_IDS, SPECIALS, Ids, Pieces, fingerprint, load_pieces
-from xalign_jax.data.tokens.words import is_unspaced
+from xalign_jax.data.tokens.segmenter import BORDER, is_unspaced, mark_borders, version
+from xalign_jax.data.tokens.words import spaced_flags, split_words
 from xalign_jax.errors import UserError, one_line
 from xalign_jax.recipe import at_least_one, freeze, resolve, with_paths, within
 
@@ -48,6 +49,9 @@ class Vocabulary:
       anchors: share of the ordinary pieces that all clones share.
       tie_clones: a clone's rows use the parameters of the base rows (the oracle).
       rows: rows of the model's table; None = one for each id, rounded up to a multiple of 128.
+      words: "icu" finds the words of scripts without spaces by ICU's dictionaries (extra `words`). Pieces of a
+        vocabulary that is trained here then never reach from word to word. A loaded vocabulary keeps its pieces, and
+        only words that begin and end with pieces are found. None: every piece of these scripts is a word.
     """
 
     kind: str = "sentencepiece"
@@ -60,6 +64,7 @@ class Vocabulary:
     anchors: float = 0.0
     tie_clones: bool = False
     rows: int | None = None
+    words: str | None = None
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -71,6 +76,10 @@ class Vocabulary:
         if self.kind in ("huggingface", "ids") and self.path is None:
             file = {"huggingface": "tokenizer.json", "ids": "ids.json"}[self.kind]
             raise UserError(f'Vocabulary.path: name the {file} of Vocabulary.kind = "{self.kind}"')
+        if self.words not in (None, "icu"):
+            raise UserError(f'Vocabulary.words = {self.words!r}: "icu" or None')
+        if self.words and self.kind == "ids":
+            raise UserError('Vocabulary.words finds words in text, and a vocabulary of kind "ids" has none')
         at_least_one(self, "size", "rows")
         within(self, "[0, inf)", "clones")
         within(self, "[0, 1]", "anchors")
@@ -90,6 +99,23 @@ def clone_index(language: str) -> tuple[str, int]:
 def clone_name(language: str, k: int) -> str:
     """The name of clone k of a base language; k = 0 is the language itself."""
     return language + ("", "_clone", f"_clone{k}")[min(k, 2)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A text of n tokens.
+
+    Attributes:
+      ids: (n,) int32 base ids.
+      starts: (n,) bool, the tokens that begin words or are standalone; None without `Vocabulary.words`.
+      places: (n,) int64, the byte of `Tokenizer.normal(text)` at which each token begins; None if not asked for.
+      borders: borders between words of scripts without spaces, and how many of them lie between two tokens.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray | None = None
+    places: np.ndarray | None = None
+    borders: tuple[int, int] = (0, 0)
 
 
 class Tokenizer:
@@ -125,6 +151,12 @@ class Tokenizer:
         for k in range(self.clones + 1):
             self.special[self.clone(np.flatnonzero(~pieces.control), k)] = False
         self.base_fingerprint = fingerprint(pieces)
+        if vocabulary.words:
+            # Another version of ICU may find other words.
+            parts = [self.base_fingerprint, vocabulary.words, version()]
+            self.base_fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        elif pieces.border is not None:
+            raise UserError('Vocabulary.path: the vocabulary was trained with Vocabulary.words = "icu"; bind it again')
         # Settings of clones count only if there are clones, so that they do not change other fingerprints.
         clones = [self.clones, vocabulary.clone_specials, vocabulary.anchors] if self.clones else []
         self.fingerprint = hashlib.sha256(json.dumps([self.base_fingerprint, clones]).encode()).hexdigest()[:16]
@@ -150,11 +182,78 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Base ids (n,) int32 of each text; no specials are added."""
-        return [np.array(ids, np.int32) for ids in self._pieces.encode(texts)]
+        return self._without_borders(self._pieces.encode(self._marked(texts)))
 
     def encode_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of texts to learn from: the name of a special token in them is text to imported tokenizers too."""
-        return [np.array(ids, np.int32) for ids in self._pieces.encode_documents(texts)]
+        return self._without_borders(self._pieces.encode_documents(self._marked(texts)))
+
+    def _marked(self, texts: Sequence[str]) -> Sequence[str]:
+        """The texts with borders between words, if the vocabulary has a piece for them."""
+        return texts if self._pieces.border is None else [mark_borders(text) for text in texts]
+
+    def _without_borders(self, rows: Sequence[list[int]]) -> list[np.ndarray]:
+        """Each row as (n,) int32 ids, without the ids of borders."""
+        arrays = [np.array(row, np.int32) for row in rows]
+        border = self._pieces.border
+        return arrays if border is None else [row[row != border] for row in arrays]
+
+    def normal(self, text: str) -> str:
+        """The text as it is when pieces are looked for: composed and lowered, where the vocabulary does that."""
+        return self._pieces.normal(text)
+
+    def encode_texts(self, texts: Sequence[str], places: bool = False) -> list[Encoded]:
+        """`encode_documents` of texts, with the words in them and, if asked, the place of each token."""
+        if not self.vocabulary.words and not places:
+            return [Encoded(ids) for ids in self.encode_documents(texts)]
+        texts = [self.normal(text) for text in texts]
+        if not self.vocabulary.words:
+            found = self._pieces.places(texts)
+            return [Encoded(np.array(ids, np.int32), places=np.array(at, np.int64)) for ids, at in found]
+        marked = [mark_borders(text) for text in texts]
+        if self._pieces.border is None:
+            plain = [text.replace(BORDER, "") for text in marked]
+            return [
+                self._of_pieces(*row)
+                for row in zip(marked, *zip(*self._pieces.places(plain), strict=True), strict=True)
+            ]
+        if places:
+            return [self._of_borders(ids, at) for ids, at in self._pieces.places(marked)]
+        return [self._of_borders(ids) for ids in self._pieces.encode_documents(marked)]
+
+    def _of_borders(self, row: list[int], at: list[int] | None = None) -> Encoded:
+        """The tokens of a text that was cut at its borders: the tokens after borders begin words.
+
+        Args:
+          row: ids with those of borders.   at: the byte of each in the text with borders.
+        """
+        ids = np.array(row, np.int32)
+        border = ids == self._pieces.border
+        kept = np.flatnonzero(~border)
+        begins = np.append(False, border)[kept]  # the token before is a border
+        # (n,) bytes that the borders before each token take.
+        before = np.cumsum(border)[kept] * len(BORDER.encode())
+        places = None if at is None else np.array(at, np.int64)[kept] - before
+        count = int(np.count_nonzero(border))
+        return Encoded(ids[kept], self._starts(ids[kept], begins), places, (count, count))
+
+    def _of_pieces(self, marked: str, row: list[int], at: list[int]) -> Encoded:
+        """The tokens of a text that was not cut: those that begin at a border begin words."""
+        ids, places = np.array(row, np.int32), np.array(at, np.int64)
+        # (K,) bytes of the text at which its borders lie. A place that comes twice is a character in several pieces.
+        borders = np.cumsum([len(part.encode()) for part in marked.split(BORDER)])[:-1]
+        begins = np.isin(places, borders) & (np.diff(places, prepend=-1) > 0)
+        return Encoded(ids, self._starts(ids, begins), places, (len(borders), int(np.count_nonzero(begins))))
+
+    @functools.cached_property
+    def _spaced_flags(self) -> np.ndarray:
+        return spaced_flags(self)
+
+    def _starts(self, ids: np.ndarray, begins: np.ndarray) -> np.ndarray:
+        """(n,) bool: the tokens of a text that begin words, of which `begins` (n,) are known beside spaces."""
+        starts = split_words(self._spaced_flags[ids][None])[0][0] | begins
+        starts[:1] = True
+        return starts
 
     def encode_words(self, words: Sequence[str], spaced: bool = False) -> list[np.ndarray]:
         """Base ids (n,) int32 of each word as it is encoded inside a text; no specials are added.
@@ -164,9 +263,17 @@ class Tokenizer:
         Args:
           spaced: encode words of scripts without spaces as after a space too, which also occurs in texts.
         """
-        # Encode the words without spaces after `_STOP` and cut its ids off. If that fails, the ids after a space stay.
+        words = self._marked(words)
         found = self._pieces.encode_words(words)
         unspaced = [number for number, word in enumerate(words) if not spaced and is_unspaced(word)]
+        if (border := self._pieces.border) is not None:
+            # The ids after the first border are what the word has inside a text.
+            for number, ids in zip(
+                unspaced, self._pieces.encode([BORDER + words[number] for number in unspaced]), strict=True
+            ):
+                found[number] = ids[ids.index(border) :]
+            return self._without_borders(found)
+        # Encode the words without spaces after `_STOP` and cut its ids off. If that fails, the ids after a space stay.
         before, *texts = (
             self._pieces.encode([_STOP, *(_STOP + words[number] for number in unspaced)]) if unspaced else [[]]
         )
@@ -248,6 +355,8 @@ class Tokenizer:
             "size": self.size,
             "fingerprint": self.fingerprint,
         }
+        if self.vocabulary.words:
+            settings["icu"] = version()
         (directory / "vocabulary.json").write_text(json.dumps(settings, indent=2) + "\n")
 
     @staticmethod
@@ -264,6 +373,11 @@ class Tokenizer:
             vocabulary, fingerprint, size = Vocabulary(**saved["vocabulary"]), saved["fingerprint"], saved["size"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as error:
             raise UserError(f"{file}: no saved vocabulary ({one_line(error)})") from None
+        if vocabulary.words and saved.get("icu") != version():
+            raise UserError(
+                f"{file}: words were found by ICU {saved.get('icu')}, but the package icu4py here has ICU {version()}, "
+                "which may find others; install the version of icu4py with which the vocabulary was made"
+            )
         try:
             tokenizer = Tokenizer(load_pieces(vocabulary.kind, directory), vocabulary)
             wrong = (

@@ -1,48 +1,50 @@
 """Words in rows of tokens: where they begin, and which of them are among a set of keys.
 
 The pieces of the vocabulary cut text into *words*. A piece that begins a word starts one, punctuation is a word by
-itself, and in scripts without spaces every piece is a word. A dictionary's word is cut in the same way and may give
-several words in a row: "e-mail" gives three, a long Japanese word two. So a *key* is the tokens of one or more whole
-words. If several keys begin at one place, the longest one counts.
+itself, and in scripts without spaces every piece is a word. With `Vocabulary.words`, a segmenter finds the words of
+these scripts when a text is stored, and the store says which tokens begin words. A dictionary's word is cut in the same
+way and may give several words in a row: "e-mail" gives three, a long Japanese word two. So a *key* is the tokens of one
+or more whole words. If several keys begin at one place, the longest one counts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.tokens.segmenter import is_unspaced
 
 if TYPE_CHECKING:
     from xalign_jax.data.tokens.vocabulary import Tokenizer
 
 Key = tuple[int, tuple[int, ...]]  # language, base ids
 
-_BEGINS, _ENDS, _NO_WORD = 1, 2, 4
+_BEGINS, _ENDS, _NO_WORD, _MAY_BEGIN = 1, 2, 4, 8
 _STANDALONE = _BEGINS | _ENDS | _NO_WORD
-# Thai, Lao, Tibetan, Myanmar, Khmer; then the marks, kana and characters of Chinese and Japanese.
-_UNSPACED = re.compile(
-    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
-    "\uff66-\uff9f\U00020000-\U0003ffff]"
-)
-
-
-def is_unspaced(text: str) -> bool:
-    """True if the text begins with a character of a script that has no spaces between words."""
-    return _UNSPACED.match(text) is not None
 
 
 def word_flags(tokenizer: Tokenizer) -> np.ndarray:
-    """(base_size,) uint8 bits: 1 = begins a word, 2 = the next piece does, 4 = no word (specials, punctuation)."""
-    flags = np.where(tokenizer.standalone, _STANDALONE, tokenizer.word_start.astype(np.uint8)).astype(np.uint8)
+    """(base_size,) uint8 bits of the pieces.
+
+    1 = begins a word, 2 = the next piece does, 4 = no word (specials, punctuation), 8 = a segmenter may find that it
+    begins a word (only with `Vocabulary.words`).
+    """
+    flags = spaced_flags(tokenizer)
     # Pieces of scripts without spaces are words: bit 1 by their first character, bit 2 by their last.
     for bit, side in ((_BEGINS, 0), (_ENDS, -1)):
         flags |= np.array([bit * bool(text and is_unspaced(text[side])) for text in tokenizer.texts], np.uint8)
+    if tokenizer.vocabulary.words:
+        flags |= np.array([_MAY_BEGIN * bool(not text or is_unspaced(text)) for text in tokenizer.texts], np.uint8)
     return flags
+
+
+def spaced_flags(tokenizer: Tokenizer) -> np.ndarray:
+    """As `word_flags`, as far as spaces and punctuation tell."""
+    return np.where(tokenizer.standalone, _STANDALONE, tokenizer.word_start.astype(np.uint8)).astype(np.uint8)
 
 
 def marks_words(tokenizer: Tokenizer) -> bool:
@@ -50,19 +52,21 @@ def marks_words(tokenizer: Tokenizer) -> bool:
     return bool((word_flags(tokenizer) & (_BEGINS | _NO_WORD) == _BEGINS).any())
 
 
-def split_words(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def split_words(flags: np.ndarray, starts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Word borders of token rows.
 
     Args:
       flags: (B, L) uint8, `word_flags` of the tokens.
+      starts: (B, L) bool, the tokens that begin words, if a segmenter has found them (`store.Store.word_start`).
     Returns:
       begins: (B, L) bool, a word or a standalone token begins here. After a standalone token, a word always begins.
       ordinary: (B, L) bool, an ordinary word begins here, which is not standalone.
     """
     # On bits, because this runs on all text: "the next piece begins one" of a token is moved to its successor.
-    begins = flags & _BEGINS
-    begins[:, 1:] |= flags[:, :-1] >> 1 & 1
-    return begins.view(bool), begins > flags >> 2
+    begins = flags & _BEGINS if starts is None else starts.view(np.uint8)
+    if starts is None:
+        begins[:, 1:] |= flags[:, :-1] >> 1 & 1
+    return begins.view(bool), begins > (flags >> 2 & 1)
 
 
 def read_words(
@@ -186,8 +190,11 @@ def make_keys(items: Sequence[Key], flags: np.ndarray) -> tuple[Keys, np.ndarray
         hashes = hash_words(keys, language, factors)
     order = np.argsort(hashes)
     # (K,) words of each key, where the first piece always begins one; then the maximum for each first piece.
-    begins, _ = split_words(flags.take(np.maximum(keys, 0)))
+    # Where a segmenter finds words, this is the most that it can find in the key.
+    of_keys = flags.take(np.maximum(keys, 0))
+    begins, _ = split_words(of_keys)
+    begins = begins | (of_keys & _MAY_BEGIN > 0)
     words = 1 + np.count_nonzero(begins[:, 1:] & (keys[:, 1:] >= 0), axis=1)
     most = np.zeros(len(flags), np.int64)
-    np.maximum.at(most, keys[:, 0], np.where(flags[keys[:, 0]] < _NO_WORD, words, 0))
+    np.maximum.at(most, keys[:, 0], np.where(flags[keys[:, 0]] & _NO_WORD, 0, words))
     return Keys(flags, most, factors, hashes[order], keys[order], language[order]), order

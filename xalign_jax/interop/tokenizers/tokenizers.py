@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from xalign_jax.data.tokens.backends import SPECIALS
+from xalign_jax.data.tokens.segmenter import BORDER
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.interop.tokenizers import sentencepieces
@@ -28,9 +29,16 @@ def write_tokenizers(
 
     Args:
       languages: the base language and its clones, by number.
+    Raises:
+      UserError: the vocabulary cuts text at the borders of words, which no fast tokenizer finds.
     """
     if tokenizer.vocabulary.kind == "ids":
         return
+    if BORDER in tokenizer.names:
+        raise UserError(
+            'the vocabulary was trained with Vocabulary.words = "icu": it cuts text where ICU finds words, and '
+            "tokenizers of Hugging Face cannot, so it is not exported"
+        )
     # A tokenizer.json goes out as it came in, with its own specials.
     if tokenizer.vocabulary.kind == "huggingface":
         content = json.loads(tokenizer.files["tokenizer.json"])
