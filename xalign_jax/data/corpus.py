@@ -101,7 +101,7 @@ class Corpus:
         members = []
         # A base language and its clones read the same arrays; only the ids that they write differ.
         for base in sorted(set(mixture.languages or texts) & set(texts)):
-            tokens = tuple(np.asarray(store.tokens) for store in texts[base])
+            tokens = tuple(store.tokens for store in texts[base])
             offsets = tuple(np.asarray(store.offsets) for store in texts[base])
             names = [clone_name(base, k) for k in range(self.tokenizer.clones + 1)]
             members += [Member(name, name, k, base, tokens, offsets) for k, name in enumerate(names)]
