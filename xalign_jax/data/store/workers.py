@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import itertools
 import os
 import pickle
 import socket
@@ -15,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from xalign_jax.data.store.columns import Arrays, Encoder
+from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.readers import Example
 from xalign_jax.errors import UserError
 
@@ -102,7 +104,9 @@ class Workers:
         if worker is None:
             worker = self._local.worker = self._start()
         try:
-            worker.send(batch)
+            # Columns are quicker to send than records.
+            documents, ids = zip(*batch, strict=True)
+            worker.send((list(zip(*documents, strict=True)), ids if any(one is not None for one in ids) else None))
             answer = worker.recv()
         except (EOFError, OSError):
             line = f"a worker process that tokenises stopped; if memory ran out, set {JOBS} to a smaller number"
@@ -138,10 +142,11 @@ def serve(descriptor: int) -> None:
     try:
         encoder: Encoder = connection.recv()
         while True:
-            batch = connection.recv()
+            columns, ids = connection.recv()
             answer: Any
             try:
-                answer = encoder.encode(batch)
+                documents = map(Document, *columns)
+                answer = encoder.encode(list(map(Example, documents, ids or itertools.repeat(None))))
             except Exception as error:
                 answer = error
             connection.send(answer)
