@@ -18,7 +18,7 @@ from xalign_jax.data.store.store import cache_dir
 from xalign_jax.data.text.fields import FIELDS, RANGES, VALUES, ranges, value
 from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.readers import Example
-from xalign_jax.data.text.split import Split
+from xalign_jax.data.text.split import Apply, Split
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError, one_line
 from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
@@ -98,6 +98,12 @@ class TaskReader:
                     f"Mixture.tasks: {task.name!r} is tokenised with another vocabulary than the recipe's; "
                     "set Vocabulary.path to its model"
                 )
+
+    def divide(self, apply: Apply) -> None:
+        """Divide the documents of this package's Tasks, if that has not been done; `apply` hashes them."""
+        for task in self.tasks:
+            if task.name in SOURCES:
+                SOURCES[task.name].divide(apply)
 
     def read(self, split: str) -> Iterator[Example]:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""

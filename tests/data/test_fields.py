@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from xalign_jax.data import preview
+from xalign_jax.data import statistics
 from xalign_jax.data.corpus import load
 from xalign_jax.data.feeds.windows import ContrastFeed, TextFeed, WindowFeed
 from xalign_jax.data.store.prepare import run
@@ -193,8 +193,8 @@ def test_mixtures_read_some_documents(tmp_path):
     pairs = ContrastFeed(64, 4, 30).build(found, Mixture((task,), where={"label": ("2",)}), 8, 0)
     words = [found.tokenizer.decode(row).split() for row in pairs.batch(0, slice(None))["tokens"]]
     assert {int(word) % 3 for row in words for word in row if word.isdecimal()} == {2}
-    assert preview.fields(found)[0].startswith(f"label ({task}, train, de): ")
-    assert "none" in preview.fields(found)[4] and "LOC" in preview.fields(found)[2]
+    assert statistics.fields(found)[0].startswith(f"label ({task}, train, de): ")
+    assert "none" in statistics.fields(found)[4] and "LOC" in statistics.fields(found)[2]
 
 
 def test_fields_that_no_task_declares(tmp_path):

@@ -60,7 +60,7 @@ def test_only_large_arrays_keep_a_file_open(cache, tsv, monkeypatch):
     small = open_stores(Texts(BYTES, [tsv], cache), tsv)["train"]["en"]
     monkeypatch.setattr(store, "_MAPPED", 1000)
     large = open_stores(Texts(BYTES, [tsv], cache), tsv)["train"]["en"]
-    assert isinstance(large.tokens, np.memmap) and not isinstance(small.tokens, np.memmap)
+    assert isinstance(large.tokens.base, np.memmap) and not isinstance(small.tokens.base, np.memmap)
     for name in store.ARRAYS:
         a, b = getattr(small, name), getattr(large, name)
         assert a.dtype == b.dtype and np.array_equal(a, b) and not a.flags.writeable

@@ -8,12 +8,19 @@ import hashlib
 import http.server
 import json
 import re
+import socket
+import struct
 import threading
+import time
 from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Bucket(http.server.BaseHTTPRequestHandler):
-    """Objects by name in `server.objects`, as (content, generation). Writing is refused while `server.refuses(name)`."""
+    """Objects by name in `server.objects`, as (content, generation). Writing is refused while `server.refuses(name)`.
+
+    Contents are read after `server.latency` seconds, and not as they should be if `server.fault(name)` says so:
+    "overloaded" (503), "reset" (the connection ends), "short" (half of the bytes) or "flipped" (a wrong bit).
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -25,7 +32,7 @@ class Bucket(http.server.BaseHTTPRequestHandler):
         self.send_response(code)
         for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
-        with contextlib.suppress(BrokenPipeError):  # they ask for things they no longer want
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # they ask for things they no longer want
             self.end_headers()
             self.wfile.write(content)
 
@@ -53,13 +60,25 @@ class Bucket(http.server.BaseHTTPRequestHandler):
         if query.get("alt") != "media" and not path.startswith("/download"):
             return self._answer(200, self._about(name))
         content, generation = self.server.objects[name]
+        time.sleep(self.server.latency)
+        fault = self.server.fault(name)
+        if fault == "overloaded":
+            return self._answer(503, {"error": {"code": 503, "message": "try again"}})
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+            return None
         headers = {"X_Goog_Generation": str(generation), "Content_Type": "application/octet-stream"}
         if asked := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
             start, end = asked[1], asked[2]
             low = int(start) if start else max(len(content) - int(end), 0)
             high = min(int(end), len(content) - 1) if start and end else len(content) - 1
             headers["Content_Range"] = f"bytes {low}-{high}/{len(content)}"
-            return self._answer(206, content[low : high + 1], **headers)
+            found = content[low : high + 1]
+            if fault == "flipped":
+                found = bytes([found[0] ^ 1]) + found[1:]
+            return self._answer(206, found[: len(found) // 2] if fault == "short" else found, **headers)
         return self._answer(200, content, **headers)
 
     def _listed(self, query):
@@ -131,11 +150,16 @@ class Bucket(http.server.BaseHTTPRequestHandler):
         self._answer(204 if known else 404)
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 512  # TensorStore opens hundreds of connections at once
+
+
 def serve():
     """A server with an empty bucket called "bucket"; `server_port` says where."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
+    server = _Server(("127.0.0.1", 0), Bucket)
     server.objects, server.sessions, server.generation = {}, {}, 0
     server.refuses = lambda name: False
+    server.latency, server.fault = 0.0, lambda name: None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 

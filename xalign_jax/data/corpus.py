@@ -105,7 +105,7 @@ class Corpus:
         members = []
         # A base language and its clones read the same arrays; only the ids that they write differ.
         for base in sorted(set(mixture.languages or texts) & set(texts)):
-            tokens = tuple(np.asarray(store.tokens) for store in texts[base])
+            tokens = tuple(store.tokens for store in texts[base])
             offsets = tuple(np.asarray(store.offsets) for store in texts[base])
             starts = tuple(store.word_start for store in texts[base])
             chosen = tuple(store.selected(mixture.where) for store in texts[base])

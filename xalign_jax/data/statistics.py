@@ -121,7 +121,7 @@ def fields(corpus: Corpus) -> list[str]:
         for split, languages in splits.items():
             for language, store in languages.items():
                 for field, known in store.tables.items():
-                    column = np.asarray(store.fields[field])
+                    column = store.fields[field][:]
                     # Ranges begin at tokens with an odd tag: 1, 3, 5, ... stand for names 0, 1, 2, ...
                     numbers = column[column % 2 == 1] // 2 if field in RANGES else column[column >= 0]
                     times = np.bincount(numbers, minlength=len(known)).tolist()

@@ -19,6 +19,7 @@ from xalign_jax.data.cleaning.comparable import comparable
 from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.text.files import Document, keyed_hash
 from xalign_jax.data.text.readers import Example
+from xalign_jax.data.text.split import Apply
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 
 VERSION = 1  # of the rules; increase it when they begin to drop other texts, so that cleaned stores are made again
@@ -56,6 +57,10 @@ class CleanReader:
     def check_vocabulary(self, tokenizer: Tokenizer) -> None:
         """As the other reader does."""
         self._reader.check_vocabulary(tokenizer)
+
+    def divide(self, apply: Apply) -> None:
+        """As the other reader does."""
+        self._reader.divide(apply)
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ class Pairs:
     """
 
     def __init__(self, stores: Sequence[Store], pivot: str | None, where: Any = ()) -> None:
-        self.tokens = [np.asarray(store.tokens) for store in stores]
+        self.tokens = [store.tokens for store in stores]
         self.languages = tuple(sorted({store.language for store in stores}))
         self._pivot = -1 if pivot is None else self.languages.index(pivot)
         # Columns over all documents of all stores, one store after another.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import gin
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from xalign_jax.data.corpus import FACTS
 from xalign_jax.data.feeds.codeswitch import COUNTS, Switch, Switched, Table, build_table, switch, unswitched
@@ -21,6 +20,7 @@ from xalign_jax.data.feeds.packing import Batch, blank
 from xalign_jax.data.feeds.words import PieceFeed, WordFeed
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.sampling.mixing import Epochs, member_rows
+from xalign_jax.data.store.remote import take_windows
 from xalign_jax.data.tokens.words import split_words
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batches, Feed
@@ -223,7 +223,7 @@ class Windows(Batches):
             # Rows that the store has whole are copied at once; the few at its end one by one.
             whole = np.flatnonzero((store == number) & (valid == size))
             if whole.size:
-                base[whole] = sliding_window_view(tokens, size)[start[whole]]
+                base[whole] = take_windows(tokens, start[whole], size)
             for row in np.flatnonzero((store == number) & (valid < size)):
                 base[row, : valid[row]] = tokens[start[row] :]
         return base, valid

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import sys
 import zlib
@@ -36,8 +37,8 @@ def make(directory: Path, fill: Callable[[Path], None]) -> None:
     if found is None:
         return
     # Fill a folder of another name and rename it, so that no process ever sees half a directory.
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    _delete_left(directory)
+    temporary = directory.with_name(f".{directory.name}.{platform.node()}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
         fill(temporary)
@@ -51,6 +52,14 @@ def make(directory: Path, fill: Callable[[Path], None]) -> None:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _delete_left(directory: Path) -> None:
+    """Delete what killed processes of this host have left of a directory."""
+    for left in directory.parent.glob(f".{directory.name}.{platform.node()}.*"):
+        process = left.name.rpartition(".")[2]
+        if process == str(os.getpid()) or not Path("/proc", process).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def damage(directory: Path) -> str | None:

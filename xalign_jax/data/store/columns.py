@@ -110,7 +110,7 @@ def _length(found: Tokenised) -> int:
 
 
 def _words(found: Tokenised) -> int:
-    return len(found.document.text.split())
+    return found.normal.count(" ") + 1 if found.normal else 0
 
 
 def _key(found: Tokenised) -> int:

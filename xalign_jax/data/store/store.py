@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gin
 import numpy as np
@@ -26,6 +26,7 @@ from xalign_jax.data.sampling.mixing import check_rates
 from xalign_jax.data.sampling.schedules import Points, phases
 from xalign_jax.data.store.cache import ADVICE, damage, read_object
 from xalign_jax.data.store.columns import COLUMNS
+from xalign_jax.data.store.remote import open_array, pull, push, remote_url
 from xalign_jax.data.text.fields import PROVENANCES, VALUES
 from xalign_jax.data.text.files import is_current
 from xalign_jax.data.text.names import parse_name
@@ -152,6 +153,8 @@ def _is_rate(item: Any) -> bool:
 @dataclasses.dataclass(frozen=True)
 class Store:
     """One language of one task in one split. Large arrays are memory-mapped; all are read-only.
+
+    Tokens, and fields of the same length, may be a `remote.RemoteArray`: index them by slices or whole numbers only.
 
     Attributes:
       tokens: (N,) uint16 or int32 base ids; each document ends with eos.
@@ -299,16 +302,28 @@ def _is_whole(index: Path, cache: Path, modules: Sequence[str]) -> bool:
 def prepare(texts: Texts, modules: Sequence[str] = ()) -> None:
     """Make the vocabulary and the stores of all tasks of a recipe, unless they exist and are current.
 
-    The work runs in another process, so that this one does not load TensorFlow. Concurrent calls are safe.
+    The work runs in another process, so that this one does not load TensorFlow. Concurrent calls are safe. If
+    $XALIGN_REMOTE is set, texts that are prepared there are not prepared again, and others are put there.
 
     Args:
       modules: Python modules that register the user's tasks.
     Raises:
       UserError: bad settings, files or modules.
-      RunError: the cache cannot be written, or the process stopped for another reason.
+      RunError: the cache or the object storage cannot be read or written, or the process stopped for another reason.
     """
-    if _is_prepared(texts, modules):
+    remote, entries = remote_url(), [texts.index_file(task) for task in (None, *texts.tasks)]
+    prepared = _is_prepared(texts, modules)
+    # What another host has put on object storage is read there, and needs no text here.
+    if remote and not prepared and pull(texts.folder, entries, remote):
         return
+    if not prepared:
+        _prepare_here(texts, modules)
+    if remote:
+        directories = {_read_entry(entry)["directory"]: None for entry in entries}
+        push(texts.folder, list(directories), entries, remote)
+
+
+def _prepare_here(texts: Texts, modules: Sequence[str]) -> None:
     request = {**dataclasses.asdict(texts), "cache": str(texts.folder), "modules": list(modules)}
     # The process needs no accelerator, and TensorFlow's messages would hide its own.
     command = [sys.executable, "-c", _PREPARE, json.dumps(request)]
@@ -351,8 +366,7 @@ def open_stores(texts: Texts, task: str) -> dict[str, dict[str, Store]]:
         stores[split] = {}
         for language in languages:
             folder = directory / split / language
-            arrays = {name: _load_array(folder / f"{name}.npy") for name in ARRAYS}
-            fields = {name: _load_array(folder / f"{name}.npy") for name in info["fields"]}
+            arrays, fields = ({name: _load(folder, name) for name in names} for names in (ARRAYS, info["fields"]))
             stores[split][language] = Store(
                 **arrays, language=language, task=task, split=split, fingerprint=info["fingerprint"], fields=fields,
                 tables=info.get("tables", {}), counts=languages[language],
@@ -373,6 +387,12 @@ def _info(directory: Path) -> dict[str, Any]:
     return info
 
 
+def _load(folder: Path, name: str) -> np.ndarray:
+    """An array of a store. One that lies on object storage is indexed in the same way, and has no other operations."""
+    remote = open_array(folder, name)
+    return _load_array(folder / f"{name}.npy") if remote is None else cast(np.ndarray, remote)
+
+
 def _load_array(file: Path) -> np.ndarray:
     """A stored array, read-only. Only large files are mapped, because each map keeps a file descriptor open."""
     try:
@@ -381,5 +401,6 @@ def _load_array(file: Path) -> np.ndarray:
         raise UserError(f"{file}: cannot be opened ({error.strerror}); `ulimit -n` may allow too few files") from None
     except Exception:  # numpy calls parsers, which raise exceptions of many kinds
         raise UserError(f"{file}: damaged; {ADVICE}") from None
+    array = array.view(np.ndarray)  # the subclass for maps is slow to index
     array.flags.writeable = False
     return array

@@ -52,6 +52,7 @@ def tokenise(task: str, reader: Any, encoder: Encoder, validation: np.ndarray, s
     content = hashlib.sha256()
     counts, dropped = {}, 0
     with Workers(encoder, jobs()) as workers:
+        reader.divide(workers.keys)
         for split in SPLITS:
             missing = functools.cache(lambda number, split=split: not shards.whole(split, number))
             stream = workers.map(batches(reader.read(split)), missing)

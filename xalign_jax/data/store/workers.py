@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import itertools
 import os
 import pickle
 import socket
@@ -14,11 +15,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+import numpy as np
+
 from xalign_jax.data.store.columns import Arrays, Encoder
+from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.readers import Example
+from xalign_jax.data.text.split import document_keys
 from xalign_jax.errors import UserError
 
 Part = TypeVar("Part")
+Asked = TypeVar("Asked")
+Job = Callable[[Encoder, Sequence[Example]], Any]  # a function of a module, which workers find by its name
 
 JOBS = "XALIGN_JOBS"
 _ALONE = 2**22  # characters that are encoded before workers start, which takes about a second
@@ -77,32 +84,44 @@ class Workers:
           UserError: the vocabulary cannot encode text.
           ChildProcessError: a worker stopped.
         """
-        waiting: collections.deque[tuple[Part, Sequence[Example], concurrent.futures.Future | None]]
-        waiting = collections.deque()
-        for part, batch in batches:
-            waiting.append((part, batch, self._submit(batch) if wanted(part) else None))
-            if len(waiting) > _AHEAD * self._count:
-                yield _result(waiting.popleft())
-        while waiting:
-            yield _result(waiting.popleft())
+        asked = ((part, batch, self._submit(_encode, batch) if wanted(part) else None) for part, batch in batches)
+        for part, batch, future in self._in_order(asked):
+            yield part, batch, None if future is None else future.result()
 
-    def _submit(self, batch: Sequence[Example]) -> concurrent.futures.Future:
+    def keys(self, batches: Iterable[Sequence[Document]]) -> Iterator[np.ndarray]:
+        """`split.document_keys` of batches, in order. Raises ChildProcessError if a worker stopped."""
+        asked = (self._submit(_keys, list(map(Example, batch))) for batch in batches)
+        return (future.result() for future in self._in_order(asked))
+
+    def _in_order(self, asked: Iterator[Asked]) -> Iterator[Asked]:
+        """The same values. A few are taken ahead, so that all workers have work."""
+        waiting: collections.deque[Asked] = collections.deque()
+        for one in asked:
+            waiting.append(one)
+            if len(waiting) > _AHEAD * self._count:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _submit(self, job: Job, batch: Sequence[Example]) -> concurrent.futures.Future:
         if self._count == 1 or self._characters < _ALONE:
             self._characters += sum(len(example.document.text) for example in batch)
             done: concurrent.futures.Future = concurrent.futures.Future()
-            done.set_result(self._encoder.encode(batch))
+            done.set_result(job(self._encoder, batch))
             return done
         if self._pool is None:
             self._pool = concurrent.futures.ThreadPoolExecutor(self._count)
-        return self._pool.submit(self._ask, batch)
+        return self._pool.submit(self._ask, job, batch)
 
-    def _ask(self, batch: Sequence[Example]) -> Arrays:
-        """Have this thread's worker encode a batch."""
+    def _ask(self, job: Job, batch: Sequence[Example]) -> np.ndarray | Arrays:
+        """Have this thread's worker do a job."""
         worker = getattr(self._local, "worker", None)
         if worker is None:
             worker = self._local.worker = self._start()
         try:
-            worker.send(batch)
+            # Columns are quicker to send than records.
+            documents, ids = zip(*batch, strict=True)
+            columns = list(zip(*documents, strict=True))
+            worker.send((job, columns, ids if any(one is not None for one in ids) else None))
             answer = worker.recv()
         except (EOFError, OSError):
             line = f"a worker process that tokenises stopped; if memory ran out, set {JOBS} to a smaller number"
@@ -125,23 +144,25 @@ class Workers:
         return connection
 
 
-def _result(
-    waiting: tuple[Part, Sequence[Example], concurrent.futures.Future | None],
-) -> tuple[Part, Sequence[Example], Arrays | None]:
-    part, batch, future = waiting
-    return part, batch, None if future is None else future.result()
+def _encode(encoder: Encoder, batch: Sequence[Example]) -> Arrays:
+    return encoder.encode(batch)
+
+
+def _keys(_: Encoder, batch: Sequence[Example]) -> np.ndarray:
+    return document_keys([example.document for example in batch])
 
 
 def serve(descriptor: int) -> None:
-    """The worker: encode each batch that comes, until the connection ends."""
+    """The worker: do the job on each batch that comes, until the connection ends."""
     connection = Connection(descriptor)
     try:
         encoder: Encoder = connection.recv()
         while True:
-            batch = connection.recv()
+            job, columns, ids = connection.recv()
             answer: Any
             try:
-                answer = encoder.encode(batch)
+                documents = map(Document, *columns)
+                answer = job(encoder, list(map(Example, documents, ids or itertools.repeat(None))))
             except Exception as error:
                 answer = error
             connection.send(answer)

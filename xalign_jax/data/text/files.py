@@ -412,7 +412,9 @@ def check_string(text: str, path: str, number: int) -> str:
 
 def normal_text(text: str) -> str:
     """The text without differences in case and white space: two texts count as the same if this is equal."""
-    return " ".join(text.split()).casefold()
+    # A printable text has no white space but spaces. If they are single ones, it need not be cut and joined.
+    single = text.isprintable() and "  " not in text and text[:1] != " " and text[-1:] != " "
+    return (text if single else " ".join(text.split())).casefold()
 
 
 def keyed_hash(value: str) -> int:

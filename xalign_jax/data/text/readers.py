@@ -15,7 +15,7 @@ from xalign_jax.data.text.docstrings import Documentation
 from xalign_jax.data.text.fields import FIELDS
 from xalign_jax.data.text.files import VALIDATION_SHARE, Document, Source
 from xalign_jax.data.text.names import parse_name
-from xalign_jax.data.text.split import Split
+from xalign_jax.data.text.split import Apply, Split
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 
 EMBEDDED: dict[str, Source] = {"docs_en": Documentation(), "catalogs": Catalogs()}  # by task name
@@ -48,6 +48,11 @@ class SourceReader:
     def read(self, split: str) -> Iterator[Example]:
         """Examples of "train" or "validation", in a fixed order; the same text is never in both."""
         return map(Example, self._split.select(self.source.documents(), split))
+
+    def divide(self, apply: Apply) -> None:
+        """Divide the documents, if that has not been done; `apply` hashes them."""
+        if "_split" not in vars(self):
+            vars(self)["_split"] = Split(self.source.documents, self.share, apply)
 
     @property
     def fields(self) -> tuple[str, ...]:

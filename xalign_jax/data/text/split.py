@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -17,8 +17,26 @@ from xalign_jax.errors import UserError
 
 Item = TypeVar("Item")
 
+# Applies `document_keys` to batches of documents, in order: in this process, or in others.
+Apply = Callable[[Iterable[Sequence[Document]]], Iterator[np.ndarray]]
+
+_DOCUMENTS, _CHARACTERS = 1024, 2**19  # of a batch
 SIDES = ("train", "validation", None)  # by the code that `Split` keeps of each document
 _TRAIN, _VALIDATION, _DROPPED = range(3)
+
+
+def document_keys(documents: Sequence[Document]) -> np.ndarray:
+    """(n, 2) uint64: for each document the hash that decides its side, and the hash of its text."""
+    rows = []
+    for document in documents:
+        text = keyed_hash(normal_text(document.text))
+        rows.append((keyed_hash(f"group:{document.group}") if document.group else text, text))
+    return np.array(rows, np.uint64).reshape(-1, 2)
+
+
+def in_this_process(batches: Iterable[Sequence[Document]]) -> Iterator[np.ndarray]:
+    """`document_keys` of batches."""
+    return map(document_keys, batches)
 
 
 class Split:
@@ -34,22 +52,32 @@ class Split:
     Args:
       read: yields all documents, in each call the same.
       share: of the documents, for validation.
+      apply: hashes the documents.
     """
 
-    def __init__(self, read: Callable[[], Iterable[Document]], share: float = VALIDATION_SHARE) -> None:
-        # Columns: hash that decides, hash of the text, number of the language.
-        keys, texts, languages = array.array("Q"), array.array("Q"), array.array("I")
+    def __init__(
+        self, read: Callable[[], Iterable[Document]], share: float = VALIDATION_SHARE, apply: Apply = in_this_process
+    ) -> None:
         numbers: dict[str, int] = {}
-        for document in read():
-            text = keyed_hash(normal_text(document.text))
-            texts.append(text)
-            keys.append(keyed_hash(f"group:{document.group}") if document.group else text)
-            languages.append(numbers.setdefault(document.language, len(numbers)))
-        key, language = np.array(keys, np.uint64), np.array(languages)
-        del keys, languages
-        validation = _held_out(key, language, share)
-        found = np.unique(np.array(texts)[validation])
-        repeated = ~validation & contained(np.array(texts), found)
+        languages = array.array("I")
+
+        def batches() -> Iterator[list[Document]]:
+            batch: list[Document] = []
+            characters = 0
+            for document in read():
+                languages.append(numbers.setdefault(document.language, len(numbers)))
+                batch.append(document)
+                characters += len(document.text)
+                if len(batch) == _DOCUMENTS or characters >= _CHARACTERS:
+                    yield batch
+                    batch, characters = [], 0
+            if batch:
+                yield batch
+
+        # (D, 2) -> (D,) hashes that decide, (D,) hashes of the texts.
+        key, text = np.concatenate([np.empty((0, 2), np.uint64), *apply(batches())]).T
+        validation = _held_out(key, np.array(languages), share)
+        repeated = ~validation & contained(text, np.unique(text[validation]))
         self._codes = np.where(validation, _VALIDATION, np.where(repeated, _DROPPED, _TRAIN)).astype(np.uint8).tobytes()
 
     def sides(self) -> list[str | None]:
