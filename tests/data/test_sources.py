@@ -385,7 +385,7 @@ def test_catalog_messages(tmp_path):
         "%(n)d day\0%(n)d days": "%(n)d Tag\0%(n)d Tage",
     }
     mo_file(tmp_path / "de.mo", messages)
-    assert sorted(catalogs.read_mo(tmp_path / "de.mo")) == [
+    assert sorted(catalogs.read_mo(str(tmp_path / "de.mo"))) == [
         ("", "%(n)d days", "%(n)d Tage"),
         ("", "Yes", "Ja"),
         ("verb", "view", "ansehen"),
@@ -396,7 +396,7 @@ def test_catalog_messages(tmp_path):
     for damaged in (b"x" * 40, b"", whole[:-8], whole[: len(whole) // 2], whole.replace(b"Ja\0", b"Jaa")):
         (tmp_path / "bad.mo").write_bytes(damaged)
         with pytest.raises(UserError, match=r"bad\.mo: not a compiled gettext catalog"):
-            list(catalogs.read_mo(tmp_path / "bad.mo"))
+            list(catalogs.read_mo(str(tmp_path / "bad.mo")))
 
 
 def test_django_catalogs():

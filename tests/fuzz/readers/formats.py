@@ -14,7 +14,8 @@ import pyarrow.parquet
 
 from fuzz.harness import Reader
 from fuzz.readers.texts import ENGLISH, GERMAN, TEXTS
-from xalign_jax.data.text.files import Document, is_language
+from xalign_jax.data.text.files import Document
+from xalign_jax.data.text.lines import is_language
 from xalign_jax.data.text.names import parse_name
 
 TMX = """<?xml version="1.0" encoding="UTF-8"?>

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from xalign_jax.data.text.files import check_string, parse_object, read_lines
+from xalign_jax.data.text.lines import check_string, parse_object, read_lines
 from xalign_jax.errors import UserError, install
 from xalign_jax.recipe import resolve
 

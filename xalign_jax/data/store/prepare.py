@@ -25,8 +25,10 @@ from xalign_jax.data.cleaning.reader import CleanReader, lines
 from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.store.cache import damage, make
 from xalign_jax.data.store.store import FORMAT, canonical_task, index_file
-from xalign_jax.data.text.files import is_language, keyed_hash, normal_text, stamp_file
+from xalign_jax.data.text.files import keyed_hash, normal_text
+from xalign_jax.data.text.lines import is_language
 from xalign_jax.data.text.readers import source_reader
+from xalign_jax.data.text.stamps import stamp_file
 from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError

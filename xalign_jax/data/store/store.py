@@ -25,8 +25,8 @@ from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.sampling.mixing import check_rates
 from xalign_jax.data.sampling.schedules import Points, phases
 from xalign_jax.data.store.cache import ADVICE, damage, read_object
-from xalign_jax.data.text.files import is_current
 from xalign_jax.data.text.names import parse_name
+from xalign_jax.data.text.stamps import is_current
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.recipe import freeze, resolve, with_paths, within

@@ -17,7 +17,9 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from xalign_jax.data.text.files import Document, hash_file, stamp_file, stamp_package
+from xalign_jax.data.text.files import Document
+from xalign_jax.data.text.remote import open_bytes
+from xalign_jax.data.text.stamps import hash_file, stamp_file, stamp_package
 from xalign_jax.errors import UserError, install
 
 # Python's and Django's placeholders: %(name)s, %d, {}, {name}.
@@ -65,7 +67,7 @@ def _documents(package: str) -> tuple[Document, ...]:
     documents: dict[tuple[str, str, str], Document] = {}
     for file in sorted(root.glob("**/locale/*/LC_MESSAGES/*.mo")):
         language = normal_language(file.parts[-3])
-        for context, source, translation in read_mo(file):
+        for context, source, translation in read_mo(str(file)):
             english, text = clean(source), clean(translation)
             # Formats and single signs are no text.
             if not (is_text(english) and any(map(str.isalpha, text))):
@@ -86,7 +88,7 @@ def normal_language(locale: str) -> str:
     return _LANGUAGES.get(code, code)
 
 
-def read_mo(path: Path) -> Iterator[tuple[str, str, str]]:
+def read_mo(path: str) -> Iterator[tuple[str, str, str]]:
     """(context, source, translation) of each message of a compiled gettext catalog.
 
     A message with plural forms gives its plural and the last form, which mean the same in every language.
@@ -99,7 +101,8 @@ def read_mo(path: Path) -> Iterator[tuple[str, str, str]]:
     """
     # The header's five numbers, in the byte order that the magic number shows: magic, revision, number of messages, and
     # where the tables of sources and of translations begin. A table has (length, start) of each string; a NUL ends it.
-    content = path.read_bytes()
+    with open_bytes(path) as file:
+        content = file.read()
     try:
         order = "<" if struct.unpack_from("<I", content)[0] == _MAGIC else ">"
         magic, _, count, sources, translations = struct.unpack_from(f"{order}5I", content)

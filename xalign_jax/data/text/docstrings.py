@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from xalign_jax.data.text.files import Document, hash_file, normal_text, stamp_file, stamp_package
+from xalign_jax.data.text.files import Document, normal_text
+from xalign_jax.data.text.stamps import hash_file, stamp_file, stamp_package
 from xalign_jax.errors import UserError
 
 PACKAGES = ("numpy", "scipy", "jax", "flax", "optax")

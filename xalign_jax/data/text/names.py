@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from xalign_jax.data.text.archives import MosesArchives
-from xalign_jax.data.text.files import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles, is_language
+from xalign_jax.data.text.files import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles
+from xalign_jax.data.text.lines import is_language
 from xalign_jax.data.text.messages import Messages
 from xalign_jax.data.text.tables import ArrowTables, CsvTables
 from xalign_jax.data.text.tmx import TranslationMemories

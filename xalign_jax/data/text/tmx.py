@@ -8,7 +8,8 @@ from typing import Any
 
 from xalign_jax.data.text.catalogs import normal_language
 from xalign_jax.data.text.compression import extra_package, open_file
-from xalign_jax.data.text.files import SHOWN, Document, Multilingual, check_string, is_language, say
+from xalign_jax.data.text.files import Document, Multilingual
+from xalign_jax.data.text.lines import SHOWN, check_string, is_language, say
 from xalign_jax.errors import UserError, one_line
 
 _LANGUAGE = ("{http://www.w3.org/XML/1998/namespace}lang", "lang")  # TMX 1.4, and versions before it
