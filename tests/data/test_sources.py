@@ -8,9 +8,10 @@ import pytest
 
 from xalign_jax.data.lexicon import files as dictionaries
 from xalign_jax.data.lexicon.filenames import named_languages
-from xalign_jax.data.text import catalogs, docstrings, files
+from xalign_jax.data.text import catalogs, docstrings
 from xalign_jax.data.text.files import AlignedLines, Document, JsonLines, MultiwayTsv, Split, TextFiles
 from xalign_jax.data.text.names import parse_name
+from xalign_jax.data.text.stamps import is_current
 from xalign_jax.errors import UserError
 
 
@@ -158,10 +159,10 @@ def test_spelled_names_resolve_paths(tmp_path, monkeypatch):
 def test_fingerprints_and_stamps_follow_the_file(tmp_path):
     source = TextFiles((("en", write(tmp_path / "a.txt", "one")),))
     before, stamps = source.fingerprint(), source.stamps()
-    assert all(map(files.is_current, stamps))
+    assert all(map(is_current, stamps))
     write(tmp_path / "a.txt", "two more")
     assert source.fingerprint() != before
-    assert not all(map(files.is_current, stamps))
+    assert not all(map(is_current, stamps))
 
 
 def test_split_is_by_group_and_no_text_is_in_both():

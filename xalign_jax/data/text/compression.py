@@ -38,14 +38,14 @@ def plain_name(path: str) -> str:
     return next((path.removesuffix(suffix) for suffix in SUFFIXES if path.endswith(suffix)), path)
 
 
-def extra_package(module: str, path: str) -> Any:
-    """A module of the extra `formats`. Raises UserError, naming the file that needs it, if it is not installed."""
+def extra_package(module: str, path: str, extra: str = "formats") -> Any:
+    """A module of an extra. Raises UserError, naming the file that needs it, if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
         raise UserError(
-            f"{path}: reading it needs the package {package}, which is not installed; {install('formats')}"
+            f"{path}: reading it needs the package {package}, which is not installed; {install(extra)}"
         ) from None
 
 

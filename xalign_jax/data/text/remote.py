@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from typing import Any, BinaryIO, cast
 
 from xalign_jax.errors import UserError, install, one_line
@@ -22,6 +23,8 @@ _MARKS = (
     "mtime",
     "created",
 )
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SECONDS = 20  # that the Hub may take to answer
 _BLOCK = 2**20  # bytes that are asked for at once, at least
 
 
@@ -84,6 +87,27 @@ def _store(path: str) -> tuple[Any, str]:
         raise UserError(f"{path}: no such protocol ({one_line(error)})") from None
     except Exception as error:  # credentials that are missing, for example
         raise UserError(f"{path}: cannot be read ({one_line(error) or type(error).__name__})") from None
+
+
+def hub_commit(name: str, revision: str | None) -> str:
+    """The commit of a data set on the Hugging Face Hub. `revision` is a branch, a tag or a commit; None = the newest.
+
+    Raises:
+      UserError: the Hub does not answer, or has no such data set or revision.
+    """
+    if revision and _COMMIT.fullmatch(revision):
+        return revision
+    try:
+        import huggingface_hub
+
+        return str(huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=_SECONDS).sha)
+    except ImportError:
+        how = install("datasets")
+        raise UserError(f"{name}: reading it needs the package datasets, which is not installed; {how}") from None
+    except Exception as error:  # the library raises exceptions of many kinds
+        raise UserError(
+            f"{name}: no folder, and not found on the Hugging Face Hub ({one_line(error) or type(error).__name__})"
+        ) from None
 
 
 class _Remote(io.RawIOBase):

@@ -18,7 +18,7 @@ from xalign_jax.errors import UserError, one_line
 
 _GROUP = "group_id"  # the column of groups, unless one is chosen
 _CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")  # what the name of a language's column looks like
-_ROWS = 1024  # rows that are decoded at once
+ROWS = 1024  # rows that are decoded at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,8 +160,8 @@ class ArrowTables(_Tables):
                 self._check_type(path, schema, column)
             row = 0
             for batch in batches([_outer(column, schema.names) for column in columns]):
-                for start in range(0, batch.num_rows, _ROWS):
-                    part = batch.slice(start, _ROWS)
+                for start in range(0, batch.num_rows, ROWS):
+                    part = batch.slice(start, ROWS)
                     for cells in zip(*(_cells(part, column, path, row) for column in columns), strict=True):
                         row += 1
                         yield row, list(cells)
@@ -180,7 +180,7 @@ class ArrowTables(_Tables):
             if not path.endswith((".arrow", ".feather")):
                 table = extra_package("pyarrow.parquet", path).ParquetFile(_source(path))
                 return table.schema_arrow, lambda columns: table.iter_batches(
-                    _ROWS, columns=list(dict.fromkeys(columns))
+                    ROWS, columns=list(dict.fromkeys(columns))
                 )
             arrow = extra_package("pyarrow", path)
             try:
