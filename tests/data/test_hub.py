@@ -120,7 +120,7 @@ def test_data_sets_on_the_hub_are_pinned_to_a_commit(folders, monkeypatch):
             raise OSError("404: no\nsuch data set")
         return SimpleNamespace(sha=commits[revision or "main"])
 
-    def load(name, **settings):
+    def load(path, **settings):
         loaded.append(settings)
         return datasets.Dataset.from_dict(ROWS).to_iterable_dataset()
 
