@@ -60,10 +60,7 @@ class Catalogs:
 @functools.cache
 def _documents(package: str) -> tuple[Document, ...]:
     """All messages in English and in each translation, without repetitions, in the order of the files."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"catalogs: the package {package} is not installed; {install('demo')}")
-    root = Path(spec.submodule_search_locations[0])
+    root = package_folder(package, "catalogs")
     documents: dict[tuple[str, str, str], Document] = {}
     for file in sorted(root.glob("**/locale/*/LC_MESSAGES/*.mo")):
         language = normal_language(file.parts[-3])
@@ -77,6 +74,14 @@ def _documents(package: str) -> tuple[Document, ...]:
             for document in (Document(english, "en", group), Document(text, language, group)):
                 documents.setdefault((document.text, document.language, group), document)
     return tuple(documents.values())
+
+
+def package_folder(package: str, task: str) -> Path:
+    """The folder of an installed package of the extra `demo`. Raises UserError, naming the task, if there is none."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"{task}: the package {package} is not installed; {install('demo')}")
+    return Path(spec.submodule_search_locations[0])
 
 
 def normal_language(locale: str) -> str:
