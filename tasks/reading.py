@@ -17,9 +17,11 @@ from xalign_jax.data.store.prepare import prepare_vocabulary
 from xalign_jax.data.store.store import cache_dir
 from xalign_jax.data.text.files import Document, Split
 from xalign_jax.data.text.readers import Example
+from xalign_jax.data.text.stamps import hash_file
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError, one_line
-from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
+from xalign_jax.tasks import examples
+from xalign_jax.tasks.registration import FEATURES, READY, SOURCES, registered
 
 _UNKNOWN_LANGUAGE = "und"
 _BATCH = 1024  # examples that are read from tf.data at a time
@@ -54,9 +56,12 @@ class TaskReader:
 
     def fingerprint(self) -> str:
         """A hash of everything that is known about the tasks' content: files, versions, names."""
-        # Files are identified by their contents, other tasks by versions, names and the code that registers them.
+        # Files are identified by their contents, other tasks by versions, names and the code that reads them.
+        own = hash_file(examples.__file__)
         parts = [
-            SOURCES[t.name].source.fingerprint() if t.name in SOURCES else f"{_outside(t)} {self.code}"
+            SOURCES[t.name].source.fingerprint()
+            if t.name in SOURCES
+            else f"{_outside(t)} {own if t.name in READY else self.code}"
             for t in self.tasks
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
