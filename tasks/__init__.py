@@ -11,7 +11,7 @@ import inspect
 
 from xalign_jax.data.text.readers import EMBEDDED, Example
 from xalign_jax.tasks import evaluation, monolingual, multiway, parallel  # noqa: F401
-from xalign_jax.tasks.clones import clone_task
+from xalign_jax.tasks.clones import clone_mixture
 from xalign_jax.tasks.evaluation import register_sentences
 from xalign_jax.tasks.reading import TaskReader, open_task, seqio_task
 from xalign_jax.tasks.registration import (
@@ -27,7 +27,7 @@ from xalign_jax.tasks.registration import (
 __all__ = [
     "Example",
     "TaskReader",
-    "clone_task",
+    "clone_mixture",
     "open_task",
     "register_jsonl",
     "register_pairs",
