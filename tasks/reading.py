@@ -258,6 +258,7 @@ def seqio_task(
     # seqio registers a name once, so the name includes the vocabulary.
     live = f"{found[0].name}_tokenised_{tokenizer.base_fingerprint}"
     if clone is not None:
+        tokenizer = tokenizer.with_clones(vocabulary)
         live = f"{clone_name(found[0].name, clone)}_tokenised_{tokenizer.fingerprint}"
     if live not in seqio.TaskRegistry.names():
         native = vocabulary.kind == "sentencepiece" and clone is None

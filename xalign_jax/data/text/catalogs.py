@@ -32,7 +32,9 @@ _LANGUAGES = {"zh-Hans": "zh", "sr-Cyrl": "sr", "no": "nb"}
 
 @dataclasses.dataclass(frozen=True)
 class Catalogs:
-    """All catalogs of an installed package. A document is one message in one language.
+    """The message catalogs that Django installs, in about 90 languages (extra: demo).
+
+    A document is one message in one language.
 
     Attributes:
       validation_share: share of the messages that is for validation. It is far larger than for running text, so that

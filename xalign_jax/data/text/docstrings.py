@@ -38,7 +38,10 @@ _WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*[.,;:!?)\"]*$|[(\"][A-Za-z'-]+[.
 
 @dataclasses.dataclass(frozen=True)
 class Documentation:
-    """The prose of each docstring of the packages is one document. Repeated paragraphs are dropped."""
+    """English prose from the docstrings of numpy, scipy, jax, flax and optax.
+
+    The prose of each docstring is one document. Repeated paragraphs are dropped.
+    """
 
     packages: tuple[str, ...] = PACKAGES
 
