@@ -98,7 +98,9 @@ class Unreliable(memory.MemoryFileSystem):
         raise RuntimeError("connection reset")
 
 
-@pytest.mark.parametrize(("breaks", "said"), [("open", "403: Forbidden no credentials"), ("read", "(connection reset|not a zip file)")])
+@pytest.mark.parametrize(
+    ("breaks", "said"), [("open", "403: Forbidden no credentials"), ("read", "(connection reset|not a zip file)")]
+)
 @pytest.mark.parametrize("name", ["lines:en={}.txt", "lines:en={}.gz", "csv:{}.csv", "parquet:{}", "tmx:{}", "zip:{}", "po:de={}.mo"])  # fmt: skip
 def test_a_store_that_fails_is_an_error_of_one_line(monkeypatch, breaks, said, name):
     fsspec.register_implementation("unreliable", Unreliable, clobber=True)

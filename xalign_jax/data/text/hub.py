@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -115,7 +116,9 @@ def _files(folder: str) -> list[str]:
 def _load(path: str, config: str | None, split: str | None, revision: str | None) -> Any:
     """A `datasets.Dataset` of a folder that `save_to_disk` wrote, otherwise a `datasets.IterableDataset`."""
     datasets = extra_package("datasets", path, "datasets")
+    # Errors are told in one line (_hub_errors). The library would log them, too.
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)
     if not os.path.isabs(path):
         return _stream(path, config, split or "train", hub_commit(path, revision))
     if not (os.path.isfile(f"{path}/state.json") or os.path.isfile(f"{path}/dataset_dict.json")):
