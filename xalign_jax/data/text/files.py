@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from xalign_jax.data.text.compression import plain_name
-from xalign_jax.data.text.lines import SHOWN, check_string, is_language, parse_object, read_lines, reading
+from xalign_jax.data.text.lines import SHOWN, check_string, is_language, parse_object, read_lines, reading, say
 from xalign_jax.data.text.stamps import hash_file, stamp_file
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
@@ -131,6 +131,7 @@ class MultiwayTsv(Monolingual):
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:
             seen: dict[str, int] = {}  # id -> line
+            empty = 0
             for number, line in read_lines(path):
                 if not line.strip():
                     continue
@@ -143,6 +144,10 @@ class MultiwayTsv(Monolingual):
                 seen[key] = number
                 if text.strip():
                     yield Document(text.strip(), language, key)
+                else:
+                    empty += 1
+            if empty:
+                say(f"{path}: {empty:,} rows without text are skipped")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +160,7 @@ class AlignedLines(Monolingual):
 
 def align_lines(sides: Sequence[tuple[str, str, Iterator[tuple[int, str]]]]) -> Iterator[Document]:
     """The documents of files, (language, path, lines) each, in which lines of the same number translate each other."""
+    empty: Counter[str] = Counter()  # file -> lines without text whose translations have some
     # All files are read side by side; one that ends earlier gives None, which is an error.
     for number, row in enumerate(itertools.zip_longest(*(lines for _, _, lines in sides)), 1):
         for (language, path, _), cell in zip(sides, row, strict=True):
@@ -163,6 +169,10 @@ def align_lines(sides: Sequence[tuple[str, str, Iterator[tuple[int, str]]]]) -> 
                 raise UserError(f"{path}:{number}: the file ends here, {longer} goes on; they must align by line")
             if cell[1].strip():
                 yield Document(cell[1].strip(), language, str(number))
+            elif any(other and other[1].strip() for other in row):
+                empty[path] += 1
+    for path, count in empty.items():
+        say(f"{path}: {count:,} lines without text are skipped; their translations are kept")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +195,7 @@ class JsonLines(Monolingual):
 
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:
+            empty = 0
             for number, line in read_lines(path):
                 if not line.strip():
                     continue
@@ -199,6 +210,10 @@ class JsonLines(Monolingual):
                     raise UserError(f"{path}:{number}: {own[:SHOWN]!r} is no name for a language")
                 if text.strip():
                     yield Document(check_string(text.strip(), path, number), own, group)
+                else:
+                    empty += 1
+            if empty:
+                say(f"{path}: {empty:,} objects without text are skipped")
 
 
 def _cell(row: dict[str, Any], key: str, default: str, path: str, number: int) -> str:

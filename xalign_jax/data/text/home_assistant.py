@@ -73,7 +73,7 @@ def _documents() -> tuple[Document, ...]:
 
 
 def _read(folder: Path) -> dict[str, dict[str, str]]:
-    """Key -> string for each language. Of two locales of one language (nb, no), the first that has a key counts."""
+    """Key -> string for each language. If two locales are one language (nb, no), the first counts."""
     strings: dict[str, dict[str, str]] = {}
     for file in sorted(folder.glob("**/*.json"), key=lambda file: (file.name, file)):
         if found := _FILE.fullmatch(file.name):

@@ -113,6 +113,8 @@ def hub_commit(name: str, revision: str | None) -> str:
 class _Remote(io.RawIOBase):
     """A file of an object store. Every error of the store's library becomes an OSError, as for local files."""
 
+    _file: Any = None  # until it is open
+
     def __init__(self, path: str) -> None:
         files, name = _store(path)
         self._file = self._ask(files.open, name, "rb")
@@ -144,6 +146,6 @@ class _Remote(io.RawIOBase):
         return len(content)
 
     def close(self) -> None:
-        if not self.closed and hasattr(self, "_file"):
+        if not self.closed and self._file is not None:
             self._file.close()
         super().close()
