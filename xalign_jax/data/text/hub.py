@@ -102,7 +102,12 @@ def locate(name: str) -> str:
     path = resolve(name)
     if os.path.isdir(path):
         return path
-    if os.path.isabs(os.path.expanduser(name)) or not _NAME.fullmatch(name) or os.path.exists(path):
+    if (
+        os.path.isabs(os.path.expanduser(name))
+        or name.startswith(".")
+        or not _NAME.fullmatch(name)
+        or os.path.exists(path)
+    ):
         raise UserError(f"{path}: no such folder; hf: reads folders, and names on the Hub such as wmt/wmt19")
     return name
 
