@@ -1,7 +1,7 @@
 """`python benchmarks/formats.py DATA`: every format read from a real file; documents, languages, groups, seconds.
 
-DATA is the folder of the shared corpora (multiway/, mono/, tasks/, dict/). Other files come from installed packages, or are
-written from real text where no package has one: translation memories, archives, tables and data sets.
+DATA is the folder of the shared corpora (multiway/, mono/, tasks/, dict/). Other files come from installed packages.
+Translation memories, archives, tables and data sets are written from real text, because no package has one.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def written(data: Path, folder: Path) -> list[str]:
             lines = "".join(" ".join(pair[language].split()) + "\n" for pair in texts.values())
             archive.writestr(f"XQuAD.de-en.{language}", lines)
     columns = "de=translation.de,en=translation.en,group_id=key"
-    tables = [f"{kind}:{folder}/{name},{columns}" for kind, name in (("parquet", "a.parquet"), ("parquet", "a.feather"), ("hf", "saved"))]  # fmt: skip
-    return [*tables, f"tmx:{folder}/a.tmx", f"zip:{folder}/a.zip"]
+    tables = ("parquet:{}/a.parquet", "parquet:{}/a.feather", "hf:{}/saved")
+    return [*(f"{table.format(folder)},{columns}" for table in tables), f"tmx:{folder}/a.tmx", f"zip:{folder}/a.zip"]
 
 
 def tasks(data: Path) -> list[str]:
@@ -89,9 +89,8 @@ def main() -> None:
             languages, groups = {d.language for d in found}, {d.group for d in found} - {""}
             took = time.monotonic() - start
             name = task.replace(str(data), "DATA").replace(folder, "FOLDER").replace(str(folder_of("django")), "django")
-            print(
-                f"{len(found):>8,} documents {len(languages):>3} languages {len(groups):>7,} groups {took:5.1f} s  {name}"
-            )
+            counts = f"{len(found):>8,} documents {len(languages):>3} languages {len(groups):>7,} groups"
+            print(f"{counts} {took:5.1f} s  {name}")
     for path in [data / "dict" / "freedict" / "en-de.tsv.gz", *map(Path, options.dictionaries)]:
         start = time.monotonic()
         source, target = path.name.split(".")[0].split("-")
