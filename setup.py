@@ -7,8 +7,9 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 GIN = sorted({str(path.parent.relative_to(ROOT / "gin") / "*.gin") for path in (ROOT / "gin").rglob("*.gin")})
 
-DEMO = ["django>=5.2,<6", "babel==2.18.0"]
+DEMO = ["django>=5.2,<6", "babel==2.18.0", "home-assistant-frontend==20250109.2"]
 FORMATS = ["lxml>=5", "polib>=1.2", "zstandard>=0.23", "pyarrow>=17"]
+DATASETS = ["datasets>=3"]
 CLEAN = ["py3langid>=0.4"]
 WORDS = ["icu4py>=1.2"]
 HF = ["torch>=2.8", "transformers>=5.0", "sentence-transformers>=5.0"]
@@ -53,6 +54,7 @@ setup(
         "gcs": ["gcsfs"],
         "demo": DEMO,
         "formats": FORMATS,
+        "datasets": DATASETS,
         "clean": CLEAN,
         "words": WORDS,
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
@@ -62,6 +64,7 @@ setup(
             *HF,
             *CLEAN,
             *WORDS,
+            *DATASETS,
             "pytest",
             "pytest-xdist",
             "pytest-timeout",

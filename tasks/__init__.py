@@ -1,13 +1,21 @@
-"""seqio registrations: importing this package registers every task.
+"""seqio registrations: importing this package registers every task, and downloads nothing.
+
+Ready tasks are in monolingual.py, parallel.py, multiway.py and evaluation.py; clones.py makes tasks of cloned languages.
 
 Text tasks yield `text`, `language` and `group_id` (strings of rank 0) in the splits train and validation. `group_id` is
 equal for texts that translate each other, and "" if nothing is known. To add your own task, call `register_text` or a
 similar function in a module that `Recipe.modules` names. Or spell files in gin ("text:en=a.txt", `names.parse_name`).
 """
 
+import inspect
+
 from xalign_jax.data.text.readers import EMBEDDED, Example
+from xalign_jax.tasks import evaluation, monolingual, multiway, parallel  # noqa: F401
+from xalign_jax.tasks.clones import clone_mixture
+from xalign_jax.tasks.evaluation import register_sentences
 from xalign_jax.tasks.reading import TaskReader, open_task, seqio_task
 from xalign_jax.tasks.registration import (
+    ABOUT,
     register_jsonl,
     register_pairs,
     register_source,
@@ -19,9 +27,11 @@ from xalign_jax.tasks.registration import (
 __all__ = [
     "Example",
     "TaskReader",
+    "clone_mixture",
     "open_task",
     "register_jsonl",
     "register_pairs",
+    "register_sentences",
     "register_source",
     "register_text",
     "register_tfds",
@@ -31,3 +41,4 @@ __all__ = [
 
 for _name, _source in EMBEDDED.items():
     register_source(_name, _source)
+    ABOUT[_name] = (inspect.getdoc(_source) or "").partition("\n\n")[0].replace("\n", " ")

@@ -19,9 +19,11 @@ from xalign_jax.data.text.fields import FIELDS, RANGES, VALUES, ranges, value
 from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.readers import Example
 from xalign_jax.data.text.split import Apply, Split
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.text.stamps import hash_file
+from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary, clone_name
 from xalign_jax.errors import UserError, one_line
-from xalign_jax.tasks.registration import FEATURES, SOURCES, registered
+from xalign_jax.tasks import examples
+from xalign_jax.tasks.registration import FEATURES, READY, SOURCES, registered
 
 _UNKNOWN_LANGUAGE = "und"
 _BATCH = 1024  # examples that are read from tf.data at a time
@@ -67,9 +69,12 @@ class TaskReader:
 
     def fingerprint(self) -> str:
         """A hash of everything that is known about the tasks' content: files, versions, names."""
-        # Files are identified by their contents, other tasks by versions, names and the code that registers them.
+        # Files are identified by their contents, other tasks by versions, names and the code that reads them.
+        own = hash_file(examples.__file__)
         parts = [
-            SOURCES[t.name].source.fingerprint() if t.name in SOURCES else f"{_outside(t)} {self.code}"
+            SOURCES[t.name].source.fingerprint()
+            if t.name in SOURCES
+            else f"{_outside(t)} {own if t.name in READY else self.code}"
             for t in self.tasks
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -219,15 +224,20 @@ def _string(task: seqio.Task, cell: Any) -> str:
 
 
 class _Wrapped(seqio.Vocabulary):
-    """A tokenizer other than SentencePiece as a seqio vocabulary. Inside tf.data it calls back into Python."""
+    """A tokenizer as a seqio vocabulary that writes the ids of clone k. Inside tf.data it calls back into Python.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Vocabularies of one tokenizer are equal, so that a Mixture may hold a language and its clones.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, clone: int = 0) -> None:
         self._tokenizer = tokenizer
+        self._clone = clone
         super().__init__()
 
     @property
     def eos_id(self) -> int | None:
-        return self._tokenizer.eos
+        eos = self._tokenizer.eos
+        return None if eos is None else int(self._tokenizer.clone(np.array([eos]), self._clone)[0])
 
     @property
     def unk_id(self) -> int | None:
@@ -235,17 +245,20 @@ class _Wrapped(seqio.Vocabulary):
 
     @property
     def _base_vocab_size(self) -> int:
-        return self._tokenizer.base_size
+        return (self._tokenizer.clones + 1) * self._tokenizer.base_size
+
+    def _ids(self, text: str) -> np.ndarray:
+        return self._tokenizer.clone(self._tokenizer.encode([text])[0], self._clone)
 
     def _encode(self, s: str) -> list[int]:
-        return self._tokenizer.encode([s])[0].tolist()
+        return self._ids(s).tolist()
 
     def _decode(self, ids) -> str:
         return self._tokenizer.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         # tf.data works on tensors of bytes; the tokenizer runs in Python on each text.
-        ids = tf.numpy_function(lambda text: self._tokenizer.encode([text.decode()])[0], [s], tf.int32)
+        ids = tf.numpy_function(lambda text: self._ids(text.decode()), [s], tf.int32)
         ids.set_shape([None])
         return ids
 
@@ -258,7 +271,11 @@ class _Wrapped(seqio.Vocabulary):
 
 
 def seqio_task(
-    name: str, vocabulary: Vocabulary, tasks: Sequence[str] | None = None, cache: str | Path | None = None
+    name: str,
+    vocabulary: Vocabulary,
+    tasks: Sequence[str] | None = None,
+    cache: str | Path | None = None,
+    clone: int | None = None,
 ) -> seqio.Task:
     """A text task as a tokenised seqio Task with `targets`, which end with eos, `language` and `group_id`.
 
@@ -270,9 +287,13 @@ def seqio_task(
       vocabulary: as in the recipe.
       tasks: the tasks whose texts a trained vocabulary is trained on; None = this task.
       cache: the folder of the cache; None = the default one.
+      clone: the number of a clone, whose ids and language ("en_clone") the task writes; 0 = the language itself, in a
+        vocabulary that has room for the clones.
     Raises:
-      UserError: the name is a Mixture's, or the vocabulary cannot be prepared.
+      UserError: the name is a Mixture's, the vocabulary has no such clone, or it cannot be prepared.
     """
+    if clone is not None and not 0 <= clone <= vocabulary.clones:
+        raise UserError(f"seqio_task: clone {clone} of {name!r}, but Vocabulary.clones = {vocabulary.clones}")
     found = TaskReader(registered(name)).tasks
     if len(found) > 1:
         raise UserError(f"seqio_task: {name!r} is a Mixture; name its Tasks: {', '.join(t.name for t in found)}")
@@ -280,17 +301,22 @@ def seqio_task(
     directory, tokenizer = prepare_vocabulary(vocabulary, readers, Path(cache or cache_dir()))
     # seqio registers a name once, so the name includes the vocabulary.
     live = f"{found[0].name}_tokenised_{tokenizer.base_fingerprint}"
+    if clone is not None:
+        tokenizer = tokenizer.with_clones(vocabulary)
+        live = f"{clone_name(found[0].name, clone)}_tokenised_{tokenizer.fingerprint}"
     if live not in seqio.TaskRegistry.names():
         # SentencePiece alone does not find words that no spaces divide.
-        native = vocabulary.kind == "sentencepiece" and not vocabulary.words
-        wrapped = seqio.SentencePieceVocabulary(str(directory / "spm.model")) if native else _Wrapped(tokenizer)
+        native = vocabulary.kind == "sentencepiece" and clone is None and not vocabulary.words
+        wrapped = (
+            seqio.SentencePieceVocabulary(str(directory / "spm.model")) if native else _Wrapped(tokenizer, clone or 0)
+        )
         strings = {key: FEATURES[key] for key in ("language", "group_id")}
         seqio.TaskRegistry.add(
             live,
             source=found[0].source,
             preprocessors=[
                 *found[0].preprocessors,
-                _text_as_targets,
+                functools.partial(_text_as_targets, suffix=clone_name("", clone or 0)),
                 seqio.preprocessors.tokenize,
                 seqio.preprocessors.append_eos,
             ],
@@ -300,5 +326,12 @@ def seqio_task(
     return seqio.TaskRegistry.get(live)
 
 
-def _text_as_targets(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    return dataset.map(lambda row: {**{k: v for k, v in row.items() if k != "text"}, "targets": row["text"]})
+def _text_as_targets(dataset: tf.data.Dataset, suffix: str) -> tf.data.Dataset:
+    """Text as targets; the language gets the suffix of a clone."""
+    return dataset.map(
+        lambda row: {
+            **{key: value for key, value in row.items() if key != "text"},
+            "targets": row["text"],
+            "language": row["language"] + suffix,
+        }
+    )

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -18,8 +18,11 @@ from xalign_jax.data.text.files import AlignedLines, Document, JsonLines, Multiw
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.readers import SourceReader
 from xalign_jax.errors import UserError, one_line
+from xalign_jax.tasks.examples import as_text
 
 SOURCES: dict[str, SourceReader] = {}  # readers of the tasks that are registered here, by seqio name
+ABOUT: dict[str, str] = {}  # a line about each ready task and mixture
+READY: set[str] = set()  # ready tasks: data sets of TFDS as this package reads them
 _STRING = seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.string, rank=0)
 _BATCH = 1024
 FEATURES = {"text": _STRING, "language": _STRING, "group_id": _STRING}
@@ -54,6 +57,38 @@ def _strings(document: Document, fields: Sequence[str]) -> tuple[str, ...]:
     """A document's features: text, language, group and fields. Ranges are strings of JSON."""
     cells = (getattr(document, field) for field in fields)
     return (*document[:3], *(cell or "" if not isinstance(cell, tuple) else json.dumps(cell) for cell in cells))
+
+
+def register_ready(
+    name: str,
+    dataset: str,
+    preprocessor: Callable[[tf.data.Dataset], tf.data.Dataset],
+    splits: Mapping[str, str] | None = None,
+    about: str | None = None,
+) -> None:
+    """Register a data set of TFDS, with its version, as a ready task. Nothing is opened until the task is read.
+
+    Args:
+      preprocessor: makes documents of the data set's examples (examples.py).
+      splits: the data set's split for "train", "validation" and others; None = its own.
+      about: a line for `xalign list tasks`; None for a part of a Mixture.
+    """
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.TfdsDataSource(dataset, splits=dict(splits) if splits else None),
+        preprocessors=[preprocessor],
+        output_features=FEATURES,
+        metric_fns=[],
+    )
+    READY.add(name)
+    if about:
+        ABOUT[name] = about
+
+
+def register_mixture(name: str, tasks: Sequence[str], about: str) -> None:
+    """Register a Mixture of ready tasks, at equal rates, with a line for `xalign list tasks`."""
+    seqio.MixtureRegistry.add(name, list(tasks), default_rate=1.0)
+    ABOUT[name] = about
 
 
 def _files(files: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -111,7 +146,7 @@ def register_tfds(name: str, datasets: Mapping[str, str], text: str = "text", da
         seqio.TaskRegistry.add(
             parts[-1],
             source=seqio.TfdsDataSource(dataset, tfds_data_dir=data_dir),
-            preprocessors=[functools.partial(_as_text, key=text, language=language)],
+            preprocessors=[functools.partial(as_text, key=text, language=language)],
             output_features=FEATURES,
             metric_fns=[],
         )
@@ -124,18 +159,6 @@ def _newest_version(dataset: str, data_dir: str | None) -> str:
     except Exception as error:  # TFDS raises exceptions of many kinds
         reason = one_line(error)
         raise UserError(f"Mixture.tasks: TFDS cannot open {dataset!r}: {reason}") from None
-
-
-def _as_text(dataset: tf.data.Dataset, key: str, language: str) -> tf.data.Dataset:
-    """Text examples of a TFDS data set; Wiki-40B's markers become line ends."""
-
-    def example(row):
-        # Wiki-40B marks articles, sections and paragraphs; white space after a line end is removed.
-        text = tf.strings.regex_replace(row[key], r"_START_(ARTICLE|SECTION|PARAGRAPH)_|_NEWLINE_", "\n")
-        text = tf.strings.strip(tf.strings.regex_replace(text, r"\n\s*", "\n"))
-        return {"text": text, "language": language, "group_id": ""}
-
-    return dataset.map(example)
 
 
 def registered(name: str) -> str:
@@ -159,7 +182,7 @@ def registered(name: str) -> str:
         if name not in seqio.MixtureRegistry.names():
             register_tfds(name, datasets)
     if name not in {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}:
-        known = ", ".join(sorted(SOURCES))
+        known = ", ".join(sorted([*SOURCES, *ABOUT]))
         raise UserError(
             f"Mixture.tasks: no seqio task {name!r}; known: {known}; name the module that registers it in "
             'Recipe.modules, or spell files as "text:en=PATH"'

@@ -31,7 +31,7 @@ DRAWN = {
     "parametrizations": {"data"},  # which tokens translate each other is data
     "reports": {"recipe"},
     "config": {"gin_files"},
-    "catalogue": {"gin_files"},
+    "catalogue": {"gin_files", "tasks"},
     "tasks": {"data"},
     "preparing": {"tasks"},
 }

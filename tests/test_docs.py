@@ -70,8 +70,10 @@ def test_every_task_of_the_document_of_texts_is_spelled_right():
     (block,) = [block for block in _blocks("data.md", "") if "Mixture.tasks" in block]
     tasks = [task for line in block.splitlines() for task in ast.literal_eval(line.partition(" = ")[2])]
     known = {task.partition(":")[0] for task in tasks if parse_name(task)}
-    assert known == {"text", "lines", "tsv", "pairs", "jsonl", "csv", "parquet", "tmx", "po", "zip"}
-    assert {task.partition(":")[0] for task in tasks} - known == {"docs_en", "catalogs", "tfds", "my_task"}
+    assert known == {"text", "lines", "tsv", "pairs", "jsonl", "csv", "parquet", "hf", "tmx", "po", "zip"}
+    assert {task.partition(":")[0] for task in tasks} - known == {
+        *("docs_en", "catalogs", "home_assistant", "ted_multi_translate", "tfds", "my_task")
+    }
 
 
 def test_the_recipe_of_the_documentation_cleans_its_text(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ import pytest
 import zstandard
 
 from xalign_jax.data.store.prepare import prepare_store
-from xalign_jax.data.text import files
+from xalign_jax.data.text import lines
 from xalign_jax.data.text.catalogs import normal_language
 from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.names import parse_name
@@ -235,7 +235,7 @@ def test_missing_files_of_every_format(tmp_path, name):
 
 
 def test_csv_cells_with_line_ends_marks_and_blank_rows(tmp_path, capsys):
-    files.say.cache_clear()
+    lines.say.cache_clear()
     (tmp_path / "a.csv").write_bytes('\ufeffen, pt_BR \r\n"one\r\nmore","um, ""dois"""\r\n\r\ntwo\u2028x,\r\n'.encode())
     assert read(f"csv:{tmp_path}/a.csv") == [
         Document("one\nmore", "en", "1"),

@@ -7,10 +7,11 @@ from pathlib import Path
 import polib
 import pytest
 
-from xalign_jax.data.text import files, messages
+from xalign_jax.data.text import lines, messages
 from xalign_jax.data.text.catalogs import read_mo
 from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.names import parse_name
+from xalign_jax.data.text.stamps import is_current
 from xalign_jax.errors import UserError
 
 
@@ -62,7 +63,7 @@ msgstr "%d"
 
 
 def test_messages_of_catalogs(tmp_path, capsys):
-    files.say.cache_clear()
+    lines.say.cache_clear()
     (tmp_path / "de").mkdir()
     (tmp_path / "de" / "a.po").write_text(CATALOG)
     write_mo(tmp_path / "de" / "a.mo", {"never": "gelesen"})
@@ -89,9 +90,9 @@ def test_messages_of_catalogs(tmp_path, capsys):
     # A file that appears in a folder makes the stamps outdated.
     source = parse_name(f"po:de={tmp_path}/de")[1]
     stamps, before = source.stamps(), source.fingerprint()
-    assert all(map(files.is_current, stamps))
+    assert all(map(is_current, stamps))
     write_mo(tmp_path / "de" / "c.mo", {"c": "d"})
-    assert not all(map(files.is_current, stamps)) and source.fingerprint() != before
+    assert not all(map(is_current, stamps)) and source.fingerprint() != before
 
 
 def test_real_catalogs_give_the_same_messages_as_their_compiled_form():
@@ -101,4 +102,4 @@ def test_real_catalogs_give_the_same_messages_as_their_compiled_form():
     assert len(sources) > 20
     for path in sources:
         found = list(messages._read_po(str(path)))
-        assert sorted(found) == sorted(read_mo(path.with_suffix(".mo"))), path
+        assert sorted(found) == sorted(read_mo(str(path.with_suffix(".mo")))), path

@@ -8,10 +8,11 @@ import pytest
 
 from xalign_jax.data.lexicon import files as dictionaries
 from xalign_jax.data.lexicon.filenames import named_languages
-from xalign_jax.data.text import catalogs, docstrings, files
+from xalign_jax.data.text import catalogs, docstrings
 from xalign_jax.data.text.files import AlignedLines, Document, JsonLines, MultiwayTsv, TextFiles
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.split import Split
+from xalign_jax.data.text.stamps import is_current
 from xalign_jax.errors import UserError
 
 
@@ -159,10 +160,10 @@ def test_spelled_names_resolve_paths(tmp_path, monkeypatch):
 def test_fingerprints_and_stamps_follow_the_file(tmp_path):
     source = TextFiles((("en", write(tmp_path / "a.txt", "one")),))
     before, stamps = source.fingerprint(), source.stamps()
-    assert all(map(files.is_current, stamps))
+    assert all(map(is_current, stamps))
     write(tmp_path / "a.txt", "two more")
     assert source.fingerprint() != before
-    assert not all(map(files.is_current, stamps))
+    assert not all(map(is_current, stamps))
 
 
 def test_split_is_by_group_and_no_text_is_in_both():
@@ -381,7 +382,7 @@ def test_catalog_messages(tmp_path):
         "%(n)d day\0%(n)d days": "%(n)d Tag\0%(n)d Tage",
     }
     mo_file(tmp_path / "de.mo", messages)
-    assert sorted(catalogs.read_mo(tmp_path / "de.mo")) == [
+    assert sorted(catalogs.read_mo(str(tmp_path / "de.mo"))) == [
         ("", "%(n)d days", "%(n)d Tage"),
         ("", "Yes", "Ja"),
         ("verb", "view", "ansehen"),
@@ -392,7 +393,7 @@ def test_catalog_messages(tmp_path):
     for damaged in (b"x" * 40, b"", whole[:-8], whole[: len(whole) // 2], whole.replace(b"Ja\0", b"Jaa")):
         (tmp_path / "bad.mo").write_bytes(damaged)
         with pytest.raises(UserError, match=r"bad\.mo: not a compiled gettext catalog"):
-            list(catalogs.read_mo(tmp_path / "bad.mo"))
+            list(catalogs.read_mo(str(tmp_path / "bad.mo")))
 
 
 def test_django_catalogs():

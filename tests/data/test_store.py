@@ -124,7 +124,7 @@ def test_a_changed_file_is_seen(cache, tsv, tmp_path):
 
 
 def store_stamp(path):
-    from xalign_jax.data.text.files import stamp_file
+    from xalign_jax.data.text.stamps import stamp_file
 
     return stamp_file(str(path))
 

@@ -14,7 +14,7 @@ import numpy as np
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.lexicon.files import cldr_dictionary
 from xalign_jax.data.lexicon.lexicon import Lexicon
-from xalign_jax.data.text.files import hash_file, stamp_package
+from xalign_jax.data.text.stamps import hash_file, stamp_package
 from xalign_jax.recipe import Recipe, resolve
 from xalign_jax.runtime.restore import newest_params
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from xalign_jax.data import corpus as data
 from xalign_jax.data.store import store
-from xalign_jax.data.text.files import read_lines, resolve
+from xalign_jax.data.text.lines import read_lines
 from xalign_jax.data.tokens.vocabulary import blank_tokenizer
 from xalign_jax.interfaces import Batches
 from xalign_jax.models.model import Model
-from xalign_jax.recipe import Recipe, Stage, Stream
+from xalign_jax.recipe import Recipe, Stage, Stream, resolve
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ def _compiled(order: str) -> bytes:
 
 
 def _read(folder: Path) -> list[tuple[str, str, str]]:
-    found = list(read_mo(folder / "de.mo"))
+    found = list(read_mo(str(folder / "de.mo")))
     for _, source, translation in found:
         clean(source), clean(translation)
     return found

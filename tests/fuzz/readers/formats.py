@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,9 @@ import pyarrow.parquet
 
 from fuzz.harness import Reader
 from fuzz.readers.texts import ENGLISH, GERMAN, TEXTS
-from xalign_jax.data.text.files import Document, is_language
+from xalign_jax.data.text.files import Document
+from xalign_jax.data.text.home_assistant import plain_message
+from xalign_jax.data.text.lines import is_language, parse_object
 from xalign_jax.data.text.names import parse_name
 
 TMX = """<?xml version="1.0" encoding="UTF-8"?>
@@ -65,6 +69,27 @@ def _arrow(form: str) -> bytes:
     return file.getvalue()
 
 
+def _saved() -> dict[str, bytes]:
+    """A folder that `save_to_disk` of Hugging Face `datasets` wrote."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = {"en": ENGLISH, "de": GERMAN, "group_id": [str(n) for n in range(len(ENGLISH))]}
+        datasets.Dataset.from_dict(rows).save_to_disk(temporary)
+        return {file.name: file.read_bytes() for file in Path(temporary).iterdir()}
+
+
+def _home_assistant() -> bytes:
+    strings = {f"key{n}": text for n, text in enumerate(ENGLISH)}
+    return json.dumps(strings | {"n": "{n} {n, plural, one {day} other {days}} of ''{x}''"}).encode()
+
+
+def _messages(folder: Path) -> list[str]:
+    row = parse_object((folder / "en.json").read_bytes().decode("utf-8", "replace"), "en.json", 1)
+    return [text for value in row.values() if (text := plain_message(str(value))) is not None]
+
+
 def _read(name: str, folder: Path) -> list[Document]:
     spelled = parse_name(name.format(folder))
     assert spelled is not None
@@ -89,5 +114,7 @@ READERS = [
     _reader("csv", "csv:{}/a.csv", "a.csv", _csv),
     _reader("csv_tsv", "csv:{}/a.tsv", "a.tsv", _tsv),
     _reader("parquet", "parquet:{}/a.parquet", "a.parquet", lambda: _arrow("parquet")),
+    Reader("hf_saved", lambda: [_saved()], lambda folder: _read("hf:{}", folder), _check),
+    Reader("icu_messages", lambda: [{"en.json": _home_assistant()}], _messages),
     _reader("feather", "parquet:{}/a.feather", "a.feather", lambda: _arrow("feather")),
 ]

@@ -13,7 +13,8 @@ from pathlib import Path
 import zstandard
 
 from fuzz.harness import Reader
-from xalign_jax.data.text.files import Document, is_language
+from xalign_jax.data.text.files import Document
+from xalign_jax.data.text.lines import is_language
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.split import Split
 

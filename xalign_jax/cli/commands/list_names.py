@@ -12,7 +12,9 @@ from xalign_jax.cli.loading import register
 def add(commands: Commands) -> None:
     """Declare the command and its options."""
     parser = add_command(commands, "list", run, "What gin files may name, one line each.")
-    parser.add_argument("kind", choices=("recipes", "probes", "objectives", "parametrizations"), help="what to list")
+    parser.add_argument(
+        "kind", choices=("recipes", "tasks", "probes", "objectives", "parametrizations"), help="what to list"
+    )
 
 
 def run(options: argparse.Namespace, bindings: list[str]) -> int:

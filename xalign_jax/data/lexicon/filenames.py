@@ -19,6 +19,7 @@ _SHORT = dict(
         nno:nn nob:nb nor:no oci:oc ori:or pan:pa per:fa pol:pl por:pt pus:ps ron:ro rum:ro rus:ru sin:si slk:sk slo:sk
         slv:sl som:so spa:es sqi:sq srp:sr swa:sw swe:sv tam:ta tel:te tgl:tl tha:th tur:tr uig:ug ukr:uk urd:ur uzb:uz
         vie:vi wol:wo yid:yi yor:yo zho:zh zul:zu
+        arb:ar ekk:et lvs:lv pes:fa swh:sw zsm:ms
         """,
     )
 )
@@ -46,7 +47,7 @@ def named_languages(path: str, languages: tuple[str, ...]) -> tuple[str, ...] | 
     found = []
     for code in lists[0]:
         # The exact name first, then the only language that it can mean.
-        fits = [name for name in languages if name == code] or [n for n in languages if _primary(n) == _primary(code)]
+        fits = fitting(code, languages)
         if len(fits) != 1:
             raise UserError(
                 f"Lexicon.paths: {path} names the language {code!r}, but Lexicon.languages are "
@@ -54,6 +55,12 @@ def named_languages(path: str, languages: tuple[str, ...]) -> tuple[str, ...] | 
             )
         found.append(fits[0])
     return tuple(found)
+
+
+def fitting(code: str, languages: tuple[str, ...]) -> list[str]:
+    """The languages that a code can mean: the one of this name, otherwise all of the same language ("eng" and "en")."""
+    same = [name for name in languages if name == code]
+    return same or [name for name in languages if _primary(name) == _primary(code)]
 
 
 def _primary(code: str) -> str:

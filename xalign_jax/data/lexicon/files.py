@@ -1,4 +1,7 @@
-"""Dictionaries from files (TSV, MUSE, PreAlign's JSON lines) and CLDR. An entry is a concept (PreAlign, section 2)."""
+"""Dictionaries from files and CLDR. An entry is a concept (PreAlign, section 2).
+
+Files of FreeDict and extracts of Wiktionary are read in freedict.py and wiktionary.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from xalign_jax.data.text.files import check_string, parse_object, read_lines
+from xalign_jax.data.lexicon.freedict import read_tei
+from xalign_jax.data.lexicon.wiktionary import is_wiktionary, read_entry
+from xalign_jax.data.text.compression import plain_name
+from xalign_jax.data.text.lines import check_string, parse_object, read_lines
 from xalign_jax.errors import UserError, install
 from xalign_jax.recipe import resolve
 
@@ -42,29 +48,58 @@ _DICT_CC = re.compile(r"\{(m|f|n|pl|sg|m/f|adj|adv|verb)\.?\}")
 
 
 def read_dictionary(path: str, languages: tuple[str, ...] = ("en", "de"), max_words: int | None = None) -> Dictionary:
-    """A dictionary file; `.gz` is decompressed. Each line has one of these forms:
+    """A dictionary file, which may be compressed. Files whose names end in .tei are FreeDict's (freedict.py).
+
+    Otherwise each line has one of these forms:
 
       TSV `source<TAB>target`, MUSE `source target`, JSON pairs {"src_text", "tgt_text"}, JSON rows
       {"words": "a $ b $ c"} with an optional integer "index". The n-th word is in languages[n - 1].
 
     Numbers from the third column on, and further JSON keys with a number, are scores and are left out. Lines with the
     same source word or the same "index" make one entry. Words of more than `max_words` white-space separated words are
-    dropped and counted.
+    dropped and counted. Lines of wiktextract (wiktionary.py) whose word is in another language are left out.
 
     Raises:
       UserError: naming file:line; a line has another form, or a word beyond the languages.
     """
     path = resolve(path)
-    rows = (_parse(line, path, number, languages) for number, line in read_lines(path) if line.strip())
-    return _merge(rows, max_words)
+    name = plain_name(path)
+    if name.endswith((".dict", ".dict.dz", ".index")):
+        raise UserError(
+            f"{path}: a dictionary of dictd, typeset for reading; take the .tei file of the same dictionary"
+        )
+    if name.endswith(".tei"):
+        return _merge(((None, words) for words in read_tei(path, languages)), max_words)
+    return _merge(_rows(path, languages), max_words)
 
 
-def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Row:
-    """A line's concept, None if only its source word tells, and its words with their languages."""
+def _rows(path: str, languages: tuple[str, ...]) -> Iterator[_Row]:
+    """The rows of a file's lines. Raises UserError if all lines are of other languages."""
+    foreign, read = 0, False
+    for number, line in read_lines(path):
+        if line.strip():
+            row = _parse(line, path, number, languages)
+            if row is None:
+                foreign = foreign or number
+            else:
+                read = True
+                yield row
+    if foreign and not read:
+        raise UserError(f"{path}:{foreign}: an entry of another language; no entry of the file is in {languages[0]!r}")
+
+
+def _parse(line: str, path: str, number: int, languages: tuple[str, ...]) -> _Row | None:
+    """A line's concept, None if only its source word tells, and its words with their languages.
+
+    None stands for a line of wiktextract in another language.
+    """
     concept = None
     if line.lstrip().startswith("{"):
         # A JSON object. Its index, if there is one, joins several lines to one concept.
         row = parse_object(line, path, number)
+        if is_wiktionary(row):
+            entry = read_entry(row, path, number, languages)
+            return None if entry is None else (None, entry)
         words = _json_words(row, path, number)
         index = row.get("index")
         if index is not None and not isinstance(index, int):

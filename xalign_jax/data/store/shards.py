@@ -22,7 +22,7 @@ import numpy as np
 
 from xalign_jax.data.store.cache import damage, make, read_object
 from xalign_jax.data.store.columns import Arrays, Column
-from xalign_jax.data.text.files import is_language
+from xalign_jax.data.text.lines import is_language
 from xalign_jax.data.text.readers import Example
 from xalign_jax.errors import UserError
 

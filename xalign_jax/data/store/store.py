@@ -28,8 +28,8 @@ from xalign_jax.data.store.cache import ADVICE, damage, read_object
 from xalign_jax.data.store.columns import COLUMNS
 from xalign_jax.data.store.remote import open_array, pull, push, remote_url
 from xalign_jax.data.text.fields import PROVENANCES, VALUES
-from xalign_jax.data.text.files import is_current
 from xalign_jax.data.text.names import parse_name
+from xalign_jax.data.text.stamps import is_current
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.recipe import freeze, resolve, with_paths, within

@@ -7,7 +7,9 @@ import zipfile
 from collections.abc import Iterator
 
 from xalign_jax.data.text.catalogs import normal_language
-from xalign_jax.data.text.files import Document, Multilingual, align_lines, decode_lines, is_language
+from xalign_jax.data.text.files import Document, Multilingual, align_lines
+from xalign_jax.data.text.lines import decode_lines, is_language
+from xalign_jax.data.text.remote import open_bytes
 from xalign_jax.errors import UserError, one_line
 
 _SIDE = re.compile(r"(?P<pair>.*\.(?P<first>\w+)-(?P<second>\w+))\.(?P<side>\w+)")
@@ -19,7 +21,7 @@ class MosesArchives(Multilingual):
 
     def read(self, path: str) -> Iterator[Document]:
         try:
-            with zipfile.ZipFile(path) as archive:
+            with open_bytes(path) as file, zipfile.ZipFile(file) as archive:
                 pairs = _pairs(archive, path)
                 for number, members in enumerate(pairs, 1):
                     for document in _read_pair(archive, path, members):

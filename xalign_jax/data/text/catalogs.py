@@ -17,7 +17,9 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from xalign_jax.data.text.files import Document, hash_file, stamp_file, stamp_package
+from xalign_jax.data.text.files import Document
+from xalign_jax.data.text.remote import open_bytes
+from xalign_jax.data.text.stamps import hash_file, stamp_file, stamp_package
 from xalign_jax.errors import UserError, install
 
 # Python's and Django's placeholders: %(name)s, %d, {}, {name}.
@@ -30,7 +32,9 @@ _LANGUAGES = {"zh-Hans": "zh", "sr-Cyrl": "sr", "no": "nb"}
 
 @dataclasses.dataclass(frozen=True)
 class Catalogs:
-    """All catalogs of an installed package. A document is one message in one language.
+    """The message catalogs that Django installs, in about 90 languages (extra: demo).
+
+    A document is one message in one language.
 
     Attributes:
       validation_share: share of the messages that is for validation. It is far larger than for running text, so that
@@ -58,14 +62,11 @@ class Catalogs:
 @functools.cache
 def _documents(package: str) -> tuple[Document, ...]:
     """All messages in English and in each translation, without repetitions, in the order of the files."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"catalogs: the package {package} is not installed; {install('demo')}")
-    root = Path(spec.submodule_search_locations[0])
+    root = package_folder(package, "catalogs")
     documents: dict[tuple[str, str, str], Document] = {}
     for file in sorted(root.glob("**/locale/*/LC_MESSAGES/*.mo")):
         language = normal_language(file.parts[-3])
-        for context, source, translation in read_mo(file):
+        for context, source, translation in read_mo(str(file)):
             english, text = clean(source), clean(translation)
             # Formats and single signs are no text.
             if not (is_text(english) and any(map(str.isalpha, text))):
@@ -77,6 +78,14 @@ def _documents(package: str) -> tuple[Document, ...]:
     return tuple(documents.values())
 
 
+def package_folder(package: str, task: str) -> Path:
+    """The folder of an installed package of the extra `demo`. Raises UserError, naming the task, if there is none."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"{task}: the package {package} is not installed; {install('demo')}")
+    return Path(spec.submodule_search_locations[0])
+
+
 def normal_language(locale: str) -> str:
     """The language code for a locale's name: "pt-BR" for "pt_BR" and "PT-br", "zh" for "zh_Hans"."""
     language, *others = locale.strip().replace("_", "-").split("-")
@@ -86,7 +95,7 @@ def normal_language(locale: str) -> str:
     return _LANGUAGES.get(code, code)
 
 
-def read_mo(path: Path) -> Iterator[tuple[str, str, str]]:
+def read_mo(path: str) -> Iterator[tuple[str, str, str]]:
     """(context, source, translation) of each message of a compiled gettext catalog.
 
     A message with plural forms gives its plural and the last form, which mean the same in every language.
@@ -99,7 +108,8 @@ def read_mo(path: Path) -> Iterator[tuple[str, str, str]]:
     """
     # The header's five numbers, in the byte order that the magic number shows: magic, revision, number of messages, and
     # where the tables of sources and of translations begin. A table has (length, start) of each string; a NUL ends it.
-    content = path.read_bytes()
+    with open_bytes(path) as file:
+        content = file.read()
     try:
         order = "<" if struct.unpack_from("<I", content)[0] == _MAGIC else ">"
         magic, _, count, sources, translations = struct.unpack_from(f"{order}5I", content)

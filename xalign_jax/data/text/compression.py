@@ -1,4 +1,4 @@
-"""Opens files that may be compressed. The end of a file's name says how."""
+"""Opens files that may be compressed. The end of a file's name says how. Files may lie in an object store."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import io
 import lzma
 from typing import Any, BinaryIO, cast
 
+from xalign_jax.data.text.remote import open_bytes
 from xalign_jax.errors import UserError, install
 
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
@@ -20,15 +21,16 @@ def open_file(path: str) -> BinaryIO:
 
     Damage raises OSError, EOFError, lzma.LZMAError or zlib.error, at the latest when the end is read.
     """
+    file = open_bytes(path)
     if path.endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path, "rb"))
+        return cast(BinaryIO, gzip.open(file, "rb"))
     if path.endswith(".bz2"):
-        return cast(BinaryIO, bz2.open(path, "rb"))
+        return cast(BinaryIO, bz2.open(file, "rb"))
     if path.endswith(".xz"):
-        return cast(BinaryIO, lzma.open(path, "rb"))
+        return cast(BinaryIO, lzma.open(file, "rb"))
     if path.endswith(".zst"):
-        return io.BufferedReader(_Zstandard(path))
-    return open(path, "rb")
+        return io.BufferedReader(_Zstandard(file, extra_package("zstandard", path)))
+    return file
 
 
 def plain_name(path: str) -> str:
@@ -36,23 +38,23 @@ def plain_name(path: str) -> str:
     return next((path.removesuffix(suffix) for suffix in SUFFIXES if path.endswith(suffix)), path)
 
 
-def extra_package(module: str, path: str) -> Any:
-    """A module of the extra `formats`. Raises UserError, naming the file that needs it, if it is not installed."""
+def extra_package(module: str, path: str, extra: str = "formats") -> Any:
+    """A module of an extra. Raises UserError, naming the file that needs it, if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
         raise UserError(
-            f"{path}: reading it needs the package {package}, which is not installed; {install('formats')}"
+            f"{path}: reading it needs the package {package}, which is not installed; {install(extra)}"
         ) from None
 
 
 class _Zstandard(io.RawIOBase):
     """Decompresses zstd frames. The package's own reader takes a truncated file for a whole one."""
 
-    def __init__(self, path: str) -> None:
-        self._package = extra_package("zstandard", path)
-        self._file = io.FileIO(path)
+    def __init__(self, file: BinaryIO, package: Any) -> None:
+        self._package = package
+        self._file = file
         self._frame: Any = None  # the frame that is being decompressed
         self._ready = memoryview(b"")
 

@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from xalign_jax.data.text.files import Document, hash_file, normal_text, stamp_file, stamp_package
+from xalign_jax.data.text.files import Document, normal_text
+from xalign_jax.data.text.stamps import hash_file, stamp_file, stamp_package
 from xalign_jax.errors import UserError
 
 PACKAGES = ("numpy", "scipy", "jax", "flax", "optax")
@@ -37,7 +38,10 @@ _WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*[.,;:!?)\"]*$|[(\"][A-Za-z'-]+[.
 
 @dataclasses.dataclass(frozen=True)
 class Documentation:
-    """The prose of each docstring of the packages is one document. Repeated paragraphs are dropped."""
+    """English prose from the docstrings of numpy, scipy, jax, flax and optax.
+
+    The prose of each docstring is one document. Repeated paragraphs are dropped.
+    """
 
     packages: tuple[str, ...] = PACKAGES
 

@@ -1,42 +1,30 @@
-"""Sources of text: readers of a user's lines. Other formats are in tables.py, tmx.py, archives.py and messages.py.
+"""Sources of text: readers of a user's lines. Other formats have modules of their own.
 
 A source yields documents. Its stamps tell cheaply whether it has changed, and its fingerprint identifies its content
-exactly. Files may be compressed (compression.py). Errors name file and line. The embedded sources are in docstrings.py
-and catalogs.py. A recipe's spelling of a source is parsed in names.py.
+exactly (stamps.py). Lines are read in lines.py; files may be compressed (compression.py) or lie in an object store
+(remote.py). The embedded sources are in docstrings.py, catalogs.py and home_assistant.py. A recipe's spelling of a
+source is parsed in names.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import hashlib
-import importlib.metadata
 import itertools
 import json
-import lzma
-import os
-import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from xalign_jax.data.text.compression import open_file, plain_name
+from xalign_jax.data.text.compression import plain_name
 from xalign_jax.data.text.fields import RANGES, VALUES, Span, ranges, turns, value
+from xalign_jax.data.text.lines import SHOWN, check_string, is_language, parse_object, read_lines, reading, say
+from xalign_jax.data.text.stamps import hash_file, stamp_file
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
 VALIDATION_SHARE = 0.03
-SHOWN = 60  # characters of a wrong value that an error message shows
-_LINE_BYTES = 2**30  # longest line; a longer one is damage, or a small compressed file that would fill the memory
-_LANGUAGE_BYTES = 100  # longest name of a language, which is the name of a folder
 _KEYED = hashlib.blake2b(digest_size=8, key=b"xalign")
-_MARK = "\ufeff"  # the byte-order mark
-_NO_TEXT = {
-    b"\0": "a NUL byte, which no text has: the file is damaged, not text, or in UTF-16",
-    b"\r": "a carriage return within a line; end lines with LF or CR LF (old Mac files: tr '\\r' '\\n' < OLD > NEW)",
-}
 
 
 class Document(NamedTuple):
@@ -75,90 +63,7 @@ class Source(Protocol):
         """A hash that changes with the content, and with the way it is read."""
 
     def stamps(self) -> list[tuple[str, ...]]:
-        """Stamps of all files and packages that the content depends on; see `stamp_file`, `stamp_package`."""
-
-
-def stamp_file(path: str) -> tuple[str, ...]:
-    """("file", path, size, modification time); the size is "missing" if there is no such file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ("file", path, "missing", "")
-    return ("file", path, str(status.st_size), str(status.st_mtime_ns))
-
-
-def stamp_package(name: str) -> tuple[str, ...]:
-    """("package", name, installed version or "missing")."""
-    try:
-        return ("package", name, importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return ("package", name, "missing")
-
-
-def is_current(stamp: Sequence[str]) -> bool:
-    """True if the file or package is still as the stamp says."""
-    fresh = stamp_file(stamp[1]) if stamp[0] == "file" else stamp_package(stamp[1])
-    return tuple(stamp) == fresh
-
-
-def hash_file(path: str) -> str:
-    """The SHA-256 of a file's bytes. Raises UserError if the file cannot be read."""
-    digest = hashlib.sha256()
-    with reading(path), open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Turns errors of reading a file into one UserError that names it."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-
-
-def read_lines(path: str) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file with their numbers from 1, without line ends (LF or CR LF). See `compression.open_file`.
-
-    Every reader of a user's lines calls this function or `decode_lines`, so that all of them refuse the same things.
-
-    Raises:
-      UserError: the file is missing, empty or damaged, or a line (which is named) is not text in UTF-8.
-    """
-    with reading(path), open_file(path) as file:
-        yield from decode_lines(file, path)
-
-
-def decode_lines(file: IO[bytes], path: str) -> Iterator[tuple[int, str]]:
-    """As `read_lines`, from a file that is open.
-
-    Byte-order marks are dropped at the start of any line, because files that begin with one are often joined.
-    """
-    number = 0
-    for number, raw in enumerate(iter(functools.partial(file.readline, _LINE_BYTES), b""), 1):
-        if len(raw) == _LINE_BYTES:
-            raise UserError(f"{path}:{number}: a line of more than a gibibyte")
-        line = raw.rstrip(b"\r\n")
-        # Bytes that no text has show a damaged file or another encoding.
-        for byte, advice in _NO_TEXT.items():
-            if byte in line:
-                raise UserError(f"{path}:{number}: {advice}")
-        try:
-            yield number, line.decode().lstrip(_MARK)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start + 1} ({error.reason})") from None
-    if number == 0:
-        raise UserError(f"{path}: the file is empty")
-
-
-@functools.cache
-def say(note: str) -> None:
-    """Print a line about skipped text to standard error, once a process: preparation reads every source several times."""
-    print(note, file=sys.stderr)
+        """Stamps of all files and packages that the content depends on; see stamps.py."""
 
 
 def identity(source: Any, files: list[Any]) -> str:
@@ -245,6 +150,7 @@ class MultiwayTsv(Monolingual):
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:
             seen: dict[str, int] = {}  # id -> line
+            empty = 0
             for number, line in read_lines(path):
                 if not line.strip():
                     continue
@@ -257,6 +163,10 @@ class MultiwayTsv(Monolingual):
                 seen[key] = number
                 if text.strip():
                     yield Document(text.strip(), language, key)
+                else:
+                    empty += 1
+            if empty:
+                say(f"{path}: {empty:,} rows without text are skipped")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +179,7 @@ class AlignedLines(Monolingual):
 
 def align_lines(sides: Sequence[tuple[str, str, Iterator[tuple[int, str]]]]) -> Iterator[Document]:
     """The documents of files, (language, path, lines) each, in which lines of the same number translate each other."""
+    empty: Counter[str] = Counter()  # file -> lines without text whose translations have some
     # All files are read side by side; one that ends earlier gives None, which is an error.
     for number, row in enumerate(itertools.zip_longest(*(lines for _, _, lines in sides)), 1):
         for (language, path, _), cell in zip(sides, row, strict=True):
@@ -277,6 +188,10 @@ def align_lines(sides: Sequence[tuple[str, str, Iterator[tuple[int, str]]]]) -> 
                 raise UserError(f"{path}:{number}: the file ends here, {longer} goes on; they must align by line")
             if cell[1].strip():
                 yield Document(cell[1].strip(), language, str(number))
+            elif any(other and other[1].strip() for other in row):
+                empty[path] += 1
+    for path, count in empty.items():
+        say(f"{path}: {count:,} lines without text are skipped; their translations are kept")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +216,7 @@ class JsonLines(Monolingual):
 
     def documents(self) -> Iterator[Document]:
         for language, path in self.files:
-            having, count = Counter[str](), 0
+            having, count, empty = Counter[str](), 0, 0
             for number, line in read_lines(path):
                 if not line.strip():
                     continue
@@ -322,6 +237,10 @@ class JsonLines(Monolingual):
                 count += 1
                 if text.strip():
                     yield Document(check_string(text.strip(), path, number), own, group, **about)
+                else:
+                    empty += 1
+            if empty:
+                say(f"{path}: {empty:,} objects without text are skipped")
             missing_fields(path, self.fields, having, count)
 
     def _fields(self, row: dict[str, Any], place: str) -> dict[str, Any]:
@@ -379,35 +298,6 @@ def parallel_files(files: Sequence[tuple[str, str]]) -> Source:
         raise UserError(f"{files[0][1]} and its translations: two files are in {twice[0]!r}")
     kind = MultiwayTsv if all(joined) else AlignedLines
     return kind(tuple((language, resolve(path)) for language, path in files))
-
-
-def is_language(name: str) -> bool:
-    """True if a name can be a language's: printable, without spaces, and usable as the name of a folder."""
-    # The name becomes a folder: no separators, no "." or "..", and not too long.
-    usable = name.isprintable() and not set(" /\\") & set(name) and name.strip(".") == name
-    return bool(name) and usable and len(name.encode()) <= _LANGUAGE_BYTES
-
-
-def parse_object(line: str, path: str, number: int) -> dict[str, Any]:
-    """The JSON object on a line. Raises UserError, naming file:line, if there is none."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}:{number}: not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-    return row
-
-
-def check_string(text: str, path: str, number: int) -> str:
-    """The string. Raises UserError, naming file:line, if it holds what JSON can spell and no text has."""
-    if "\0" in text:
-        raise UserError(f"{path}:{number}: a NUL character, which no text has, at character {text.index(chr(0))}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{path}:{number}: half a surrogate pair at character {error.start}") from None
-    return text
 
 
 def normal_text(text: str) -> str:

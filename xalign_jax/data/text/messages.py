@@ -9,22 +9,12 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 from xalign_jax.data.text.catalogs import clean, is_text, read_mo
 from xalign_jax.data.text.compression import extra_package, plain_name
-from xalign_jax.data.text.files import (
-    SHOWN,
-    Document,
-    Monolingual,
-    hash_file,
-    identity,
-    is_language,
-    read_lines,
-    reading,
-    say,
-    stamp_file,
-)
+from xalign_jax.data.text.files import Document, Monolingual, identity
+from xalign_jax.data.text.lines import SHOWN, is_language, read_lines, reading, say
+from xalign_jax.data.text.stamps import hash_file, stamp_file
 from xalign_jax.errors import UserError, one_line
 
 # A line of a message: a string between quotes, perhaps after a keyword.
@@ -98,7 +88,7 @@ def _messages(path: str) -> Iterator[tuple[str, str, str]]:
     """(context, source, translation) of each translated message of a catalog."""
     if path.endswith(".mo"):
         with reading(path):
-            yield from read_mo(Path(path))
+            yield from read_mo(path)
     else:
         yield from _read_po(path)
 

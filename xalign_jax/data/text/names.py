@@ -9,7 +9,9 @@ from typing import Any
 
 from xalign_jax.data.text.archives import MosesArchives
 from xalign_jax.data.text.fields import FIELDS, VALUES
-from xalign_jax.data.text.files import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles, is_language
+from xalign_jax.data.text.files import AlignedLines, JsonLines, MultiwayTsv, Source, TextFiles
+from xalign_jax.data.text.hub import HubTables, locate
+from xalign_jax.data.text.lines import is_language
 from xalign_jax.data.text.messages import Messages
 from xalign_jax.data.text.tables import ArrowTables, CsvTables
 from xalign_jax.data.text.tmx import TranslationMemories
@@ -28,6 +30,7 @@ class _Kind:
       monolingual: each file is in one language, which is named before it. Otherwise the files name their languages.
       columns: LANGUAGE=COLUMN may follow the files.
       fields: the fields of documents (`fields.FIELDS`) that may be named, each with its key or column.
+      locate: makes a path absolute.
     """
 
     source: Callable[..., Source]
@@ -36,6 +39,7 @@ class _Kind:
     monolingual: bool = True
     columns: bool = False
     fields: tuple[str, ...] = ()
+    locate: Callable[[str], str] = resolve
 
 
 _TABLE = _Kind(
@@ -51,6 +55,14 @@ _KINDS = {
     "po": _Kind(Messages, settings={"msgid": "msgid"}),
     "csv": _TABLE,
     "parquet": dataclasses.replace(_TABLE, source=ArrowTables),
+    "hf": _Kind(
+        HubTables,
+        "NAME_OR_FOLDER,LANGUAGE=COLUMN",
+        {"group_id": "group", "config": "config", "split": "split", "revision": "revision"},
+        monolingual=False,
+        columns=True,
+        locate=locate,
+    ),
     "tmx": _Kind(TranslationMemories, "PATH,PATH", monolingual=False),
     "zip": _Kind(MosesArchives, "PATH,PATH", monolingual=False),
 }
@@ -71,6 +83,7 @@ def parse_name(name: str) -> tuple[str, Source] | None:
       csv:a.csv,en=English,de=German   chosen columns; also group_id=COLUMN, label=COLUMN, provenance=COLUMN,
                                        and provenance.de=COLUMN for one language
       parquet:a.parquet                the same for Parquet, .arrow and .feather
+      hf:FOLDER_OR_NAME,en=text        data sets of Hugging Face; also config=, split=, revision=, group_id=COLUMN
       tmx:a.tmx,b.tmx.gz               translation memories
       zip:en-de.txt.zip                archives of OPUS in Moses form
 
@@ -95,7 +108,7 @@ def parse_name(name: str) -> tuple[str, Source] | None:
         if not (part.strip() if path else equals and key and value and (kind.monolingual or kind.columns)):
             raise _misspelled(name, kind)
         if path:
-            files.append(resolve(part.strip()))
+            files.append(kind.locate(part.strip()))
             parts.append(files[-1])
             continue
         if key in kind.settings:

@@ -14,11 +14,17 @@ from xalign_jax.data.text.catalogs import Catalogs
 from xalign_jax.data.text.docstrings import Documentation
 from xalign_jax.data.text.fields import FIELDS
 from xalign_jax.data.text.files import VALIDATION_SHARE, Document, Source
+from xalign_jax.data.text.home_assistant import InterfaceStrings
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.split import Apply, Split
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 
-EMBEDDED: dict[str, Source] = {"docs_en": Documentation(), "catalogs": Catalogs()}  # by task name
+# By task name.
+EMBEDDED: dict[str, Source] = {
+    "docs_en": Documentation(),
+    "catalogs": Catalogs(),
+    "home_assistant": InterfaceStrings(),
+}
 
 
 class Example(NamedTuple):

@@ -13,12 +13,14 @@ from typing import Any
 from xalign_jax.data.text.catalogs import normal_language
 from xalign_jax.data.text.compression import extra_package, plain_name
 from xalign_jax.data.text.fields import VALUES, value
-from xalign_jax.data.text.files import SHOWN, Document, Multilingual, check_string, missing_fields, read_lines, say
+from xalign_jax.data.text.files import Document, Multilingual, missing_fields
+from xalign_jax.data.text.lines import SHOWN, check_string, read_lines, say
+from xalign_jax.data.text.remote import open_bytes
 from xalign_jax.errors import UserError, one_line
 
 _GROUP = "group_id"  # the column of groups, unless one is chosen
 _CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")  # what the name of a language's column looks like
-_ROWS = 1024  # rows that are decoded at once
+ROWS = 1024  # rows that are decoded at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +188,8 @@ class ArrowTables(_Tables):
                 self._check_type(path, schema, column)
             row = 0
             for batch in batches([_outer(column, schema.names) for column in columns]):
-                for start in range(0, batch.num_rows, _ROWS):
-                    part = batch.slice(start, _ROWS)
+                for start in range(0, batch.num_rows, ROWS):
+                    part = batch.slice(start, ROWS)
                     for cells in zip(*(_cells(part, column, path, row) for column in columns), strict=True):
                         row += 1
                         yield row, list(cells)
@@ -207,18 +209,24 @@ class ArrowTables(_Tables):
         """The schema of a file, and a function that reads record batches of some columns."""
         with _arrow_errors(path):
             if not path.endswith((".arrow", ".feather")):
-                table = extra_package("pyarrow.parquet", path).ParquetFile(path, memory_map=True)
+                table = extra_package("pyarrow.parquet", path).ParquetFile(_source(path))
                 return table.schema_arrow, lambda columns: table.iter_batches(
-                    _ROWS, columns=list(dict.fromkeys(columns))
+                    ROWS, columns=list(dict.fromkeys(columns))
                 )
             arrow = extra_package("pyarrow", path)
             try:
-                file = arrow.ipc.open_file(arrow.memory_map(path))
+                file = arrow.ipc.open_file(_source(path))
                 return file.schema, lambda columns: map(file.get_batch, range(file.num_record_batches))
             except arrow.ArrowInvalid:
                 # Hugging Face `datasets` writes the form for streams, which has no index at its end.
-                stream = arrow.ipc.open_stream(arrow.memory_map(path))
+                stream = arrow.ipc.open_stream(_source(path))
                 return stream.schema, lambda columns: iter(stream)
+
+
+def _source(path: str) -> Any:
+    """A file as Arrow reads it: a memory map, or a Python file for one that lies in an object store."""
+    arrow = extra_package("pyarrow", path)
+    return arrow.PythonFile(open_bytes(path), "r") if "://" in path else arrow.memory_map(path)
 
 
 @contextlib.contextmanager

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from xalign_jax.data.text.catalogs import normal_language
-from xalign_jax.data.text.compression import extra_package, open_file
-from xalign_jax.data.text.files import SHOWN, Document, Multilingual, check_string, is_language, say
-from xalign_jax.errors import UserError, one_line
+from xalign_jax.data.text.files import Document, Multilingual
+from xalign_jax.data.text.lines import SHOWN, check_string, is_language, say
+from xalign_jax.data.text.xml import LANGUAGE, elements
+from xalign_jax.errors import UserError
 
-_LANGUAGE = ("{http://www.w3.org/XML/1998/namespace}lang", "lang")  # TMX 1.4, and versions before it
+_LANGUAGE = (LANGUAGE, "lang")  # TMX 1.4, and versions before it
 _LINE_END = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
 
 
@@ -19,25 +20,13 @@ class TranslationMemories(Multilingual):
     """TMX files. The group is the number of the unit. Segments lose inline codes, and line ends become spaces."""
 
     def read(self, path: str) -> Iterator[Document]:
-        etree = extra_package("lxml.etree", path)
         number = empty = 0
-        # Entities stay as they are and nothing outside the file is read, so a file can neither grow nor reach the
-        # network. A document type, which names tmx14.dtd in most files, is not loaded.
-        safe = {"resolve_entities": False, "no_network": True, "load_dtd": False}
-        with open_file(path) as file:
-            try:
-                for number, (_, unit) in enumerate(etree.iterparse(file, tag="tu", **safe), 1):
-                    for language, text in _segments(unit, path):
-                        if text:
-                            yield Document(text, language, str(number))
-                        else:
-                            empty += 1
-                    # Drop what was read: the tree would otherwise grow to the size of the file.
-                    unit.clear()
-                    while unit.getprevious() is not None:
-                        del unit.getparent()[0]
-            except etree.XMLSyntaxError as error:
-                raise UserError(f"{path}:{error.lineno or 1}: not XML ({one_line(error)})") from None
+        for number, unit in enumerate(elements(path, "tu"), 1):
+            for language, text in _segments(unit, path):
+                if text:
+                    yield Document(text=text, language=language, group=str(number))
+                else:
+                    empty += 1
         if not number:
             raise UserError(f"{path}: no TMX file: it has no translation unit (<tu>)")
         if empty:

@@ -1,0 +1,117 @@
+"""Files in object stores: the same documents as from local disk, stamps, and errors of one line."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from data.test_formats import read, sentences, write_languages, write_rows
+
+from xalign_jax.data.lexicon.files import read_dictionary
+from xalign_jax.data.text.files import parallel_files
+from xalign_jax.data.text.names import parse_name
+from xalign_jax.data.text.stamps import is_current
+from xalign_jax.errors import UserError
+
+fsspec = pytest.importorskip("fsspec")
+memory = pytest.importorskip("fsspec.implementations.memory")
+
+
+@pytest.fixture
+def store():
+    """fsspec's store in memory, which has no files before and after a test."""
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    yield files
+    files.store.clear()
+
+
+def test_every_format_reads_the_same_from_a_store(store, tmp_path):
+    names = {**write_rows(tmp_path, sentences()), **write_languages(tmp_path, sentences())}
+    for file in tmp_path.iterdir():
+        store.pipe(f"/bucket/{file.name}", file.read_bytes())
+    for kind, name in names.items():
+        remote = name.replace(str(tmp_path), "memory://bucket")
+        assert read(remote) == read(name), kind
+        assert parse_name(remote)[1].fingerprint() == parse_name(name)[1].fingerprint(), kind
+
+
+def test_dictionaries_and_sentences_of_probes_read_from_a_store(store):
+    store.pipe("/bucket/en-de.tsv.gz", gzip.compress(b"cat\tKatze\n"))
+    assert read_dictionary("memory://bucket/en-de.tsv.gz").entries[0].words == ((0, "cat"), (1, "Katze"))
+    for language in ("en", "de"):
+        store.pipe(f"/bucket/{language}.txt", f"{language}\n".encode())
+    found = parallel_files([("en", "memory://bucket/en.txt"), ("de", "memory://bucket/de.txt")])
+    assert [d.text for d in found.documents()] == ["en", "de"]
+
+
+def test_stamps_follow_the_file_in_the_store(store):
+    store.pipe("/bucket/a.txt", b"one\n")
+    source = parse_name("lines:en=memory://bucket/a.txt")[1]
+    before, stamps = source.fingerprint(), source.stamps()
+    assert all(map(is_current, stamps)) and stamps[0][:3] == ("file", "memory://bucket/a.txt", "4")
+    store.pipe("/bucket/a.txt", b"two\n")
+    assert not any(map(is_current, stamps)) and source.fingerprint() != before
+    store.rm("/bucket/a.txt")
+    assert source.stamps() == [("file", "memory://bucket/a.txt", "missing", "")]
+    with pytest.raises(UserError, match=r"^memory://bucket/a\.txt: no such file$"):
+        source.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("gs://bucket/a.txt", r"needs the package gcsfs, which is not installed; .*\.\[gcs\]"),
+        ("s3://bucket/a.txt", r"needs the package s3fs, which is not installed; pip install s3fs"),
+        ("nothing://a.txt", r"no such protocol \("),
+    ],
+)
+def test_libraries_that_are_missing_are_named(monkeypatch, path, said):
+    for package in ("gcsfs", "s3fs"):
+        monkeypatch.setitem(__import__("sys").modules, package, None)
+    source = parse_name(f"lines:en={path}")[1]
+    for ask in (source.stamps, source.fingerprint, lambda: list(source.documents())):
+        with pytest.raises(UserError, match=rf"^{path}: .*{said}") as refused:
+            ask()
+        assert "\n" not in str(refused.value)
+
+
+class Unreliable(memory.MemoryFileSystem):
+    """A store whose connection breaks, with exceptions that are no OSError, as those of cloud libraries."""
+
+    protocol = "unreliable"
+    breaks = "open"
+
+    def _open(self, *arguments, **settings):
+        if self.breaks == "open":
+            raise RuntimeError("403: Forbidden\nno credentials")
+        file = memory.MemoryFile(data=b"some text")
+        file.read = self._break
+        return file
+
+    def info(self, *arguments, **settings):
+        raise RuntimeError("")
+
+    @staticmethod
+    def _break(*_):
+        raise RuntimeError("connection reset")
+
+
+@pytest.mark.parametrize(
+    ("breaks", "said"), [("open", "403: Forbidden no credentials"), ("read", "(connection reset|not a zip file)")]
+)
+@pytest.mark.parametrize("name", ["lines:en={}.txt", "lines:en={}.gz", "csv:{}.csv", "parquet:{}", "tmx:{}", "zip:{}", "po:de={}.mo"])  # fmt: skip
+def test_a_store_that_fails_is_an_error_of_one_line(monkeypatch, breaks, said, name):
+    fsspec.register_implementation("unreliable", Unreliable, clobber=True)
+    monkeypatch.setattr(Unreliable, "breaks", breaks)
+    source = parse_name(name.format("unreliable://bucket/a"))[1]
+    with pytest.raises(UserError, match=rf"^unreliable://bucket/a[.\w]*: cannot be read \(.*{said}.*\)$"):
+        list(source.documents())
+    with pytest.raises(UserError, match=r"^unreliable://bucket/a[.\w]*: cannot be read \(RuntimeError\)$"):
+        source.stamps()
+
+
+def test_urls_of_local_files(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("one\n")
+    assert [d.text for d in read(f"lines:en=file://{tmp_path}/a.txt")] == ["one"]
