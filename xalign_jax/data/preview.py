@@ -53,7 +53,7 @@ def _packed(
     shown = []
     for slot in range(int(batch["segment_ids"][row].max(initial=0))):
         views = []
-        for view in ("", "key_") if "group" in batch else ("",):
+        for view in ("", "key_") if "key_tokens" in batch else ("",):
             mine = batch[f"{view}segment_ids"][row] == slot + 1
             tokens, language = batch[f"{view}tokens"][row][mine], batch[f"{view}token_language"][row][mine]
             # (n,) tokens of the slot -> its texts, each of which ends with eos.
@@ -118,10 +118,15 @@ def facts(corpus: Corpus) -> list[str]:
 def packing(feeds: Mapping[str, Any]) -> list[str]:
     """A line for each stream that packs texts: counts of its documents, and how full its rows are."""
     return [
-        f"stream {name}: " + ", ".join(f"{what} {count:,}" for what, count in feed.report.items())
+        f"stream {name}: " + ", ".join(f"{what} {_count(count)}" for what, count in feed.report.items())
         for name, feed in feeds.items()
         if feed.report
     ]
+
+
+def _count(count: Any) -> str:
+    """A count, or several counts by a number that each of them has: "2: 1,000; 3: 70"."""
+    return "; ".join(f"{n}: {_count(k)}" for n, k in count.items()) if isinstance(count, Mapping) else f"{count:,}"
 
 
 def rates(name: str, feed: Any, steps: Sequence[int]) -> list[str]:

@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from xalign_jax.data.corpus import FACTS
 from xalign_jax.data.feeds.codeswitch import COUNTS, Switch, Switched, Table, build_table, switch, unswitched
+from xalign_jax.data.feeds.documents import GroupFeed, InterleavedFeed
 from xalign_jax.data.feeds.members import Members
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed, reads
 from xalign_jax.data.feeds.packing import Batch, blank
@@ -30,7 +31,17 @@ if TYPE_CHECKING:
     from xalign_jax.data.store.store import Mixture
     from xalign_jax.data.tokens.vocabulary import Tokenizer
 
-__all__ = ["ContrastFeed", "PieceFeed", "Switch", "TextFeed", "TranslationFeed", "WindowFeed", "WordFeed"]
+__all__ = [
+    "ContrastFeed",
+    "GroupFeed",
+    "InterleavedFeed",
+    "PieceFeed",
+    "Switch",
+    "TextFeed",
+    "TranslationFeed",
+    "WindowFeed",
+    "WordFeed",
+]
 
 _CHUNK = 1 << 17  # tokens that are worked on at a time, so that large batches need little memory
 
