@@ -28,17 +28,21 @@ class TextFeed(Feed):
 
     Attributes:
       length: T, tokens of a row.   slots: S, most pieces of a row.
-      whole_groups: a batch holds all texts of its groups, each one cut to a row. Texts without a translation are left
-        out. The batch names the groups, so that `TranslationRanking` can pull all texts of a group together.
+      whole_groups: a batch holds all texts of its groups, each one an item. Texts without a translation are left out.
+        The batch names the groups, so that `TranslationRanking` can pull all texts of a group together.
+      side: most tokens of a text of whole groups; longer texts are cut and counted. None = what a row holds.
     """
 
     length: int = gin.REQUIRED
     slots: int = gin.REQUIRED
     whole_groups: bool = False
+    side: int | None = None
 
     def __post_init__(self) -> None:
         freeze(self)
-        at_least_one(self, "length", "slots")
+        at_least_one(self, "length", "slots", "side")
+        if self.side is not None and not self.whole_groups:
+            raise UserError(f"TextFeed.side = {self.side}: only whole groups are cut; set TextFeed.whole_groups = True")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
@@ -59,7 +63,8 @@ class TextFeed(Feed):
             raise UserError(f"TextFeed.length = {self.length}: no room for a token between bos and eos; raise it")
         if self.whole_groups:
             pairs = group_index(self, corpus, mixture, split, Choice())
-            return _whole(self, WholeGroups(pairs, most, own, None), mixture, self._form(), corpus, rows, own)
+            side = most if self.side is None else min(self.side, most)
+            return _whole(self, WholeGroups(pairs, side, own, None), mixture, self._form(), corpus, rows, own)
         pieces = Pieces(corpus.members(mixture, split), mixture, most, own)
         return PackedRows(pieces, mixture, self._form(), corpus.tokenizer, rows, own)
 
@@ -309,6 +314,6 @@ def _whole(
     if not found.block_size:
         raise UserError(
             f"{name}.whole_groups: {rows} rows of {form.length} tokens and {form.slots} slots do not hold every group; "
-            "raise Stream.batch_size, or name fewer Mixture.languages"
+            f"raise Stream.batch_size, lower {name}.side, or name fewer Mixture.languages"
         )
     return found
