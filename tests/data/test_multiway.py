@@ -18,6 +18,7 @@ from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.sampling.schedules import Linear, Piecewise
 from xalign_jax.data.store.store import Mixture
 from xalign_jax.errors import UserError
+from xalign_jax.training.step import count_rows
 
 EOS, BOS, T, S = 1, 3, 64, 8
 LANGUAGES = ("cs", "de", "en", "fr", "hu")
@@ -286,6 +287,15 @@ def test_pairs_and_their_order_are_chosen(corpus):
     assert all(first == "en" for first, _ in directions(english.batch(0, slice(None)), english.languages))
     both = TranslationFeed(T, S, 12, "en", reverse=1.0).build(corpus, MIXTURE, 300, 0)
     assert all(second == "en" for _, second in directions(both.batch(0, slice(None)), both.languages))
+
+
+@pytest.mark.parametrize("config", [KINDS[0], KINDS[3], KINDS[7]], ids=lambda kind: type(kind).__name__)
+def test_a_step_counts_documents_and_tokens_by_language(corpus, config):
+    feed = config.build(corpus, MIXTURE, 16, 0)
+    batch = feed.batch(0, slice(None))
+    counts = count_rows({"docs": batch}, {"docs": feed.languages})["docs"]
+    assert counts["tokens"].tolist() == [int((batch["token_language"] == k).sum()) for k in range(5)]
+    assert int(counts[f"count_{feed._source.unit}"]) > 16
 
 
 def test_the_report_counts_groups_by_their_languages(corpus):
