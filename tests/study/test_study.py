@@ -207,7 +207,7 @@ def test_columns_are_called_by_the_short_names_of_the_recipe_s_probes():
     for path in (record.RESULTS, record.CURVES):
         columns = {name.split("/")[0] for row in record.read(path) for name in row if "/" in name}
         assert columns <= {*short.values()}
-    assert {*short.values()} == {"ppl", "own_ppl", "bits", "knows", "words", "mass", "cosine", "gradients"}
+    assert {*short.values()} == {"ppl", "own_ppl", "bits", "knows", "words", "mass", "cosine", "gradients", "sentences"}
 
     def row(probe, metric, language, value, level=None, split=None, control=None):
         return {"probe": probe, "metric": metric, "language": language, "level": level, "value": value} | {
