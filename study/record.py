@@ -25,6 +25,8 @@ RESULTS, CURVES = FOLDER / "results.csv", FOLDER / "curves.csv"
 # The first columns of both files, and the columns of what a run cost.
 PLACES = ("experiment", "seed", "identity", "vocabulary", "commit", "steps")
 COSTS = ("lm_tokens", "tokens", "train_seconds", "wall_seconds")
+# The control that is recorded beside a measure, by the measure's short name: sentences/untrained/1/0.
+CONTROLS = {"sentences": "untrained"}
 
 
 def read(path: Path) -> list[Row]:
@@ -121,7 +123,7 @@ def measures(results: Sequence[Row], languages: Sequence[str], short: Mapping[tu
     """The values kept from rows of `results.json`, by column: ppl/1, own_ppl/2, knows/2, words/heldout/0, cosine/2/3 ..
 
     Languages are numbered; the source language is 1. A row with a split has the split in place of its language.
-    Controls are left out, except fresh parameters. All levels are kept.
+    Controls are left out, except those of `CONTROLS`. All levels are kept.
 
     Args:
       short: the first part of a column's name, by probe and metric; other metrics are left out.
@@ -130,14 +132,10 @@ def measures(results: Sequence[Row], languages: Sequence[str], short: Mapping[tu
     found: Row = {}
     for row in results:
         column = short.get((row["probe"], row["metric"]))
-        # Of the controls, only fresh parameters are kept: their values have "untrained" behind the column's name.
         control = row["control"]
-        if (
-            column is None
-            or control not in (None, "untrained")
-            or row["value"] is None
-            or row["language"] not in number
-        ):
+        if column is None or control not in (None, CONTROLS.get(column)) or row["language"] not in number:
+            continue
+        if row["value"] is None:
             continue
         parts = (
             column,
