@@ -394,3 +394,11 @@ def test_several_positives_are_labse_s_sum_over_all_translations(model):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grad))
     # One pass over the sentences instead of two.
     assert objective.flops(model, batch) < objective.flops(model, _batch())
+
+
+def test_documents_of_several_sentences_are_refused(model):
+    objective = TranslationRanking()
+    objective.check(model, {"group": np.zeros((2, 3, 1))})
+    objective.check(model, {"group": np.zeros((2, 3, 2)), "key_tokens": np.zeros((2, 8))})
+    with pytest.raises(UserError, match=r"@TranslationRanking\(\): it compares sentences"):
+        objective.check(model, {"group": np.zeros((2, 3, 2))})

@@ -22,6 +22,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
+from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Objective, Tree
 from xalign_jax.objectives.parts.contrast import Contrast, Ids, infonce, infonce_flops, positive_pairs
 from xalign_jax.objectives.parts.primitives import l2_normalize
@@ -87,6 +88,14 @@ class TranslationRanking(Objective):
         """
         check_encoder("TranslationRanking", model, self._level(model), self.pooling)
         return {}, {}
+
+    def check(self, model: Model, batch: Batch) -> None:
+        """Raise UserError for a batch whose items are neither pairs nor single sentences."""
+        if not has_keys(batch) and batch["group"].shape[-1] != 1:
+            raise UserError(
+                "Stream.objective = @TranslationRanking(): it compares sentences, and this feed's items hold several; "
+                "bind a ContrastFeed, or a TextFeed with TextFeed.whole_groups = True"
+            )
 
     def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
         """The number of items, float32 scalar. Both directions together count an item once, as in LaBSE's sum.
