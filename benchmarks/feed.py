@@ -1,28 +1,58 @@
-"""Tokens per core-second of the window feed with switching, from a memory-mapped store on disk.
+"""Tokens per core-second of the feeds, from memory-mapped stores on disk.
 
     python benchmarks/feed.py [--million=20]
 
-Words have 1 to 4 tokens, and 5 % of them are switched. The dictionary's translations have 1 to 4 tokens too, so most
-switches change a row's length. Time is process time of one thread; each figure is the median of several runs over fresh
-rows.
+The first table has windows, plain and with 5 % of the words switched. Words have 1 to 4 tokens, as have the dictionary's
+translations, so most switches change a row's length. The second table has the packed feeds: texts, pairs, documents of
+lines, interleaved documents and whole groups. Their text is the same, cut into documents that stand for translations in
+eight languages. Time is process time of one thread; each figure is the median of several runs over fresh rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-from synthetic import synthetic
+from synthetic import SyntheticTokenizer, synthetic
 
-from xalign_jax.data.feeds.windows import Switch, WindowFeed
+from xalign_jax.data.corpus import Corpus
+from xalign_jax.data.feeds.packing import PackedRows
+from xalign_jax.data.feeds.windows import (
+    ContrastFeed,
+    GroupFeed,
+    InterleavedFeed,
+    Switch,
+    TextFeed,
+    TranslationFeed,
+    WindowFeed,
+)
 from xalign_jax.data.store.store import Mixture
 
 TOKENS = 1 << 18  # of one call
 CALLS, REPEATS = 4, 7
+EOS = SyntheticTokenizer.eos
+LANGUAGES = ("cs", "de", "en", "es", "fr", "hu", "it", "ru")
+# Packed feeds at rows of 512 tokens, with texts of about 40 tokens and documents of about 1,500.
+SHORT, LONG = 40, 1500
+PACKED = {
+    "texts": (SHORT, TextFeed(512, 64)),
+    "pairs": (SHORT, TranslationFeed(512, 32, 100)),
+    "contrast": (SHORT, ContrastFeed(512, 64, 100)),
+    "pairs, English first": (SHORT, TranslationFeed(512, 32, 100, "en", reverse=0.05)),
+    "documents of 2 lines": (SHORT, GroupFeed(512, 32, 2, 58)),
+    "documents of 8 lines": (SHORT, GroupFeed(512, 32, 8, 58)),
+    "the same, shuffled": (SHORT, GroupFeed(512, 32, 8, 58, shuffled=True)),
+    "interleaved, short": (SHORT, InterleavedFeed(512, 32, 16)),
+    "interleaved, long": (LONG, InterleavedFeed(512, 32, 64)),
+    "texts of whole groups": (SHORT, TextFeed(512, 64, whole_groups=True, side=100)),
+    "pairs of whole groups": (SHORT, TranslationFeed(512, 32, 100, whole_groups=True)),
+}
 
 
 def rate_of(feed, rows: int) -> float:
@@ -36,6 +66,49 @@ def rate_of(feed, rows: int) -> float:
             feed.batch((repeat * CALLS + call) * rows, slice(0, rows))
         rates.append(CALLS * rows * feed.length / (time.process_time() - start) / 1e6)
     return statistics.median(rates)
+
+
+def parallel(corpus: Corpus, most: int) -> Corpus:
+    """A corpus whose text is cut into groups of eight documents of `most` / 2 to 3 / 2 `most` tokens, one a language."""
+    rng, text = np.random.default_rng(0), corpus.stores["text"]["train"]["en"].tokens
+    part, stores = len(text) // len(LANGUAGES), {}
+    count = part // (2 * most)
+    for number, language in enumerate(LANGUAGES):
+        tokens = np.array(text[number * part : (number + 1) * part])
+        tokens[tokens == EOS] = EOS + 1
+        ends = np.cumsum(rng.integers(most // 2, most + most // 2, count))
+        tokens[ends - 1] = EOS
+        hashes = rng.integers(0, 2**32, count, dtype=np.uint32)
+        stores[language] = dataclasses.replace(
+            corpus.stores["text"]["train"]["en"],
+            tokens=tokens[: ends[-1]],
+            offsets=np.append(0, ends),
+            group=np.arange(count, dtype=np.int32),
+            text_hash=hashes,
+            language=language,
+        )
+    return dataclasses.replace(corpus, stores={"text": {"train": stores}}, lexicon=None)
+
+
+def packed_rates(corpus: Corpus) -> None:
+    """Print a line for each packed feed: tokens that are not padding, of queries and keys together."""
+    print(f"{'T = 512':<24} {'rate':>6} {'filled':>7} {'build s':>8}  million tokens a core-second")
+    mixture, rows = Mixture(tasks=("text",)), 64
+    texts = {most: parallel(corpus, most) for most in (SHORT, LONG)}
+    for name, (most, config) in PACKED.items():
+        start = time.process_time()
+        feed = cast(PackedRows, config.build(texts[most], mixture, rows, 0))
+        built = time.process_time() - start
+        # Blocks are made as a whole, so whole blocks are timed: the rows of several, one batch after another.
+        batches = max(1, 2 * feed.block_rows // rows)
+        filled = 0
+        start = time.process_time()
+        for batch in range(batches):
+            made = feed.batch((batch + batches) * rows, slice(0, rows))
+            filled += sum(int(np.count_nonzero(made[k])) for k in ("segment_ids", "key_segment_ids") if k in made)
+        spent = time.process_time() - start
+        room = batches * rows * 512 * (2 if "key_tokens" in made else 1)
+        print(f"{name:<24} {filled / spent / 1e6:>6.2f} {filled / room:>7.1%} {built:>8.2f}")
 
 
 def main() -> None:
@@ -58,7 +131,7 @@ def main() -> None:
             share = batch["count_switched"][english].sum() / batch["count_words"][english].sum()
             filled = batch["count_filled"].sum() / batch["tokens"].size
             print(f"{length:>5} {plain:>8.1f} {switching:>10.1f}  ({share:.2%} of words switched, {filled:.4%} filled)")
-    assert np.isfinite(share)
+        packed_rates(corpus)
 
 
 if __name__ == "__main__":

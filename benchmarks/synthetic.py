@@ -26,6 +26,13 @@ class SyntheticTokenizer:
     texts = ("",) * PIECES
     word_start = np.arange(PIECES) < SPECIALS + PUNCTUATION + STARTS
 
+    @property
+    def clone_table(self) -> np.ndarray:
+        return np.stack([self.clone(np.arange(PIECES), k) for k in range(self.clones + 1)])
+
+    def encode(self, texts) -> list[np.ndarray]:
+        return [np.full(min(2, len(text)), SPECIALS + PUNCTUATION, np.int32) for text in texts]
+
     def decode(self, ids) -> str:
         return " ".join(map(str, ids))
 

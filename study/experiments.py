@@ -221,7 +221,32 @@ def _pair(arm: str, language: str) -> Experiment:
 
 REAL = [_pair(arm, language) for language in TEXTS for arm in (FEW_WORDS if language == "ru" else PAIR_ARMS)]
 
-EXPERIMENTS = [*CLONE, *BASELINES, *INIT, *SEARCH, *DICTIONARY, *CURVES, *REAL]
+# Ways to read the same multi-way text, at equal tokens: 250 steps of 3 rows x 512 tokens.
+MULTIWAY_LANGUAGES = ("en", "cs", "de", "es", "fr", "hu", "it", "ru")
+MULTIWAY_TASKS = tuple(
+    "tsv:" + ",".join(f"{language}={DATA}/multiway/{corpus}/{language}.tsv.gz" for language in MULTIWAY_LANGUAGES)
+    for corpus in ("libreoffice_help", "gnome_docs", "wesnoth")
+)
+MULTIWAY_ARMS: dict[str, tuple[str, ...]] = {
+    "windows": (),
+    **{f"lines{count}": (f"LINES={count}",) for count in (2, 4, 8)},
+    **{f"lines{count}-shuffled": (f"LINES={count}", "GroupFeed.shuffled=True") for count in (2, 8)},
+    "interleaved": (),
+    "groups": (),
+    "pairs": (),
+}
+MULTIWAY = [
+    Experiment(
+        "multiway",
+        f"MW-{arm}",
+        (f"study/gin/multiway_{arm.partition('-')[0].rstrip('248')}.gin",),
+        (f"TASKS={MULTIWAY_TASKS}", *bindings),
+        data=True,
+    )
+    for arm, bindings in MULTIWAY_ARMS.items()
+]
+
+EXPERIMENTS = [*CLONE, *BASELINES, *INIT, *SEARCH, *DICTIONARY, *CURVES, *REAL, *MULTIWAY]
 
 
 def select(words: Sequence[str]) -> list[Experiment]:

@@ -16,6 +16,7 @@ from xalign_jax.recipe import Recipe, as_json, identity
 from xalign_jax.records.conditions import without_places
 from xalign_jax.records.files import read_environment, read_results
 from xalign_jax.reports.tables import read_runs
+from xalign_jax.training import stages
 
 Row = dict[str, Any]
 
@@ -24,6 +25,8 @@ RESULTS, CURVES = FOLDER / "results.csv", FOLDER / "curves.csv"
 # The first columns of both files, and the columns of what a run cost.
 PLACES = ("experiment", "seed", "identity", "vocabulary", "commit", "steps")
 COSTS = ("lm_tokens", "tokens", "train_seconds", "wall_seconds")
+# The control that is recorded beside a measure, by the measure's short name: sentences/untrained/1/0.
+CONTROLS = {"sentences": "untrained"}
 
 
 def read(path: Path) -> list[Row]:
@@ -87,9 +90,8 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     environment, results = read_environment(directory, ("identity", "git")), read_results(directory)
     place = {"experiment": experiment, "seed": run.seed, "identity": environment["identity"]}
     place |= {"vocabulary": run.fingerprint, "commit": environment["git"] or ""}
-    assert recipe.lexicon is not None, "every experiment has a lexicon"
     # Only rows that the recipe's own probes measured, so that every run of an experiment has the same columns.
-    languages = recipe.lexicon.languages[:2]
+    languages = _languages(recipe)
     probes = [probe for stage in recipe.stages for probe in stage.probes]
     own = json.loads(json.dumps([without_places(as_json(probe)) for probe in probes]))
     # Rows of older versions have no settings.
@@ -106,11 +108,22 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     return end | costs, curve
 
 
+def _languages(recipe: Recipe) -> Sequence[str]:
+    """The languages whose values are kept, in the order of their numbers.
+
+    A recipe without a dictionary has all languages of its mixture, and the mean directions into and out of the first.
+    """
+    if recipe.lexicon is not None:
+        return recipe.lexicon.languages[:2]
+    languages = stages.mixtures(recipe)[0].languages
+    return [*languages, f"*->{languages[0]}", f"{languages[0]}->*"]
+
+
 def measures(results: Sequence[Row], languages: Sequence[str], short: Mapping[tuple[str, str], str]) -> Row:
     """The values kept from rows of `results.json`, by column: ppl/1, own_ppl/2, knows/2, words/heldout/0, cosine/2/3 ..
 
     Languages are numbered; the source language is 1. A row with a split has the split in place of its language.
-    Controls are left out, and all levels are kept.
+    Controls are left out, except those of `CONTROLS`. All levels are kept.
 
     Args:
       short: the first part of a column's name, by probe and metric; other metrics are left out.
@@ -119,9 +132,17 @@ def measures(results: Sequence[Row], languages: Sequence[str], short: Mapping[tu
     found: Row = {}
     for row in results:
         column = short.get((row["probe"], row["metric"]))
-        if column is None or row["control"] or row["value"] is None or row["language"] not in number:
+        control = row["control"]
+        if column is None or control not in (None, CONTROLS.get(column)) or row["language"] not in number:
             continue
-        parts = (column, row["split"] or number[row["language"]], None if row["level"] is None else str(row["level"]))
+        if row["value"] is None:
+            continue
+        parts = (
+            column,
+            control,
+            row["split"] or number[row["language"]],
+            None if row["level"] is None else str(row["level"]),
+        )
         found["/".join(part for part in parts if part)] = float(row["value"])
     return found
 
@@ -138,8 +159,11 @@ def short_names(probes: Iterable[Probe]) -> dict[tuple[str, str], str]:
 
 def tokens(recipe: Recipe) -> Row:
     """Tokens of the language-model streams, and of all streams, over the whole run, with padding."""
-    # Streams without a mixture read the dictionary only.
-    read = [(stage.steps * s.batch_size * s.feed.length, s.mixture) for stage in recipe.stages for s in stage.streams]
+    # A batch may have keys beside its queries. Streams without a mixture read the dictionary only.
+    streams = [(stage.steps, s.feed.blank(s.batch_size), s.mixture) for stage in recipe.stages for s in stage.streams]
+    read = [
+        (steps * sum(b[k].size for k in ("tokens", "key_tokens") if k in b), mixture) for steps, b, mixture in streams
+    ]
     return {"lm_tokens": sum(n for n, mixture in read if mixture is not None), "tokens": sum(n for n, _ in read)}
 
 

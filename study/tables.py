@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from study import plots
-from study.experiments import EXPERIMENTS, Experiment, select
+from study.experiments import EXPERIMENTS, MULTIWAY_LANGUAGES, Experiment, select
 from study.record import Row
 from xalign_jax.reports.tables import markdown, mean_and_spread
 
@@ -97,6 +97,42 @@ def summary(found: Mapping[str, Arm], chosen: Sequence[Experiment]) -> str:
     return markdown(header[:columns], [row[:columns] for row in rows]) if rows else MISSING
 
 
+# Columns of the multi-way study: sentence retrieval into English by level, and values by the language's number.
+INTO = f"sentences/{{}}{len(MULTIWAY_LANGUAGES) + 1}/"
+
+
+def retrieval(found: Mapping[str, Arm], chosen: Sequence[Experiment]) -> str:
+    """A line for each experiment that has rows: retrieval into English by level, and the mean bits per byte.
+
+    The first line has the same network before training, whose parameters depend on the seed alone.
+    """
+    arms_ = {one.name: found[one.name] for one in chosen if one.name in found}
+    if not arms_:
+        return MISSING
+    first = next(iter(arms_.values()))
+    levels = sorted(
+        name.removeprefix(INTO.format("")) for name in next(iter(first.values())) if name.startswith(INTO.format(""))
+    )
+    most = max(arms_.values(), key=len)
+    fresh = [cell(values(most, INTO.format("untrained/") + level), ".3f") for level in levels]
+    rows = [["untrained", str(len(most)), *fresh, "-", "-"]]
+    for name, arm in arms_.items():
+        by_level = [cell(values(arm, INTO.format("") + level), ".3f") for level in levels]
+        bits = [statistics.fmean(row[f"bits/{n}"] for n, _ in enumerate(MULTIWAY_LANGUAGES, 1)) for row in arm.values()]
+        rows.append([name, str(len(arm)), *by_level, cell(bits, ".3f"), cell(values(arm, "train_seconds"), ".0f")])
+    return markdown(["", "seeds", *(f"level {level}" for level in levels), "bits/byte", "train s"], rows)
+
+
+def languages(found: Mapping[str, Arm], chosen: Sequence[Experiment]) -> str:
+    """A line for each experiment that has rows: the perplexity of every language."""
+    rows = [
+        [one.name, *(cell(values(found[one.name], f"ppl/{n}"), ".0f") for n, _ in enumerate(MULTIWAY_LANGUAGES, 1))]
+        for one in chosen
+        if one.name in found
+    ]
+    return markdown(["", *MULTIWAY_LANGUAGES], rows) if rows else MISSING
+
+
 # Compared between two experiments: perplexities by their ratio, knowledge by its difference.
 COMPARED = {"English ppl": "own_ppl/1", "other ppl": "own_ppl/2", "knowledge": "knows/2"}
 
@@ -160,6 +196,9 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
     for question in dict.fromkeys(one.question for one in EXPERIMENTS):
         parts.append(f"## {question}")
         mine = [one for one in EXPERIMENTS if one.question == question]
+        if question == "multiway":
+            parts += [retrieval(found, mine), languages(found, mine)]
+            continue
         # Experiments of one setting share baselines, and their names end alike.
         for suffix, group in itertools.groupby(mine, _suffix):
             names, against = [one.name for one in group], [(f"{j}{suffix}", f"{o}{suffix}") for j, o in BASELINES]
@@ -178,16 +217,18 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
 
 
 def documents(folder: Path) -> list[Path]:
-    """The paper, which is the folder's neighbour with its name, and the paper's appendices in the folder."""
-    return [folder.with_suffix(".md"), *sorted(folder.glob("appendix_*.md"))]
+    """The paper, which is the folder's neighbour with its name, its appendices in the folder, and `multiway.md`."""
+    neighbours = [folder.with_suffix(".md"), folder.with_name("multiway.md")]
+    return [*(path for path in neighbours if path.is_file()), *sorted(folder.glob("appendix_*.md"))]
 
 
 def filled(document: str, found: Mapping[str, Arm]) -> str:
-    """The document with a new table below every line of one of three kinds.
+    """The document with a new table below every line of one of five kinds.
 
     `<!-- table: WORD... -->` has a line for each experiment, with words as `select` takes them.
     `<!-- summary: WORD... -->` has the same lines with fewer columns.
     `<!-- differences: A/B... -->` has a line for each pair.
+    `<!-- retrieval: WORD... -->` and `<!-- languages: WORD... -->` have a line for each experiment.
     """
 
     def table(place: re.Match[str]) -> str:
@@ -196,13 +237,16 @@ def filled(document: str, found: Mapping[str, Arm]) -> str:
             pairs = [(first, second) for first, second in (word.split("/") for word in words)]
             return f"{place['line']}{differences(found, pairs)}\n"
         chosen = select(words)
+        if place["kind"] in ("retrieval", "languages"):
+            shown = retrieval if place["kind"] == "retrieval" else languages
+            return f"{place['line']}{shown(found, chosen)}\n"
         if place["kind"] == "summary":
             return f"{place['line']}{summary(found, chosen)}\n"
         suffix = _suffix(chosen[0])
         return f"{place['line']}{comparison(found, [one.name for one in chosen], f'J{suffix}', f'O{suffix}')}\n"
 
     # The marker's line, then the old table or the word for a missing one, which is replaced.
-    line = r"(?P<line><!-- (?P<kind>table|summary|differences): (?P<words>.+) -->\n\n)"
+    line = r"(?P<line><!-- (?P<kind>table|summary|differences|retrieval|languages): (?P<words>.+) -->\n\n)"
     return re.sub(rf"{line}(?:(?:\||{re.escape(MISSING)}).*\n)*", table, document)
 
 

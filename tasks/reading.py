@@ -183,9 +183,10 @@ def _read(task: seqio.Task, split: str) -> Iterator[Example]:
             texts, n = batch["text"], len(batch["text"])
             about = (batch.get("language", [_UNKNOWN_LANGUAGE.encode()] * n), batch.get("group_id", [b""] * n))
             fields = zip(*(batch[field] for field in known), strict=True) if known else [()] * n
-            for text, language, group, cells in zip(texts, *about, fields, strict=True):
-                if text.strip():
-                    document = Document(*(_string(task, cell) for cell in (text, language, group)))
+            for *row, cells in zip(texts, *about, fields, strict=True):
+                if row[0].strip():
+                    text, language, group = (_string(task, cell) for cell in row)
+                    document = Document(text, language, group)
                     yield Example(_with_fields(task, document, dict(zip(known, cells, strict=True))))
         return
     # A tokenised task: the text is decoded, and the ids are kept.
@@ -193,9 +194,10 @@ def _read(task: seqio.Task, split: str) -> Iterator[Example]:
     for row in dataset.as_numpy_iterator():
         ids = np.asarray(row["targets"], np.int32)
         of = (row.get("language", _UNKNOWN_LANGUAGE.encode()), row.get("group_id", b""))
-        document = Document(vocabulary.decode(ids.tolist()), *(_string(task, cell) for cell in of))
-        cells = {field: row[field] for field in VALUES if field in task.output_features}
-        yield Example(_with_fields(task, document, cells), ids)
+        language, group = (_string(task, cell) for cell in of)
+        document = Document(vocabulary.decode(ids.tolist()), language, group)
+        given = {field: row[field] for field in VALUES if field in task.output_features}
+        yield Example(_with_fields(task, document, given), ids)
 
 
 def _with_fields(task: seqio.Task, document: Document, cells: Mapping[str, Any]) -> Document:

@@ -27,6 +27,8 @@ REQUIRED = {
     "TextFeed": ROWS,
     "TranslationFeed": ROWS | {"side": 8},
     "ContrastFeed": ROWS | {"side": 8},
+    "GroupFeed": ROWS | {"lines": 2, "side": 8},
+    "InterleavedFeed": ROWS | {"part": 8},
     "WordFeed": {"length": 32, "words_per_row": 4, "concepts": 8},
     "PieceFeed": {"length": 32, "words_per_row": 4, "concepts": 8},
     "Perplexity": {"length": 32},

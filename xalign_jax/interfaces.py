@@ -157,7 +157,7 @@ class Batches:
 
     length: int
     languages: tuple[str, ...]
-    report: Mapping[str, Any] = MappingProxyType({})
+    report: Mapping[str, int | Mapping[int, int]] = MappingProxyType({})
     lowered: tuple[str, ...] = ()
 
     def rates(self, row: int) -> dict[str, float]:

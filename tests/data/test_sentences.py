@@ -12,7 +12,7 @@ from xalign_jax.data import statistics
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.feeds import packing
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
-from xalign_jax.data.feeds.pairs import Pairs, Pieces
+from xalign_jax.data.feeds.pairs import Choice, Pairs, Pieces
 from xalign_jax.data.preview.rows import collect
 from xalign_jax.data.store.store import Mixture
 from xalign_jax.errors import UserError
@@ -249,10 +249,10 @@ def test_pairs_are_texts_of_a_group_that_are_not_empty(corpus):
         tokens = np.concatenate([[*text, EOS] for text in texts]).astype(np.uint16)
         return dataclasses.replace(make_store(tokens, language), group=np.array(groups, np.int32))
 
-    pairs = Pairs([store("de", [0, 1, -1, 2, 3, 3], 9), store("en", [0, 1, -1, 2], 1)], None)
+    pairs = Pairs([store("de", [0, 1, -1, 2, 3, 3], 9), store("en", [0, 1, -1, 2], 1)], Choice())
     assert pairs.report == {"documents": 4, "empty": 1, "without translation": 5}
     assert pairs.group.tolist() == [0, 0, 1, 1] and pairs.language.tolist() == [0, 1, 0, 1]
-    many = Pairs([store for task in corpus.stores.values() for store in task["train"].values()], None)
+    many = Pairs([store for task in corpus.stores.values() for store in task["train"].values()], Choice())
     expected = np.lexsort((np.arange(len(many.language)), many.language))
     np.testing.assert_array_equal(many.by_language, expected)
 

@@ -207,7 +207,7 @@ def test_columns_are_called_by_the_short_names_of_the_recipe_s_probes():
     for path in (record.RESULTS, record.CURVES):
         columns = {name.split("/")[0] for row in record.read(path) for name in row if "/" in name}
         assert columns <= {*short.values()}
-    assert {*short.values()} == {"ppl", "own_ppl", "bits", "knows", "words", "mass", "cosine", "gradients"}
+    assert {*short.values()} == {"ppl", "own_ppl", "bits", "knows", "words", "mass", "cosine", "gradients", "sentences"}
 
     def row(probe, metric, language, value, level=None, split=None, control=None):
         return {"probe": probe, "metric": metric, "language": language, "level": level, "value": value} | {
@@ -226,9 +226,12 @@ def test_columns_are_called_by_the_short_names_of_the_recipe_s_probes():
         row("cosine", "gap", "en_clone", 0.5, level=0),
         row("cosine", "parallel", "en_clone", 0.875, level=0),
         row("gradient_cosine", "cosine", "en_clone", None),
+        row("sentence_retrieval", "accuracy_centred", "en_clone", 0.5, level=1, control="untrained"),
+        row("sentence_retrieval", "accuracy_centred", "en_clone", 0.5, level=1, control="shuffled"),
     ]
     found = record.measures(rows, ("en", "en_clone"), short)
     expected = {"bits/1": 1.5, "knows/1": 1.0, "knows/2": 0.25, "words/heldout/head": 0.75, "cosine/2/0": 0.5}
+    expected["sentences/untrained/2/1"] = 0.5
     assert found == expected
 
 
@@ -275,7 +278,9 @@ def test_the_document_has_the_tables_of_the_recorded_rows():
     for path in (record.RESULTS, record.CURVES):
         assert run.comparable(record.read(path), every)[1] == []
     documents = tables.documents(record.FOLDER)
-    assert [path.name for path in documents if path.parent != record.FOLDER] == ["study.md"] and len(documents) > 1
+    assert [path.name for path in documents if path.parent != record.FOLDER] == ["study.md", "multiway.md"] and len(
+        documents
+    ) > 2
     for path in documents:
         document = path.read_text(encoding="utf-8")
         assert tables.filled(document, tables.arms(record.read(record.RESULTS))) == document

@@ -173,10 +173,15 @@ def facts(corpus: Corpus) -> list[str]:
 def packing(feeds: Mapping[str, Batches]) -> list[str]:
     """A line for each stream that packs texts: counts of its documents, and how full its rows are."""
     return [
-        f"stream {name}: " + ", ".join(f"{what} {count:,}" for what, count in feed.report.items())
+        f"stream {name}: " + ", ".join(f"{what} {_count(count)}" for what, count in feed.report.items())
         for name, feed in feeds.items()
         if feed.report
     ]
+
+
+def _count(count: int | Mapping[int, int]) -> str:
+    """A count, or several counts by a number that each of them has: "2: 1,000; 3: 70"."""
+    return f"{count:,}" if isinstance(count, int) else "; ".join(f"{n}: {times:,}" for n, times in count.items())
 
 
 def coverage(corpus: Corpus) -> float | None:

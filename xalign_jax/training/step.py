@@ -117,7 +117,7 @@ def _bound(model: Model, params: Params) -> Model:
 def count_rows(batches: Batches, languages: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, jax.Array]]:
     """By stream: sums of the feed's own counters (`count_...`), and `tokens` by language number.
 
-    Windows count tokens with non-zero weight; packed texts and contrast queries count all tokens. `key_tokens` counts
+    Windows count tokens with non-zero weight; packed texts, documents and contrast queries count all tokens. `key_tokens` counts
     the tokens of a contrast's keys.
     """
     counts = {}
@@ -126,7 +126,7 @@ def count_rows(batches: Batches, languages: Mapping[str, tuple[str, ...]]) -> di
         # (languages,) int32, a histogram to which each kind of batch adds in its way.
         tokens = jnp.zeros(len(languages[name]), jnp.int32)
         # Windows: a row is in one language, `language` (B,).
-        if "weights" in batch and batch["language"].ndim == 1:
+        if "language" in batch and batch["language"].ndim == 1:
             found["tokens"] = tokens.at[batch["language"]].add(jnp.sum(batch["weights"] > 0, axis=1))
         # Packed rows: `token_language` (B, T), -1 at padding, which becomes an index past the end and is dropped.
         for which in ("", "key_"):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import gin
 
 from xalign_jax.data.feeds.packing import Batch, Form, PackedRows, blank_rows
-from xalign_jax.data.feeds.pairs import PairExamples, PairItems, Pairs, Pieces
+from xalign_jax.data.feeds.pairs import Choice, PairExamples, PairItems, Pairs, Pieces, WholeGroups
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Feed
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.recipe import at_least_one, freeze, within
 
 if TYPE_CHECKING:
     from xalign_jax.data.corpus import Corpus
@@ -28,14 +28,21 @@ class TextFeed(Feed):
 
     Attributes:
       length: T, tokens of a row.   slots: S, most pieces of a row.
+      whole_groups: a batch holds all texts of its groups, each one an item. Texts without a translation are left out.
+        The batch names the groups, so that `TranslationRanking` can pull all texts of a group together.
+      side: most tokens of a text of whole groups; longer texts are cut and counted. None = what a row holds.
     """
 
     length: int = gin.REQUIRED
     slots: int = gin.REQUIRED
+    whole_groups: bool = False
+    side: int | None = None
 
     def __post_init__(self) -> None:
         freeze(self)
-        at_least_one(self, "length", "slots")
+        at_least_one(self, "length", "slots", "side")
+        if self.side is not None and not self.whole_groups:
+            raise UserError(f"TextFeed.side = {self.side}: only whole groups are cut; set TextFeed.whole_groups = True")
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
@@ -54,12 +61,19 @@ class TextFeed(Feed):
         most = self.length - _specials(corpus, 1)
         if most < 1:
             raise UserError(f"TextFeed.length = {self.length}: no room for a token between bos and eos; raise it")
+        if self.whole_groups:
+            pairs = group_index(self, corpus, mixture, split, Choice())
+            side = most if self.side is None else min(self.side, most)
+            return _whole(self, WholeGroups(pairs, side, own, None), mixture, self._form(), corpus, rows, own)
         pieces = Pieces(corpus.members(mixture, split), mixture, most, own)
-        return PackedRows(pieces, mixture, Form(self.length, self.slots), corpus.tokenizer, rows, own)
+        return PackedRows(pieces, mixture, self._form(), corpus.tokenizer, rows, own)
 
     def blank(self, rows: int) -> Batch:
         """The arrays of `rows` rows without text, where only shapes matter."""
-        return blank_rows(rows, Form(self.length, self.slots), "texts")
+        return blank_rows(rows, self._form(), "texts")
+
+    def _form(self) -> Form:
+        return Form(self.length, self.slots, groups=int(self.whole_groups))
 
 
 @gin.configurable
@@ -73,6 +87,10 @@ class TranslationFeed(Feed):
       length: T, tokens of a row.   slots: S, most pairs of a row.
       side: most tokens of each text; longer texts are cut and counted.
       pivot: the language of one of the two texts; None = any two languages.
+      pairs: the only pairs of languages, (("en", "de"), ("en", "fr")); () = all, or all with the pivot.
+      reverse: the share of pairs whose second text comes first. A pair's first text is the pivot's, or the one that
+        `pairs` names first. None = a random order.
+      whole_groups: a batch holds all texts of its groups, each once as a pair's first draw.
       reset_positions: positions restart at b (XLM, Lample and Conneau 2019, section 3.3).
       language_types: the batch has token types, the language's number in the feed's `languages` (XLM).
     """
@@ -81,12 +99,16 @@ class TranslationFeed(Feed):
     slots: int = gin.REQUIRED
     side: int = gin.REQUIRED
     pivot: str | None = None
+    pairs: tuple = ()
+    reverse: float | None = None
+    whole_groups: bool = False
     reset_positions: bool = False
     language_types: bool = False
 
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "length", "side", "slots")
+        _check_pairs(self)
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
@@ -101,8 +123,7 @@ class TranslationFeed(Feed):
         _check_side(self, 2, corpus)
         own = int(hash64(seed, "TranslationFeed"))
         # One view: both texts of a pair lie one after another in the same row.
-        items = PairItems(_examples(self, corpus, mixture, own, split), 1, False, self.side, own)
-        return PackedRows(items, reads(self, mixture), self._form(), corpus.tokenizer, rows, own)
+        return _pair_rows(self, 1, False, self._form(), corpus, mixture, rows, own, split)
 
     def blank(self, rows: int) -> Batch:
         """The arrays of `rows` rows without text, where only shapes matter."""
@@ -123,6 +144,10 @@ class ContrastFeed(Feed):
       length: T, tokens of a row.   slots: S, most items of a row.
       side: most tokens of each text; longer texts are cut and counted.
       pivot: the language of one of the two texts; None = any two languages.
+      pairs: the only pairs of languages, (("en", "de"), ("en", "fr")); () = all, or all with the pivot.
+      reverse: the share of pairs whose second text is the query. A pair's first text is the pivot's, or the one that
+        `pairs` names first. None = a random order.
+      whole_groups: a batch holds all texts of its groups, each once as a pair's first draw.
       mixup: an item holds two pairs: query "bos s1 eos s2 eos", key "bos t1 eos t2 eos". Each of the two has its own
         random order (InfoXLM, Chi et al. 2021, section 3.3).
     """
@@ -131,11 +156,19 @@ class ContrastFeed(Feed):
     slots: int = gin.REQUIRED
     side: int = gin.REQUIRED
     pivot: str | None = None
+    pairs: tuple = ()
+    reverse: float | None = None
+    whole_groups: bool = False
     mixup: bool = False
 
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "length", "side", "slots")
+        _check_pairs(self)
+        if self.mixup and self.whole_groups:
+            raise UserError(
+                "ContrastFeed.mixup = True joins texts of two groups: set ContrastFeed.whole_groups = False"
+            )
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
@@ -150,12 +183,14 @@ class ContrastFeed(Feed):
         _check_side(self, 2 if self.mixup else 1, corpus)
         own = int(hash64(seed, "ContrastFeed"))
         # Two views: queries and keys are packed into separate rows, an item into the same slot of both.
-        items = PairItems(_examples(self, corpus, mixture, own, split), 2, self.mixup, self.side, own)
-        return PackedRows(items, reads(self, mixture), Form(self.length, self.slots), corpus.tokenizer, rows, own)
+        return _pair_rows(self, 2, self.mixup, self._form(), corpus, mixture, rows, own, split)
 
     def blank(self, rows: int) -> Batch:
         """The arrays of `rows` rows without text, where only shapes matter."""
-        return blank_rows(rows, Form(self.length, self.slots), "pairs", views=2, texts=2 if self.mixup else 1)
+        return blank_rows(rows, self._form(), "pairs", views=2)
+
+    def _form(self) -> Form:
+        return Form(self.length, self.slots, groups=2 if self.mixup else 1)
 
 
 def _specials(corpus: Corpus, texts: int) -> int:
@@ -180,10 +215,43 @@ def _check_side(feed: Any, texts: int, corpus: Corpus) -> None:
         )
 
 
-def _examples(feed: Any, corpus: Corpus, mixture: Mixture | None, seed: int, split: str) -> PairExamples:
-    """The translation pairs of a mixture. Raises UserError if there are none, or none with the pivot."""
-    name, mixture = type(feed).__name__, reads(feed, mixture)
-    # Pairs are of base languages, because clones have no texts of their own.
+def check_choice(feed: Any) -> None:
+    """Raise UserError if a feed's `pairs` are not pairs of two languages, or if it has a pivot as well."""
+    name = type(feed).__name__
+    seen: set[frozenset[str]] = set()
+    for pair in feed.pairs:
+        two = isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(language, str) for language in pair)
+        if not two or pair[0] == pair[1]:
+            raise UserError(f'{name}.pairs has {pair!r}: expected two languages, (("en", "de"), ("en", "fr"))')
+        if frozenset(pair) in seen:
+            raise UserError(f"{name}.pairs names {pair[0]!r} and {pair[1]!r} twice; {name}.reverse sets both orders")
+        seen.add(frozenset(pair))
+    if feed.pairs and feed.pivot is not None:
+        raise UserError(f"{name}.pivot = {feed.pivot!r}: {name}.pairs lists the pairs already; remove one of the two")
+
+
+def _check_pairs(feed: Any) -> None:
+    """`check_choice`, and raise UserError if `reverse` has no order to reverse."""
+    name = type(feed).__name__
+    check_choice(feed)
+    within(feed, "[0, 1]", "reverse")
+    if feed.reverse is not None and feed.pivot is None and not feed.pairs:
+        raise UserError(
+            f"{name}.reverse = {feed.reverse}: which order is the reverse? Bind {name}.pivot or {name}.pairs"
+        )
+
+
+def group_index(feed: Any, corpus: Corpus, mixture: Mixture, split: str, choice: Choice, limit: str = "") -> Pairs:
+    """The groups of a mixture's texts.
+
+    Args:
+      limit: the binding that gives `choice.least`, where it is more than 2.
+
+    Raises:
+      UserError: no text has the translations that the choice asks for, or the texts lack one of its languages.
+    """
+    name = type(feed).__name__
+    # Groups are of base languages, because clones have no texts of their own.
     languages = {member.text for member in corpus.members(mixture, split)}
     stores = [
         store
@@ -192,13 +260,60 @@ def _examples(feed: Any, corpus: Corpus, mixture: Mixture | None, seed: int, spl
         if language in languages
     ]
     known = sorted({store.language for store in stores})
-    # Without the pivot's text, and without any two texts of one group, there is no pair.
-    if feed.pivot is not None and feed.pivot not in known:
-        raise UserError(f"{name}.pivot = {feed.pivot!r}: the mixture's {split} text is in {', '.join(known) or 'none'}")
-    pairs = Pairs(stores, feed.pivot, mixture.where) if stores else None
+    asked = [("pivot =", choice.pivot)] if choice.pivot is not None else []
+    asked += [("pairs names", language) for pair in choice.pairs for language in pair]
+    for what, language in asked:
+        if language not in known:
+            raise UserError(
+                f"{name}.{what} {language!r}: the mixture's {split} text is in {', '.join(known) or 'none'}"
+            )
+    pairs = Pairs(stores, choice, mixture.where) if stores else None
+    if pairs is not None and limit and not len(pairs.group) and max(pairs.degrees, default=0) >= 2:
+        pivot = "" if choice.pivot is None else f", {choice.pivot} among them"
+        raise UserError(
+            f"{limit}: no group of the {split} text is in {choice.least} languages{pivot}; "
+            f"the largest is in {max(pairs.degrees)}"
+        )
     if pairs is None or not len(pairs.group):
         raise UserError(
             f"Mixture.tasks = {mixture.tasks}: no {split} text has a translation in these tasks, which a {name} needs; "
-            f"add parallel text ({'of the pivot ' + repr(feed.pivot) if feed.pivot else 'tsv:, pairs:, or group_id'})"
+            f"add parallel text ({'of the pivot ' + repr(choice.pivot) if choice.pivot else 'tsv:, pairs:, or group_id'})"
         )
-    return PairExamples(pairs, mixture, seed)
+    return pairs
+
+
+def _pair_rows(
+    feed: Any, views: int, mixup: bool, form: Form, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int,
+    split: str,
+) -> PackedRows:  # fmt: skip
+    """The rows of a feed of translation pairs."""
+    mixture = reads(feed, mixture)
+    pairs = group_index(feed, corpus, mixture, split, Choice(feed.pivot, feed.pairs))
+    items = PairItems(PairExamples(pairs, mixture, seed), views, mixup, feed.side, seed, feed.reverse)
+    if feed.whole_groups:
+        return _whole(feed, WholeGroups(pairs, feed.side, seed, items), mixture, form, corpus, rows, seed)
+    return PackedRows(items, mixture, form, corpus.tokenizer, rows, seed)
+
+
+def _whole(
+    feed: Any, groups: WholeGroups, mixture: Mixture, form: Form, corpus: Corpus, rows: int, seed: int
+) -> PackedRows:
+    """The rows of whole groups.
+
+    Raises:
+      UserError: rates would choose among the texts of a group, or a batch does not hold the largest group.
+    """
+    name = type(feed).__name__
+    for setting, plain in (("rates", ()), ("alpha", 1.0), ("cap", None)):
+        if (value := getattr(mixture, setting)) != plain:
+            raise UserError(
+                f"Mixture.{setting} = {value!r}: {name}.whole_groups takes all texts of a group, so rates cannot choose "
+                f"among them; bind {plain!r}"
+            )
+    found = PackedRows(groups, mixture, form, corpus.tokenizer, rows, seed)
+    if not found.block_size:
+        raise UserError(
+            f"{name}.whole_groups: {rows} rows of {form.length} tokens and {form.slots} slots do not hold every group; "
+            f"raise Stream.batch_size, lower {name}.side, or name fewer Mixture.languages"
+        )
+    return found

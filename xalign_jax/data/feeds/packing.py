@@ -3,13 +3,16 @@
 Items are numbered endlessly. Block b holds the items [4096 b, 4096 (b + 1)). Each block is packed by itself: longest
 item first, each item into the first row with room. All blocks have the same number m of rows, so row r lies in block r
 // m, and no state is kept.
+
+Where whole groups must stay in one batch, a block is a batch. It holds as many groups as fit into the batch's rows.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -39,8 +42,9 @@ class Items(NamedTuple):
       language: (I, V, P) int64, index into the feed's languages.
       k: (I, V, P) int64, the clone that the text is written as.
       cut: (I,) int64, texts of the item that are shorter than their document.
-      group: (I, P) int32, equal for texts that translate each other; P = 0 where the feed does not know it.
-      text: (I, V, P) uint32, hashes of the texts; P = 0 where the feed does not know them.
+      ends: (I, V, P) int64, 1 = an eos follows the text, 0 = none does.
+      group: (I, G) int32, equal for texts that translate each other; G = 0 where the feed does not know it.
+      text: (I, V, G) uint32, hashes of the texts; G = 0 where the feed does not know them.
     """
 
     store: np.ndarray
@@ -49,6 +53,7 @@ class Items(NamedTuple):
     language: np.ndarray
     k: np.ndarray
     cut: np.ndarray
+    ends: np.ndarray
     group: np.ndarray
     text: np.ndarray
 
@@ -59,9 +64,11 @@ class Source(Protocol):
     Attributes:
       tokens: arrays of base ids, (N,) each.
       languages: their names.
-      unit: "texts" or "pairs", the unit of the counts.
+      unit: "texts", "pairs", "documents" or "windows", the unit of the counts.
       units: how many units an item has.
       report: counts of the documents that are used and not used, by name.
+      degrees: {n: number of groups that are in n languages}; {} where the feed does not read groups.
+      whole_groups: a batch holds all items of its groups.
       rows: how many units of each member the blocks of its mixture hold.
     """
 
@@ -72,11 +79,32 @@ class Source(Protocol):
     report: dict[str, int]
     rows: MemberRows
 
+    @property
+    def degrees(self) -> Mapping[int, int]: ...
+
+    @property
+    def whole_groups(self) -> bool: ...
+
     def drawn_by(self, mixture: Mixture) -> Self:
         """A copy that draws the same members at other rates. The points of the mixture's schedules count units."""
 
+    def block(self, number: int, size: int) -> Items:
+        """The items of block `number` >= 0, of `size` numbers (of `size` groups, if the source has whole groups)."""
+
+
+class Numbered:
+    """A source whose items have numbers, so that a block is a range of them."""
+
+    degrees: Mapping[int, int] = MappingProxyType({})
+    whole_groups = False
+
     def items(self, number: np.ndarray) -> Items:
         """The items with these numbers, (I,) int64 >= 0."""
+        raise NotImplementedError
+
+    def block(self, number: int, size: int) -> Items:
+        """The items number * size to (number + 1) * size - 1."""
+        return self.items(number * size + np.arange(size))
 
 
 class Form(NamedTuple):
@@ -87,12 +115,16 @@ class Form(NamedTuple):
       slots: S, most items of a row.
       reset_positions: positions restart at every text of an item.
       language_types: the batch has token types, which are the languages.
+      groups: G, the groups of an item that the batch names; 0 = none.
+      targets: the batch has targets and weights for a causal language model.
     """
 
     length: int
     slots: int
     reset_positions: bool = False
     language_types: bool = False
+    groups: int = 0
+    targets: bool = False
 
 
 def pack(
@@ -136,7 +168,11 @@ def pack(
 
 
 class PackedRows(Batches):
-    """Rows of packed items: "bos x eos" for one text, "bos a eos b eos" for two; no bos if the vocabulary has none."""
+    """Rows of packed items: "bos x eos" for one text, "bos a eos b eos" for two; no bos if the vocabulary has none.
+
+    Attributes:
+      block_rows: rows of a block.   block_size: numbers (or groups) of a block.
+    """
 
     def __init__(
         self, source: Source, mixture: Mixture, form: Form, tokenizer: Tokenizer, rows: int, seed: int
@@ -147,13 +183,15 @@ class PackedRows(Batches):
         self._eos, self._bos, self._pad = tokenizer.eos, tokenizer.bos, tokenizer.pad or 0
         # All blocks have as many rows as those whose items need the most, at any point of the mixture's schedule.
         constant = [source.drawn_by(phase) for phase in mixture.phases()] if mixture.changes else [source]
-        self.block_rows, filled = self._measure(constant)
+        self.block_size, self.block_rows, filled = self._fit(source) if source.whole_groups else self._measure(constant)
         # Sources count units, and the schedule counts rows.
-        self._row_units = source.units * ITEMS / self.block_rows
+        self._row_units = source.units * self.block_size / self.block_rows
         if mixture.changes:
             source = source.drawn_by(mixture.in_rows(lambda row: round(row * self._row_units)))
         self._source, self.lowered = source, source.rows.lowered
-        self.report = {**source.report, "rows a block": self.block_rows, "percent filled": round(100 * filled)}
+        blocks = {"groups a step": self.block_size} if source.whole_groups else {"rows a block": self.block_rows}
+        self.report = {**source.report, **blocks, "percent filled": round(100 * filled)}
+        self.report |= {"groups by languages": dict(source.degrees)} if source.degrees else {}
         self._block = functools.lru_cache(maxsize=_KEPT)(self._make)
 
     def rates(self, row: int) -> dict[str, float]:
@@ -173,13 +211,17 @@ class PackedRows(Batches):
           token_language: (R, T) int32 index into `languages`, -1 at padding.
           types: (R, T) int32, only with language types: as token_language, 0 at padding.
           key_...: the same arrays of the second view, only for items of two views.
-          group: (R, S, P) int32, only for items of two views: -1 for free slots, texts in the order of the query.
-          text, key_text: (R, S, P) uint32, only for items of two views: hashes of the texts.
-          count_texts or count_pairs: (R,) int32, units packed in the row.
+          targets: (R, T) int32, only with `Form.targets`: the next token of the same item.
+          weights: (R, T) float32, only with `Form.targets`: 0 at an item's last token and at padding.
+          group: (R, S, G) int32, only with `Form.groups`: -1 for free slots, texts in the order of the query.
+          text, key_text: (R, S, G) uint32, only with `Form.groups`: hashes of the texts.
+          count_texts, count_pairs, count_documents or count_windows: (R,) int32, units packed in the row.
           count_cut: (R,) int32, texts that were cut.
           count_dropped: (R,) int32, units of the block that did not fit; the first row of a block has them all.
         """
-        # (R,) row numbers -> block and row within the block. Each block is made once and gives all its rows.
+        # (R,) row numbers -> block and row within the block. Each block is made once and gives all its rows. A batch of
+        # whole groups is one block, also where streams of other batch sizes share the rows.
+        first_row -= first_row % self.block_rows if self._source.whole_groups else 0
         number = first_row + np.arange(*row_slice.indices(self._rows), dtype=np.int64)
         block, row = np.divmod(number, self.block_rows)
         parts = []
@@ -191,36 +233,69 @@ class PackedRows(Batches):
 
     def _sizes(self, items: Items) -> np.ndarray:
         """(I, V) int64: tokens of each view with its specials, an eos for each text and a bos."""
-        return items.size.sum(2) + items.size.shape[2] + (self._bos is not None)
+        return items.size.sum(2) + items.ends.sum(2) + (self._bos is not None)
 
-    def _measure(self, sources: Sequence[Source]) -> tuple[int, float]:
-        """The number of rows that hold nearly all items of each sampled block, and the share that is filled."""
+    def _fit(self, source: Source) -> tuple[int, int, float]:
+        """The groups that a batch holds, its rows, and the share that is filled.
+
+        It is the largest number with which all items of each sampled batch fit; 0 = not even one group always fits.
+        """
+
+        def filled(groups: int) -> float:
+            """The share of the rows that is filled; 0 if some items do not fit."""
+            total = 0
+            for block in range(_SAMPLE):
+                sizes = self._sizes(source.block(block, groups))
+                if pack(sizes, self._form.length, self._form.slots)[0].max() >= self._rows:
+                    return 0.0
+                total += sizes.sum()
+            return total / (_SAMPLE * sizes.shape[1] * self._rows * self._form.length)
+
+        # Double the number while it fits, then halve the interval: `fits` always fits, `beyond` never does.
+        fits, beyond = 0, 1
+        most = source.report["groups"]
+        while beyond <= most and filled(beyond):
+            fits, beyond = beyond, 2 * beyond
+        beyond = min(beyond, most + 1)
+        while beyond - fits > 1:
+            middle = (fits + beyond) // 2
+            fits, beyond = (middle, beyond) if filled(middle) else (fits, middle)
+        return fits, self._rows, filled(fits) if fits else 0.0
+
+    def _measure(self, sources: Sequence[Source]) -> tuple[int, int, float]:
+        """The numbers of a block, the rows that hold nearly all items of each sampled one, and the filled share."""
         count, rows, sizes = 0, [], []
         for source, block in itertools.product(sources, range(_SAMPLE)):
-            items = source.items(block * ITEMS + np.arange(ITEMS))
-            sizes.append(self._sizes(items))
+            sizes.append(self._sizes(source.block(block, ITEMS)))
             rows.append(pack(sizes[-1], self._form.length, self._form.slots)[0])
             # (rows,): items that are left over if the block ends with this row.
             beyond = ITEMS - np.cumsum(np.bincount(rows[-1]))
             count = max(count, int(np.argmax(beyond <= LEFT_OVER * ITEMS)) + 1)
         # (I, V) sizes of all sampled items -> those that fit.
         size = np.concatenate(sizes)[np.concatenate(rows) < count]
-        return count, size.sum() / (size.shape[1] * len(rows) * count * self._form.length)
+        return ITEMS, count, size.sum() / (size.shape[1] * len(rows) * count * self._form.length)
 
     def _make(self, block: int) -> Batch:
         """All m rows of a block, read-only arrays (m, ..)."""
-        items = self._source.items(block * ITEMS + np.arange(ITEMS))
+        items = self._source.block(block, self.block_size)
         row, slot, place = pack(self._sizes(items), self._form.length, self._form.slots)
-        # Items beyond row m are dropped. The rows are shuffled, because packing puts the longest items first.
+        # Items beyond row m are dropped, with all items of their groups where groups are whole. The rows are shuffled,
+        # because packing puts the longest items first.
         kept = row < self.block_rows
+        if self._source.whole_groups:
+            kept = ~np.isin(items.group[:, 0], items.group[~kept, 0])
         items = Items(*(column[kept] for column in items))
         shuffle = np.argsort(hash64(self._seed, "rows", block, np.arange(self.block_rows)))
         row, slot, place = shuffle[row[kept]], slot[kept], place[kept]
         views = items.size.shape[1]
         batch = self._view(items, 0, row, slot, place[:, 0])
-        if views == 2:  # (I, P) ids of the items -> (m, S, P) by row and slot
+        if views == 2:
             batch |= {f"key_{name}": array for name, array in self._view(items, 1, row, slot, place[:, 1]).items()}
-            texts = {"group": items.group, "text": items.text[:, 0], "key_text": items.text[:, 1]}
+        if self._form.targets:
+            batch |= _targets(batch, self._pad)
+        if self._form.groups:  # (I, G) ids of the items -> (m, S, G) by row and slot
+            texts = {"group": items.group, "text": items.text[:, 0]}
+            texts |= {"key_text": items.text[:, 1]} if views == 2 else {}
             for name, values in texts.items():
                 shape = (self.block_rows, self._form.slots, values.shape[1])
                 batch[name] = np.full(shape, -1 if name == "group" else 0, values.dtype)
@@ -237,16 +312,16 @@ class PackedRows(Batches):
     def _view(self, items: Items, view: int, row: np.ndarray, slot: np.ndarray, place: np.ndarray) -> Batch:
         """tokens, positions, segment_ids, token_language (and types) of one view of a block, (m, T) int32 each.
 
-        A run is a text with its eos; the first run of an item also has the bos. The block's runs, N tokens in all, are
+        A run is a text with its eos, if one follows; the first run of an item also has the bos. The block's runs, N tokens in all, are
         built as flat columns (N,) and then written to their places in the rows.
 
         Args:
           row, slot, place: (I,) int64, where each item lies.
         """
         shape = self.block_rows, self._form.length
-        size, k = items.size[:, view], items.k[:, view].ravel()
+        size, ends, k = items.size[:, view], items.ends[:, view], items.k[:, view].ravel()
         # (I, P) lengths of runs and their starts within the item; (I * P,) lengths and starts in the flat columns.
-        runs = size + 1
+        runs = size + ends
         runs[:, 0] += self._bos is not None
         within, run = np.cumsum(runs, 1) - runs, runs.ravel()
         before = np.cumsum(run) - run
@@ -258,7 +333,7 @@ class PackedRows(Batches):
         if self._bos is not None:
             first = slice(None, None, size.shape[1])
             values[before[first]] = self._written[k[first], self._bos]
-        lead = run - 1 - size.ravel()
+        lead = run - (size + ends).ravel()
         values[ranges(before + lead, size.ravel())] = self._read(items, view)
         # (N,) further columns; a position counts from the item's start, or from the run's with `reset_positions`.
         offset = np.zeros_like(inside) if self._form.reset_positions else np.repeat(within.ravel(), run)
@@ -292,19 +367,30 @@ class PackedRows(Batches):
         return self._written[np.repeat(k, size), found] if k.any() else found
 
 
-def blank_rows(rows: int, form: Form, unit: str, views: int = 1, texts: int = 0) -> Batch:
+def _targets(batch: Batch, pad: int) -> Batch:
+    """targets (m, T) int32 and weights (m, T) float32 of a view: the next token, where it belongs to the same item."""
+    segment, weights = batch["segment_ids"], np.zeros(batch["tokens"].shape, np.float32)
+    weights[:, :-1] = (segment[:, :-1] == segment[:, 1:]) & (segment[:, 1:] > 0)
+    targets = np.full_like(batch["tokens"], pad)
+    targets[:, :-1] = np.where(weights[:, :-1] > 0, batch["tokens"][:, 1:], pad)
+    return {"targets": targets, "weights": weights}
+
+
+def blank_rows(rows: int, form: Form, unit: str, views: int = 1) -> Batch:
     """The arrays that `PackedRows.batch` returns, with zeros in place of text. They take no memory.
 
     Args:
-      unit: "texts" or "pairs".
-      views, texts: V and P of the items.
+      unit: "texts", "pairs", "documents" or "windows".
+      views: V of the items.
     """
     names = ["tokens", "positions", "segment_ids", "token_language", *(["types"] if form.language_types else [])]
     names += [f"key_{name}" for name in names] if views == 2 else []
     batch = {name: blank((rows, form.length), np.int32) for name in names}
-    if views == 2:
-        kinds = {"group": np.int32, "text": np.uint32, "key_text": np.uint32}
-        batch |= {name: blank((rows, form.slots, texts), dtype) for name, dtype in kinds.items()}
+    if form.targets:
+        batch |= {"targets": blank((rows, form.length), np.int32), "weights": blank((rows, form.length), np.float32)}
+    if form.groups:
+        kinds = {"group": np.int32, "text": np.uint32} | ({"key_text": np.uint32} if views == 2 else {})
+        batch |= {name: blank((rows, form.slots, form.groups), dtype) for name, dtype in kinds.items()}
     return batch | {f"count_{name}": blank((rows,), np.int32) for name in (unit, "cut", "dropped")}
 
 

@@ -1,24 +1,27 @@
-"""The texts of an item: pieces of documents, translation pairs, mixed pairs. All are pure functions of item numbers."""
+"""The index of groups, and the texts of an item: pieces, translation pairs, mixed pairs, all texts of whole groups.
+
+All are pure functions of item numbers.
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xalign_jax.data.corpus import FACTS, Member
 from xalign_jax.data.feeds.members import Members
-from xalign_jax.data.feeds.packing import Items
-from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.feeds.packing import Items, Numbered, ranges
+from xalign_jax.data.sampling.hashing import hash64, permute, uniform
 from xalign_jax.data.sampling.mixing import Blocks, Epochs, MemberRows, member_rows
 from xalign_jax.data.store.store import Mixture, Store
 from xalign_jax.errors import UserError
 
 
-class Pieces:
+class Pieces(Numbered):
     """Documents cut into pieces of at most `most` tokens. Every piece is an item and comes once in an epoch.
 
     The mixture's rates are shares of items. A language and its clones share one cursor, so no piece comes in two
@@ -54,7 +57,7 @@ class Pieces:
         """A copy that draws the same members at other rates."""
         other = copy.copy(self)
         other.rows = member_rows(self._pieces, mixture, only_explicit=(FACTS,))
-        other._epochs = _with_rows(self._epochs, self.rows.names, other.rows)
+        other._epochs = with_rows(self._epochs, self.rows.names, other.rows)
         return other
 
     def items(self, number: np.ndarray) -> Items:
@@ -67,11 +70,11 @@ class Pieces:
         store = np.searchsorted(self._store_documents, document, side="right") - 1
         start, language, k = self._starts[document] + before, self._members.language[member], self._members.k[member]
         store, start, size, language, k = (column[:, None, None] for column in (store, start, size, language, k))
-        none = np.zeros((len(number), 0))
-        return Items(store, start, size, language, k, (self._sizes[document] > self._most).astype(np.int64), none, none)
+        cut, none = (self._sizes[document] > self._most).astype(np.int64), np.zeros((len(number), 0))
+        return Items(store, start, size, language, k, cut, np.ones_like(size), none, none)
 
 
-def _with_rows(epochs: Epochs, names: tuple[str, ...], rows: MemberRows) -> Epochs:
+def with_rows(epochs: Epochs, names: tuple[str, ...], rows: MemberRows) -> Epochs:
     """The epochs of the members `names` with other numbers of rows; those that `rows` lacks have none."""
     counts = np.zeros((len(rows.start), len(names)), np.int64)
     counts[:, [names.index(name) for name in rows.names]] = rows.counts
@@ -89,6 +92,20 @@ def _cuts(sizes: np.ndarray, most: int) -> np.ndarray:
     return -(-sizes // most)
 
 
+class Choice(NamedTuple):
+    """Which texts of a group may stand together.
+
+    Attributes:
+      pivot: one of the languages of every pair; None = any two languages.
+      pairs: the only pairs of languages, (first, second) each; () = all pairs.
+      least: languages that a group must have.
+    """
+
+    pivot: str | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+    least: int = 2
+
+
 class Pairs:
     """D documents that have a translation, sorted by group, then language, and a way to draw a partner for each.
 
@@ -96,18 +113,22 @@ class Pairs:
       tokens: token arrays of the stores.
       languages: all languages of the stores, sorted.
       report: counts of documents: used, empty, without a translation.
+      degrees: {n: number of groups that have texts in n languages}, whether they are used or not.
       store, start, size: (D,) int64, each document's token array, its first token there, its tokens without eos.
       text: (D,) uint32, hash of its text.
       language: (D,) int64, index into `languages`.
       group: (D,) int32, equal for documents that translate each other.
       by_language: (D,) int64, the documents sorted by language.
       per_language: (L,) int64, documents of each language.
+      first: (L, L) bool, a text in language a comes before one in language b, where the choice gives an order.
+      group_first, group_count: (G,) int64, the first document of each group, and how many it has.
     """
 
-    def __init__(self, stores: Sequence[Store], pivot: str | None, where: Any = ()) -> None:
+    def __init__(self, stores: Sequence[Store], choice: Choice, where: Any = ()) -> None:
         self.tokens = [store.tokens for store in stores]
         self.languages = tuple(sorted({store.language for store in stores}))
-        self._pivot = -1 if pivot is None else self.languages.index(pivot)
+        self.first = _directions(self.languages, choice)
+        self._allowed = self.first | self.first.T
         # Columns over all documents of all stores, one store after another.
         size = np.concatenate([np.diff(store.offsets) - 1 for store in stores])
         group = _dense_groups(stores)
@@ -117,7 +138,7 @@ class Pairs:
         chosen = [store.selected(where) for store in stores]
         left_out = np.concatenate([np.zeros(n, bool) if c is None else ~c for n, c in zip(count, chosen, strict=True)])
         used = (size > 0) & (group >= 0) & ~left_out
-        used[used] = _translated(group[used], language[used], self._pivot)
+        used[used], self.degrees = _translated(group[used], language[used], self._allowed, choice.least)
         order = np.flatnonzero(used)
         order = order[np.lexsort((language[order], group[order]))]
         empty = int(np.count_nonzero((size == 0) & ~left_out))
@@ -130,41 +151,42 @@ class Pairs:
         self.text = np.concatenate([store.text_hash for store in stores])[order]
         self.size, self.language = size[order], language[order]
         self.group = np.unique(group[order], return_inverse=True)[1].astype(np.int32)
-        self._bounds()
-
-    def _bounds(self) -> None:
-        """Index the documents by group and by run. A run is the documents of one group in one language."""
-        # (R,) first document and size of each run; `_run` (D,): the run of each document.
-        key = self.group.astype(np.int64) * len(self.languages) + self.language
-        _, first, self._run, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
-        self._run_first, self._run_count = first, count
-        # (G,) first document and size of each group.
-        self._group_first = np.unique(self.group, return_index=True)[1]
-        self._group_count = np.diff(self._group_first, append=len(self.group))
-        # (G,) the run of each group that is in the pivot's language; 0 without a pivot, where it is not read.
-        is_pivot = self.language[first] == self._pivot
-        self._pivot_run = np.zeros(len(self._group_first), np.int64)
-        self._pivot_run[self.group[first[is_pivot]]] = np.flatnonzero(is_pivot)
+        self.group_first = np.unique(self.group, return_index=True)[1]
+        self.group_count = np.diff(self.group_first, append=len(self.group))
         self.by_language = np.argsort(self.language, kind="stable")
         self.per_language = np.bincount(self.language, minlength=len(self.languages))
+
+    def mates(self, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All documents of groups (I,): the number of the group in this list, and the document; (sum of counts,)."""
+        count = self.group_count[group]
+        return np.repeat(np.arange(len(group)), count), ranges(self.group_first[group], count)
 
     def partner(self, document: np.ndarray, draw: np.ndarray) -> np.ndarray:
         """A translation of each document: (I,) int64 documents, (I,) uint64 draws -> (I,) int64 documents.
 
-        With a pivot, a document in another language gets one in the pivot's language. A document in the pivot's
-        language, and every document without a pivot, gets any document of its group in another language.
+        It is any document of the group in a language that the choice allows.
         """
-        run, group = self._run[document], self.group[document]
-        others = self._group_count[group] - self._run_count[run]
-        # The n-th document of the group that is not of the own run: numbers from the run's start on skip the run.
-        chosen = self._group_first[group] + (draw % others.astype(np.uint64)).astype(np.int64)
-        chosen += np.where(chosen >= self._run_first[run], self._run_count[run], 0)
-        if self._pivot < 0:
-            return chosen
-        # The n-th document of the pivot's run.
-        pivot = self._pivot_run[group]
-        of_pivot = self._run_first[pivot] + (draw % self._run_count[pivot].astype(np.uint64)).astype(np.int64)
-        return np.where(self.language[document] == self._pivot, chosen, of_pivot)
+        # (N,) all documents of the groups -> those in an allowed language -> the n-th of each document's own ones.
+        owner, other = self.mates(self.group[document])
+        fits = self._allowed[self.language[document[owner]], self.language[other]]
+        owner, other = owner[fits], other[fits]
+        count = np.bincount(owner, minlength=len(document))
+        nth = (draw % count.astype(np.uint64)).astype(np.int64)
+        return other[np.cumsum(count) - count + nth]
+
+
+def _directions(languages: Sequence[str], choice: Choice) -> np.ndarray:
+    """(L, L) bool: a pair of these two languages is allowed in this order. Without a pivot or pairs, in both."""
+    first = np.zeros((len(languages), len(languages)), bool)
+    if choice.pairs:
+        for one, other in choice.pairs:
+            first[languages.index(one), languages.index(other)] = True
+    elif choice.pivot is not None:
+        first[languages.index(choice.pivot)] = True
+    else:
+        first[:] = True
+    np.fill_diagonal(first, False)
+    return first
 
 
 def _dense_groups(stores: Sequence[Store]) -> np.ndarray:
@@ -179,20 +201,31 @@ def _dense_groups(stores: Sequence[Store]) -> np.ndarray:
     )
 
 
-def _translated(group: np.ndarray, language: np.ndarray, pivot: int) -> np.ndarray:
-    """(D,) bool: the document's group holds another language (and the pivot, if there is one).
+def _translated(
+    group: np.ndarray, language: np.ndarray, allowed: np.ndarray, least: int
+) -> tuple[np.ndarray, dict[int, int]]:
+    """(D,) bool: the document's group has `least` languages, and one that is allowed with the document's own.
 
     Args:
-      group: (D,) int64.   language: (D,) int64.   pivot: its number; -1 = there is none.
+      group: (D,) int64.   language: (D,) int64.   allowed: (L, L) bool.
+
+    Returns:
+      The booleans, and {n: number of groups in n languages}.
     """
-    # (D,) groups as 0, 1, ... -> (R,) distinct pairs of group and language -> (G,) groups of two languages or more.
+    # (D,) groups as 0, 1, ... -> (R,) runs: distinct pairs of group and language.
     dense = np.unique(group, return_inverse=True)[1]
-    languages = int(language.max(initial=0)) + 1
-    runs = np.unique(dense * languages + language)
-    good = np.bincount(runs // languages) >= 2
-    if pivot >= 0:
-        good &= np.bincount(dense, language == pivot) > 0
-    return good[dense]
+    runs, run = np.unique(dense * len(allowed) + language, return_inverse=True)
+    run_group, run_language = np.divmod(runs, len(allowed))
+    degree = np.bincount(run_group)
+    # (R,) bool, one language after another: the run's group has it, and it is allowed with the run's.
+    paired = np.zeros(len(runs), bool)
+    for other in range(len(allowed)):
+        has = np.zeros(len(degree), bool)
+        has[run_group[run_language == other]] = True
+        paired |= has[run_group] & allowed[run_language, other]
+    counts = np.bincount(degree)
+    degrees = {n: int(count) for n, count in enumerate(counts.tolist()) if count}
+    return (paired & (degree[run_group] >= least))[run], degrees
 
 
 class PairExamples:
@@ -222,16 +255,20 @@ class PairExamples:
         """A copy that draws the same languages at other rates."""
         other = copy.copy(self)
         other.rows = member_rows(self._texts, mixture)
-        other._epochs = _with_rows(self._epochs, self.rows.names, other.rows)
+        other._epochs = with_rows(self._epochs, self.rows.names, other.rows)
         return other
 
     def draw(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The two documents of the examples with these numbers (I,) int64 >= 0; (I,) int64 each."""
-        document = self.pairs.by_language[self._epochs.locate(number).item]
+        document = self.first(number)
         return document, self.pairs.partner(document, hash64(self._seed, "partner", number))
 
+    def first(self, number: np.ndarray) -> np.ndarray:
+        """The first document of the examples with these numbers; (I,) int64 both."""
+        return self.pairs.by_language[self._epochs.locate(number).item]
 
-class PairItems:
+
+class PairItems(Numbered):
     """Items of one pair (a text and its translation) or, with `mixup`, of two pairs.
 
     With one view, the pair is one sequence in a random order. With two views, one side is the query and the other the
@@ -240,15 +277,18 @@ class PairItems:
 
     Args:
       side: most tokens of a text; longer texts are cut.
+      reverse: the share of pairs whose order is not the one of `Pairs.first`; None = each order is equally likely.
     """
 
     unit = "pairs"
 
-    def __init__(self, examples: PairExamples, views: int, mixup: bool, side: int, seed: int) -> None:
-        self._examples, self._views, self._side, self._seed = examples, views, side, seed
+    def __init__(
+        self, examples: PairExamples, views: int, mixup: bool, side: int, seed: int, reverse: float | None = None
+    ) -> None:
+        self._examples, self._views, self._side, self._seed, self._reverse = examples, views, side, seed, reverse
         self.units = 2 if mixup else 1
         self.tokens, self.languages = examples.pairs.tokens, examples.pairs.languages
-        self.report, self.rows = examples.pairs.report, examples.rows
+        self.report, self.rows, self.degrees = examples.pairs.report, examples.rows, examples.pairs.degrees
 
     def drawn_by(self, mixture: Mixture) -> PairItems:
         """A copy that draws the same languages at other rates."""
@@ -262,17 +302,70 @@ class PairItems:
         # (I,) items -> (I * pairs,) examples -> (I, 2 sides, pairs) documents.
         example = (number[:, None] * self.units + np.arange(self.units)).ravel()
         document = np.stack(self._examples.draw(example), axis=1).reshape(len(number), self.units, 2)
-        document = document.transpose(0, 2, 1)
+        return self.of(document.transpose(0, 2, 1), number)
+
+    def of(self, document: np.ndarray, number: np.ndarray) -> Items:
+        """The items of pairs of documents (I, 2, pairs), whose order is drawn by their numbers (I,); int64."""
+        pairs = self._examples.pairs
         # (I, 1, 3) bool, three coins: exchange the sides; exchange the query's two texts; exchange the key's.
         lot = hash64(self._seed, "order", number)[:, None, None] >> np.arange(3, dtype=np.uint64) & np.uint64(1) > 0
-        document = np.where(lot[:, :, :1], document[:, ::-1], document)
+        exchange = lot[:, :, :1]
+        if self._reverse is not None:
+            # (I, 1, pairs): exchange what stands in the choice's order and is drawn to be reversed, or neither.
+            reversed_ = uniform(self._seed, "reverse", number[:, None, None], np.arange(self.units)) < self._reverse
+            language = pairs.language[document]
+            exchange = pairs.first[language[:, :1], language[:, 1:]] == reversed_
+        document = np.where(exchange, document[:, ::-1], document)
         if self.units == 2:
             document = np.where(lot[:, 0, 1:, None], document[:, :, ::-1], document)
-        pairs = self._examples.pairs
         # (I, 2, pairs) columns are (I, V, P) for two views; one view has both sides as its texts, (I, 1, 2).
         size = np.minimum(pairs.size[document], self._side)
         cut = np.count_nonzero(pairs.size[document] > self._side, axis=(1, 2))
         spans = (pairs.store[document], pairs.start[document], size, pairs.language[document], np.zeros_like(size))
         if self._views == 1:
             spans = tuple(column.transpose(0, 2, 1) for column in spans)
-        return Items(*spans, cut, pairs.group[document[:, 0]], pairs.text[document])
+        return Items(*spans, cut, np.ones_like(spans[2]), pairs.group[document[:, 0]], pairs.text[document])
+
+
+class WholeGroups:
+    """Batches of whole groups. Every text of a group is an item, or the first text of a pair.
+
+    A group comes once in an epoch. An epoch leaves out groups that do not fill its last batch, as `WordFeed` does with
+    concepts. So no group comes twice in a batch, and all languages have as many rows as they have texts.
+
+    Args:
+      side: most tokens of a text; longer texts are cut.
+      items: makes the items of pairs; None = the items are single texts.
+    """
+
+    units = 1
+    whole_groups = True
+
+    def __init__(self, pairs: Pairs, side: int, seed: int, items: PairItems | None) -> None:
+        self._pairs, self._side, self._seed, self._items = pairs, side, seed, items
+        self.unit = "texts" if items is None else "pairs"
+        self.tokens, self.languages, self.degrees = pairs.tokens, pairs.languages, pairs.degrees
+        self.report = {**pairs.report, "groups": len(pairs.group_first)}
+        self.rows = member_rows(dict(zip(pairs.languages, pairs.per_language.tolist(), strict=True)), Mixture())
+
+    def drawn_by(self, mixture: Mixture) -> WholeGroups:
+        """Itself: rates do not choose among the texts of whole groups."""
+        return self
+
+    def block(self, number: int, size: int) -> Items:
+        """The items of block `number`, which has `size` groups."""
+        # Block -> epoch and place in its order of groups -> groups -> all their documents (I,).
+        groups = len(self._pairs.group_first)
+        epoch, index = divmod(number, groups // size)
+        chosen = permute(index * size + np.arange(size), groups, hash64(self._seed, "groups", epoch))
+        pairs, document = self._pairs, self._pairs.mates(chosen)[1]
+        lot = np.int64(epoch) * len(self._pairs.group) + document
+        if self._items is not None:
+            partner = pairs.partner(document, hash64(self._seed, "partner", lot))
+            return self._items.of(np.stack([document, partner], axis=1)[:, :, None], lot)
+        # (I,) columns -> (I, 1, 1).
+        document = document[:, None, None]
+        most = np.minimum(pairs.size[document], self._side)
+        where = pairs.store[document], pairs.start[document], most, pairs.language[document], np.zeros_like(most)
+        cut = (pairs.size[document] > self._side).astype(np.int64).ravel()
+        return Items(*where, cut, np.ones_like(most), pairs.group[document[:, 0]], pairs.text[document])

@@ -14,6 +14,7 @@ import numpy as np
 
 from xalign_jax.data.corpus import FACTS
 from xalign_jax.data.feeds.codeswitch import COUNTS, Switch, Switched, Table, build_table, switch, unswitched
+from xalign_jax.data.feeds.documents import GroupFeed, InterleavedFeed
 from xalign_jax.data.feeds.members import Members
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed, reads
 from xalign_jax.data.feeds.packing import Batch, blank
@@ -31,7 +32,17 @@ if TYPE_CHECKING:
     from xalign_jax.data.store.store import Mixture
     from xalign_jax.data.tokens.vocabulary import Tokenizer
 
-__all__ = ["ContrastFeed", "PieceFeed", "Switch", "TextFeed", "TranslationFeed", "WindowFeed", "WordFeed"]
+__all__ = [
+    "ContrastFeed",
+    "GroupFeed",
+    "InterleavedFeed",
+    "PieceFeed",
+    "Switch",
+    "TextFeed",
+    "TranslationFeed",
+    "WindowFeed",
+    "WordFeed",
+]
 
 _CHUNK = 1 << 17  # tokens that are worked on at a time, so that large batches need little memory
 

@@ -71,7 +71,7 @@ class SentenceRetrieval(Probe):
         "accuracy": Column("accuracy", headline=True),
         "accuracy_first": Column("first token"),
         "accuracy_margin": Column("margin"),
-        "accuracy_centred": Column("centred"),
+        "accuracy_centred": Column("centred", short="sentences"),
         "accuracy_first_margin": Column("first token, margin"),
         "accuracy_first_centred": Column("first token, centred"),
         "accuracy_margin_centred": Column("margin, centred"),

@@ -1,7 +1,8 @@
 """Sentence vectors of packed rows, and their ids in a contrast.
 
-A ContrastFeed packs several sentences into one row. Shapes: R rows of T tokens, S slots (sentences) in a row, and P
-groups and texts for each item. P is 2 where an item joins two pairs (InfoXLM's mixup), else 1.
+A ContrastFeed packs several sentences into one row, queries and keys into separate rows. A TextFeed of whole groups
+packs sentences that are queries and keys at once. Shapes: R rows of T tokens, S slots (sentences) in a row, and P groups
+and texts for each item. P is 2 where an item joins two pairs (InfoXLM's mixup), else 1.
 """
 
 from __future__ import annotations
@@ -79,6 +80,21 @@ def contrast_ids(batch: Mapping[str, jax.Array]) -> tuple[Ids, Ids]:
     own = jnp.where(group[:, 0] >= 0, jnp.arange(group.shape[0], dtype=jnp.int32), -1)
     text = item_texts(batch)
     return Ids(own, group, text), Ids(own, group, text)
+
+
+def has_keys(batch: Mapping[str, jax.Array]) -> bool:
+    """The batch is a ContrastFeed's: keys stand in rows of their own."""
+    return f"{KEY}tokens" in batch
+
+
+def group_ids(batch: Mapping[str, jax.Array]) -> Ids:
+    """Ids of the N = R * S sentences of a batch of whole groups. All sentences of a group are positives of each other.
+
+    A sentence with the text of another group's sentence is no negative of that group.
+    """
+    # (R,S,1) -> (N,). An empty slot has the group -1, which is absent.
+    group = batch["group"].reshape(-1)
+    return Ids(group, jnp.zeros((group.shape[0], 0), jnp.int32), batch["text"].reshape(-1, 1))
 
 
 def item_texts(batch: Mapping[str, jax.Array]) -> jax.Array:
