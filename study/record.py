@@ -36,7 +36,7 @@ def read(path: Path) -> list[Row]:
 
 def _value(name: str, cell: str) -> Any:
     """A cell as text, a whole number or a float, by the name of its column."""
-    if name in ("seed", "step", "steps", "lm_tokens", "tokens"):
+    if name in ("seed", "step", "steps", "lm_tokens", "tokens") or name.startswith("seen/"):
         return int(cell)
     return cell if name in ("experiment", "identity", "vocabulary", "commit", "stage") else float(cell)
 
@@ -87,9 +87,9 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     environment, results = read_environment(directory, ("identity", "git")), read_results(directory)
     place = {"experiment": experiment, "seed": run.seed, "identity": environment["identity"]}
     place |= {"vocabulary": run.fingerprint, "commit": environment["git"] or ""}
-    assert recipe.lexicon is not None, "every experiment has a lexicon"
+    # Without a dictionary, the languages are English and its first clone.
+    languages = ("en", "en_clone") if recipe.lexicon is None else recipe.lexicon.languages[:2]
     # Only rows that the recipe's own probes measured, so that every run of an experiment has the same columns.
-    languages = recipe.lexicon.languages[:2]
     probes = [probe for stage in recipe.stages for probe in stage.probes]
     own = json.loads(json.dumps([without_places(as_json(probe)) for probe in probes]))
     # Rows of older versions have no settings.
@@ -101,6 +101,10 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     # The last probed step is the run's row, without its stage and step.
     end = {name: value for name, value in curve[-1].items() if name not in ("stage", "step")}
     costs: Row = {"steps": run.step} | tokens(recipe) | {"train_seconds": round(train_seconds(run.metrics))}
+    # Tokens of each language, by the training log.
+    costs |= {
+        f"seen/{i}": sum(row.get(f"tokens/{name}", 0) for row in run.metrics) for i, name in enumerate(languages, 1)
+    }
     if wall_seconds is not None:
         costs["wall_seconds"] = round(wall_seconds)
     return end | costs, curve

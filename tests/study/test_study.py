@@ -45,7 +45,7 @@ def test_clone_arms_see_equal_language_model_tokens():
 
 
 def test_no_step_takes_more_concepts_than_its_dictionary_has():
-    for job in run.jobs([one for one in EXPERIMENTS if not one.data], [1]):
+    for job in run.jobs([one for one in EXPERIMENTS if not one.data and one.question != "imbalance"], [1]):
         lexicon = job.recipe.lexicon
         concepts = round(lexicon.coverage * (lexicon.size - round(lexicon.heldout * lexicon.size)))
         feeds = [stream.feed for stage in job.recipe.stages for stream in stage.streams]
