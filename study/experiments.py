@@ -226,10 +226,10 @@ REAL = [_pair(arm, language) for language in TEXTS for arm in (FEW_WORDS if lang
 IMBALANCE_GIN = "study/gin/imbalance.gin"
 SIZES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "": ((IMBALANCE_GIN,), ()),
-    "-1m": ((IMBALANCE_GIN, "models/llama_1m.gin"), ("WarmupCosine.peak=4e-3",)),
+    "-1m": ((IMBALANCE_GIN, "models/llama_1m.gin"), ()),
 }
 # Per cent of the steps.
-ALONE = {5: 25, 10: 50, 25: 125, 50: 250, 100: 500}
+ALONE = {5: 62, 10: 125, 25: 312, 50: 625, 100: 1250}
 
 
 def _rates(english: float, clones: int = 1) -> str:
@@ -241,7 +241,7 @@ def _rates(english: float, clones: int = 1) -> str:
 
 def _halves(first: float, second: float) -> tuple[str, ...]:
     """Bindings for one share of English in the first half of the steps and another one in the second half."""
-    return ("Mixture.rates=@Piecewise()", f"Piecewise.points=((0, {_rates(first)}), (250, {_rates(second)}))")
+    return ("Mixture.rates=@Piecewise()", f"Piecewise.points=((0, {_rates(first)}), (625, {_rates(second)}))")
 
 
 IMBALANCED: dict[str, tuple[str, ...]] = {
@@ -266,6 +266,7 @@ IMBALANCE = [
     Experiment("imbalance", f"{name}{size}", files, (*bindings, *more))
     for size, (files, bindings) in SIZES.items()
     for name, more in IMBALANCED.items()
+    if (name, size) != ("10-languages-half", "-1m")
 ]
 
 EXPERIMENTS = [*CLONE, *BASELINES, *INIT, *SEARCH, *DICTIONARY, *CURVES, *REAL, *IMBALANCE]
