@@ -6,7 +6,7 @@ similar function in a module that `Recipe.modules` names. Or spell files in gin 
 """
 
 from xalign_jax.data.text.readers import EMBEDDED, Example
-from xalign_jax.tasks.reading import TaskReader, open_task, seqio_task
+from xalign_jax.tasks.reading import TaskReader, mixture_rates, open_task, seqio_task
 from xalign_jax.tasks.registration import (
     register_jsonl,
     register_pairs,
@@ -19,6 +19,7 @@ from xalign_jax.tasks.registration import (
 __all__ = [
     "Example",
     "TaskReader",
+    "mixture_rates",
     "open_task",
     "register_jsonl",
     "register_pairs",

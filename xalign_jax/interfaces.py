@@ -153,15 +153,24 @@ class Batches:
       languages: the languages of the rows. Arrays of languages hold indices into this tuple.
       report: counts from building the feed, by name; `xalign data preview` prints them.
       lowered: a phrase for each language whose share `Mixture.cap` lowers; a run prints them.
+      ends: the first row that has no text because of `Mixture.epochs`; None if rows go on without end.
     """
 
     length: int
     languages: tuple[str, ...]
     report: Mapping[str, Any] = MappingProxyType({})
     lowered: tuple[str, ...] = ()
+    ends: int | None = None
 
     def rates(self, row: int) -> dict[str, float]:
         """The share of each member of the mixture around a row; {} where the shares do not change."""
+        return {}
+
+    def drawn(self, number: np.ndarray) -> dict[str, int]:
+        """How many texts of each source and language ("wiki:en") rows `number` (B,) int64 hold; {} for one source.
+
+        A run logs it. A row of running text counts as one text of its language.
+        """
         return {}
 
     def batch(self, first_row: int, row_slice: slice) -> dict[str, np.ndarray]:

@@ -183,6 +183,8 @@ def _check_side(feed: Any, texts: int, corpus: Corpus) -> None:
 def _examples(feed: Any, corpus: Corpus, mixture: Mixture | None, seed: int, split: str) -> PairExamples:
     """The translation pairs of a mixture. Raises UserError if there are none, or none with the pivot."""
     name, mixture = type(feed).__name__, reads(feed, mixture)
+    if by_source := [member for member in mixture.named if ":" in member]:
+        raise UserError(f"Mixture.rates names {by_source[0]!r}: a {name} draws pairs by language, so name languages")
     # Pairs are of base languages, because clones have no texts of their own.
     languages = {member.text for member in corpus.members(mixture, split)}
     stores = [

@@ -8,14 +8,14 @@ item first, each item into the first row with room. All blocks have the same num
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from xalign_jax.data.feeds.members import by_source
 from xalign_jax.data.sampling.hashing import hash64
-from xalign_jax.data.sampling.mixing import MemberRows
+from xalign_jax.data.sampling.mixing import BLOCK, MemberRows
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.interfaces import Batches
 
@@ -58,6 +58,7 @@ class Source(Protocol):
 
     Attributes:
       tokens: arrays of base ids, (N,) each.
+      tasks: the task of each of these arrays; "" for the facts.
       languages: their names.
       unit: "texts" or "pairs", the unit of the counts.
       units: how many units an item has.
@@ -66,6 +67,7 @@ class Source(Protocol):
     """
 
     tokens: list[np.ndarray]
+    tasks: list[str]
     languages: tuple[str, ...]
     unit: str
     units: int
@@ -152,13 +154,24 @@ class PackedRows(Batches):
         self._row_units = source.units * ITEMS / self.block_rows
         if mixture.changes:
             source = source.drawn_by(mixture.in_rows(lambda row: round(row * self._row_units)))
-        self._source, self.lowered = source, source.rows.lowered
+        self._source, self.lowered, units = source, source.rows.lowered, source.rows.ends
+        # In the last block of rows, some units may lie beyond the end.
+        self.ends = None if units is None else units // source.units // ITEMS * self.block_rows
         self.report = {**source.report, "rows a block": self.block_rows, "percent filled": round(100 * filled)}
         self._block = functools.lru_cache(maxsize=_KEPT)(self._make)
 
     def rates(self, row: int) -> dict[str, float]:
         """The share of each member in the units around a row; {} where the shares do not change."""
         return self._source.rows.rates(int(row * self._row_units))
+
+    def drawn(self, number: np.ndarray) -> dict[str, int]:
+        """Texts of each source and language in the units around rows `number` (B,) int64; {} for one source."""
+        if len({*self._source.tasks} - {""}) < 2:
+            return {}
+        # (B,) rows -> the items that a row of mean size holds, so that no row need be packed again.
+        edges = np.stack([number, number + 1]) * ITEMS // self.block_rows
+        items = self._source.items(ranges(edges[0], edges[1] - edges[0]))
+        return by_source(self._source.tasks, self.languages, items.store.ravel(), items.language.ravel())
 
     def batch(self, first_row: int, row_slice: slice) -> Batch:
         """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.
@@ -192,7 +205,13 @@ class PackedRows(Batches):
     def _measure(self, sources: Sequence[Source]) -> tuple[int, float]:
         """The number of rows that hold nearly all items of each sampled block, and the share that is filled."""
         count, rows, sizes = 0, [], []
-        for source, block in itertools.product(sources, range(_SAMPLE)):
+        # Where texts end after their epochs, later blocks hold other texts than the first ones.
+        places = [
+            (source, block)
+            for source in sources
+            for block in sorted({*range(_SAMPLE), *(source.rows.changes * BLOCK // ITEMS + 1).tolist()})
+        ]
+        for source, block in places:
             items = source.items(block * ITEMS + np.arange(ITEMS))
             sizes.append(self._sizes(items))
             rows.append(pack(sizes[-1], self._form.length, self._form.slots)[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from xalign_jax.data.corpus import FACTS, Member
 from xalign_jax.data.feeds.members import Members
 from xalign_jax.data.feeds.packing import Items
 from xalign_jax.data.sampling.hashing import hash64
-from xalign_jax.data.sampling.mixing import Blocks, Epochs, MemberRows, member_rows
+from xalign_jax.data.sampling.limits import limited_rows
+from xalign_jax.data.sampling.mixing import Blocks, Epochs, MemberRows
 from xalign_jax.data.store.store import Mixture, Store
 from xalign_jax.errors import UserError
 
@@ -29,9 +30,12 @@ class Pieces:
 
     def __init__(self, members: Sequence[Member], mixture: Mixture, most: int, seed: int) -> None:
         pieces = {member.name: sum(int(_cuts(o, most).sum()) for o in member.offsets) for member in members}
-        self.rows = member_rows(pieces, mixture, only_explicit=(FACTS,))
+        self._texts = {member.name: member.text for member in members}
+        self._pieces = pieces
+        self.rows = self._drawn(mixture)
         self._most, self._members = most, Members(members, self.rows, seed)
         self.languages, self.tokens = self._members.languages, self._members.tokens
+        self.tasks = self._members.tasks
         # (D,) documents of all arrays: first token, tokens without eos. `_first` (D + 1,): each document's first piece.
         offsets = [offsets for member in self._members.texts for offsets in member.offsets]
         self._starts = np.concatenate([offset[:-1] for offset in offsets])
@@ -40,15 +44,19 @@ class Pieces:
         self._first = np.cumsum(np.concatenate([[0], *(_cuts(offset, most) for offset in offsets)]))
         # (C + 1,): the first piece of each text, by way of its first token array and that array's first document.
         first = self._first[self._store_documents[self._members.arrays]]
-        self._pieces = pieces
         self._epochs = Epochs(self._members.blocks(seed), first[:-1], np.diff(first), self._members.key)
         empty = int(np.count_nonzero(self._sizes == 0))
         self.report = {"documents": len(self._sizes) - empty, "pieces": int(self._first[-1]), "empty": empty}
 
+    def _drawn(self, mixture: Mixture) -> MemberRows:
+        """Pieces of each member in the blocks of a mixture. A piece is a row of its text."""
+        items = {text: self._pieces[name] for name, text in self._texts.items()}
+        return limited_rows(self._pieces, mixture, self._texts, items, only_explicit=(FACTS,))
+
     def drawn_by(self, mixture: Mixture) -> Pieces:
         """A copy that draws the same members at other rates."""
         other = copy.copy(self)
-        other.rows = member_rows(self._pieces, mixture, only_explicit=(FACTS,))
+        other.rows = self._drawn(mixture)
         other._epochs = _with_rows(self._epochs, self.rows.names, other.rows)
         return other
 
@@ -82,7 +90,7 @@ class Pairs:
     """D documents that have a translation, sorted by group, then language, and a way to draw a partner for each.
 
     Attributes:
-      tokens: token arrays of the stores.
+      tokens, tasks: token arrays of the stores, and the task of each.
       languages: all languages of the stores, sorted.
       report: counts of documents: used, empty, without a translation.
       store, start, size: (D,) int64, each document's token array, its first token there, its tokens without eos.
@@ -94,7 +102,7 @@ class Pairs:
     """
 
     def __init__(self, stores: Sequence[Store], pivot: str | None) -> None:
-        self.tokens = [np.asarray(store.tokens) for store in stores]
+        self.tokens, self.tasks = [np.asarray(store.tokens) for store in stores], [store.task for store in stores]
         self.languages = tuple(sorted({store.language for store in stores}))
         self._pivot = -1 if pivot is None else self.languages.index(pivot)
         # Columns over all documents of all stores, one store after another.
@@ -192,7 +200,7 @@ class PairExamples:
             raise UserError(
                 f"Mixture.rates gives {lacking[0]!r} a rate, but no text in it has a translation; remove it"
             )
-        self.rows = member_rows(texts, mixture)
+        self.rows = _drawn_pairs(texts, mixture)
         self.pairs, self._seed, self._texts = pairs, seed, texts
         # Each language is a cursor over its part of `by_language`.
         names = self.rows.names
@@ -205,7 +213,7 @@ class PairExamples:
     def drawn_by(self, mixture: Mixture) -> PairExamples:
         """A copy that draws the same languages at other rates."""
         other = copy.copy(self)
-        other.rows = member_rows(self._texts, mixture)
+        other.rows = _drawn_pairs(self._texts, mixture)
         other._epochs = _with_rows(self._epochs, self.rows.names, other.rows)
         return other
 
@@ -213,6 +221,11 @@ class PairExamples:
         """The two documents of the examples with these numbers (I,) int64 >= 0; (I,) int64 each."""
         document = self.pairs.by_language[self._epochs.locate(number).item]
         return document, self.pairs.partner(document, hash64(self._seed, "partner", number))
+
+
+def _drawn_pairs(texts: Mapping[str, int], mixture: Mixture) -> MemberRows:
+    """Pairs of each language in the blocks of a mixture. `texts`: the documents of each language."""
+    return limited_rows(texts, mixture, {name: name for name in texts}, texts)
 
 
 class PairItems:
@@ -232,6 +245,7 @@ class PairItems:
         self._examples, self._views, self._side, self._seed = examples, views, side, seed
         self.units = 2 if mixup else 1
         self.tokens, self.languages = examples.pairs.tokens, examples.pairs.languages
+        self.tasks = examples.pairs.tasks
         self.report, self.rows = examples.pairs.report, examples.rows
 
     def drawn_by(self, mixture: Mixture) -> PairItems:
