@@ -320,12 +320,14 @@ class Column(NamedTuple):
       headline: summaries, pictures and model cards show it.
       per_token: it depends on how text is cut into tokens, so reports do not compare it across vocabularies.
       short: its name in tables of many runs; "" = it is left out there.
+      efficiency: `xalign compare` measures token efficiency by it; it must be an exp of a loss, one for each language.
     """
 
     heading: str
     headline: bool = False
     per_token: bool = False
     short: str = ""
+    efficiency: bool = False
 
 
 class ProbedRun(NamedTuple):

@@ -1,7 +1,7 @@
-"""Token efficiency: how much text of a language alone would have given the perplexity that a mixture gave it.
+"""Token efficiency: how much text of a language alone would have given the PPL that a mixture gave it.
 
 Runs on one language alone give the curve 1 / PPL = c - a x^-b, where x is the text that they read (Schäfer et al. 2024,
-"Language Imbalance Can Boost Cross-lingual Generalisation"). The curve turns a perplexity into an amount of text in one
+"Language Imbalance Can Boost Cross-lingual Generalisation"). The curve turns a PPL into an amount of text in one
 language: the monolingual token equivalent (MLTE). MLTE divided by the tokens that the run read in the language is its
 token efficiency (TEff). A TEff above 1 means that the language gained from the others.
 """
@@ -14,69 +14,95 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from xalign_jax.records.shown import Shown
 from xalign_jax.reports.tables import Arm, Run, markdown, mean_and_spread, number
 
-# The perplexity that is compared: of a language alone, over the rows of the vocabulary that it can use.
-METRIC = ("perplexity", "perplexity_in_language")
 # A curve has three parameters. So a fourth amount of text is the first that can show a bad fit.
 AMOUNTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """1 / PPL = c - a (tokens / unit)^-b, fitted to runs on one language alone.
+    """1 / PPL = c - a x^-b, fitted to runs on one language alone, with x = tokens / unit.
+
+    It is kept as 1 / PPL = top - slope (x^-b - 1) / b, so that a = slope / b and c = top + slope / b. This form also holds
+    at b = 0, where the curve is top + slope ln x. Published runs, which are long, have b > 0: they approach c. In runs
+    that are too short to level off, b is negative.
 
     Attributes:
       unit: tokens of the longest run.
       least, most: fewest and most tokens of a run.
-      off: the largest relative distance of a run's perplexity from the curve.
+      off: the largest relative distance of a run's PPL from the curve.
     """
 
-    a: float
+    top: float
+    slope: float
     b: float
-    c: float
     unit: float
     least: float
     most: float
-    off: float
+    off: float = 0.0
 
-    def perplexity(self, tokens: float | np.ndarray) -> np.ndarray:
-        """The perplexity of a run on so many tokens of the language alone; any shape."""
-        return 1 / (self.c - self.a * (np.asarray(tokens) / self.unit) ** -self.b)
+    def ppl(self, tokens: float | np.ndarray) -> np.ndarray:
+        """The PPL of a run on so many tokens of the language alone; any shape."""
+        return 1 / _inverse(np.asarray(tokens, float) / self.unit, self.top, self.slope, self.b)
 
-    def tokens(self, perplexity: float) -> float:
-        """The tokens of the language alone that give a perplexity: the MLTE. inf where no amount gives it."""
-        rest = self.c - 1 / perplexity
-        return float(self.unit * (rest / self.a) ** (-1 / self.b)) if rest > 0 else np.inf
+    def tokens(self, ppl: float) -> float:
+        """The tokens of the language alone that give a PPL: the MLTE. inf where no amount gives it."""
+        below = (self.top - 1 / ppl) / self.slope
+        if abs(self.b) < _FLAT:
+            return float(self.unit * np.exp(-below))
+        power = 1 + self.b * below  # = x^-b
+        if power <= 0:
+            return np.inf if self.b > 0 else 0.0
+        return float(self.unit * power ** (-1 / self.b))
 
     def reaches(self, tokens: float) -> bool:
         """Whether an amount lies within the amounts of the runs, so that nothing is extrapolated."""
         return self.least <= tokens <= self.most
 
+    @property
+    def formula(self) -> str:
+        """The curve as text."""
+        if abs(self.b) < _FLAT:
+            return f"1/PPL = {self.top:.4g} + {self.slope:.4g} ln x"
+        a = self.slope / self.b
+        return f"1/PPL = {self.top + a:.4g} {'+' if a < 0 else '-'} {abs(a):.4g} x^{-self.b:.3g}"
 
-def fit(tokens: Sequence[float], perplexities: Sequence[float]) -> Curve | None:
-    """The curve of runs on one language alone, by least squares in 1 / PPL; None if no such curve can be found.
+
+_FLAT = 1e-6  # exponents that are closer to 0 are taken for 0
+
+
+def _inverse(x: np.ndarray, top: float, slope: float, b: float) -> np.ndarray:
+    """1 / PPL at x; any shape."""
+    return top + slope * np.log(x) if abs(b) < _FLAT else top - slope * np.expm1(-b * np.log(x)) / b
+
+
+def fit(tokens: Sequence[float], ppls: Sequence[float]) -> Curve | None:
+    """The curve of runs on one language alone, by least squares in 1 / PPL; None if more text did not help them.
 
     Args:
-      tokens: what each run read.   perplexities: what each run reached, all finite.
+      tokens: what each run read.   ppls: what each run reached, all finite.
     """
-    from scipy.optimize import curve_fit
+    from scipy.optimize import least_squares
 
-    x, y = np.asarray(tokens, float), 1 / np.asarray(perplexities, float)
-    unit = x.max()
+    x, y = np.asarray(tokens, float), 1 / np.asarray(ppls, float)
+    unit, scale = x.max(), y.max()
 
-    def curve(x: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
-        return c - a * x**-b
+    def rest(parameters: np.ndarray) -> np.ndarray:
+        return _inverse(x / unit, *parameters) - y / scale
 
-    # Start at a curve that falls by half of what was seen for each tenfold of text. All parameters are positive.
-    start = (max(y.max() - y.min(), 1e-9), 0.3, 2 * y.max())
-    try:
-        (a, b, c), _ = curve_fit(curve, x / unit, y, start, bounds=([1e-12, 1e-3, 1e-12], np.inf), maxfev=20_000)
-    except RuntimeError:  # no convergence
+    # Start at half of the best value for each factor e of text, without a bend. More text never hurts.
+    found = least_squares(rest, (1.0, 0.5, 0.01), bounds=([0, 0, -3], [np.inf, np.inf, 3]), xtol=1e-12, ftol=1e-12)
+    top, slope, b = found.x.tolist()
+    # A curve that hardly rises turns no PPL into an amount of text.
+    if not found.success or top - _inverse(x.min() / unit, top, slope, b) < 1e-3 * top:
         return None
-    fitted = curve(x / unit, a, b, c)
-    off = float(np.abs(y / np.where(fitted > 0, fitted, np.nan) - 1).max())
-    return Curve(float(a), float(b), float(c), unit, x.min(), unit, off)
+    curve = Curve(top * scale, slope * scale, b, float(unit), float(x.min()), float(unit))
+    # A curve that falls below 0 within its runs has no PPL there.
+    fitted = 1 / curve.ppl(x)
+    off = float(np.abs(fitted / y - 1).max()) if (fitted > 0).all() else np.inf
+    return dataclasses.replace(curve, off=off)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +110,7 @@ class Reading:
     """One language of one run: what was read and what was reached.
 
     Attributes:
-      family: what perplexities are comparable: the model, the language's texts with their vocabulary, the probe.
+      family: which PPLs are comparable: the model, the language's texts with their vocabulary, the probe.
       alone: the run read no other language.
     """
 
@@ -92,12 +118,12 @@ class Reading:
     language: str
     family: tuple[str, ...]
     tokens: int
-    perplexity: float
+    ppl: float
     alone: bool
 
 
-def readings(runs: Sequence[Run]) -> list[Reading]:
-    """Every language that a run read and that its `Perplexity` probe measured. Values that are not finite are left out.
+def readings(runs: Sequence[Run], shown: Shown) -> list[Reading]:
+    """Every language that a run read, with the metric that `Column.efficiency` marks. Only finite values count.
 
     A clone has the text of its base language, so both have the same curve.
     """
@@ -106,7 +132,7 @@ def readings(runs: Sequence[Run]) -> list[Reading]:
         seen = run.tokens()
         for key, value in run.values.items():
             tokens = seen.get(key.language or "", 0)
-            if (key.probe, key.metric) == METRIC and key.control is None and tokens and np.isfinite(value):
+            if shown.column(key).efficiency and key.control is None and tokens and np.isfinite(value):
                 base = re.sub(r"_clone\d*$", "", key.language or "")
                 family = (run.model, run.texts.get(base, base), key.conditions)
                 found.append(Reading(run, key.language or "", family, tokens, value, len(seen) == 1))
@@ -123,20 +149,23 @@ def curves(found: Sequence[Reading]) -> dict[tuple[str, ...], Curve | str]:
     for family, members in alone.items():
         amounts = len({one.tokens for one in members})
         if amounts < AMOUNTS:
-            result[family] = f"runs on {members[0].language} alone read {amounts} different amounts of text"
+            result[family] = (
+                f"runs on {members[0].language} alone read {amounts} different amounts of text; at least {AMOUNTS} are "
+                "needed, because the curve has three parameters"
+            )
             continue
-        curve = fit([one.tokens for one in members], [one.perplexity for one in members])
-        result[family] = curve or f"no curve fits the runs on {members[0].language} alone"
+        curve = fit([one.tokens for one in members], [one.ppl for one in members])
+        result[family] = curve or f"more text of {members[0].language} alone gave no lower PPL"
     return result
 
 
-def section(arms: Sequence[Arm]) -> str:
+def section(arms: Sequence[Arm], shown: Shown) -> str:
     """The tables of token efficiency; "" unless the arms hold runs on one language alone beside others.
 
     Args:
       arms: at the ends of their runs.
     """
-    of = {arm.name: readings(arm.runs) for arm in arms}
+    of = {arm.name: readings(arm.runs, shown) for arm in arms}
     every = [one for found in of.values() for one in found]
     known = curves(every)
     if not known or all(one.alone for one in every):
@@ -146,32 +175,30 @@ def section(arms: Sequence[Arm]) -> str:
         mixed = {name: [one for one in found if one.family == family and not one.alone] for name, found in of.items()}
         if not any(mixed.values()):
             continue
-        parts += [_table(mixed, curve)] if isinstance(curve, Curve) else [f"No token efficiency: {curve}; {_LEAST}."]
+        parts += [_table(mixed, curve)] if isinstance(curve, Curve) else [f"No token efficiency: {curve}."]
     without = len({one.run.directory for one in every if one.family not in known})
     if without:
         parts.append(f"No token efficiency for {without} runs: no run of their model and text has one language alone.")
     return "\n\n".join(parts)
 
 
-_LEAST = f"at least {AMOUNTS} are needed, because the curve has three parameters"
 _BEYOND = "\\*: beyond the runs on one language alone, so extrapolated."
-_NEVER = "-: by the curve, no amount of the language alone gives this perplexity."
+_NEVER = "-: by the curve, no amount of the language alone gives this PPL."
 
 
 def _table(mixed: Mapping[str, Sequence[Reading]], curve: Curve) -> str:
     """The curve in words, and a line for each arm and language."""
     told = (
-        f"The language alone: 1/PPL = {curve.c:.4g} - {curve.a:.4g} x^-{curve.b:.3g}, x in {number(curve.unit / 1e6)} M "
-        f"tokens, fitted to runs of {curve.least:,.0f} to {curve.most:,.0f} tokens. Their perplexities lie within "
-        f"{100 * curve.off:.1f} % of it. MLTE: the tokens of the language alone that give the perplexity. TEff: MLTE "
-        "divided by the tokens read."
+        f"The language alone: {curve.formula}, where x = 1 is {number(curve.unit / 1e6)} M tokens. Fitted to runs of "
+        f"{curve.least:,.0f} to {curve.most:,.0f} tokens, whose PPLs lie within {100 * curve.off:.1f} % of it. "
+        "MLTE: the tokens of the language alone that give the PPL. TEff: MLTE divided by the tokens read."
     )
     rows, marks = [], []
     for name, found in mixed.items():
         for language in dict.fromkeys(one.language for one in found):
             mine = [one for one in found if one.language == language]
-            worth = [curve.tokens(one.perplexity) for one in mine]
-            line = [name, str(len(mine)), language, _mean([one.perplexity for one in mine])]
+            worth = [curve.tokens(one.ppl) for one in mine]
+            line = [name, str(len(mine)), language, _mean([one.ppl for one in mine])]
             line.append(_mean([one.tokens / 1e6 for one in mine]))
             mark = "" if all(map(curve.reaches, worth)) else " \\*"
             if not np.isfinite(worth).all():
@@ -181,7 +208,7 @@ def _table(mixed: Mapping[str, Sequence[Reading]], curve: Curve) -> str:
             marks += [_BEYOND] if mark else []
             each = [value / one.tokens for value, one in zip(worth, mine, strict=True)]
             rows.append([*line, _mean([value / 1e6 for value in worth]) + mark, _mean(each) + mark])
-    header = ["", "runs", "language", "in-language perplexity", "M tokens read", "MLTE, M tokens", "TEff"]
+    header = ["", "runs", "language", "in-language PPL", "M tokens read", "MLTE, M tokens", "TEff"]
     return "\n\n".join([told, markdown(header, rows), *dict.fromkeys(marks)])
 
 

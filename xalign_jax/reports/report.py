@@ -81,7 +81,7 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
     chosen = _summary(keys, shown)
     summary = "## Summary\n\n" + _table(arms, chosen, [full_heading(key, shown) for key in chosen])
     # Notes and the summary first, then every value, then pictures.
-    body = [summary, *filter(None, [efficiency.section(ends)]), _sections(arms, keys, shown)]
+    body = [summary, *filter(None, [efficiency.section(ends, shown)]), _sections(arms, keys, shown)]
     text = "\n\n".join(["# Comparison", *notes, *body, *_pictures(pictures)]) + "\n"
     (output / "table.md").write_text(text, encoding="utf-8")
     _write_csv(output / "table.csv", arms, keys)
