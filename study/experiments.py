@@ -246,7 +246,55 @@ MULTIWAY = [
     for arm, bindings in MULTIWAY_ARMS.items()
 ]
 
-EXPERIMENTS = [*CLONE, *BASELINES, *INIT, *SEARCH, *DICTIONARY, *CURVES, *REAL, *MULTIWAY]
+# Language imbalance, without dictionaries: English and clones of it at several rates, and English alone for parts of the
+# steps, from which token efficiency is measured. Two sizes of model.
+IMBALANCE_GIN = "study/gin/imbalance.gin"
+SIZES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "": ((IMBALANCE_GIN,), ()),
+    "-1m": ((IMBALANCE_GIN, "models/llama_1m.gin"), ()),
+}
+# Per cent of the steps.
+ALONE = {5: 62, 10: 125, 25: 312, 50: 625, 100: 1250}
+
+
+def _rates(english: float, clones: int = 1) -> str:
+    """Rates of English, and equal ones of its clones, which together have the rest."""
+    names = ["en", "en_clone", *(f"en_clone{k}" for k in range(2, clones + 1))]
+    shares = [english, *[round((1 - english) / clones, 6)] * clones]
+    return "{" + ", ".join(f'"{name}": {share}' for name, share in zip(names, shares, strict=True)) + "}"
+
+
+def _halves(first: float, second: float) -> tuple[str, ...]:
+    """Bindings for one share of English in the first half of the steps and another one in the second half."""
+    return ("Mixture.rates=@Piecewise()", f"Piecewise.points=((0, {_rates(first)}), (625, {_rates(second)}))")
+
+
+IMBALANCED: dict[str, tuple[str, ...]] = {
+    f"alone-{share}": (f"Mixture.rates={_rates(1.0)}", f"PRETRAIN_STEPS={steps}") for share, steps in ALONE.items()
+}
+IMBALANCED |= {
+    "50-50": (f"Mixture.rates={_rates(0.5)}",),
+    "90-10": (f"Mixture.rates={_rates(0.9)}",),
+    "0.1-then-0.9": _halves(0.9, 0.1),
+    "sequential": _halves(1.0, 0.0),
+}
+IMBALANCED |= {
+    f"{name}-anchors{share}": (*IMBALANCED[name], f"Vocabulary.anchors={share}")
+    for name in ("50-50", "90-10")
+    for share in (0.1, 0.5)
+}
+IMBALANCED |= {
+    f"10-languages-{name}": (f"Mixture.rates={_rates(english, 9)}", "Vocabulary.clones=9")
+    for name, english in (("uniform", 0.1), ("half", 0.5))
+}
+IMBALANCE = [
+    Experiment("imbalance", f"{name}{size}", files, (*bindings, *more))
+    for size, (files, bindings) in SIZES.items()
+    for name, more in IMBALANCED.items()
+    if (name, size) != ("10-languages-half", "-1m")
+]
+
+EXPERIMENTS = [*CLONE, *BASELINES, *INIT, *SEARCH, *DICTIONARY, *CURVES, *REAL, *MULTIWAY, *IMBALANCE]
 
 
 def select(words: Sequence[str]) -> list[Experiment]:

@@ -39,7 +39,7 @@ def read(path: Path) -> list[Row]:
 
 def _value(name: str, cell: str) -> Any:
     """A cell as text, a whole number or a float, by the name of its column."""
-    if name in ("seed", "step", "steps", "lm_tokens", "tokens"):
+    if name in ("seed", "step", "steps", "lm_tokens", "tokens") or name.startswith("seen/"):
         return int(cell)
     return cell if name in ("experiment", "identity", "vocabulary", "commit", "stage") else float(cell)
 
@@ -103,6 +103,10 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
     # The last probed step is the run's row, without its stage and step.
     end = {name: value for name, value in curve[-1].items() if name not in ("stage", "step")}
     costs: Row = {"steps": run.step} | tokens(recipe) | {"train_seconds": round(train_seconds(run.metrics))}
+    # Tokens of each language, by the training log.
+    costs |= {
+        f"seen/{i}": sum(row.get(f"tokens/{name}", 0) for row in run.metrics) for i, name in enumerate(languages, 1)
+    }
     if wall_seconds is not None:
         costs["wall_seconds"] = round(wall_seconds)
     return end | costs, curve
@@ -111,11 +115,14 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
 def _languages(recipe: Recipe) -> Sequence[str]:
     """The languages whose values are kept, in the order of their numbers.
 
-    A recipe without a dictionary has all languages of its mixture, and the mean directions into and out of the first.
+    With a dictionary, they are its first two. A mixture that names languages has all of them, and the mean directions
+    into and out of the first. Otherwise they are English and its first clone.
     """
     if recipe.lexicon is not None:
         return recipe.lexicon.languages[:2]
     languages = stages.mixtures(recipe)[0].languages
+    if not languages:
+        return "en", "en_clone"
     return [*languages, f"*->{languages[0]}", f"{languages[0]}->*"]
 
 

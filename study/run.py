@@ -58,17 +58,21 @@ def missing(wanted: Sequence[Job], results: Sequence[record.Row], curves: Sequen
 
 
 def comparable(rows: Sequence[record.Row], wanted: Sequence[Job]) -> tuple[list[record.Row], list[str]]:
-    """The rows of these very recipes, on one vocabulary per text (that of most rows), and why others are left out."""
-    # By (experiment, seed): the recipe, its hash, and the tasks that name its text.
+    """The rows of these very recipes, and why others are left out. Rows of one text and setting share a vocabulary."""
+    # By (experiment, seed): the recipe, its hash, and the tasks that name its text with the vocabulary's settings.
     of = {(job.experiment.name, job.seed): job.recipe for job in wanted}
     known = {key: identity(recipe) for key, recipe in of.items()}
-    text = {key: tuple(mixture.tasks for mixture in stages.mixtures(recipe)) for key, recipe in of.items()}
+    text = {
+        key: (tuple(mixture.tasks for mixture in stages.mixtures(recipe)), recipe.vocabulary)
+        for key, recipe in of.items()
+    }
     keys = [(row["experiment"], row["seed"]) for row in rows]
     # A row counts if its recipe is still the same, and if its text gave the same vocabulary as in most runs.
     current = [known.get(key) == row["identity"] for key, row in zip(keys, rows, strict=True)]
     used = Counter((text[key], row["vocabulary"]) for key, row, fine in zip(keys, rows, current, strict=True) if fine)
     # Ascending by count, so that the most frequent vocabulary of a text is the last and stays.
-    usual = {read: vocabulary for _, vocabulary, read in sorted((n, v, t) for (t, v), n in used.items())}
+    ordered = sorted(used.items(), key=lambda item: (item[1], item[0][1]))
+    usual = {read: vocabulary for (read, vocabulary), _ in ordered}
     kept, left = [], []
     for key, row, fine in zip(keys, rows, current, strict=True):
         if not fine:

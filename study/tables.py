@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from study import plots
+from study import imbalance, plots
 from study.experiments import EXPERIMENTS, MULTIWAY_LANGUAGES, Experiment, select
 from study.record import Row
 from xalign_jax.reports.tables import markdown, mean_and_spread
@@ -195,6 +195,9 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
     parts = ["# Tables of the study", "Made by `python -m study tables`; means over seeds ± sample standard deviation."]
     for question in dict.fromkeys(one.question for one in EXPERIMENTS):
         parts.append(f"## {question}")
+        if question == "imbalance":
+            parts += [table(found, size) for size in imbalance.NAMED for table in imbalance.TABLES.values()]
+            continue
         mine = [one for one in EXPERIMENTS if one.question == question]
         if question == "multiway":
             parts += [retrieval(found, mine), languages(found, mine)]
@@ -209,6 +212,11 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     for document in documents(folder):
         document.write_text(filled(document.read_text(encoding="utf-8"), found), encoding="utf-8")
+    # The imbalance study has a page and tables of its own.
+    page = folder.with_name("imbalance.md")
+    if page.is_file():
+        page.write_text(imbalance.filled(page.read_text(encoding="utf-8"), found), encoding="utf-8")
+    imbalance.draw(found, folder)
     shown = ("clone", "clone-50-50", "clone-4m", "clone-4m-50-50", "search")
     plots.draw_gap({question: _points(found, question, *BASELINES[0]) for question in shown}, BASELINES[0], folder)
     plots.draw_overview(_points(found, "clone", *BASELINES[0]), folder)

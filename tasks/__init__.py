@@ -13,7 +13,7 @@ from xalign_jax.data.text.readers import EMBEDDED, Example
 from xalign_jax.tasks import evaluation, monolingual, multiway, parallel  # noqa: F401
 from xalign_jax.tasks.clones import clone_mixture
 from xalign_jax.tasks.evaluation import register_sentences
-from xalign_jax.tasks.reading import TaskReader, open_task, seqio_task
+from xalign_jax.tasks.reading import TaskReader, mixture_rates, open_task, seqio_task
 from xalign_jax.tasks.registration import (
     ABOUT,
     register_jsonl,
@@ -28,6 +28,7 @@ __all__ = [
     "Example",
     "TaskReader",
     "clone_mixture",
+    "mixture_rates",
     "open_task",
     "register_jsonl",
     "register_pairs",

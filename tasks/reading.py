@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,28 @@ def open_task(name: str, code: str = "") -> TaskReader:
       code: a hash of the modules that may have registered the task. It is not used if the name spells a TFDS data set.
     """
     return TaskReader(registered(name), "" if name.startswith("tfds:") else code)
+
+
+def mixture_rates(name: str) -> list[tuple[str, float]]:
+    """The Tasks of a seqio Mixture, with the rates that seqio would draw them at; they need not sum to 1.
+
+    Raises:
+      UserError: there is no such Mixture, it is a Task, or one of its rates is no number >= 0.
+    """
+    mixture = seqio.get_mixture_or_task(registered(name))
+    if not isinstance(mixture, seqio.Mixture):
+        raise UserError(f'Mixture.rates = "seqio": {name!r} is a seqio Task, which has no rates; name a seqio Mixture')
+    found = []
+    for task in mixture.tasks:
+        # A rate may be a function of the user's.
+        try:
+            rate = float(mixture.get_rate(task))
+        except Exception as error:
+            raise UserError(f"Mixture.rates: the rate of {task.name!r} in {name!r} fails: {one_line(error)}") from None
+        if not 0 <= rate < math.inf:
+            raise UserError(f"Mixture.rates: {name!r} gives {task.name!r} the rate {rate}; rates are numbers >= 0")
+        found.append((task.name, rate))
+    return found
 
 
 def _download(task: seqio.Task) -> None:

@@ -12,6 +12,7 @@ from xalign_jax.data.text.names import parse_name
 from xalign_jax.evaluation import probes
 from xalign_jax.recipe import Recipe
 from xalign_jax.runtime.logs import RESULT_KEYS
+from xalign_jax.training import checks
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -63,6 +64,20 @@ def test_the_mixtures_of_the_documentation_load(tmp_path, monkeypatch):
         found.append(mixture)
     assert [type(mixture.rates).__name__ for mixture in found] == ["Linear", "tuple", "tuple"]
     assert found[1].alpha.values == (0.7, 0.5, 0.3) and found[2].cap == 4
+
+
+def test_the_mixtures_and_clones_of_the_page_on_imbalance_load(tmp_path, monkeypatch):
+    cli.register()
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for number, text in enumerate(_blocks("imbalance.md", "gin")):
+        Path(f"{number}.gin").write_text(text)
+        (built,) = config.load([f"{number}.gin"], [], (Recipe,))
+        checks.check(built)
+        found.append(built)
+    mixtures = [recipe.stages[0].streams[0].mixture for recipe in found]
+    assert len(found) == 6 and mixtures[1].task_of("help") == "docs_en" and mixtures[4].epochs == 4
+    assert found[-1].vocabulary.compact and found[-1].vocabulary.anchors == 0.1
 
 
 def test_every_task_of_the_document_of_texts_is_spelled_right():

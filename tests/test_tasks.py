@@ -257,6 +257,25 @@ def test_groups_of_the_tasks_of_a_mixture_are_their_own(tmp_path):
     assert all(len(pair) == 2 and len({text.split()[0] for text in pair}) == 1 for pair in texts.values())
 
 
+def test_rates_of_a_mixture_are_those_that_seqio_draws_at():
+    """A rate may be a function of the Task, and a Mixture may hold another one."""
+    for name in ("one", "two", "three"):
+        tasks.register_text(f"{name}_of_rates", {"en": "none.txt"})
+    add = seqio.MixtureRegistry.add
+    add("inner_of_rates", [("one_of_rates", 1.0), ("two_of_rates", lambda task: float(len(task.name)))])
+    add("outer_of_rates", [("inner_of_rates", 4.0), ("three_of_rates", 2.0)])
+    found = dict(tasks.mixture_rates("outer_of_rates"))
+    assert found == pytest.approx({"one_of_rates": 4 / 13, "two_of_rates": 48 / 13, "three_of_rates": 2.0})
+    with pytest.raises(UserError, match="'one_of_rates' is a seqio Task, which has no rates"):
+        tasks.mixture_rates("one_of_rates")
+    add("failing_of_rates", [("one_of_rates", lambda task: task.nothing)])
+    with pytest.raises(UserError, match="the rate of 'one_of_rates' in 'failing_of_rates' fails"):
+        tasks.mixture_rates("failing_of_rates")
+    add("negative_of_rates", [("one_of_rates", -1.0)])
+    with pytest.raises(UserError, match=r"gives 'one_of_rates' the rate -1\.0"):
+        tasks.mixture_rates("negative_of_rates")
+
+
 def test_store_keeps_groups_of_catalogs(tmp_path):
     run(Texts(Vocabulary(kind="bytes"), ["catalogs"], tmp_path), [], open_task)
     stores = open_stores(Texts(Vocabulary(kind="bytes"), ["catalogs"], tmp_path), "catalogs")["train"]

@@ -153,12 +153,14 @@ class Batches:
       languages: the languages of the rows. Arrays of languages hold indices into this tuple.
       report: counts from building the feed, by name; `xalign data stats` prints them.
       lowered: a phrase for each language whose share `Mixture.cap` lowers; a run prints them.
+      ends: the first row that has no text because of `Mixture.epochs`; None if rows go on without end.
     """
 
     length: int
     languages: tuple[str, ...]
     report: Mapping[str, int | Mapping[int, int]] = MappingProxyType({})
     lowered: tuple[str, ...] = ()
+    ends: int | None = None
 
     def rates(self, row: int) -> dict[str, float]:
         """The share of each member of the mixture around a row; {} where the shares do not change."""
@@ -166,6 +168,13 @@ class Batches:
 
     def shares(self, row: int) -> dict[str, float]:
         """The share of each member of the mixture around a row, also where it is constant; {} = no mixture is read."""
+        return {}
+
+    def drawn(self, number: np.ndarray) -> dict[str, int]:
+        """How many texts of each source and language ("wiki:en") rows `number` (B,) int64 hold; {} for one source.
+
+        A run logs it. A row of running text counts as one text of its language.
+        """
         return {}
 
     def batch(self, first_row: int, row_slice: slice) -> dict[str, np.ndarray]:
@@ -330,12 +339,14 @@ class Column(NamedTuple):
       headline: summaries, pictures and model cards show it.
       per_token: it depends on how text is cut into tokens, so reports do not compare it across vocabularies.
       short: its name in tables of many runs; "" = it is left out there.
+      efficiency: `xalign compare` measures token efficiency by it; it must be an exp of a loss, one for each language.
     """
 
     heading: str
     headline: bool = False
     per_token: bool = False
     short: str = ""
+    efficiency: bool = False
 
 
 class ProbedRun(NamedTuple):

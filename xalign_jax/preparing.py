@@ -26,6 +26,9 @@ def main(argument: str) -> None:
     request = json.loads(argument)
     cache = Path(request["cache"])
     try:
+        if "mixture" in request:
+            print(json.dumps(_rates(request["mixture"], request["modules"])))
+            return
         vocabulary = Vocabulary(**request["vocabulary"])
         cleaning = Cleaning(**request["cleaning"]) if request.get("cleaning") else None
         prepare.run(Texts(vocabulary, request["tasks"], cache, cleaning), request["modules"], open_task)
@@ -36,6 +39,14 @@ def main(argument: str) -> None:
         line = f"{error.filename or cache}: {error.strerror or error}; the cache is {cache} ($XALIGN_CACHE)"
         print(json.dumps({"error": line}), flush=True)
         sys.exit(CACHE_ERROR)
+
+
+def _rates(mixture: str, modules: list[str]) -> list[tuple[str, float]]:
+    """The Tasks of a seqio Mixture that a module registers, with their rates."""
+    prepare.import_modules(modules)
+    from xalign_jax.tasks import mixture_rates
+
+    return mixture_rates(mixture)
 
 
 def open_task(task: str, digest: str) -> Any:

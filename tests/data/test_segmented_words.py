@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from xalign_jax.data import preview
+from xalign_jax.data import statistics
 from xalign_jax.data.corpus import load
 from xalign_jax.data.feeds.windows import Switch, WindowFeed
 from xalign_jax.data.lexicon.frequencies import count_types
@@ -174,7 +174,7 @@ def test_stores_say_where_words_begin(tmp_path):
     found = {tokenizer.decode(np.array(ids)).strip() for ids in types}
     assert found <= {"ファイル", "開く", "設定", "画面", "を"}
     # Every word but "を" is in the dictionary.
-    assert preview.coverage(corpus) == ["coverage of running words (training text of ja): 53.3%"]
+    assert statistics.covered(corpus, statistics.coverage(corpus)) == ["coverage of running words (training text of ja): 53.3%"]
 
 
 def test_without_the_setting_nothing_changes(tmp_path):

@@ -92,6 +92,52 @@ def test_clones_invert(model, clone_specials, anchors):
     assert (~moved[5:]).sum() == round(anchors * 285)
 
 
+@pytest.mark.parametrize("clone_specials", [False, True])
+@pytest.mark.parametrize("clones", [1, 9])
+def test_compact_clones_have_no_rows_that_no_text_uses(model, clone_specials, clones, tmp_path):
+    settings = {"clones": clones, "clone_specials": clone_specials, "anchors": 0.5}
+    t, wide = tokenizer(model, compact=True, **settings), tokenizer(model, **settings)
+    assert (t.shared == wide.shared).all()
+    ids, shared = np.arange(290), int(t.shared.sum())
+    # Every id is written by some language, and a clone's own pieces by that clone alone.
+    assert np.unique(t.clone_table).tolist() == list(range(t.ids))
+    assert t.ids == 290 + clones * (290 - shared) < wide.ids == 290 * (clones + 1)
+    assert t.size == -(-t.ids // 128) * 128 < wide.size
+    for k in range(clones + 1):
+        assert (t.unclone(t.clone(ids, k)) == ids).all()
+        assert (t.clone(ids, k)[t.shared] == ids[t.shared]).all()
+        assert (t.language_rows(k) & t.language_rows(0)).sum() == (290 if k == 0 else shared)
+    assert (t.clone(ids[None], np.arange(clones + 1)[:, None]) == t.clone_table).all()
+    text = t.encode(["she walked home."])[0]
+    assert t.decode(t.clone(text, clones)) == "she walked home." and t.decode([t.size - 1]) == ""
+    # It is another vocabulary to a run, and it comes back from its files.
+    assert t.fingerprint != wide.fingerprint and t.base_fingerprint == wide.base_fingerprint
+    t.save(tmp_path)
+    assert (Tokenizer.load(tmp_path).clone_table == t.clone_table).all()
+    tied = tokenizer(model, compact=True, tie_clones=True, **settings)
+    assert (tied.row_map[t.clone_table] == ids).all()
+
+
+def test_both_published_conventions_of_clones(model):
+    """PreAlign shares the specials; the imbalance study shares pad alone, and i + k * V holds for every other id."""
+    ids = np.arange(1, 290)
+    imbalance, prealign = (tokenizer(model, clones=3, clone_specials=cloned) for cloned in (True, False))
+    for k in range(1, 4):
+        assert imbalance.clone(np.int32(0), k) == prealign.clone(np.int32(0), k) == 0
+        assert (imbalance.clone(ids, k) == ids + 290 * k).all()
+        assert (prealign.clone(ids, k) == np.where(ids < 5, ids, ids + 290 * k)).all()
+
+
+def test_more_anchors_include_fewer_and_another_seed_gives_others(model):
+    few, many, other = (
+        tokenizer(model, clones=1, anchors=share, anchor_seed=seed) for share, seed in ((0.1, 0), (0.5, 0), (0.1, 7))
+    )
+    assert (many.shared | few.shared == many.shared).all() and few.shared.sum() == other.shared.sum()
+    assert (few.shared != other.shared).any() and few.fingerprint != other.fingerprint
+    # A seed that selects nothing is no other vocabulary.
+    assert tokenizer(model, clones=1, anchor_seed=3).fingerprint == tokenizer(model, clones=1).fingerprint
+
+
 def test_clone_broadcasts(model):
     t = tokenizer(model, clones=1)
     ids = np.array([[1, 7, 9], [1, 7, 9]])

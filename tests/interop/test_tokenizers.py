@@ -66,8 +66,11 @@ def corpus():
     return [" ".join(chance.choices(words, k=8)) + chance.choice([".", "!", " <b>", ""]) for _ in range(400)]
 
 
-@pytest.fixture(scope="module", params=["unigram", "unigram, lowercase", "bpe", "bytes"])
+@pytest.fixture(scope="module", params=["unigram", "unigram, lowercase", "bpe", "bytes", "compact"])
 def tokenizer(request):
+    if request.param == "compact":
+        model = train_sentencepiece(corpus(), 460, "unigram", False)
+        return Tokenizer(SentencePieces(model), Vocabulary(clones=1, anchors=0.5, compact=True))
     if request.param == "bytes":
         return Tokenizer(Bytes(), Vocabulary("bytes", clones=1, anchors=0.1))
     model_type, _, lowercase = request.param.partition(", ")

@@ -17,8 +17,8 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))  # `study` is a folder of the repository, not of the installed package
 
-from study import __main__, gap, plots, record, run, tables  # noqa: E402
-from study.experiments import EXPERIMENTS, select  # noqa: E402
+from study import __main__, gap, imbalance, plots, record, run, tables  # noqa: E402
+from study.experiments import ALONE, EXPERIMENTS, select  # noqa: E402
 from xalign_jax.data.lexicon.lexicon import Word, concept_table  # noqa: E402
 from xalign_jax.errors import UserError  # noqa: E402
 from xalign_jax.recipe import as_json, identity  # noqa: E402
@@ -45,7 +45,7 @@ def test_clone_arms_see_equal_language_model_tokens():
 
 
 def test_no_step_takes_more_concepts_than_its_dictionary_has():
-    for job in run.jobs([one for one in EXPERIMENTS if not one.data], [1]):
+    for job in run.jobs([one for one in EXPERIMENTS if not one.data and one.question != "imbalance"], [1]):
         lexicon = job.recipe.lexicon
         concepts = round(lexicon.coverage * (lexicon.size - round(lexicon.heldout * lexicon.size)))
         feeds = [stream.feed for stage in job.recipe.stages for stream in stage.streams]
@@ -206,7 +206,7 @@ def test_columns_are_called_by_the_short_names_of_the_recipe_s_probes():
     short = record.short_names(probe for stage in job.recipe.stages for probe in stage.probes)
     for path in (record.RESULTS, record.CURVES):
         columns = {name.split("/")[0] for row in record.read(path) for name in row if "/" in name}
-        assert columns <= {*short.values()}
+        assert columns - {"seen"} <= {*short.values()}  # "seen" is of the training log
     assert {*short.values()} == {"ppl", "own_ppl", "bits", "knows", "words", "mass", "cosine", "gradients", "sentences"}
 
     def row(probe, metric, language, value, level=None, split=None, control=None):
@@ -341,3 +341,27 @@ def test_an_excerpt_of_the_study(runs, monkeypatch):
     assert prealign["knows/1"] > 0.9 and prealign["knows/2"] > joint["knows/2"] + 0.15
     assert prealign["own_ppl/2"] < 0.85 * joint["own_ppl/2"]
     assert prealign["own_ppl/1"] < 1.12 * joint["own_ppl/1"]  # English pays 1 to 8 %, by seed: docs/study.md
+
+
+def test_the_imbalance_study_s_tables_have_the_efficiency_of_each_language():
+    """English alone on the curve 1/PPL = 0.03 x^0.5; English is worth half of what it read, the clone twice."""
+    steps = {share: 640_000 * share // 100 for share in ALONE}
+    found = {
+        f"alone-{share}": {s: {"seen/1": n, "own_ppl/1": 1 / (0.03 * (n / 640_000) ** 0.5)} for s in (1, 2)}
+        for share, n in steps.items()
+    }
+    assert "not run" in imbalance.efficiency_table({}, "small").lower()
+
+    def ppl(tokens):
+        return 1 / (0.03 * (tokens / 640_000) ** 0.5)
+
+    row = {"seen/1": 576_000, "own_ppl/1": ppl(288_000), "seen/2": 64_000, "own_ppl/2": ppl(128_000)}
+    found["90-10"] = {1: row}
+    found["sequential"] = {1: row | {"own_ppl/1": ppl(2_000)}}
+    lines = imbalance.efficiency_table(found, "small").splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")][4:] == ["0.500", "2.000"]
+    assert "0.003 \\*" in lines[3]
+    page = "a\n\n<!-- curve: small -->\n\nNot run yet.\n\n<!-- efficiency: larger -->\n\n| old |\n| rows |\n\nb\n"
+    filled = imbalance.filled(page, found)
+    assert "| 5 % " in filled and "| old |" not in filled and filled.endswith("Not run yet.\n\nb\n")
+    assert imbalance.filled(filled, found) == filled

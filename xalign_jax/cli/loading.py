@@ -21,7 +21,9 @@ def load_recipe(options: argparse.Namespace, bindings: list[str]) -> tuple[Recip
     # gin resolves only names that have been registered.
     register()
     recipe, runtime = config.load(options.gin_file, bindings, (Recipe, Runtime))
-    return recipe, runtime
+    from xalign_jax.data.store.seqio_rates import with_seqio_rates
+
+    return with_seqio_rates(recipe), runtime
 
 
 def register() -> None:

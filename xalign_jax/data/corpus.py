@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,14 +25,15 @@ class Member:
     """A member of a mixture: a language (clone k of its base language), or the facts.
 
     Attributes:
-      name: the member's name in `Mixture.rates`.
+      name: the member's name in `Mixture.rates`: a language, "facts", or a language of one source ("wiki:en").
       language: the language that its rows are written in.
       k: the number of the clone; 0 = the base language.
-      text: the base language, or "facts". Members with equal `text` share one cursor.
+      text: the base language ("en", "wiki:en"), or "facts". Members with equal `text` share one cursor.
       tokens: arrays of base ids, (N,) each; every document ends with eos.
       offsets: for each of these arrays, (D + 1,) int64: document d is tokens[offsets[d]:offsets[d + 1]].
       starts: for each of these arrays `Store.word_start`.
       chosen: for each of these arrays (D,) bool, the documents that are read; None = all.
+      tasks: for each of these arrays, the task that it belongs to; () for the facts.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Member:
     offsets: tuple[np.ndarray, ...]
     starts: tuple[np.ndarray | None, ...]
     chosen: tuple[np.ndarray | None, ...]
+    tasks: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -102,15 +104,19 @@ class Corpus:
         lacking = [language for language in mixture.languages if language not in texts]
         if lacking and split == "train":
             raise UserError(f"Mixture.languages names {lacking[0]!r}; the text is in {', '.join(texts) or 'none'}")
+        texts = {base: texts[base] for base in sorted(set(mixture.languages or texts) & set(texts))}
+        # A text that is named by its source is no longer part of its language's text.
+        apart = _apart(mixture, {base: {canonical_task(s.task) for s in stores} for base, stores in texts.items()})
         members = []
-        # A base language and its clones read the same arrays; only the ids that they write differ.
-        for base in sorted(set(mixture.languages or texts) & set(texts)):
-            tokens = tuple(store.tokens for store in texts[base])
-            offsets = tuple(np.asarray(store.offsets) for store in texts[base])
-            starts = tuple(store.word_start for store in texts[base])
-            chosen = tuple(store.selected(mixture.where) for store in texts[base])
-            names = [clone_name(base, k) for k in range(self.tokenizer.clones + 1)]
-            members += [Member(name, name, k, base, tokens, offsets, starts, chosen) for k, name in enumerate(names)]
+        for base, stores in texts.items():
+            rest = [store for store in stores if (canonical_task(store.task), base) not in apart]
+            names = [clone_name(base, k) for k in range(self.tokenizer.clones + 1)] if rest else []
+            members += [_member(name, name, k, base, rest, mixture.where) for k, name in enumerate(names)]
+        for (task, base), (source, clones) in apart.items():
+            own = [store for store in texts[base] if canonical_task(store.task) == task]
+            for k in sorted(clones):
+                language = clone_name(base, k)
+                members.append(_member(f"{source}:{language}", language, k, f"{source}:{base}", own, mixture.where))
         # The facts are one more text. They are written in the lexicon's source language, which may be a clone.
         if self.facts is not None and self.lexicon is not None and split == "train":
             language = self.lexicon.languages[0]
@@ -123,6 +129,39 @@ class Corpus:
                     f"Mixture.tasks: a text's language is called {name!r}, as a clone or the facts are; rename it"
                 )
         return members
+
+
+def _member(name: str, language: str, k: int, text: str, stores: Sequence[Store], where: Any) -> Member:
+    """A member with the text of some stores. A base language and its clones read the same arrays."""
+    tokens = tuple(store.tokens for store in stores)
+    offsets = tuple(np.asarray(store.offsets) for store in stores)
+    starts = tuple(store.word_start for store in stores)
+    chosen = tuple(store.selected(where) for store in stores)
+    return Member(name, language, k, text, tokens, offsets, starts, chosen, tuple(store.task for store in stores))
+
+
+def _apart(mixture: Mixture, texts: Mapping[str, set[str]]) -> dict[tuple[str, str], tuple[str, set[int]]]:
+    """The texts that `Mixture.rates` names by their source.
+
+    Args:
+      texts: the canonical tasks of each base language.
+    Returns:
+      (canonical task, base language) -> the source's name, and the clones that are named; 0 = the base language.
+    """
+    found: dict[tuple[str, str], tuple[str, set[int]]] = {}
+    for name in mixture.named:
+        source, colon, language = name.rpartition(":")
+        if not colon:
+            continue
+        task, (base, k) = mixture.task_of(source), clone_index(language)
+        # "*" stands for all base languages of the source. A language that the source lacks is found with the rates.
+        for one in texts if language == "*" else [base]:
+            if task in texts.get(one, ()):
+                first, clones = found.setdefault((task, one), (source, set()))
+                if first != source:
+                    raise UserError(f"Mixture.rates names one source as {first!r} and as {source!r}; use one name")
+                clones.add(k)
+    return found
 
 
 def load(

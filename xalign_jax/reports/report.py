@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from xalign_jax.records.shown import Key, Shown
-from xalign_jax.reports import plots
+from xalign_jax.reports import efficiency, plots
 from xalign_jax.reports.tables import (
     Arm,
     Run,
@@ -81,7 +81,8 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
     chosen = _summary(keys, shown)
     summary = "## Summary\n\n" + _table(arms, chosen, [full_heading(key, shown) for key in chosen])
     # Notes and the summary first, then every value, then pictures.
-    text = "\n\n".join(["# Comparison", *notes, summary, _sections(arms, keys, shown), *_pictures(pictures)]) + "\n"
+    body = [summary, *filter(None, [efficiency.section(ends, shown)]), _sections(arms, keys, shown)]
+    text = "\n\n".join(["# Comparison", *notes, *body, *_pictures(pictures)]) + "\n"
     (output / "table.md").write_text(text, encoding="utf-8")
     _write_csv(output / "table.csv", arms, keys)
     return text

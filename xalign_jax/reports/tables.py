@@ -28,6 +28,8 @@ class Run:
       conditions: by hash, the probe's settings and the data's fingerprint: {"settings": ..., "data": ...}.
       metrics: the rows of `metrics.jsonl`.
       probes: how probes are shown, from `probes.json`.
+      model: its settings.   texts: by language, what identifies its validation texts and their vocabulary. Both are ""
+        and {} where nobody recorded them.
     """
 
     directory: Path
@@ -43,6 +45,17 @@ class Run:
     counts: dict[Key, int] = dataclasses.field(default_factory=dict)
     conditions: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     probes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    model: str = ""
+    texts: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def tokens(self) -> dict[str, int]:
+        """The tokens that the run had read of each language at this step, by its log; languages without any left out."""
+        found: dict[str, int] = {}
+        for row in self.metrics:
+            for name, count in row.items():
+                if name.startswith("tokens/") and count and row["step"] <= self.step:
+                    found[name.removeprefix("tokens/")] = found.get(name.removeprefix("tokens/"), 0) + count
+        return found
 
 
 def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
@@ -71,6 +84,8 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
         settings=_recipe_settings(config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""),
         metrics=read_metrics(directory),
         probes=read_shown(directory),
+        model=json.dumps(environment.get("recipe", {}).get("model", "")),
+        texts=_texts(environment.get("texts", {})),
     )
     # In order of steps, so that later measurements replace earlier ones of the same key.
     rows = sorted(rows, key=lambda row: row["step"])
@@ -87,6 +102,15 @@ def read_runs(directory: Path, needs_results: bool = True) -> list[Run]:
             here = {key: row for key, row in newest.items() if row["step"] == step}
             found.append(_with(dataclasses.replace(empty, stage=name, step=step, early=early), here))
     return found or [empty]
+
+
+def _texts(recorded: Mapping[str, Mapping[str, Mapping[str, str]]]) -> dict[str, str]:
+    """By language, the fingerprints of its validation texts in all tasks. They cover the vocabulary, without clones."""
+    found: dict[str, list[str]] = {}
+    for splits in recorded.values():
+        for language, fingerprint in splits.get("validation", {}).items():
+            found.setdefault(language, []).append(fingerprint)
+    return {language: " ".join(sorted(prints)) for language, prints in found.items()}
 
 
 def _with(run: Run, rows: Mapping[Key, dict[str, Any]]) -> Run:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from xalign_jax.data import corpus as data
 from xalign_jax.data.store import store
 from xalign_jax.data.text.readers import fields_of, languages_of
-from xalign_jax.data.tokens.vocabulary import clone_name
+from xalign_jax.data.tokens.vocabulary import clone_index, clone_name
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Feed, Objective, Probe, ProbedRun, Tree
 from xalign_jax.models.model import Model, Params
@@ -101,6 +101,12 @@ def _check_languages(recipe: Recipe, mixture: store.Mixture) -> None:
     read = sorted(set(mixture.languages) or languages)
     members = [clone_name(base, k) for base in read for k in range(recipe.vocabulary.clones + 1)]
     members += [data.FACTS] if recipe.facts is not None else []
+    # A language of one source is looked for in that source.
+    for name in mixture.named:
+        source, colon, language = name.rpartition(":")
+        there = languages_of([mixture.task_of(source)]) if colon else None
+        if there is not None and (language == "*" or clone_index(language)[0] in there):
+            members.append(name)
     if unknown := [name for name in mixture.named if name not in members]:
         raise UserError(
             f"Mixture.rates names {unknown[0]!r}, which this mixture lacks; members: {', '.join(members) or 'none'}"

@@ -68,6 +68,11 @@ class Meter:
                 raise self._not_finite(step, metrics)
         self._pending.clear()
         row = self._row(fetched)
+        # By source too, where a stream reads several. Steps are counted from 1 here and from 0 in feeds.
+        if self._log is not None:
+            for stream, feed in self._planned.feeds.items():
+                drawn = feed.drawn([step - 1 for step in steps])
+                row |= {f"{stream}/source/{name}": count for name, count in drawn.items()}
         now = time.monotonic()
         # The mean time of a step, by the clock between two flushes; `paused` moves the start.
         seconds, self._since = (now - self._since) / len(steps), now

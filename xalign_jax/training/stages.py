@@ -14,6 +14,7 @@ from xalign_jax.data import corpus as data
 from xalign_jax.data.store import store
 from xalign_jax.data.text.lines import read_lines
 from xalign_jax.data.tokens.vocabulary import blank_tokenizer
+from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batches
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import Recipe, Stage, Stream, resolve
@@ -34,6 +35,11 @@ class StepFeed:
     first_step: int
     first_row: int
     stride: int
+
+    def drawn(self, steps: Sequence[int]) -> dict[str, int]:
+        """How many texts of each source and language the global batches of some updates hold; {} for one source."""
+        first = self.first_row + (np.asarray(steps, np.int64) - self.first_step) * self.stride
+        return self.feed.drawn((first[:, None] + np.arange(self.count)).ravel())
 
     def batch(self, step: int, row_slice: slice) -> dict[str, np.ndarray]:
         """Rows `row_slice` of the global batch of update `step` (counted from 0 over all stages)."""
@@ -122,12 +128,23 @@ def plan(recipe: Recipe, corpus: data.Corpus) -> list[PlannedStage]:
             feed = stream.feed.build(corpus, mixture, stream.batch_size, recipe.seed)
             feeds[stream.name] = StepFeed(feed, stream.batch_size, first, turn[key], strides[key])
             turn[key] += stream.batch_size
+            _check_end(stage, stream.name, feed, cursors[key], strides[key])
         # The stage moves each cursor by all rows of its steps.
         for key, stride in strides.items():
             cursors[key] += stage.steps * stride
         planned.append(PlannedStage(stage, first, first + stage.steps, feeds))
         first += stage.steps
     return planned
+
+
+def _check_end(stage: Stage, stream: str, feed: Batches, first_row: int, stride: int) -> None:
+    """Raise UserError if `Mixture.epochs` leaves a stage without text."""
+    if feed.ends is not None and first_row + stage.steps * stride > feed.ends:
+        steps = max(0, feed.ends - first_row) // stride
+        raise UserError(
+            f"stream {stream}: after {steps:,} of the {stage.steps:,} steps of stage {stage.name}, Mixture.epochs leaves "
+            "no text; raise it, add text, or run fewer steps"
+        )
 
 
 def _cursor(stream: Stream) -> tuple[Any, str]:

@@ -25,6 +25,7 @@ class Tags:
 
     Attributes:
       tokens: the token arrays of the stores, and the tags one after another.
+      tasks: the task of each of these arrays; "" for the tags.
       start, size: (L,) int64, where each language's tag lies in the last array.
     """
 
@@ -32,6 +33,7 @@ class Tags:
         written = tokenizer.encode([tag.replace("{}", language) if tag else "" for language in pairs.languages])
         self.size = np.array([len(ids) for ids in written])
         self.start = np.cumsum(self.size) - self.size
+        self.tasks = [*pairs.tasks, ""]
         self.tokens = [*pairs.tokens, np.concatenate(written).astype(np.int32)]
 
 
@@ -89,7 +91,7 @@ class GroupLines(Numbered):
         pairs = examples.pairs
         self._examples, self._tags, self._lines, self._side, self._seed = examples, tags, lines, side, seed
         self._pivot, self._shuffled = -1 if pivot is None else pairs.languages.index(pivot), shuffled
-        self.tokens, self.languages, self.rows = tags.tokens, pairs.languages, examples.rows
+        self.tokens, self.tasks, self.languages, self.rows = tags.tokens, tags.tasks, pairs.languages, examples.rows
         self.report, self.degrees = pairs.report, pairs.degrees
 
     def drawn_by(self, mixture: Mixture) -> GroupLines:
@@ -186,7 +188,7 @@ class Interleaved(Numbered):
         # (base_size,) bool: a piece that ends a sentence, and one that begins a word.
         self._ends = np.array([text.endswith(SENTENCE_ENDS) for text in tokenizer.texts])
         self._begins = word_flags(tokenizer) % 2 > 0
-        self.tokens, self.languages = tags.tokens, pairs.languages
+        self.tokens, self.tasks, self.languages = tags.tokens, tags.tasks, pairs.languages
         self.report, self.degrees = pairs.report | {"windows": int(self._first[-1])}, pairs.degrees
 
     def drawn_by(self, mixture: Mixture) -> Interleaved:

@@ -24,6 +24,7 @@ class Members:
       key: (C,) uint64, the key that each text's orders are drawn from.
       tokens: the token arrays of all texts, one text after another.
       starts: for each of them `Store.word_start`.
+      tasks: the task of each of these arrays; "" for the facts.
       arrays: (C + 1,) int64, text c has tokens[arrays[c]] to tokens[arrays[c + 1] - 1].
     """
 
@@ -40,8 +41,30 @@ class Members:
         self.key = np.stack([hash64(seed, "text", text) for text in texts])
         self.tokens = [tokens for member in self.texts for tokens in member.tokens]
         self.starts = [starts for member in self.texts for starts in member.starts]
+        self.tasks = [task for member in self.texts for task in member.tasks or [""] * len(member.tokens)]
         self.arrays = np.cumsum([0, *(len(member.tokens) for member in self.texts)])
 
     def blocks(self, seed: int) -> Blocks:
         """Which member each row belongs to."""
         return Blocks(self.rows.counts, self.cursor, seed, self.rows.start)
+
+
+def by_source(
+    tasks: Sequence[str], languages: Sequence[str], store: np.ndarray, language: np.ndarray
+) -> dict[str, int]:
+    """How often each source and language occur among some texts; {} if all arrays belong to one task.
+
+    Args:
+      tasks: the task of each token array; "" for the facts, which are left out.
+      store, language: (I,) int64, each text's token array, and its index in `languages`.
+    """
+    if len({*tasks} - {""}) < 2:
+        return {}
+    # (I,) -> one number for each pair of array and language.
+    pairs, counts = np.unique(store * len(languages) + language, return_counts=True)
+    found: dict[str, int] = {}
+    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        if task := tasks[pair // len(languages)]:
+            name = f"{task}:{languages[pair % len(languages)]}"
+            found[name] = found.get(name, 0) + count
+    return found

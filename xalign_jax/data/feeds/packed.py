@@ -251,6 +251,8 @@ def group_index(feed: Any, corpus: Corpus, mixture: Mixture, split: str, choice:
       UserError: no text has the translations that the choice asks for, or the texts lack one of its languages.
     """
     name = type(feed).__name__
+    if by_source := [member for member in mixture.named if ":" in member]:
+        raise UserError(f"Mixture.rates names {by_source[0]!r}: a {name} draws pairs by language, so name languages")
     # Groups are of base languages, because clones have no texts of their own.
     languages = {member.text for member in corpus.members(mixture, split)}
     stores = [
@@ -304,7 +306,7 @@ def _whole(
       UserError: rates would choose among the texts of a group, or a batch does not hold the largest group.
     """
     name = type(feed).__name__
-    for setting, plain in (("rates", ()), ("alpha", 1.0), ("cap", None)):
+    for setting, plain in (("rates", ()), ("alpha", 1.0), ("cap", None), ("epochs", None)):
         if (value := getattr(mixture, setting)) != plain:
             raise UserError(
                 f"Mixture.{setting} = {value!r}: {name}.whole_groups takes all texts of a group, so rates cannot choose "

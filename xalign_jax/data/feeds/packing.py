@@ -10,15 +10,15 @@ Where whole groups must stay in one batch, a block is a batch. It holds as many 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from xalign_jax.data.feeds.members import by_source
 from xalign_jax.data.sampling.hashing import hash64
-from xalign_jax.data.sampling.mixing import MemberRows
+from xalign_jax.data.sampling.mixing import BLOCK, MemberRows
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.interfaces import Batches
 
@@ -63,6 +63,7 @@ class Source(Protocol):
 
     Attributes:
       tokens: arrays of base ids, (N,) each.
+      tasks: the task of each of these arrays; "" for the facts.
       languages: their names.
       unit: "texts", "pairs", "documents" or "windows", the unit of the counts.
       units: how many units an item has.
@@ -73,6 +74,7 @@ class Source(Protocol):
     """
 
     tokens: list[np.ndarray]
+    tasks: list[str]
     languages: tuple[str, ...]
     unit: str
     units: int
@@ -188,7 +190,9 @@ class PackedRows(Batches):
         self._row_units = source.units * self.block_size / self.block_rows
         if mixture.changes:
             source = source.drawn_by(mixture.in_rows(lambda row: round(row * self._row_units)))
-        self._source, self.lowered = source, source.rows.lowered
+        self._source, self.lowered, units = source, source.rows.lowered, source.rows.ends
+        # In the last block of rows, some units may lie beyond the end.
+        self.ends = None if units is None else units // source.units // self.block_size * self.block_rows
         blocks = {"groups a step": self.block_size} if source.whole_groups else {"rows a block": self.block_rows}
         self.report = {**source.report, **blocks, "percent filled": round(100 * filled)}
         self.report |= {"groups by languages": dict(source.degrees)} if source.degrees else {}
@@ -201,6 +205,22 @@ class PackedRows(Batches):
     def shares(self, row: int) -> dict[str, float]:
         """The share of each member of the units around a row."""
         return self._source.rows.shares(int(row * self._row_units))
+
+    def drawn(self, number: np.ndarray) -> dict[str, int]:
+        """Texts of each source and language in the units around rows `number` (B,) int64; {} for one source."""
+        if len({*self._source.tasks} - {""}) < 2:
+            return {}
+        block, row = np.divmod(number, self.block_rows)
+        found = []
+        for name in np.unique(block).tolist():
+            items, mine = self._source.block(name, self.block_size), row[block == name]
+            # (B,) rows -> the items that a row of mean size holds, so that no block need be packed again.
+            edges = np.stack([mine, mine + 1]) * len(items.store) // self.block_rows
+            chosen = ranges(edges[0], edges[1] - edges[0])
+            real = items.size[chosen] > 0
+            found.append((items.store[chosen][real], items.language[chosen][real]))
+        store, language = (np.concatenate(column) for column in zip(*found, strict=True))
+        return by_source(self._source.tasks, self.languages, store, language)
 
     def batch(self, first_row: int, row_slice: slice) -> Batch:
         """Rows `row_slice` of the batch of `rows` rows that begins at `first_row`.
@@ -265,7 +285,13 @@ class PackedRows(Batches):
     def _measure(self, sources: Sequence[Source]) -> tuple[int, int, float]:
         """The numbers of a block, the rows that hold nearly all items of each sampled one, and the filled share."""
         count, rows, sizes = 0, [], []
-        for source, block in itertools.product(sources, range(_SAMPLE)):
+        # Where texts end after their epochs, later blocks hold other texts than the first ones.
+        places = [
+            (source, block)
+            for source in sources
+            for block in sorted({*range(_SAMPLE), *(source.rows.changes * BLOCK // ITEMS + 1).tolist()})
+        ]
+        for source, block in places:
             sizes.append(self._sizes(source.block(block, ITEMS)))
             rows.append(pack(sizes[-1], self._form.length, self._form.slots)[0])
             # (rows,): items that are left over if the block ends with this row.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from xalign_jax.data.corpus import FACTS, Member
 from xalign_jax.data.feeds.members import Members
 from xalign_jax.data.feeds.packing import Items, Numbered, ranges
 from xalign_jax.data.sampling.hashing import hash64, permute, uniform
+from xalign_jax.data.sampling.limits import limited_rows
 from xalign_jax.data.sampling.mixing import Blocks, Epochs, MemberRows, member_rows
 from xalign_jax.data.store.store import Mixture, Store
 from xalign_jax.errors import UserError
@@ -33,9 +34,12 @@ class Pieces(Numbered):
 
     def __init__(self, members: Sequence[Member], mixture: Mixture, most: int, seed: int) -> None:
         pieces = {member.name: sum(int(_cuts(s, most).sum()) for s in _sizes(member)) for member in members}
-        self.rows = member_rows(pieces, mixture, only_explicit=(FACTS,))
+        self._texts = {member.name: member.text for member in members}
+        self._pieces = pieces
+        self.rows = self._drawn(mixture)
         self._most, self._members = most, Members(members, self.rows, seed)
         self.languages, self.tokens = self._members.languages, self._members.tokens
+        self.tasks = self._members.tasks
         # (D,) documents of all arrays: first token, tokens without eos. `_first` (D + 1,): each document's first piece.
         offsets = [offsets for member in self._members.texts for offsets in member.offsets]
         self._starts = np.concatenate([offset[:-1] for offset in offsets])
@@ -45,7 +49,6 @@ class Pieces(Numbered):
         self._first = np.cumsum(np.concatenate([[0], *(_cuts(size, most) for size in sizes)]))
         # (C + 1,): the first piece of each text, by way of its first token array and that array's first document.
         first = self._first[self._store_documents[self._members.arrays]]
-        self._pieces = pieces
         self._epochs = Epochs(self._members.blocks(seed), first[:-1], np.diff(first), self._members.key)
         every = int(np.count_nonzero(np.concatenate([np.diff(offset) for offset in offsets]) > 1))
         used = int(np.count_nonzero(self._sizes))
@@ -53,10 +56,15 @@ class Pieces(Numbered):
         if mixture.where:
             self.report["left out by Mixture.where"] = every - used
 
+    def _drawn(self, mixture: Mixture) -> MemberRows:
+        """Pieces of each member in the blocks of a mixture. A piece is a row of its text."""
+        items = {text: self._pieces[name] for name, text in self._texts.items()}
+        return limited_rows(self._pieces, mixture, self._texts, items, only_explicit=(FACTS,))
+
     def drawn_by(self, mixture: Mixture) -> Pieces:
         """A copy that draws the same members at other rates."""
         other = copy.copy(self)
-        other.rows = member_rows(self._pieces, mixture, only_explicit=(FACTS,))
+        other.rows = self._drawn(mixture)
         other._epochs = with_rows(self._epochs, self.rows.names, other.rows)
         return other
 
@@ -110,7 +118,7 @@ class Pairs:
     """D documents that have a translation, sorted by group, then language, and a way to draw a partner for each.
 
     Attributes:
-      tokens: token arrays of the stores.
+      tokens, tasks: token arrays of the stores, and the task of each.
       languages: all languages of the stores, sorted.
       report: counts of documents: used, empty, without a translation.
       degrees: {n: number of groups that have texts in n languages}, whether they are used or not.
@@ -125,7 +133,7 @@ class Pairs:
     """
 
     def __init__(self, stores: Sequence[Store], choice: Choice, where: Any = ()) -> None:
-        self.tokens = [store.tokens for store in stores]
+        self.tokens, self.tasks = [store.tokens for store in stores], [store.task for store in stores]
         self.languages = tuple(sorted({store.language for store in stores}))
         self.first = _directions(self.languages, choice)
         self._allowed = self.first | self.first.T
@@ -241,7 +249,7 @@ class PairExamples:
             raise UserError(
                 f"Mixture.rates gives {lacking[0]!r} a rate, but no text in it has a translation; remove it"
             )
-        self.rows = member_rows(texts, mixture)
+        self.rows = _drawn_pairs(texts, mixture)
         self.pairs, self._seed, self._texts = pairs, seed, texts
         # Each language is a cursor over its part of `by_language`.
         names = self.rows.names
@@ -254,7 +262,7 @@ class PairExamples:
     def drawn_by(self, mixture: Mixture) -> PairExamples:
         """A copy that draws the same languages at other rates."""
         other = copy.copy(self)
-        other.rows = member_rows(self._texts, mixture)
+        other.rows = _drawn_pairs(self._texts, mixture)
         other._epochs = with_rows(self._epochs, self.rows.names, other.rows)
         return other
 
@@ -266,6 +274,11 @@ class PairExamples:
     def first(self, number: np.ndarray) -> np.ndarray:
         """The first document of the examples with these numbers; (I,) int64 both."""
         return self.pairs.by_language[self._epochs.locate(number).item]
+
+
+def _drawn_pairs(texts: Mapping[str, int], mixture: Mixture) -> MemberRows:
+    """Pairs of each language in the blocks of a mixture. `texts`: the documents of each language."""
+    return limited_rows(texts, mixture, {name: name for name in texts}, texts)
 
 
 class PairItems(Numbered):
@@ -288,6 +301,7 @@ class PairItems(Numbered):
         self._examples, self._views, self._side, self._seed, self._reverse = examples, views, side, seed, reverse
         self.units = 2 if mixup else 1
         self.tokens, self.languages = examples.pairs.tokens, examples.pairs.languages
+        self.tasks = examples.pairs.tasks
         self.report, self.rows, self.degrees = examples.pairs.report, examples.rows, examples.pairs.degrees
 
     def drawn_by(self, mixture: Mixture) -> PairItems:
@@ -344,7 +358,8 @@ class WholeGroups:
     def __init__(self, pairs: Pairs, side: int, seed: int, items: PairItems | None) -> None:
         self._pairs, self._side, self._seed, self._items = pairs, side, seed, items
         self.unit = "texts" if items is None else "pairs"
-        self.tokens, self.languages, self.degrees = pairs.tokens, pairs.languages, pairs.degrees
+        self.tokens, self.tasks = pairs.tokens, pairs.tasks
+        self.languages, self.degrees = pairs.languages, pairs.degrees
         self.report = {**pairs.report, "groups": len(pairs.group_first)}
         self.rows = member_rows(dict(zip(pairs.languages, pairs.per_language.tolist(), strict=True)), Mixture())
 

@@ -7,6 +7,7 @@ state exists. Rows are numbered endlessly, and any slice of a batch equals the s
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import gin
@@ -15,12 +16,13 @@ import numpy as np
 from xalign_jax.data.corpus import FACTS
 from xalign_jax.data.feeds.codeswitch import COUNTS, Switch, Switched, Table, build_table, switch, unswitched
 from xalign_jax.data.feeds.documents import GroupFeed, InterleavedFeed
-from xalign_jax.data.feeds.members import Members
+from xalign_jax.data.feeds.members import Members, by_source
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed, reads
 from xalign_jax.data.feeds.packing import Batch, blank
 from xalign_jax.data.feeds.words import PieceFeed, WordFeed
 from xalign_jax.data.sampling.hashing import hash64
-from xalign_jax.data.sampling.mixing import Epochs, member_rows
+from xalign_jax.data.sampling.limits import limited_rows
+from xalign_jax.data.sampling.mixing import Epochs
 from xalign_jax.data.store.remote import take_windows
 from xalign_jax.data.tokens.words import split_words
 from xalign_jax.errors import UserError
@@ -90,7 +92,9 @@ class WindowFeed(Feed):
         members = corpus.members(mixture, split)
         # Rates are shares of rows, and all rows have the same length, so members count by their tokens.
         sizes = {member.name: member.size for member in members}
-        used = Members(members, member_rows(sizes, mixture, only_explicit=(FACTS,)), seed)
+        text = {member.name: member.text for member in members}
+        windows = {member.text: _windows_of(member.tokens, self.length) for member in members}
+        used = Members(members, limited_rows(sizes, mixture, text, windows, only_explicit=(FACTS,)), seed)
         switching = _switching(self.switch, self.length, corpus, used)
         return Windows(self.length, rows, corpus.tokenizer, used, seed, switching)
 
@@ -160,7 +164,7 @@ class Windows(Batches):
                     f"Mixture.rates: {member.name!r} has {member.size} tokens, too few for one window of "
                     f"WindowFeed.length = {length} tokens; give it rate 0, more text or a shorter window"
                 )
-        self.lowered = members.rows.lowered
+        self.lowered, self.ends = members.rows.lowered, members.rows.ends
         self._written = tokenizer.clone_table
         self._eos, self._bos, self._pad = tokenizer.eos, tokenizer.bos, tokenizer.pad or 0
 
@@ -189,6 +193,11 @@ class Windows(Batches):
         cuts = range(0, max(1, len(number)), step)
         parts = [self._some_rows(*(column[at : at + step] for column in windows)) for at in cuts]
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts[1:] else parts[0]
+
+    def drawn(self, number: np.ndarray) -> dict[str, int]:
+        """Rows of each source and language among rows `number` (B,) int64; {} for one source."""
+        member, _, store, _ = self.windows(number)
+        return by_source(self._members.tasks, self.languages, store, self._members.language[member])
 
     def windows(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Member, epoch, store (counted over all texts) and first token of rows (B,); each (B,) int64."""
@@ -302,6 +311,11 @@ def _segments(border: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # (S,) -> (B * T,): every token has its segment's number, and its distance from the segment's start.
     positions = np.arange(border.size, dtype=np.int32) - np.repeat(start, size)
     return positions.reshape(border.shape), np.repeat(number, size).reshape(border.shape)
+
+
+def _windows_of(tokens: Sequence[np.ndarray], length: int) -> int:
+    """The windows of a text, which lies in several arrays of tokens (N,)."""
+    return int(_window_table(np.array([len(array) for array in tokens], np.int64), length)[1][-1])
 
 
 def _window_table(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -62,7 +62,8 @@ def member_rates(
     Args:
       tokens: member -> number of tokens (or of other units) that its text has.
       explicit: `Mixture.rates` as (member, rate) pairs, see `check_rates`. Members that it does not name have rate 0.
-        If it is empty, rates are proportional to tokens^alpha.
+        "SOURCE:*" stands for the members of that source that it does not name, in proportion to their tokens. If it is
+        empty, rates are proportional to tokens^alpha.
       alpha: 1 proportional, 0 uniform (Conneau et al. 2020, section 3.1, use 0.3).
       only_explicit: members that join only when `explicit` names them.
     Raises:
@@ -71,7 +72,7 @@ def member_rates(
     known = ", ".join(tokens) or "none"
     if explicit:
         # Given rates are taken as they are; otherwise only members with text take part.
-        rates = {name: float(rate) for name, rate in explicit}
+        rates = _spread({name: float(rate) for name, rate in explicit}, tokens)
         unknown = [name for name in rates if name not in tokens]
         if unknown:
             raise UserError(f"Mixture.rates names {unknown[0]!r}, which this mixture lacks; members: {known}")
@@ -84,6 +85,16 @@ def member_rates(
     if empty:
         raise UserError(f"Mixture.rates gives {empty[0]!r} a rate, but it has no text; remove it or add text")
     return {name: rates.get(name, 0.0) / total for name in tokens}
+
+
+def _spread(rates: dict[str, float], tokens: Mapping[str, int]) -> dict[str, float]:
+    """Rates with each "SOURCE:*" divided among its members, by their tokens. One without members stays as it is."""
+    found = {name: rate for name, rate in rates.items() if not name.endswith(":*")}
+    for name in rates.keys() - found.keys():
+        mine = [one for one in tokens if one.startswith(name[:-1]) and one not in rates and tokens[one]]
+        total = sum(tokens[one] for one in mine)
+        found |= {one: rates[name] * tokens[one] / total for one in mine} if mine else {name: rates[name]}
+    return found
 
 
 def block_counts(rates: Mapping[str, float], explicit: bool, where: str = "") -> np.ndarray:
@@ -103,7 +114,7 @@ def block_counts(rates: Mapping[str, float], explicit: bool, where: str = "") ->
     # Raising a member takes rows from the others and may leave another one without, so repeat until none lacks a row.
     while True:
         others = np.where(single, 0.0, share)
-        counts = single + _largest_remainder(others * ((BLOCK - single.sum()) / others.sum()))
+        counts = single + largest_remainder(others * ((BLOCK - single.sum()) / others.sum()))
         lacking = (share > 0) & (counts == 0)
         if not lacking.any():
             return counts
@@ -139,12 +150,16 @@ class MemberRows:
       start: (P,) int64, the first block of each stretch; the first is 0, and the last stretch does not end.
       counts: (P, M) int64, rows of each member in each block of a stretch; lines sum to BLOCK.
       lowered: a part of a sentence for each member whose rate `Mixture.cap` lowers.
+      ends: the first row for which `Mixture.epochs` leaves no text; None if there always is some.
+      changes: (N,) int64, the blocks from which a text has no more rows because of `Mixture.epochs`.
     """
 
     names: tuple[str, ...]
     start: np.ndarray
     counts: np.ndarray
     lowered: tuple[str, ...] = ()
+    ends: int | None = None
+    changes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
     def rates(self, row: int) -> dict[str, float]:
         """The share of each member in the block of a row; {} where it is the same in all blocks."""
@@ -169,8 +184,8 @@ def member_rows(sizes: Mapping[str, int], mixture: Mixture, only_explicit: Seque
     # Members with rows at any point take part; elsewhere no other member has a rate.
     drawn = np.flatnonzero(course.at_points.any(axis=0))
     names = tuple(np.array(list(sizes))[drawn].tolist())
-    # Raising small rates to one row is for rates that follow from sizes. Such rates are given by alpha or by a cap.
-    explicit = course.explicit and mixture.cap is None
+    # Raising small rates to one row is for rates that follow from sizes: by alpha, by a cap, or within a source.
+    explicit = course.explicit and mixture.cap is None and not any(name.endswith(":*") for name in mixture.named)
     start, counts = [], []
     for first, last, steady in _stretches(course):
         if steady:
@@ -189,7 +204,7 @@ def member_rows(sizes: Mapping[str, int], mixture: Mixture, only_explicit: Seque
                 counts.append(block_counts(dict(zip(names, share.tolist(), strict=True)), explicit=False))
                 continue
             due = np.maximum(share * BLOCK + owed / (there - here), 0.0)
-            counts.append(_largest_remainder(due * (BLOCK / due.sum())))
+            counts.append(largest_remainder(due * (BLOCK / due.sum())))
             owed += (share * BLOCK - counts[-1]) * (there - here)
     return MemberRows(names, np.array(start, np.int64), np.stack(counts), course.lowered)
 
@@ -295,7 +310,7 @@ def _stretches(course: _Course) -> list[tuple[int, int, bool]]:
     return [*found, (edges[-1], edges[-1] + 1, True)]
 
 
-def _largest_remainder(exact: np.ndarray) -> np.ndarray:
+def largest_remainder(exact: np.ndarray) -> np.ndarray:
     """(M,) float64 with a whole sum -> (M,) int64 with the same sum, each entry rounded up or down."""
     # Round down (a rounding error below a whole number does not count), then add 1 to the largest remainders.
     counts = np.floor(exact + 1e-9).astype(np.int64)

@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -87,11 +88,7 @@ def _open_tasks(
 ) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
     """Readers by task, and the stamps of all tasks and of the user's modules, taken before anything is read."""
     of_modules, code = [], b""
-    for name in modules:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise UserError(f"Recipe.modules: cannot import {name!r}: {error}") from None
+    for module in import_modules(modules):
         if module.__file__:
             # The code of the user's modules is part of the fingerprint of seqio tasks.
             of_modules.append(stamp_file(module.__file__))
@@ -99,6 +96,17 @@ def _open_tasks(
     digest = hashlib.sha256(code).hexdigest() if code else ""
     readers = {task: source_reader(task) or open_task(task, digest) for task in dict.fromkeys(tasks)}
     return readers, [*of_modules, *(stamp for reader in readers.values() for stamp in reader.stamps())]
+
+
+def import_modules(names: Sequence[str]) -> list[ModuleType]:
+    """The user's modules, which register tasks. Raises UserError for one that cannot be imported."""
+    found = []
+    for name in names:
+        try:
+            found.append(importlib.import_module(name))
+        except ModuleNotFoundError as error:
+            raise UserError(f"Recipe.modules: cannot import {name!r}: {error}") from None
+    return found
 
 
 def _path_stamps(path: str) -> list[tuple[str, ...]]:

@@ -1,8 +1,9 @@
-"""Vocabularies and their clones: id i of clone language k is i + k * V.
+"""Vocabularies and their clones: id i of clone language k is i + k * V, or closer together with `compact`.
 
 A clone language has the words of its base language under other ids (PreAlign's English-Clone; Schäfer et al. 2024,
 "Language Imbalance Can Boost Cross-lingual Generalisation"). All clones share the specials, or with `clone_specials`
-each has its own; both conventions are published. With `anchors` the clones also share some ordinary pieces.
+each has its own; both conventions are published. With `anchors` the clones also share some ordinary pieces. Then i + k * V
+is a row that no text uses, for each shared i. `compact` numbers only the pieces of a clone that are not shared.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Vocabulary:
       lowercase: train with case folding.
       clones: number of clone languages of each base language.
       clone_specials: False shares all specials, True clones all but pad.
-      anchors: share of the ordinary pieces that all clones share.
+      anchors: share of the ordinary pieces that all clones share, which are drawn at random.
+      anchor_seed: selects these pieces. With one seed, a larger share includes a smaller one.
+      compact: no rows for clones of shared pieces. They would take part in every softmax, and no text contains them.
       tie_clones: a clone's rows use the parameters of the base rows (the oracle).
       rows: rows of the model's table; None = one for each id, rounded up to a multiple of 128.
       words: "icu" finds the words of scripts without spaces by ICU's dictionaries (extra `words`). Pieces of a
@@ -65,6 +68,8 @@ class Vocabulary:
     tie_clones: bool = False
     rows: int | None = None
     words: str | None = None
+    anchor_seed: int = 0
+    compact: bool = False
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -81,7 +86,7 @@ class Vocabulary:
         if self.words and self.kind == "ids":
             raise UserError('Vocabulary.words finds words in text, and a vocabulary of kind "ids" has none')
         at_least_one(self, "size", "rows")
-        within(self, "[0, inf)", "clones")
+        within(self, "[0, inf)", "clones", "anchor_seed")
         within(self, "[0, 1]", "anchors")
 
     @property
@@ -122,7 +127,8 @@ class Tokenizer:
     """Text to base ids, base ids to the ids of a clone, and back.
 
     Attributes:
-      size: rows of the model's table: `Vocabulary.rows`, or (clones + 1) * base_size rounded up to a multiple of 128.
+      size: rows of the model's table: `Vocabulary.rows`, or the number of ids rounded up to a multiple of 128.
+      ids: ids of the vocabulary and its clones: (clones + 1) * base_size, or fewer with `Vocabulary.compact`.
       base_size: pieces of the base vocabulary, V.
       pad, eos, unk, bos, mask: base ids; None if the vocabulary lacks the special.
       word_start: (V,) bool, the piece begins a word; also true for specials and punctuation.
@@ -139,13 +145,20 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self.base_size = pieces.size
         self.clones = vocabulary.clones
-        self.size = self._rows()
         self.pad, self.eos, self.unk, self.bos, self.mask = (
             pieces.specials[name] for name in ("pad", "eos", "unk", "bos", "mask")
         )
         self.word_start = pieces.word_start
         self.standalone = pieces.standalone
         self.shared = self._shared()
+        # (V,) int64: how far a clone's id of each piece lies above the clone's first row, which is k * `_step`.
+        own = ~self.shared
+        self._step = int(own.sum()) if vocabulary.compact else self.base_size
+        self._place = (
+            np.cumsum(own) - 1 + self.base_size - self._step if vocabulary.compact else np.arange(self.base_size)
+        )
+        self.ids = self.base_size + self.clones * self._step
+        self.size = self._rows()
         # All rows are special until text can contain them: ordinary pieces, and their clones.
         self.special = np.ones(self.size, bool)
         for k in range(self.clones + 1):
@@ -158,12 +171,15 @@ class Tokenizer:
         elif pieces.border is not None:
             raise UserError('Vocabulary.path: the vocabulary was trained with Vocabulary.words = "icu"; bind it again')
         # Settings of clones count only if there are clones, so that they do not change other fingerprints.
-        clones = [self.clones, vocabulary.clone_specials, vocabulary.anchors] if self.clones else []
+        clones: list[int | float] = [self.clones, vocabulary.clone_specials, vocabulary.anchors] if self.clones else []
+        # Newer settings count only where they are used, for the same reason.
+        newer = [vocabulary.anchor_seed if vocabulary.anchors else 0, vocabulary.compact]
+        clones += newer if self.clones and any(newer) else []
         self.fingerprint = hashlib.sha256(json.dumps([self.base_fingerprint, clones]).encode()).hexdigest()[:16]
 
     def _rows(self) -> int:
         """Rows of the model's table. Raises UserError if there are too many, or fewer than ids."""
-        ids, rows = (self.clones + 1) * self.base_size, self.vocabulary.rows
+        ids, rows = self.ids, self.vocabulary.rows
         if not 0 < max(ids, rows or 0) <= MOST_IDS:
             raise UserError(f"Vocabulary.clones, .rows: {max(ids, rows or 0)} ids; at most {MOST_IDS}")
         if rows is not None and rows < ids:
@@ -176,7 +192,7 @@ class Tokenizer:
         if self.vocabulary.clone_specials:
             shared = np.arange(self.base_size) == (-1 if self.pad is None else self.pad)
         # The anchors are the first ordinary pieces of a fixed random order: more anchors include fewer ones.
-        ordinary = np.random.default_rng(0).permutation(np.flatnonzero(~control))
+        ordinary = np.random.default_rng(self.vocabulary.anchor_seed).permutation(np.flatnonzero(~control))
         shared[ordinary[: round(self.vocabulary.anchors * ordinary.size)]] = True
         return shared
 
@@ -286,14 +302,14 @@ class Tokenizer:
         """The text of ids. A clone's ids give the base text; specials and unused rows give nothing."""
         # (n,) ids -> ids that have a piece -> base ids without control pieces.
         rows = np.asarray(ids, np.int64).reshape(-1)
-        base = self.unclone(rows[rows < (self.clones + 1) * self.base_size])
+        base = self.unclone(rows[rows < self.ids])
         return self._pieces.decode(base[~self._pieces.control[base]].tolist())
 
     def clone(self, ids: np.ndarray | np.int32, k: int | np.ndarray) -> np.ndarray:
         """Base ids as clone k writes them, int32; k = 0 leaves them as they are. `ids` and `k` broadcast together."""
         ids = np.asarray(ids, np.int32)
-        shift = np.asarray(k, np.int32) * np.int32(self.base_size)
-        return np.where(self.shared[ids], ids, ids + shift)
+        k = np.asarray(k, np.int32)
+        return np.where(self.shared[ids] | (k == 0), ids, self._place[ids] + k * np.int32(self._step)).astype(np.int32)
 
     @functools.cached_property
     def clone_table(self) -> np.ndarray:
@@ -302,7 +318,17 @@ class Tokenizer:
 
     def unclone(self, ids: np.ndarray) -> np.ndarray:
         """The base ids of ids of any clone, int32, same shape."""
-        return (np.asarray(ids) % self.base_size).astype(np.int32)
+        if not self.vocabulary.compact:
+            return (np.asarray(ids) % self.base_size).astype(np.int32)
+        return self._bases[ids]
+
+    @functools.cached_property
+    def _bases(self) -> np.ndarray:
+        """(size,) int32: the base id of each row; 0 for rows that no text contains."""
+        bases = np.zeros(self.size, np.int32)
+        for k in range(self.clones, -1, -1):
+            bases[self.clone_table[k]] = np.arange(self.base_size)
+        return bases
 
     def language_rows(self, k: int) -> np.ndarray:
         """(size,) bool: the rows that text of clone k may contain, which are its own and the shared ones."""

@@ -35,7 +35,9 @@ class Perplexity(Probe):
     title: ClassVar[str] = "Language model"
     columns: ClassVar[Mapping[str, Column]] = {
         "perplexity": Column("perplexity", headline=True, per_token=True, short="ppl"),
-        "perplexity_in_language": Column("in-language perplexity", headline=True, per_token=True, short="own_ppl"),
+        "perplexity_in_language": Column(
+            "in-language perplexity", headline=True, per_token=True, short="own_ppl", efficiency=True
+        ),
         "bits_per_byte": Column("bits/byte", headline=True, short="bits"),
     }
 
