@@ -1,6 +1,6 @@
 """seqio registrations: importing this package registers every task, and downloads nothing.
 
-Ready tasks are in monolingual.py, parallel.py, multiway.py and evaluation.py; clones.py makes tasks of cloned languages.
+Ready tasks are in monolingual.py, parallel.py, multiway.py and evaluation.py; clones.py mixes a language and its clones.
 
 Text tasks yield `text`, `language` and `group_id` (strings of rank 0) in the splits train and validation. `group_id` is
 equal for texts that translate each other, and "" if nothing is known. To add your own task, call `register_text` or a

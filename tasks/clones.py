@@ -1,4 +1,4 @@
-"""A language and its clones as a seqio Mixture, for pipelines outside of this package (T5X). Recipes name `en_clone`."""
+"""A language and its clones as a seqio Mixture, for pipelines outside of this package. Recipes name `en_clone`."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def read_tei(path: str, languages: tuple[str, ...]) -> Iterator[list[tuple[int, 
 
 
 def _headwords(entry: Any) -> Iterator[Any]:
-    """The <orth> elements of an entry's forms. Inflected forms are left out: their translations would be inflected too."""
+    """The <orth> elements of an entry. Inflected forms are left out, because the translations are not inflected."""
     for form in entry.iterchildren("{*}form"):
         for orth in form.iter("{*}orth"):
             around = (above.get("type") or "" for above in orth.iterancestors("{*}form"))

@@ -30,8 +30,8 @@ _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # a data set on the Hub
 class HubTables(ArrowTables):
     """Data sets by name or folder. Columns are chosen as for Parquet files; errors name rows, counted from 1.
 
-    A column may name its configuration: ("de", "20231101.de:text"). Rows of two configurations translate each other only
-    if `group` names a column of ids that both have.
+    A column may name its configuration: ("de", "20231101.de:text"). Rows of two configurations translate each other
+    only if `group` names a column of ids that both have.
 
     Attributes:
       config: the configuration of columns that name none. None = the data set's only or default one.

@@ -1,4 +1,4 @@
-"""Files of object stores (gs://, s3://, hf:// and others), read through fsspec. Other paths are files of this machine."""
+"""Files of object stores (gs://, s3://, hf:// and others), read through fsspec. Other paths are local files."""
 
 from __future__ import annotations
 
