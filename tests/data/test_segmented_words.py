@@ -174,7 +174,9 @@ def test_stores_say_where_words_begin(tmp_path):
     found = {tokenizer.decode(np.array(ids)).strip() for ids in types}
     assert found <= {"ファイル", "開く", "設定", "画面", "を"}
     # Every word but "を" is in the dictionary.
-    assert statistics.covered(corpus, statistics.coverage(corpus)) == ["coverage of running words (training text of ja): 53.3%"]
+    assert statistics.covered(corpus, statistics.coverage(corpus)) == [
+        "coverage of running words (training text of ja): 53.3%"
+    ]
 
 
 def test_without_the_setting_nothing_changes(tmp_path):

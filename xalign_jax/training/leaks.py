@@ -34,7 +34,7 @@ class _Wanted(NamedTuple):
     """A text to look for.
 
     Attributes:
-      source: the file, or the task and language of validation text.
+      source: the file, or the task of validation text.
       line: its line in the file; 0 for validation text.
       task: of validation text, which may be in the training text of this task; "" for files.
       text: in the form of `comparable`.
@@ -65,7 +65,7 @@ def check(recipe: Recipe, corpus: CorpusView, action: str) -> None:
 
 
 def leaks(recipe: Recipe, corpus: CorpusView, looked: int | None = None) -> list[str]:
-    """A line for each file, and for each validation text, of which some is in the training text.
+    """A line for each file, and for each task with validation text, of which some is in the training text.
 
     Args:
       looked: tokens that are looked at, in equal shares of the languages of all tasks; None = all. Results are kept in
@@ -119,10 +119,10 @@ def _of_files(recipe: Recipe, tokenizer: Tokenizer) -> Iterator[_Wanted]:
 def _of_validation(corpus: CorpusView) -> Iterator[_Wanted]:
     """Validation texts, which are looked for in the training text of other tasks."""
     for task, splits in corpus.stores.items():
-        for language, store in splits.get("validation", {}).items() if len(corpus.stores) > 1 else ():
+        for store in splits.get("validation", {}).values() if len(corpus.stores) > 1 else ():
             for batch in stored.texts(corpus.tokenizer, store, HELD_OUT):
                 for text in batch:
-                    yield _Wanted(f"{task}, validation text in {language}", 0, task, text, text[:_SHOWN])
+                    yield _Wanted(f"{task}, validation text", 0, task, text, text[:_SHOWN])
 
 
 def _look(wanted: list[_Wanted], corpus: CorpusView, near: float | None, looked: int | None) -> list[str]:
