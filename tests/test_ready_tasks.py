@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.data.store.prepare import run
-from xalign_jax.data.store.store import Vocabulary, open_stores, open_tokenizer
+from xalign_jax.data.store.store import Texts, Vocabulary, open_stores, open_tokenizer
 from xalign_jax.data.text.lines import is_language
 from xalign_jax.errors import UserError
 from xalign_jax.preparing import open_task
@@ -88,13 +88,14 @@ def test_live_examples_are_the_documents_of_the_store(mocked, tmp_path, name):
     reader = tasks.open_task(name)
     for split in ("train", "validation"):
         assert [tuple(example.document)[:3] for example in reader.read(split)] == live(name, split)
-    run(BYTES, [name], [], tmp_path, open_task)
+    texts = Texts(BYTES, (name,), tmp_path)
+    run(texts, [], open_task)
     task = tasks.seqio_task(name, BYTES, cache=tmp_path)
     rows = task.get_dataset(sequence_length=None, split="validation", shuffle=False).as_numpy_iterator()
     tokens = [(row["language"].decode(), tuple(row["targets"].tolist())) for row in rows]
     stored = [
         (language, tuple(s.tokens[a:b].tolist()))
-        for language, s in open_stores(BYTES, name, tmp_path)["validation"].items()
+        for language, s in open_stores(texts, name)["validation"].items()
         for a, b in zip(s.offsets, s.offsets[1:], strict=False)
     ]
     assert sorted(tokens) == sorted(stored)
@@ -115,13 +116,14 @@ def test_a_group_does_not_depend_on_the_order_of_examples(mocked):
 @pytest.mark.parametrize("specials", [False, True])
 def test_a_clone_has_the_ids_of_its_language_in_the_store(mocked, tmp_path, specials):
     vocabulary = Vocabulary(kind="bytes", clones=2, clone_specials=specials)
-    run(vocabulary, ["opus.medical"], [], tmp_path, open_task)
-    tokenizer = open_tokenizer(vocabulary, ["opus.medical"], tmp_path)
+    texts = Texts(vocabulary, ("opus.medical",), tmp_path)
+    run(texts, [], open_task)
+    tokenizer = open_tokenizer(texts)
     mixture = tasks.clone_mixture(f"clones_of_tests_{specials}", "opus.medical", vocabulary, (0.8, 0.1, 0.1), tmp_path)
     (clone,) = [task for task in mixture.tasks if "_clone2_" in task.name]
     rows = list(clone.get_dataset(sequence_length=None, split="train", shuffle=False).as_numpy_iterator())
     found = [row["targets"].tolist() for row in rows if row["language"] == b"de_clone2"]
-    s = open_stores(vocabulary, "opus.medical", tmp_path)["train"]["de"]
+    s = open_stores(texts, "opus.medical")["train"]["de"]
     stored = [tokenizer.clone(s.tokens[a:b], 2).tolist() for a, b in zip(s.offsets, s.offsets[1:], strict=False)]
     assert sorted(found) == sorted(stored) and {row["language"] for row in rows} == {b"de_clone2", b"en_clone2"}
     mixed = mixture.get_dataset(sequence_length=None, split="train", shuffle=False, num_epochs=1).as_numpy_iterator()

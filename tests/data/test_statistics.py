@@ -58,7 +58,7 @@ def test_words_are_counted_with_their_tokens():
     (one,) = statistics.counts(prepare(tokenizer, {"en": tokens}))
     # Two words of two tokens and one of one; "." and eos are no words.
     assert (one.words, one.word_tokens, one.tokens) == (3, 5, 7)
-    assert statistics._words(np.array([EOS, EOS]), np.full(10, 5, np.uint8)) == (0, 0)
+    assert statistics._words(make_store(np.array([EOS, EOS])), np.full(10, 5, np.uint8)) == (0, 0)
 
 
 @pytest.mark.parametrize(("feed", "unit"), [(WindowFeed(16), "rows"), (TextFeed(32, 4), "texts")])

@@ -30,7 +30,7 @@ def test_what_a_probe_takes_is_no_part_of_a_step(monkeypatch):
 def test_columns_are_right_whatever_a_stream_is_called(monkeypatch):
     rows = []
     monkeypatch.setattr(meter, "step_flops", lambda stage, model: 1.0)
-    feed = SimpleNamespace(count=1, feed=SimpleNamespace(length=1, languages=("en", "de")))
+    feed = SimpleNamespace(count=1, feed=SimpleNamespace(length=1, languages=("en", "de")), drawn=lambda steps: {})
     planned = SimpleNamespace(stage=SimpleNamespace(name="all"), feeds={"key_tokens": feed, "count_x": feed})
     found = meter.Meter(planned, None, SimpleNamespace(write=lambda stage, step, row: rows.append(row)))
     counts = {

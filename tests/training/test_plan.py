@@ -122,7 +122,7 @@ class Recorder(Feed):
     length: int = 8
 
     def build(self, corpus, mixture, rows, seed, split="train"):
-        return SimpleNamespace(mixture=mixture)
+        return SimpleNamespace(mixture=mixture, ends=None)
 
 
 def test_points_of_a_schedule_are_steps_that_read_the_mixture_and_feeds_get_rows():
