@@ -117,7 +117,7 @@ def _preview(recipe: Recipe, runtime: Runtime, options: argparse.Namespace, bind
     shown = list(tqdm(found, "streams", len(chosen), disable=len(chosen) * (options.rows or ROWS) < 100))
     text = preview_page.preview_page(_title(options), [_command(options, bindings)], shown)
     _write(options.html.parent, {options.html.name: text.encode()})
-    print(f"{options.html}: {len(shown)} streams, {len(text) / 1e6:.1f} MB")
+    print(f"{options.html}: {len(shown)} streams, {len(text.encode()) / 1e3:,.0f} kB")
 
 
 def _colours(wanted: str | None) -> bool:
