@@ -59,7 +59,7 @@ def test_a_source_is_divided_by_its_texts_and_a_language_has_its_other_sources(c
     )
     # English without news, because news is named by itself.
     assert shares(corpus, Mixture(BOTH, {"en": 0.9, "news:en": 0.1})) == {"wiki:en": 0.9, "news:en": 0.1}
-    # A language of the source that is named by itself is no part of the source's share.
+    # A language that is named by itself does not count in its source's share.
     found = shares(corpus, Mixture(BOTH, {"wiki:*": 0.8, "wiki:de": 0.1, "news:*": 0.1}))
     assert found == {"wiki:en": 0.8, "wiki:de": 0.1, "news:en": 0.1}
     # A language by its name alone: its sources in proportion to their text.

@@ -324,6 +324,17 @@ def test_the_report_counts_groups_by_their_languages(corpus):
     assert "] de:" in text and "(group " in text
 
 
+@pytest.mark.parametrize("config", [GroupFeed(T, S, 2, 12), InterleavedFeed(T, S, 8)])
+def test_a_limit_of_epochs_ends_the_rows(corpus, config):
+    limited = config.build(corpus, dataclasses.replace(MIXTURE, epochs=2), 8, 0)
+    assert limited.ends is not None and config.build(corpus, MIXTURE, 8, 0).ends is None
+    unit = f"count_{limited._source.unit}"
+    drawn = sum(int(limited.batch(row, slice(None))[unit].sum()) for row in range(0, limited.ends, 8))
+    # Every document comes twice at most as the one that is drawn; a document is an item of its own or has windows.
+    most = 2 * limited.report.get("windows", limited.report["documents"])
+    assert most / 2 < drawn <= most
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -22,7 +22,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.preparing import open_task
 
 BYTES = Vocabulary(kind="bytes")
-# Of the corpus below, from before shards and worker processes existed. Recorded runs depend on such hashes.
+# Hashes of the corpus below, made before shards and worker processes existed. Recorded runs depend on them.
 FINGERPRINT = "43307dd0dcc5f8594270332b"
 ARRAYS = {
     ("train", "en"): 2756219804,

@@ -10,9 +10,9 @@ import copy
 import numpy as np
 
 from xalign_jax.data.feeds.packing import Items, Numbered
-from xalign_jax.data.feeds.pairs import PairExamples, Pairs, with_rows
+from xalign_jax.data.feeds.pairs import PairExamples, Pairs, rows_by_language, with_rows
 from xalign_jax.data.sampling.hashing import hash64
-from xalign_jax.data.sampling.mixing import Blocks, Epochs, member_rows
+from xalign_jax.data.sampling.mixing import Blocks, Epochs
 from xalign_jax.data.store.store import Mixture
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.data.tokens.words import word_flags
@@ -121,7 +121,7 @@ class GroupLines(Numbered):
         key = np.where(document == first[owner], np.uint64(0), key)
         order = np.lexsort((key, owner))
         owner, document = owner[order], document[order]
-        # Of each language, the first one stays; of these, the first `lines`.
+        # Keep the first document of each language, and then the first `lines` of them.
         kept = np.unique(owner * len(pairs.languages) + pairs.language[document], return_index=True)[1]
         kept.sort()
         kept = kept[_rank(owner[kept]) < self._lines]
@@ -179,7 +179,7 @@ class Interleaved(Numbered):
         # (L + 1,): the first window of each language.
         bounds = self._first[np.cumsum([0, *pairs.per_language])]
         self._sizes = dict(zip(pairs.languages, np.diff(bounds).tolist(), strict=True))
-        self.rows = member_rows(self._sizes, mixture)
+        self.rows = rows_by_language(self._sizes, mixture)
         names = self.rows.names
         language = [pairs.languages.index(name) for name in names]
         key = np.stack([hash64(seed, "language", name) for name in names])
@@ -194,7 +194,7 @@ class Interleaved(Numbered):
     def drawn_by(self, mixture: Mixture) -> Interleaved:
         """A copy that draws the same languages at other rates."""
         other = copy.copy(self)
-        other.rows = member_rows(self._sizes, mixture)
+        other.rows = rows_by_language(self._sizes, mixture)
         other._epochs = with_rows(self._epochs, self.rows.names, other.rows)
         return other
 

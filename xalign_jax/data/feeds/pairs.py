@@ -249,7 +249,7 @@ class PairExamples:
             raise UserError(
                 f"Mixture.rates gives {lacking[0]!r} a rate, but no text in it has a translation; remove it"
             )
-        self.rows = _drawn_pairs(texts, mixture)
+        self.rows = rows_by_language(texts, mixture)
         self.pairs, self._seed, self._texts = pairs, seed, texts
         # Each language is a cursor over its part of `by_language`.
         names = self.rows.names
@@ -262,7 +262,7 @@ class PairExamples:
     def drawn_by(self, mixture: Mixture) -> PairExamples:
         """A copy that draws the same languages at other rates."""
         other = copy.copy(self)
-        other.rows = _drawn_pairs(self._texts, mixture)
+        other.rows = rows_by_language(self._texts, mixture)
         other._epochs = with_rows(self._epochs, self.rows.names, other.rows)
         return other
 
@@ -276,9 +276,9 @@ class PairExamples:
         return self.pairs.by_language[self._epochs.locate(number).item]
 
 
-def _drawn_pairs(texts: Mapping[str, int], mixture: Mixture) -> MemberRows:
-    """Pairs of each language in the blocks of a mixture. `texts`: the documents of each language."""
-    return limited_rows(texts, mixture, {name: name for name in texts}, texts)
+def rows_by_language(items: Mapping[str, int], mixture: Mixture) -> MemberRows:
+    """Items of each language in the blocks of a mixture whose members are languages. `items`: how many each one has."""
+    return limited_rows(items, mixture, {name: name for name in items}, items)
 
 
 class PairItems(Numbered):
