@@ -74,8 +74,8 @@ def _words(store: Store, flags: np.ndarray) -> tuple[int, int]:
         return 0, 0
     # A word goes to where the next one, or a token that is no word, begins.
     ends = np.append(np.flatnonzero(begins[0]), tokens.size)
-    starts = np.flatnonzero(ordinary[0])
-    return len(starts), int((ends[np.searchsorted(ends, starts, side="right")] - starts).sum())
+    first = np.flatnonzero(ordinary[0])
+    return len(first), int((ends[np.searchsorted(ends, first, side="right")] - first).sum())
 
 
 def texts(corpus: Corpus, found: Sequence[TextCount]) -> list[str]:
@@ -201,8 +201,7 @@ def coverage(corpus: Corpus) -> float | None:
     # A key of several words covers all of them.
     inside = np.zeros(base.size, bool)
     inside[ranges(at, n)] = True
-    share = int(np.count_nonzero(inside & ordinary[0])) / max(1, int(np.count_nonzero(ordinary)))
-    return share
+    return int(np.count_nonzero(inside & ordinary[0])) / max(1, int(np.count_nonzero(ordinary)))
 
 
 def covered(corpus: Corpus, share: float | None) -> list[str]:

@@ -41,7 +41,7 @@ class Drawn:
 
 def rates(name: str, feed: StepFeed, steps: list[int]) -> list[str]:
     """A line for each of these steps of the run with the shares of a stream's languages, if they change."""
-    shares = {step: feed.feed.rates(_row(feed, step)) for step in steps}
+    shares = {step: feed.feed.rates(feed.row(step)) for step in steps}
     return [
         f"stream {name}, step {step:,}: " + ", ".join(f"{member} {rate:.1%}" for member, rate in found.items())
         for step, found in shares.items()
@@ -63,7 +63,7 @@ def drawn(stage: PlannedStage, name: str, corpus: Corpus) -> Drawn:
             batch = feed.batch(step, slice(0, feed.count))
             units[point] += count(batch, units.shape[1])
             tokens[point] += count_tokens(batch, units.shape[1])
-    wished = [_mean([_by_language(feed.feed.shares(_row(feed, step)), corpus) for step in steps]) for steps in points]
+    wished = [_mean([_by_language(feed.feed.shares(feed.row(step)), corpus) for step in steps]) for steps in points]
     named = dict.fromkeys(language for shares in wished for language in shares)
     return Drawn(
         stage.stage.name,
@@ -102,10 +102,6 @@ def count_tokens(batch: Arrays, languages: int) -> np.ndarray:
     """(L,) tokens of a batch by language, over all views."""
     found = [token_languages(batch, view) for view in views_of(batch)]
     return np.bincount(np.concatenate([each[each >= 0] for each in found]), minlength=languages)
-
-
-def _row(feed: StepFeed, step: int) -> int:
-    return feed.first_row + (step - feed.first_step) * feed.stride
 
 
 def _by_language(shares: dict[str, float], corpus: Corpus) -> dict[str, float]:

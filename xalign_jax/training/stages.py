@@ -36,14 +36,18 @@ class StepFeed:
     first_row: int
     stride: int
 
+    def row(self, step: int) -> int:
+        """The first row of the global batch of update `step`."""
+        return self.first_row + (step - self.first_step) * self.stride
+
     def drawn(self, steps: Sequence[int]) -> dict[str, int]:
         """How many texts of each source and language the global batches of some updates hold; {} for one source."""
-        first = self.first_row + (np.asarray(steps, np.int64) - self.first_step) * self.stride
+        first = np.array([self.row(step) for step in steps], np.int64)
         return self.feed.drawn((first[:, None] + np.arange(self.count)).ravel())
 
     def batch(self, step: int, row_slice: slice) -> dict[str, np.ndarray]:
         """Rows `row_slice` of the global batch of update `step` (counted from 0 over all stages)."""
-        return self.feed.batch(self.first_row + (step - self.first_step) * self.stride, row_slice)
+        return self.feed.batch(self.row(step), row_slice)
 
 
 @dataclasses.dataclass(frozen=True)

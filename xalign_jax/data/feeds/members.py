@@ -49,17 +49,20 @@ class Members:
         return Blocks(self.rows.counts, self.cursor, seed, self.rows.start)
 
 
+def several_sources(tasks: Sequence[str]) -> bool:
+    """Whether token arrays belong to more than one task. `tasks`: the task of each array; "" for the facts."""
+    return len({*tasks} - {""}) > 1
+
+
 def by_source(
     tasks: Sequence[str], languages: Sequence[str], store: np.ndarray, language: np.ndarray
 ) -> dict[str, int]:
-    """How often each source and language occur among some texts; {} if all arrays belong to one task.
+    """How often each source and language occur among some texts.
 
     Args:
       tasks: the task of each token array; "" for the facts, which are left out.
       store, language: (I,) int64, each text's token array, and its index in `languages`.
     """
-    if len({*tasks} - {""}) < 2:
-        return {}
     # (I,) -> one number for each pair of array and language.
     pairs, counts = np.unique(store * len(languages) + language, return_counts=True)
     found: dict[str, int] = {}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from xalign_jax.data.feeds.members import by_source
+from xalign_jax.data.feeds.members import by_source, several_sources
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.sampling.mixing import BLOCK, MemberRows
 from xalign_jax.data.tokens.vocabulary import Tokenizer
@@ -208,7 +208,7 @@ class PackedRows(Batches):
 
     def drawn(self, number: np.ndarray) -> dict[str, int]:
         """Texts of each source and language in the units around rows `number` (B,) int64; {} for one source."""
-        if len({*self._source.tasks} - {""}) < 2:
+        if not several_sources(self._source.tasks):
             return {}
         block, row = np.divmod(number, self.block_rows)
         found = []

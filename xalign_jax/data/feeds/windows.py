@@ -16,7 +16,7 @@ import numpy as np
 from xalign_jax.data.corpus import FACTS
 from xalign_jax.data.feeds.codeswitch import COUNTS, Switch, Switched, Table, build_table, switch, unswitched
 from xalign_jax.data.feeds.documents import GroupFeed, InterleavedFeed
-from xalign_jax.data.feeds.members import Members, by_source
+from xalign_jax.data.feeds.members import Members, by_source, several_sources
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed, reads
 from xalign_jax.data.feeds.packing import Batch, blank
 from xalign_jax.data.feeds.words import PieceFeed, WordFeed
@@ -196,6 +196,8 @@ class Windows(Batches):
 
     def drawn(self, number: np.ndarray) -> dict[str, int]:
         """Rows of each source and language among rows `number` (B,) int64; {} for one source."""
+        if not several_sources(self._members.tasks):
+            return {}
         member, _, store, _ = self.windows(number)
         return by_source(self._members.tasks, self.languages, store, self._members.language[member])
 
