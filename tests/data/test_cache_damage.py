@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -156,3 +157,21 @@ def test_beyond_a_limit_the_size_alone_is_compared(tmp_path, monkeypatch):
     assert cache.damage(file.parent) is None
     halved(file)
     assert cache.damage(file.parent) == f"{file}: damaged (not the bytes that were written)"
+
+
+def test_what_another_process_makes_meanwhile_stays(tmp_path, monkeypatch):
+    """Otherwise a directory would vanish for a moment while the other process reads it."""
+    directory = tmp_path / "made"
+
+    def another() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1)  # a process that runs
+            cache.make(directory, lambda folder: (folder / "a").write_text("first"))
+
+    def slow(folder: Path) -> None:
+        (folder / "a").write_text("second")
+        another()
+
+    cache.make(directory, slow)
+    assert (directory / "a").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]

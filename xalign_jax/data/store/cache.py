@@ -44,6 +44,9 @@ def make(directory: Path, fill: Callable[[Path], None]) -> None:
         fill(temporary)
         _seal(temporary)
         if directory.exists():
+            # Another process may have made it meanwhile, and may be reading it.
+            if damage(directory) is None:
+                return
             print(f"{found}; making {directory} again", file=sys.stderr)
             shutil.rmtree(directory, ignore_errors=True)
         temporary.rename(directory)
