@@ -256,3 +256,9 @@ def test_old_shards_are_deleted(task, small, tmp_path):
     (tmp_path / "en.tsv").write_text("1\tother\n2\tagain\n")
     prepare_here(task, tmp_path / "cache")
     assert not old.exists()
+
+
+def test_workers_start_without_jax():
+    """Each worker would spend most of a second on it."""
+    code = "import sys, xalign_jax.data.store.workers; sys.exit('jax' in sys.modules or 'tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -28,6 +28,8 @@ from xalign_jax.models.attention import Context
 from xalign_jax.models.layers import Sites
 from xalign_jax.models.sharded_lookup import lookup, spread
 
+jax.tree_util.register_dataclass(States)  # results of compiled functions
+
 Params = Any  # nested dicts of float32 arrays
 UNROLLED_LAYERS = 8  # the most blocks whose loop is unrolled on a CPU
 
