@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
     from xalign_jax.data.corpus import Corpus, CorpusView
-    from xalign_jax.data.store.store import Mixture
+    from xalign_jax.data.sampling.mixture import Mixture
     from xalign_jax.models.model import Model
 
 Tree = Any  # nested dicts of arrays; None stands where an array is in another tree

@@ -13,7 +13,7 @@ from xalign_jax.data.feeds.packing import Items, Numbered
 from xalign_jax.data.feeds.pairs import PairExamples, Pairs, rows_by_language, with_rows
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.sampling.mixing import Blocks, Epochs
-from xalign_jax.data.store.store import Mixture
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.data.tokens.words import word_flags
 

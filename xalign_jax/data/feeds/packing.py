@@ -23,7 +23,7 @@ from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.interfaces import Batches
 
 if TYPE_CHECKING:
-    from xalign_jax.data.store.store import Mixture
+    from xalign_jax.data.sampling.mixture import Mixture
 
 ITEMS = 4096  # items of a block
 LEFT_OVER = 0.003  # largest share of a sampled block's items that may not fit into its rows

@@ -18,7 +18,8 @@ from xalign_jax.data.feeds.packing import Items, Numbered, ranges
 from xalign_jax.data.sampling.hashing import hash64, permute, uniform
 from xalign_jax.data.sampling.limits import limited_rows
 from xalign_jax.data.sampling.mixing import Blocks, Epochs, MemberRows, member_rows
-from xalign_jax.data.store.store import Mixture, Store
+from xalign_jax.data.sampling.mixture import Mixture
+from xalign_jax.data.store.store import Store
 from xalign_jax.errors import UserError
 
 

@@ -24,7 +24,7 @@ from xalign_jax.data.sampling.schedules import Points, phases
 from xalign_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from xalign_jax.data.store.store import Mixture
+    from xalign_jax.data.sampling.mixture import Mixture
 
 BLOCK = 1000
 _STRETCHES = 1000  # most stretches between two points: a finer change would move less than one row of a block

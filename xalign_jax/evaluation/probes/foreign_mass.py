@@ -10,7 +10,7 @@ import gin
 import numpy as np
 
 from xalign_jax.data.corpus import CorpusView
-from xalign_jax.data.store.store import canonical_tasks
+from xalign_jax.data.text.names import canonical_tasks
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import Batch, require_causal, require_length, row, score
