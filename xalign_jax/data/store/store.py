@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,22 +23,15 @@ from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.store.cache import ADVICE, damage, read_object
 from xalign_jax.data.store.columns import COLUMNS
 from xalign_jax.data.store.remote import open_array, pull, push, remote_url
+from xalign_jax.data.store.request import ask
 from xalign_jax.data.text.names import canonical_task
 from xalign_jax.data.text.stamps import is_current
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
-from xalign_jax.errors import RunError, UserError
+from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
 _MAPPED = 2**20  # larger arrays, in bytes, stay on disk
 FORMAT = 7  # version of the cache's contents; increase it to invalidate all cached stores
-USER_ERROR, CACHE_ERROR = 2, 3  # exit codes of the preparing process
-# When Ctrl-C interrupts the preparing process, it ends without a message: the waiting process prints one.
-_PREPARE = """
-import signal, sys
-signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
-from xalign_jax.preparing import main
-main(sys.argv[1])
-"""
 # Counts of borders between words in scripts without spaces: all, and those that lie between two tokens.
 BORDERS = ("borders", "borders_found")
 ARRAYS = ("offsets", "group", *(column.name for column in COLUMNS))  # which every store has
@@ -221,27 +213,6 @@ def prepare(texts: Texts, modules: Sequence[str] = ()) -> None:
 def _prepare_here(texts: Texts, modules: Sequence[str]) -> None:
     request = {**dataclasses.asdict(texts), "cache": str(texts.folder), "modules": list(modules)}
     ask(request, f"preparing {', '.join(texts.tasks) or 'the vocabulary'}")
-
-
-def ask(request: Mapping[str, Any], what: str) -> list[str]:
-    """Let another process serve a request of `preparing.main`; returns the lines of its stdout.
-
-    Args:
-      what: the work in words, for the message if the process stops without one of its own.
-    Raises:
-      UserError, RunError: the process said so.
-    """
-    # The process needs no accelerator, and TensorFlow's messages would hide its own.
-    command = [sys.executable, "-c", _PREPARE, json.dumps(request)]
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet})
-    lines = done.stdout.strip().splitlines()
-    if done.returncode:
-        # Its last line is the error, which is raised here as if nothing had run elsewhere.
-        if done.returncode in (USER_ERROR, CACHE_ERROR) and lines:
-            raise (UserError if done.returncode == USER_ERROR else RunError)(json.loads(lines[-1])["error"])
-        raise RunError(f"{what} stopped with exit code {done.returncode}")
-    return lines
 
 
 def open_tokenizer(texts: Texts) -> Tokenizer:
