@@ -27,7 +27,7 @@ from formulas import (
 from reference_cases import ABSENT, SPECIALS, compute
 
 from xalign_jax.data.sampling.hashing import hash64, permute, uniform
-from xalign_jax.data.sampling.mixing import block_counts, member_rates
+from xalign_jax.data.sampling.rates import block_counts, member_rates
 from xalign_jax.evaluation.encode import nearest, ratio_margin
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
 from xalign_jax.objectives.parts import contrast as contrast_module

@@ -13,8 +13,9 @@ from xalign_jax.data.corpus import Corpus, tells_facts
 from xalign_jax.data.feeds import packing
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.feeds.windows import WindowFeed
-from xalign_jax.data.sampling.mixing import BLOCK, Blocks, capped, member_rows
+from xalign_jax.data.sampling.mixing import Blocks, member_rows
 from xalign_jax.data.sampling.mixture import Mixture
+from xalign_jax.data.sampling.rates import BLOCK, capped
 from xalign_jax.data.sampling.schedules import Linear, Piecewise
 from xalign_jax.errors import UserError
 

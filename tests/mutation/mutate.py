@@ -109,6 +109,7 @@ TESTS = {
     "data/feeds/pairs.py": ("data/test_sentences.py",),
     "data/feeds/members.py": ("data/test_feeds.py", "data/test_sentences.py"),
     "data/sampling/mixing.py": ("data/test_rates.py", "data/test_schedules.py", "data/test_feeds.py"),
+    "data/sampling/rates.py": ("data/test_rates.py", "data/test_schedules.py"),
     "data/sampling/schedules.py": ("data/test_schedules.py",),
     "data/sampling/hashing.py": ("data/test_hashing.py",),
     "data/feeds/codeswitch.py": ("data/test_codeswitch.py",),

@@ -18,7 +18,8 @@ import numpy as np
 
 from xalign_jax.data.feeds.members import by_source, several_sources
 from xalign_jax.data.sampling.hashing import hash64
-from xalign_jax.data.sampling.mixing import BLOCK, MemberRows
+from xalign_jax.data.sampling.mixing import MemberRows
+from xalign_jax.data.sampling.rates import BLOCK
 from xalign_jax.data.tokens.vocabulary import Tokenizer
 from xalign_jax.interfaces import Batches
 

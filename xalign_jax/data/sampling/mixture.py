@@ -10,7 +10,7 @@ from typing import Any
 
 import gin
 
-from xalign_jax.data.sampling.mixing import check_rates
+from xalign_jax.data.sampling.rates import check_rates
 from xalign_jax.data.sampling.schedules import Points, phases
 from xalign_jax.data.text.fields import PROVENANCES, VALUES
 from xalign_jax.data.text.names import canonical_task, canonical_tasks
