@@ -9,7 +9,7 @@ import copy
 
 import numpy as np
 
-from xalign_jax.data.feeds.packing import Items, Numbered
+from xalign_jax.data.feeds.items import Items, Numbered
 from xalign_jax.data.feeds.pairs import PairExamples, Pairs, rows_by_language, with_rows
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.sampling.mixing import Blocks, Epochs

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xalign_jax.data.corpus import FACTS, Member
+from xalign_jax.data.feeds.items import Items, Numbered
 from xalign_jax.data.feeds.members import Members
-from xalign_jax.data.feeds.packing import Items, Numbered, ranges
+from xalign_jax.data.feeds.packing import ranges
 from xalign_jax.data.sampling.hashing import hash64, permute, uniform
 from xalign_jax.data.sampling.limits import limited_rows
 from xalign_jax.data.sampling.mixing import Blocks, Epochs, MemberRows, member_rows
