@@ -115,16 +115,13 @@ class PackedRows(Batches):
         if mixture.changes:
             source = source.drawn_by(mixture.in_rows(lambda row: round(row * self._row_units)))
         self._source, self.lowered, units = source, source.rows.lowered, source.rows.ends
+        self.changing = source.rows.changing
         # In the last block of rows, some units may lie beyond the end.
         self.ends = None if units is None else units // source.units // self.block_size * self.block_rows
         blocks = {"groups a step": self.block_size} if source.whole_groups else {"rows a block": self.block_rows}
         self.report = {**source.report, **blocks, "percent filled": round(100 * filled)}
         self.report |= {"groups by languages": dict(source.degrees)} if source.degrees else {}
         self._block = functools.lru_cache(maxsize=_KEPT)(self._make)
-
-    def rates(self, row: int) -> dict[str, float]:
-        """The share of each member in the units around a row; {} where the shares do not change."""
-        return self._source.rows.rates(int(row * self._row_units))
 
     def shares(self, row: int) -> dict[str, float]:
         """The share of each member of the units around a row."""

@@ -49,9 +49,10 @@ class MemberRows:
     ends: int | None = None
     changes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
-    def rates(self, row: int) -> dict[str, float]:
-        """The share of each member in the block of a row; {} where it is the same in all blocks."""
-        return {} if len(self.start) == 1 else self.shares(row)
+    @property
+    def changing(self) -> bool:
+        """The blocks do not all hold the same rows."""
+        return len(self.start) > 1
 
     def shares(self, row: int) -> dict[str, float]:
         """The share of each member in the block of a row."""
