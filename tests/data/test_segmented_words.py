@@ -13,8 +13,9 @@ from xalign_jax.data.lexicon.lexicon import Lexicon
 from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.store.prepare import run
 from xalign_jax.data.store.store import Texts, open_stores, open_tokenizer, store_info
-from xalign_jax.data.tokens.backends import Bytes, Ids, SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.backends import Bytes, Ids
 from xalign_jax.data.tokens.segmenter import BORDER, mark_borders
+from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers

@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from xalign_jax.data.tokens.backends import Bytes, Ids, SentencePieces, load_pieces, train_sentencepiece
+from xalign_jax.data.tokens.backends import Bytes, Ids, load_pieces
+from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
 from xalign_jax.errors import UserError
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import text_vectors

@@ -6,7 +6,7 @@ import io
 
 import sentencepiece
 
-from xalign_jax.data.tokens.backends import SentencePieces
+from xalign_jax.data.tokens.sentencepieces import SentencePieces
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 
 USER, CONTROL = ("<sep>", "<ent>", "GNOME", "->"), ("<ctl>",)

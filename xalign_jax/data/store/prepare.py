@@ -33,7 +33,7 @@ from xalign_jax.data.text.names import canonical_task
 from xalign_jax.data.text.readers import source_reader
 from xalign_jax.data.text.stamps import stamp_file, stamp_package
 from xalign_jax.data.tokens import segmenter
-from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve

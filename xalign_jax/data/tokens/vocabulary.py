@@ -19,7 +19,8 @@ from pathlib import Path
 import gin
 import numpy as np
 
-from xalign_jax.data.tokens.backends import MOST_IDS, SPECIALS, Ids, Pieces, fingerprint, load_pieces
+from xalign_jax.data.tokens.backends import MOST_IDS, Ids, load_pieces
+from xalign_jax.data.tokens.pieces import SPECIALS, Pieces, fingerprint
 from xalign_jax.data.tokens.segmenter import BORDER, is_unspaced, mark_borders, version
 from xalign_jax.data.tokens.words import spaced_flags, split_words
 from xalign_jax.errors import UserError, one_line
