@@ -16,7 +16,8 @@ from xalign_jax.data.store.store import Texts, open_stores, open_tokenizer, stor
 from xalign_jax.data.tokens.backends import Bytes, Ids
 from xalign_jax.data.tokens.segmenter import BORDER, mark_borders
 from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 from xalign_jax.preparing import open_task

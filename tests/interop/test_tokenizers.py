@@ -16,7 +16,8 @@ import sentencepiece
 from xalign_jax.data.tokens.backends import Bytes, Ids
 from xalign_jax.data.tokens.huggingface import HuggingFacePieces
 from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.interop.tokenizers.tokenizers import renumbered, write_tokenizers
 

@@ -15,7 +15,8 @@ from vocabularies import CONTROL, USER, unusual
 
 from xalign_jax.data.tokens.backends import Bytes
 from xalign_jax.data.tokens.sentencepieces import SentencePieces
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.interop.tokenizers.check import SAMPLES, difference, texts_around_unusual, texts_of_pieces, unusual_ids
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers

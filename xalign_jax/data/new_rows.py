@@ -9,7 +9,7 @@ import numpy as np
 
 from xalign_jax.data.lexicon.lexicon import LexiconTable
 from xalign_jax.data.tokens.pieces import SPECIALS
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 
 WAYS = ("mean", "copy", "aligned")

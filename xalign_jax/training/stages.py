@@ -14,7 +14,7 @@ from xalign_jax.data import corpus as data
 from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.store import store
 from xalign_jax.data.text.lines import read_lines
-from xalign_jax.data.tokens.vocabulary import blank_tokenizer
+from xalign_jax.data.tokens.tokenizer import blank_tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batches
 from xalign_jax.models.model import Model

@@ -14,7 +14,7 @@ from xalign_jax.data.feeds.pairs import ExampleItems, PairExamples, Pairs, rows_
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.sampling.mixing import Blocks, Epochs
 from xalign_jax.data.sampling.mixture import Mixture
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.words import word_flags
 
 SENTENCE_ENDS = tuple(".!?…。！？।؟۔")

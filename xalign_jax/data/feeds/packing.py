@@ -19,7 +19,7 @@ from xalign_jax.data.feeds.items import Items, Source
 from xalign_jax.data.feeds.members import by_source, several_sources
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.sampling.rates import BLOCK
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.interfaces import Batches
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from xalign_jax.recipe import at_least_one, freeze
 if TYPE_CHECKING:
     from xalign_jax.data.corpus import Corpus
     from xalign_jax.data.sampling.mixture import Mixture
-    from xalign_jax.data.tokens.vocabulary import Tokenizer
+    from xalign_jax.data.tokens.tokenizer import Tokenizer
 
 __all__ = [
     "ContrastFeed",

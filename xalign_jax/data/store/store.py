@@ -26,7 +26,8 @@ from xalign_jax.data.store.remote import open_array, pull, push, remote_url
 from xalign_jax.data.store.request import ask
 from xalign_jax.data.text.names import canonical_task
 from xalign_jax.data.text.stamps import is_current
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
