@@ -74,7 +74,7 @@ TESTS = {
         "objectives/test_xlco.py::test_metrics_are_of_all_pairs_of_the_batch_and_cosines_are_of_unit_vectors",
     ),
     "objectives/translation_ranking.py": (
-        "objectives/test_xlco.py::test_translation_ranking_is_labse_s_formula",
+        "objectives/test_translation_ranking.py::test_translation_ranking_is_labse_s_formula",
         "objectives/test_xlco.py::test_the_first_token_of_a_causal_model_is_refused",
     ),
     "objectives": ("objectives/test_xlco.py",),
