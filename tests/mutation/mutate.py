@@ -54,6 +54,7 @@ TESTS = {
         "objectives/test_primitives.py::test_separate_queries_and_keys",
         "objectives/test_xlco.py::test_settings_that_mean_nothing_are_refused",
     ),
+    "objectives/parts/candidates.py": ("objectives/test_contrast.py", "objectives/test_primitives.py"),
     "objectives/parts/primitives.py": (
         "objectives/test_primitives.py",
         "objectives/test_causal_lm.py::test_one_device_equals_eight",
