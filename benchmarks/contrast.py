@@ -42,7 +42,8 @@ def ours(arrays: dict[str, Any], masked: bool) -> Step:
     """Our step: the loss and its gradient, on arrays that are on the device already."""
     import jax
 
-    from xalign_jax.objectives.parts.contrast import Ids, infonce
+    from xalign_jax.objectives.parts.candidates import Ids
+    from xalign_jax.objectives.parts.contrast import infonce
 
     def ids(name: str, own: Any) -> Ids:
         # (N, 1) groups; without masks, rows have no groups, (N, 0). No row has a text.

@@ -51,7 +51,7 @@ def place(arrays: tuple[np.ndarray, ...], mesh: Any) -> Any:
     """The arguments of `infonce`, with rows spread over the mesh."""
     import jax
 
-    from xalign_jax.objectives.parts.contrast import Ids
+    from xalign_jax.objectives.parts.candidates import Ids
     from xalign_jax.runtime.sharding import BATCH
 
     query, key, queue, group, queue_group = arrays

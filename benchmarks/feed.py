@@ -32,7 +32,7 @@ from xalign_jax.data.feeds.windows import (
     TranslationFeed,
     WindowFeed,
 )
-from xalign_jax.data.store.store import Mixture
+from xalign_jax.data.sampling.mixture import Mixture
 
 TOKENS = 1 << 18  # of one call
 CALLS, REPEATS = 4, 7

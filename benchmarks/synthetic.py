@@ -10,7 +10,7 @@ import numpy as np
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.lexicon.lexicon import LexiconTable, Word, concept_table
 from xalign_jax.data.store.store import Store
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 
 # Ids in this order: specials, punctuation, pieces that start a word, and pieces inside words.
 PIECES, STARTS, SPECIALS, PUNCTUATION = 8192, 4000, 5, 40

@@ -21,7 +21,8 @@ from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.readers import Example
 from xalign_jax.data.text.split import Apply, Split
 from xalign_jax.data.text.stamps import hash_file
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary, clone_name
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary, clone_name
 from xalign_jax.errors import UserError, one_line
 from xalign_jax.tasks import examples
 from xalign_jax.tasks.registration import FEATURES, READY, SOURCES, registered

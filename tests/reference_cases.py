@@ -15,7 +15,8 @@ import numpy as np
 from xalign_jax.alignment.extraction import above, alignment_probabilities, itermax, mutual_argmax, normalise
 from xalign_jax.alignment.linear_maps import least_squares, procrustes, residual
 from xalign_jax.alignment.losses import consistency_loss, pointer_loss, project, self_training_loss
-from xalign_jax.objectives.parts.contrast import Ids, infonce
+from xalign_jax.objectives.parts.candidates import Ids
+from xalign_jax.objectives.parts.contrast import infonce
 from xalign_jax.objectives.parts.primitives import l2_normalize
 
 Arrays = Mapping[str, np.ndarray]

@@ -16,7 +16,7 @@ from commands import python
 from models.hugging_face import V, assert_equal_to_sentences_alone, randomise
 
 from xalign_jax import cli
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.interop.architectures import table
 from xalign_jax.interop.importing import flat

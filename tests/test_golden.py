@@ -27,11 +27,12 @@ from formulas import (
 from reference_cases import ABSENT, SPECIALS, compute
 
 from xalign_jax.data.sampling.hashing import hash64, permute, uniform
-from xalign_jax.data.sampling.mixing import block_counts, member_rates
+from xalign_jax.data.sampling.rates import block_counts, member_rates
 from xalign_jax.evaluation.encode import nearest, ratio_margin
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
 from xalign_jax.objectives.parts import contrast as contrast_module
-from xalign_jax.objectives.parts.contrast import Ids, infonce
+from xalign_jax.objectives.parts.candidates import Ids
+from xalign_jax.objectives.parts.contrast import infonce
 from xalign_jax.objectives.parts.momentum import LinearMomentum, PowerMomentum, moved
 from xalign_jax.objectives.parts.primitives import predict_tokens
 from xalign_jax.training.optimizers import AdamW, WarmupConstant, WarmupCosine, WarmupLinear

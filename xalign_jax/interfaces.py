@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
     from xalign_jax.data.corpus import Corpus, CorpusView
-    from xalign_jax.data.store.store import Mixture
+    from xalign_jax.data.sampling.mixture import Mixture
     from xalign_jax.models.model import Model
 
 Tree = Any  # nested dicts of arrays; None stands where an array is in another tree
@@ -154,6 +154,7 @@ class Batches:
       report: counts from building the feed, by name; `xalign data stats` prints them.
       lowered: a phrase for each language whose share `Mixture.cap` lowers; a run prints them.
       ends: the first row that has no text because of `Mixture.epochs`; None if rows go on without end.
+      changing: the shares of the mixture's members depend on the row.
     """
 
     length: int
@@ -161,13 +162,10 @@ class Batches:
     report: Mapping[str, int | Mapping[int, int]] = MappingProxyType({})
     lowered: tuple[str, ...] = ()
     ends: int | None = None
-
-    def rates(self, row: int) -> dict[str, float]:
-        """The share of each member of the mixture around a row; {} where the shares do not change."""
-        return {}
+    changing: bool = False
 
     def shares(self, row: int) -> dict[str, float]:
-        """The share of each member of the mixture around a row, also where it is constant; {} = no mixture is read."""
+        """The share of each member of the mixture around a row; {} = no mixture is read."""
         return {}
 
     def drawn(self, number: np.ndarray) -> dict[str, int]:

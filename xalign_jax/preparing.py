@@ -12,7 +12,8 @@ from typing import Any
 
 from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.store import prepare
-from xalign_jax.data.store.store import CACHE_ERROR, USER_ERROR, Texts
+from xalign_jax.data.store.request import CACHE_ERROR, USER_ERROR
+from xalign_jax.data.store.store import Texts
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 

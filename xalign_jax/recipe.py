@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from xalign_jax.data.cleaning.settings import Cleaning
     from xalign_jax.data.lexicon.facts import Facts
     from xalign_jax.data.lexicon.lexicon import Lexicon
-    from xalign_jax.data.store.store import Mixture
+    from xalign_jax.data.sampling.mixture import Mixture
     from xalign_jax.data.tokens.vocabulary import Vocabulary
 
 

@@ -1,7 +1,8 @@
-"""A tokenizer of listed pieces and stores of listed texts, for tests without SentencePiece."""
+"""A tokenizer of listed pieces, stores of listed texts, and small files of text."""
 
 from __future__ import annotations
 
+import gzip
 import zlib
 
 import numpy as np
@@ -87,3 +88,9 @@ def checksum(batch: dict[str, np.ndarray]) -> int:
     """A number that any other value, dtype or shape of a batch's arrays changes."""
     parts = [f"{name} {array.dtype} {array.shape} {array.tolist()}" for name, array in sorted(batch.items())]
     return zlib.crc32("\n".join(parts).encode())
+
+
+def write(path, text):
+    """Write a text file, compressed if its name ends with .gz; returns the path as a string."""
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return str(path)

@@ -9,8 +9,10 @@ import pytest
 
 from xalign_jax.data.lexicon.lexicon import LexiconTable, Word, concept_table
 from xalign_jax.data.new_rows import row_sources
-from xalign_jax.data.tokens.backends import SentencePieces, load_pieces, train_sentencepiece
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.backends import load_pieces
+from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 
 ENGLISH = ["the cat sees the dog", "the dog sees a house", "a cat and a dog in the house"] * 5

@@ -13,7 +13,7 @@ from xalign_jax.data.feeds.windows import PieceFeed, Switch, WindowFeed, WordFee
 from xalign_jax.data.lexicon.facts import Facts, build_facts
 from xalign_jax.data.lexicon.lexicon import Lexicon, Word, build_lexicon, concept_table
 from xalign_jax.data.lexicon.subword_pairs import with_pieces
-from xalign_jax.data.store.store import Mixture
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.token_ties import language_ties, own_tokens, translation_ties
 from xalign_jax.errors import UserError
 

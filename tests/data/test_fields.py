@@ -8,8 +8,9 @@ import pytest
 from xalign_jax.data import statistics
 from xalign_jax.data.corpus import load
 from xalign_jax.data.feeds.windows import ContrastFeed, TextFeed, WindowFeed
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.store.prepare import run
-from xalign_jax.data.store.store import Mixture, Texts, open_stores, open_tokenizer
+from xalign_jax.data.store.store import Texts, open_stores, open_tokenizer
 from xalign_jax.data.text.fields import Span
 from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.names import parse_name

@@ -30,7 +30,8 @@ from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.readers import source_reader
 from xalign_jax.data.tokens.backends import Bytes
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 
 SHARED = Path(os.environ.get("XALIGN_SHARED", Path(__file__).parents[3] / "shared")) / "data" / "multiway"

@@ -16,7 +16,8 @@ from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.readers import source_reader
 from xalign_jax.data.text.stamps import is_current
 from xalign_jax.data.tokens.backends import Bytes
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 
 datasets = pytest.importorskip("datasets")

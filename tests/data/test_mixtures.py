@@ -11,9 +11,10 @@ from fakes import FakeTokenizer, make_store
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.feeds.windows import TextFeed, TranslationFeed, WindowFeed
 from xalign_jax.data.sampling.limits import limited_rows
-from xalign_jax.data.sampling.mixing import BLOCK, Blocks, member_rows
+from xalign_jax.data.sampling.mixing import Blocks, member_rows
+from xalign_jax.data.sampling.mixture import Mixture
+from xalign_jax.data.sampling.rates import BLOCK
 from xalign_jax.data.sampling.schedules import Linear, Piecewise
-from xalign_jax.data.store.store import Mixture
 from xalign_jax.errors import UserError
 
 T = 8

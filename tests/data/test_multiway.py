@@ -16,8 +16,8 @@ from xalign_jax.data.feeds import packing
 from xalign_jax.data.feeds.documents import GroupFeed, InterleavedFeed
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.preview.rows import collect
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.sampling.schedules import Linear, Piecewise
-from xalign_jax.data.store.store import Mixture
 from xalign_jax.errors import UserError
 from xalign_jax.reports.preview_lines import lines
 from xalign_jax.training.step import count_rows

@@ -14,8 +14,8 @@ from xalign_jax.data.feeds.windows import Switch, WindowFeed, WordFeed
 from xalign_jax.data.lexicon.facts import Facts
 from xalign_jax.data.lexicon.lexicon import Lexicon
 from xalign_jax.data.preview.rows import collect
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.store import store
-from xalign_jax.data.store.store import Mixture
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.reports.preview_lines import lines

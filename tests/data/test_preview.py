@@ -13,7 +13,8 @@ from fakes import FakeTokenizer, prepare
 
 from xalign_jax.data.preview.rows import collect
 from xalign_jax.data.preview.spelling import Spelling
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.records.previewed import KEPT, MASKED, RANDOM, visible
 from xalign_jax.reports.preview_lines import coloured, lines

@@ -5,8 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from xalign_jax.data.sampling.mixing import BLOCK, Blocks, Epochs, block_counts, member_counts, member_rates
-from xalign_jax.data.store.store import Mixture
+from xalign_jax.data.sampling.mixing import Blocks, Epochs
+from xalign_jax.data.sampling.mixture import Mixture
+from xalign_jax.data.sampling.rates import BLOCK, block_counts, member_counts, member_rates
 from xalign_jax.errors import UserError
 
 TOKENS = {"en": 8000, "en_clone": 8000, "de": 1000, "facts": 50}

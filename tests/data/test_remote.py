@@ -14,8 +14,9 @@ from runtime import gcs
 from xalign_jax.data import corpus
 from xalign_jax.data.feeds.packed import TextFeed, TranslationFeed
 from xalign_jax.data.feeds.windows import WindowFeed
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.store import remote
-from xalign_jax.data.store.store import Mixture, Texts, Vocabulary, open_stores, prepare
+from xalign_jax.data.store.store import Texts, Vocabulary, open_stores, prepare
 from xalign_jax.errors import RunError, UserError
 
 BYTES = Vocabulary(kind="bytes")

@@ -13,9 +13,10 @@ from xalign_jax.data.corpus import Corpus, tells_facts
 from xalign_jax.data.feeds import packing
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.feeds.windows import WindowFeed
-from xalign_jax.data.sampling.mixing import BLOCK, Blocks, capped, member_rows
+from xalign_jax.data.sampling.mixing import Blocks, member_rows
+from xalign_jax.data.sampling.mixture import Mixture
+from xalign_jax.data.sampling.rates import BLOCK, capped
 from xalign_jax.data.sampling.schedules import Linear, Piecewise
-from xalign_jax.data.store.store import Mixture
 from xalign_jax.errors import UserError
 
 LENGTH, SLOTS = 32, 4
@@ -190,14 +191,14 @@ def test_blocks_of_packed_rows_have_room_for_the_longest_language(corpus, small_
     assert feed.block_rows == alone.block_rows
     late = feed.batch(64 * 10**4, slice(None))
     assert {feed.languages[k] for k in np.unique(late["token_language"]) if k >= 0} == {"fr"}
-    assert feed.rates(0) == {"de": 1.0, "fr": 0.0} and feed.rates(1900)["de"] == 1 and feed.rates(4000)["fr"] == 1
+    assert feed.shares(0) == {"de": 1.0, "fr": 0.0} and feed.shares(1900)["de"] == 1 and feed.shares(4000)["fr"] == 1
 
 
 def test_rates_at_a_row_are_told_where_they_change(corpus):
     feed = WindowFeed(LENGTH).build(corpus, mixture(LINEAR), 64, 3)
-    assert feed.rates(0)["en"] == pytest.approx(0.9, abs=2e-3)
-    assert feed.rates(10**7) == {"de": 0.1, "en": 0.2, "fr": 0.7}
-    assert WindowFeed(LENGTH).build(corpus, mixture(LOW), 64, 3).rates(0) == {}
+    assert feed.shares(0)["en"] == pytest.approx(0.9, abs=2e-3)
+    assert feed.shares(10**7) == {"de": 0.1, "en": 0.2, "fr": 0.7}
+    assert WindowFeed(LENGTH).build(corpus, mixture(LOW), 64, 3).changing is False
 
 
 def filled(rates: np.ndarray, limit: np.ndarray) -> np.ndarray:

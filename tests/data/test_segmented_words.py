@@ -10,11 +10,14 @@ from xalign_jax.data.corpus import load
 from xalign_jax.data.feeds.windows import Switch, WindowFeed
 from xalign_jax.data.lexicon.frequencies import count_types
 from xalign_jax.data.lexicon.lexicon import Lexicon
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.store.prepare import run
-from xalign_jax.data.store.store import Mixture, Texts, open_stores, open_tokenizer, store_info
-from xalign_jax.data.tokens.backends import Bytes, Ids, SentencePieces, train_sentencepiece
+from xalign_jax.data.store.store import Texts, open_stores, open_tokenizer, store_info
+from xalign_jax.data.tokens.backends import Bytes, Ids
 from xalign_jax.data.tokens.segmenter import BORDER, mark_borders
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 from xalign_jax.preparing import open_task

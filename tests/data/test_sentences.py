@@ -14,7 +14,7 @@ from xalign_jax.data.feeds import packing
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.feeds.pairs import Choice, Pairs, Pieces
 from xalign_jax.data.preview.rows import collect
-from xalign_jax.data.store.store import Mixture
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.errors import UserError
 from xalign_jax.reports.preview_lines import lines
 

@@ -15,8 +15,8 @@ from xalign_jax.data import statistics
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.feeds.packed import TextFeed, TranslationFeed
 from xalign_jax.data.feeds.windows import WindowFeed
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.sampling.schedules import Linear
-from xalign_jax.data.store.store import Mixture
 from xalign_jax.reports import data_page
 from xalign_jax.training.drawn import drawn
 from xalign_jax.training.stages import PlannedStage, StepFeed

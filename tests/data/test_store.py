@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from commands import python
 
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.store import store
 from xalign_jax.data.store.cache import make
 from xalign_jax.data.store.prepare import split_notes
 from xalign_jax.data.store.shards import Part, Shards
-from xalign_jax.data.store.store import Mixture, Texts, Vocabulary, open_stores, open_tokenizer, prepare, store_info
+from xalign_jax.data.store.store import Texts, Vocabulary, open_stores, open_tokenizer, prepare, store_info
 from xalign_jax.data.text.files import JsonLines
 from xalign_jax.errors import RunError, UserError
 

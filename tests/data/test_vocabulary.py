@@ -4,8 +4,10 @@ import json
 import numpy as np
 import pytest
 
-from xalign_jax.data.tokens.backends import Bytes, Ids, SentencePieces, load_pieces, train_sentencepiece
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
+from xalign_jax.data.tokens.backends import Bytes, Ids, load_pieces
+from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary, clone_index, clone_name
 from xalign_jax.errors import UserError
 
 SENTENCE = "she walked home the tree stands alone near a quiet river and nobody said Don't stop"

@@ -12,7 +12,8 @@ from bindable import Bindable
 
 from xalign_jax.data.store.store import Store
 from xalign_jax.data.tokens.backends import Bytes
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 
 
 class Bigram(Bindable):

@@ -10,7 +10,8 @@ import pytest
 from commands import xalign
 
 from xalign_jax.data.tokens.backends import Bytes
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.interop.importing import import_model
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 from xalign_jax.runtime.sharding import make_mesh

@@ -10,7 +10,8 @@ from commands import xalign
 from test_import_export import save
 from vocabularies import unusual
 
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.interop.exporting import export_model
 from xalign_jax.interop.importing import import_model

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from xalign_jax.data.tokens.backends import Bytes
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.interfaces import Inputs
 from xalign_jax.interop import exporting

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import text_vectors
 from xalign_jax.interfaces import Inputs

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from xalign_jax.data.tokens.backends import Bytes, HuggingFacePieces, Ids, SentencePieces, train_sentencepiece
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.backends import Bytes, Ids
+from xalign_jax.data.tokens.huggingface import HuggingFacePieces
+from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.interop.tokenizers.tokenizers import renumbered, write_tokenizers
 

@@ -13,8 +13,10 @@ from sentencepiece import sentencepiece_model_pb2
 from test_tokenizers import ADVERSARIAL, fuzz
 from vocabularies import CONTROL, USER, unusual
 
-from xalign_jax.data.tokens.backends import Bytes, SentencePieces
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.backends import Bytes
+from xalign_jax.data.tokens.sentencepieces import SentencePieces
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.interop.tokenizers.check import SAMPLES, difference, texts_around_unusual, texts_of_pieces, unusual_ids
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers

@@ -6,8 +6,9 @@ import io
 
 import sentencepiece
 
-from xalign_jax.data.tokens.backends import SentencePieces
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.sentencepieces import SentencePieces
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 
 USER, CONTROL = ("<sep>", "<ent>", "GNOME", "->"), ("<ctl>",)
 LINES = ["click Files -> Open in GNOME", "the cats sleep and the GNOME <ent> sleeps", "a clip, a cliff -> open it"] * 40

@@ -54,6 +54,7 @@ TESTS = {
         "objectives/test_primitives.py::test_separate_queries_and_keys",
         "objectives/test_xlco.py::test_settings_that_mean_nothing_are_refused",
     ),
+    "objectives/parts/candidates.py": ("objectives/test_contrast.py", "objectives/test_primitives.py"),
     "objectives/parts/primitives.py": (
         "objectives/test_primitives.py",
         "objectives/test_causal_lm.py::test_one_device_equals_eight",
@@ -74,7 +75,7 @@ TESTS = {
         "objectives/test_xlco.py::test_metrics_are_of_all_pairs_of_the_batch_and_cosines_are_of_unit_vectors",
     ),
     "objectives/translation_ranking.py": (
-        "objectives/test_xlco.py::test_translation_ranking_is_labse_s_formula",
+        "objectives/test_translation_ranking.py::test_translation_ranking_is_labse_s_formula",
         "objectives/test_xlco.py::test_the_first_token_of_a_causal_model_is_refused",
     ),
     "objectives": ("objectives/test_xlco.py",),
@@ -109,6 +110,7 @@ TESTS = {
     "data/feeds/pairs.py": ("data/test_sentences.py",),
     "data/feeds/members.py": ("data/test_feeds.py", "data/test_sentences.py"),
     "data/sampling/mixing.py": ("data/test_rates.py", "data/test_schedules.py", "data/test_feeds.py"),
+    "data/sampling/rates.py": ("data/test_rates.py", "data/test_schedules.py"),
     "data/sampling/schedules.py": ("data/test_schedules.py",),
     "data/sampling/hashing.py": ("data/test_hashing.py",),
     "data/feeds/codeswitch.py": ("data/test_codeswitch.py",),

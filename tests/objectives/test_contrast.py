@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from xalign_jax.objectives.parts import contrast
-from xalign_jax.objectives.parts.contrast import Ids, infonce
+from xalign_jax.objectives.parts.candidates import Ids
+from xalign_jax.objectives.parts.contrast import infonce
 from xalign_jax.objectives.parts.primitives import l2_normalize
 from xalign_jax.runtime.sharding import BATCH, make_mesh
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from xalign_jax.alignment.pooling import segment_means, segment_sums
-from xalign_jax.objectives.parts.contrast import Ids, infonce, positive_pairs
+from xalign_jax.objectives.parts.candidates import Ids
+from xalign_jax.objectives.parts.contrast import infonce, positive_pairs
 from xalign_jax.objectives.parts.primitives import join_rows, l2_normalize, split_rows, token_cross_entropy
 
 TAU = 0.1

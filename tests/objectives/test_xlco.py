@@ -1,55 +1,29 @@
-"""XlCo, its queue and momentum encoder; translation ranking."""
+"""XlCo, its queue and momentum encoder."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from objective_cases import bound, loss_of, small_model
+from sentence_cases import KEY, R, S, sentence_batch, sentence_model, vectors
 
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs
-from xalign_jax.models.model import build
-from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.parts import queue as ring
 from xalign_jax.objectives.parts.corruption import Corruption
 from xalign_jax.objectives.parts.momentum import ConstantMomentum, LinearMomentum, PowerMomentum
-from xalign_jax.objectives.parts.sentences import sentence_vectors, side, swapped
+from xalign_jax.objectives.parts.sentences import side, swapped
 from xalign_jax.objectives.translation_ranking import TranslationRanking
 from xalign_jax.objectives.xlco import XlCo
-
-V, R, T, S = 50, 4, 12, 3
-KEY = jax.random.key(7)
-SPECIAL = np.arange(V) < 5
 
 
 @pytest.fixture(scope="module")
 def model():
-    config = XLMRoberta(layers=2, width=16, heads=2, mlp_width=32, max_length=T, init_std=0.2)
-    return build(config, V, special=SPECIAL, mask_id=4)
-
-
-def _batch(seed=0, parts=1, absent=((3, 2),)):
-    """Rows of three items of four tokens, bos x x eos. The last item is absent."""
-    random = np.random.default_rng(seed)
-    batch = {}
-    segment_ids = np.repeat(np.arange(1, S + 1), T // S)[None].repeat(R, 0).astype(np.int32)
-    for which in ("", "key_"):
-        tokens = random.integers(5, V, (R, T)).astype(np.int32)
-        tokens[:, ::4], tokens[:, 3::4] = 3, 1
-        batch |= {f"{which}tokens": tokens, f"{which}segment_ids": segment_ids.copy()}
-        batch[f"{which}positions"] = np.broadcast_to(np.arange(T, dtype=np.int32) % 4, (R, T))
-    group = np.arange(R * S * parts).reshape(R, S, parts).astype(np.int32)
-    for row, slot in absent:
-        group[row, slot] = -1
-        for which in ("", "key_"):
-            batch[f"{which}segment_ids"][row, 4 * slot : 4 * slot + 4] = 0
-    texts = random.integers(0, 2**32, (2, R, S, parts), dtype=np.uint32)
-    return jax.tree.map(jnp.asarray, batch | {"group": group, "text": texts[0], "key_text": texts[1]})
+    return sentence_model()
 
 
 def _start(objective, model, seed=0):
@@ -64,21 +38,16 @@ def _start(objective, model, seed=0):
 PLAIN = XlCo(level=1, queue=16, corruption=None)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "level", "pooling"))
-def _vectors(model, params, rows, level=1, pooling="first"):
-    return sentence_vectors(model.bind(params), rows, S, level, pooling)
-
-
 def test_the_published_form_is_the_formula_over_own_key_and_queue(model):
-    batch = _batch()
+    batch = sentence_batch()
     params, memory = _start(PLAIN, model)
     past = jax.random.normal(KEY, (16, 16))
     group = jnp.arange(100, 116)[:, None].repeat(2, 1)
     memory["queue"] |= {"keys": past, "group": group, "text": group.astype(jnp.uint32)}
     loss, metrics, after = loss_of(PLAIN, model, params, memory, batch, KEY)
     weights = params["heads"]["xlco"]["projection"], memory["encoder"]["heads"]["xlco"]["projection"]
-    q = _vectors(model, params["model"], side(batch, "")) @ weights[0]
-    k = _vectors(model, memory["encoder"]["model"], side(batch, "key_")) @ weights[1]
+    q = vectors(model, params["model"], side(batch, "")) @ weights[0]
+    k = vectors(model, memory["encoder"]["model"], side(batch, "key_")) @ weights[1]
     q, k = q[:-1], k[:-1]
     own = jnp.sum(q * k, 1, keepdims=True) / 0.25
     expected = jnp.sum(jax.nn.logsumexp(jnp.concatenate([own, q @ past.T / 0.25], 1), 1) - own[:, 0])
@@ -92,12 +61,12 @@ def test_the_published_form_is_the_formula_over_own_key_and_queue(model):
 def _rows_of(model, params, batch, which, pooling="first"):
     """The projected vectors of one side without the absent last item."""
     return (
-        _vectors(model, params["model"], side(batch, which), pooling=pooling) @ params["heads"]["xlco"]["projection"]
+        vectors(model, params["model"], side(batch, which), pooling=pooling) @ params["heads"]["xlco"]["projection"]
     )[:-1]
 
 
 def test_metrics_are_of_all_pairs_of_the_batch_and_cosines_are_of_unit_vectors(model):
-    batch = _batch()
+    batch = sentence_batch()
     objective = dataclasses.replace(PLAIN, negatives="both", cosine=True, momentum=None, pooling="mean")
     params, memory = _start(objective, model)
     past = 3 * jax.random.normal(KEY, (16, 16))
@@ -117,10 +86,10 @@ def test_metrics_are_of_all_pairs_of_the_batch_and_cosines_are_of_unit_vectors(m
 
 
 def test_vectors_are_first_states_or_means_over_a_segments_tokens_that_are_not_special(model):
-    batch, params = _batch(), {"model": jax.jit(model.init)(KEY)}
+    batch, params = sentence_batch(), {"model": jax.jit(model.init)(KEY)}
     batch |= {"tokens": batch["tokens"].at[0, 1].set(1)}  # one token is left to the first segment
     found, first = (
-        np.asarray(_vectors(model, params["model"], side(batch, ""), pooling=name)).reshape(R, S, -1)
+        np.asarray(vectors(model, params["model"], side(batch, ""), pooling=name)).reshape(R, S, -1)
         for name in ("mean", "first")
     )
     states = jax.jit(lambda b: model.bind(params["model"]).hidden(Inputs.of(b), levels=(1,))[1])(batch)
@@ -134,7 +103,7 @@ def test_vectors_are_first_states_or_means_over_a_segments_tokens_that_are_not_s
 
 def test_both_views_are_corrupted_each_by_its_own_key(model):
     """If every ordinary token is masked, the vectors are known. If half of them are, two equal sides differ."""
-    batch = _batch()
+    batch = sentence_batch()
     params, memory = _start(PLAIN, model)
     masked = {name: jnp.where(batch[name] >= 5, 4, batch[name]) for name in ("tokens", "key_tokens")}
     all_of_them = dataclasses.replace(PLAIN, corruption=Corruption(rate=1.0, mask=1.0, random=0.0))
@@ -152,7 +121,7 @@ def test_both_views_are_corrupted_each_by_its_own_key(model):
 
 
 def test_no_gradient_reaches_the_key_encoder_or_the_queue_and_true_ones_the_rest(model):
-    batch = _batch()
+    batch = sentence_batch()
     for momentum, own_keys in ((None, True), (ConstantMomentum(), False)):
         objective = dataclasses.replace(PLAIN, negatives="both", momentum=momentum)
         params, memory = _start(objective, model)
@@ -169,7 +138,7 @@ def test_no_gradient_reaches_the_key_encoder_or_the_queue_and_true_ones_the_rest
 
 
 def test_group_and_text_take_a_key_out_of_batch_and_queue(model):
-    batch = _batch()
+    batch = sentence_batch()
     objective = dataclasses.replace(PLAIN, negatives="both", queue=16)
     params, memory = _start(objective, model)
     alone = dataclasses.replace(PLAIN, negatives="queue")
@@ -185,7 +154,7 @@ def test_group_and_text_take_a_key_out_of_batch_and_queue(model):
 
 def test_another_translation_of_the_same_sentence_is_no_negative(model):
     """In English-centred corpora, several items have one English sentence, in the batch and in the queue."""
-    batch = _batch()
+    batch = sentence_batch()
     repeated = batch | {"text": jnp.ones_like(batch["text"])}  # one sentence, translated otherwise each time
     params, memory = _start(PLAIN, model)
     _, _, after = loss_of(PLAIN, model, params, memory, repeated, KEY)
@@ -202,7 +171,7 @@ def test_another_translation_of_the_same_sentence_is_no_negative(model):
 
 
 def test_mixup_rows_carry_two_groups(model):
-    batch = _batch(parts=2)
+    batch = sentence_batch(parts=2)
     params, memory = _start(PLAIN, model)
     _, _, after = loss_of(PLAIN, model, params, memory, batch, KEY)
     np.testing.assert_array_equal(after["queue"]["group"][: R * S - 1], batch["group"].reshape(-1, 2)[:-1])
@@ -212,7 +181,7 @@ def test_mixup_rows_carry_two_groups(model):
 
 
 def test_both_directions_sum_and_push_both_sides(model):
-    batch = _batch()
+    batch = sentence_batch()
     both = dataclasses.replace(PLAIN, both_directions=True, queue=32)
     params, memory = _start(both, model)
     loss, _, after = loss_of(both, model, params, memory, batch, KEY)
@@ -242,13 +211,13 @@ def test_the_queue_is_a_ring_of_present_keys():
 def test_prefill_copies_the_parameters_and_fills_from_the_first_batches(model):
     objective = dataclasses.replace(PLAIN, queue=30)
     params, memory = _start(objective, model)
-    memory = objective.prefill(bound(model, params), memory, (_batch(seed) for seed in range(100)), KEY)
+    memory = objective.prefill(bound(model, params), memory, (sentence_batch(seed) for seed in range(100)), KEY)
     jax.tree.map(np.testing.assert_array_equal, memory["encoder"], params)
     assert _filled(memory["queue"]) == 30
-    k = _vectors(model, params["model"], side(_batch(1), "key_"))
+    k = vectors(model, params["model"], side(sentence_batch(1), "key_"))
     found = memory["queue"]["keys"][11:22]
     np.testing.assert_allclose(found, (k @ params["heads"]["xlco"]["projection"])[:-1], rtol=1e-4, atol=1e-6)
-    empty = _batch(absent=[(r, s) for r in range(R) for s in range(S)])
+    empty = sentence_batch(absent=[(r, s) for r in range(R) for s in range(S)])
     with pytest.raises(UserError, match="holds no pair"):
         objective.prefill(bound(model, params), _start(objective, model)[1], iter([empty]), KEY)
     loss = loss_of(objective, model, params, memory, empty, KEY)[0]
@@ -261,9 +230,11 @@ def test_a_queue_that_is_full_reads_no_further_batch(model):
     params, memory = _start(objective, model)
     assert params["heads"] == {} == memory["encoder"]["heads"]
     read = []
-    memory = objective.prefill(bound(model, params), memory, (read.append(n) or _batch(n) for n in range(9)), KEY)
+    memory = objective.prefill(
+        bound(model, params), memory, (read.append(n) or sentence_batch(n) for n in range(9)), KEY
+    )
     assert read == [0, 1] and _filled(memory["queue"]) == 22
-    expected = np.concatenate([_vectors(model, params["model"], side(_batch(n), "key_"))[:-1] for n in read])
+    expected = np.concatenate([vectors(model, params["model"], side(sentence_batch(n), "key_"))[:-1] for n in read])
     np.testing.assert_allclose(memory["queue"]["keys"], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -338,67 +309,3 @@ def test_a_step_fits_the_queue_exactly(model):
         with pytest.raises(UserError, match=r"XlCo\.queue = 16: smaller"):
             objective.check(model, {"group": np.zeros((slots + 1, 1, 1))})
     dataclasses.replace(PLAIN, queue=0, negatives="batch").check(model, {"group": np.zeros((99, 1, 1))})
-
-
-def test_translation_ranking_is_labse_s_formula(model):
-    batch = _batch()
-    objective = TranslationRanking(temperature=0.1, margin=0.3)
-    params = {"model": jax.jit(model.init)(KEY), "heads": {}}
-    x, y = (np.asarray(_vectors(model, params["model"], side(batch, w), level=2))[:-1] for w in ("", "key_"))
-    cosine = (x / np.linalg.norm(x, axis=1)[:, None]) @ (y / np.linalg.norm(y, axis=1)[:, None]).T
-    logits = (cosine - 0.3 * np.eye(len(x))) / 0.1
-    expected = sum(np.sum(np.log(np.exp(s).sum(1)) - np.diag(s)) for s in (logits, logits.T))
-    loss, metrics, _ = loss_of(objective, model, params, {}, batch, KEY)
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    np.testing.assert_allclose(metrics["positive_cosine"], np.diag(cosine).mean(), rtol=1e-4)
-    np.testing.assert_allclose(metrics["mean_cosine"], cosine.mean(), rtol=1e-4)
-    right = [np.diag(c) > np.where(np.eye(len(x)), -9, c).max(1) for c in (cosine, cosine.T)]
-    np.testing.assert_allclose(metrics["accuracy"], np.mean(right), rtol=1e-6)
-    after = dataclasses.replace(objective, level=2, margin_after_temperature=True)
-    shifted = [c / 0.1 - 0.3 * np.eye(len(x)) for c in (cosine, cosine.T)]
-    expected_after = sum(np.sum(np.log(np.exp(s).sum(1)) - np.diag(s)) for s in shifted)
-    np.testing.assert_allclose(loss_of(after, model, params, {}, batch, KEY)[0], expected_after, rtol=1e-5)
-    assert loss_of(dataclasses.replace(after, level=1), model, params, {}, batch, KEY)[0] != expected_after
-    assert objective.count(model, batch, KEY) == R * S - 1
-    one_way = loss_of(dataclasses.replace(objective, both_directions=False), model, params, {}, batch, KEY)[0]
-    np.testing.assert_allclose(one_way, np.sum(np.log(np.exp(logits).sum(1)) - np.diag(logits)), rtol=1e-5)
-
-
-def test_several_positives_are_labse_s_sum_over_all_translations(model):
-    """Whole groups of 2, 4 and 5 sentences: a dense form with every translation as a positive."""
-    batch = {name: array for name, array in _batch().items() if not name.startswith("key_")}
-    own = np.array([0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, -1])
-    text = np.arange(12, dtype=np.uint32)
-    text[1], text[7] = 50, 50  # a sentence of group 2 reads like one of group 0: neither group repels it
-    batch |= {"group": jnp.asarray(own.reshape(R, S, 1), jnp.int32), "text": jnp.asarray(text.reshape(R, S, 1))}
-    objective = TranslationRanking(temperature=0.1, margin=0.3)
-    params = {"model": jax.jit(model.init)(KEY), "heads": {}}
-    x = np.asarray(_vectors(model, params["model"], side(batch, ""), level=2), np.float64)
-    x /= np.linalg.norm(x, axis=1, keepdims=True) + 1e-30
-    expected, pairs = 0.0, 0
-    for a in range(11):
-        others = [b for b in range(11) if b != a]
-        translations = [p for p in others if own[p] == own[a]]
-        known = {text[a], *(text[p] for p in translations)}
-        candidates = [b for b in others if b in translations or text[b] not in known]
-        logit = {b: (x[a] @ x[b] - 0.3 * (b in translations)) / 0.1 for b in candidates}
-        normaliser = np.log(sum(np.exp(value) for value in logit.values()))
-        expected += sum(normaliser - logit[p] for p in translations)
-        pairs += len(translations)
-    loss, metrics, _ = loss_of(objective, model, params, {}, batch, KEY)
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    assert objective.count(model, batch, KEY) == pairs == 2 * 1 + 4 * 3 + 5 * 4
-    positive = [x[a] @ x[p] for a in range(11) for p in range(11) if p != a and own[p] == own[a]]
-    np.testing.assert_allclose(metrics["positive_cosine"], np.mean(positive), rtol=1e-4)
-    grad = jax.grad(lambda p: objective.loss(bound(model, p), batch, {}, KEY)[0])(params)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grad))
-    # One pass over the sentences instead of two.
-    assert objective.flops(model, batch) < objective.flops(model, _batch())
-
-
-def test_documents_of_several_sentences_are_refused(model):
-    objective = TranslationRanking()
-    objective.check(model, {"group": np.zeros((2, 3, 1))})
-    objective.check(model, {"group": np.zeros((2, 3, 2)), "key_tokens": np.zeros((2, 8))})
-    with pytest.raises(UserError, match=r"@TranslationRanking\(\): it compares sentences"):
-        objective.check(model, {"group": np.zeros((2, 3, 2))})

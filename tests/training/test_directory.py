@@ -14,7 +14,7 @@ from training import toy
 
 from xalign_jax import cli, config
 from xalign_jax.data.lexicon.lexicon import Lexicon
-from xalign_jax.data.store.store import Mixture
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.probes.sentence_retrieval import SentenceRetrieval

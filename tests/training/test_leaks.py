@@ -13,7 +13,7 @@ from xalign_jax.data.cleaning.comparable import comparable
 from xalign_jax.data.cleaning.leaks import Finder
 from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.feeds.windows import WindowFeed
-from xalign_jax.data.store.store import Mixture
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.probes import GradientCosine, HiddenCosine, Perplexity, SentenceRetrieval

@@ -11,8 +11,8 @@ from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
 from xalign_jax.data.feeds.windows import Switch, WindowFeed, WordFeed
 from xalign_jax.data.lexicon.facts import Facts
 from xalign_jax.data.lexicon.lexicon import Lexicon
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.sampling.schedules import Linear
-from xalign_jax.data.store.store import Mixture
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.probes import Knowledge, Perplexity

@@ -26,7 +26,8 @@ import numpy as np
 
 from xalign_jax.data.token_ties import TokenTies
 from xalign_jax.data.tokens.backends import Ids
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import RunError, UserError
 from xalign_jax.interfaces import Batches, Feed, Probe
 from xalign_jax.models.llama import Llama

@@ -32,7 +32,7 @@ def register() -> None:
     import xalign_jax.data.feeds.windows
     import xalign_jax.data.lexicon.facts
     import xalign_jax.data.lexicon.lexicon
-    import xalign_jax.data.store.store
+    import xalign_jax.data.sampling.mixture
     import xalign_jax.data.tokens.vocabulary
     import xalign_jax.evaluation.probes
     import xalign_jax.models.bert

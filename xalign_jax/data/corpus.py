@@ -13,8 +13,11 @@ import numpy as np
 from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.lexicon.facts import Facts, FactTable, build_facts
 from xalign_jax.data.lexicon.lexicon import Lexicon, LexiconTable, build_lexicon
-from xalign_jax.data.store.store import Mixture, Store, Stores, Texts, canonical_task, open_stores, open_tokenizer
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary, clone_index, clone_name
+from xalign_jax.data.sampling.mixture import Mixture
+from xalign_jax.data.store.store import Store, Stores, Texts, open_stores, open_tokenizer
+from xalign_jax.data.text.names import canonical_task
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary, clone_index, clone_name
 from xalign_jax.errors import UserError
 
 FACTS = "facts"

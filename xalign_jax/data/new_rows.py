@@ -8,8 +8,8 @@ from collections import defaultdict
 import numpy as np
 
 from xalign_jax.data.lexicon.lexicon import LexiconTable
-from xalign_jax.data.tokens.backends import SPECIALS
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.pieces import SPECIALS
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 
 WAYS = ("mean", "copy", "aligned")

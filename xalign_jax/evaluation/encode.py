@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from xalign_jax.alignment.pooling import pooled_tokens, segment_means
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs, ModelConfig, Row
 from xalign_jax.models.model import Model, Params

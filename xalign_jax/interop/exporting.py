@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index, clone_name
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import clone_index, clone_name
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import ModelConfig
 from xalign_jax.interop.architectures import table

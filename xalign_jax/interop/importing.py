@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from xalign_jax.data.tokens.backends import SPECIALS
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.pieces import SPECIALS
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError, install
 from xalign_jax.interfaces import ModelConfig, Tree
 from xalign_jax.interop.architectures import table

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import RunError, install
 from xalign_jax.interfaces import Inputs
 from xalign_jax.interop.exporting import Exported

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from xalign_jax.alignment.pooling import segment_sums
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Inputs, Objective, Tree
-from xalign_jax.objectives.parts.contrast import Contrast, Ids, infonce, infonce_flops, positive_pairs
+from xalign_jax.objectives.parts.candidates import Ids
+from xalign_jax.objectives.parts.contrast import Contrast, infonce, infonce_flops, positive_pairs
 from xalign_jax.objectives.parts.primitives import l2_normalize
 from xalign_jax.recipe import freeze, within
 

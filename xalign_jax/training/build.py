@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from xalign_jax import target
 from xalign_jax.data.corpus import Corpus
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.interfaces import Coordinates, ProbedRun
 from xalign_jax.models.model import Model, build
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json

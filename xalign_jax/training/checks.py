@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh
 
 from xalign_jax.data import corpus as data
-from xalign_jax.data.store import store
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.text.readers import fields_of, languages_of
 from xalign_jax.data.tokens.vocabulary import clone_index, clone_name
 from xalign_jax.errors import UserError
@@ -75,7 +75,7 @@ def _check_stage(recipe: Recipe, stage: Stage) -> None:
         probe.check_model(recipe.model)
 
 
-def _check_fields(name: str, feed: Feed, mixture: store.Mixture) -> None:
+def _check_fields(name: str, feed: Feed, mixture: Mixture) -> None:
     """Check that tasks declare the fields that a stream reads, as far as their names say which they declare."""
     asked = {f"{type(feed).__name__} reads": feed.fields, "Mixture.where names": [field for field, _ in mixture.where]}
     for task in mixture.tasks:
@@ -89,7 +89,7 @@ def _check_fields(name: str, feed: Feed, mixture: store.Mixture) -> None:
                     )
 
 
-def _check_languages(recipe: Recipe, mixture: store.Mixture) -> None:
+def _check_languages(recipe: Recipe, mixture: Mixture) -> None:
     """Check that rates and languages name members of the mixture, as far as the names of its tasks say which exist."""
     languages = languages_of(mixture.tasks)
     # seqio tasks say nothing about their languages before they are prepared.

@@ -41,18 +41,17 @@ class Drawn:
 
 def rates(name: str, feed: StepFeed, steps: list[int]) -> list[str]:
     """A line for each of these steps of the run with the shares of a stream's languages, if they change."""
-    shares = {step: feed.feed.rates(feed.row(step)) for step in steps}
+    shares = {step: feed.feed.shares(feed.row(step)) for step in steps} if feed.feed.changing else {}
     return [
         f"stream {name}, step {step:,}: " + ", ".join(f"{member} {rate:.1%}" for member, rate in found.items())
         for step, found in shares.items()
-        if found
     ]
 
 
 def drawn(stage: PlannedStage, name: str, corpus: Corpus) -> Drawn:
     """Reads batches of a stream around some steps of its stage, or only around the first where shares are constant."""
     feed = stage.feeds[name]
-    changes = bool(feed.feed.rates(feed.first_row))
+    changes = feed.feed.changing
     # Enough batches for whole blocks of the mixture, but none of another stage.
     batches = max(1, min(-(-ROWS // feed.count), stage.stage.steps))
     firsts = np.linspace(stage.first_step, stage.last_step - batches, POINTS if changes else 1).round().astype(int)

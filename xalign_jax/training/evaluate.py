@@ -13,7 +13,7 @@ from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.lexicon.facts import FactTable
 from xalign_jax.data.lexicon.lexicon import LexiconTable
 from xalign_jax.data.store.store import Stores
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import ProbedRun
 from xalign_jax.models.model import Model

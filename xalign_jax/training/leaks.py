@@ -20,7 +20,7 @@ from xalign_jax.data.cleaning.leaks import Finder
 from xalign_jax.data.corpus import CorpusView
 from xalign_jax.data.store.store import Store, cache_dir
 from xalign_jax.data.text.lines import read_lines
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from xalign_jax.data import corpus as data
+from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.store import store
 from xalign_jax.data.text.lines import read_lines
-from xalign_jax.data.tokens.vocabulary import blank_tokenizer
+from xalign_jax.data.tokens.tokenizer import blank_tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batches
 from xalign_jax.models.model import Model
@@ -65,7 +66,7 @@ def streams(recipe: Recipe) -> list[Stream]:
     return [stream for stage in recipe.stages for stream in stage.streams]
 
 
-def mixtures(recipe: Recipe) -> list[store.Mixture]:
+def mixtures(recipe: Recipe) -> list[Mixture]:
     """The mixtures of all streams, each once."""
     return list(dict.fromkeys(s.mixture for s in streams(recipe) if s.mixture is not None))
 

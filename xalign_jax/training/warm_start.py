@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.new_rows import RowSources, row_sources
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Tree
 from xalign_jax.models.model import Model, build

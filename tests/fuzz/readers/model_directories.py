@@ -16,7 +16,8 @@ from training import toy
 from fuzz.harness import Reader
 from xalign_jax import config
 from xalign_jax.data.tokens.backends import Bytes
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.evaluation.encode import row
 from xalign_jax.interfaces import Column
 from xalign_jax.interop.architectures.table import config_from_json

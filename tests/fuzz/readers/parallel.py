@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from fuzz.harness import Reader
 from fuzz.readers.texts import FORMS, TEXTS
 from xalign_jax.data.tokens.backends import Bytes
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.evaluation.inputs.parallel_text import Sentences, sentences
 
 PREPARED = SimpleNamespace(tokenizer=Tokenizer(Bytes(), Vocabulary("bytes")))

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from fuzz.harness import Reader
-from xalign_jax.data.tokens.backends import Pieces, load_pieces
+from xalign_jax.data.tokens.backends import load_pieces
+from xalign_jax.data.tokens.pieces import Pieces
 
 WORDS = ["the cat sleeps", "die Katze schläft", "le chat dort, n'est-ce pas?", "кошка спит", "猫は眠る"] * 30
 

@@ -15,7 +15,7 @@ from xalign_jax.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from xalign_jax.data.tokens.vocabulary import Tokenizer
+    from xalign_jax.data.tokens.tokenizer import Tokenizer
     from xalign_jax.interop.verify import Missing
 
 

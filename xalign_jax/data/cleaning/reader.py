@@ -20,7 +20,7 @@ from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.text.files import Document, keyed_hash
 from xalign_jax.data.text.readers import Example
 from xalign_jax.data.text.split import Apply
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 
 VERSION = 1  # of the rules; increase it when they begin to drop other texts, so that cleaned stores are made again
 SPLITS = ("validation", "train")  # of duplicates, the one in validation stays

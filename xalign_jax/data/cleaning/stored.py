@@ -14,7 +14,7 @@ from xalign_jax.data.cleaning import minhash
 from xalign_jax.data.cleaning.comparable import comparable
 from xalign_jax.data.store.store import Store, Stores
 from xalign_jax.data.text.files import keyed_hash
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 
 NEAR = 0.45  # similarity of near duplicates in statistics
 MOST = 1_000_000  # documents of a language that statistics look at; stores are shuffled, so these are a sample

@@ -19,7 +19,7 @@ from xalign_jax.recipe import freeze, within
 
 if TYPE_CHECKING:
     from xalign_jax.data.lexicon.lexicon import Concepts
-    from xalign_jax.data.tokens.vocabulary import Tokenizer
+    from xalign_jax.data.tokens.tokenizer import Tokenizer
 
 
 @gin.configurable

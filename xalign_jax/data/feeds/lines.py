@@ -9,12 +9,12 @@ import copy
 
 import numpy as np
 
-from xalign_jax.data.feeds.packing import Items, Numbered
-from xalign_jax.data.feeds.pairs import PairExamples, Pairs, rows_by_language, with_rows
+from xalign_jax.data.feeds.items import Items, Numbered
+from xalign_jax.data.feeds.pairs import ExampleItems, PairExamples, Pairs, rows_by_language, with_rows
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.sampling.mixing import Blocks, Epochs
-from xalign_jax.data.store.store import Mixture
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.sampling.mixture import Mixture
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.words import word_flags
 
 SENTENCE_ENDS = tuple(".!?…。！？।؟۔")
@@ -69,7 +69,7 @@ def _documents(
     return Items(store, start, size, language, np.zeros(shape, np.int64), cut, ends, group, text[:, None])
 
 
-class GroupLines(Numbered):
+class GroupLines(ExampleItems):
     """Documents of up to `lines` shuffled lines, which are texts of one group in different languages.
 
     The mixture's rates draw the language of one line. The others are drawn at random from the same group.
@@ -88,18 +88,10 @@ class GroupLines(Numbered):
     def __init__(
         self, examples: PairExamples, tags: Tags, pivot: str | None, lines: int, side: int, shuffled: bool, seed: int
     ) -> None:
-        pairs = examples.pairs
-        self._examples, self._tags, self._lines, self._side, self._seed = examples, tags, lines, side, seed
-        self._pivot, self._shuffled = -1 if pivot is None else pairs.languages.index(pivot), shuffled
-        self.tokens, self.tasks, self.languages, self.rows = tags.tokens, tags.tasks, pairs.languages, examples.rows
-        self.report, self.degrees = pairs.report, pairs.degrees
-
-    def drawn_by(self, mixture: Mixture) -> GroupLines:
-        """A copy that draws the same languages at other rates."""
-        other = copy.copy(self)
-        other._examples = self._examples.drawn_by(mixture)
-        other.rows = other._examples.rows
-        return other
+        super().__init__(examples)
+        self._tags, self._lines, self._side, self._seed = tags, lines, side, seed
+        self._pivot, self._shuffled = -1 if pivot is None else self.languages.index(pivot), shuffled
+        self.tokens, self.tasks = tags.tokens, tags.tasks
 
     def items(self, number: np.ndarray) -> Items:
         """The items with these numbers, (I,) int64 >= 0; the numbers of a whole block, if lines are shuffled."""

@@ -10,20 +10,20 @@ Where whole groups must stay in one batch, a block is a batch. It holds as many 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from xalign_jax.data.feeds.items import Items, Source
 from xalign_jax.data.feeds.members import by_source, several_sources
 from xalign_jax.data.sampling.hashing import hash64
-from xalign_jax.data.sampling.mixing import BLOCK, MemberRows
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.sampling.rates import BLOCK
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.interfaces import Batches
 
 if TYPE_CHECKING:
-    from xalign_jax.data.store.store import Mixture
+    from xalign_jax.data.sampling.mixture import Mixture
 
 ITEMS = 4096  # items of a block
 LEFT_OVER = 0.003  # largest share of a sampled block's items that may not fit into its rows
@@ -31,82 +31,6 @@ _SAMPLE = 8  # blocks that are packed at build, to find the number of rows of a 
 _KEPT = 4  # blocks that are kept in memory; at T = 512 a block may take 70 MB
 
 Batch = dict[str, np.ndarray]
-
-
-class Items(NamedTuple):
-    """I items of V views of P texts each. A text is a span of stored tokens, without its eos.
-
-    Attributes:
-      store: (I, V, P) int64, the token array that the text lies in.
-      start, size: (I, V, P) int64, its first token there and its number of tokens.
-      language: (I, V, P) int64, index into the feed's languages.
-      k: (I, V, P) int64, the clone that the text is written as.
-      cut: (I,) int64, texts of the item that are shorter than their document.
-      ends: (I, V, P) int64, 1 = an eos follows the text, 0 = none does.
-      group: (I, G) int32, equal for texts that translate each other; G = 0 where the feed does not know it.
-      text: (I, V, G) uint32, hashes of the texts; G = 0 where the feed does not know them.
-    """
-
-    store: np.ndarray
-    start: np.ndarray
-    size: np.ndarray
-    language: np.ndarray
-    k: np.ndarray
-    cut: np.ndarray
-    ends: np.ndarray
-    group: np.ndarray
-    text: np.ndarray
-
-
-class Source(Protocol):
-    """The source of the items that are packed.
-
-    Attributes:
-      tokens: arrays of base ids, (N,) each.
-      tasks: the task of each of these arrays; "" for the facts.
-      languages: their names.
-      unit: "texts", "pairs", "documents" or "windows", the unit of the counts.
-      units: how many units an item has.
-      report: counts of the documents that are used and not used, by name.
-      degrees: {n: number of groups that are in n languages}; {} where the feed does not read groups.
-      whole_groups: a batch holds all items of its groups.
-      rows: how many units of each member the blocks of its mixture hold.
-    """
-
-    tokens: list[np.ndarray]
-    tasks: list[str]
-    languages: tuple[str, ...]
-    unit: str
-    units: int
-    report: dict[str, int]
-    rows: MemberRows
-
-    @property
-    def degrees(self) -> Mapping[int, int]: ...
-
-    @property
-    def whole_groups(self) -> bool: ...
-
-    def drawn_by(self, mixture: Mixture) -> Self:
-        """A copy that draws the same members at other rates. The points of the mixture's schedules count units."""
-
-    def block(self, number: int, size: int) -> Items:
-        """The items of block `number` >= 0, of `size` numbers (of `size` groups, if the source has whole groups)."""
-
-
-class Numbered:
-    """A source whose items have numbers, so that a block is a range of them."""
-
-    degrees: Mapping[int, int] = MappingProxyType({})
-    whole_groups = False
-
-    def items(self, number: np.ndarray) -> Items:
-        """The items with these numbers, (I,) int64 >= 0."""
-        raise NotImplementedError
-
-    def block(self, number: int, size: int) -> Items:
-        """The items number * size to (number + 1) * size - 1."""
-        return self.items(number * size + np.arange(size))
 
 
 class Form(NamedTuple):
@@ -191,16 +115,13 @@ class PackedRows(Batches):
         if mixture.changes:
             source = source.drawn_by(mixture.in_rows(lambda row: round(row * self._row_units)))
         self._source, self.lowered, units = source, source.rows.lowered, source.rows.ends
+        self.changing = source.rows.changing
         # In the last block of rows, some units may lie beyond the end.
         self.ends = None if units is None else units // source.units // self.block_size * self.block_rows
         blocks = {"groups a step": self.block_size} if source.whole_groups else {"rows a block": self.block_rows}
         self.report = {**source.report, **blocks, "percent filled": round(100 * filled)}
         self.report |= {"groups by languages": dict(source.degrees)} if source.degrees else {}
         self._block = functools.lru_cache(maxsize=_KEPT)(self._make)
-
-    def rates(self, row: int) -> dict[str, float]:
-        """The share of each member in the units around a row; {} where the shares do not change."""
-        return self._source.rows.rates(int(row * self._row_units))
 
     def shares(self, row: int) -> dict[str, float]:
         """The share of each member of the units around a row."""

@@ -8,17 +8,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from xalign_jax.data.corpus import FACTS, Member
+from xalign_jax.data.feeds.items import Items, Numbered
 from xalign_jax.data.feeds.members import Members
-from xalign_jax.data.feeds.packing import Items, Numbered, ranges
+from xalign_jax.data.feeds.packing import ranges
 from xalign_jax.data.sampling.hashing import hash64, permute, uniform
 from xalign_jax.data.sampling.limits import limited_rows
 from xalign_jax.data.sampling.mixing import Blocks, Epochs, MemberRows, member_rows
-from xalign_jax.data.store.store import Mixture, Store
+from xalign_jax.data.sampling.mixture import Mixture
+from xalign_jax.data.store.store import Store
 from xalign_jax.errors import UserError
 
 
@@ -281,7 +283,23 @@ def rows_by_language(items: Mapping[str, int], mixture: Mixture) -> MemberRows:
     return limited_rows(items, mixture, {name: name for name in items}, items)
 
 
-class PairItems(Numbered):
+class ExampleItems(Numbered):
+    """Items that are made of `PairExamples`."""
+
+    def __init__(self, examples: PairExamples) -> None:
+        pairs = examples.pairs
+        self._examples, self.rows, self.languages = examples, examples.rows, pairs.languages
+        self.report, self.degrees = pairs.report, pairs.degrees
+
+    def drawn_by(self, mixture: Mixture) -> Self:
+        """A copy that draws the same languages at other rates."""
+        other = copy.copy(self)
+        other._examples = self._examples.drawn_by(mixture)
+        other.rows = other._examples.rows
+        return other
+
+
+class PairItems(ExampleItems):
     """Items of one pair (a text and its translation) or, with `mixup`, of two pairs.
 
     With one view, the pair is one sequence in a random order. With two views, one side is the query and the other the
@@ -298,18 +316,10 @@ class PairItems(Numbered):
     def __init__(
         self, examples: PairExamples, views: int, mixup: bool, side: int, seed: int, reverse: float | None = None
     ) -> None:
-        self._examples, self._views, self._side, self._seed, self._reverse = examples, views, side, seed, reverse
+        super().__init__(examples)
+        self._views, self._side, self._seed, self._reverse = views, side, seed, reverse
         self.units = 2 if mixup else 1
-        self.tokens, self.languages = examples.pairs.tokens, examples.pairs.languages
-        self.tasks = examples.pairs.tasks
-        self.report, self.rows, self.degrees = examples.pairs.report, examples.rows, examples.pairs.degrees
-
-    def drawn_by(self, mixture: Mixture) -> PairItems:
-        """A copy that draws the same languages at other rates."""
-        other = copy.copy(self)
-        other._examples = self._examples.drawn_by(mixture)
-        other.rows = other._examples.rows
-        return other
+        self.tokens, self.tasks = examples.pairs.tokens, examples.pairs.tasks
 
     def items(self, number: np.ndarray) -> Items:
         """The items with these numbers, (I,) int64 >= 0."""

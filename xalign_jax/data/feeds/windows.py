@@ -31,8 +31,8 @@ from xalign_jax.recipe import at_least_one, freeze
 
 if TYPE_CHECKING:
     from xalign_jax.data.corpus import Corpus
-    from xalign_jax.data.store.store import Mixture
-    from xalign_jax.data.tokens.vocabulary import Tokenizer
+    from xalign_jax.data.sampling.mixture import Mixture
+    from xalign_jax.data.tokens.tokenizer import Tokenizer
 
 __all__ = [
     "ContrastFeed",
@@ -164,13 +164,9 @@ class Windows(Batches):
                     f"Mixture.rates: {member.name!r} has {member.size} tokens, too few for one window of "
                     f"WindowFeed.length = {length} tokens; give it rate 0, more text or a shorter window"
                 )
-        self.lowered, self.ends = members.rows.lowered, members.rows.ends
+        self.lowered, self.ends, self.changing = members.rows.lowered, members.rows.ends, members.rows.changing
         self._written = tokenizer.clone_table
         self._eos, self._bos, self._pad = tokenizer.eos, tokenizer.bos, tokenizer.pad or 0
-
-    def rates(self, row: int) -> dict[str, float]:
-        """The share of each member around a row; {} where the shares do not change."""
-        return self._members.rows.rates(row)
 
     def shares(self, row: int) -> dict[str, float]:
         """The share of each member of the rows around a row."""

@@ -19,7 +19,7 @@ from xalign_jax.recipe import at_least_one, freeze
 if TYPE_CHECKING:
     from xalign_jax.data.corpus import Corpus
     from xalign_jax.data.lexicon.lexicon import Concepts
-    from xalign_jax.data.store.store import Mixture
+    from xalign_jax.data.sampling.mixture import Mixture
 
 
 @gin.configurable

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from xalign_jax.data.lexicon.files import Dictionary, cldr_dictionary, read_dictionary
 from xalign_jax.data.lexicon.frequencies import count_keys
 from xalign_jax.data.tokens.segmenter import is_unspaced
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.words import make_keys, word_flags
 from xalign_jax.errors import UserError
 

@@ -12,7 +12,7 @@ import gin
 import numpy as np
 
 from xalign_jax.data.lexicon.lexicon import Concepts, LexiconTable
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import at_least_one, freeze, within
 

@@ -13,7 +13,7 @@ from xalign_jax.data.tokens.words import Keys, hash_words, read_words, split_wor
 
 if TYPE_CHECKING:
     from xalign_jax.data.store.store import Store
-    from xalign_jax.data.tokens.vocabulary import Tokenizer
+    from xalign_jax.data.tokens.tokenizer import Tokenizer
 
 SAMPLE = 20_000_000  # tokens that are counted in each store; documents are shuffled, so its beginning is a sample
 _CHUNK = 1 << 18  # tokens that are worked on at a time

@@ -26,7 +26,8 @@ from xalign_jax.data.lexicon.filenames import named_languages
 from xalign_jax.data.lexicon.frequencies import WordTypes, count_types
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.store.store import Stores, training_stores
-from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.data.tokens.words import marks_words
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import at_least_one, freeze, one_of, resolve, with_paths, within

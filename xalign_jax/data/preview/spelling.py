@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 
 _BYTE = "<0x"  # begins the name of a piece that is bytes
 _MOST = 4  # bytes of a character

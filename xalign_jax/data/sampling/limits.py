@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xalign_jax.data.sampling.mixing import BLOCK, MemberRows, largest_remainder, member_rows
+from xalign_jax.data.sampling.mixing import MemberRows, member_rows
+from xalign_jax.data.sampling.rates import BLOCK, largest_remainder
 from xalign_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from xalign_jax.data.store.store import Mixture
+    from xalign_jax.data.sampling.mixture import Mixture
 
 _ENDLESS = 1 << 62  # rows of a text without a limit
 

@@ -13,7 +13,7 @@ import numpy as np
 from xalign_jax.data.text.fields import RANGES, Span
 from xalign_jax.data.text.files import Document, keyed_hash, normal_text
 from xalign_jax.data.text.readers import Example
-from xalign_jax.data.tokens.vocabulary import Encoded, Tokenizer
+from xalign_jax.data.tokens.tokenizer import Encoded, Tokenizer
 
 
 class Tokenised(NamedTuple):

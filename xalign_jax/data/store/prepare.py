@@ -25,15 +25,17 @@ from xalign_jax.data.store.assemble import assemble
 from xalign_jax.data.store.cache import damage, make
 from xalign_jax.data.store.columns import Encoder, field_columns
 from xalign_jax.data.store.shards import delete_shards, open_shards
-from xalign_jax.data.store.store import FORMAT, Texts, canonical_task
+from xalign_jax.data.store.store import FORMAT, Texts
 from xalign_jax.data.store.tokenise import SPLITS, ChangedError, Found, tokenise
 from xalign_jax.data.text.fields import tables as field_tables
 from xalign_jax.data.text.files import keyed_hash, normal_text
+from xalign_jax.data.text.names import canonical_task
 from xalign_jax.data.text.readers import source_reader
 from xalign_jax.data.text.stamps import stamp_file, stamp_package
 from xalign_jax.data.tokens import segmenter
-from xalign_jax.data.tokens.backends import SentencePieces, train_sentencepiece
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 

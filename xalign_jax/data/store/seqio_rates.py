@@ -6,7 +6,8 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from xalign_jax.data.store.store import SEQIO, Mixture, ask
+from xalign_jax.data.sampling.mixture import SEQIO, Mixture
+from xalign_jax.data.store.request import ask
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe
 

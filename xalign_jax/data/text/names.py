@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from xalign_jax.data.text.archives import MosesArchives
@@ -133,6 +133,17 @@ def parse_name(name: str) -> tuple[str, Source] | None:
     if kind.columns:
         settings["columns"] = tuple(columns)
     return f"{word}:" + ",".join(parts), kind.source(tuple(files), **settings)
+
+
+def canonical_task(task: str) -> str:
+    """A task's name with absolute paths."""
+    spelled = parse_name(task)
+    return spelled[0] if spelled else task
+
+
+def canonical_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
+    """`canonical_task` of several tasks."""
+    return tuple(map(canonical_task, tasks))
 
 
 def _misspelled(name: str, kind: _Kind) -> UserError:

@@ -17,7 +17,7 @@ from xalign_jax.data.text.files import VALIDATION_SHARE, Document, Source
 from xalign_jax.data.text.home_assistant import InterfaceStrings
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.split import Apply, Split
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 
 # By task name.
 EMBEDDED: dict[str, Source] = {

@@ -19,7 +19,7 @@ from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.tokens.segmenter import is_unspaced
 
 if TYPE_CHECKING:
-    from xalign_jax.data.tokens.vocabulary import Tokenizer
+    from xalign_jax.data.tokens.tokenizer import Tokenizer
 
 Key = tuple[int, tuple[int, ...]]  # language, base ids
 

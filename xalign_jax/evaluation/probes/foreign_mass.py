@@ -10,8 +10,8 @@ import gin
 import numpy as np
 
 from xalign_jax.data.corpus import CorpusView
-from xalign_jax.data.store.store import canonical_tasks
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.text.names import canonical_tasks
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import Batch, require_causal, require_length, row, score
 from xalign_jax.evaluation.inputs.windows import Text, of_text, run_texts

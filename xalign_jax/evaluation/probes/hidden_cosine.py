@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xalign_jax.data.corpus import CorpusView
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.evaluation.encode import (
     Batch,
     batches,

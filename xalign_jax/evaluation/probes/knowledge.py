@@ -11,7 +11,8 @@ import gin
 import numpy as np
 
 from xalign_jax.data.lexicon.facts import Queries
-from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.evaluation.encode import Batch, fingerprint, padded, require_causal, row, score, untrained
 from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model

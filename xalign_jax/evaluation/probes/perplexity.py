@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import gin
 
-from xalign_jax.data.store.store import canonical_tasks
+from xalign_jax.data.text.names import canonical_tasks
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import require_causal, require_length, row, score
 from xalign_jax.evaluation.inputs.windows import of_text, run_texts

@@ -11,7 +11,8 @@ import numpy as np
 
 from xalign_jax.data.corpus import CorpusView
 from xalign_jax.data.store.store import Store
-from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import (
     fingerprint,

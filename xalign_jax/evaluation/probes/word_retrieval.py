@@ -10,7 +10,7 @@ import gin
 import numpy as np
 
 from xalign_jax.data.lexicon.lexicon import Concepts, LexiconTable
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import fingerprint, nearest, pool_head, row, text_vectors, untrained
 from xalign_jax.interfaces import Column, Probe, ProbedRun, Row

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xalign_jax.data.tokens.backends import SPECIALS
-from xalign_jax.data.tokens.vocabulary import Tokenizer, clone_index
+from xalign_jax.data.tokens.pieces import SPECIALS
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.interop.tokenizers import sentencepieces
 
 _SPACE = "▁"  # how pieces spell a space

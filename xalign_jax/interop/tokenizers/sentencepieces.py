@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from xalign_jax.data.tokens.backends import composes, lowers
+from xalign_jax.data.tokens.sentencepieces import composes, lowers
 from xalign_jax.errors import UserError
 
 NEVER = -1000.0  # score of a unigram piece that no segmentation should choose

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from xalign_jax.data.tokens.backends import SPECIALS
+from xalign_jax.data.tokens.pieces import SPECIALS
 from xalign_jax.data.tokens.segmenter import BORDER
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.interop.tokenizers import sentencepieces
 

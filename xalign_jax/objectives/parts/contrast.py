@@ -32,6 +32,7 @@ from jax.sharding import PartitionSpec
 
 from xalign_jax import target
 from xalign_jax.arrays import join_rows, split_rows
+from xalign_jax.objectives.parts.candidates import Ids, Rows, masks_of, shared_ids, text_owners
 from xalign_jax.objectives.parts.primitives import matmul, rows_on_mesh
 
 # How many similarities a device holds at once: of queries and keys, and of queries and queue rows. On a CPU the second
@@ -39,23 +40,6 @@ from xalign_jax.objectives.parts.primitives import matmul, rows_on_mesh
 BATCH_ELEMENTS = 2**24
 QUEUE_ELEMENTS = {"cpu": 2**19}
 QUEUE_ELEMENTS_ACCELERATOR = 2**24
-
-
-class Ids(NamedTuple):
-    """Who the rows of a contrast are. G and H may be 0.
-
-    Two rows share a group if any group of one equals any group of the other. The same holds for texts.
-
-    Attributes:
-      own: (N,) int32, the row's item. Rows of equal own >= 0 are positives; -1 = absent; -2 = present, but never a
-        positive.
-      group: (N,G) int32; sentences that translate each other have the same group; -1 = none.
-      text: (N,H) integers, equal for equal texts, such as hashes.
-    """
-
-    own: jax.Array
-    group: jax.Array
-    text: jax.Array
 
 
 class Contrast(NamedTuple):
@@ -152,105 +136,12 @@ class _Form(NamedTuple):
     chunk: int | None
 
 
-class _Rows(NamedTuple):
-    """Some rows of the batch, and their numbers."""
-
-    ids: Ids
-    row: jax.Array  # (n,) int32 number in the global batch; -1 fills a chunk
-
-
-class _TextOwners(NamedTuple):
-    """Which items each text occurs in: E = M H entries (text, item), sorted by text and then by item.
-
-    The items of a text have the ranks 0, 1, .. in this order, so a text and a rank name at most one item.
-    """
-
-    text: jax.Array  # (M,H) number of each key's texts; equal texts have equal numbers
-    entry_text: jax.Array  # (E,) number of the entry's text
-    entry_own: jax.Array  # (E,) item of the entry
-    entry_rank: jax.Array  # (E,) rank of the item; -1 = no item, or a repetition of the entry before
-    most: jax.Array  # scalar, the most items that any text occurs in
-
-
 class _Past(NamedTuple):
     """The softmax of n queries over the queue, before it is divided by its sum."""
 
     high: jax.Array  # (n,1) largest logit
     total: jax.Array  # (n,1) sum of exp(logit - high)
     weighted: Any  # (n,D) sum of exp(logit - high) * queue row; None = no gradient is wanted
-
-
-def _text_owners(ids: Ids) -> _TextOwners:
-    """The table of all keys' texts, from the ids of M keys."""
-    # (M,) and (M,H) -> (E,): one entry for each text of each key, sorted so that equal texts are neighbours.
-    own, text = jnp.repeat(ids.own, ids.text.shape[1]), ids.text.reshape(-1)
-    order = jnp.lexsort((own, text))
-    own, text = own[order], text[order]
-    # (E,) bool: the entry is the first one of its text, and the first one of its pair of text and item.
-    new_text = jnp.concatenate([jnp.ones(1, bool), text[1:] != text[:-1]])
-    new_item = (new_text | jnp.concatenate([jnp.ones(1, bool), own[1:] != own[:-1]])) & (own >= 0)
-    number, items = jnp.cumsum(new_text) - 1, jnp.cumsum(new_item)
-    # Ranks start again at 0 with each text, but `items` counts through all texts. So the items of earlier texts are
-    # subtracted; the running maximum carries their number from a text's first entry to its other entries.
-    before = jax.lax.cummax(jnp.where(new_text, items - new_item, 0))
-    rank = jnp.where(new_item, items - before - 1, -1)
-    # Undo the sorting: (E,) -> (M,H).
-    numbers = jnp.zeros_like(number).at[order].set(number).reshape(ids.text.shape)
-    return _TextOwners(numbers, number, own, rank, jnp.max(rank) + 1)
-
-
-def _shares_text_with_positive(owners: _TextOwners, query_own: jax.Array) -> jax.Array:
-    """(n,m) bool: a text of the key also occurs in the query's item, so it is the text of a positive.
-
-    The loop compares one rank at a time, so that no round holds more than (n,m). Most texts occur in one item, so there
-    are few rounds.
-    """
-
-    def mark(rank: jax.Array, shared: jax.Array) -> jax.Array:
-        # (E,) -> (m,H): the item of this rank in which each text of each key occurs, -1 where there is none. An absent
-        # query (-1) matches those as well; `_masks` leaves absent queries out anyway.
-        here = jnp.where(owners.entry_rank == rank, owners.entry_own, -1)
-        owner = jnp.full_like(owners.entry_own, -1).at[owners.entry_text].max(here)[owners.text]
-        return shared | _any_equal(query_own[:, None], owner)
-
-    empty = jnp.zeros((query_own.shape[0], owners.text.shape[0]), bool)
-    return jax.lax.fori_loop(0, owners.most, mark, empty)
-
-
-def _any_equal(a: jax.Array, b: jax.Array) -> jax.Array:
-    """(n,m) bool: any column of a (n,G) equals any column of b (m,H)."""
-    # Loops over the one or two columns, because a broadcast would hold (n,m,G,H) booleans.
-    equal = jnp.zeros((a.shape[0], b.shape[0]), bool)
-    for i in range(a.shape[1]):
-        for j in range(b.shape[1]):
-            equal |= a[:, i, None] == b[:, j]
-    return equal
-
-
-def _shared(query: Ids, key: Ids) -> jax.Array:
-    """(n,m) bool: the query and the key share a group or a text."""
-    # "No group" is -1 on both sides. It must not match itself, so queries write it as -2.
-    group = jnp.where(query.group < 0, -2, query.group)
-    return _any_equal(group, key.group) | _any_equal(query.text, key.text)
-
-
-def _masks(form: _Form, queries: _Rows, keys: _Rows, owners: _TextOwners | None) -> tuple[jax.Array, ...]:
-    """Three masks (n,m) bool: both rows are present (and not the same row); positive; candidate."""
-    ids, key_ids = queries.ids, keys.ids
-    both = (ids.own != -1)[:, None] & (key_ids.own != -1)
-    if form.exclude_self:
-        # By their numbers in the global batch, because a device has all queries but only its own keys.
-        both &= queries.row[:, None] != keys.row
-    # Rows of -2 ("never a positive") would equal each other, hence the test for >= 0.
-    positive = both & (ids.own[:, None] == key_ids.own) & (ids.own >= 0)[:, None]
-    if not form.in_batch:
-        return both, positive, positive
-    # False negatives leave the sum. Multiplying their logits by 0, as PreAlign's released code does, would keep each of
-    # them as a candidate.
-    shared = _shared(ids, key_ids)
-    if owners is not None:
-        shared |= _shares_text_with_positive(owners, ids.own)
-    return both, positive, both & (positive | ~shared)
 
 
 def _past(query: jax.Array, ids: Ids, queue: jax.Array, queue_ids: Ids, gradients: bool) -> _Past:
@@ -268,7 +159,7 @@ def _past(query: jax.Array, ids: Ids, queue: jax.Array, queue_ids: Ids, gradient
     def step(past: _Past, block: tuple[jax.Array, Ids]) -> tuple[_Past, None]:
         rows, row_ids = block
         rows = rows.astype(dtype)
-        candidate = (row_ids.own != -1) & ~_shared(ids, row_ids)
+        candidate = (row_ids.own != -1) & ~shared_ids(ids, row_ids)
         # (n,D) x (D,b) -> (n,b) logits at full float32 precision: a TPU's default would round the inputs to bfloat16.
         logits = jnp.where(candidate, matmul(query, rows.T, precision=jax.lax.Precision.HIGHEST), lowest)
         high = jnp.maximum(past.high, jnp.max(logits, axis=1, keepdims=True))
@@ -311,7 +202,7 @@ def _piece(
 
     Args:
       axes: mesh axes over which keys and queue are spread; () = one device.
-      masks: those of `_masks`, (n,m) each.
+      masks: those of `masks_of`, (n,m) each.
       past: the softmax over this device's part of the queue; None = no queue.
 
     Returns:
@@ -391,15 +282,15 @@ def _device(
     if axes:
         everyone, all_ids, all_keys = jax.tree.map(functools.partial(_gather, axes), (query, own_ids, key_ids))
         first = jax.lax.axis_index(axes).astype(jnp.int32) * key.shape[0]
-    keys, key_rows = key.astype(dtype), _Rows(key_ids, first + jnp.arange(key.shape[0], dtype=jnp.int32))
+    keys, key_rows = key.astype(dtype), Rows(key_ids, first + jnp.arange(key.shape[0], dtype=jnp.int32))
     owners = None
     if form.in_batch and key_ids.text.shape[1]:
         # The table is made of all keys, but is only asked about this device's keys: (M,H) -> (m,H).
-        owners = _text_owners(all_keys)
+        owners = text_owners(all_keys)
         owners = owners._replace(text=jax.lax.dynamic_slice_in_dim(owners.text, first, key.shape[0]))
 
     def step(
-        carry: tuple[Contrast, jax.Array | None], rows: tuple[jax.Array, _Rows]
+        carry: tuple[Contrast, jax.Array | None], rows: tuple[jax.Array, Rows]
     ) -> tuple[tuple[Contrast, jax.Array | None], jax.Array | None]:
         total, d_key = carry
         # A chunk of queries x (n,D) against all of this device's candidates.
@@ -408,7 +299,7 @@ def _device(
         if queue is not None:
             assert queue_ids is not None, "a queue needs queue_ids"
             past = _past(x / form.temperature, queries.ids, queue, queue_ids, gradients)
-        masks = _masks(form, queries, key_rows, owners)
+        masks = masks_of(queries, key_rows, owners, form.exclude_self, form.in_batch)
         sums, d_similarity, weight = _piece(form, axes, x, keys, masks, past)
         total = jax.tree.map(jnp.add, total, sums)
         if d_key is None:
@@ -452,11 +343,11 @@ def _scatter(axes: tuple[str, ...], whole: jax.Array) -> jax.Array:
     return part
 
 
-def _split(query: jax.Array, ids: Ids, pieces: int) -> tuple[jax.Array, _Rows]:
+def _split(query: jax.Array, ids: Ids, pieces: int) -> tuple[jax.Array, Rows]:
     """Chunks of queries, (N,..) -> (pieces,n,..) for every array. Rows that fill the last chunk are absent."""
     split_ids = Ids(*(split_rows(a, pieces, fill) for a, fill in zip(ids, (-1, 0, 0), strict=True)))
     row = jnp.arange(query.shape[0], dtype=jnp.int32)
-    return split_rows(query, pieces), _Rows(split_ids, split_rows(row, pieces, fill=-1))
+    return split_rows(query, pieces), Rows(split_ids, split_rows(row, pieces, fill=-1))
 
 
 def _everywhere(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from xalign_jax.objectives.parts.contrast import Ids
+from xalign_jax.objectives.parts.candidates import Ids
 
 Queue = dict[str, jax.Array]
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from xalign_jax.alignment.pooling import pooled_tokens, segment_means
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs
-from xalign_jax.objectives.parts.contrast import Ids
+from xalign_jax.objectives.parts.candidates import Ids
 
 if TYPE_CHECKING:
     from xalign_jax.models.model import Model

@@ -1,0 +1,46 @@
+"""A small encoder, and batches of sentences for the objectives that compare them."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xalign_jax.models.model import build
+from xalign_jax.models.xlm_roberta import XLMRoberta
+from xalign_jax.objectives.parts.sentences import sentence_vectors
+
+V, R, T, S = 50, 4, 12, 3
+KEY = jax.random.key(7)
+SPECIAL = np.arange(V) < 5
+
+
+def sentence_model():
+    config = XLMRoberta(layers=2, width=16, heads=2, mlp_width=32, max_length=T, init_std=0.2)
+    return build(config, V, special=SPECIAL, mask_id=4)
+
+
+def sentence_batch(seed=0, parts=1, absent=((3, 2),)):
+    """Rows of three items of four tokens, bos x x eos. The last item is absent."""
+    random = np.random.default_rng(seed)
+    batch = {}
+    segment_ids = np.repeat(np.arange(1, S + 1), T // S)[None].repeat(R, 0).astype(np.int32)
+    for which in ("", "key_"):
+        tokens = random.integers(5, V, (R, T)).astype(np.int32)
+        tokens[:, ::4], tokens[:, 3::4] = 3, 1
+        batch |= {f"{which}tokens": tokens, f"{which}segment_ids": segment_ids.copy()}
+        batch[f"{which}positions"] = np.broadcast_to(np.arange(T, dtype=np.int32) % 4, (R, T))
+    group = np.arange(R * S * parts).reshape(R, S, parts).astype(np.int32)
+    for row, slot in absent:
+        group[row, slot] = -1
+        for which in ("", "key_"):
+            batch[f"{which}segment_ids"][row, 4 * slot : 4 * slot + 4] = 0
+    texts = random.integers(0, 2**32, (2, R, S, parts), dtype=np.uint32)
+    return jax.tree.map(jnp.asarray, batch | {"group": group, "text": texts[0], "key_text": texts[1]})
+
+
+@functools.partial(jax.jit, static_argnames=("model", "level", "pooling"))
+def vectors(model, params, rows, level=1, pooling="first"):
+    return sentence_vectors(model.bind(params), rows, S, level, pooling)
