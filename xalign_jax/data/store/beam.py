@@ -41,6 +41,7 @@ from xalign_jax.data.store.prepare import (
     Parts,
     Work,
     complete,
+    import_modules,
     open_tasks,
     parts_of,
     tables_of,
@@ -56,6 +57,7 @@ from xalign_jax.errors import RunError, UserError, one_line
 
 OPTION = "--pipeline_options"
 _RAISED = re.compile(r"xalign_jax\.errors\.(UserError|RunError): (.*?)(?: \[while running|\\n|$)", re.MULTILINE)
+_STEP = re.compile(r" \[while running '[^']*'\]")
 
 Key = tuple[str, str, int]  # task, split, number: a shard
 
@@ -137,6 +139,7 @@ class Shared:
 
     def check_text(self, task: str, reader: Any) -> None:
         """Raise RunError if this worker reads another text than the machine that started the pipeline."""
+        import_modules(self.work.modules)  # a reader that another worker has opened may need them
         if reader.fingerprint() != self.work.prints[task]:
             raise RunError(
                 f"{task}: the worker {platform.node()} finds another text than the machine that started the pipeline; "
@@ -174,10 +177,8 @@ def make_stores(options: Sequence[str], work: Work) -> None:
     mark = work.cache / f".beam-{uuid.uuid4().hex}"
     mark.touch()
     try:
-        with apache_beam.Pipeline(options=_options(options)) as pipeline:
+        with _pipeline(options) as pipeline:
             _build(pipeline, missing, Shared(work, mark, versions()))
-    except (UserError, RunError):
-        raise
     except Exception as error:  # each engine has exceptions of its own
         raise _failure(error) from None
     finally:
@@ -189,20 +190,24 @@ def make_stores(options: Sequence[str], work: Work) -> None:
             )
 
 
-def _options(options: Sequence[str]) -> PipelineOptions:
-    """Beam's options. Raises UserError for one that Beam refuses."""
+def _pipeline(options: Sequence[str]) -> apache_beam.Pipeline:
+    """An empty pipeline. Raises UserError for an option that Beam refuses."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             found = PipelineOptions(list(options))
             found.get_all_options()
+        return apache_beam.Pipeline(options=found)
     except SystemExit:  # its parser has printed how it is used, and then the error
         raise UserError(f"{OPTION}: {said.getvalue().strip().splitlines()[-1].partition('error: ')[2]}") from None
-    return found
+    except ValueError as error:
+        raise UserError(f"{OPTION}: {one_line(error, None)}") from None
 
 
 def _failure(error: Exception) -> UserError | RunError:
-    """The error of a worker as one line. Engines give its trace as a text."""
+    """The error of a worker as one line. Engines add the name of the step, or give the error's trace as a text."""
+    if isinstance(error, UserError | RunError):
+        return type(error)(_STEP.sub("", str(error)))
     if raised := _RAISED.findall(str(error)):
         kind, line = raised[-1]
         return UserError(line) if kind == "UserError" else RunError(line)
