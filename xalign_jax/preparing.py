@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -52,7 +51,7 @@ def _engine(options: Sequence[str]) -> Callable[[prepare.Work], None]:
         raise UserError(
             f"--pipeline_options: needs the package apache_beam in an environment of its own ({error}): {install('beam')}"
         ) from None
-    return functools.partial(beam.make_stores, options)
+    return beam.engine(options)
 
 
 def _rates(mixture: str, modules: list[str]) -> list[tuple[str, float]]:

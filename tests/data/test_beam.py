@@ -6,7 +6,6 @@ Beam refuses some of the versions in constraints.txt, so it needs an environment
 from __future__ import annotations
 
 import filecmp
-import functools
 import json
 import shutil
 import signal
@@ -44,7 +43,7 @@ def counted(self, *arguments):
     write(self, *arguments)
     written.append(arguments)
 shards.Shards.write = counted
-engine = lambda work: beam.make_stores(["--runner=DirectRunner"], work)
+engine = beam.engine(["--runner=DirectRunner"])
 prepare.run(Texts(Vocabulary(kind="bytes"), tasks, cache), [], preparing.open_task, engine)
 """
 
@@ -69,7 +68,7 @@ def small(monkeypatch):
 
 
 def on_beam(texts: Texts, modules: tuple[str, ...] = (), options: tuple[str, ...] = MEMORY) -> None:
-    run(texts, modules, open_task, functools.partial(beam.make_stores, options))
+    run(texts, modules, open_task, beam.engine(options))
 
 
 def files(cache: Path) -> list[Path]:
@@ -226,6 +225,6 @@ def test_bad_text_is_one_line(options, small, tmp_path):
         ("--runner=NoRunner", r"^--pipeline_options: Unexpected pipeline runner: NoRunner. Valid values are .*Direct"),
     ],
 )
-def test_bad_options_are_named(option, message, tasks, small, tmp_path):
+def test_bad_options_are_named(option, message):
     with pytest.raises(UserError, match=message):
-        on_beam(Texts(BYTES, tasks[:1], tmp_path / "cache"), options=(option,))
+        beam.engine([option])

@@ -27,7 +27,7 @@ import platform
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,13 +160,22 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.load(folder)
 
 
-def make_stores(options: Sequence[str], work: Work) -> None:
-    """Make the stores that are missing in the cache.
+def engine(options: Sequence[str]) -> Callable[[Work], None]:
+    """Makes stores on an engine of Beam, once.
 
     Args:
       options: of Beam, such as ["--runner=DirectRunner"].
     Raises:
-      UserError: bad options, files or modules.
+      UserError: an option that Beam refuses.
+    """
+    return functools.partial(_make_stores, _pipeline(options))
+
+
+def _make_stores(pipeline: apache_beam.Pipeline, work: Work) -> None:
+    """Make the stores that are missing in the cache.
+
+    Raises:
+      UserError: bad files or modules.
       RunError: the pipeline failed, or workers do not share the cache.
     """
     missing = [task for task in work.keys if damage(work.store(task)) is not None]
@@ -177,7 +186,7 @@ def make_stores(options: Sequence[str], work: Work) -> None:
     mark = work.cache / f".beam-{uuid.uuid4().hex}"
     mark.touch()
     try:
-        with _pipeline(options) as pipeline:
+        with pipeline:
             _build(pipeline, missing, Shared(work, mark, versions()))
     except Exception as error:  # each engine has exceptions of its own
         raise _failure(error) from None

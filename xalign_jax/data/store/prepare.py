@@ -108,7 +108,7 @@ def run(
 
     Args:
       open_task: opens a task that is no file, from its name and a hash of the code of the user's modules.
-      engine: makes the stores, such as `beam.make_stores`; None = this machine makes them.
+      engine: makes the stores, such as `beam.engine` gives; None = this machine makes them.
 
     Raises:
       UserError: bad settings, files or modules.
