@@ -1,9 +1,9 @@
 """Prepares stores on an engine of Apache Beam, which divides the work among many machines.
 
-Which texts are for validation, which ones are repeated and where a shard ends depends on all texts that come before. So
-one worker reads a task from its beginning to its end, in order: this is quick. It cuts the task into shards, and hashes
-their content. Any worker may tokenise any batch, and batches of one shard meet again to be written. Different tasks are
-read by different workers. The steps:
+Where a shard ends, and the hash of its content, depend on all texts that come before. So one worker reads a task from
+its beginning to its end, in order, which is quicker than tokenising. It cuts the task into batches of shards, leaves out
+validation texts, and hashes what is left. Any worker may tokenise any batch, and the batches of a shard meet again to be
+written. Different tasks are read by different workers. The steps:
 
     tasks -> look -> readers and validation texts of all tasks
                      -> read -> batches -> encode -> shards -> write -> complete
@@ -114,7 +114,7 @@ class Shared:
     """What is sent to every worker.
 
     Attributes:
-      mark: a file in the cache. A worker that does not see it has another folder there.
+      mark: a folder in the cache. A worker that does not see it has another folder there.
       versions: of packages on the machine that started the pipeline.
     """
 
@@ -183,15 +183,16 @@ def _make_stores(pipeline: apache_beam.Pipeline, work: Work) -> None:
         return
     for task in missing:
         open_shards(work.cache, work.keys[task], ())
-    mark = work.cache / f".beam-{uuid.uuid4().hex}"
-    mark.touch()
+    # Beside the shards, where `open_shards` deletes what a killed process has left for a week.
+    mark = work.cache / "partial" / f"beam-{uuid.uuid4().hex}"
+    mark.mkdir()
     try:
         with pipeline:
             _build(pipeline, missing, Shared(work, mark, versions()))
     except Exception as error:  # each engine has exceptions of its own
         raise _failure(error) from None
     finally:
-        mark.unlink(missing_ok=True)
+        shutil.rmtree(mark, ignore_errors=True)
     for task in missing:
         if (found := damage(work.store(task))) is not None:
             raise RunError(
