@@ -22,6 +22,7 @@ import functools
 import hashlib
 import io
 import itertools
+import logging
 import operator
 import platform
 import re
@@ -168,7 +169,13 @@ def engine(options: Sequence[str]) -> Callable[[Work], None]:
     Raises:
       UserError: an option that Beam refuses.
     """
+    # A worker in this process would print the trace of an error that users see as one line.
+    logging.getLogger("apache_beam.runners.common").addFilter(_is_news)
     return functools.partial(_make_stores, _pipeline(options))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], UserError | RunError))
 
 
 def _make_stores(pipeline: apache_beam.Pipeline, work: Work) -> None:
