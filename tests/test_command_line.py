@@ -48,6 +48,10 @@ def test_the_version_is_the_packages(capsys):
         ([*TRAIN, "--model_dir=x", "--gin.Recipe.seed", "=", "3"], "--gin.Recipe.seed: no value"),
         ([*TRAIN, "--model_dir=x", "--gin.Recipe.seed"], "write --gin.NAME=VALUE"),
         (["data", "show", "--gin_file=a.gin"], "invalid choice: 'show'"),
+        (
+            ["data", "prepare", "--gin_file=a.gin", "--pipeline_options=runner=Flink"],
+            "expected options such as --runner=",
+        ),
         (["import", "--model_dir=x", "--source=y", "--dtype=int8"], "invalid choice: 'int8'"),
         (["train", "--gin_file=a.gin", "--model_dir=x", "--step=" + "9" * 9000], "unrecognized"),
     ],

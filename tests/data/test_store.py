@@ -3,15 +3,18 @@
 import concurrent.futures
 import json
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 from commands import python
 
+from xalign_jax import preparing
 from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.data.store import store
 from xalign_jax.data.store.cache import make
 from xalign_jax.data.store.prepare import split_notes
+from xalign_jax.data.store.request import USER_ERROR
 from xalign_jax.data.store.shards import Part, Shards
 from xalign_jax.data.store.store import Texts, Vocabulary, open_stores, open_tokenizer, prepare, store_info
 from xalign_jax.data.text.files import JsonLines
@@ -229,6 +232,18 @@ WITHOUT = "sys.exit(any(m in sys.modules for m in ('tensorflow', 'seqio', 'torch
 
 def test_reading_loads_no_tensorflow():
     assert python("-c", f"import sys, xalign_jax.data.store.store; {WITHOUT}").returncode == 0
+
+
+def test_a_pipeline_without_apache_beam_is_refused_in_one_line(tsv, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "xalign_jax.data.store.beam", raising=False)
+    asked = {"modules": [], "cache": str(tmp_path / "cache"), "pipeline": ["--runner=DirectRunner"]}
+    with pytest.raises(SystemExit) as stopped:
+        preparing.main(json.dumps({"vocabulary": {"kind": "bytes"}, "tasks": [tsv], **asked}))
+    assert stopped.value.code == USER_ERROR
+    line = json.loads(capsys.readouterr().out)["error"]
+    assert line.startswith("--pipeline_options: needs the package apache_beam") and "pip install -e '.[beam]'" in line
+    assert not (tmp_path / "cache").exists()
 
 
 def test_preparing_files_loads_no_tensorflow(tsv, tmp_path):

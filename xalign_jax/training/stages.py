@@ -71,11 +71,13 @@ def mixtures(recipe: Recipe) -> list[Mixture]:
     return list(dict.fromkeys(s.mixture for s in streams(recipe) if s.mixture is not None))
 
 
-def prepare_data(recipe: Recipe) -> None:
+def prepare_data(recipe: Recipe, pipeline: Sequence[str] = ()) -> None:
     """Tokenise everything that the recipe reads and no store holds yet.
 
     A subprocess does the work, so that this one stays free of TensorFlow.
 
+    Args:
+      pipeline: as in `store.prepare`.
     Raises:
       UserError: a text or dictionary cannot be read. Dictionaries are opened before any text is read.
     """
@@ -83,7 +85,7 @@ def prepare_data(recipe: Recipe) -> None:
     for path in [] if recipe.lexicon is None else recipe.lexicon.paths:
         next(read_lines(resolve(path if isinstance(path, str) else path[0])))
     tasks = list(dict.fromkeys(task for mixture in mixtures(recipe) for task in mixture.tasks))
-    store.prepare(store.Texts(recipe.vocabulary, tasks, cleaning=recipe.cleaning), recipe.modules)
+    store.prepare(store.Texts(recipe.vocabulary, tasks, cleaning=recipe.cleaning), recipe.modules, pipeline)
 
 
 def load_data(recipe: Recipe) -> data.Corpus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import os
 import sys
@@ -21,8 +22,25 @@ if TYPE_CHECKING:
 ROWS = 4  # rows of each stream that a preview shows
 COLOURS = ("auto", "always", "never")
 
+
+def pipeline_options(text: str) -> list[str]:
+    """Options of Apache Beam, which are written as for seqio's `cache_tasks_main`. One with a comma stands in quotes."""
+    found = next(csv.reader([text]), [])
+    if not found or not all(option.startswith("--") for option in found):
+        raise argparse.ArgumentTypeError("expected options such as --runner=DirectRunner,--direct_num_workers=2")
+    return found
+
+
 # Option -> (the actions that read it, its settings).
 OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "--pipeline_options": (
+        ("prepare",),
+        {
+            "type": pipeline_options,
+            "metavar": "--NAME=VALUE,...",
+            "help": "prepare: on an engine of Apache Beam, with these options, such as --runner=DirectRunner",
+        },
+    ),
     "--stream": (("preview",), {"type": named, "metavar": "NAME", "help": "preview: only this stream"}),
     "--step": (
         ("preview",),
@@ -56,7 +74,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     recipe, runtime = load_recipe(options, bindings)
     # The recipe is checked, and its text prepared, for all three actions.
     checks.check(recipe)
-    stages.prepare_data(recipe)
+    stages.prepare_data(recipe, options.pipeline_options or ())
     # Statistics open the data themselves, one part after another.
     if options.action == "stats":
         _stats(recipe, options, bindings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import hashlib
@@ -16,19 +17,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xalign_jax.data.cleaning.reader import CleanReader, lines
+from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.store.assemble import assemble
 from xalign_jax.data.store.cache import damage, make
 from xalign_jax.data.store.columns import Encoder, field_columns
-from xalign_jax.data.store.shards import delete_shards, open_shards
+from xalign_jax.data.store.shards import Shards, characters, delete_shards, open_shards, shards_folder
 from xalign_jax.data.store.store import FORMAT, Texts
-from xalign_jax.data.store.tokenise import SPLITS, ChangedError, Found, tokenise
+from xalign_jax.data.store.tokenise import SPLITS, ChangedError, Found, text_keys, tokenise
 from xalign_jax.data.text.fields import tables as field_tables
-from xalign_jax.data.text.files import keyed_hash, normal_text
+from xalign_jax.data.text.files import keyed_hash
 from xalign_jax.data.text.names import canonical_task
 from xalign_jax.data.text.readers import source_reader
 from xalign_jax.data.text.stamps import stamp_file, stamp_package
@@ -50,23 +52,74 @@ _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 OpenTask = Callable[[str, str], Any]
 
 
-def run(texts: Texts, modules: Sequence[str], open_task: OpenTask) -> None:
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """The stores to make, for an engine whose workers may be other machines.
+
+    Attributes:
+      cache: the folder of the cache.
+      vocabulary: the folder of the vocabulary in the cache.
+      modules, open_task: as in `run`.
+      prints: the fingerprint of each task's texts.
+      keys: the name of each task's store in the cache.
+      characters: of text in a shard.
+    """
+
+    cache: Path
+    vocabulary: Path
+    modules: tuple[str, ...]
+    open_task: OpenTask
+    cleaning: Cleaning | None
+    prints: Mapping[str, str]
+    keys: Mapping[str, str]
+    characters: int
+
+    def store(self, task: str) -> Path:
+        """The folder of a task's store."""
+        return self.cache / "stores" / self.keys[task]
+
+    def shards(self, task: str) -> Path:
+        """The folder of a task's shards."""
+        return shards_folder(self.cache, self.keys[task], self.characters)
+
+
+class Parts(NamedTuple):
+    """What a store is made of, beside its shards.
+
+    Attributes:
+      source: the fingerprint of the task's texts.
+      tables: the names in each field.
+      share: the share of the documents that was meant for validation, if that is known.
+      report: what was dropped (`CleanReader.report`), if texts are cleaned.
+    """
+
+    task: str
+    source: str
+    tables: Mapping[str, Sequence[str]]
+    found: Found
+    share: float | None
+    report: dict[str, Any] | None
+
+
+def run(
+    texts: Texts, modules: Sequence[str], open_task: OpenTask, engine: Callable[[Work], None] | None = None
+) -> None:
     """Prepare the vocabulary and the stores of a recipe's tasks, and write the index.
 
     With cleaning, texts are dropped before a vocabulary is trained on the others.
 
     Args:
       open_task: opens a task that is no file, from its name and a hash of the code of the user's modules.
+      engine: makes the stores, such as `beam.engine` gives; None = this machine makes them.
 
     Raises:
       UserError: bad settings, files or modules.
+      RunError: the engine failed.
       OSError: files of the cache cannot be read or written.
     """
     cache, vocabulary, tasks = texts.folder, texts.vocabulary, texts.tasks
     # Stamps come first: a file that changes while it is read leaves an outdated stamp, and is read again next time.
-    readers, stamps = _open_tasks(tasks, modules, open_task) if tasks else ({}, [])
-    if texts.cleaning is not None:
-        readers = {task: CleanReader(reader, texts.cleaning) for task, reader in readers.items()}
+    readers, stamps = open_tasks(tasks, modules, open_task, texts.cleaning) if tasks else ({}, [])
     with _locked(cache):
         # The vocabulary depends on the texts only if it is trained.
         directory, tokenizer = prepare_vocabulary(vocabulary, list(readers.values()), cache)
@@ -78,17 +131,28 @@ def run(texts: Texts, modules: Sequence[str], open_task: OpenTask) -> None:
         _write_index(texts.index_file(None), cache, directory, of_vocabulary, modules)
         prints = {task: reader.fingerprint() for task, reader in readers.items()}
         # Validation texts of each task are read only if a store must be made, and then once.
-        held_out = functools.cache(lambda task: _validation_texts(readers[task]))
+        held_out = functools.cache(lambda task: validation_texts(readers[task]))
+        if engine is not None:
+            for reader in readers.values():
+                reader.check_vocabulary(tokenizer)
+            keys = {task: _key(task, tokenizer, prints) for task in readers}
+            cleaning, size = texts.cleaning, characters()
+            engine(Work(cache, directory, tuple(modules), open_task, cleaning, prints, keys, size))
         for task, reader in readers.items():
             reader.check_vocabulary(tokenizer)
             store = prepare_store(task, reader, tokenizer, cache, prints, held_out)
             _write_index(texts.index_file(task), cache, store, [*of_vocabulary, *stamps], modules)
 
 
-def _open_tasks(
-    tasks: Sequence[str], modules: Sequence[str], open_task: OpenTask
+def open_tasks(
+    tasks: Sequence[str], modules: Sequence[str], open_task: OpenTask, cleaning: Cleaning | None = None
 ) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
-    """Readers by task, and the stamps of all tasks and of the user's modules, taken before anything is read."""
+    """Readers by task, and the stamps of all tasks and of the user's modules, taken before anything is read.
+
+    Args: as in `run`.
+    Raises:
+      UserError: there is no such task or module, or a file is missing.
+    """
     of_modules, code = [], b""
     for module in import_modules(modules):
         if module.__file__:
@@ -97,7 +161,10 @@ def _open_tasks(
             code += Path(module.__file__).read_bytes()
     digest = hashlib.sha256(code).hexdigest() if code else ""
     readers = {task: source_reader(task) or open_task(task, digest) for task in dict.fromkeys(tasks)}
-    return readers, [*of_modules, *(stamp for reader in readers.values() for stamp in reader.stamps())]
+    stamps = [*of_modules, *(stamp for reader in readers.values() for stamp in reader.stamps())]
+    if cleaning is not None:
+        readers = {task: CleanReader(reader, cleaning) for task, reader in readers.items()}
+    return readers, stamps
 
 
 def import_modules(names: Sequence[str]) -> list[ModuleType]:
@@ -249,17 +316,13 @@ def prepare_store(
     Raises:
       UserError: the vocabulary has no eos, or the task has no training text.
     """
-    if tokenizer.eos is None:
-        raise UserError("Vocabulary.path: the vocabulary has no end-of-sequence piece, which ends every document")
-    # The key covers the other tasks, because their validation texts are left out.
-    others = [other for other in prints if other != task]
-    key = _hash(prints[task], tokenizer.base_fingerprint, sorted(prints[other] for other in others))
+    key = _key(task, tokenizer, prints)
     directory = cache / "stores" / key
 
     def fill(folder: Path) -> None:
-        validation = np.unique(np.concatenate([np.empty(0, np.uint64), *map(held_out, others)]))
-        documents = (one.document for split in SPLITS for one in reader.read(split))
-        tables = field_tables(documents, reader.fields) if reader.fields else {}
+        others = [held_out(other) for other in prints if other != task]
+        validation = np.unique(np.concatenate([np.empty(0, np.uint64), *others]))
+        tables = tables_of(reader)
         encoder = Encoder(tokenizer, field_columns(tables))
         shards = open_shards(cache, key, encoder.columns)
         try:
@@ -268,58 +331,78 @@ def prepare_store(
             print(f"{task}: its text has changed; tokenising it again", file=sys.stderr)
             shutil.rmtree(shards.folder)
             found = tokenise(task, reader, encoder, validation, open_shards(cache, key, encoder.columns))
-        counts = assemble(folder, shards, found.shards, encoder.stored, [column.name for column in encoder.counted])
-        _describe(folder, task, reader, encoder, prints[task], found, counts, tables)
+        complete(folder, shards, encoder, parts_of(task, reader, prints[task], tables, found))
 
     make(directory, fill)
     delete_shards(cache, key)
     return directory
 
 
-def _validation_texts(reader: Any) -> np.ndarray:
+def _key(task: str, tokenizer: Tokenizer, prints: Mapping[str, str]) -> str:
+    """The name of a task's store in the cache. Raises UserError if the vocabulary has no eos."""
+    if tokenizer.eos is None:
+        raise UserError("Vocabulary.path: the vocabulary has no end-of-sequence piece, which ends every document")
+    # The key covers the other tasks, because their validation texts are left out.
+    others = sorted(prints[other] for other in prints if other != task)
+    return _hash(prints[task], tokenizer.base_fingerprint, others)
+
+
+def validation_texts(reader: Any) -> np.ndarray:
     """The hashes of a task's validation texts, sorted."""
-    return np.unique(
-        np.array([keyed_hash(normal_text(one.document.text)) for one in reader.read("validation")], np.uint64)
-    )
+    return np.unique(text_keys(reader.read("validation")))
 
 
-def _describe(
-    folder: Path,
-    task: str,
-    reader: Any,
-    encoder: Encoder,
-    print_of_task: str,
-    found: Found,
-    counts: dict[str, dict[str, dict[str, int]]],
-    tables: Mapping[str, Sequence[str]],
-) -> None:
-    """Write store.json and cleaning.json into a store's folder, and print what is surprising."""
+def tables_of(reader: Any) -> dict[str, tuple[str, ...]]:
+    """The names that occur in each field that a reader declares."""
+    documents = (one.document for split in SPLITS for one in reader.read(split))
+    return field_tables(documents, reader.fields) if reader.fields else {}
+
+
+def parts_of(task: str, reader: Any, source: str, tables: Mapping[str, Sequence[str]], found: Found) -> Parts:
+    """The parts of a store whose text has been read by `reader`."""
+    report = reader.report() if isinstance(reader, CleanReader) else None
+    return Parts(task, source, tables, found, reader.share, report)
+
+
+def complete(folder: Path, shards: Shards, encoder: Encoder, parts: Parts) -> None:
+    """Write a store into a folder from its shards, and print what is surprising.
+
+    Raises:
+      UserError: there is no training text.
+      OSError: the store cannot be written.
+    """
+    task, found = parts.task, parts.found
+    counts = assemble(folder, shards, found.shards, encoder.stored, [column.name for column in encoder.counted])
     if not counts["train"]:
         raise UserError(f"Mixture.tasks: {task!r} has no training text")
-    if reader.share is not None:
-        for note in split_notes(counts, reader.share):
+    if parts.share is not None:
+        for note in split_notes(counts, parts.share):
             print(f"{task}: {note}", file=sys.stderr)
     vocabulary = encoder.tokenizer.base_fingerprint
     info = {
         "format": FORMAT,
         "task": canonical_task(task),
-        "source": print_of_task,
+        "source": parts.source,
         "content": found.content,
         "vocabulary": vocabulary,
         "fingerprint": _digest(_CONTENT, found.content, vocabulary),
         "fields": [column.name for column in encoder.own],
-        "tables": {field: list(names) for field, names in tables.items()},
+        "tables": {field: list(names) for field, names in parts.tables.items()},
         "languages": sorted({language for split in counts.values() for language in split}),
         "counts": {split: counts[split] for split in reversed(SPLITS)},
         "dropped_as_validation_text": found.dropped,
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+        "versions": versions(),
     }
-    if isinstance(reader, CleanReader):
-        report = reader.report()
-        for line in lines(report):
+    if parts.report is not None:
+        for line in lines(parts.report):
             print(f"{task}: {line}", file=sys.stderr)
-        (folder / "cleaning.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        (folder / "cleaning.json").write_text(json.dumps(parts.report, indent=1, ensure_ascii=False) + "\n")
     (folder / "store.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """The versions of packages that decide what a store holds."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONS}
 
 
 def split_notes(counts: Mapping[str, Mapping[str, Mapping[str, int]]], share: float) -> Iterator[str]:

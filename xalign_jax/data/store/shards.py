@@ -105,6 +105,11 @@ class Shards:
         return np.load(self.place(split, number) / f"{name}.npy", mmap_mode="r")
 
 
+def shards_folder(cache: Path, key: str, size: int) -> Path:
+    """The folder of a store's shards of `size` characters."""
+    return cache / "partial" / f"{key}-{size}"
+
+
 def open_shards(cache: Path, key: str, columns: Sequence[Column]) -> Shards:
     """The shards of a store in the cache, some of which may exist. Old shards of other stores are deleted.
 
@@ -113,7 +118,7 @@ def open_shards(cache: Path, key: str, columns: Sequence[Column]) -> Shards:
     Raises:
       UserError: $XALIGN_SHARD is no number.
     """
-    folder = cache / "partial" / f"{key}-{_characters()}"
+    folder = shards_folder(cache, key, characters())
     for other in (cache / "partial").glob("*"):
         if other != folder and time.time() - other.stat().st_mtime > _STALE:
             shutil.rmtree(other, ignore_errors=True)
@@ -129,25 +134,30 @@ def delete_shards(cache: Path, key: str) -> None:
         (cache / "partial").rmdir()  # unless other stores are being made
 
 
-def _characters() -> int:
+def characters() -> int:
+    """The characters of text in a shard: $XALIGN_SHARD, otherwise 2^28. Raises UserError if it is no number."""
     text = os.environ.get(SIZE, str(_CHARACTERS))
     if not text.isdecimal() or not 1 <= int(text) <= 2**40:
         raise UserError(f"{SIZE} = {text[:60]!r}: expected the characters of text in a shard, such as {_CHARACTERS}")
     return int(text)
 
 
-def batches(examples: Iterable[Example]) -> Iterator[tuple[int, list[Example]]]:
-    """Batches of examples that are neither long nor large, each with the number of its shard."""
-    limit, number, shard = _characters(), 0, 0
+def batches(examples: Iterable[Example], limit: int) -> Iterator[tuple[int, list[Example]]]:
+    """Batches of examples that are neither long nor large, each with the number of its shard.
+
+    Args:
+      limit: characters of text in a shard.
+    """
+    number, shard = 0, 0
     batch: list[Example] = []
-    characters = 0
+    size = 0
     for example in examples:
         batch.append(example)
-        characters += len(example.document.text)
-        if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
+        size += len(example.document.text)
+        if len(batch) == _BATCH_DOCUMENTS or size >= _BATCH_CHARACTERS:
             yield number, batch
-            shard += characters
+            shard += size
             number, shard = (number + 1, 0) if shard >= limit else (number, shard)
-            batch, characters = [], 0
+            batch, size = [], 0
     if batch:
         yield number, batch

@@ -187,7 +187,7 @@ def _is_whole(index: Path, cache: Path, modules: Sequence[str]) -> bool:
         return False
 
 
-def prepare(texts: Texts, modules: Sequence[str] = ()) -> None:
+def prepare(texts: Texts, modules: Sequence[str] = (), pipeline: Sequence[str] = ()) -> None:
     """Make the vocabulary and the stores of all tasks of a recipe, unless they exist and are current.
 
     The work runs in another process, so that this one does not load TensorFlow. Concurrent calls are safe. If
@@ -195,9 +195,10 @@ def prepare(texts: Texts, modules: Sequence[str] = ()) -> None:
 
     Args:
       modules: Python modules that register the user's tasks.
+      pipeline: options of Apache Beam, on one of whose engines stores are made; () = this machine makes them.
     Raises:
       UserError: bad settings, files or modules.
-      RunError: the cache or the object storage cannot be read or written, or the process stopped for another reason.
+      RunError: an engine failed, the cache or the object storage cannot be read or written, or the process stopped for another reason.
     """
     remote, entries = remote_url(), [texts.index_file(task) for task in (None, *texts.tasks)]
     prepared = _is_prepared(texts, modules)
@@ -205,14 +206,15 @@ def prepare(texts: Texts, modules: Sequence[str] = ()) -> None:
     if remote and not prepared and pull(texts.folder, entries, remote):
         return
     if not prepared:
-        _prepare_here(texts, modules)
+        _prepare_here(texts, modules, pipeline)
     if remote:
         directories = {_read_entry(entry)["directory"]: None for entry in entries}
         push(texts.folder, list(directories), entries, remote)
 
 
-def _prepare_here(texts: Texts, modules: Sequence[str]) -> None:
-    request = {**dataclasses.asdict(texts), "cache": str(texts.folder), "modules": list(modules)}
+def _prepare_here(texts: Texts, modules: Sequence[str], pipeline: Sequence[str]) -> None:
+    asked = {"cache": str(texts.folder), "modules": list(modules), "pipeline": list(pipeline)}
+    request = {**dataclasses.asdict(texts), **asked}
     ask(request, f"preparing {', '.join(texts.tasks) or 'the vocabulary'}")
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from xalign_jax.data.store.columns import Arrays, Column, Encoder
-from xalign_jax.data.store.shards import Part, Shards, batches
+from xalign_jax.data.store.shards import Part, Shards, batches, characters
 from xalign_jax.data.store.workers import Workers, jobs
 from xalign_jax.data.text.fields import covered
+from xalign_jax.data.text.files import keyed_hash, normal_text
 from xalign_jax.data.text.readers import Example
 from xalign_jax.data.text.split import contained
 
@@ -55,7 +56,7 @@ def tokenise(task: str, reader: Any, encoder: Encoder, validation: np.ndarray, s
         reader.divide(workers.keys)
         for split in SPLITS:
             missing = functools.cache(lambda number, split=split: not shards.whole(split, number))
-            stream = workers.map(batches(reader.read(split)), missing)
+            stream = workers.map(batches(reader.read(split), characters()), missing)
             progress = tqdm(stream, desc=f"{task} {split}", unit=" batches", mininterval=1)
             number = -1
             for number, group in itertools.groupby(progress, key=operator.itemgetter(0)):
@@ -96,7 +97,7 @@ def _collect(
         part.kept.append(kept)
         chosen = list(itertools.compress(batch, kept))
         part.languages += [example.document.language for example in chosen]
-        _cover(split, chosen, content)
+        cover(split, chosen, content)
     return part
 
 
@@ -112,14 +113,19 @@ def _skip(
     """Add the documents of a shard that exists to the hash of the content; `kept` (n,): which of them are kept."""
     first = 0
     for _, batch, _ in group:
-        _cover(split, itertools.compress(batch, kept[first : first + len(batch)]), content)
+        cover(split, itertools.compress(batch, kept[first : first + len(batch)]), content)
         first += len(batch)
     if first != len(kept):
         raise ChangedError
 
 
-def _cover(split: str, examples: Iterable[Example], content: Any) -> None:
+def cover(split: str, examples: Iterable[Example], content: Any) -> None:
     """Add documents to the hash of the content, each with its split, language, group and fields."""
     documents = (example.document for example in examples)
     rows = [f"{split}\0{d.text}\0{d.language}\0{d.group}{covered(d)}\n" for d in documents]
     content.update("".join(rows).encode())
+
+
+def text_keys(examples: Iterable[Example]) -> np.ndarray:
+    """(n,) uint64: the hash of each text, the column `key`."""
+    return np.array([keyed_hash(normal_text(example.document.text)) for example in examples], np.uint64)
