@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from xalign_jax.api import register, start_jax
 from xalign_jax.cli.arguments import Commands, add_command, add_folder, add_gin
 from xalign_jax.cli.exits import DONE
-from xalign_jax.cli.loading import register, start_jax
 from xalign_jax.errors import UserError
 
 

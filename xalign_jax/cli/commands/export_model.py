@@ -7,9 +7,9 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xalign_jax.api import import_modules, start_jax
 from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder
 from xalign_jax.cli.exits import DONE
-from xalign_jax.cli.loading import import_modules, start_jax
 from xalign_jax.errors import UserError
 
 if TYPE_CHECKING:
