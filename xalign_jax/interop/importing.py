@@ -309,15 +309,7 @@ def _describe(
     building: Path, source: Path, config: ModelConfig, tokenizer: Tokenizer, dtype: str, model_dir: Path
 ) -> None:
     """Write environment.json and model.gin into the folder that will be `model_dir`."""
-    # The records of a run that other commands read: here without a seed, texts or stages.
-    environment = {
-        "recipe_name": f"import of {source.name}",
-        "source": str(source.absolute()),
-        "dtype": dtype,
-        "vocabulary_fingerprint": tokenizer.fingerprint,
-        "versions": {"xalign_jax": importlib.metadata.version("xalign_jax"), "jax": jax.__version__},
-        "recipe": {"model": as_json(config)},
-    }
+    environment = {**described(source, config, tokenizer), "dtype": dtype}
     write_atomically(building / "environment.json", json.dumps(environment, indent=1) + "\n")
     # A recipe that includes the file must know the model's class, which may be the user's own.
     module = type(config).__module__
@@ -332,6 +324,17 @@ def _describe(
         f'Recipe.init_from = "{model_dir}"',
     ]
     write_atomically(building / "model.gin", "\n".join(lines) + "\n")
+
+
+def described(source: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The records of a run that other commands read (environment.json): here without a seed, texts or stages."""
+    return {
+        "recipe_name": f"import of {source.name}",
+        "source": str(source.absolute()),
+        "vocabulary_fingerprint": tokenizer.fingerprint,
+        "versions": {"xalign_jax": importlib.metadata.version("xalign_jax"), "jax": jax.__version__},
+        "recipe": {"model": as_json(config)},
+    }
 
 
 def _bindings(name: str, config: Any) -> list[str]:
