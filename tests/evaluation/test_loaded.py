@@ -205,12 +205,12 @@ def test_bad_input_gives_one_line(models, tmp_path, capsys, monkeypatch):
         xa.load(tmp_path / "mute")
     with monkeypatch.context() as patch:
         patch.setattr(opening, "free_memory", lambda: ("memory", 1000))
-        with pytest.raises(UserError, match="of float32 parameters, but 0.0 GB of memory are free"):
+        with pytest.raises(UserError, match=r"of float32 parameters, but 0\.0 GB of memory are free"):
             xa.load(folder)
     broken = jax.tree.map(lambda array: array, encoder.model.params)
     broken["embedding"] = broken["embedding"].at[:, 0].set(np.nan)
     monkeypatch.setattr(encoder, "model", encoder.model.bind(broken))
-    with pytest.raises(UserError, match="level 3 is not finite for text 0"):
+    with pytest.raises(UserError, match="level 3 is not finite for text"):
         encoder.encode(TEXTS)
 
 

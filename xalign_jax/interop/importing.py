@@ -58,6 +58,8 @@ def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float3
         # Headers first: whatever does not fit is found before any tensor is read.
         found = read_source(source)
         tokenizer = _tokenizer(source, building, found.settings, found.rows, model_dir.absolute() / "vocabulary")
+        if found.missing:
+            print(f"{source}: no masked-LM head there; fresh: {', '.join(found.missing)}")
         params = read_parameters(found, mesh, dtype)
         # The checkpoint of a run at step 0, without heads and without an optimiser's state.
         config = found.model.config
@@ -210,7 +212,6 @@ def read_parameters(found: Found, mesh: Mesh, dtype: str) -> Params:
     where = flat(sharding.parameter_shardings(model.logical_axes(), model.shapes, mesh))
     leaves: dict[str, jax.Array] = {}
     if fresh := {path: where[path] for path in found.missing}:
-        print(f"{tensors.source}: no masked-LM head there; fresh: {', '.join(fresh)}")
 
         def draw() -> dict[str, jax.Array]:
             # XLA leaves out the computation of the parameters that are not asked for.

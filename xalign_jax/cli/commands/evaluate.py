@@ -95,6 +95,6 @@ def _folder(folder: Path, files: list[str], bindings: list[str], output: Path) -
     model = opened.model.in_dtype(build.dtype_of(runtime)).bind(opened.model.params)
     probed = ProbedRun(model, Corpus(opened.tokenizer, {}, None, None), stage="import")
     output.mkdir(parents=True, exist_ok=True)
+    evaluate.measure(probed, mesh, evaluation.probes, output)
     about = described(folder, model.config, opened.tokenizer)
     write_atomically(output / "environment.json", json.dumps(about, indent=1) + "\n")
-    evaluate.measure(probed, mesh, evaluation.probes, output)
