@@ -30,7 +30,6 @@ from xalign_jax.interop.weights import DTYPES, Tensors, cast
 from xalign_jax.models.model import Model, Params, build
 from xalign_jax.recipe import as_json
 from xalign_jax.runtime import sharding
-from xalign_jax.runtime.checkpoints import Checkpoints
 from xalign_jax.runtime.compilation import jit_once
 from xalign_jax.runtime.logs import write_atomically
 
@@ -54,6 +53,9 @@ def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float3
     Raises:
       UserError: the message names what is missing in the source, unknown, cut short or not implemented.
     """
+    # Imported here, because `xalign_jax.load` of a Hugging Face folder needs no Orbax, which takes half a second.
+    from xalign_jax.runtime.checkpoints import Checkpoints
+
     with whole(model_dir, "--model_dir", overwrite) as building:
         # Headers first: whatever does not fit is found before any tensor is read.
         found = read_source(source)

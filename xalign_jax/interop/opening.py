@@ -20,7 +20,6 @@ from xalign_jax.interop.architectures import table
 from xalign_jax.interop.importing import fast_tokenizer, read_parameters, read_source
 from xalign_jax.models.model import Model, build
 from xalign_jax.records.files import read_environment
-from xalign_jax.runtime.restore import restore_model
 
 Frame = tuple[list[int], list[int]]  # ids before and after a text
 
@@ -77,6 +76,9 @@ def open_model(folder: Path, mesh: Mesh, step: int | None = None, dtype: str = "
 
 def _open_directory(folder: Path, mesh: Mesh, step: int | None, dtype: str) -> Opened:
     """A model directory's checkpoint, without its recipe."""
+    # A Hugging Face folder needs no Orbax, which takes half a second to import.
+    from xalign_jax.runtime.restore import restore_model
+
     environment = read_environment(folder, ("recipe",))
     config = table.config_from_json(environment["recipe"].get("model"))
     tokenizer = Tokenizer.load(folder / "vocabulary")

@@ -83,7 +83,8 @@ def fingerprint(pieces: Pieces) -> str:
 
 def is_punctuation(text: str) -> bool:
     """True if the text has nothing but punctuation and symbols."""
-    return bool(text) and all(unicodedata.category(character)[0] in "PS" for character in text)
+    # Most pieces begin with a letter, which the first test finds at once.
+    return not text[:1].isalnum() and bool(text) and all(unicodedata.category(one)[0] in "PS" for one in text)
 
 
 def _byte_text(piece: str) -> str:
