@@ -23,6 +23,7 @@ TOP = {"cli", "api"}
 
 # Room -> the rooms to which DESIGN draws an arrow from it. Along these arrows a room may also import what lies deeper.
 DRAWN = {
+    "__init__": {"api"},  # `xalign_jax.load`, imported when it is first used
     "scale": {"training"},
     "training": {"objectives", "parametrizations", "data", "models", "runtime"},
     "evaluation": {"models", "data", "alignment", "runtime"},

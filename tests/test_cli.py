@@ -9,6 +9,9 @@ import shutil
 import pytest
 from commands import python, xalign
 
+import xalign_jax as xa
+from xalign_jax.errors import UserError
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 RECIPE = """
@@ -68,6 +71,22 @@ def test_a_run_on_own_text_leaves_results_and_a_report(place):
     last = json.loads((place / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["tokens/en"] > last["tokens/en_clone"] > 0
     assert 0 < last["pretrain_lm/switch_coverage"] <= 1
+
+
+def test_python_loads_the_run_and_knows_that_it_is_done(place, monkeypatch):
+    model = xa.load(place / "run")
+    assert model.step == 10 and model.encode(["one", "two words"], 1).shape == (2, 32)
+    assert xa.load(place / "run", step=4).step == 4
+    # A run is read as its feeds write documents: bos predicts the first token.
+    (score,) = model.score(["two words"])
+    assert len(score.tokens) == len(model.tokenizer.encode(["two words"])[0]) and score.total < 0
+    # As `xalign train` on a finished run: nothing is trained, and another recipe is refused.
+    monkeypatch.chdir(place)
+    before = (place / "run" / "metrics.jsonl").read_bytes()
+    xa.train("small.gin", "run")
+    assert (place / "run" / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(UserError, match=r"Recipe\.seed"):
+        xa.train("small.gin", "run", {"Recipe.seed": 1})
 
 
 def test_the_same_command_again_is_done_at_once(place):
@@ -235,7 +254,7 @@ def test_stats_show_the_texts_and_the_dictionary_where_facts_are_refused(place):
             "gone.txt",
         ),
         (["train", "--gin_file=small.gin", "--model_dir=x", "--gin.WarmupCosine.peak=1e30"], 1, "not finite"),
-        (["evaluate", "--gin_file=small.gin", "--model_dir=nowhere"], 2, "--model_dir=nowhere"),
+        (["evaluate", "--gin_file=small.gin", "--model_dir=nowhere"], 2, "nowhere: no such folder"),
         (["compare", "nothing", "--output=y"], 2, "nothing"),
     ],
 )

@@ -42,7 +42,7 @@ def test_the_version_is_the_packages(capsys):
         (["trian"], "invalid choice: 'trian'"),
         (TRAIN, "xalign train: the following arguments are required: --model_dir"),
         ([*TRAIN, "--model_dir="], "argument --model_dir: names nothing"),
-        (["evaluate", "--gin_file=a.gin", "--model_dir= "], "argument --model_dir: names nothing"),
+        (["evaluate", "--gin_file=a.gin", "--model_dir= "], "argument --model/--model_dir: names nothing"),
         (["evaluate", "--gin_file=a.gin", "--model_dir=x", "--step=two"], "argument --step: invalid int value: 'two'"),
         ([*TRAIN, "--model=x"], "--model_dir"),  # no abbreviations
         ([*TRAIN, "--model_dir=x", "--gin.Recipe.seed", "=", "3"], "--gin.Recipe.seed: no value"),

@@ -70,6 +70,50 @@ def test_probes_that_read_files_measure_it_and_a_report_is_written(place):
     assert xalign("compare", "run", "--output=report", cwd=place).returncode == 0
 
 
+def test_a_hugging_face_folder_needs_neither_recipe_nor_import(place):
+    """The probes of files run by default and give the figures of the imported model. Its results go elsewhere."""
+    names = {path.name for path in (place / "hf").iterdir()}
+    done = xalign("evaluate", "--model=hf", "--output=apart", FILES, "--gin.PROBE_LENGTH=64", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert names == {path.name for path in (place / "hf").iterdir()}
+    assert xalign("evaluate", "--model=run", FILES, "--gin.PROBE_LENGTH=64", cwd=place).returncode == 0
+    rows = json.loads((place / "apart" / "results.json").read_text())
+    assert rows and all(row in json.loads((place / "run" / "results.json").read_text()) for row in rows)
+    assert "## Sentence retrieval, en->de" in (place / "apart" / "report.md").read_text()
+    assert xalign("compare", "apart", "run", "--output=both", cwd=place).returncode == 0
+    # A second model's results do not mix with them.
+    shutil.copytree(place / "hf", place / "other")
+    mixed = xalign("evaluate", "--model=other", "--output=apart", FILES, cwd=place)
+    assert mixed.returncode == 2 and "holds the results of" in mixed.stderr
+
+
+def test_a_hugging_face_folder_is_exported(place):
+    """In another dtype here. The vocabulary is left out, because no fast tokenizer reads our bytes twice."""
+    shutil.copytree(place / "hf", place / "ids", ignore=shutil.ignore_patterns("*token*"))
+    done = xalign("export", "--model=ids", "--output=half", "--dtype=bfloat16", cwd=place)
+    assert done.returncode == 0 and "verified" in done.stdout, done.stderr
+    assert json.loads((place / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model=hf"], "bind --gin.SENTENCES"),
+        (["--model=hf", "--step=3"], "has no steps"),
+        (["--model=run", "--output=x", FILES], "keeps its own results"),
+        (["--model=hf", "--gin_file=probes/alignment.gin", probes("WordRetrieval")], "WordRetrieval: no dictionary"),
+        (["--model=hf", "--gin_file=probes/alignment.gin", probes("Perplexity")], "needs a causal model"),
+        (["--model=hf", FILES, "--gin.Recipe.seed=3"], "no Recipe"),
+        (["--model=gone"], "no such folder"),
+        (["--model=."], "neither a model directory"),
+    ],
+)
+def test_bad_options_for_a_folder_give_one_line(place, options, said):
+    done = xalign("evaluate", *options, cwd=place)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr.strip().splitlines()[-1] and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from xalign_jax.api import register
 from xalign_jax.cli.arguments import Parser
 from xalign_jax.cli.commands import (
     compare,
@@ -32,7 +33,6 @@ from xalign_jax.cli.exits import (
     catch_interrupts,
     end_interrupted,
 )
-from xalign_jax.cli.loading import register
 from xalign_jax.errors import RunError, UserError
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "INTERRUPTED_LINE", "USAGE", "main", "register"]

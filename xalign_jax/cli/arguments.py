@@ -41,16 +41,26 @@ def add_command(
     return parser
 
 
-def add_gin(parser: argparse.ArgumentParser) -> None:
-    """Add `--gin_file` and, for the help text only, `--gin.NAME=VALUE`. `cli.main` parses bindings itself."""
-    help = "a gin file, here or packaged; repeatable"
-    parser.add_argument("--gin_file", action="append", required=True, metavar="FILE", help=help)
+def add_gin(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add `--gin_file` and, for the help text only, `--gin.NAME=VALUE`. `cli.main` parses bindings itself.
+
+    Args:
+      default: the gin file if none is given, which the command reads itself; None = one must be given.
+    """
+    help = "a gin file, here or packaged; repeatable" + (f"; default: {default}" if default else "")
+    parser.add_argument("--gin_file", action="append", required=default is None, metavar="FILE", help=help)
     parser.add_argument("--gin.NAME=VALUE", action="store_true", help="a gin binding or macro; repeatable")
 
 
 def add_folder(parser: argparse.ArgumentParser, option: str, about: str) -> None:
     """Add a required option for a folder on this machine."""
     parser.add_argument(option, type=path, required=True, metavar="DIR", help=about)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the required `--model`, a model directory or a Hugging Face folder; `--model_dir` is its older name."""
+    about = "a run's folder, an imported model, or a Hugging Face folder"
+    parser.add_argument("--model", "--model_dir", dest="model", type=path, required=True, metavar="DIR", help=about)
 
 
 def path(text: str) -> Path:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
@@ -29,13 +31,14 @@ from xalign_jax.interop.weights import DTYPES, Tensors, cast
 from xalign_jax.models.model import Model, Params, build
 from xalign_jax.recipe import as_json
 from xalign_jax.runtime import sharding
-from xalign_jax.runtime.checkpoints import Checkpoints
 from xalign_jax.runtime.compilation import jit_once
 from xalign_jax.runtime.logs import write_atomically
 
 # The files of a fast tokenizer, and files from which transformers can make one.
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _SLOW = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json")
+STACKED_ON_HOST = 2**24  # numbers of a parameter of all layers, 64 MiB of float32
+SECONDS_BEFORE_A_BAR = 5.0  # most models are read sooner
 
 
 def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float32", overwrite: bool = False) -> None:
@@ -51,11 +54,16 @@ def import_model(source: Path, model_dir: Path, mesh: Mesh, dtype: str = "float3
     Raises:
       UserError: the message names what is missing in the source, unknown, cut short or not implemented.
     """
+    # Imported here, because `xalign_jax.load` of a Hugging Face folder needs no Orbax, which takes half a second.
+    from xalign_jax.runtime.checkpoints import Checkpoints
+
     with whole(model_dir, "--model_dir", overwrite) as building:
         # Headers first: whatever does not fit is found before any tensor is read.
         found = read_source(source)
         tokenizer = _tokenizer(source, building, found.settings, found.rows, model_dir.absolute() / "vocabulary")
-        params = _read(found.plan, found.model, found.tensors, mesh, dtype)
+        if found.missing:
+            print(f"{source}: no masked-LM head there; fresh: {', '.join(found.missing)}")
+        params = read_parameters(found, mesh, dtype)
         # The checkpoint of a run at step 0, without heads and without an optimiser's state.
         config = found.model.config
         about = {"stage": "import", "recipe": {"model": as_json(config)}}
@@ -78,6 +86,11 @@ class Found(NamedTuple):
     model: Model
     rows: int
     plan: Plan
+
+    @property
+    def missing(self) -> list[str]:
+        """Paths of our parameters that the checkpoint lacks: those of a masked-LM head."""
+        return [path for path in flat(self.model.shapes) if path not in self.plan]
 
 
 def read_source(source: Path) -> Found:
@@ -194,25 +207,25 @@ def flat(tree: Tree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _read(plan: Plan, model: Model, tensors: Tensors, mesh: Mesh, dtype: str) -> Params:
-    """The parameters, sharded over the mesh."""
-    shapes = model.shapes
+def read_parameters(found: Found, mesh: Mesh, dtype: str) -> Params:
+    """The parameters of a checkpoint, sharded over the mesh. A masked-LM head that it lacks is drawn afresh."""
+    plan, model, tensors = found.plan, found.model, found.tensors
+    shapes = flat(model.shapes)
     # Everything by path from here on: shapes, places, and the plan.
-    where = flat(sharding.parameter_shardings(model.logical_axes(), shapes, mesh))
-    fresh = [path for path in flat(shapes) if path not in plan]
-    if fresh:
-        print(f"{tensors.source}: no masked-LM head there; fresh: {', '.join(fresh)}")
+    where = flat(sharding.parameter_shardings(model.logical_axes(), model.shapes, mesh))
     leaves: dict[str, jax.Array] = {}
-    for path, shape in tqdm(flat(shapes).items(), desc="import", unit="parameter"):
-        if path in plan:
-            leaves[path] = _parameter(plan[path], shape.shape, where[path], tensors, dtype)
-        else:
-            # One parameter of a fresh model, drawn where it will lie. XLA leaves out the computation of the others.
-            leaves[path] = jit_once(
-                lambda path=path: flat(model.init(jax.random.key(0)))[path].astype(DTYPES[dtype]),
-                out_shardings=where[path],
-            )()
-    return jax.tree.unflatten(jax.tree.structure(shapes), [leaves[path] for path in flat(shapes)])
+    if fresh := {path: where[path] for path in found.missing}:
+
+        def draw() -> dict[str, jax.Array]:
+            # XLA leaves out the computation of the parameters that are not asked for.
+            drawn = flat(model.init(jax.random.key(0)))
+            return {path: drawn[path].astype(DTYPES[dtype]) for path in fresh}
+
+        # Drawn where they will lie.
+        leaves |= jit_once(draw, out_shardings=fresh)()
+    for path in tqdm(plan, desc="import", unit="parameter", delay=SECONDS_BEFORE_A_BAR):
+        leaves[path] = _parameter(plan[path], shapes[path].shape, where[path], tensors, dtype)
+    return jax.tree.unflatten(jax.tree.structure(model.shapes), [leaves[path] for path in shapes])
 
 
 def _parameter(
@@ -224,13 +237,17 @@ def _parameter(
         # Without layers there is one tensor, and each device takes its slice of it.
         whole = cast(name, entry.view.read(tensors.read(name), shape), dtype)
         return jax.make_array_from_callback(shape, where, whole.__getitem__)
+    layers = (cast(name, entry.view.read(tensors.read(name), shape[1:]), dtype) for entry, name in parts)
+    if math.prod(shape) <= STACKED_ON_HOST:
+        # A small stack is put together in this host's memory, which needs no compiled program.
+        whole = np.stack(list(layers))
+        return jax.make_array_from_callback(shape, where, whole.__getitem__)
     # Blocks are stacked along axis 0, which is not sharded here: a layer lies on the mesh like the stack without that
     # axis.
     one = NamedSharding(where.mesh, PartitionSpec(*where.spec[1:]))
     # The stack is filled layer by layer, in place.
     stack = jnp.zeros(shape, DTYPES[dtype], device=where)
-    for layer, (entry, name) in enumerate(parts):
-        array = cast(name, entry.view.read(tensors.read(name), shape[1:]), dtype)
+    for layer, array in enumerate(layers):
         placed = jax.make_array_from_callback(array.shape, one, array.__getitem__)
         # Without waiting, the host would read tensors faster than the device takes them.
         stack = _write_layer(stack, placed, layer, where).block_until_ready()
@@ -247,14 +264,12 @@ def _tokenizer(source: Path, building: Path, settings: Settings, rows: int, path
     """The source's tokenizer in `building/vocabulary`, whose final place is `path`; bare ids if the source has none."""
     folder = building / "vocabulary"
     folder.mkdir()
-    # A fast tokenizer is taken as it is. Others are converted by transformers.
-    if (source / _TOKENIZER[0]).is_file():
+    found = fast_tokenizer(source, folder)
+    if found == source:
         for name in _TOKENIZER:
             if (source / name).is_file():
                 shutil.copy(source / name, folder / name)
-        vocabulary = Vocabulary("huggingface", str(folder), rows=rows)
-    elif slow := [name for name in _SLOW if (source / name).is_file()]:
-        _convert(source, folder, slow[0])
+    if found:
         vocabulary = Vocabulary("huggingface", str(folder), rows=rows)
     else:
         print(f"{source}: no tokenizer there; token ids only")
@@ -267,6 +282,20 @@ def _tokenizer(source: Path, building: Path, settings: Settings, rows: int, path
     tokenizer = Tokenizer.of(vocabulary).with_clones(dataclasses.replace(vocabulary, path=str(path)))
     tokenizer.save(folder)
     return tokenizer
+
+
+def fast_tokenizer(source: Path, folder: Path) -> Path | None:
+    """The folder that has the source's tokenizer.json; None if the source has no tokenizer.
+
+    It is the source itself, or `folder`, into which transformers converts a tokenizer of another kind.
+    """
+    if (source / _TOKENIZER[0]).is_file():
+        return source
+    slow = [name for name in _SLOW if (source / name).is_file()]
+    if not slow:
+        return None
+    _convert(source, folder, slow[0])
+    return folder
 
 
 def _convert(source: Path, folder: Path, file: str) -> None:
@@ -284,15 +313,7 @@ def _describe(
     building: Path, source: Path, config: ModelConfig, tokenizer: Tokenizer, dtype: str, model_dir: Path
 ) -> None:
     """Write environment.json and model.gin into the folder that will be `model_dir`."""
-    # The records of a run that other commands read: here without a seed, texts or stages.
-    environment = {
-        "recipe_name": f"import of {source.name}",
-        "source": str(source.absolute()),
-        "dtype": dtype,
-        "vocabulary_fingerprint": tokenizer.fingerprint,
-        "versions": {"xalign_jax": importlib.metadata.version("xalign_jax"), "jax": jax.__version__},
-        "recipe": {"model": as_json(config)},
-    }
+    environment = {**described(source, config, tokenizer), "dtype": dtype}
     write_atomically(building / "environment.json", json.dumps(environment, indent=1) + "\n")
     # A recipe that includes the file must know the model's class, which may be the user's own.
     module = type(config).__module__
@@ -307,6 +328,17 @@ def _describe(
         f'Recipe.init_from = "{model_dir}"',
     ]
     write_atomically(building / "model.gin", "\n".join(lines) + "\n")
+
+
+def described(source: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The records of a run that other commands read (environment.json): here without a seed, texts or stages."""
+    return {
+        "recipe_name": f"import of {source.name}",
+        "source": str(source.absolute()),
+        "vocabulary_fingerprint": tokenizer.fingerprint,
+        "versions": {"xalign_jax": importlib.metadata.version("xalign_jax"), "jax": jax.__version__},
+        "recipe": {"model": as_json(config)},
+    }
 
 
 def _bindings(name: str, config: Any) -> list[str]:

@@ -6,6 +6,7 @@ Shapes: B rows of T tokens. Several key/value heads serve groups of query heads 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -20,6 +21,30 @@ from xalign_jax.models.layers import Maker, RMSNorm, add_bias, project
 from xalign_jax.models.rotary import rotate
 
 
+@dataclasses.dataclass
+class Memory:
+    """Keys and values of one block. The block's attention adds those of its tokens, and reads all of them.
+
+    Attributes:
+      keys, values: (B,S,kv_heads,head_dim), of all tokens of the rows; None = no tokens came before.
+      first: the place in the row of the first new token.
+    """
+
+    keys: jax.Array | None = None
+    values: jax.Array | None = None
+    first: jax.Array | int = 0
+
+    def extend(self, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Write the keys and values (B,T,kv_heads,head_dim) of new tokens; returns those of all tokens."""
+        if self.keys is None or self.values is None:
+            self.keys, self.values = key, value
+        else:
+            at = (0, self.first, 0, 0)
+            self.keys = jax.lax.dynamic_update_slice(self.keys, key, at)
+            self.values = jax.lax.dynamic_update_slice(self.values, value, at)
+        return self.keys, self.values
+
+
 class Context(NamedTuple):
     """What every layer of a forward pass shares.
 
@@ -32,6 +57,8 @@ class Context(NamedTuple):
       cos, sin: rotary tables (B,T,1,dims/2) float32; None = queries and keys are not rotated.
       full_mask: (B,T,T) bool, the mask of those layers that ignore the window; None = all layers have one mask.
       full_layers: (L,) bool, the layers with `full_mask`.
+      lasting: a token's keys and values stay what they are when tokens follow it, so that they can be kept.
+      memory: where the block's attention keeps keys and values (`models.decoding`); None = it keeps nothing.
     """
 
     mask: jax.Array
@@ -42,6 +69,17 @@ class Context(NamedTuple):
     sin: jax.Array | None = None
     full_mask: jax.Array | None = None
     full_layers: np.ndarray | None = None
+    lasting: bool = False
+    memory: Memory | None = None
+
+    def of_queries(self, first: jax.Array | int, count: int) -> Context:
+        """The context in which tokens first..first + count - 1 of each row are queries, and all tokens are keys."""
+
+        def cut(array: jax.Array | None) -> jax.Array | None:
+            return None if array is None else jax.lax.dynamic_slice_in_dim(array, first, count, axis=1)
+
+        mask = jax.lax.dynamic_slice_in_dim(self.mask, first, count, axis=1)
+        return self._replace(mask=mask, full_mask=cut(self.full_mask), cos=cut(self.cos), sin=cut(self.sin))
 
     def of_layer(self, full: jax.Array | None) -> Context:
         """The context with the mask of one layer; `full` is the layer's entry of `full_layers`, a bool scalar."""
@@ -57,6 +95,7 @@ def causal_context(
     sin: jax.Array,
     window: int | None = None,
     full_layers: np.ndarray | None = None,
+    lasting: bool = True,
 ) -> Context:
     """The causal mask within segments, with rotary tables.
 
@@ -65,17 +104,18 @@ def causal_context(
       cos, sin: (B,T,1,dims/2) float32.
       window: a query sees itself and the window - 1 tokens before it; None = all before it.
       full_layers: (L,) bool, layers that ignore the window.
+      lasting: the tables of a token do not depend on the tokens after it.
     """
     # (B,T,T): same segment, and the key stands at or before the query. Padding (segment 0) sees itself and earlier
     # padding: this harms no other token, and no query is left without a key.
     order = jnp.arange(segment_ids.shape[1])
     mask = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (order[:, None] >= order[None, :])
     if window is None or window >= segment_ids.shape[1]:
-        return Context(mask, segment_ids, True, None, cos, sin)
+        return Context(mask, segment_ids, True, None, cos, sin, lasting=lasting)
     near = mask & (order[:, None] < order[None, :] + window)
     if full_layers is None:
-        return Context(near, segment_ids, True, window, cos, sin)
-    return Context(near, segment_ids, True, window, cos, sin, mask, full_layers)
+        return Context(near, segment_ids, True, window, cos, sin, lasting=lasting)
+    return Context(near, segment_ids, True, window, cos, sin, mask, full_layers, lasting)
 
 
 def mutual_context(segment_ids: jax.Array) -> Context:
@@ -88,12 +128,12 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, context: Context)
 
     Args:
       query: (B,T,heads,head_dim).
-      key, value: (B,T,kv_heads,head_dim); kv_heads divides heads.
+      key, value: (B,S,kv_heads,head_dim); kv_heads divides heads. S = T, unless keys of earlier tokens were kept.
     """
     # (B,T,heads,head_dim) -> (B,heads,T,head_dim). Scaling the queries is cheaper than scaling the scores.
     query, key, value = (each.swapaxes(1, 2) for each in (query * query.shape[-1] ** -0.5, key, value))
     mixed: jax.Array
-    if context.full_layers is None and fits(query, key):
+    if context.full_layers is None and query.shape[2] == key.shape[2] and fits(query, key):
         # The fused kernel exists for TPUs only. JAX chooses a branch when it compiles the program for a platform, which
         # need not be the platform of this machine.
         fused = functools.partial(attend_fused, causal=context.causal, window=context.window)
@@ -113,21 +153,21 @@ def _attend_masked(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax
 
     Args:
       query: (B,heads,T,head_dim), scaled.
-      key, value: (B,kv_heads,T,head_dim).
-      mask: (B,T,T) bool.
+      key, value: (B,kv_heads,S,head_dim).
+      mask: (B,T,S) bool.
     """
     B, heads, T, head_dim = query.shape
     kv_heads, group = key.shape[1], heads // key.shape[1]
     # Stack the queries that share a key head along time. Both products are then plain batched matrix products:
-    # (B,kv_heads,group T,head_dim) x (B,kv_heads,head_dim,T) -> (B,kv_heads,group T,T), in float32.
+    # (B,kv_heads,group T,head_dim) x (B,kv_heads,head_dim,S) -> (B,kv_heads,group T,S), in float32.
     query = query.reshape(B, kv_heads, group * T, head_dim)
     scores = jnp.matmul(query, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
-    scores = scores.reshape(B, kv_heads, group, T, T)
+    scores = scores.reshape(B, kv_heads, group, T, -1)
     # The lowest finite number instead of -inf, with which a query without a key would become NaN.
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    # (B,kv_heads,group T,T) x (B,kv_heads,T,head_dim) -> (B,kv_heads,group T,head_dim) -> (B,heads,T,head_dim).
-    mixed = weights.reshape(B, kv_heads, group * T, T) @ value
+    # (B,kv_heads,group T,S) x (B,kv_heads,S,head_dim) -> (B,kv_heads,group T,head_dim) -> (B,heads,T,head_dim).
+    mixed = weights.reshape(B, kv_heads, group * T, -1) @ value
     return mixed.reshape(B, heads, T, head_dim)
 
 
@@ -180,6 +220,8 @@ class SelfAttention(nnx.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if context.cos is not None and context.sin is not None:
             query, key = (rotate(each, context.cos, context.sin) for each in (query, key))
+        if context.memory is not None:
+            key, value = context.memory.extend(key, value)
         mixed = attend(query, key, value, context)
         # (B,T,heads,head_dim) -> (B,T,heads head_dim) -> (B,T,width).
         output = self.output[...]

@@ -87,7 +87,10 @@ class Decoder(nnx.Module):
         cos, sin = tables(positions, segment_ids, self.dims, c.rope_theta, c.rope_scaling)
         # (layers,) bool, constants of the program.
         full = np.isin(np.arange(c.layers), self.full_layers) if self.full_layers else None
-        return causal_context(segment_ids, cos, sin, self.window, full)
+        # "dynamic" scaling turns all keys of a segment by angles that depend on the segment's length, once it is long.
+        scaling, length = c.rope_scaling, segment_ids.shape[1]
+        lasting = scaling is None or scaling.kind != "dynamic" or length <= (scaling.original_max_length or 0)
+        return causal_context(segment_ids, cos, sin, self.window, full, lasting)
 
     def head_input(self, h: jax.Array) -> jax.Array:
         """The states of level L themselves."""

@@ -246,11 +246,9 @@ class Model:
         edit: Mapping[int, Callable[[jax.Array], jax.Array]],
     ) -> States:
         """`hidden` for all rows at once."""
-        # Token ids -> rows of the table, which differ only with a row map.
-        network, (tokens, positions, segment_ids, types) = self._bound_network(), inputs
-        rows = tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens]
+        network, (tokens, positions, segment_ids, types) = self.bound_network(), inputs
         # (B,T) -> (B,T,width), rows spread over the mesh.
-        x = spread(network.embed(rows, positions, types))
+        x = spread(network.embed(self.rows(tokens), positions, types))
         x = edit[0](x) if 0 in edit else x
         # States by level, and captured sites by (site, level).
         collected: dict[Any, jax.Array] = {0: x}
@@ -279,8 +277,7 @@ class Model:
             x, sites = nnx.merge(block, weights)(x, context.of_layer(full))
             return spread(x), {name: getattr(sites, name) for name in capture}
 
-        # On a CPU, a loop costs a small model a quarter of its speed. For a deep model, compile time matters more.
-        unroll = target.platform() == "cpu" and self.num_layers <= UNROLLED_LAYERS
+        unroll = self.unrolled
         if self._remat:
             apply = jax.checkpoint(apply, prevent_cse=unroll)
         # Slices of consecutive blocks, each run by one scan. Most states are never stored: only what is asked for.
@@ -308,7 +305,13 @@ class Model:
             collected[stop] = edit[stop](x) if stop in edit else x
         return collected
 
-    def _bound_network(self) -> Network:
+    @property
+    def unrolled(self) -> bool:
+        """Whether loops over blocks are unrolled."""
+        # On a CPU, a loop costs a small model a quarter of its speed. For a deep model, compile time matters more.
+        return target.platform() == "cpu" and self.num_layers <= UNROLLED_LAYERS
+
+    def bound_network(self) -> Network:
         """The network with the bound parameters in place of its variables."""
         if self.params is None:
             raise ValueError("the model has no parameters: model.bind(params)")
@@ -319,22 +322,25 @@ class Model:
 
         The logits of all tokens are `head_input(h) @ head_weight().T + head_bias()`.
         """
-        return self._bound_network().head_input(h)
+        return self.bound_network().head_input(h)
 
     def head_weight(self) -> jax.Array:
         """The head's rows (V,width) float32."""
         # With a row map, (rows,width) -> (V,width): tied ids get the same row.
-        table = self._bound_network().head_table()[0]
+        table = self.bound_network().head_table()[0]
         return table if self._row_map is None else table[jnp.asarray(self._row_map)]
 
     def head_rows(self, tokens: jax.Array) -> jax.Array:
         """The head's rows of tokens: (B,T) int32 -> (B,T,width) float32. The whole table is never gathered."""
-        rows = tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens]
-        return lookup(self._bound_network().head_table()[0], rows)
+        return lookup(self.bound_network().head_table()[0], self.rows(tokens))
+
+    def rows(self, tokens: jax.Array) -> jax.Array:
+        """Token ids -> rows of the table, which differ only with a row map; any shape."""
+        return tokens if self._row_map is None else jnp.asarray(self._row_map)[tokens]
 
     def head_bias(self) -> jax.Array | None:
         """The head's bias (V,) float32; None = the head has none."""
-        bias = self._bound_network().head_table()[1]
+        bias = self.bound_network().head_table()[1]
         return bias if bias is None or self._row_map is None else bias[jnp.asarray(self._row_map)]
 
     def pooled(self, h: jax.Array) -> jax.Array:
@@ -345,7 +351,7 @@ class Model:
         """
         if "pooler" not in self.params:
             raise UserError(f"{type(self.config).__name__} without a pooler; use the mean or the first token's states")
-        return self._bound_network().pooled(h)
+        return self.bound_network().pooled(h)
 
     def flops_per_token(self, length: int) -> float:
         """FLOPs of a forward and a backward pass for one token of a row of `length` tokens.

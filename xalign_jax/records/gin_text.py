@@ -23,7 +23,7 @@ def as_gin(recipe: Recipe, runtime: Runtime) -> str:
     writer = _Writer()
     writer.reference(recipe, "")
     writer.reference(runtime, "")
-    # gin needs the user's own modules to register their classes. Ours are registered by `cli.loading`.
+    # gin needs the user's own modules to register their classes. Ours are registered by `api.register`.
     imports = sorted(m for m in writer.modules if not m.startswith("xalign_jax."))
     return "\n".join([*(f"import {module}" for module in imports), *writer.lines]) + "\n"
 

@@ -109,20 +109,24 @@ def first_rows(planned: list[PlannedStage]) -> dict[str, str]:
 
 
 def build_model(recipe: Recipe, runtime: Runtime, tokenizer: Tokenizer) -> Model:
-    """The recipe's model for this runtime; dtype "auto" is bfloat16 on accelerators and float32 on CPUs."""
-    dtype = runtime.dtype
-    if dtype == "auto":
-        dtype = "float32" if target.platform() == "cpu" else "bfloat16"
+    """The recipe's model for this runtime."""
     return build(
         recipe.model,
         tokenizer.size,
         row_map=tokenizer.row_map,
         special=tokenizer.special,
         mask_id=tokenizer.mask,
-        dtype=jax.numpy.dtype(dtype),
+        dtype=jax.numpy.dtype(dtype_of(runtime)),
         remat=runtime.remat,
         chunks=runtime.accumulate,
     )
+
+
+def dtype_of(runtime: Runtime) -> str:
+    """The dtype of matrix products; "auto" is bfloat16 on accelerators and float32 on CPUs."""
+    if runtime.dtype != "auto":
+        return runtime.dtype
+    return "float32" if target.platform() == "cpu" else "bfloat16"
 
 
 def claim(model_dir: epath.Path, recipe: Recipe, runtime: Runtime, extend: bool) -> inputs.Inputs:

@@ -106,12 +106,20 @@ def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, s
     # The stage that the step belongs to. Stages end at the running sums of their steps; an import has none.
     ends = itertools.accumulate(stage.steps for stage in recipe.stages)
     stage = next((stage.name for stage, end in zip(recipe.stages, ends, strict=True) if step <= end), "import")
-    probed = ProbedRun(model, data, recipe.seed, stage, step)
+    measure(ProbedRun(model, data, recipe.seed, stage, step), mesh, probes, model_dir)
+
+
+def measure(probed: ProbedRun, mesh: Mesh, probes: tuple, output: Path) -> None:
+    """Run probes on a model and add their rows to `results.json` in `output`.
+
+    Raises:
+      UserError: a probe does not suit the model or its data, or none of them measures anything.
+    """
     # Ask all probes before the first of them computes for long.
     checks.check_probes(probes, probed)
     with jax.set_mesh(mesh):
         rows = run_probes(probes, probed)
     if not rows:
-        raise UserError(f"--model_dir={model_dir}: the probes measure nothing that this run has")
+        raise UserError(f"--model_dir={output}: the probes measure nothing that this run has")
     # Rows of other conditions stay; equal ones are replaced.
-    run_directory.add_results(model_dir, probes, rows, stage, step, recipe.seed)
+    run_directory.add_results(output, probes, rows, probed.stage, probed.step, probed.seed)

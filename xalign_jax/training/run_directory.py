@@ -21,7 +21,6 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-import xalign_jax
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Probe, Row
@@ -265,7 +264,7 @@ def versions() -> dict[str, str | None]:
 
 def source() -> str:
     """A hash of this package's source files."""
-    files = sorted(Path(xalign_jax.__file__).parent.rglob("*.py"))
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

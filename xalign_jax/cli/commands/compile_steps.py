@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from xalign_jax.api import read_recipe
 from xalign_jax.cli.arguments import Commands, add_command, add_gin, path
 from xalign_jax.cli.exits import DONE
-from xalign_jax.cli.loading import load_recipe
 from xalign_jax.errors import RunError
 
 
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     # Compiling takes minutes, so the output's folder is checked first.
     if options.output is not None:
         storage.check_writable("--output", options.output.parent)
-    recipe, runtime = load_recipe(options, bindings)
+    recipe, runtime = read_recipe(options.gin_file, bindings)
     # As training would set it, because the precision changes the program.
     jax.config.update("jax_default_matmul_precision", runtime.matmul_precision)
     machine = topology.find(options.topology, options.num_slices)

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xalign_jax.api import read_recipe
 from xalign_jax.cli.arguments import Commands, add_command, add_gin, named, path, show
 from xalign_jax.cli.exits import DONE
-from xalign_jax.cli.loading import load_recipe
 from xalign_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.training import checks, leaks, stages
 
     _check(options)
-    recipe, runtime = load_recipe(options, bindings)
+    recipe, runtime = read_recipe(options.gin_file, bindings)
     # The recipe is checked, and its text prepared, for all three actions.
     checks.check(recipe)
     stages.prepare_data(recipe, options.pipeline_options or ())

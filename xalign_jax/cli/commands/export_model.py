@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder
+from xalign_jax.api import import_modules, start_jax
+from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder, add_model
 from xalign_jax.cli.exits import DONE
-from xalign_jax.cli.loading import import_modules, start_jax
 from xalign_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Declare the command and its options."""
     parser = add_command(commands, "export", run, "Write a model for transformers, and check it.")
-    add_folder(parser, "--model_dir", "the run's folder")
+    add_model(parser)
     add_folder(parser, "--output", "where the model's files go")
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint's step; default: the newest")
     parser.add_argument("--dtype", default="float32", choices=FLOATS, help="dtype of the files; default float32")
@@ -36,6 +37,8 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
     """Export the model, then compare the files with it."""
     from xalign_jax.interop.exporting import export_model
+    from xalign_jax.interop.importing import import_model
+    from xalign_jax.interop.opening import is_model_directory
     from xalign_jax.interop.sentence_encoder import SentenceEncoder
     from xalign_jax.interop.verify import verify
     from xalign_jax.runtime import storage
@@ -45,16 +48,22 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     # Full precision, since the exported files are compared with what is computed here.
     start_jax("highest")
     mesh = make_mesh((1, -1, 1))
-    import_modules(options.model_dir)
+    import_modules(options.model)
     # Options of a sentence encoder mean nothing without one.
     encoder = None
     if options.sentence_encoder:
         encoder = SentenceEncoder(options.sentence_encoder, options.level, options.normalize)
-    exported = export_model(
-        options.model_dir, options.output, mesh, options.step, options.dtype, options.overwrite, options.params, encoder
-    )
-    print(f"{options.output}: written")
-    print(verify(options.output, exported, _validation_texts(options.model_dir, exported.tokenizer), options.dtype))
+    with tempfile.TemporaryDirectory() as place:
+        model_dir = options.model
+        if not is_model_directory(options.model):
+            # A Hugging Face folder comes out as an import of it would.
+            model_dir = Path(place) / options.model.name
+            import_model(options.model, model_dir, mesh)
+        exported = export_model(
+            model_dir, options.output, mesh, options.step, options.dtype, options.overwrite, options.params, encoder
+        )
+        print(f"{options.output}: written")
+        print(verify(options.output, exported, _validation_texts(model_dir, exported.tokenizer), options.dtype))
     return DONE
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from xalign_jax.api import register
 from xalign_jax.cli.arguments import Commands, add_command, show
 from xalign_jax.cli.exits import DONE
-from xalign_jax.cli.loading import register
 
 
 def add(commands: Commands) -> None:

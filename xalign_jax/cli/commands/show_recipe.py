@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from xalign_jax.api import read_recipe
 from xalign_jax.cli.arguments import Commands, add_command, add_gin
 from xalign_jax.cli.exits import DONE
-from xalign_jax.cli.loading import load_recipe
 
 
 def add(commands: Commands) -> None:
@@ -18,5 +18,5 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     """Print the resolved recipe and runtime."""
     from xalign_jax.records.gin_text import as_gin
 
-    print(as_gin(*load_recipe(options, bindings)).strip())
+    print(as_gin(*read_recipe(options.gin_file, bindings)).strip())
     return DONE

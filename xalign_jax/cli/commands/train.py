@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from xalign_jax.api import read_recipe, start_jax
 from xalign_jax.cli.arguments import Commands, add_command, add_gin, named
 from xalign_jax.cli.exits import DONE, INTERRUPTED, INTERRUPTED_LINE
-from xalign_jax.cli.loading import load_recipe, start_jax
 
 
 def add(commands: Commands) -> None:
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     distributed.initialize(options.coordinator, options.processes, options.process_id)
     with failures.together():
         # Every process reads the recipe for itself; training checks that all read the same.
-        recipe, runtime = load_recipe(options, bindings)
+        recipe, runtime = read_recipe(options.gin_file, bindings)
         start_jax(runtime.matmul_precision)
         model_dir = storage.model_directory(options.model_dir)
         try:

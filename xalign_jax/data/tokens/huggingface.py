@@ -28,8 +28,8 @@ class HuggingFacePieces(AsWritten):
         from tokenizers import Tokenizer
 
         self.files = files
-        content = files["tokenizer.json"].decode()
-        self._tokenizer = Tokenizer.from_str(content)
+        text = files["tokenizer.json"].decode()
+        self._tokenizer = Tokenizer.from_str(text)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         table = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -38,15 +38,22 @@ class HuggingFacePieces(AsWritten):
         if self.size > 2 * len(table) + _MOST_HOLES:
             raise ValueError(f"{len(table)} tokens with ids up to {self.size - 1}")
         # Control pieces are the added tokens that are marked as special, and the specials in any case.
-        added = [entry["content"] for entry in json.loads(content).get("added_tokens", []) if entry.get("special")]
+        # Parsed once: a large vocabulary has some 20 MB of JSON.
+        content = json.loads(text)
+        added = [entry["content"] for entry in content.get("added_tokens", []) if entry.get("special")]
         self.specials = _hf_specials(table, json.loads(files.get("tokenizer_config.json", b"{}")), added)
         self.control = np.zeros(self.size, bool)
         self.control[[table[name] for name in added if name in table]] = True
         self.control[[value for value in self.specials.values() if value is not None]] = True
-        starts, self.texts, self.names = _hf_pieces(table, json.loads(content), self.size)
+        starts, self.texts, self.names = _hf_pieces(table, content, self.size)
         self.standalone = self.control | np.array([is_punctuation(text) for text in self.texts])
         self.word_start = self.standalone | starts
-        self._prefix = "" if self.word_start[self.encode(["a"])[0][0]] else " "
+        own = self.encode(["a"])[0]
+        self._prefix = "" if self.word_start[own[0]] else " "
+        # The file's own template, such as [CLS] a [SEP].
+        framed = self._tokenizer.encode("a").ids
+        at = next((i for i in range(len(framed)) if framed[i : i + len(own)] == own), None)
+        self.frame = None if at is None else (framed[:at], framed[at + len(own) :])
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]

@@ -25,6 +25,7 @@ class Pieces(Protocol):
         equal pieces of two vocabularies have equal names. A control piece has its vocabulary's own name.
       files: contents of the files that reproduce the vocabulary, by name.
       border: id of the piece `segmenter.BORDER`, which no other piece reaches over; None if the vocabulary lacks it.
+      frame: the ids that the vocabulary's own files put before and after a text; None if they do not say.
     """
 
     size: int
@@ -36,6 +37,7 @@ class Pieces(Protocol):
     names: list[str]
     files: dict[str, bytes]
     border: int | None
+    frame: tuple[list[int], list[int]] | None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Base ids of each text, without added specials."""
@@ -69,7 +71,8 @@ def fingerprint(pieces: Pieces) -> str:
 
 def is_punctuation(text: str) -> bool:
     """True if the text has nothing but punctuation and symbols."""
-    return bool(text) and all(unicodedata.category(character)[0] in "PS" for character in text)
+    # Most pieces begin with a letter, which the first test finds at once.
+    return not text[:1].isalnum() and bool(text) and all(unicodedata.category(one)[0] in "PS" for one in text)
 
 
 def byte_name(byte: int) -> str:
@@ -84,6 +87,7 @@ class AsWritten:
     """Pieces of texts as they are written, without a piece for borders."""
 
     border: int | None = None
+    frame: tuple[list[int], list[int]] | None = None
 
     def normal(self, text: str) -> str:
         """The text."""

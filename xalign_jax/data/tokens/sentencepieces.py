@@ -42,6 +42,8 @@ def lowers(normalization: str) -> bool:
 class SentencePieces:
     """A SentencePiece model; the space marker is the leading "▁"."""
 
+    frame: tuple[list[int], list[int]] | None = None
+
     def __init__(self, model: bytes) -> None:
         import sentencepiece
         from sentencepiece import sentencepiece_model_pb2

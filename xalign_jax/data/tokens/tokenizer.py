@@ -277,6 +277,11 @@ class Tokenizer:
         return self._pieces.texts
 
     @property
+    def frame(self) -> tuple[list[int], list[int]] | None:
+        """Base ids that the vocabulary's own files put before and after a text; None if they do not say."""
+        return self._pieces.frame
+
+    @property
     def names(self) -> list[str]:
         """The name of each base piece, with spaces and parts of characters (`Pieces.names`)."""
         return self._pieces.names

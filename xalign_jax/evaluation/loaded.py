@@ -1,0 +1,217 @@
+"""A model with its tokenizer, ready for texts: `xalign_jax.load` returns it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation import generation
+from xalign_jax.evaluation.activations import TOKENS_AT_ONCE, Key, Part, Want, capture, length_batches, pooled
+from xalign_jax.evaluation.encode import compiled_scores, fetch
+from xalign_jax.evaluation.inputs.texts import Frame, ReadText, TextReader, check_texts
+from xalign_jax.models.model import Model
+
+
+class TextStates(NamedTuple):
+    """The states of one text of T tokens.
+
+    Attributes:
+      tokens: ids, spans and words of the tokens.
+      states: {level: (T,width) float32}; a site of a block has the key (site, level).
+    """
+
+    tokens: ReadText
+    states: dict[Key, np.ndarray]
+
+
+class Score(NamedTuple):
+    """The log-probability of one text.
+
+    Attributes:
+      total: the sum of `tokens`, in nats.
+      tokens: (n,) float32 log-probability of each scored token, given those before it.
+      ids: (n,) int32 the scored tokens.
+    """
+
+    total: float
+    tokens: np.ndarray
+    ids: np.ndarray
+
+
+class LoadedModel:
+    """A model that reads texts.
+
+    Every method takes a list of texts and keeps its order. Texts are batched by length and spread over all devices.
+
+    Attributes:
+      model: the network with its parameters (`models.model.Model`).
+      tokenizer: text to ids and back.
+      path: the folder that the model comes from.
+      step: of the checkpoint; 0 for a Hugging Face folder.
+      mesh: the devices that hold the parameters.
+    """
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, frame: Frame, mesh: Mesh, path: Path, step: int = 0) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.mesh = mesh
+        self.path = path
+        self.step = step
+        self._reader = TextReader(tokenizer, frame, model.max_length)
+
+    def __repr__(self) -> str:
+        kind, model = type(self.model.config).__name__, self.model
+        return f"<{kind} of {self.path}: levels 0 to {model.num_layers}, width {model.width}>"
+
+    def encode(
+        self, texts: Sequence[str], level: int | None = None, pooling: str = "mean", specials: bool = False
+    ) -> np.ndarray:
+        """A vector for each text: (N,width) float32.
+
+        Args:
+          level: 0 = embeddings, L = after the last block and the final norm; None = L.
+          pooling: "mean", "weighted", "first" or "last", as `activations.Want` describes them.
+          specials: count bos and eos in the mean.
+
+        Raises:
+          UserError: no such level or pooling, an empty text, or a state that is not finite.
+        """
+        want = Want((self.model.num_layers if level is None else level,), (pooling,), specials=specials)
+        want.check(self.model)
+        rows = self._reader.ids(texts)
+        if not rows:
+            return np.zeros((0, self.model.width), np.float32)
+        with self.on_devices():
+            return pooled(self.model, rows, want, self._around, "encode")[pooling][want.levels[0]]
+
+    def hidden(
+        self, texts: Sequence[str], levels: int | Sequence[int] | None = None, sites: Sequence[str] = ()
+    ) -> list[TextStates]:
+        """The states of every token of each text.
+
+        They need 4 T width bytes for each text and level: give long lists of texts to `capture`, which holds a batch.
+
+        Args:
+          levels: one or several; None = L.
+          sites: "mlp" for the feed-forward neurons of the same blocks, "attention" for the output of attention.
+
+        Raises:
+          UserError: as `encode`.
+        """
+        levels = self.model.num_layers if levels is None else levels
+        levels = (levels,) if isinstance(levels, int | np.integer) else tuple(levels)
+        want = Want(levels, sites=tuple(sites), tokens=True)
+        want.check(self.model)
+        read = self._reader.read(texts)
+        found: dict[int, TextStates] = {}
+        with self.on_devices():
+            for part in capture(self.model, [one.ids for one in read], want, self._around, "hidden"):
+                for number, states in zip(part.numbers, part.tokens, strict=True):
+                    found[int(number)] = TextStates(read[number], states)
+        return [found[number] for number in range(len(read))]
+
+    def capture(self, texts: Sequence[str], want: Want) -> Iterator[Part]:
+        """One pass that captures any levels, poolings, sites and token states, in parts (`activations.capture`)."""
+        with self.on_devices():
+            yield from capture(self.model, self._reader.ids(texts), want, self._around)
+
+    def score(self, texts: Sequence[str]) -> list[Score]:
+        """The log-probability of each text and of its tokens.
+
+        The first token of a text is scored if the model reads an id before it, such as bos; otherwise nothing predicts
+        it. An id after the text, such as eos, is not scored.
+
+        Raises:
+          UserError: the model is bidirectional, or a text is empty or longer than the model reads.
+        """
+        if not self.model.causal:
+            raise UserError(
+                f"{self.path}: a bidirectional model gives no probability of a text; score with a causal model"
+            )
+        rows = self._reader.ids(texts, cut=False)
+        before, after = self._around
+        found: dict[int, Score] = {}
+        # `compiled_scores` also sums the probability of a set of ids: here all of them.
+        everything = np.ones(self.model.vocabulary_size, bool)
+        with self.on_devices():
+            for index, batch in length_batches(rows, self.model.max_length, TOKENS_AT_ONCE, "score"):
+                # What each place predicts; the last place predicts nothing.
+                batch["targets"] = np.pad(batch["tokens"][:, 1:], ((0, 0), (0, 1)))
+                nll = fetch(compiled_scores(self.model, batch, everything)[0])
+                for number, losses in zip(index, nll, strict=False):
+                    # Place t predicts token t + 1, so the first scored token is `first`.
+                    first, last = max(before, 1), len(rows[number]) - after
+                    tokens = -losses[first - 1 : last - 1]
+                    if not np.isfinite(tokens).all():
+                        raise UserError(
+                            f"text {number} (counted from 0): its probability is not finite; the parameters are damaged"
+                        )
+                    ids = rows[number][first:last]
+                    found[int(number)] = Score(float(tokens.sum(dtype=np.float64)), tokens, ids)
+        return [found[number] for number in range(len(rows))]
+
+    def perplexity(self, texts: Sequence[str]) -> np.ndarray:
+        """exp(-mean log-probability of a token) of each text: (N,) float64.
+
+        Raises:
+          UserError: as `score`, or a text has no token that anything predicts.
+        """
+        scores = self.score(texts)
+        for number, score in enumerate(scores):
+            if not len(score.tokens):
+                raise UserError(f"text {number} (counted from 0) is a single token that nothing predicts; leave it out")
+        return np.array([np.exp(-score.total / len(score.tokens)) for score in scores])
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 64,
+        top_p: float = 1.0,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """The continuation of each prompt, without the prompt. It ends before eos, or after `max_new_tokens`.
+
+        Names of special tokens in a prompt are special tokens, as chat templates need them.
+
+        Args:
+          top_p, temperature, seed: `generation.Sampling` describes them; temperature 0 is greedy.
+
+        Raises:
+          UserError: the model is bidirectional, a prompt is too long, or empty where the model has no bos.
+        """
+        check_texts(prompts)
+        sampling = generation.Sampling(max_new_tokens, temperature, top_p, seed)
+        before = np.array(self._reader.frame[0], np.int32)
+        rows = [np.concatenate([before, ids]) for ids in self.tokenizer.encode(list(prompts))]
+        for number, row in enumerate(rows):
+            if not len(row):
+                raise UserError(f"prompt {number} (counted from 0) is empty, and the model has no bos to begin with")
+        with self.on_devices():
+            made = generation.generate(self.model, rows, sampling, self.tokenizer.eos)
+        return [self._continuation(row, new) for row, new in zip(rows, made, strict=True)]
+
+    def _continuation(self, row: np.ndarray, new: np.ndarray) -> str:
+        """The text of new ids after those of a prompt. Decoded alone, they would lose the space before a word."""
+        whole, prompt = (self.tokenizer.decode(ids) for ids in (np.concatenate([row, new]), row))
+        return whole.removeprefix(prompt) if whole.startswith(prompt) else self.tokenizer.decode(new)
+
+    @functools.cached_property
+    def _around(self) -> tuple[int, int]:
+        before, after = self._reader.frame
+        return len(before), len(after)
+
+    @contextlib.contextmanager
+    def on_devices(self) -> Iterator[None]:
+        """The mesh of the parameters, and products of float32 arrays in full precision on every kind of device."""
+        with jax.set_mesh(self.mesh), jax.default_matmul_precision("highest"):
+            yield
