@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from xalign_jax.data.tokens.backends import Bytes
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
 
 COMMON = {

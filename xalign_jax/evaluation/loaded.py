@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from xalign_jax.data.tokens.vocabulary import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation import generation
 from xalign_jax.evaluation.activations import TOKENS_AT_ONCE, Key, Part, Want, capture, length_batches, pooled

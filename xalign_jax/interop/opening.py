@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.interop.architectures import table
 from xalign_jax.interop.importing import fast_tokenizer, read_parameters, read_source

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xalign_jax.data.tokens.vocabulary import Encoded, Tokenizer
+from xalign_jax.data.tokens.tokenizer import Encoded, Tokenizer
 from xalign_jax.data.tokens.words import split_words, word_flags
 from xalign_jax.errors import UserError
 
