@@ -48,7 +48,7 @@ def _draw(axes, grid: Grid) -> None:  # type: ignore[no-untyped-def]
     axes.set_xticks(range(len(grid.target)), grid.target, rotation=90, fontsize=7)
     axes.set_yticks(range(len(grid.source)), grid.source, fontsize=7)
     axes.xaxis.tick_top()
-    axes.tick_params(length=0)
+    axes.tick_params(which="both", length=0)
     axes.set_xticks([j - 0.5 for j in range(len(grid.target))], minor=True)
     axes.set_yticks([i - 0.5 for i in range(len(grid.source))], minor=True)
     axes.grid(which="minor", color="0.9", linewidth=0.5)

@@ -109,8 +109,6 @@ def _check_options(options: argparse.Namespace, bindings: list[str]) -> None:
         raise UserError("--gold_base: means nothing without --gold")
     if options.batch_tokens < 1:
         raise UserError(f"--batch_tokens={options.batch_tokens}: at least 1")
-    if not options.regularisation > 0:
-        raise UserError(f"--regularisation={options.regularisation}: above 0")
 
 
 def _aligner(options: argparse.Namespace, texts: Texts) -> Aligner:
@@ -126,31 +124,29 @@ def _aligner(options: argparse.Namespace, texts: Texts) -> Aligner:
         tension = TENSION if options.method == "ibm1-diagonal" else 0.0
         model = estimate(lambda: as_words(texts.pairs()), tension=tension)
         return LexicalAligner(model, options.symmetrise, calibration)
-    return _neural(options, texts)
+    return _neural(options)
 
 
-def _neural(options: argparse.Namespace, texts: Texts) -> Aligner:
+def _neural(options: argparse.Namespace) -> Aligner:
     """The aligner by a model's states."""
+    from xalign_jax.alignment.methods import Extraction
     from xalign_jax.cli.loading import start_jax
     from xalign_jax.cli.models import load_model
-    from xalign_jax.evaluation.aligning.neural import CALIBRATION, Extraction, NeuralAligner
-    from xalign_jax.evaluation.aligning.run import first_window, read_calibration
+    from xalign_jax.evaluation.aligning.neural import CALIBRATION, NeuralAligner, Way
+    from xalign_jax.evaluation.aligning.run import read_calibration
 
     calibration = read_calibration(options.calibration) if options.calibration else CALIBRATION
     start_jax("highest" if options.dtype == "float32" else "default")
     model, tokenizer = load_model(options.model, options.step)
     level = round(model.num_layers * 2 / 3) if options.level is None else options.level
-    extraction = Extraction(level, options.method, options.symmetrise, options.threshold, options.regularisation)
+    extraction = Extraction(options.method, options.symmetrise, options.threshold, options.regularisation)
     if options.dtype != "float32":
         model = model.in_dtype(options.dtype).bind(model.params)
-    aligner = NeuralAligner(
+    return NeuralAligner(
         model,
         tokenizer,
-        extraction,
+        [Way(level, extraction, options.centre)],
         spaced=options.words == "spaces",
         calibration=calibration,
         batch_tokens=options.batch_tokens,
     )
-    if options.centre:
-        aligner.centre_on(first_window(texts))
-    return aligner

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -234,8 +234,3 @@ def _writer(file: Path) -> Iterator[IO[str]]:
         raise RunError(f"{file}: cannot be written ({error.strerror})") from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def first_window(texts: Texts) -> Sequence[Pair]:
-    """The first sentence pairs, on which means are measured."""
-    return next(windows(texts.pairs(), WINDOW))
