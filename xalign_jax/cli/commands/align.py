@@ -38,6 +38,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--regularisation", type=float, default=0.1, metavar="R", help="of ot; default 0.1")
     words = "where words end: at spaces, or also where ICU finds borders in scripts without spaces"
     parser.add_argument("--words", default="spaces", choices=("spaces", "icu"), help=words)
+    parser.add_argument("--least_link", type=float, default=0.0, metavar="P", help="drop links less probable than this")
     parser.add_argument("--output", type=path, metavar="FILE", help="links, in Pharaoh format; default: printed")
     parser.add_argument("--jsonl", action="store_true", help="write JSON lines with words and probabilities instead")
     parser.add_argument("--dictionary", type=path, metavar="FILE", help="a TSV file of translations, with counts")
@@ -65,6 +66,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
         if file := getattr(options, option):
             storage.check_writable(f"--{option}", file.absolute().parent)
     wanted = Wanted(
+        least_link=options.least_link,
         output=options.output,
         jsonl=options.jsonl,
         dictionary=options.dictionary,

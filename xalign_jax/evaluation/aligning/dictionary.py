@@ -33,20 +33,16 @@ class DictionaryCounts:
     hold a brace (which dictionaries use for remarks), are left out.
     """
 
-    def __init__(self, least_probability: float = 0.0):
-        """Args:
-        least_probability: links below this probability are not counted.
-        """
-        self._least = least_probability
+    def __init__(self) -> None:
         # (source, target) without case -> links; and each word without case -> its spellings, for both sides.
         self._pairs: Counter[tuple[str, str]] = Counter()
         self._spellings: tuple[dict[str, Counter[str]], ...] = (defaultdict(Counter), defaultdict(Counter))
 
     def add(self, pair: Pair, alignment: Alignment) -> None:
         """Count the links of a sentence pair."""
-        for (i, j), probability in zip(alignment.links, alignment.probabilities, strict=True):
+        for i, j in alignment.links:
             words = pair.source[i], pair.target[j]
-            if probability >= self._least and all(map(_is_word, words)):
+            if all(map(_is_word, words)):
                 folded = words[0].casefold(), words[1].casefold()
                 self._pairs[folded] += 1
                 for spellings, key, word in zip(self._spellings, folded, words, strict=True):

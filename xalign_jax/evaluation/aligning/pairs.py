@@ -34,6 +34,13 @@ class Alignment(NamedTuple):
     links: tuple[tuple[int, int], ...] = ()
     probabilities: tuple[float, ...] = ()
 
+    def above(self, least: float) -> Alignment:
+        """The links of at least this probability."""
+        if least <= 0:
+            return self
+        kept = [item for item in zip(self.links, self.probabilities, strict=True) if item[1] >= least]
+        return Alignment(tuple(link for link, _ in kept), tuple(probability for _, probability in kept))
+
 
 class Aligner(Protocol):
     """Links words of sentence pairs.

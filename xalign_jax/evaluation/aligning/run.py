@@ -44,12 +44,14 @@ class Wanted:
     """What to write and to measure. None = not wanted.
 
     Attributes:
+      least_link: the least probability of a link; others are dropped before anything is written or scored.
       output: file of links; Pharaoh, or JSON lines with `jsonl`.
       dictionary: TSV file, of lines with at least `least_count` links and `least_probability`.
       gold: file of gold links, which count from `gold_base` (`links.read_gold`).
       calibration: file for a calibration that is fitted on the gold links.
     """
 
+    least_link: float = 0.0
     output: Path | None = None
     jsonl: bool = False
     dictionary: Path | None = None
@@ -111,28 +113,29 @@ def align_files(make: Callable[[], Aligner], texts: Texts, wanted: Wanted, total
     """
     summary, judged = Summary(), Judged()
     aligner = make()
-    found = DictionaryCounts()
+    dictionary = DictionaryCounts()
     printed = not any((wanted.output, wanted.dictionary, wanted.gold))
     with contextlib.ExitStack() as stack:
         links = stack.enter_context(_writer(wanted.output)) if wanted.output else sys.stdout if printed else None
         bar = stack.enter_context(tqdm(total=total, desc="align", unit="pair", delay=SECONDS_BEFORE_A_BAR, leave=False))
         for rows in windows(_with_gold(texts, wanted), WINDOW):
             pairs = [pair for pair, _ in rows]
-            for (pair, gold), alignment in zip(rows, aligner.align(pairs), strict=True):
+            for (pair, gold), found in zip(rows, aligner.align(pairs), strict=True):
+                alignment = found.above(wanted.least_link)
                 summary.pairs += 1
                 summary.empty += not (pair.source and pair.target)
                 summary.links += len(alignment.links)
                 if links:
                     print(json_line(pair, alignment) if wanted.jsonl else pharaoh(alignment), file=links)
                 if wanted.dictionary:
-                    found.add(pair, alignment)
+                    dictionary.add(pair, alignment)
                 if gold is not None:
                     judged.add(alignment, gold)
                 if len(summary.shown) < _SHOWN and alignment.links:
                     summary.shown.append((pair, alignment, gold))
             bar.update(len(rows))
         if wanted.dictionary:
-            summary.lines.append(_write_dictionary(found, wanted))
+            summary.lines.append(_write_dictionary(dictionary, wanted))
     summary.lines += _said(summary, aligner, texts, judged, wanted)
     return summary
 
