@@ -10,6 +10,9 @@ Shapes: B sentence pairs of up to M source and N target words, K pairs of words.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,6 +23,7 @@ LONGEST = 400  # words of a sentence that are read; later ones get no link
 ROUNDS, TENSION = 5, 4.0  # of expectation maximisation; fast_align's first tension
 _EMPTY = 0.08  # prior of a word that translates none, as in fast_align
 _CELLS = 2**21  # pairs of words that are worked on at a time
+_HELD = 2**13  # sentence pairs that are sorted by length, so that little is padding
 _LEAST = 1e-6  # pairs of words less probable in both directions are forgotten
 
 
@@ -47,7 +51,7 @@ class Model1:
     """Translation probabilities. `estimate` makes them.
 
     Attributes:
-      source, target: case-folded word -> its number, from 1.
+      source, target: `bare` word -> its number, from 1.
       tension: preference for the diagonal; 0 = Model 1.
       keys: (K,) int64, sorted: source number * `width` + target number of each pair of words.
       forward, backward: (K,) float64, p(source | target) and p(target | source).
@@ -74,7 +78,9 @@ class Model1:
 
     def posteriors(self, batch: Batch) -> Posteriors:
         """The probabilities of links between the words of sentence pairs."""
-        at, known = self._find(batch)
+        return self._posteriors(batch, *self._find(batch))
+
+    def _posteriors(self, batch: Batch, at: np.ndarray, known: np.ndarray) -> Posteriors:
         forth, back = self._weights(batch, at, known)
         # Divide by the sum over the words that compete, with the empty word among them.
         empty_source, empty_target = _EMPTY * self.no_source[batch.source], _EMPTY * self.no_target[batch.target]
@@ -126,7 +132,7 @@ def estimate(read: Callable[[], Iterable[Pair]], rounds: int = ROUNDS, tension: 
     for words, others in read():
         for table, side in ((source, words), (target, others)):
             for word in side[:LONGEST]:
-                table.setdefault(word.casefold(), len(table) + 1)
+                table.setdefault(bare(word), len(table) + 1)
     nothing = np.zeros(0)
     model = Model1(source, target, tension, np.zeros(0, np.int64), nothing, nothing, nothing, nothing)
     model.keys = _distinct(_keys(batch, model.width) for batch in _batches(read, model))
@@ -144,7 +150,7 @@ def _improved(model: Model1, read: Callable[[], Iterable[Pair]]) -> Model1:
     no_source, no_target = np.zeros(len(model.no_source)), np.zeros(len(model.no_target))
     for batch in _batches(read, model):
         at, known = model._find(batch)
-        found = model.posteriors(batch)
+        found = model._posteriors(batch, at, known)
         np.add.at(forth, at[known], found.forward[known])
         np.add.at(back, at[known], found.backward[known])
         np.add.at(no_source, batch.source, 1 - found.forward.sum(2))
@@ -169,22 +175,33 @@ def _improved(model: Model1, read: Callable[[], Iterable[Pair]]) -> Model1:
 
 def _batches(read: Callable[[], Iterable[Pair]], model: Model1) -> Iterator[Batch]:
     """The text in batches of at most _CELLS pairs of words, or of one sentence pair."""
-    for pairs in within_cells(read()):
-        yield model.batch(pairs)
+    pairs = iter(read())
+    while held := list(itertools.islice(pairs, _HELD)):
+        for numbers in within_cells(held):
+            yield model.batch([held[number] for number in numbers])
 
 
-def within_cells(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    """Cut sentence pairs into lists whose padded matrices have at most _CELLS entries."""
-    held: list[Pair] = []
+def within_cells(pairs: Sequence[Pair]) -> Iterator[list[int]]:
+    """The numbers of sentence pairs, in lists of similar length whose padded matrices have at most _CELLS entries."""
+    sizes = [(min(len(source), LONGEST), min(len(target), LONGEST)) for source, target in pairs]
+    numbers: list[int] = []
     m = n = 1
-    for pair in pairs:
-        m, n = max(m, min(len(pair[0]), LONGEST)), max(n, min(len(pair[1]), LONGEST))
-        if held and (len(held) + 1) * m * n > _CELLS:
-            yield held
-            held, m, n = [], max(1, min(len(pair[0]), LONGEST)), max(1, min(len(pair[1]), LONGEST))
-        held.append(pair)
-    if held:
-        yield held
+    for number in sorted(range(len(pairs)), key=lambda number: (max(sizes[number]), min(sizes[number]))):
+        m, n = max(m, sizes[number][0]), max(n, sizes[number][1])
+        if numbers and (len(numbers) + 1) * m * n > _CELLS:
+            yield numbers
+            numbers, (m, n) = [], sizes[number]
+        numbers.append(number)
+    if numbers:
+        yield numbers
+
+
+@functools.lru_cache(2**18)
+def bare(word: str) -> str:
+    """The word without case, and without punctuation and symbols at its ends if anything else is left."""
+    folded = word.casefold()
+    inside = [place for place, character in enumerate(folded) if unicodedata.category(character)[0] not in "PS"]
+    return folded[inside[0] : inside[-1] + 1] if inside else folded
 
 
 def _keys(batch: Batch, width: int) -> np.ndarray:
@@ -205,7 +222,7 @@ def _distinct(parts: Iterable[np.ndarray]) -> np.ndarray:
 
 def _numbers(sentences: Sequence[Sequence[str]], table: dict[str, int]) -> np.ndarray:
     """(B, longest) int64 numbers of words, 0 at padding and for unknown words."""
-    rows = [[table.get(word.casefold(), 0) for word in sentence[:LONGEST]] for sentence in sentences]
+    rows = [[table.get(bare(word), 0) for word in sentence[:LONGEST]] for sentence in sentences]
     numbers = np.zeros((len(rows), max(map(len, rows), default=0)), np.int64)
     for row, found in zip(numbers, rows, strict=True):
         row[: len(found)] = found

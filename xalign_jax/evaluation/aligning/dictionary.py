@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from xalign_jax.data.lexicon.model1 import bare
 from xalign_jax.evaluation.aligning.pairs import Alignment, Pair
 
 
@@ -29,8 +30,8 @@ class Line(NamedTuple):
 class DictionaryCounts:
     """Counts linked words of sentence pairs. Memory grows with the number of distinct pairs of linked words.
 
-    Words are compared without case and written in their most frequent spelling. Words without a letter, and words that
-    hold a brace (which dictionaries use for remarks), are left out.
+    Words are compared without case and without punctuation at their ends, and written in their most frequent spelling.
+    Words without a letter, and words that hold a brace (which dictionaries use for remarks), are left out.
     """
 
     def __init__(self) -> None:
@@ -42,11 +43,11 @@ class DictionaryCounts:
         """Count the links of a sentence pair."""
         for i, j in alignment.links:
             words = pair.source[i], pair.target[j]
-            if all(map(_is_word, words)):
-                folded = words[0].casefold(), words[1].casefold()
+            folded = bare(words[0]), bare(words[1])
+            if all(map(_is_word, folded)):
                 self._pairs[folded] += 1
                 for spellings, key, word in zip(self._spellings, folded, words, strict=True):
-                    spellings[key][word] += 1
+                    spellings[key][_trimmed(word, key)] += 1
 
     def lines(self, least_count: int = 2, least_probability: float = 0.1) -> Iterator[Line]:
         """Frequent source words first; the translations of one word stand together, the most probable one first.
@@ -69,6 +70,14 @@ class DictionaryCounts:
 def _commonest(spellings: Counter[str]) -> str:
     """The most frequent spelling, the first in the alphabet of equally frequent ones."""
     return min(spellings, key=lambda word: (-spellings[word], word))
+
+
+def _trimmed(word: str, key: str) -> str:
+    """The word without punctuation at its ends, in its own case. `key` is `bare` of it."""
+    start = word.casefold().find(key)
+    found = word[start : start + len(key)]
+    # Folding case may change a word's length ("ß"): its folded form is taken then.
+    return found if found.casefold() == key else key
 
 
 def _is_word(word: str) -> bool:

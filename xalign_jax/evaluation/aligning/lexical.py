@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -32,9 +32,10 @@ class LexicalAligner:
     def align(self, pairs: Sequence[Pair]) -> list[Alignment]:
         """The links of each pair."""
         self.longer += _longer(pairs)
-        found: list[Alignment] = []
-        for sides in within_cells((pair.source, pair.target) for pair in pairs):
-            batch = self._model.batch(sides)
+        found = [Alignment()] * len(pairs)
+        sides = list(as_words(pairs))
+        for numbers in within_cells(sides):
+            batch = self._model.batch([sides[number] for number in numbers])
             forward, backward = self._model.posteriors(batch)
             # The best word of each, where it has more than the empty word has.
             chosen = symmetrise(
@@ -42,7 +43,9 @@ class LexicalAligner:
                 _best(backward, 1) & (backward > 1 - backward.sum(1, keepdims=True)),
                 self._how,
             )
-            found += _as_alignments(chosen, np.sqrt(forward * backward), self._calibration)
+            linked = _as_alignments(chosen, np.sqrt(forward * backward), self._calibration)
+            for number, alignment in zip(numbers, linked, strict=True):
+                found[number] = alignment
         return found
 
 
@@ -56,12 +59,15 @@ class DiagonalAligner:
 
     def align(self, pairs: Sequence[Pair]) -> list[Alignment]:
         """The links of each pair, with probability 1."""
-        found: list[Alignment] = []
-        for sides in within_cells((pair.source, pair.target) for pair in pairs):
-            source, target = (_there([side[place] for side in sides]) for place in (0, 1))
+        found = [Alignment()] * len(pairs)
+        sides = list(as_words(pairs))
+        for numbers in within_cells(sides):
+            source, target = (_there([sides[number][place] for number in numbers]) for place in (0, 1))
             # Nearness is highest on the diagonal, whatever the tension is.
             near = near_diagonal(source, target, 1.0)
-            found += _as_alignments(symmetrise(_best(near, 2), _best(near, 1), self._how), np.ones_like(near), None)
+            chosen = symmetrise(_best(near, 2), _best(near, 1), self._how)
+            for number, alignment in zip(numbers, _as_alignments(chosen, np.ones_like(near), None), strict=True):
+                found[number] = alignment
         return found
 
 
@@ -93,6 +99,6 @@ def _longer(pairs: Sequence[Pair]) -> int:
     return sum(max(len(pair.source), len(pair.target)) > LONGEST for pair in pairs)
 
 
-def as_words(pairs: Iterator[Pair]) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+def as_words(pairs: Iterable[Pair]) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
     """The words of pairs, as `model1.estimate` reads them."""
     return ((pair.source, pair.target) for pair in pairs)
