@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 
+import jax
+import jax.numpy as jnp
 import pytest
 from commands import xalign
 
@@ -13,6 +15,7 @@ from xalign_jax.cli.models import load_model
 from xalign_jax.data.lexicon.files import read_dictionary
 from xalign_jax.data.tokens.backends import Bytes
 from xalign_jax.data.tokens.vocabulary import Tokenizer, Vocabulary
+from xalign_jax.errors import UserError
 from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way
 from xalign_jax.evaluation.aligning.pairs import Pair
 from xalign_jax.interop.importing import import_model
@@ -108,6 +111,13 @@ def test_links_do_not_depend_on_the_batch_and_levels_share_a_pass(place):
     assert [bool(alignment.links) for alignment in centred.align(pairs)] == [n != 10 for n in range(12)]
 
 
+def test_states_that_are_not_finite_give_no_links(place):
+    model, tokenizer = load_model(place / "hf")
+    broken = model.bind(jax.tree.map(lambda leaf: leaf * jnp.nan, model.params))
+    with pytest.raises(UserError, match="level 1: the model's states are not finite"):
+        NeuralAligner(broken, tokenizer, [Way(1, Extraction())]).align([Pair(1, ("a",), ("b",))])
+
+
 def test_model_1_needs_no_model_and_calibrates_its_links(place):
     # It links all words rightly; in this gold file, the first link of each line is missing.
     gold = [line.partition(" ")[2] for line in (place / "gold.txt").read_text().splitlines()]
@@ -136,6 +146,8 @@ def test_model_1_needs_no_model_and_calibrates_its_links(place):
         (["--method=ibm1", "--target=none.txt"], "none.txt: no such file"),
         (["--method=ibm1", "--fit_calibration=x"], "--fit_calibration: needs --gold"),
         (["--method=ibm1", "--calibration=en.txt"], "not a file that --fit_calibration wrote"),
+        (["--method=ibm1", "--picture=grid.txt"], "its name must end in .png, .svg, .pdf"),
+        (["--method=ibm1", "--output=none/links"], "--output=none/links: no such folder"),
         (["--method=ibm1", "--gin.A=1"], "xalign align reads no gin files"),
     ],
 )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _NEURAL = ("argmax", "itermax", "match", "softmax", "ot")
 _LEXICAL = ("ibm1", "ibm1-diagonal", "diagonal")
+_PICTURES = (".png", ".svg", ".pdf")
 _SYMMETRISATIONS = ("intersection", "union", "forward", "backward", "grow-diag-final-and")
 
 
@@ -64,6 +65,8 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     _check_options(options, bindings)
     for option in ("output", "dictionary", "picture", "fit_calibration"):
         if file := getattr(options, option):
+            if not file.absolute().parent.is_dir():
+                raise UserError(f"--{option}={file}: no such folder")
             storage.check_writable(f"--{option}", file.absolute().parent)
     wanted = Wanted(
         least_link=options.least_link,
@@ -109,6 +112,8 @@ def _check_options(options: argparse.Namespace, bindings: list[str]) -> None:
         raise UserError("--fit_calibration: needs --gold, the links on which probabilities are calibrated")
     if options.gold_base is not None and not options.gold:
         raise UserError("--gold_base: means nothing without --gold")
+    if options.picture and options.picture.suffix not in _PICTURES:
+        raise UserError(f"--picture={options.picture}: its name must end in {', '.join(_PICTURES)}")
     if options.batch_tokens < 1:
         raise UserError(f"--batch_tokens={options.batch_tokens}: at least 1")
 

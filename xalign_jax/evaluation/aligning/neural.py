@@ -177,6 +177,8 @@ class NeuralAligner:
         words = batch.words[:, : len(batch.rows)]
         for way, part, places in zip(self._ways, found, into, strict=True):
             forward, backward, probability = (fetch(array)[: len(batch.rows)] for array in part)
+            if not np.isfinite(probability).all():
+                raise UserError(f"level {way.level}: the model's states are not finite; try another level or float32")
             chosen = links(forward, backward, words[0] >= 0, words[1] >= 0, way.extraction)
             linked = word_links(chosen, probability, words[0], words[1])
             values = self._calibration(linked.probability)
