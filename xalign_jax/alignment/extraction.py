@@ -1,4 +1,4 @@
-"""From token similarities to word alignments: alternating normalisation, mutual argmax, itermax, thresholds.
+"""From token similarities to word alignments: alternating normalisation, argmax, itermax, thresholds.
 
 Everything is batched: similarities (...,M,N) of M source and N target tokens, with masks (...,M) and (...,N) bool that
 are True where there is a token. Padding takes part in nothing and is 0 or False in every result. Floats keep their
@@ -61,10 +61,24 @@ def normalise(
     return Normalised(jnp.where(there, rows, 0.0), jnp.where(there, columns, 0.0), jnp.sum(low, (-2, -1), jnp.int32))
 
 
-def mutual_argmax(
+def unit_cosines(source: jax.Array, target: jax.Array) -> jax.Array:
+    """SimAlign's similarities (cos + 1) / 2 in [0, 1]: (...,M,D) and (...,N,D) -> (...,M,N), at least float32."""
+    dtype = jnp.promote_types(source.dtype, jnp.float32)
+    # Rows of length 1; rows of zeros stay zero.
+    source, target = (
+        side / jnp.maximum(jnp.linalg.norm(side, axis=-1, keepdims=True), 1e-12)
+        for side in (source.astype(dtype), target.astype(dtype))
+    )
+    return (jnp.einsum("...md,...nd->...mn", source, target, precision=jax.lax.Precision.HIGHEST) + 1.0) / 2.0
+
+
+def directed_argmax(
     by_rows: jax.Array, by_columns: jax.Array, source_mask: jax.Array, target_mask: jax.Array
-) -> jax.Array:
-    """Links (...,M,N) bool: j is the best target of i in `by_rows`, and i is the best source of j in `by_columns`.
+) -> tuple[jax.Array, jax.Array]:
+    """Forward and backward links (...,M,N) bool.
+
+    Forward: each source token is linked to its best target in `by_rows`. Backward: each target token is linked to its
+    best source in `by_columns`.
 
     Args:
       by_rows, by_columns: (...,M,N). Usually both are the same matrix; XLM-Align uses `Normalised.rows` and `.columns`.
@@ -74,10 +88,18 @@ def mutual_argmax(
     there = source_mask[..., :, None] & target_mask[..., None, :]
     best_target = jnp.argmax(jnp.where(there, by_rows, -jnp.inf), axis=-1)
     best_source = jnp.argmax(jnp.where(there, by_columns, -jnp.inf), axis=-2)
-    # As one-hot matrices (...,M,N), whose product is the intersection.
+    # As one-hot matrices (...,M,N).
     forward = best_target[..., :, None] == jnp.arange(by_rows.shape[-1])
     backward = jnp.arange(by_rows.shape[-2])[:, None] == best_source[..., None, :]
-    return forward & backward & there
+    return forward & there, backward & there
+
+
+def mutual_argmax(
+    by_rows: jax.Array, by_columns: jax.Array, source_mask: jax.Array, target_mask: jax.Array
+) -> jax.Array:
+    """Links (...,M,N) bool that are both forward and backward links of `directed_argmax`, with its arguments."""
+    forward, backward = directed_argmax(by_rows, by_columns, source_mask, target_mask)
+    return forward & backward
 
 
 def itermax(
@@ -137,7 +159,12 @@ def alignment_probabilities(
     scores = jnp.einsum(
         "...md,...nd->...mn", source, target, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype
     )
-    lowest = jnp.finfo(dtype).min
+    return softmax_both_ways(scores, source_mask, target_mask)
+
+
+def softmax_both_ways(scores: jax.Array, source_mask: jax.Array, target_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The softmax of scores (...,M,N) over targets, and over sources; as `alignment_probabilities`."""
+    lowest = jnp.finfo(scores.dtype).min
     over_target, over_source = target_mask[..., None, :], source_mask[..., :, None]
     by_source = jax.nn.softmax(jnp.where(over_target, scores, lowest), axis=-1)
     by_target = jax.nn.softmax(jnp.where(over_source, scores, lowest), axis=-2)

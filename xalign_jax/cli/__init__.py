@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from xalign_jax.api import register
 from xalign_jax.cli.arguments import Parser
 from xalign_jax.cli.commands import (
+    align,
     compare,
     compile_steps,
     data,
@@ -38,7 +39,7 @@ from xalign_jax.errors import RunError, UserError
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "INTERRUPTED_LINE", "USAGE", "main", "register"]
 
 # One module of `commands` each, in the order of `xalign --help`.
-COMMANDS = (train, evaluate, compare, import_model, export_model, compile_steps, data, list_names, show_recipe)
+COMMANDS = (train, evaluate, align, compare, import_model, export_model, compile_steps, data, list_names, show_recipe)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

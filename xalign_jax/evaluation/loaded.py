@@ -6,16 +6,19 @@ import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from xalign_jax.alignment.methods import Extraction
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation import generation
 from xalign_jax.evaluation.activations import TOKENS_AT_ONCE, Key, Part, Want, capture, length_batches, pooled
+from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way, default_level
+from xalign_jax.evaluation.aligning.pairs import Alignment, Pair, split_words
 from xalign_jax.evaluation.encode import compiled_scores, fetch
 from xalign_jax.evaluation.inputs.texts import Frame, ReadText, TextReader, check_texts
 from xalign_jax.models.model import Model
@@ -170,6 +173,74 @@ class LoadedModel:
             if not len(score.tokens):
                 raise UserError(f"text {number} (counted from 0) is a single token that nothing predicts; leave it out")
         return np.array([np.exp(-score.total / len(score.tokens)) for score in scores])
+
+    @overload
+    def align(  # type: ignore[overload-overlap]  # a text is also a sequence of texts
+        self,
+        source: str,
+        target: str,
+        level: int | None = ...,
+        method: str = ...,
+        symmetrise: str = ...,
+        words: str = ...,
+    ) -> Alignment: ...
+
+    @overload
+    def align(
+        self,
+        source: Sequence[str],
+        target: Sequence[str],
+        level: int | None = ...,
+        method: str = ...,
+        symmetrise: str = ...,
+        words: str = ...,
+    ) -> list[Alignment]: ...
+
+    def align(
+        self,
+        source: str | Sequence[str],
+        target: str | Sequence[str],
+        level: int | None = None,
+        method: str = "itermax",
+        symmetrise: str = "intersection",
+        words: str = "spaces",
+    ) -> Alignment | list[Alignment]:
+        """The links between the words of a sentence and its translation, or of each pair of two lists.
+
+        `xalign align` does the same for files, with more options.
+
+        Args:
+          level: whose states are compared; None = two thirds of the way up.
+          method, symmetrise: how states become links (`alignment.methods.Extraction`).
+          words: "spaces", or "icu" for scripts without spaces.
+
+        Returns:
+          an `Alignment` for two sentences, a list of them for two lists. Its `links` are pairs (source word, target
+          word), counted from 0, and its `probabilities` belong to them.
+
+        Raises:
+          UserError: unequal numbers of sentences, no such level or method, or states that are not finite.
+        """
+        if isinstance(source, str) != isinstance(target, str):
+            raise UserError("align: source and target must both be one sentence, or both be lists")
+        if isinstance(source, str) and isinstance(target, str):
+            (only,) = self.align([source], [target], level, method, symmetrise, words)
+            return only
+        check_texts(source)
+        check_texts(target)
+        if len(source) != len(target):
+            raise UserError(
+                f"align: {len(source)} source and {len(target)} target sentences; each needs its translation"
+            )
+        way = Way(default_level(self.model) if level is None else level, Extraction(method, symmetrise))
+        with self.on_devices():
+            aligner = NeuralAligner(self.model, self.tokenizer, [way], spaced=words == "spaces")
+            return aligner.align(
+                [
+                    Pair(number, split_words(one, words), split_words(other, words))
+                    for number, (one, other) in enumerate(zip(source, target, strict=True), 1)
+                ]
+            )
 
     def generate(
         self,

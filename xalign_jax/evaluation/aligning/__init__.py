@@ -1,0 +1,1 @@
+"""Word alignment of parallel files: sentence pairs in, links with probabilities and dictionaries out."""

@@ -1,0 +1,226 @@
+"""Aligns words by the hidden states of a model: batches of similar length, one compiled program for each length."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xalign_jax.alignment.methods import Extraction, Found, extract, links
+from xalign_jax.alignment.scores import Calibration
+from xalign_jax.alignment.symmetrise import word_links
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation.aligning.pairs import Alignment, Pair, alignments
+from xalign_jax.evaluation.encode import Batch, fetch, framed
+from xalign_jax.interfaces import Inputs
+from xalign_jax.models.model import Model
+
+# Fitted on 200 pairs of en-cs with multilingual-e5-small, level 7 and itermax (docs/alignment.md).
+CALIBRATION = Calibration(slope=0.875, intercept=0.579)
+BATCH_TOKENS = 4096  # of each side in a batch, with padding
+_KNOWN_WORDS = 2**20  # words whose tokens are remembered
+_AHEAD = 2  # batches that are on their way to or from the device
+
+
+class Way(NamedTuple):
+    """A way to link words.
+
+    Attributes:
+      level: whose states are compared; from 0 to L.
+      extraction: how states become links.
+      centred: subtract each side's mean state. Means are taken over the sentence pairs of the first call of `align`.
+    """
+
+    level: int
+    extraction: Extraction
+    centred: bool = False
+
+
+class _Encoded(NamedTuple):
+    """The tokens of a sentence and the word of each, (n,) int32 each."""
+
+    tokens: np.ndarray
+    words: np.ndarray
+
+
+class _Batch(NamedTuple):
+    """B sentence pairs, of which b are real and the others copies.
+
+    Attributes:
+      inputs: 2 B rows of W tokens: B source sentences, then their targets.
+      words: (2,B,W) int32, the word of each token; -1 at specials and padding.
+      rows: (b,) the numbers of the pairs.
+    """
+
+    inputs: Batch
+    words: np.ndarray
+    rows: np.ndarray
+
+
+class NeuralAligner:
+    """Links words whose contextual states are similar. Source and target sentences are read apart from each other.
+
+    Links do not depend on how pairs are batched, except for the rounding of sums.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        ways: Sequence[Way],
+        *,
+        spaced: bool = True,
+        calibration: Calibration = CALIBRATION,
+        batch_tokens: int = BATCH_TOKENS,
+    ):
+        """Args:
+          model: with its parameters.
+          ways: one or more. All of them read the same pass over the model.
+          spaced: words of scripts without spaces are encoded as after a space, as in texts whose words are apart.
+          calibration: applied to the probabilities of links.
+          batch_tokens: of each side in a batch, with padding. A batch has one sentence pair at least.
+
+        Raises:
+          UserError: the model has no such level.
+        """
+        for way in ways:
+            if not 0 <= way.level <= model.num_layers:
+                raise UserError(f"--level={way.level}: the model has levels 0 to {model.num_layers}")
+        self.longer = 0
+        self._model, self._tokenizer, self._ways = model, tokenizer, tuple(ways)
+        self._levels = tuple(sorted({way.level for way in ways}))
+        self._spaced, self._calibration, self._batch_tokens = spaced, calibration, batch_tokens
+        self._known: dict[str, np.ndarray] = {}
+        # Specials around a sentence, as `framed` puts them.
+        specials = [] if model.causal else [tokenizer.bos, tokenizer.eos]
+        self._before = int(bool(specials) and specials[0] is not None)
+        self._room = model.max_length - sum(special is not None for special in specials)
+        self._means: dict[int, np.ndarray] | None = None
+
+    def align(self, pairs: Sequence[Pair]) -> list[Alignment]:
+        """The links of each pair in the first way. A sentence without words has none."""
+        return self.align_ways(pairs)[0]
+
+    def align_ways(self, pairs: Sequence[Pair]) -> list[list[Alignment]]:
+        """For each way, the links of each pair."""
+        encoded = [self._encode(pair) for pair in pairs]
+        self.longer += sum(max(len(side.tokens) for side in both) > self._room for both in encoded)
+        if self._means is None and any(way.centred for way in self._ways):
+            self._means = self._measure_means(encoded)
+        into = [[Alignment()] * len(pairs) for _ in self._ways]
+        waiting: collections.deque[tuple[_Batch, list[Found]]] = collections.deque()
+        for batch in self._batches(encoded):
+            # The device computes while the host works on an earlier batch.
+            waiting.append((batch, self._dispatch(batch)))
+            if len(waiting) > _AHEAD:
+                self._collect(*waiting.popleft(), into)
+        while waiting:
+            self._collect(*waiting.popleft(), into)
+        return into
+
+    def _encode(self, pair: Pair) -> tuple[_Encoded, _Encoded]:
+        """Both sentences as tokens. Each word is encoded by itself, and its tokens are remembered."""
+        new = [word for word in dict.fromkeys(pair.source + pair.target) if word not in self._known]
+        if new:
+            if len(self._known) > _KNOWN_WORDS:
+                self._known.clear()
+                new = list(dict.fromkeys(pair.source + pair.target))
+            self._known.update(zip(new, self._tokenizer.encode_words(new, self._spaced), strict=True))
+        return self._tokens(pair.source), self._tokens(pair.target)
+
+    def _tokens(self, words: Sequence[str]) -> _Encoded:
+        ids = [self._known[word] for word in words]
+        tokens = np.concatenate([np.zeros(0, np.int32), *ids])
+        return _Encoded(tokens, np.repeat(np.arange(len(ids), dtype=np.int32), [len(i) for i in ids]))
+
+    def _batches(self, encoded: Sequence[tuple[_Encoded, _Encoded]]) -> Iterator[_Batch]:
+        """Batches of pairs of similar length, the longest first, so that each batch knows its width at once."""
+        lengths = np.array([[min(len(side.tokens), self._room) for side in both] for both in encoded]).reshape(-1, 2)
+        # Pairs without a token on one side have no links.
+        order = np.argsort(-lengths.max(1), kind="stable")
+        order = order[lengths.min(1)[order] > 0]
+        frame = self._model.max_length - self._room
+        while len(order):
+            width = min(_width(int(lengths[order[0]].max()) + frame), self._model.max_length)
+            count = max(1, self._batch_tokens // width)
+            rows, order = order[:count], order[count:]
+            # One shape for each width: the last batch is filled with copies of its last pair.
+            filled = rows[np.minimum(np.arange(count), len(rows) - 1)]
+            sides = [encoded[row][side] for side in (0, 1) for row in filled]
+            words = np.full((2 * count, width), -1, np.int32)
+            for row, sentence in zip(words, sides, strict=True):
+                kept = sentence.words[: self._room]
+                row[self._before : self._before + len(kept)] = kept
+            inputs = framed(self._model, self._tokenizer, [side.tokens for side in sides], width)
+            yield _Batch(inputs, words.reshape(2, count, width), rows)
+
+    def _dispatch(self, batch: _Batch) -> list[Found]:
+        """Start the computation of a batch: what was found in each way, on the device."""
+        states, masks = _states(self._model, batch.inputs, self._levels), batch.words >= 0
+        found = []
+        for way in self._ways:
+            both = states[way.level]
+            if way.centred and self._means is not None:
+                both = both - self._means[way.level]
+            found.append(extract(both[0], both[1], masks[0], masks[1], way.extraction))
+        return found
+
+    def _collect(self, batch: _Batch, found: list[Found], into: list[list[Alignment]]) -> None:
+        """Fetch the links of a batch, and put those of each pair into its place."""
+        # (2,b,W) words of real pairs, then (b,W,W) links of tokens.
+        words = batch.words[:, : len(batch.rows)]
+        for way, part, places in zip(self._ways, found, into, strict=True):
+            forward, backward, probability = (fetch(array)[: len(batch.rows)] for array in part)
+            if not np.isfinite(probability).all():
+                raise UserError(f"level {way.level}: the model's states are not finite; try another level or float32")
+            chosen = links(forward, backward, words[0] >= 0, words[1] >= 0, way.extraction)
+            linked = word_links(chosen, probability, words[0], words[1])
+            values = self._calibration(linked.probability)
+            each = alignments(linked.row, linked.source, linked.target, values, len(batch.rows))
+            for row, alignment in zip(batch.rows.tolist(), each, strict=True):
+                places[row] = alignment
+
+    def _measure_means(self, encoded: Sequence[tuple[_Encoded, _Encoded]]) -> dict[int, np.ndarray]:
+        """{level: (2,1,1,D)} mean states of all tokens of words, for each side apart."""
+        sums = {level: np.zeros((2, self._model.width)) for level in self._levels}
+        count = np.zeros(2)
+        for batch in self._batches(encoded):
+            # (2,B,W) tokens of real pairs.
+            own = (batch.words >= 0) & (np.arange(batch.words.shape[1]) < len(batch.rows))[:, None]
+            states = _states(self._model, batch.inputs, self._levels)
+            sums = {level: total + fetch(_sums(states[level], own)) for level, total in sums.items()}
+            count += own.sum((1, 2))
+        return {
+            level: np.asarray(total / np.maximum(count, 1)[:, None], np.float32)[:, None, None]
+            for level, total in sums.items()
+        }
+
+
+def default_level(model: Model) -> int:
+    """The level whose states are compared unless a user says otherwise: two thirds of the way up."""
+    return round(model.num_layers * 2 / 3)
+
+
+@functools.partial(jax.jit, static_argnames="levels")
+def _states(model: Model, inputs: Batch, levels: tuple[int, ...]) -> dict[int, jax.Array]:
+    """{level: (2,B,W,D) float32} states of 2 B rows: sources, then targets."""
+    states = model.hidden(Inputs.of(inputs), levels=levels)
+    return {level: states[level].astype(jnp.float32).reshape(2, -1, *states[level].shape[1:]) for level in levels}
+
+
+@jax.jit
+def _sums(states: jax.Array, own: jax.Array) -> jax.Array:
+    """(2,D) sums of states (2,B,W,D) where `own` (2,B,W) is True."""
+    return jnp.where(own[..., None], states, 0.0).sum((1, 2))
+
+
+def _width(length: int) -> int:
+    """The width of rows for a length: four steps for each doubling, so that at most a quarter is padding."""
+    step = 2 ** max(2, (length - 1).bit_length() - 3)
+    return max(16, -(-length // step) * step)
