@@ -138,8 +138,8 @@ def test_model_1_needs_no_model_and_calibrates_its_links(place):
     ("options", "said"),
     [
         (["--model=hf", "--level=3"], "--level=3: the model has levels 0 to 2"),
-        (["--model=none"], "--model=none: no such folder"),
-        (["--model=."], "neither config.json"),
+        (["--model=none"], "none: no such folder"),
+        (["--model=."], "neither a model directory"),
         ([], "--model: --method=itermax needs one; without a model use --method=ibm1"),
         (["--method=ibm1", "--level=2"], "--level: --method=ibm1 uses no model"),
         (["--model=hf", "--symmetrise=union"], "--method=itermax has no directions"),
