@@ -195,23 +195,26 @@ start() {
 
 # One line of each host: its unit's states and exit code.
 hosts() {
-  local get='systemctl show xalign --value -p'
-  everywhere "echo xalign-host \$($get LoadState) \$($get ActiveState) \$($get ExecMainStartTimestampMonotonic) \
-\$($get ExecMainStatus) \$(hostname)"
+  everywhere "echo xalign-host \$(hostname) \$(systemctl show xalign -p LoadState -p ActiveState -p ExecMainStatus \
+-p ExecMainStartTimestampMonotonic)"
 }
 
 # What the lines of `hosts` mean for the run; exit codes 1 and 2 come first, because they last.
 summary() {
   awk -v expected="${HOSTS:-0}" '
     $1 != "xalign-host" { next }
-    { count++ }
-    $2 == "not-found" || $4 == 0 { absent++; next }
-    $3 ~ /^(active|activating|reloading|deactivating)$/ { running++; next }
-    $3 == "inactive" && $5 == 0 { ended++; next }
-    { failed++; if (!code || $5 == 1 || $5 == 2) { code = $5; where = $6 } }
+    {
+      count++
+      for (i = 3; i <= NF; i++) { split($i, pair, "="); is[pair[1]] = pair[2] }
+      state = is["ActiveState"]; status = is["ExecMainStatus"]
+    }
+    is["LoadState"] == "not-found" || is["ExecMainStartTimestampMonotonic"] == 0 { absent++; next }
+    state ~ /^(active|activating|reloading|deactivating)$/ { running++; next }
+    state == "inactive" && status == 0 { ended++; next }
+    { failed++; if (!code || status == 1 || status == 2) { code = status; where = $2 } }
     END {
       if (!count || count < expected) print "silent: " count + 0 " hosts answer, not " expected
-      else if (failed) print "failed: exit code " code " on " where ", " failed " of " count " hosts"
+      else if (failed) print "failed: exit code " code (code == 3 ? " (told to stop)" : "") " on " where ", " failed " of " count " hosts"
       else if (absent) print "lost: no run on " absent " of " count " hosts"
       else if (ended == count) print "done: all " count " hosts"
       else print "running: " count " hosts"
@@ -235,7 +238,7 @@ look() {
 # Says how the run is; fails if it has failed.
 status() {
   local now
-  now=$(look)
+  now=$(look) || exit 2
   echo "$NAME: $now"
   if [[ $now == failed* ]]; then
     everywhere "sudo journalctl -u xalign -n 20 --no-pager" || true

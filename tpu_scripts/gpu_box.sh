@@ -56,7 +56,7 @@ start() {
   [[ -z $FILES || $binary == /* ]] || binary=../$binary # seen from the folder N
   deliver
   there "if $(lives); then echo ${NAME@Q} runs already; else cd ${FILES:+${NAME@Q}}; \
-setsid nohup $(train_command "${binary@Q}") >>~/${NAME@Q}.log 2>&1 </dev/null & echo \$! >~/${NAME@Q}.pid; fi"
+setsid nohup $(train_command "${binary@Q}") >>~/${NAME@Q}.log 2>&1 </dev/null 3>&- & echo \$! >~/${NAME@Q}.pid; fi"
 }
 
 status() {

@@ -118,7 +118,7 @@ look() {
 status() {
   need name
   local now
-  now=$(look)
+  now=$(look) || exit 2
   echo "$NAME: $now"
   [[ $now != failed* ]] || exit 1
 }
@@ -130,7 +130,7 @@ remove() {
 teardown() {
   need name
   local now
-  now=$(look)
+  now=$(look) || exit 2
   if [[ $now == absent* ]] && ! $DRY_RUN; then
     echo "$NAME: not there (context $CONTEXT); nothing to delete"
   else

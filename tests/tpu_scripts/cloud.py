@@ -15,11 +15,13 @@ from runtime import gcs
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parent.parent / "tpu_scripts"
 STANDINS = HERE / "standins"
+PYTHON = f"{sys.executable} -E -B"
 SLURM = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 # Small tools of hosts. `uv` brings "xalign", which is the file STANDIN_XALIGN.
 SHELL = {
     "sudo": 'if [[ $1 == tee ]]; then mkdir -p "$(dirname "$HOME$2")" && exec tee "$HOME$2"; fi; exec "$@"',
     "curl": 'mkdir -p ~/.local/bin && cp "$(dirname "$0")/uv" ~/.local/bin/uv',
+    "sleep": "[[ $1 == *.* ]] && exec /bin/sleep $1 || exec /bin/sleep 0.05",  # waits of whole seconds are too long here
     "journalctl": "tail -n 20 ~/journal",
     "uv": """echo "uv $*" >>"$STANDIN_STATE/called"
 if [[ $1 == venv ]]; then mkdir -p "${@: -1}/bin"; exit; fi
@@ -40,9 +42,11 @@ class Cloud:
         (self.home / ".ssh" / "google_compute_engine").touch()
         self.server = gcs.serve()
         for name in ("gcloud", "xpk", "kubectl", "systemctl"):
-            self._tool(name, f'exec {sys.executable} -B {STANDINS}/{name}.py "$@"')
+            quick = "case $1 in daemon-reload | reset-failed) exit ;; esac" if name == "systemctl" else ""
+            site = "" if name == "kubectl" else "-S"
+            self._tool(name, f'{quick}\nexec {PYTHON} {site} {STANDINS}/{name}.py "$@"')
         for name in SLURM:
-            self._tool(name, f'exec {sys.executable} -B {STANDINS}/slurm.py {name} "$@"')
+            self._tool(name, f'exec {PYTHON} -S {STANDINS}/slurm.py {name} "$@"')
         for name, text in SHELL.items():
             self._tool(name, text)
         shutil.copy(xalign, self.bin / "xalign")  # in the containers' image

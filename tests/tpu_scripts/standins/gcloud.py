@@ -7,9 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
-from urllib.parse import quote
 
 import systemctl
 from world import STATE, call, die, expired, fault
@@ -107,6 +105,9 @@ def ssh(name, command, tool):
 
 def copy(arguments):
     """`storage cp FROM TO`; gs://bucket is the server at STORAGE_EMULATOR_HOST (tests/runtime/gcs.py)."""
+    import urllib.request
+    from urllib.parse import quote
+
     expired("gcloud.storage.cp")
     source, target = (word for word in arguments if not word.startswith("--"))
     server = os.environ["STORAGE_EMULATOR_HOST"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 
@@ -45,7 +46,7 @@ def apply(manifest):
     fails = {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     assert any(fails.items() <= each.items() for each in spec["failurePolicy"]["rules"])
     ends = sorted([0, *rule["onExitCodes"]["values"], 256])
-    keeps = [(low + 1, high - 1) for low, high in zip(ends, ends[1:], strict=False)]
+    keeps = [(low + 1, high - 1) for low, high in itertools.pairwise(ends)]
     (container,) = pod["containers"]
     assert container["command"] == ["bash", "-c"]
     jobsets.create(name, container["args"][0], job["parallelism"], spec["failurePolicy"]["maxRestarts"], keeps)

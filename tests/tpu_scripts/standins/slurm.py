@@ -84,7 +84,7 @@ def srun(arguments):
         ended = ended or (time.monotonic() if codes else None)
         if options.get("kill-on-bad-exit") == "1" and any(codes):
             stop([task.pid for task in tasks], 0.5)
-        if ended and time.monotonic() > ended + 10 * float(options.get("wait", 1e9)) / SPEED:
+        if ended and time.monotonic() > ended + 3 * float(options.get("wait", 1e9)) / SPEED:
             stop([task.pid for task in tasks], 0.5)
         time.sleep(0.02)
     sys.exit(max(code if code >= 0 else 128 - code for code in (task.wait() for task in tasks)))

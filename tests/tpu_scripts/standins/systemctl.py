@@ -48,7 +48,7 @@ def supervise(home):
     lasting = unit.get("RestartPreventExitStatus", "").split()
     while True:
         starts += 1
-        process = begin(unit["ExecStart"], home, home / "journal")
+        process = begin(unit["ExecStart"], home, home / "journal", unit["WorkingDirectory"])
         write(
             home / "unit.json",
             {
@@ -98,12 +98,12 @@ def main():
         return
     call("systemctl", sys.argv[1:])
     home = Path(os.environ["HOME"])
-    verb, *words = [word for word in sys.argv[1:] if word not in ("--quiet", "--value", "xalign", "-p")]
+    verb, *words = [word for word in sys.argv[1:] if word not in ("--quiet", "xalign", "-p")]
     if verb == "show":
         found = {"LoadState": "loaded" if settings(home) else "not-found"} | state(home)
-        print(found[words[0]])
-    elif verb in ("daemon-reload", "reset-failed"):
-        pass
+        print(
+            "\n".join(str(found[key]) if "--value" in words else f"{key}={found[key]}" for key in found if key in words)
+        )
     elif settings(home) is None:
         die(f"Failed to {verb} xalign.service: Unit xalign.service not found.", 5)
     elif verb == "enable":

@@ -53,7 +53,7 @@ def background(script, *arguments):
     """A process that outlives this one."""
     with open(STATE / "supervisors.log", "a") as log:
         process = subprocess.Popen(
-            [sys.executable, str(HERE / script), *map(str, arguments)],
+            [sys.executable, "-S", "-E", "-B", str(HERE / script), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -62,13 +62,13 @@ def background(script, *arguments):
     return process.pid
 
 
-def begin(command, home, log, **variables):
+def begin(command, home, log, cwd=None, **variables):
     """`bash -c command` in a session of its own, as on a machine whose home directory is `home`."""
     environment = os.environ | {"HOME": str(home), **{key: str(value) for key, value in variables.items()}}
     with open(log, "a") as file:
         return subprocess.Popen(
             ["bash", "-c", command],
-            cwd=home,
+            cwd=cwd or home,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=file,
