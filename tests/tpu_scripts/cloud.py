@@ -50,7 +50,7 @@ class Cloud:
         for name, text in SHELL.items():
             self._tool(name, text)
         shutil.copy(xalign, self.bin / "xalign")  # in the containers' image
-        (self.bin / "python").symlink_to(sys.executable)
+        self._tool("python", f'exec {sys.executable} "$@"')
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("XALIGN_N", "STANDIN_"))}
         self.environment = kept | gcs.environment(self.server)
         self.environment |= {
