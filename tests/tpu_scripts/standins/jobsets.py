@@ -62,5 +62,11 @@ def supervise(name):
         restarts += 1
 
 
+def preempt(name):
+    """The nodes of a workload are taken back: its pods are told to end."""
+    for pid in read(folder(name) / "state.json")["pids"]:
+        tell(pid, signal.SIGTERM)
+
+
 if __name__ == "__main__":
     supervise(sys.argv[1])
