@@ -23,8 +23,9 @@ def sections(page):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8").replace("my-bucket", "bucket")
     text = text.replace("v5litepod-256", "v5litepod-8")  # a slice with one host
     for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
-        blocks = re.findall(r"^```\n(.*?)^```", part, re.MULTILINE | re.DOTALL)
-        commands = "".join(blocks).replace("\\\n", " ").splitlines()
+        found = re.findall(r"^```(\w*)\n(.*?)^```", part, re.MULTILINE | re.DOTALL)
+        blocks = [text for kind, text in found if not kind]
+        commands = [line for line in "".join(blocks).replace("\\\n", " ").splitlines() if line]
         if commands:
             yield part.splitlines()[0], commands
 
@@ -39,6 +40,9 @@ def cloud(tmp_path, monkeypatch):
         (cloud.home / folder / name).write_text("")
     (cloud.home / "tpu_scripts").symlink_to(ROOT / "tpu_scripts")
     (cloud.home / "env" / "bin").mkdir(parents=True)
+    for name, text in (("python", "exit 0"), ("pip", "exit 0"), ("xalign", f'exec {cloud.bin}/xalign "$@"')):
+        (cloud.home / "env" / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (cloud.home / "env" / "bin" / name).chmod(0o755)
     yield cloud
     cloud.close()
 
