@@ -67,6 +67,14 @@ def test_open_mpi_with_a_process_per_gpu_leaves_the_choice_to_jax(monkeypatch, j
     assert given == (None, 8, 5) and options["local_device_ids"] is None
 
 
+def test_open_mpi_5_gives_each_process_the_gpu_of_its_local_rank(monkeypatch, joined):
+    five = OPEN_MPI | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    del five["OMPI_MCA_orte_hnp_uri"]
+    start(monkeypatch, five, "host:1234", None, None)
+    ((given, options),) = joined
+    assert given == ("host:1234", 8, 5) and options["local_device_ids"] == [1]
+
+
 @pytest.mark.parametrize(
     "environment",
     [

@@ -62,7 +62,7 @@ def test_what_nobody_foresaw_in_the_process_that_holds_the_store(tmp_path):
 
 def test_a_hang_becomes_stacks_and_an_error_everywhere(tmp_path):
     codes, errors = meet("hang", 2, tmp_path)
-    assert codes == [1, 1]
+    assert codes == [4, 4]
     assert "in where_it_hangs" in errors[0]
     assert all("no step finished for 1 s (Runtime.watchdog_seconds)" in said for said in errors)
 
@@ -82,7 +82,7 @@ def test_a_model_directory_that_not_every_process_sees(tmp_path):
 
 def test_a_process_that_dies_without_a_word_is_named(tmp_path):
     codes, errors = meet("killed", 3, tmp_path)
-    assert codes == [1, -9, 1]
+    assert codes == [4, -9, 4]
     assert all("process 1 died or lost its network" in errors[own] for own in (0, 2))
 
 

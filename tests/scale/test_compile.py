@@ -176,3 +176,10 @@ def test_a_tpu_slice_that_is_not_here(tmp_path: Path):
     assert found["chips"] == 16 and found["memory"]["fits"] and found["bound"] in found["seconds"]
     layers = {one["kind"] for one in found["collectives"] if one["where"] == "layers"}
     assert "all-gather" in layers and layers <= {"all-gather", "reduce-scatter", "all-reduce"}
+
+
+def test_the_time_of_all_stages_is_the_sum_of_their_longest_bounds():
+    stage = {"steps": 1800, "chips": 4, "bound": "memory", "seconds": {"compute": 1.0, "memory": 2.0}}
+    other = {"steps": 3600, "chips": 4, "bound": "compute", "seconds": {"compute": 1.0, "memory": 0.5}}
+    assert report.estimate([stage, other]) == "at least 2.00 hours for 1,800 + 3,600 steps: 8 chip-hours"
+    assert report.estimate([stage, other | {"bound": None}]) is None

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not isinstance(error, UserError | RunError):
             raise
         print(f"xalign: {error}", file=sys.stderr)
-        code = USAGE if isinstance(error, UserError) else FAILED
+        code = error.code
     sys.exit(code)
 
 

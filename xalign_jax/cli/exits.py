@@ -8,10 +8,13 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 3
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 3  # and errors.PassingError.code
 
 INTERRUPTED_LINE = "xalign: interrupted; the same command continues from here"
-EPILOG = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 interrupted and resumable."
+EPILOG = (
+    "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 interrupted and resumable, 4 lost a process, the "
+    "network or the storage (the same command may work again)."
+)
 
 
 def catch_interrupts() -> list[int]:

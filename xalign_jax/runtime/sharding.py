@@ -57,7 +57,7 @@ def make_mesh(shape: Sequence[int], slices: Sequence[Sequence[jax.Device]] | Non
     if data % len(slices):
         raise UserError(
             f"Runtime.mesh = {tuple(shape)}: the first, {AXES[0]}, spans the slices and must be a multiple of "
-            f"{len(slices)}"
+            f"{len(slices)}; bind Runtime.mesh = (-1, 16, 1), or give --gin_file=runtimes/v5e_256x2.gin for two pods of v5e"
         )
     # One (data / slices, fsdp, tensor) array of devices for each slice, joined along the data axis.
     parts = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from etils import epath
 
-from xalign_jax.errors import RunError, UserError, one_line
+from xalign_jax.errors import UserError, one_line, run_error
 
 os.environ.setdefault("EPATH_USE_TF", "false")  # otherwise etils loads TensorFlow to reach a bucket
 
@@ -67,7 +67,7 @@ def writing(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise RunError(f"{what} could not be written: {one_line(error, 300)}") from error
+        raise run_error(f"{what} could not be written: {one_line(error, 300)}", error) from error
 
 
 def write_atomically(path: Path | epath.Path, content: str | bytes) -> None:

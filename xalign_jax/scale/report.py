@@ -33,6 +33,7 @@ def report(program: Program, machine: Machine, runtime: Runtime) -> dict[str, An
     stage = program.stage
     found: dict[str, Any] = {
         "stage": stage.name,
+        "steps": stage.steps,
         "topology": machine.name,
         "slices": len(machine.slices),
         "chips": machine.chips,
@@ -160,6 +161,18 @@ def table(found: dict[str, Any]) -> str:
     bound = f"; bound by {found['bound']}" if found["bound"] else "no published figures for this device"
     lines.append(f"  roofline      {', '.join(times)}{bound}")
     return "\n".join(lines)
+
+
+def estimate(found: Sequence[dict[str, Any]]) -> str | None:
+    """One line with the time and chip-hours of all stages, at least; None if the time of a step is not known.
+
+    A step takes at least as long as the largest of its four times. Compiling, probes, saves and restarts come on top.
+    """
+    if not all(one.get("bound") for one in found):
+        return None
+    hours = sum(one["steps"] * one["seconds"][one["bound"]] for one in found) / 3600
+    steps = " + ".join(f"{one['steps']:,}" for one in found)
+    return f"at least {hours:,.2f} hours for {steps} steps: {hours * found[0]['chips']:,.0f} chip-hours"
 
 
 def _run(found: dict[str, Any]) -> str:

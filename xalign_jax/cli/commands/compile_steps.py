@@ -41,6 +41,8 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     for program in compile.programs(recipe, runtime, machine):
         found.append(report.report(program, machine, runtime))
         print(report.table(found[-1]), flush=True)
+    if (hours := report.estimate(found)) is not None:
+        print(hours)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

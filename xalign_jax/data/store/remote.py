@@ -23,7 +23,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from xalign_jax.data.store.cache import SEAL, make
-from xalign_jax.errors import RunError, UserError, one_line
+from xalign_jax.errors import RunError, UserError, one_line, run_error
 
 URL, MEMORY = "XALIGN_REMOTE", "XALIGN_REMOTE_MB"
 _MEMORY = 1024  # megabytes of blocks that a process keeps
@@ -91,7 +91,7 @@ class Storage:
                 return attempt()
             except Exception as error:  # TensorStore raises exceptions of many kinds
                 if number == _TRIES - 1:
-                    raise RunError(f"{self.url}/{name}: {one_line(error)}; tried {_TRIES} times") from None
+                    raise run_error(f"{self.url}/{name}: {one_line(error)}; tried {_TRIES} times", error) from None
                 time.sleep(_WAIT * 2**number)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from xalign_jax.errors import RunError, UserError, one_line
+from xalign_jax.errors import PassingError, UserError, one_line
 
 # Launcher -> the variables with the number of processes, this one's number, and the number of processes on this host.
 LAUNCHERS = {
@@ -42,7 +42,7 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
 
     Raises:
       UserError: an option is missing or wrong, or JAX finds no coordinator.
-      RunError: JAX cannot join. If the others do not come in time, JAX itself ends the process.
+      PassingError: JAX cannot join. If the others do not come in time, JAX itself ends the process.
     """
     if processes == 1 or (coordinator is None and processes is None and process_id is None and not expects_others()):
         return
@@ -77,7 +77,7 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
             "--coordinator=HOST:PORT --processes=N --process_id=I, or --processes=1 to run alone"
         ) from error
     except RuntimeError as error:
-        raise RunError(f"the processes of this run cannot join: {one_line(error, 300)}") from error
+        raise PassingError(f"the processes of this run cannot join: {one_line(error, 300)}") from error
 
 
 def _check(coordinator: str, processes: int | None, process_id: int | None) -> None:
@@ -130,13 +130,18 @@ def _number(variable: str, default: str = "") -> int:
 
 
 def _all_gpus() -> list[int] | None:
-    """All GPUs of a host on which the launcher started one process; None lets JAX choose (one GPU for each process)."""
+    """The GPUs of this process: all, if the launcher started one process on this host; None lets JAX choose.
+
+    JAX gives each of several SLURM processes a GPU of its own. It does not know Open MPI 5, so the local rank is given.
+    """
+    seen = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    gpus = len(seen) or len(glob.glob("/dev/nvidia[0-9]*"))
     for _, _, local in LAUNCHERS.values():
         # SLURM writes "1(x4)" for one process on each of four nodes.
         if re.fullmatch(r"1(\(x\d+\))?", os.environ.get(local, "")):
-            seen = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-            return list(range(len(seen) or len(glob.glob("/dev/nvidia[0-9]*")))) or None
-    return None
+            return list(range(gpus)) or None
+    rank = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", gpus))
+    return [rank] if rank < gpus else None
 
 
 def is_main() -> bool:

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import jax
 
-from xalign_jax.errors import RunError, UserError, one_line
+from xalign_jax.errors import PassingError, RunError, UserError, may_pass, one_line
 from xalign_jax.runtime.cluster import distributed
 
 CAUSE, SEEN, LEAVES, ALIVE = (f"xalign/{key}" for key in ("failure", "failure_seen", "leaves", "alive"))
@@ -32,8 +32,8 @@ _ending = threading.Lock()  # the thread that holds it ends this process
 def together() -> Iterator[None]:
     """Within this context, an exception in any process ends all of them. A process that runs alone only raises it.
 
-    All processes exit with the same code, which is the command line's: 2 for a UserError, 3 for an interruption,
-    otherwise 1.
+    All processes exit with the same code, which is the command line's: 2 for a UserError, 3 for an interruption, 4 for a
+    lost process, the network or the storage, otherwise 1.
     """
     if distributed.client() is None:
         yield
@@ -52,7 +52,7 @@ def together() -> Iterator[None]:
         # A collective fails if another process has ended. Then that process is the cause: let it report first.
         if isinstance(error, jax.errors.JaxRuntimeError):
             time.sleep(LOST_SECONDS + 3 * POLL_SECONDS)
-        fail(_cause(error), 2 if isinstance(error, UserError) else 1)
+        fail(_cause(error), _code(error))
     finally:
         over.set()
         watcher.join()
@@ -68,6 +68,13 @@ def advise(advice: str) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise RunError(f"out of device memory ({one_line(error)}): {advice}") from error
+
+
+def _code(error: Exception) -> int:
+    """The exit code for a failure. JAX speaks of the network when a collective has lost a process."""
+    if isinstance(error, UserError | RunError):
+        return error.code
+    return PassingError.code if isinstance(error, jax.errors.JaxRuntimeError) and may_pass(error) else RunError.code
 
 
 def _cause(error: Exception) -> str:
@@ -145,7 +152,7 @@ def _find_the_dead(beats: list[tuple[str, str]], heard: dict[int, tuple[str, flo
             continue
         heard[number] = (last, silent + passed)
         if beat != OVER and silent + passed > LOST_SECONDS:
-            fail(f"process {number} died or lost its network: silent for {LOST_SECONDS:g} s", 1)
+            fail(f"process {number} died or lost its network: silent for {LOST_SECONDS:g} s", PassingError.code)
 
 
 def _say(first: dict) -> None:

@@ -8,13 +8,14 @@ import threading
 import time
 from types import TracebackType
 
+from xalign_jax.errors import PassingError
 from xalign_jax.runtime.cluster import failures
 
 COMPILE_SECONDS = 3600.0  # the first step may take longer by this much, because it is compiled
 
 
 class Watchdog:
-    """Within this context, the run ends with all threads' stacks and exit code 1 if no `beat` comes for `seconds`.
+    """Within this context, the run ends with all threads' stacks and exit code 4 if no `beat` comes for `seconds`.
 
     The first beat may take an hour more, because its step is compiled. `seconds` = 0 turns the watchdog off.
     """
@@ -49,5 +50,5 @@ class Watchdog:
                 failures.fail(
                     f"no step finished for {self._seconds:g} s (Runtime.watchdog_seconds); "
                     "the stacks of all threads are above",
-                    1,
+                    PassingError.code,
                 )
