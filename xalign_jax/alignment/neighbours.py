@@ -193,15 +193,19 @@ def by_margin(forward: Neighbours, backward: Neighbours, kind: str) -> Neighbour
     return Neighbours(np.take_along_axis(scores, order, axis=1), np.take_along_axis(index, order, axis=1))
 
 
-def csls(queries: np.ndarray, candidates: np.ndarray, k: int = 1, *, hood: int = 10) -> Neighbours:
+def csls(
+    queries: np.ndarray, candidates: np.ndarray, k: int = 1, *, hood: int = 10, sources: np.ndarray | None = None
+) -> Neighbours:
     """The k candidates of largest CSLS 2 c(x,y) - r_hood(x) - r_hood(y) for each query, among all C candidates.
 
     Args:
       queries, candidates: (Q,D) and (C,D), as in `neighbours`.
       hood: neighbours in r; 10 is the convention for lexicons.
+      sources: (S,D) vectors among which r(y) is taken; None takes the queries. Where few words of a vocabulary are asked,
+        give the vocabulary.
     """
     forward = density(neighbours(queries, candidates, hood))
-    backward = density(neighbours(candidates, queries, hood))
+    backward = density(neighbours(candidates, queries if sources is None else sources, hood))
     # c - r(y)/2 has the order of CSLS for one query.
     near = neighbours(queries, candidates, k, penalty=backward / 2)
     return Neighbours(2 * near.scores - forward[:, None], near.indices)
