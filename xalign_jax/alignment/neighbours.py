@@ -160,9 +160,9 @@ def density(near: Neighbours) -> np.ndarray:
 def margin(cosine: np.ndarray, around_query: np.ndarray, around_candidate: np.ndarray, kind: str) -> np.ndarray:
     """Margin scores of cosines c(x,y), given r_k(x) and r_k(y) of shapes that broadcast to them.
 
-    "absolute" is c; "ratio" is c / ((r_k(x) + r_k(y)) / 2), "distance" is c - (r_k(x) + r_k(y)) / 2 (Artetxe and
-    Schwenk 2019, arXiv 1811.01136). "csls" is 2 c - r_k(x) - r_k(y) (Conneau et al. 2018, arXiv 1710.04087), which is
-    twice the distance. A mean of the ratio below 1e-6 counts as 1e-6.
+    - "absolute" is c, "ratio" is c / ((r_k(x) + r_k(y)) / 2), and "distance" is c - (r_k(x) + r_k(y)) / 2 (Artetxe and
+      Schwenk 2019, arXiv 1811.01136). In the ratio, a mean below 1e-6 counts as 1e-6.
+    - "csls" is 2 c - r_k(x) - r_k(y), which is twice the distance (Conneau et al. 2018, arXiv 1710.04087).
     """
     checked.choice("margin", "kind", kind, MARGINS)
     around = around_query + around_candidate

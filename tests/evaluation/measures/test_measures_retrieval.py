@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import imports
 import numpy as np
 import pytest
+from house import ROOT
 
 from xalign_jax.alignment.neighbours import MARGINS, cosines
 from xalign_jax.errors import UserError
@@ -120,3 +122,11 @@ def test_bad_input_is_one_line(measure):
         retrieval(source, target, target_texts=["a"])
     with pytest.raises(UserError, match="score = 'cosine'"):
         retrieval(source, target, score="cosine")
+
+
+def test_measures_need_neither_models_nor_training():
+    own = [one for one in imports.read(ROOT) if one.source.startswith("xalign_jax.evaluation.measures.") and one.inside]
+    assert {".".join(one.module.split(".")[1:3]) for one in own} <= {"evaluation.measures"} | {
+        f"alignment.{name}" for name in ("checked", "linear_maps", "neighbours")
+    }
+    assert {one.source.rpartition(".")[2] for one in own} >= {"retrieval", "mexa", "pools", "statistics"}
