@@ -118,6 +118,7 @@ def test_bad_input_is_one_line():
         ((queries, broken), "row 3 of candidates is not finite"),
         ((queries, candidates[:, :4]), "queries have width 16, candidates 4"),
         ((queries[:0], candidates), "queries has 0 rows"),
+        ((queries, candidates.astype(str)), r"candidates holds <U\d+; it must hold real numbers"),
         ((queries[0], candidates), r"queries has shape \(16,\)"),
         ((queries, candidates, 0), r"k = 0; it must lie in \[1, inf\]"),
     ]

@@ -20,7 +20,7 @@ def matrix(caller: str, name: str, array: np.ndarray, least: int = 1) -> np.ndar
     """The array itself if it is (N,D) of finite numbers with at least `least` rows.
 
     Raises:
-      UserError: it has another shape, too few rows, or a number that is NaN or infinite.
+      UserError: it has another shape, too few rows, no numbers, or a number that is NaN or infinite.
     """
     # A memory map stays one: it is read in pieces.
     array = np.asanyarray(array)
@@ -28,6 +28,9 @@ def matrix(caller: str, name: str, array: np.ndarray, least: int = 1) -> np.ndar
         refuse(caller, f"{name} has shape {array.shape}; it must be (rows, width)")
     if len(array) < least:
         refuse(caller, f"{name} has {len(array)} rows; the measure needs at least {least}")
+    # Other kinds, such as bfloat16, are looked at as float32 below; text and objects hold no numbers.
+    if array.dtype.kind in "OSUMmc":
+        refuse(caller, f"{name} holds {array.dtype}; it must hold real numbers")
     for start in range(0, len(array), ROWS_AT_ONCE):
         finite = np.isfinite(np.asarray(array[start : start + ROWS_AT_ONCE], np.float32)).all(axis=1)
         if not finite.all():
@@ -62,9 +65,12 @@ def column(caller: str, name: str, values: np.ndarray, rows: int | None = None) 
       rows: the number of rows that it must have; None allows any.
 
     Raises:
-      UserError: it has another shape or length, or a number that is NaN or infinite.
+      UserError: it has another shape or length, no numbers, or a number that is NaN or infinite.
     """
-    found = np.asarray(values, np.float64)
+    found = np.asarray(values)
+    if found.dtype.kind not in "fiub":
+        refuse(caller, f"{name} holds {found.dtype}; it must hold real numbers")
+    found = found.astype(np.float64)
     if found.ndim != 1:
         refuse(caller, f"{name} has shape {found.shape}; it must be a column of numbers")
     if rows is not None and len(found) != rows:

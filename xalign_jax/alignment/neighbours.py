@@ -70,8 +70,8 @@ def neighbours(
 ) -> Neighbours:
     """The k candidates of largest cosine for each query, computed in float32 with bounded memory.
 
-    Memory beyond the arguments is one block of scores and the result (Q,k). Memory maps are read in pieces. Work is
-    2 Q C D operations.
+    Memory beyond the arguments is a few blocks and the result (Q,k). Memory maps are read in pieces. Work is 2 Q C D
+    operations.
 
     Args:
       queries, candidates: (Q,D) and (C,D) numbers of any float type. If C < k, all candidates are returned.
@@ -98,7 +98,9 @@ def neighbours(
         near = jnp.full((q_block, k), -jnp.inf, jnp.float32), jnp.zeros((q_block, k), jnp.int32)
         for start in range(0, count, c_block):
             side, less = _padded(candidates, start, c_block), _padded(penalty, start, c_block)
-            near = _merge(*near, rows, side, less, start, count)
+            before, near = near, _merge(*near, rows, side, less, start, count)
+            # Dispatch runs ahead of the device. At most two blocks may wait, or memory would not be bounded.
+            jax.block_until_ready(before)
         # Only the result (q_block,k) leaves the device. Rows of padding are dropped.
         found.append([np.asarray(part)[: len(queries) - first] for part in near])
     return Neighbours(*(np.concatenate(parts) for parts in zip(*found, strict=True)))

@@ -257,6 +257,8 @@ def test_statistics_refuse_what_has_no_figure():
         correlation([1, 2, 3, 4], [1, 1, 1, 1], seed=0)
     with pytest.raises(UserError, match="outside has 3 rows; 4 are needed"):
         correlation([1, 2, 3, 4], [1, 2, 3], seed=0)
+    with pytest.raises(UserError, match="outside holds <U1; it must hold real numbers"):
+        correlation([1, 2, 3, 4], ["a", "b", "c", "d"], seed=0)
     with pytest.raises(UserError, match="bootstrap: 1 rows; at least 2 are needed"):
         bootstrap_mean([1.0], seed=0)
     with pytest.raises(UserError, match="the denominators sum to 0"):
