@@ -12,6 +12,7 @@ FORMATS = ["lxml>=5", "polib>=1.2", "zstandard>=0.23", "pyarrow>=17"]
 DATASETS = ["datasets>=3"]
 CLEAN = ["py3langid>=0.4"]
 WORDS = ["icu4py>=1.2"]
+ORACLES = ["scikit-learn>=1.6", "POT>=0.9.5", "faiss-cpu>=1.9"]
 HF = ["torch>=2.8", "transformers>=5.0", "sentence-transformers>=5.0"]
 
 setup(
@@ -65,6 +66,7 @@ setup(
             *CLEAN,
             *WORDS,
             *DATASETS,
+            *ORACLES,
             "pytest",
             "pytest-xdist",
             "pytest-timeout",

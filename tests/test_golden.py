@@ -26,9 +26,10 @@ from formulas import (
 )
 from reference_cases import ABSENT, SPECIALS, compute
 
+from xalign_jax.alignment.neighbours import best, by_margin, neighbours
+from xalign_jax.alignment.neighbours import cosines as neighbour_cosines
 from xalign_jax.data.sampling.hashing import hash64, permute, uniform
 from xalign_jax.data.sampling.rates import block_counts, member_rates
-from xalign_jax.evaluation.encode import nearest, ratio_margin
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
 from xalign_jax.objectives.parts import contrast as contrast_module
 from xalign_jax.objectives.parts.candidates import Ids
@@ -250,13 +251,14 @@ def test_cross_entropy_is_summed_by_weights():
 def test_retrieval_by_cosine_and_by_ratio_margin():
     source, target = _normal(71, 9, 6), _normal(72, 7, 6)
     cosines = np.array([[cosine(a, b) for b in target] for a in source])
-    np.testing.assert_array_equal(nearest(source, target), cosines.argmax(1))
+    for near in (neighbours(source, target), best(neighbour_cosines(source, target))):
+        np.testing.assert_array_equal(near.indices[:, 0], cosines.argmax(1))
     for k in (2, 4):
-        wanted, found = ratio_margins(cosines, k), ratio_margin(cosines, k)
-        kept = np.isfinite(found)
-        np.testing.assert_allclose(found[kept], wanted[kept], **EXACT)
-        np.testing.assert_array_equal(kept.sum(1), k)
-        np.testing.assert_array_equal(found.argmax(1), np.where(kept, wanted, -np.inf).argmax(1))
+        forward, backward = best(cosines, k), best(cosines.T, k)
+        wanted, found = ratio_margins(cosines, k), by_margin(forward, backward, "ratio")
+        np.testing.assert_allclose(found.scores, np.take_along_axis(wanted, found.indices, 1), **EXACT)
+        np.testing.assert_array_equal(np.sort(found.indices), np.sort(np.argsort(-cosines)[:, :k]))
+        assert (np.diff(found.scores) <= 0).all()
 
 
 def test_the_copy_baseline_counts_ngrams_of_characters():

@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 
+from xalign_jax.alignment.neighbours import best, cosines, neighbours, unit
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation import encode
 
@@ -89,5 +90,6 @@ def test_scores_are_of_every_row_whatever_the_batch(bigram, monkeypatch):
 def test_the_nearest_is_by_angle_and_the_first_of_equals():
     queries = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
     candidates = np.array([[5.0, 5.0], [0.1, 0.0], [0.0, 1.0], [0.0, 3.0]])
-    assert encode.nearest(queries, candidates).tolist() == [1, 2, 0]
-    np.testing.assert_allclose(encode.unit(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0.0, 0.0]])
+    for near in (best(cosines(queries, candidates)), neighbours(queries, candidates)):
+        assert near.indices[:, 0].tolist() == [1, 2, 0]
+    np.testing.assert_allclose(unit(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0.0, 0.0]])

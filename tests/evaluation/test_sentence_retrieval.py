@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encode import padded, ratio_margin, text_vectors
+from xalign_jax.evaluation.encode import padded, text_vectors
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
 from xalign_jax.evaluation.inputs.parallel_text import sentences
 from xalign_jax.evaluation.probes import SentenceRetrieval, sentence_retrieval
@@ -133,17 +133,6 @@ def test_a_mean_over_languages_counts_each_alike(toy, tokenizer):
         both = [toy.value(rows, "accuracy", language=pair.format(other), level=1) for other in ("de", "fr")]
         assert toy.value(rows, "accuracy", language=name, level=1) == pytest.approx(np.mean(both))
     assert not [row for row in rows if row["control"] == "shuffled" and "*" in row["language"]]  # fr has one sentence
-
-
-def test_ratio_margin_by_hand():
-    cosines = np.random.default_rng(4).uniform(0.1, 0.9, size=(7, 6))
-    found = ratio_margin(cosines)
-    for q in range(7):
-        near = np.argsort(cosines[q])[-4:]
-        for c in range(6):
-            around = (cosines[q, near].mean() + np.sort(cosines[:, c])[-4:].mean()) / 2
-            assert found[q, c] == (pytest.approx(cosines[q, c] / around) if c in near else -np.inf)
-    np.testing.assert_allclose(ratio_margin(np.asarray([[0.5, 0.25]])), [[0.5 / 0.4375, 0.25 / 0.3125]])
 
 
 def test_files_are_read_as_other_text_is(toy, tokenizer, tmp_path, monkeypatch):

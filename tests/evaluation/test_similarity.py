@@ -10,6 +10,7 @@ import pytest
 from bindable import Bindable
 
 from xalign_jax import config
+from xalign_jax.alignment.neighbours import unit
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation import encode, probes
 from xalign_jax.evaluation.probes import GradientCosine, HiddenCosine, Knowledge
@@ -103,7 +104,7 @@ def test_cosines_of_sentences_by_hand_and_files_pass_the_check(toy, tokenizer, t
         each.check(ProbedRun(model, corpus))
     rows = probe.rows(ProbedRun(model.bind(params), corpus, 0))
     sides = [np.stack([table[ids].mean(0) for ids in tokenizer.encode(lines)]) for lines in written.values()]
-    a, b = (encode.unit(side - side.mean(0)) for side in sides)
+    a, b = (unit(side - side.mean(0)) for side in sides)
     for level in (0, 1):
         same, other = np.sum(a * b, 1).mean(), np.sum(a * np.roll(b, -1, 0), 1).mean()
         for metric, value in (("parallel", same), ("shuffled", other), ("gap", same - other)):
@@ -120,7 +121,7 @@ def test_cosines_of_tokens_are_over_the_places_that_both_texts_have(toy, tokeniz
         side["own"] = side["segment_ids"] > 0
     means = [np.full((2, 16), value, np.float32) for value in (0.1, -0.2)]
     found, n = _token_cosines(model.bind(params), a, b, tuple(means), 2)
-    x, y = (encode.unit(table[side["tokens"]] - mean[0]) for side, mean in ((a, means[0]), (b, means[1])))
+    x, y = (unit(table[side["tokens"]] - mean[0]) for side, mean in ((a, means[0]), (b, means[1])))
     both = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [1] * 6]) > 0
     assert n == both.sum()
     np.testing.assert_allclose(found, [np.sum(x * y, -1)[both].mean()] * 2, atol=1e-5)

@@ -269,32 +269,3 @@ def language_means(model: Model, rows: Batch, batch: int) -> np.ndarray:
     # Sums over rows in float64: a mean over millions of places would lose digits in float32.
     total = sum(fetch(_level_sums(model, cut))[:, :real].sum(1, dtype=np.float64) for cut, real in cuts)
     return np.asarray(total / rows["own"].sum(), np.float32)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1 along the last axis; zero vectors stay zero."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
-def ratio_margin(cosines: np.ndarray, neighbours: int = 4) -> np.ndarray:
-    """Cosines (Q, C) over the mean of both sides' mean cosine to their nearest neighbours on the other side.
-
-    Only the nearest candidates of a query stay, others are -inf (xsim). Artetxe and Schwenk 2019, arXiv 1811.01136.
-    """
-    candidates, queries = min(neighbours, cosines.shape[1]), min(neighbours, cosines.shape[0])
-    # (Q, k) cosines of each query's k nearest candidates, ascending.
-    ordered = np.sort(cosines, axis=1)[:, -candidates:]
-    # (Q, 1) + (C,) -> (Q, C): twice the mean of both neighbourhoods' means. Hubs are near to everything, and are
-    # divided by more.
-    around = ordered.mean(1)[:, None] + np.sort(cosines, axis=0)[-queries:].mean(0)
-    return np.where(cosines >= ordered[:, :1], cosines / np.maximum(around / 2, 1e-6), -np.inf)
-
-
-def nearest(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Index of the candidate of highest cosine for each query, (Q,); the first of equals.
-
-    Args:
-      queries, candidates: (Q, D) and (C, D) float32.
-    """
-    similarity = unit(queries) @ unit(candidates).T
-    return np.argmax(similarity, axis=1)

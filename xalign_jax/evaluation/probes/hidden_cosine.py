@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xalign_jax.alignment.neighbours import unit
 from xalign_jax.data.corpus import CorpusView
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.evaluation.encode import (
@@ -24,7 +25,6 @@ from xalign_jax.evaluation.encode import (
     require_length,
     row,
     text_vectors,
-    unit,
 )
 from xalign_jax.evaluation.inputs.parallel_text import located_files, sentences
 from xalign_jax.evaluation.inputs.windows import Text, clone_pairs, documents, known_texts, of_text, run_texts

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import gin
 import numpy as np
 
+from xalign_jax.alignment.neighbours import best, by_margin, cosines
 from xalign_jax.data.corpus import CorpusView
 from xalign_jax.data.store.store import Store
 from xalign_jax.data.tokens.tokenizer import Tokenizer
@@ -16,19 +17,19 @@ from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import (
     fingerprint,
-    ratio_margin,
     require_length,
     row,
     text_vectors,
-    unit,
     untrained,
 )
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
 from xalign_jax.evaluation.inputs.parallel_text import Sentences, located_files, sentences
+from xalign_jax.evaluation.measures.retrieval import hits
 from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze, with_paths, within
 
+NEIGHBOURS = 4  # of a margin
 FITTED = 256  # training documents from which a language's mean is taken
 
 
@@ -172,9 +173,9 @@ class SentenceRetrieval(Probe):
                 vectors = [{kind: side[kind] - mean[kind]} for side, mean in zip(sides, centres, strict=True)]
             # (N, D) of each side at one level, and (N, N) cosines.
             for level in range(len(vectors[0][kind])):
-                source, target = (unit(side[kind][level]) for side in vectors)
+                source, target = (side[kind][level] for side in vectors)
                 about = {"level": level, "control": control, "data": pair.fingerprint}
-                found += _directions(pair, source @ target.T, metric, "_margin" in metric, about)
+                found += _directions(pair, cosines(source, target), metric, "_margin" in metric, about)
         return found
 
 
@@ -185,20 +186,22 @@ def _spread(store: Store, stores: list[Store]) -> Iterator[np.ndarray]:
         yield np.asarray(store.tokens[store.offsets[d] : store.offsets[d + 1]], np.int32)
 
 
-def _directions(pair: Sentences, cosines: np.ndarray, metric: str, margin: bool, about: dict[str, Any]) -> list[Row]:
+def _directions(pair: Sentences, similarity: np.ndarray, metric: str, margin: bool, about: dict[str, Any]) -> list[Row]:
     """Rows of both directions from cosines (source, target). The trained model also gets shuffled answers."""
     found = []
-    # (languages, cosines with a query in each row, text hashes of the candidates)
-    forward, backward = (pair.languages, cosines, pair.target_hash), (pair.languages[::-1], cosines.T, pair.source_hash)
-    for languages, similarity, texts in (forward, backward):
-        # (N,) the best candidate of each query. Its text is compared, not its number: equal texts are equally right.
-        best = np.argmax(ratio_margin(similarity) if margin else similarity, axis=1)
+    # Both directions' best candidates, then put in order of the ratio margin.
+    forward, backward = (best(scores, NEIGHBOURS if margin else 1) for scores in (similarity, similarity.T))
+    if margin:
+        forward, backward = by_margin(forward, backward, "ratio"), by_margin(backward, forward, "ratio")
+    ways = (pair.languages, forward, pair.target_hash), (pair.languages[::-1], backward, pair.source_hash)
+    for languages, candidates, texts in ways:
         answers = {about["control"]: texts}
         if about["control"] is None and len(texts) > 1:
             answers["shuffled"] = np.roll(texts, 1)
         for control, right in answers.items():
             where = about | {"language": "->".join(languages), "control": control}
-            found.append(row("sentence_retrieval", metric, (texts[best] == right).mean(), len(texts), **where))
+            share = hits(candidates.indices[:, 0], texts, right).mean()
+            found.append(row("sentence_retrieval", metric, share, len(texts), **where))
     return found
 
 

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import gin
 import numpy as np
 
+from xalign_jax.alignment.neighbours import best, cosines
 from xalign_jax.data.lexicon.lexicon import Concepts, LexiconTable
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encode import fingerprint, nearest, pool_head, row, text_vectors, untrained
+from xalign_jax.evaluation.encode import fingerprint, pool_head, row, text_vectors, untrained
 from xalign_jax.interfaces import Column, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze
@@ -150,25 +151,28 @@ def _level(
     if len(np.unique(words.concept[sources])) < 2:
         return []
 
-    def accuracy(best: np.ndarray, asked: np.ndarray) -> float:
+    def nearest(words: np.ndarray, others: np.ndarray) -> np.ndarray:
+        # (S,) the first candidate of largest cosine for each source word.
+        return best(cosines(words, others)).indices[:, 0]
+
+    def accuracy(chosen: np.ndarray, asked: np.ndarray) -> float:
         # A (concept, text) pair as one int64. The best candidate is right if one with its text translates the word.
         right = words.concept[candidates] << 32 | words.text_hash[candidates]
-        answers = asked << 32 | words.text_hash[candidates][best]
+        answers = asked << 32 | words.text_hash[candidates][chosen]
         return np.isin(answers, right).mean()
 
     n, level = len(sources), about["level"]
     asked = words.concept[sources]
-    best = nearest(every[sources], every[candidates])
-    # (S,) the nearest candidate of each source word.
-    found = [row("word_retrieval", "accuracy", accuracy(best, asked), n, control=control, **about)]
+    chosen = nearest(every[sources], every[candidates])
+    found = [row("word_retrieval", "accuracy", accuracy(chosen, asked), n, control=control, **about)]
     # Only the trained model is also shuffled and centred.
     if control is not None:
         return found
     wrong = _next_concept(asked)
-    found.append(row("word_retrieval", "accuracy", accuracy(best, wrong), n, control="shuffled", **about))
+    found.append(row("word_retrieval", "accuracy", accuracy(chosen, wrong), n, control="shuffled", **about))
     if (level, 0) in means and (level, language) in means:
-        best = nearest(every[sources] - means[level, 0], every[candidates] - means[level, language])
-        found.append(row("word_retrieval", "accuracy_centred", accuracy(best, asked), n, **about))
+        chosen = nearest(every[sources] - means[level, 0], every[candidates] - means[level, language])
+        found.append(row("word_retrieval", "accuracy_centred", accuracy(chosen, asked), n, **about))
     return found
 
 
