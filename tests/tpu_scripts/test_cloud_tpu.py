@@ -121,6 +121,7 @@ def test_watch_ends_a_run_that_failed_or_costs_too_much(cloud):
     assert cloud.running() == []
 
 
+@pytest.mark.slow
 def test_watch_makes_a_slice_again_whose_host_is_dead_and_leaves_alone_what_somebody_deleted(cloud):
     watching = cloud.start("cloud_tpu", "watch", *FLAGS, "--poll=0", *TRAIN)
     cloud.until(lambda: "running: 2 hosts\n" in cloud.text("background").partition("resume 1")[2])

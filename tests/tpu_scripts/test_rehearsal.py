@@ -52,7 +52,8 @@ def is_trained(cloud, model_dir, preempt):
     assert [row["step"] for row in metrics(model_dir)] == list(range(1, STEPS + 1))
 
 
-hosts = pytest.mark.parametrize("hosts", [2, pytest.param(4, marks=pytest.mark.slow)])
+pytestmark = pytest.mark.slow
+hosts = pytest.mark.parametrize("hosts", [2, 4])
 
 
 @hosts
@@ -68,8 +69,7 @@ def test_slurm(cloud, hosts):
     assert (cloud.home / "n.log").read_text().count("joins the others") == 3 * hosts
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("hosts", [2, 4])
+@hosts
 def test_cloud_tpu(cloud, hosts):
     cloud.environment |= {"STANDIN_HOSTS": str(hosts), "STANDIN_WORKERS": "1"}
     slices = f"--slices={hosts}"
@@ -81,8 +81,7 @@ def test_cloud_tpu(cloud, hosts):
     cloud.until(lambda: cloud.running() == [], 60)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("hosts", [2, 4])
+@hosts
 def test_jobset(cloud, hosts):
     pytest.importorskip("yaml")
     cloud.environment |= {"STANDIN_HOSTS": str(hosts)}
