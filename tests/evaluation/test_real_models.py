@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,7 @@ import xalign_jax as xa
 
 MODELS = Path(os.environ.get("XALIGN_MODELS") or Path(__file__).parents[3] / "shared" / "models")
 
-README = """\
-import xalign_jax as xa
-model = xa.load("e5-small/")                      # a Hugging Face folder, or the model directory of a run
-english, german = model.encode(["The cat sleeps.", "Die Katze schläft."], level=8)    # (2, 384) numpy
-"""
+README = Path(__file__).parents[2] / "README.md"
 
 
 def folder(name):
@@ -28,10 +25,12 @@ def folder(name):
     return MODELS / name
 
 
-def test_three_lines_run_as_they_are_printed(monkeypatch):
+def test_the_lines_of_the_readme_run_as_they_are_printed(monkeypatch):
     monkeypatch.chdir(folder("e5-small").parent)
+    (printed,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names: dict = {}
-    exec(README, names)
+    exec(printed, names)
+    assert names["links"] == ((0, 0), (1, 1), (2, 2))
     english, german = names["english"], names["german"]
     other = names["model"].encode(["The price of oil fell by two per cent."], level=8)[0]
     cosine = lambda a, b: float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))  # noqa: E731
