@@ -129,7 +129,7 @@ class Cloud:
                     found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         return found
 
-    def until(self, ready, seconds=60):
+    def until(self, ready, seconds=120):
         """Wait until `ready()`."""
         begun = time.monotonic()
         while not ready():

@@ -105,7 +105,7 @@ def test_watch_resumes_what_is_preempted_and_ends_with_the_run(cloud):
         cloud.control("gcloud.preempt('n')")
     cloud.until(lambda: len(cloud.text("trained").splitlines()) == 6)
     (cloud.state / "finish").touch()
-    assert watching.wait(60) == 0, cloud.log()
+    assert watching.wait(120) == 0, cloud.log()
     said = cloud.text("background")
     assert "n: done: all 2 hosts" in said and "resume 3 of 10" in said and "n: deleted" in said
     assert not cloud.text("queued/n") and cloud.running() == []
@@ -131,7 +131,7 @@ def test_watch_makes_a_slice_again_whose_host_is_dead_and_leaves_alone_what_some
     assert "n: silent: 1 hosts answer, not 2" in said and "the run could not be told to save" in said
     cloud.until(lambda: cloud.text("background").rstrip().endswith("running: 2 hosts"))
     cloud.call("cloud_tpu", "teardown", *NAME)
-    assert watching.wait(60) in (1, 2)  # it has seen that the run was told to stop, or that the slices are gone
+    assert watching.wait(120) in (1, 2)  # it has seen that the run was told to stop, or that the slices are gone
     assert "somebody has removed it" in cloud.text("background") or "told to stop" in cloud.text("background")
     assert not cloud.text("queued/n")
 
