@@ -65,10 +65,10 @@ def at_once(task: str, model: str, cache: Path) -> int:
 
 def seqio_rate(files: dict[str, str], model: str, cache: Path, most: int) -> tuple[float, float]:
     """The live pipeline of seqio, one example after another, over at most `most` of them."""
-    from xalign_jax import tasks
+    from xalign_jax.tasks import register_text
     from xalign_jax.tasks.reading import seqio_task
 
-    tasks.register_text("preparing_benchmark", files, document="line")
+    register_text("preparing_benchmark", files, document="line")
     task = seqio_task("preparing_benchmark", Vocabulary(path=model), cache=cache)
 
     def read() -> int:
