@@ -39,7 +39,9 @@ def main(argument: str) -> None:
         print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(USER_ERROR if isinstance(error, UserError) else CACHE_ERROR)
     except OSError as error:
-        line = f"{error.filename or cache}: {error.strerror or error}; the cache is {cache} ($XALIGN_CACHE)"
+        # numpy gives no reason for a file that is cut short.
+        said = error.strerror or f"{error}; the disk may be full"
+        line = f"{error.filename or cache}: {said}; the cache is {cache} ($XALIGN_CACHE)"
         print(json.dumps({"error": line}), flush=True)
         sys.exit(CACHE_ERROR)
 
