@@ -34,10 +34,10 @@ class Extraction:
     """How states become links.
 
     Attributes:
-      method: one of METHODS. In "argmax", tokens choose the token of highest cosine. "itermax" is mutual argmax with a
-        second round for tokens without a link (SimAlign). "match" gives the one-to-one links of highest total cosine
-        (SimAlign). "softmax" links tokens whose probability exceeds the threshold (awesome-align). "ot" is argmax of
-        the entropic transport plan for cosines.
+      method: one of METHODS. By "argmax", tokens choose the token of highest cosine. By "itermax" (SimAlign), a second
+        round follows mutual argmax, for tokens without a link. By "match" (SimAlign), links are the one-to-one links of
+        highest total cosine. By "softmax" (awesome-align), tokens are linked whose probability exceeds the threshold.
+        By "ot", tokens choose by the entropic transport plan for cosines.
       symmetrise: one of SYMMETRISATIONS, for methods of DIRECTED.
       threshold: of "softmax".
       regularisation: of "ot".

@@ -52,8 +52,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("--calibration", type=path, metavar="FILE", help="a file that --fit_calibration wrote")
     parser.add_argument("--fit_calibration", type=path, metavar="FILE", help="calibrate probabilities on --gold")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the model's products")
-    tokens = "tokens of each side in a batch; default 4096"
-    parser.add_argument("--batch_tokens", type=int, default=4096, metavar="N", help=tokens)
+    tokens = "tokens of each side in a batch; default: 512 on CPUs, 32768 on accelerators"
+    parser.add_argument("--batch_tokens", type=int, metavar="N", help=tokens)
 
 
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
@@ -114,7 +114,7 @@ def _check_options(options: argparse.Namespace, bindings: list[str]) -> None:
         raise UserError("--gold_base: means nothing without --gold")
     if options.picture and options.picture.suffix not in _PICTURES:
         raise UserError(f"--picture={options.picture}: its name must end in {', '.join(_PICTURES)}")
-    if options.batch_tokens < 1:
+    if options.batch_tokens is not None and options.batch_tokens < 1:
         raise UserError(f"--batch_tokens={options.batch_tokens}: at least 1")
 
 

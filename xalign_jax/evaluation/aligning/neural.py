@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xalign_jax import target
 from xalign_jax.alignment.methods import Extraction, Found, extract, links
 from xalign_jax.alignment.scores import Calibration
 from xalign_jax.alignment.symmetrise import word_links
@@ -23,7 +24,9 @@ from xalign_jax.models.model import Model
 
 # Fitted on 200 pairs of en-cs with multilingual-e5-small, level 7 and itermax (docs/alignment.md).
 CALIBRATION = Calibration(slope=0.875, intercept=0.579)
-BATCH_TOKENS = 4096  # of each side in a batch, with padding
+# Tokens of each side in a batch, with padding. On CPUs, small batches fit the caches and have sentences of equal length.
+_BATCH_TOKENS = {"cpu": 512}
+_MORE_TOKENS = 2**15
 _KNOWN_WORDS = 2**20  # words whose tokens are remembered
 _AHEAD = 2  # batches that are on their way to or from the device
 
@@ -77,14 +80,15 @@ class NeuralAligner:
         *,
         spaced: bool = True,
         calibration: Calibration = CALIBRATION,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ):
         """Args:
           model: with its parameters.
           ways: one or more. All of them read the same pass over the model.
           spaced: words of scripts without spaces are encoded as after a space, as in texts whose words are apart.
           calibration: applied to the probabilities of links.
-          batch_tokens: of each side in a batch, with padding. A batch has one sentence pair at least.
+          batch_tokens: of each side in a batch, with padding; None = 512 on CPUs, 32,768 on accelerators. A batch has one
+            sentence pair at least.
 
         Raises:
           UserError: the model has no such level.
@@ -95,7 +99,8 @@ class NeuralAligner:
         self.longer = 0
         self._model, self._tokenizer, self._ways = model, tokenizer, tuple(ways)
         self._levels = tuple(sorted({way.level for way in ways}))
-        self._spaced, self._calibration, self._batch_tokens = spaced, calibration, batch_tokens
+        self._spaced, self._calibration = spaced, calibration
+        self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(target.platform(), _MORE_TOKENS)
         self._known: dict[str, np.ndarray] = {}
         # Specials around a sentence, as `framed` puts them.
         specials = [] if model.causal else [tokenizer.bos, tokenizer.eos]
