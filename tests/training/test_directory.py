@@ -7,11 +7,13 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from training import toy
 
+import xalign_jax
 from xalign_jax import cli, config
 from xalign_jax.data.lexicon.lexicon import Lexicon
 from xalign_jax.data.sampling.mixture import Mixture
@@ -104,9 +106,7 @@ def test_a_stage_is_extended_only_where_its_learning_rate_goes_on(tmp_path, monk
 def test_a_commit_is_recorded_only_where_the_package_is_tracked(tmp_path):
     """An environment inside a user's repository is not part of the user's source."""
     source = tmp_path / "venv" / "xalign_jax"
-    shutil.copytree(
-        run_directory.xalign_jax.__file__.rpartition("/")[0], source, ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(Path(xalign_jax.__file__).parent, source, ignore=shutil.ignore_patterns("__pycache__"))
 
     def git(*arguments):
         name = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
