@@ -7,7 +7,7 @@ import pytest
 from fakes import write
 
 from xalign_jax.data.lexicon import files as dictionaries
-from xalign_jax.data.text import catalogs, docstrings
+from xalign_jax.data.text import catalogs, docstrings, lines
 from xalign_jax.data.text.files import AlignedLines, Document, JsonLines, MultiwayTsv, TextFiles
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.stamps import is_current
@@ -262,3 +262,18 @@ def test_django_catalogs():
     assert len(languages) > 80
     assert {"en", "de", "pt-BR", "zh"} <= languages
     assert len(set(documents)) == len(documents)
+
+
+@pytest.mark.parametrize("block", [1, 7, 2**18])
+def test_lines_do_not_depend_on_how_the_file_is_cut_into_blocks(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", block)
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeffone\r\n\n\u2028zwei\nein Ende ohne Zeilenende ü".encode())
+    assert list(lines.read_lines(str(file))) == [
+        (1, "one"), (2, ""), (3, "\u2028zwei"), (4, "ein Ende ohne Zeilenende ü"),
+    ]  # fmt: skip
+    file.write_bytes(b"good\n" * 9 + b"bad \xff\n" + b"good\n")
+    read = lines.read_lines(str(file))
+    assert [next(read) for _ in range(9)] == [(number, "good") for number in range(1, 10)]
+    with pytest.raises(UserError, match=r"a\.txt:10: not UTF-8 at byte 5"):
+        next(read)
