@@ -14,8 +14,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from xalign_jax.data.store.prepare import prepare_vocabulary
 from xalign_jax.data.store.store import cache_dir
+from xalign_jax.data.store.vocabularies import prepare_vocabulary
 from xalign_jax.data.text.fields import FIELDS, RANGES, VALUES, ranges, value
 from xalign_jax.data.text.files import Document
 from xalign_jax.data.text.readers import Example

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from xalign_jax.data.store import prepare as preparation
-from xalign_jax.data.store.prepare import _cut, run
+from xalign_jax.data.store.prepare import run
 from xalign_jax.data.store.store import Texts, Vocabulary, open_stores, open_tokenizer, store_info
+from xalign_jax.data.store.vocabularies import _cut
 from xalign_jax.errors import UserError
 from xalign_jax.preparing import open_task
 

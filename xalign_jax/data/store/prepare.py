@@ -9,7 +9,6 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
-import itertools
 import json
 import os
 import shutil
@@ -24,27 +23,22 @@ import numpy as np
 from xalign_jax.data.cleaning.reader import CleanReader, lines
 from xalign_jax.data.cleaning.settings import Cleaning
 from xalign_jax.data.store.assemble import assemble
-from xalign_jax.data.store.cache import damage, make
+from xalign_jax.data.store.cache import make
 from xalign_jax.data.store.columns import Encoder, field_columns
 from xalign_jax.data.store.shards import Shards, characters, delete_shards, open_shards, shards_folder
-from xalign_jax.data.store.store import FORMAT, Texts
+from xalign_jax.data.store.store import FORMAT, Texts, digest, directory_name
 from xalign_jax.data.store.tokenise import SPLITS, ChangedError, Found, text_keys, tokenise
+from xalign_jax.data.store.vocabularies import prepare_vocabulary
 from xalign_jax.data.text.fields import tables as field_tables
-from xalign_jax.data.text.files import keyed_hash
 from xalign_jax.data.text.names import canonical_task
 from xalign_jax.data.text.readers import source_reader
 from xalign_jax.data.text.stamps import stamp_file, stamp_package
-from xalign_jax.data.tokens import segmenter
-from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.tokens.tokenizer import Tokenizer
-from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
 # Version of the content fingerprint, which resumed runs compare. It changes less often than FORMAT.
 _CONTENT = 2
-SAMPLE_BYTES = 12_000_000  # of text that a vocabulary is trained on, in equal shares of the languages
-_SENTENCE_BYTES = 4000  # SentencePiece skips longer sentences
 _FAR = 3  # if a split has more than this many times the validation text that was meant, a line says so
 _VERSIONS = ("numpy", "sentencepiece", "seqio", "tensorflow", "xalign_jax")
 
@@ -159,8 +153,8 @@ def open_tasks(
             # The code of the user's modules is part of the fingerprint of seqio tasks.
             of_modules.append(stamp_file(module.__file__))
             code += Path(module.__file__).read_bytes()
-    digest = hashlib.sha256(code).hexdigest() if code else ""
-    readers = {task: source_reader(task) or open_task(task, digest) for task in dict.fromkeys(tasks)}
+    of_code = hashlib.sha256(code).hexdigest() if code else ""
+    readers = {task: source_reader(task) or open_task(task, of_code) for task in dict.fromkeys(tasks)}
     stamps = [*of_modules, *(stamp for reader in readers.values() for stamp in reader.stamps())]
     if cleaning is not None:
         readers = {task: CleanReader(reader, cleaning) for task, reader in readers.items()}
@@ -203,101 +197,6 @@ def _write_index(file: Path, cache: Path, directory: Path, stamps: list, modules
     temporary = file.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(entry, indent=1) + "\n")
     temporary.replace(file)
-
-
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-
-
-def _hash(*parts: Any) -> str:
-    """The name of a directory in the cache."""
-    return _digest(FORMAT, *parts)
-
-
-def prepare_vocabulary(vocabulary: Vocabulary, readers: Sequence[Any], cache: Path) -> tuple[Path, Tokenizer]:
-    """The directory of a vocabulary in the cache, which is made if it is missing, and its tokenizer without clones.
-
-    Raises:
-      UserError: the vocabulary's file cannot be read, or there is no text to train on.
-    """
-    # Clones do not count: stores hold base ids.
-    base = Vocabulary(
-        vocabulary.kind, vocabulary.path, vocabulary.size, vocabulary.model_type, vocabulary.lowercase,
-        words=vocabulary.words,
-    )  # fmt: skip
-    folder = cache / "vocabularies"
-    if not vocabulary.trained:
-        tokenizer = Tokenizer.of(base)
-        directory = folder / _hash(tokenizer.base_fingerprint)
-    else:
-        if not readers:
-            raise UserError(
-                "Vocabulary.path: set it (or Vocabulary.kind = 'bytes'): the recipe has no text to train on"
-            )
-        # A trained vocabulary is identified by its settings and its texts, without training it.
-        prints = sorted(reader.fingerprint() for reader in readers)
-        words = [base.words, segmenter.version()] if base.words else []
-        directory = folder / _hash(base.size, base.model_type, base.lowercase, prints, *words)
-        if damage(directory) is None:
-            return directory, Tokenizer.load(directory)
-        print(f"training a vocabulary of {base.size} pieces", file=sys.stderr)
-        sentences = _sample(readers, bool(base.words))
-        model = train_sentencepiece(sentences, base.size, base.model_type, base.lowercase, bool(base.words))
-        tokenizer = Tokenizer(SentencePieces(model), base)
-    make(directory, tokenizer.save)
-    return directory, tokenizer
-
-
-def _sample(readers: Sequence[Any], borders: bool) -> list[str]:
-    """Sorted lines to train on: each language gives the texts of smallest hash, up to its share of SAMPLE_BYTES.
-
-    Args:
-      borders: mark borders between words in scripts without spaces.
-    """
-    kept: dict[str, dict[int, str]] = {}
-    sizes: dict[str, int] = {}
-    for example in itertools.chain.from_iterable(reader.read("train") for reader in readers):
-        text, language = example.document.text, example.document.language
-        texts = kept.setdefault(language, {})
-        texts[keyed_hash(text)] = text
-        sizes[language] = sizes.get(language, 0) + len(text)
-        if sizes[language] > 2 * SAMPLE_BYTES:  # so that a language never takes much more memory than that
-            kept[language] = _smallest(texts, SAMPLE_BYTES)
-            sizes[language] = sum(map(len, kept[language].values()))
-    # Equal shares, so that a large language does not take all pieces.
-    chosen = [t for texts in kept.values() for t in _smallest(texts, SAMPLE_BYTES // len(kept)).values()]
-    if not chosen:
-        raise UserError("Mixture.tasks: there is no training text to train a vocabulary on")
-    if borders:
-        chosen = list(map(segmenter.mark_borders, chosen))
-    return sorted(piece for text in chosen for line in text.splitlines() for piece in _cut(line.strip()) if piece)
-
-
-def _smallest(texts: dict[int, str], budget: int) -> dict[int, str]:
-    """The texts of smallest hash, up to the first one that exceeds `budget` bytes in all. A longer text is cut."""
-    kept, total = {}, 0
-    for key in sorted(texts):
-        # A text that is longer than the budget is cut; a character that the cut divides is dropped.
-        text = texts[key].encode()
-        kept[key] = texts[key] if len(text) <= budget else text[:budget].decode(errors="ignore")
-        total += len(text)
-        if total >= budget:
-            break
-    return kept
-
-
-def _cut(line: str) -> list[str]:
-    """A line in parts that are short enough for SentencePiece, cut at spaces or borders if there are any."""
-    parts, start, most = [], 0, _SENTENCE_BYTES // 4
-    # A quarter of the limit in characters is at most the limit in bytes, since UTF-8 has up to four for each.
-    while len(line) - start > _SENTENCE_BYTES or len(line[start:].encode()) > _SENTENCE_BYTES:
-        end = max(line.rfind(mark, start, start + most) for mark in (" ", segmenter.BORDER))
-        end = end if end > start else start + most
-        parts.append(line[start:end])
-        start = end
-        while line[start : start + 1].isspace():
-            start += 1
-    return [*parts, line[start:]]
 
 
 def prepare_store(
@@ -344,7 +243,7 @@ def _key(task: str, tokenizer: Tokenizer, prints: Mapping[str, str]) -> str:
         raise UserError("Vocabulary.path: the vocabulary has no end-of-sequence piece, which ends every document")
     # The key covers the other tasks, because their validation texts are left out.
     others = sorted(prints[other] for other in prints if other != task)
-    return _hash(prints[task], tokenizer.base_fingerprint, others)
+    return directory_name(prints[task], tokenizer.base_fingerprint, others)
 
 
 def validation_texts(reader: Any) -> np.ndarray:
@@ -385,7 +284,7 @@ def complete(folder: Path, shards: Shards, encoder: Encoder, parts: Parts) -> No
         "source": parts.source,
         "content": found.content,
         "vocabulary": vocabulary,
-        "fingerprint": _digest(_CONTENT, found.content, vocabulary),
+        "fingerprint": digest(_CONTENT, found.content, vocabulary),
         "fields": [column.name for column in encoder.own],
         "tables": {field: list(names) for field, names in parts.tables.items()},
         "languages": sorted({language for split in counts.values() for language in split}),

@@ -38,6 +38,16 @@ BORDERS = ("borders", "borders_found")
 ARRAYS = ("offsets", "group", *(column.name for column in COLUMNS))  # which every store has
 
 
+def digest(*parts: Any) -> str:
+    """24 hex digits that identify values, which JSON can hold."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def directory_name(*parts: Any) -> str:
+    """The name of a directory in the cache whose contents these values decide."""
+    return digest(FORMAT, *parts)
+
+
 @dataclasses.dataclass(frozen=True)
 class Store:
     """One language of one task in one split. Large arrays are memory-mapped; all are read-only.
@@ -147,7 +157,7 @@ class Texts:
             # Without cleaning, entries are named as before it existed.
             settings += [] if self.cleaning is None else [dataclasses.asdict(self.cleaning)]
         settings.append(task and canonical_task(task))
-        name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+        name = digest(*settings)
         return self.folder / "index" / f"{name}.json"
 
     def directory(self, task: str | None) -> Path:

@@ -11,8 +11,6 @@ from xalign_jax.alignment.symmetrise import symmetrise, word_links
 from xalign_jax.data.lexicon.model1 import LONGEST, Model1, near_diagonal, within_cells
 from xalign_jax.evaluation.aligning.pairs import Alignment, Pair, alignments
 
-LEXICAL = ("ibm1", "ibm1-diagonal", "diagonal")
-
 
 class LexicalAligner:
     """Links words by the probabilities of IBM Model 1.
