@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+import hf_folders
 import jax
 import jax.numpy as jnp
 import pytest
@@ -13,41 +14,18 @@ from commands import xalign
 from xalign_jax.alignment.methods import METHODS, Extraction
 from xalign_jax.api import load
 from xalign_jax.data.lexicon.files import read_dictionary
-from xalign_jax.data.tokens.backends import Bytes
-from xalign_jax.data.tokens.tokenizer import Tokenizer
-from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way
 from xalign_jax.evaluation.aligning.pairs import Pair
-from xalign_jax.interop.importing import import_model
-from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
-from xalign_jax.runtime.sharding import make_mesh
 
-SETTINGS = dict(
-    vocab_size=384,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=20,
-    max_position_embeddings=66,
-    pad_token_id=0,
-    bos_token_id=3,
-    eos_token_id=1,
-)
 TEXTS = ("--source=en.txt", "--target=de.txt")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with an encoder of 2 blocks, the same as a model directory, and 40 pairs of equal words in two orders."""
-    transformers = pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("align")
-    torch.manual_seed(0)
-    transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**SETTINGS)).save_pretrained(folder / "hf")
-    words = Tokenizer(Bytes(), Vocabulary("bytes"))
-    write_tokenizers(words, folder / "hf", causal=False, max_length=64, languages=["en"])
-    import_model(folder / "hf", folder / "run", make_mesh((1, -1, 1)))
+    hf_folders.write_encoder_of_two_blocks(folder / "hf", folder / "run")
     chance = random.Random(0)
     lines, gold = [], []
     for _ in range(40):

@@ -6,27 +6,10 @@ import json
 import random
 import shutil
 
+import hf_folders
 import pytest
 from commands import xalign
 
-from xalign_jax.data.tokens.backends import Bytes
-from xalign_jax.data.tokens.tokenizer import Tokenizer
-from xalign_jax.data.tokens.vocabulary import Vocabulary
-from xalign_jax.interop.importing import import_model
-from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
-from xalign_jax.runtime.sharding import make_mesh
-
-SETTINGS = dict(
-    vocab_size=384,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=20,
-    max_position_embeddings=66,
-    pad_token_id=0,
-    bos_token_id=3,
-    eos_token_id=1,
-)
 FILES = "--gin.SENTENCES={'en': 'en.txt', 'de': 'de.txt'}"
 
 
@@ -37,13 +20,8 @@ def probes(*names: str) -> str:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with an imported encoder and two files of 20 parallel lines."""
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("imported")
-    transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**SETTINGS)).save_pretrained(folder / "hf")
-    words = Tokenizer(Bytes(), Vocabulary("bytes"))
-    write_tokenizers(words, folder / "hf", causal=False, max_length=64, languages=["en"])
-    import_model(folder / "hf", folder / "first", make_mesh((1, -1, 1)))
+    hf_folders.write_encoder_of_two_blocks(folder / "hf", folder / "first")
     shutil.move(folder / "first", folder / "run")  # a model directory may be handed on
     chance = random.Random(0)
     for language in ("en", "de"):

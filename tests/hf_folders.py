@@ -7,7 +7,9 @@ import pytest
 from xalign_jax.data.tokens.backends import Bytes
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.vocabulary import Vocabulary
+from xalign_jax.interop.importing import import_model
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
+from xalign_jax.runtime.sharding import make_mesh
 
 COMMON = {
     "vocab_size": 384,
@@ -58,3 +60,13 @@ def write(kind: str, folder):
     words = Tokenizer(Bytes(), Vocabulary("bytes"))
     write_tokenizers(words, folder, causal=kind != "xlm-r", max_length=longest, languages=["en"])
     return network
+
+
+def write_encoder_of_two_blocks(folder, run):
+    """An XLM-R of 2 blocks and width 16 as a Hugging Face folder, and the same as a model directory `run`."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    settings = COMMON | {"num_hidden_layers": 2, "max_position_embeddings": 66}
+    transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**settings)).save_pretrained(folder)
+    write_tokenizers(Tokenizer(Bytes(), Vocabulary("bytes")), folder, causal=False, max_length=64, languages=["en"])
+    import_model(folder, run, make_mesh((1, -1, 1)))
