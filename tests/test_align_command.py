@@ -12,7 +12,9 @@ import pytest
 from commands import xalign
 
 from xalign_jax.alignment.methods import METHODS, Extraction
+from xalign_jax.alignment.symmetrise import SYMMETRISATIONS
 from xalign_jax.api import load
+from xalign_jax.cli.commands import align
 from xalign_jax.data.lexicon.files import read_dictionary
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way
@@ -140,3 +142,9 @@ def test_bad_input_is_one_line(place, options, said):
     assert done.returncode == 2, done.stderr
     # Loading a model shows its progress on the lines before.
     assert said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr and not done.stdout
+
+
+def test_the_options_name_what_the_library_offers():
+    """The command line lists the names again, because it must not load JAX to print its help."""
+    assert align._NEURAL == METHODS
+    assert set(align._SYMMETRISATIONS) == set(SYMMETRISATIONS)
