@@ -30,7 +30,7 @@ Words and shapes:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from xalign_jax.data.corpus import Corpus, CorpusView
     from xalign_jax.data.sampling.mixture import Mixture
     from xalign_jax.models.model import Model
+    from xalign_jax.records.pictures import Picture
 
 Tree = Any  # nested dicts of arrays; None stands where an array is in another tree
 Batch = Mapping[str, Any]  # arrays by name, such as "tokens"; shapes alone where no data is needed
@@ -357,6 +358,8 @@ class ProbedRun(NamedTuple):
       corpus: vocabulary, texts, lexicon and facts of the run.
       seed: of every random choice.
       stage, step: the stage's name and the number of updates so far; ("", 0) before training.
+      frame: (ids before, ids after) a text, as the model reads it; None = as feeds write texts (`Tokenizer.framing`).
+      show: a probe may call it with a picture (`records.pictures`) for the page of the results.
     """
 
     model: Model
@@ -364,24 +367,12 @@ class ProbedRun(NamedTuple):
     seed: int = 0
     stage: str = ""
     step: int = 0
+    frame: tuple[list[int], list[int]] | None = None
+    show: Callable[[Picture], None] = lambda picture: None
 
 
-class Probe:
-    """Turns a model into rows of `results.json`, and says how reports show them.
-
-    A run calls `check_model` and `check` before training, and `rows` at the end of a stage. For example:
-
-        class MeanNorm(Probe):
-            name = "mean_norm"
-            title = "Length of hidden states"
-            by_level = True
-            columns = {"norm": Column("mean length", headline=True)}
-
-            def rows(self, run):
-                ...
-                return [row(self.name, "norm", value, n, level=level) for level, value in found]
-
-    A model directory keeps the value of `shown` in `probes.json`, so that reports need no probe's code.
+class Table:
+    """How reports show rows of one name. A model directory keeps `shown` in `probes.json`: reports need no code of it.
 
     Attributes:
       name: the value of `probe` in its rows.
@@ -397,9 +388,34 @@ class Probe:
 
     @classmethod
     def shown(cls) -> dict[str, Any]:
-        """How reports show this probe, as plain JSON values."""
+        """Title, levels and columns as plain JSON values."""
         columns = {metric: column._asdict() for metric, column in cls.columns.items()}
         return {"title": cls.title, "by_level": cls.by_level, "columns": columns}
+
+
+class Probe(Table):
+    """Turns a model into rows of `results.json`, and says how reports show them.
+
+    A run calls `check_model` and `check` before training, and `rows` at the end of a stage. For example:
+
+        class MeanNorm(Probe):
+            name = "mean_norm"
+            title = "Length of hidden states"
+            by_level = True
+            columns = {"norm": Column("mean length", headline=True)}
+
+            def rows(self, run):
+                ...
+                return [row(self.name, "norm", value, n, level=level) for level, value in found]
+    """
+
+    def tables(self) -> Sequence[Table]:
+        """The tables of its rows. A probe with rows of several names has several (`ParallelText`)."""
+        return (self,)
+
+    def settings(self) -> Sequence[Any]:
+        """The values of `settings` in its rows (`recipe.as_json`). They tell rows of one name apart."""
+        return (self,)
 
     def text_files(self) -> Sequence[tuple[str, str]]:
         """(language, path) of files with text that training should not have seen (`training.leaks`)."""

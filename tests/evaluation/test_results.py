@@ -14,6 +14,7 @@ from test_retrieval import _lexicon
 from test_similarity import _facts, _tables, _text
 
 from xalign_jax.evaluation import probes as all_probes
+from xalign_jax.evaluation.parallel import Mexa, Retrieval
 from xalign_jax.interfaces import ProbedRun
 from xalign_jax.recipe import as_json
 from xalign_jax.records.files import read_results, read_shown
@@ -37,7 +38,8 @@ def strict(path):
 def probe(name: str, **settings):
     cls = getattr(all_probes, name)
     length = {"length": 16} if "length" in {field.name for field in dataclasses.fields(cls)} else {}
-    return cls(**length | settings)
+    measures = {"measures": (Mexa(), Retrieval())} if cls is all_probes.ParallelText else {}
+    return cls(**length | measures | settings)
 
 
 def measured(toy, tokenizer, probes, scale: float = 1.0, texts: int = 60):
@@ -56,10 +58,11 @@ def test_every_probe_writes_strict_json(toy, tokenizer, tmp_path, name, scale):
     rows = measured(toy, tokenizer, [probe(name)], scale)
     run_directory.add_results(tmp_path, [probe(name)], rows, "pretrain", 10, 0)
     found = strict(tmp_path / "results.json")
+    settings = json.loads(json.dumps([as_json(one) for one in probe(name).settings()]))
     assert found and {tuple(row) for row in found} == {RESULT_KEYS}
     for row in found:
         assert (row["value"] is None) == (row["reason"] is not None)
-        assert row["n"] >= 1 and row["settings"]["class"] == name and len(row["data"]) == 12
+        assert row["n"] >= 1 and row["settings"] in settings and len(row["data"]) == 12
     if scale == 1.0:
         assert all(math.isfinite(row["value"]) for row in found)
     ((probe_name, shown),) = read_shown(tmp_path).items()

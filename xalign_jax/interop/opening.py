@@ -14,15 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.tokenizer import Frame, Tokenizer
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.interop.architectures import table
 from xalign_jax.interop.importing import fast_tokenizer, read_parameters, read_source
 from xalign_jax.models.model import Model, build
 from xalign_jax.records.files import read_environment
-
-Frame = tuple[list[int], list[int]]  # ids before and after a text
 
 
 class Opened(NamedTuple):
@@ -89,7 +87,7 @@ def _open_directory(folder: Path, mesh: Mesh, step: int | None, dtype: str) -> O
     at, params = restore_model(folder, step, model, mesh)
     # An import is read as its source is, a run as its feeds write texts.
     frame = None if (folder / "config.gin").is_file() else tokenizer.frame
-    return Opened(_bound(model, params, dtype), tokenizer, frame or _frame(tokenizer, config.causal), at)
+    return Opened(_bound(model, params, dtype), tokenizer, frame or tokenizer.framing(config.causal), at)
 
 
 def _open_folder(folder: Path, mesh: Mesh, dtype: str) -> Opened:
@@ -107,7 +105,7 @@ def _open_folder(folder: Path, mesh: Mesh, dtype: str) -> Opened:
         tokenizer = Tokenizer.of(Vocabulary("huggingface", str(path), rows=found.rows))
     model = _build(found.model.config, tokenizer, dtype)
     params = read_parameters(found, mesh, dtype)
-    return Opened(model.bind(params), tokenizer, tokenizer.frame or _frame(tokenizer, model.causal))
+    return Opened(model.bind(params), tokenizer, tokenizer.frame or tokenizer.framing(model.causal))
 
 
 def _build(config: Any, tokenizer: Tokenizer, dtype: str) -> Model:
@@ -119,12 +117,6 @@ def _build(config: Any, tokenizer: Tokenizer, dtype: str) -> Model:
 def _bound(model: Model, params: Any, dtype: str) -> Model:
     """The model with the parameters in its dtype."""
     return model.bind(jax.tree.map(lambda array: array.astype(dtype), params))
-
-
-def _frame(tokenizer: Tokenizer, causal: bool) -> Frame:
-    """What feeds and exports write around a text: bos before it, and eos after it if the model sees both sides."""
-    before, after = ([] if one is None else [one] for one in (tokenizer.bos, tokenizer.eos))
-    return before, ([] if causal else after)
 
 
 def _refuse_ids(folder: Path, tokenizer: Tokenizer) -> None:

@@ -44,7 +44,8 @@ RESULT: dict[Any, Any] = {
     "seed": NUMBER,
     "control": TEXT,
 }
-OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT}  # newer rows have them
+# Newer rows have these. `low` and `high` are an interval of 95 %.
+OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT, "low": NUMBER, "high": NUMBER}
 # How reports show a probe (`interfaces.Probe.shown`), by its name.
 COLUMN: dict[Any, Any] = {"heading": str, "short": str}
 SHOWN: dict[Any, Any] = {str: {"title": str, "columns": {str: COLUMN}}}

@@ -108,6 +108,8 @@ RESULT_KEYS = (
     "settings",
     "data",
     "reason",
+    "low",
+    "high",
 )
 
 

@@ -106,7 +106,9 @@ def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, s
     # The stage that the step belongs to. Stages end at the running sums of their steps; an import has none.
     ends = itertools.accumulate(stage.steps for stage in recipe.stages)
     stage = next((stage.name for stage, end in zip(recipe.stages, ends, strict=True) if step <= end), "import")
-    measure(ProbedRun(model, data, recipe.seed, stage, step), mesh, probes, model_dir)
+    # An import is read as its source is, and a run as its feeds write texts.
+    frame = None if recipe.stages else data.tokenizer.frame
+    measure(ProbedRun(model, data, recipe.seed, stage, step, frame), mesh, probes, model_dir)
 
 
 def measure(probed: ProbedRun, mesh: Mesh, probes: tuple, output: Path) -> None:

@@ -21,8 +21,8 @@ def run_probes(probes: Sequence[Probe], run: ProbedRun) -> list[Row]:
     rows: list[Row] = []
     for probe in tqdm(probes, desc="probes", unit="probe", disable=not (probes and distributed.is_main())):
         # Settings tell rows of one metric apart when probes are bound in different ways.
-        settings = as_json(probe)
-        rows += [{**row, "settings": settings} for row in probe.rows(run)]
+        settings = as_json(probe.settings()[0])
+        rows += [{"settings": settings, **row} for row in probe.rows(run)]
     return rows
 
 

@@ -321,7 +321,7 @@ def add_results(
 
     A row there that measured the same thing under the same conditions is replaced; any other row stays.
     """
-    write_shown(model_dir, {probe.name: probe.shown() for probe in probes})
+    write_shown(model_dir, {table.name: table.shown() for probe in probes for table in probe.tables()})
     new = [{"stage": stage, "step": step, "seed": seed, **row} for row in rows]
     measured = {_measured(row) for row in new}
     write_results(model_dir, [row for row in read_results(model_dir) if _measured(row) not in measured] + new)
@@ -343,7 +343,7 @@ def drop_results_past(model_dir: Path | epath.Path, step: int) -> None:
 def has_results(model_dir: Path | epath.Path, stage: Stage, step: int) -> bool:
     """Whether the stage's own probes have run at this step. Rows of other settings come from `xalign evaluate`."""
     # Settings as they look after a way through JSON, without the paths of their data, which may be spelled differently.
-    own = json.loads(json.dumps([without_places(as_json(probe)) for probe in stage.probes]))
+    own = json.loads(json.dumps([without_places(as_json(one)) for probe in stage.probes for one in probe.settings()]))
     here = [row for row in read_results(model_dir) if (row["stage"], row["step"]) == (stage.name, step)]
     # Rows of older versions have no settings.
     return any(row.get("settings") is None or without_places(row["settings"]) in own for row in here)

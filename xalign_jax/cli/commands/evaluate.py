@@ -93,7 +93,7 @@ def _folder(folder: Path, files: list[str], bindings: list[str], output: Path) -
     mesh = sharding.make_mesh(runtime.mesh)
     opened = open_model(folder, mesh)
     model = opened.model.in_dtype(build.dtype_of(runtime)).bind(opened.model.params)
-    probed = ProbedRun(model, Corpus(opened.tokenizer, {}, None, None), stage="import")
+    probed = ProbedRun(model, Corpus(opened.tokenizer, {}, None, None), stage="import", frame=opened.frame)
     output.mkdir(parents=True, exist_ok=True)
     evaluate.measure(probed, mesh, evaluation.probes, output)
     about = described(folder, model.config, opened.tokenizer)

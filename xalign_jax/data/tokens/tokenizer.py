@@ -24,6 +24,8 @@ from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.data.tokens.words import spaced_flags, split_words
 from xalign_jax.errors import UserError, one_line
 
+Frame = tuple[list[int], list[int]]  # ids before and after a text
+
 _ROUND = 128  # the rows of a table are a multiple of it
 _STOP = "。"  # a character to put before words of scripts without spaces; most vocabularies have it as a piece
 
@@ -277,9 +279,14 @@ class Tokenizer:
         return self._pieces.texts
 
     @property
-    def frame(self) -> tuple[list[int], list[int]] | None:
+    def frame(self) -> Frame | None:
         """Base ids that the vocabulary's own files put before and after a text; None if they do not say."""
         return self._pieces.frame
+
+    def framing(self, causal: bool) -> Frame:
+        """What feeds and exports write around a text: bos before it, and eos after it if the model sees both sides."""
+        before, after = ([] if one is None else [one] for one in (self.bos, self.eos))
+        return before, ([] if causal else after)
 
     @property
     def names(self) -> list[str]:

@@ -13,11 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xalign_jax.data.tokens.tokenizer import Encoded, Tokenizer
+from xalign_jax.data.tokens.tokenizer import Encoded, Frame, Tokenizer
 from xalign_jax.data.tokens.words import split_words, word_flags
 from xalign_jax.errors import UserError
-
-Frame = tuple[list[int], list[int]]  # ids before and after a text
 
 
 class ReadText(NamedTuple):

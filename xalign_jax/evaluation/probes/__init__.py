@@ -7,6 +7,7 @@ from xalign_jax.evaluation.probes.foreign_mass import ForeignMass
 from xalign_jax.evaluation.probes.gradient_cosine import GradientCosine
 from xalign_jax.evaluation.probes.hidden_cosine import HiddenCosine
 from xalign_jax.evaluation.probes.knowledge import Knowledge
+from xalign_jax.evaluation.probes.parallel_text import ParallelText
 from xalign_jax.evaluation.probes.perplexity import Perplexity
 from xalign_jax.evaluation.probes.sentence_retrieval import SentenceRetrieval
 from xalign_jax.evaluation.probes.word_retrieval import WordRetrieval
@@ -16,6 +17,7 @@ __all__ = [
     "GradientCosine",
     "HiddenCosine",
     "Knowledge",
+    "ParallelText",
     "Perplexity",
     "SentenceRetrieval",
     "WordRetrieval",

@@ -1,0 +1,59 @@
+"""Sentence retrieval by level, in both directions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import gin
+
+from xalign_jax.evaluation.measures.retrieval import retrieval
+from xalign_jax.evaluation.parallel.measure import Measure, Sides, Value
+from xalign_jax.interfaces import Column
+from xalign_jax.recipe import freeze
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Retrieval(Measure):
+    """Share of sentences whose best candidate is their translation, or has its text (`measures.retrieval`).
+
+    Attributes:
+      score: "absolute" (cosine), "ratio" or "distance" (margins), "csls".
+      k: neighbours of a margin.
+    """
+
+    name: ClassVar[str] = "retrieval"
+    title: ClassVar[str] = "Sentence retrieval"
+    by_level: ClassVar[bool] = True
+    columns: ClassVar[Mapping[str, Column]] = {"accuracy": Column("accuracy", headline=True)}
+
+    pooling: str = "mean"
+    score: str = "absolute"
+    k: int = 4
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    def poolings(self) -> tuple[str, ...]:
+        """Its pooling."""
+        return (self.pooling,)
+
+    def pair(self, sides: Sides) -> Iterator[Value]:
+        """Two values a level: into the language, and from it."""
+        pivot, language = sides.languages
+        for level, source, target in sides.levels(self.pooling):
+            found = retrieval(
+                source,
+                target,
+                score=self.score,
+                k=self.k,
+                source_texts=sides.source_texts,
+                target_texts=sides.target_texts,
+            )
+            for name, value, units in (
+                (f"{pivot}->{language}", found.forward, found.forward_hits),
+                (f"{language}->{pivot}", found.backward, found.backward_hits),
+            ):
+                yield Value("accuracy", value, len(units), level, units, name)

@@ -1,0 +1,223 @@
+"""Any number of measures on parallel text, from one pass of the model over it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import gin
+import numpy as np
+
+from xalign_jax.data.corpus import CorpusView
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation.activations import Want, pooled
+from xalign_jax.evaluation.encode import fingerprint, levels, require_length, untrained
+from xalign_jax.evaluation.inputs.parallel_text import Sentences, located_files, sentences
+from xalign_jax.evaluation.measures.statistics import bootstrap_mean
+from xalign_jax.evaluation.parallel.measure import Measure, Sides, Together, Value, Vectors
+from xalign_jax.interfaces import ModelConfig, Probe, ProbedRun, Row, Table
+from xalign_jax.models.model import Model
+from xalign_jax.recipe import as_json, at_least_one, freeze, with_paths
+
+Read = TypeVar("Read", Sides, Together)  # what a measure reads
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ParallelText(Probe):
+    """Measures of parallel text: the model reads each text once, and every measure reads the same vectors.
+
+    Rows belong to the measures: the value of `probe` is a measure's name. language = "en->de"; measures of all languages
+    together have names of their own. Each value has an interval of 95 % by a bootstrap over sentences where it is a
+    mean over them. A value that is not defined, for example on too few sentences, is null and has a reason.
+
+    Sources: as `SentenceRetrieval`. `files` is {language: path}; the first language is the pivot. Without files, `pivot`
+    is compared with each language that shares groups of the run's validation texts with it. Without both, each language
+    is compared with its clones.
+
+    Attributes:
+      measures: what is computed (`evaluation.parallel`).
+      levels: those that are read; () = all.
+      sentences: the most sentences of each pair of languages.
+      least: sentences that a pair of languages must have.
+      length: the most tokens of a sentence, with bos and eos.
+      controls: any of "shuffled" and "untrained" (`Measure.controls`).
+    """
+
+    name: ClassVar[str] = "parallel_text"
+    title: ClassVar[str] = "Parallel text"
+
+    measures: tuple[Measure, ...] = ()
+    files: tuple = dataclasses.field(default=(), metadata=with_paths(located_files))
+    pivot: str | None = None
+    others: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+    sentences: int = 1000
+    least: int = 10
+    length: int = 128
+    controls: tuple[str, ...] = ("shuffled",)
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        at_least_one(self, "sentences", "least")
+        if not self.measures:
+            raise UserError("ParallelText.measures = (): name at least one, such as @Mexa()")
+        for measure in self.measures:
+            if not isinstance(measure, Measure):
+                raise UserError(f"ParallelText.measures has {measure!r}: expected a measure such as @Mexa()")
+        if unknown := [name for name in self.controls if name not in Measure.controls]:
+            raise UserError(f"ParallelText.controls names {unknown[0]!r}: any of {', '.join(Measure.controls)}")
+        if self.length < 3:
+            raise UserError(f"ParallelText.length = {self.length}: at least 3, bos and eos count")
+
+    def tables(self) -> Sequence[Table]:
+        """Its measures."""
+        return self.measures
+
+    def settings(self) -> Sequence[Any]:
+        """Of each measure: its own settings, and what the probe reads."""
+        shared = {key: value for key, value in as_json(self).items() if key not in ("measures", "class")}
+        return [{**as_json(measure), **shared} for measure in self.measures]
+
+    def text_files(self) -> tuple[tuple[str, str], ...]:
+        """The parallel files, if the probe reads any."""
+        return located_files(self.files)
+
+    def check_model(self, model: ModelConfig | Model) -> None:
+        """Raise UserError for anything that the model or its configuration lacks. Needs no data."""
+        require_length(model, "ParallelText", self.length)
+
+    def check(self, run: ProbedRun) -> None:
+        """Raise UserError for anything that the data lacks, before anything is trained."""
+        if above := [level for level in self.levels if not 0 <= level <= run.model.num_layers]:
+            raise UserError(f"ParallelText.levels names {above[0]}: the model has levels 0 to {run.model.num_layers}")
+        for measure in self.measures:
+            measure.check(run.model)
+        self._sentences(run.corpus)
+
+    def rows(self, run: ProbedRun) -> list[Row]:
+        """Rows of every measure, language and level."""
+        pairs = [_without_empty(pair) for pair in self._sentences(run.corpus)]
+        found = list(self._measured(run, pairs, None))
+        if "untrained" in self.controls:
+            fresh = run._replace(model=untrained(run.model, run.seed), show=lambda picture: None)
+            found += self._measured(fresh, pairs, "untrained")
+        return found
+
+    def _sentences(self, corpus: CorpusView) -> list[Sentences]:
+        return sentences(corpus, self.files, self.sentences, self.pivot, self.least, self.others)
+
+    def _measured(self, run: ProbedRun, pairs: Sequence[Sentences], control: str | None) -> Iterator[Row]:
+        """Rows of all measures on one model."""
+        want = Want(
+            self.levels or levels(run.model),
+            tuple(dict.fromkeys(pooling for measure in self.measures for pooling in measure.poolings())),
+            tuple(dict.fromkeys(site for measure in self.measures for site in measure.sites())),
+        )
+        kept: dict[str, Vectors] = {}
+        pivot: Vectors = {}
+        known = ""
+        for pair in pairs:
+            # Pairs of one set of files share the pivot's sentences, which are read once.
+            if known != (now := fingerprint(pair.source_hash)):
+                pivot, known = self._vectors(run, pair.source, want, pair.languages[0]), now
+            language = self._vectors(run, pair.target, want, pair.languages[1])
+            sides = Sides(pair.languages, pivot, language, pair.source_hash, pair.target_hash, run.seed)
+            yield from self._pair_rows(sides, pair.fingerprint, control)
+            kept = {pair.languages[0]: self._kept(pivot)} | kept | {pair.languages[1]: self._kept(language)}
+        # Languages whose sentences translate each other, sentence by sentence.
+        if len({fingerprint(pair.source_hash) for pair in pairs}) == 1:
+            texts = {pairs[0].languages[0]: pairs[0].source_hash} | {p.languages[1]: p.target_hash for p in pairs}
+            together = Together(kept, texts, run.seed, run.show)
+            data = fingerprint(*texts.values())
+            for measure, settings in zip(self.measures, self.settings(), strict=True):
+                if measure.together_poolings():
+                    values = _defined(measure, measure.together, together)
+                    yield from (_row(measure, value, "*", data, control, settings, run.seed) for value in values)
+
+    def _pair_rows(self, sides: Sides, data: str, control: str | None) -> Iterator[Row]:
+        """Rows of a pair of languages, and of its shuffled control on a model as it is."""
+        name = "->".join(sides.languages)
+        shuffled = control is None and "shuffled" in self.controls
+        for measure, settings in zip(self.measures, self.settings(), strict=True):
+            for value in _defined(measure, measure.pair, sides):
+                yield _row(measure, value, name, data, control, settings, sides.seed)
+            if shuffled and "shuffled" in measure.controls:
+                for value in _defined(measure, measure.pair, _shuffled(sides)):
+                    yield _row(measure, value, name, data, "shuffled", settings, sides.seed)
+
+    def _vectors(self, run: ProbedRun, texts: Sequence[np.ndarray], want: Want, language: str) -> Vectors:
+        """The vectors of sentences, in their order."""
+        before, after = run.frame or run.corpus.tokenizer.framing(run.model.causal)
+        room = self.length - len(before) - len(after)
+        rows = [np.concatenate([before, text[:room], after]).astype(np.int32) for text in texts]
+        return pooled(run.model, rows, want, (len(before), len(after)), language)
+
+    def _kept(self, vectors: Vectors) -> Vectors:
+        """The vectors that measures of all languages together read."""
+        poolings = {pooling for measure in self.measures for pooling in measure.together_poolings()}
+        # Sites are many times wider than levels, and are read pair by pair only.
+        return {
+            pooling: {key: found for key, found in vectors[pooling].items() if not isinstance(key, tuple)}
+            for pooling in poolings
+        }
+
+
+def _without_empty(pair: Sentences) -> Sentences:
+    """The pair without sentences that have no token on a side."""
+    full = np.array([bool(len(a) and len(b)) for a, b in zip(pair.source, pair.target, strict=True)])
+    if full.all():
+        return pair
+    print(f"{'->'.join(pair.languages)}: {(~full).sum()} of {len(full)} sentences are empty; left out", file=sys.stderr)
+    chosen = np.flatnonzero(full)
+    return dataclasses.replace(
+        pair,
+        source=[pair.source[i] for i in chosen],
+        target=[pair.target[i] for i in chosen],
+        source_hash=pair.source_hash[chosen],
+        target_hash=pair.target_hash[chosen],
+        texts=None,
+    )
+
+
+def _shuffled(sides: Sides) -> Sides:
+    """The control "shuffled": each sentence with the translation of the next one."""
+    rolled = {
+        pooling: {key: np.roll(vectors, -1, axis=0) for key, vectors in by_key.items()}
+        for pooling, by_key in sides.target.items()
+    }
+    return sides._replace(target=rolled, target_texts=np.roll(sides.target_texts, -1))
+
+
+def _defined(measure: Measure, compute: Callable[[Read], Iterable[Value]], read: Read) -> Iterable[Value]:
+    """The values of a measure; a value without a number where they are not defined."""
+    try:
+        return list(compute(read))
+    except UserError as error:
+        return [Value(next(iter(measure.columns)), float("nan"), 0, reason=str(error))]
+
+
+def _row(measure: Measure, value: Value, name: str, data: str, control: str | None, settings: Any, seed: int) -> Row:
+    """A row of `results.json`."""
+    interval = value.interval
+    if interval is None and value.units is not None and len(value.units) > 1:
+        estimate = bootstrap_mean(np.asarray(value.units, np.float64), seed=seed)
+        interval = estimate.low, estimate.high
+    low, high = interval or (None, None)
+    return {
+        "probe": measure.name,
+        "metric": value.metric,
+        "value": None if value.reason else float(value.value),
+        "reason": value.reason,
+        "n": int(value.n),
+        "low": low,
+        "high": high,
+        "language": value.language or name,
+        "level": value.level,
+        "split": None,
+        "control": control,
+        "data": data,
+        "settings": settings,
+    }
