@@ -13,7 +13,7 @@
 #
 # Each action may be repeated: it keeps existing slices and runs.
 #
-#   --files=DIR          a folder with gin files, texts and vocabularies. It becomes the working directory on every host.
+#   --files=DIR          a folder with gin files, modules, texts and vocabularies: the working directory of every host
 #   --bucket=gs://B/F    where --files and a wheel wait for the hosts
 #   --package=WHL[tpu,gcs]   a wheel on this machine instead of an address; --constraints=FILE pins what it needs
 #   --runtime=VERSION    the image, if not the one of the table in accelerators.sh

@@ -141,9 +141,11 @@ train_command() {
   echo "$1 train ${TRAIN[*]@Q}"
 }
 
-# `export` lines of the --env flags.
+# `export` lines: the folder of --files, where Recipe.modules may lie, and the --env flags.
 exports() {
   local each
+  # shellcheck disable=SC2016 # for the host's shell
+  [[ -z $FILES ]] || echo 'export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}'
   for each in "${VARIABLES[@]}"; do
     echo "export ${each%%=*}=$(quoted "${each#*=}")"
   done

@@ -12,7 +12,7 @@
 #
 # The image holds xalign_jax[tpu,gcs] (docker/tpu.Dockerfile).
 #
-#   --files=DIR          a folder with gin files, texts and vocabularies; the working directory of every host
+#   --files=DIR          a folder with gin files, modules, texts and vocabularies: the working directory of every host
 #   --bucket=gs://B/F    where they wait for the hosts
 #   --runtime_file=F     the preset, if not the one of accelerators.sh; "none" leaves it out
 #   --restarts=10        how often a workload starts again

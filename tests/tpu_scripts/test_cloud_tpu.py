@@ -36,9 +36,11 @@ def test_from_nothing_to_the_end(cloud):
     trained = cloud.text("trained").splitlines()
     assert len(trained) == 2 and f" {home}/xalign-files train --gin_file=mine.gin" in trained[0] + trained[1]
     assert "--gin.TASKS=('a b',) --gin.A=$HOME\"' A=" in trained[0]
-    assert (home / "xalign-files" / "en.tsv").read_text() == "a\n"
+    assert " P=." in trained[0] and (home / "xalign-files" / "en.tsv").read_text() == "a\n"
     unit = (home / "etc/systemd/system/xalign.service").read_text()
-    assert "LimitMEMLOCK=infinity" in unit and f"ExecStart=/bin/bash {home}/xalign-start.sh" in unit
+    for line in ("LimitMEMLOCK=infinity", "LimitNOFILE=1048576", "EnvironmentFile=-/etc/environment"):
+        assert f"\n{line}\n" in unit
+    assert f"\nExecStart=/bin/bash {home}/xalign-start.sh" in unit
     cloud.call("cloud_tpu", "run", *FLAGS, *TRAIN)
     assert len(cloud.text("trained").splitlines()) == 2
     assert "n: running" in cloud.call("cloud_tpu", "status", *FLAGS)

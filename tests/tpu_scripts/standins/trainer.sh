@@ -4,7 +4,7 @@
 # many seconds) and exit 3.
 number=${STANDIN_NUMBER:-0}
 trap 'sleep "$(cat "$STANDIN_STATE/slow-$number" 2>/dev/null || echo 0)"; exit 3' TERM
-echo "$number $PWD $* A=${A:-}" >>"$STANDIN_STATE/trained"
+echo "$number $PWD $* A=${A:-} P=${PYTHONPATH:-}" >>"$STANDIN_STATE/trained"
 echo >>"$STANDIN_STATE/starts-$number"
 start=$(wc -l <"$STANDIN_STATE/starts-$number")
 for word in "$@"; do
