@@ -29,6 +29,8 @@ parse "create run resume status watch stop teardown" "name project zone accelera
 slices spot files bucket env create_flags ssh_flags restarts resumes autodelete budget_hours poll settle" "$@"
 need name project zone
 
+need_name
+need_whole slices restarts
 SLICES=${SLICES:-1}
 PLACE=("--project=$PROJECT" "--zone=$ZONE")
 QUEUED=(gcloud compute tpus queued-resources)

@@ -84,6 +84,21 @@ need_number() {
   done
 }
 
+# Names of machines and pods are made from --name, and may have 63 characters.
+need_name() {
+  [[ $NAME =~ ^[a-z][-a-z0-9]{0,38}[a-z0-9]?$ ]] ||
+    fail "--name=$NAME: expected at most 40 small letters, digits and hyphens, and a letter first"
+}
+
+# Numbers of things; empty ones have defaults.
+need_whole() {
+  local name
+  for name in "$@"; do
+    local variable=${name^^}
+    [[ ${!variable} =~ ^([1-9][0-9]*)?$ ]] || fail "--$name=${!variable}: expected a whole number"
+  done
+}
+
 need_train() {
   [[ " ${TRAIN[*]-}" == *" --gin_file="* && " ${TRAIN[*]-}" == *" --model_dir="* ]] ||
     fail "missing: the arguments of xalign train, as in: -- --gin_file=recipes/infoxlm_base.gin --model_dir=DIR"

