@@ -77,9 +77,13 @@ def test_what_each_cluster_is_asked_for():
     unit = dry("cloud_tpu", "run")
     assert "LimitMEMLOCK=infinity\\nLimitNOFILE=1048576" in unit and "EnvironmentFile=-/etc/environment" in unit
     assert "WantedBy=multi-user.target" in unit and "RestartPreventExitStatus=1 2" in unit
-    assert "'--restart-on-exit-codes=3,4'" in dry("xpk", "run") and "'--num-slices=2'" in dry("xpk", "run")
+    asked = dry("xpk", "run")
+    assert "'--restart-on-exit-codes=3,4'" in asked and "'--num-slices=2'" in asked
+    assert "period-seconds=120'" in asked
+    assert "period-seconds=15'" in call("xpk", "run", "--dry_run", "--spot=true", *FLAGS["xpk"].split(), *TRAIN)[0]
     manifest = dry("jobset", "run")
     assert "--coordinator=n-host-0-0.n:8476" in manifest and "--process_id=$JOB_COMPLETION_INDEX" in manifest
+    assert "--max-log-requests=4 -l jobset" in manifest  # kubectl takes five without it
     job = dry("slurm", "run")
     assert "#SBATCH --signal=TERM@120" in job and "#SBATCH --partition=gpu" in job and "account" not in job
     assert "scontrol requeue" in job
