@@ -85,7 +85,6 @@ def test_an_expired_login_is_never_an_absent_workload(cloud, script, flags):
 
 
 def test_files_reach_the_pods_and_a_patch_the_manifest(cloud):
-    pytest.importorskip("gcsfs")
     files = cloud.home / "files"
     files.mkdir()
     (files / "mine.gin").write_text("include 'recipes/infoxlm_base.gin'\n")
