@@ -20,6 +20,7 @@
 #   --runtime_file=F     the preset, if not the one of that table; "none" leaves it out
 #   --create_flags='...' passed on to `gcloud ... create`: --network, --service-account, --reserved, --internal-ips
 #   --ssh_flags='...'    passed on to `gcloud ... ssh`: --internal-ip, --tunnel-through-iap, --ssh-key-file
+#   --settle=20          seconds after which `run` asks all hosts whether the run lives
 #   --restarts=20        how often a host starts the run again within a day
 #
 # A host starts the run again after every exit code but 1 and 2, and after a reboot.

@@ -26,6 +26,15 @@ note() {
 show_help() {
   sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0"
   echo
+  [[ $1 != *budget_hours* ]] || cat <<'EOF'
+watch follows the run to its end, and says each change:
+
+  --autodelete=true    deletes the machines when the run is done or has failed; otherwise they stay, and are billed
+  --budget_hours=H     deletes them once `watch` has seen them for H hours, whatever the run does
+  --resumes=10         how often it makes lost machines again
+  --poll=60            seconds between looks
+
+EOF
   echo "Flags: $1. Each may come from the environment (--zone: XALIGN_ZONE)."
   echo "--dry_run prints every command and runs none."
 }

@@ -90,6 +90,17 @@ def test_what_each_cluster_is_asked_for():
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_help_shows_every_action_and_every_flag(name):
+    for arguments in (["--help"], ["run", "--help"]):
+        out, err, code = call(name, *arguments)
+        assert code == 0 and not err
+    about, _, flags = out.partition("\nFlags: ")
+    assert {flag for flag in flags.partition(". ")[0].split(", ") if f"--{flag}" not in about} == set()
+    actions = call(name, "fly")[1].partition("expected one of: ")[2].partition(";")[0].split()
+    assert len(actions) >= 5 and {action for action in actions if f"{name}.sh {action}" not in about} == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_everything_that_is_missing_is_named_in_one_line(name):
     out, err, code = call(name, "run")
     assert code == 2 and err.startswith(f"{name}.sh: missing: --") and err.count("\n") == 1 and not out
