@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from tpu_scripts.cloud import Cloud
 
@@ -100,8 +102,6 @@ def test_a_host_stops_restarting_at_the_limit(cloud):
 
 
 def test_watch_resumes_what_is_preempted_and_ends_with_the_run(cloud):
-    """It also looks while one host has saved and stopped, and the other is still saving."""
-    (cloud.state / "slow-1").write_text("1.5")
     watching = cloud.start("cloud_tpu", "watch", *FLAGS, "--autodelete=true", *TRAIN)
     for turn in (1, 2):
         cloud.until(lambda turn=turn: len(cloud.text("trained").splitlines()) == 2 * turn)
@@ -113,6 +113,21 @@ def test_watch_resumes_what_is_preempted_and_ends_with_the_run(cloud):
     said = cloud.text("background")
     assert "n: done: all 2 hosts" in said and "resume 3 of 10" in said and "n: deleted" in said
     assert not cloud.text("queued/n") and cloud.running() == []
+
+
+def test_watch_waits_while_a_preemption_stops_hosts_one_after_another(cloud):
+    """One host has saved and stopped; the other is still saving when `watch` looks."""
+    (cloud.state / "hold-1").touch()
+    watching = cloud.start("cloud_tpu", "watch", *FLAGS, "--autodelete=true", *TRAIN)
+    cloud.until(lambda: len(cloud.text("trained").splitlines()) == 2)
+    preempted = threading.Thread(target=cloud.control, args=("gcloud.preempt('n')",))
+    preempted.start()
+    cloud.until(lambda: "n: halted: exit code 3 on" in cloud.text("background"), 40)
+    (cloud.state / "hold-1").unlink()
+    preempted.join()
+    cloud.until(lambda: len(cloud.text("trained").splitlines()) == 4)
+    (cloud.state / "finish").touch()
+    assert watching.wait(120) == 0, cloud.log()
 
 
 def test_watch_ends_a_run_that_failed_or_costs_too_much(cloud):

@@ -140,9 +140,9 @@ def main():
 
 
 def preempt(name):
-    """A spot slice is taken back: 30 s of notice, then the hosts are gone and the request is suspended."""
+    """A spot slice is taken back: after the notice the hosts are gone, and the request is suspended."""
     path = STATE / "queued" / name
-    lose(name, 20)
+    lose(name, 50)
     path.write_text("\n".join([path.read_text().split()[0], "SUSPENDED"]))
 
 
