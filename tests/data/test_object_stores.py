@@ -10,10 +10,11 @@ from data.test_formats import read, sentences, write_languages, write_rows
 
 from xalign_jax import gin_files
 from xalign_jax.data.lexicon.files import read_dictionary
+from xalign_jax.data.store import remote
 from xalign_jax.data.store.store import Texts, prepare
 from xalign_jax.data.text.files import parallel_files
 from xalign_jax.data.text.names import parse_name
-from xalign_jax.data.text.stamps import is_current
+from xalign_jax.data.text.stamps import is_current, stamp_file
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
@@ -61,6 +62,16 @@ def test_stamps_follow_the_file_in_the_store(store):
     assert source.stamps() == [("file", "memory://bucket/a.txt", "missing", "")]
     with pytest.raises(UserError, match=r"^memory://bucket/a\.txt: no such file$"):
         source.fingerprint()
+
+
+def test_prepared_text_of_a_changed_file_in_a_store_is_not_fetched(store):
+    store.pipe("/bucket/a.txt", b"one\n")
+    stamp = stamp_file("memory://bucket/a.txt")
+    assert remote._may_be_current(stamp)
+    store.pipe("/bucket/a.txt", b"two\n")  # of the same size
+    assert not remote._may_be_current(stamp)
+    store.rm("/bucket/a.txt")  # a host need not see the text
+    assert remote._may_be_current(stamp) and remote._may_be_current(("file", "nothing://a.txt", "4", "etag"))
 
 
 @pytest.mark.parametrize(
