@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import pytest
@@ -119,10 +120,10 @@ def test_watch_waits_while_a_preemption_stops_hosts_one_after_another(cloud):
     """One host has saved and stopped; the other is still saving when `watch` looks."""
     (cloud.state / "hold-1").touch()
     watching = cloud.start("cloud_tpu", "watch", *FLAGS, "--autodelete=true", *TRAIN)
-    cloud.until(lambda: len(cloud.text("trained").splitlines()) == 2)
+    cloud.until(lambda: re.search(r":\d\d n: running", cloud.text("background")))  # with the time, as `watch` says it
     preempted = threading.Thread(target=cloud.control, args=("gcloud.preempt('n')",))
     preempted.start()
-    cloud.until(lambda: "n: halted: exit code 3 on" in cloud.text("background"), 40)
+    cloud.until(lambda: re.search(r":\d\d n: halted: exit code 3 on", cloud.text("background")), 40)
     (cloud.state / "hold-1").unlink()
     preempted.join()
     cloud.until(lambda: len(cloud.text("trained").splitlines()) == 4)
