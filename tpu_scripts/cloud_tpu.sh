@@ -13,13 +13,14 @@
 #
 # Each action may be repeated: it keeps existing slices and runs.
 #
-#   --files=DIR          a folder with gin files, texts and vocabularies. It becomes the working directory on every host.
+#   --files=DIR          a folder with gin files, modules, texts and vocabularies: the working directory of every host
 #   --bucket=gs://B/F    where --files and a wheel wait for the hosts
 #   --package=WHL[tpu,gcs]   a wheel on this machine instead of an address; --constraints=FILE pins what it needs
 #   --runtime=VERSION    the image, if not the one of the table in accelerators.sh
 #   --runtime_file=F     the preset, if not the one of that table; "none" leaves it out
 #   --create_flags='...' passed on to `gcloud ... create`: --network, --service-account, --reserved, --internal-ips
 #   --ssh_flags='...'    passed on to `gcloud ... ssh`: --internal-ip, --tunnel-through-iap, --ssh-key-file
+#   --settle=20          seconds after which `run` asks all hosts whether the run lives
 #   --restarts=20        how often a host starts the run again within a day
 #
 # A host starts the run again after every exit code but 1 and 2, and after a reboot.
@@ -29,6 +30,8 @@ parse "create run resume status watch stop teardown" "name project zone accelera
 slices spot files bucket env create_flags ssh_flags restarts resumes autodelete budget_hours poll settle" "$@"
 need name project zone
 
+need_name
+need_whole slices restarts
 SLICES=${SLICES:-1}
 PLACE=("--project=$PROJECT" "--zone=$ZONE")
 QUEUED=(gcloud compute tpus queued-resources)
@@ -195,11 +198,13 @@ start() {
 
 # One line of each host: its unit's states and exit code.
 hosts() {
-  everywhere "echo xalign-host \$(hostname) \$(systemctl show xalign -p LoadState -p ActiveState -p ExecMainStatus \
--p ExecMainStartTimestampMonotonic)"
+  everywhere "echo xalign-host \$(hostname) \$(systemctl show xalign -p LoadState -p UnitFileState -p ActiveState \
+-p ExecMainStatus -p ExecMainStartTimestampMonotonic)"
 }
 
-# What the lines of `hosts` mean for the run; exit codes 1 and 2 come first, because they last.
+# What the lines of `hosts` mean for the run; exit codes 1 and 2 come first, because they last. With another code a host has
+# halted: it is at its limit of restarts, or a preemption or a reboot has just stopped its unit. A unit that `stop` has
+# stopped is disabled.
 summary() {
   awk -v expected="${HOSTS:-0}" '
     $1 != "xalign-host" { next }
@@ -211,10 +216,14 @@ summary() {
     is["LoadState"] == "not-found" || is["ExecMainStartTimestampMonotonic"] == 0 { absent++; next }
     state ~ /^(active|activating|reloading|deactivating)$/ { running++; next }
     state == "inactive" && status == 0 { ended++; next }
+    is["UnitFileState"] == "disabled" { stopped++ }
     { failed++; if (!code || status == 1 || status == 2) { code = status; where = $2 } }
     END {
       if (!count || count < expected) print "silent: " count + 0 " hosts answer, not " expected
-      else if (failed) print "failed: exit code " code (code == 3 ? " (told to stop)" : "") " on " where ", " failed " of " count " hosts"
+      else if (failed) {
+        word = code == 1 || code == 2 ? "failed" : stopped ? "stopped" : "halted"
+        print word ": exit code " code " on " where ", " failed " of " count " hosts"
+      }
       else if (absent) print "lost: no run on " absent " of " count " hosts"
       else if (ended == count) print "done: all " count " hosts"
       else print "running: " count " hosts"
@@ -240,7 +249,7 @@ status() {
   local now
   now=$(look) || exit 2
   echo "$NAME: $now"
-  if [[ $now == failed* ]]; then
+  if [[ $now =~ ^(failed|halted) ]]; then
     everywhere "sudo journalctl -u xalign -n 20 --no-pager" || true
     exit 1
   fi
@@ -275,6 +284,6 @@ case $ACTION in
     need_train
     watch
     ;;
-  stop) everywhere "sudo systemctl stop xalign" ;;
+  stop) everywhere "sudo systemctl disable --quiet --now xalign" ;;
   teardown) teardown ;;
 esac

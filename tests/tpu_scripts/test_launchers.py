@@ -85,7 +85,6 @@ def test_an_expired_login_is_never_an_absent_workload(cloud, script, flags):
 
 
 def test_files_reach_the_pods_and_a_patch_the_manifest(cloud):
-    pytest.importorskip("gcsfs")
     files = cloud.home / "files"
     files.mkdir()
     (files / "mine.gin").write_text("include 'recipes/infoxlm_base.gin'\n")
@@ -97,7 +96,7 @@ def test_files_reach_the_pods_and_a_patch_the_manifest(cloud):
     flags = [*JOBSET, "--hosts=1", "--files=files", "--bucket=gs://bucket/launch", "--patch=patch.json"]
     cloud.call("jobset", "run", *flags, *mine)
     cloud.until(lambda: started(cloud) == 1)
-    assert " /tmp/xalign-files train --gin_file=mine.gin" in cloud.text("trained")
+    assert " /tmp/xalign-files train --gin_file=mine.gin" in cloud.text("trained") and " P=." in cloud.text("trained")
     assert "--process_id=0" in cloud.text("trained") and "--coordinator=n-host-0-0.n:8476" in cloud.text("trained")
 
 
@@ -119,6 +118,16 @@ def test_slurm_queues_a_preempted_job_again_although_one_process_is_slow_to_save
     cloud.until(lambda: "neither queued nor running" in cloud.call("slurm", "status", "--name=n"))
     assert json.loads(cloud.text("jobs/1/job.json"))["code"] == 0 and cloud.running() == []
     assert [path for path in cloud.home.iterdir() if "codes" in path.name] == []
+
+
+def test_slurm_runs_in_the_folder_of_the_files(cloud):
+    """`--venv` stays relative to where the script is called, and modules of recipes are found in the folder."""
+    (cloud.home / "files").mkdir()
+    (cloud.home / "files" / "mine.gin").write_text("")
+    cloud.call("slurm", "run", *JOB, "--files=files", "--", "--gin_file=mine.gin", "--model_dir=runs/a")
+    cloud.until(lambda: started(cloud) == 2)
+    assert f"{cloud.home}/files train --gin_file=mine.gin" in cloud.text("trained") and " P=." in cloud.text("trained")
+    cloud.call("slurm", "teardown", "--name=n")
 
 
 def test_slurm_keeps_out_of_the_queue_what_would_fail_again(cloud):
@@ -151,7 +160,7 @@ def test_a_gpu_box_gets_the_files_and_stops_when_told(cloud):
         "gpu_box", "run", "--venv=env", "--name=n", "--files=files", "--", "--gin_file=mine.gin", "--model_dir=runs/a"
     )
     cloud.until(lambda: started(cloud) == 1)
-    assert f"{cloud.home}/n train --gin_file=mine.gin" in cloud.text("trained")
+    assert f"{cloud.home}/n train --gin_file=mine.gin" in cloud.text("trained") and " P=." in cloud.text("trained")
     assert "n runs" in cloud.call("gpu_box", "status", "--name=n")
     cloud.call("gpu_box", "teardown", "--name=n")
     assert "n does not run" in cloud.call("gpu_box", "status", "--name=n") and cloud.running() == []

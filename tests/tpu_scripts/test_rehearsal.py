@@ -15,6 +15,7 @@ from training.runs import STEPS, metrics, steps_logged
 TESTS = Path(__file__).parent.parent
 TRAIN = ["--", "--gin_file=recipes/infoxlm_base.gin"]
 CLOUD_TPU = ["--name=n", "--project=p", "--zone=z", "--accelerator=v5litepod-8", "--package=xalign", "--poll=0.3"]
+XPK = ["--cluster=c", "--project=p", "--zone=z", "--tpu_type=v5litepod-8", "--name=n", "--image=i", "--spot=true"]
 JOBSET = ["--context=k", "--name=n", "--image=i", "--gpus=1"]
 # In place of `xalign train`: the toy of the tests of training, with the launcher's numbers of processes.
 XALIGN = f"""#!{sys.executable}
@@ -89,4 +90,16 @@ def test_jobset(cloud, hosts):
     cloud.call("jobset", "run", *JOBSET, f"--hosts={hosts}", *end)
     is_trained(cloud, cloud.state / "bucket" / "run", "jobsets.preempt('n')")
     cloud.call("jobset", "watch", *JOBSET, f"--hosts={hosts}", "--poll=0.3", "--autodelete=true", *end)
+    cloud.until(lambda: cloud.running() == [], 60)
+
+
+@hosts
+def test_xpk(cloud, hosts):
+    cloud.environment |= {"STANDIN_HOSTS": str(hosts), "STANDIN_WORKERS": "1"}
+    flags, end = [*XPK, f"--slices={hosts}"], [*TRAIN, "--model_dir=gs://bucket/run"]
+    cloud.call("xpk", "create", *flags)
+    cloud.call("xpk", "run", *flags, *end)
+    is_trained(cloud, cloud.state / "bucket" / "run", "jobsets.preempt('n')")
+    cloud.call("xpk", "watch", *flags, "--poll=0.3", "--autodelete=true", *end)
+    assert not (cloud.state / "cluster-c").exists()
     cloud.until(lambda: cloud.running() == [], 60)

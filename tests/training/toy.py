@@ -2,7 +2,7 @@
 
 `main` trains it in a process of its own whose arguments are MODEL_DIR [key=value ...]. The keys are recipe ("infoxlm"),
 steps, bad_row, accumulate, mesh (as 2,2,2), text, coordinator, processes, process_id, lost_seconds,
-checkpoint_every, and:
+checkpoint_every, init_from, and:
 
     ties            the token that follows token 10 in the second stage
     sleep           seconds per batch
@@ -278,6 +278,7 @@ def train(options: dict[str, str]) -> None:
     runtime = Runtime(mesh=mesh, log_every=1, checkpoint_every=every, accumulate=parts)
     steps = int(options.get("steps", 12))
     made = infoxlm(steps) if options.get("recipe") == "infoxlm" else recipe(steps, int(options.get("bad_row", -1)))
+    made = dataclasses.replace(made, init_from=options.get("init_from"))
     if "ties" in options:
         ties = TokenTies(*(np.array([i], np.int32) for i in (int(options["ties"]), 10, 1)))
         tied_rows.translation_ties = lambda corpus: ties

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from jax.sharding import Mesh
 
 from xalign_jax.errors import UserError
@@ -16,7 +17,7 @@ from xalign_jax.runtime import sharding
 from xalign_jax.runtime.checkpoints import Checkpoints, abstract
 
 
-def restore_model(model_dir: Path, at: int | None, model: Any, mesh: Mesh) -> tuple[int, Any]:
+def restore_model(model_dir: Path | epath.Path, at: int | None, model: Any, mesh: Mesh) -> tuple[int, Any]:
     """A step of a run and the model's parameters at that step, sharded over the mesh.
 
     Args:
@@ -29,7 +30,7 @@ def restore_model(model_dir: Path, at: int | None, model: Any, mesh: Mesh) -> tu
     return _restored(model_dir, at, "params", ("model",), model, mesh)
 
 
-def restore_heads(model_dir: Path, at: int, mesh: Mesh) -> dict[str, Any]:
+def restore_heads(model_dir: Path | epath.Path, at: int, mesh: Mesh) -> dict[str, Any]:
     """The heads that objectives trained, as a step holds them, whole on every device of the mesh; {} = there are none."""
     checkpoints, whole = Checkpoints(model_dir / "checkpoints"), sharding.replicated(mesh)
     tree: dict[str, Any] = {}
@@ -43,7 +44,9 @@ def restore_heads(model_dir: Path, at: int, mesh: Mesh) -> dict[str, Any]:
     return heads
 
 
-def restore_state(model_dir: Path, at: int | None, model: Any, mesh: Mesh, stream: str, name: str) -> tuple[int, Any]:
+def restore_state(
+    model_dir: Path | epath.Path, at: int | None, model: Any, mesh: Mesh, stream: str, name: str
+) -> tuple[int, Any]:
     """A step and the parameters that a stream's objective keeps as state[`name`]["model"], such as a momentum encoder.
 
     Raises:
@@ -52,7 +55,7 @@ def restore_state(model_dir: Path, at: int | None, model: Any, mesh: Mesh, strea
     return _restored(model_dir, at, "rest", ("state", stream, name, "model"), model, mesh)
 
 
-def newest_params(model_dir: Path) -> tuple[int, str] | None:
+def newest_params(model_dir: Path | epath.Path) -> tuple[int, str] | None:
     """The newest undamaged step of a run and a hash of its parameters; None if there is none."""
     if not (model_dir / "checkpoints").is_dir():
         return None
@@ -67,7 +70,7 @@ def newest_params(model_dir: Path) -> tuple[int, str] | None:
 
 
 def _restored(
-    model_dir: Path, at: int | None, item: str, path: tuple[str, ...], model: Any, mesh: Mesh
+    model_dir: Path | epath.Path, at: int | None, item: str, path: tuple[str, ...], model: Any, mesh: Mesh
 ) -> tuple[int, Any]:
     """A step as for `restore_model`, and a branch of it that has the shapes of the model's parameters."""
     if not (model_dir / "checkpoints").is_dir():

@@ -41,6 +41,7 @@ def make_mesh(shape: Sequence[int], slices: Sequence[Sequence[jax.Device]] | Non
     If there are several slices, the data axis spans them, so that only sums of gradients cross the data-centre network.
 
     Args:
+      shape: the sizes of the axes; () = the slices along data, the devices of each along fsdp.
       slices: the devices of each slice; None = those present.
 
     Raises:
@@ -48,16 +49,17 @@ def make_mesh(shape: Sequence[int], slices: Sequence[Sequence[jax.Device]] | Non
     """
     slices = present_slices() if slices is None else slices
     devices = sum(map(len, slices))
+    shape = tuple(shape) or (len(slices), -1, 1)
     # Fill in a -1, then check that the product is the number of devices.
     known = int(np.prod([size for size in shape if size != -1]))
     sizes = [devices // max(known, 1) if size == -1 else size for size in shape]
     if len(sizes) != len(AXES) or sum(size == -1 for size in shape) > 1 or int(np.prod(sizes)) != devices:
-        raise UserError(f"Runtime.mesh = {tuple(shape)}: axes {AXES} must multiply to the {devices} devices present")
+        raise UserError(f"Runtime.mesh = {shape}: axes {AXES} must multiply to the {devices} devices present")
     data, *others = sizes
     if data % len(slices):
         raise UserError(
-            f"Runtime.mesh = {tuple(shape)}: the first, {AXES[0]}, spans the slices and must be a multiple of "
-            f"{len(slices)}; bind Runtime.mesh = (-1, 16, 1), or give --gin_file=runtimes/v5e_256x2.gin for two pods of v5e"
+            f"Runtime.mesh = {shape}: the first, {AXES[0]}, spans the slices and must be a multiple of {len(slices)}; bind "
+            f"Runtime.mesh = (-1, 16, 1) or (), which fits, or give --gin_file=runtimes/v5e_256x2.gin for two pods of v5e"
         )
     # One (data / slices, fsdp, tensor) array of devices for each slice, joined along the data axis.
     parts = [

@@ -16,26 +16,38 @@ os.environ.setdefault("EPATH_USE_TF", "false")  # otherwise etils loads TensorFl
 
 
 def model_directory(text: str) -> epath.Path:
-    """The path of a model directory.
+    """The path of a model directory that will be written.
 
     Raises:
-      UserError: the folder cannot be written, the object store is of another kind, gcsfs is not installed, or the
-        bucket cannot be reached.
+      UserError: the folder cannot be written, or as `directory`.
+    """
+    if "://" not in text:
+        check_writable("--model_dir", Path(text))
+    return directory("--model_dir", text)
+
+
+def directory(option: str, text: str) -> epath.Path:
+    """The path of a folder, which may lie in a bucket (gs://). It need not exist.
+
+    Args:
+      option: the option or the gin binding that names it, for messages.
+
+    Raises:
+      UserError: the object store is of another kind, gcsfs is not installed, or the bucket cannot be reached.
     """
     # A path without a scheme is a local folder.
     scheme, separator, _ = text.partition("://")
     if not separator:
-        check_writable("--model_dir", Path(text))
         return epath.Path(text)
     if scheme != "gs":  # Orbax supports no other store
-        raise UserError(f"--model_dir={text}: expected a folder or gs://BUCKET/FOLDER")
+        raise UserError(f"{option}={text}: expected a folder or gs://BUCKET/FOLDER")
     try:
         path = epath.Path(text)
         path.exists()
     except ImportError:
-        raise UserError(f"--model_dir={text}: pip install gcsfs") from None
+        raise UserError(f"{option}={text}: pip install gcsfs") from None
     except Exception as error:  # each object store raises its own exceptions
-        raise UserError(f"--model_dir={text} cannot be reached: {one_line(error, 300)}") from error
+        raise UserError(f"{option}={text} cannot be reached: {one_line(error, 300)}") from error
     return path
 
 

@@ -16,6 +16,7 @@ from xalign_jax.data.lexicon.files import cldr_dictionary
 from xalign_jax.data.lexicon.lexicon import Lexicon
 from xalign_jax.data.text.stamps import hash_file, stamp_package
 from xalign_jax.recipe import Recipe, resolve
+from xalign_jax.runtime import storage
 from xalign_jax.runtime.restore import newest_params
 
 
@@ -51,9 +52,11 @@ def of_start(recipe: Recipe) -> Inputs:
     new label, not a changed input.
     """
     found: Inputs = {}
-    if recipe.init_from is not None and (newest := newest_params(Path(resolve(recipe.init_from)))) is not None:
-        step, fingerprint = newest
-        found[f"Recipe.init_from, step {step}"] = Input(resolve(recipe.init_from), fingerprint)
+    if recipe.init_from is not None:
+        place = resolve(recipe.init_from)
+        if (newest := newest_params(storage.directory("Recipe.init_from", place))) is not None:
+            step, fingerprint = newest
+            found[f"Recipe.init_from, step {step}"] = Input(place, fingerprint)
     # Modules that the recipe names, and modules whose classes it uses.
     for name in sorted({*recipe.modules, *_modules(recipe)}):
         if (file := _source(name)) is not None:

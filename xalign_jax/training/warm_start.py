@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
 from xalign_jax.data.corpus import Corpus
@@ -16,8 +16,8 @@ from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Tree
 from xalign_jax.models.model import Model, build
-from xalign_jax.recipe import Recipe
-from xalign_jax.runtime import sharding
+from xalign_jax.recipe import Recipe, resolve
+from xalign_jax.runtime import sharding, storage
 from xalign_jax.runtime.restore import restore_heads, restore_model
 from xalign_jax.training.state import Layout
 
@@ -30,7 +30,7 @@ def initial_params(recipe: Recipe, model: Model, known: Layout, corpus: Corpus, 
     Raises:
       UserError: no run is there, it holds another model, or `new_rows` cannot be made.
     """
-    source = Path(recipe.init_from or "")
+    source = storage.directory("Recipe.init_from", resolve(recipe.init_from or ""))
     if not (source / "vocabulary").is_dir():
         raise UserError(f"Recipe.init_from = {recipe.init_from!r}: no vocabulary there; is it a model directory?")
     # Compare the vocabulary that the other run wrote with this run's: None means that no row changes its place.
@@ -62,7 +62,7 @@ def initial_params(recipe: Recipe, model: Model, known: Layout, corpus: Corpus, 
     return {"model": params, "heads": _heads(source, step, known, mesh)}
 
 
-def _heads(source: Path, step: int, known: Layout, mesh: Mesh) -> dict[str, Tree]:
+def _heads(source: epath.Path, step: int, known: Layout, mesh: Mesh) -> dict[str, Tree]:
     """The heads of another run that this run keeps."""
     wanted, found = known.abstract_params["heads"], restore_heads(source, step, mesh)
     kept = {name for name, head in found.items() if _shapes(head) == _shapes(wanted.get(name))}

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import systemctl
@@ -82,9 +83,10 @@ def queued(verb, arguments):
 
 
 def lose(name, seconds=1.0):
-    """The hosts of a resource end: their processes are told, then killed, then the machines are gone."""
+    """The hosts of a resource end, all at once: processes are told, then killed, then the machines are gone."""
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda home: systemctl.end(home, seconds), hosts(name)))
     for home in hosts(name):
-        systemctl.end(home, seconds)
         shutil.rmtree(home)
 
 
@@ -138,9 +140,9 @@ def main():
 
 
 def preempt(name):
-    """A spot slice is taken back: 30 s of notice, then the hosts are gone and the request is suspended."""
+    """A spot slice is taken back: after the notice the hosts are gone, and the request is suspended."""
     path = STATE / "queued" / name
-    lose(name, 20)
+    lose(name, 50)
     path.write_text("\n".join([path.read_text().split()[0], "SUSPENDED"]))
 
 

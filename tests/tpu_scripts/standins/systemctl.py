@@ -100,7 +100,11 @@ def main():
     home = Path(os.environ["HOME"])
     verb, *words = [word for word in sys.argv[1:] if word not in ("--quiet", "xalign", "-p")]
     if verb == "show":
-        found = {"LoadState": "loaded" if settings(home) else "not-found"} | state(home)
+        found = {
+            "LoadState": "loaded" if settings(home) else "not-found",
+            "UnitFileState": "enabled" if (home / "enabled").exists() else "disabled",
+            **state(home),
+        }
         print(
             "\n".join(str(found[key]) if "--value" in words else f"{key}={found[key]}" for key in found if key in words)
         )
@@ -110,8 +114,10 @@ def main():
         (home / "enabled").touch()
         if "--now" in words:
             start(home)
-    elif verb == "stop":
-        end(home)
+    elif verb == "disable":
+        (home / "enabled").unlink(missing_ok=True)
+        if "--now" in words:
+            end(home)
     else:
         die(f"Unknown command verb {verb}")
 

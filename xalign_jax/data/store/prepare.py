@@ -33,7 +33,9 @@ from xalign_jax.data.text.fields import tables as field_tables
 from xalign_jax.data.text.names import canonical_task
 from xalign_jax.data.text.readers import source_reader
 from xalign_jax.data.text.stamps import stamp_file, stamp_package
+from xalign_jax.data.tokens.backends import vocabulary_files
 from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import resolve
 
@@ -117,7 +119,8 @@ def run(
     with _locked(cache):
         # The vocabulary depends on the texts only if it is trained.
         directory, tokenizer = prepare_vocabulary(vocabulary, list(readers.values()), cache)
-        of_vocabulary = [] if vocabulary.path is None else _path_stamps(vocabulary.path)
+        named = vocabulary.path is not None and vocabulary.kind != "bytes"
+        of_vocabulary = _path_stamps(vocabulary) if named else []
         if vocabulary.trained:
             of_vocabulary = stamps
         if vocabulary.words:
@@ -172,12 +175,12 @@ def import_modules(names: Sequence[str]) -> list[ModuleType]:
     return found
 
 
-def _path_stamps(path: str) -> list[tuple[str, ...]]:
+def _path_stamps(vocabulary: Vocabulary) -> list[tuple[str, ...]]:
     """The stamps of a vocabulary's path and of all files that a vocabulary in this folder may consist of."""
-    place = Path(resolve(path))
-    folder = place if place.is_dir() else place.parent
+    place = resolve(vocabulary.path or "")
+    folder = os.path.dirname(vocabulary_files(vocabulary.kind, place)[0])
     names = ("spm.model", "tokenizer.json", "tokenizer_config.json", "ids.json")
-    return [stamp_file(str(file)) for file in (place, *(folder / name for name in names))]
+    return [stamp_file(file) for file in (place, *(f"{folder}/{name}" for name in names))]
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from xalign_jax.data.store.cache import SEAL, make
 from xalign_jax.errors import RunError, UserError, one_line, run_error
+from xalign_jax.remote_files import MISSING, file_state, is_url
 
 URL, MEMORY = "XALIGN_REMOTE", "XALIGN_REMOTE_MB"
 _MEMORY = 1024  # megabytes of blocks that a process keeps
@@ -321,11 +322,17 @@ def pull(cache: Path, entries: Sequence[Path], url: str) -> bool:
 
 
 def _may_be_current(stamp: Sequence[str]) -> bool:
-    """False if the file or package of a stamp is here and is another one. Other hosts need not have it, or its time."""
+    """False if the file of a stamp can be looked at and is another one. Other hosts need not have it, or its time."""
     if stamp[0] != "file":
         return True
-    path = Path(stamp[1])
-    return not path.exists() or str(path.stat().st_size) == stamp[2]
+    _, path, size, mark = stamp
+    try:
+        now = file_state(path)
+    except UserError:  # a URL whose store this host may not read
+        return True
+    if now[0] == MISSING:
+        return True
+    return now == (size, mark) if is_url(path) else now[0] == size
 
 
 def _pull_directory(storage: Storage, directory: str, folder: Path) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from xalign_jax.data.text.catalogs import normal_language
 from xalign_jax.data.text.files import Document, Multilingual, align_lines
 from xalign_jax.data.text.lines import decode_lines, is_language
-from xalign_jax.data.text.remote import open_bytes
 from xalign_jax.errors import UserError, one_line
+from xalign_jax.remote_files import open_bytes
 
 _SIDE = re.compile(r"(?P<pair>.*\.(?P<first>\w+)-(?P<second>\w+))\.(?P<side>\w+)")
 _MOST_GROWTH = 200  # text shrinks by a factor of 3 to 10; deflate can reach 1,032

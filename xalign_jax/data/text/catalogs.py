@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xalign_jax.data.text.files import Document
-from xalign_jax.data.text.remote import open_bytes
 from xalign_jax.data.text.stamps import hash_file, stamp_file, stamp_package
 from xalign_jax.errors import UserError, install
+from xalign_jax.remote_files import open_bytes
 
 # Python's and Django's placeholders: %(name)s, %d, {}, {name}.
 _PLACEHOLDER = re.compile(r"%\(\w+\)[a-z]|%[sdif]|%%|\{[\w.]*\}")

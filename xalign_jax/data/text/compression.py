@@ -9,8 +9,8 @@ import io
 import lzma
 from typing import Any, BinaryIO, cast
 
-from xalign_jax.data.text.remote import open_bytes
 from xalign_jax.errors import UserError, install
+from xalign_jax.remote_files import open_bytes
 
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 _BLOCK = 2**12  # compressed bytes that are read at once: small, because a block of zstd can grow by a factor of 30,000

@@ -17,11 +17,11 @@ from typing import Any
 
 from xalign_jax.data.text.compression import extra_package
 from xalign_jax.data.text.files import Document, identity
-from xalign_jax.data.text.remote import hub_commit
 from xalign_jax.data.text.stamps import hash_file, stamp_file, stamp_hub
 from xalign_jax.data.text.tables import ROWS, ArrowTables
 from xalign_jax.errors import UserError, one_line
 from xalign_jax.recipe import resolve
+from xalign_jax.remote_files import hub_commit
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # a data set on the Hub
 

@@ -7,8 +7,8 @@ import importlib.metadata
 from collections.abc import Sequence
 
 from xalign_jax.data.text.lines import reading
-from xalign_jax.data.text.remote import file_state, hub_commit, open_bytes
 from xalign_jax.errors import UserError
+from xalign_jax.remote_files import file_state, hub_commit, open_bytes
 
 
 def stamp_file(path: str) -> tuple[str, ...]:

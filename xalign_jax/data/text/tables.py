@@ -15,8 +15,8 @@ from xalign_jax.data.text.compression import extra_package, plain_name
 from xalign_jax.data.text.fields import VALUES, value
 from xalign_jax.data.text.files import Document, Multilingual, missing_fields
 from xalign_jax.data.text.lines import SHOWN, check_string, read_lines, say
-from xalign_jax.data.text.remote import open_bytes
 from xalign_jax.errors import UserError, one_line
+from xalign_jax.remote_files import open_bytes
 
 _GROUP = "group_id"  # the column of groups, unless one is chosen
 _CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")  # what the name of a language's column looks like

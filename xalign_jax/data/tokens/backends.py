@@ -6,9 +6,10 @@ A `Pieces` object does not know clones. Each kind tells word starts by the marke
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from xalign_jax.data.tokens.huggingface import HuggingFacePieces
 from xalign_jax.data.tokens.pieces import SPECIALS, AsWritten, Pieces, byte_name, is_punctuation
 from xalign_jax.data.tokens.sentencepieces import SentencePieces
 from xalign_jax.errors import UserError, one_line
+from xalign_jax.remote_files import MISSING, file_state, is_url, open_bytes
 
 MOST_IDS = 2**26  # ids of a vocabulary and its clones; more are a mistake, and their tables would fill the memory
 
@@ -90,24 +92,37 @@ class Ids(AsWritten):
         return " ".join(f"<{i}>" for i in ids)
 
 
+CONFIG = "tokenizer_config.json"
 _FILES = {"sentencepiece": "spm.model", "huggingface": "tokenizer.json", "ids": "ids.json"}  # by kind of vocabulary
 
 
-def load_pieces(kind: str, path: str | Path) -> Pieces:
-    """The pieces of a file or directory. Raises UserError, naming it, if it is missing or of another kind."""
+def vocabulary_files(kind: str, path: str | os.PathLike) -> tuple[str, str]:
+    """The file that holds the pieces, and the config beside it, which need not exist. `path` is the file or its folder.
+
+    Raises:
+      UserError: `path` is a URL, and its store does not answer.
+    """
+    place = os.path.expanduser(os.fspath(path))
+    inside = os.path.join(place, _FILES[kind])
+    # Object stores have no folders: a folder is there if the file in it is there.
+    folder = file_state(inside)[0] != MISSING if is_url(place) else os.path.isdir(place)
+    file = inside if folder else place
+    return file, os.path.join(os.path.dirname(file), CONFIG)
+
+
+def load_pieces(kind: str, path: str | os.PathLike) -> Pieces:
+    """The pieces of a file or folder, which may be a URL. Raises UserError if it is missing or of another kind."""
     if kind == "bytes":
         return Bytes()
-    path = Path(path).expanduser()
-    file = path / _FILES[kind] if path.is_dir() else path
+    file, config = vocabulary_files(kind, path)
     content = _read(file)
-    config = file.parent / "tokenizer_config.json"
     try:
         if kind == "sentencepiece":
             return SentencePieces(content)
         if kind == "ids":
             return Ids(content)
         # The config is optional: without it, the specials have usual names.
-        files = {"tokenizer.json": content} | ({config.name: _read(config)} if config.exists() else {})
+        files = {"tokenizer.json": content} | ({CONFIG: _read(config)} if file_state(config)[0] != MISSING else {})
         return HuggingFacePieces(files)
     except UserError:
         raise
@@ -125,8 +140,11 @@ def why_unreadable(content: bytes, otherwise: str) -> str:
     return "a pointer of Git LFS, not the file; run `git lfs pull` where it comes from" if pointer else otherwise
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
     try:
-        return path.read_bytes()
+        with open_bytes(path) as file:
+            return file.read()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); set Vocabulary.path") from None
+        missing = os.strerror(errno.ENOENT) if isinstance(error, FileNotFoundError) else ""
+        reason = missing or error.strerror or one_line(error)
+        raise UserError(f"{path}: cannot be read ({reason}); set Vocabulary.path") from None

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from xalign_jax.data.tokens.segmenter import BORDER, is_unspaced, mark_borders, 
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.data.tokens.words import spaced_flags, split_words
 from xalign_jax.errors import UserError, one_line
+from xalign_jax.recipe import resolve
+from xalign_jax.remote_files import MISSING, file_state, is_url, open_bytes
 
 Frame = tuple[list[int], list[int]]  # ids before and after a text
 
@@ -325,11 +328,12 @@ class Tokenizer:
         return Tokenizer(load_pieces(vocabulary.kind, vocabulary.path or ""), vocabulary)
 
     @staticmethod
-    def load(directory: str | Path) -> Tokenizer:
+    def load(directory: str | os.PathLike) -> Tokenizer:
         """The tokenizer that `save` wrote. Raises UserError if its files are missing or differ from those saved."""
-        file = Path(directory) / "vocabulary.json"
+        file = os.path.join(directory, "vocabulary.json")
         try:
-            saved = json.loads(file.read_text(encoding="utf-8"))
+            with open_bytes(file) as opened:
+                saved = json.loads(opened.read().decode())
             vocabulary, fingerprint, size = Vocabulary(**saved["vocabulary"]), saved["fingerprint"], saved["size"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as error:
             raise UserError(f"{file}: no saved vocabulary ({one_line(error)})") from None
@@ -346,9 +350,9 @@ class Tokenizer:
         except Exception as error:  # each kind of pieces has exceptions of its own for damaged files
             wrong = one_line(error)
         if wrong:
-            files = ", ".join(sorted(path.name for path in Path(directory).iterdir()))
+            files = "" if is_url(file) else ": " + ", ".join(sorted(os.listdir(directory)))
             raise UserError(
-                f"{directory}: not the vocabulary that was saved there ({wrong}); bring its files back: {files}"
+                f"{directory}: not the vocabulary that was saved there ({wrong}); bring its files back{files}"
             )
         return tokenizer
 
@@ -362,7 +366,8 @@ def blank_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
       UserError: the vocabulary's file is missing and `Vocabulary.rows` is not given.
     """
     # A vocabulary that is here is read, because its specials matter.
-    if vocabulary.kind == "bytes" or (vocabulary.path is not None and Path(vocabulary.path).expanduser().exists()):
+    there = vocabulary.path is not None and file_state(resolve(vocabulary.path))[0] != MISSING
+    if vocabulary.kind == "bytes" or there:
         return Tokenizer(load_pieces(vocabulary.kind, vocabulary.path or ""), vocabulary)
     if not vocabulary.trained and vocabulary.rows is None:
         raise UserError(f"Vocabulary.path = {vocabulary.path}: no such file; or bind Vocabulary.rows to its size")

@@ -99,9 +99,16 @@ def _end_at_second(numbers: socket.socket) -> None:
 
 
 def _watch_events(over: threading.Event) -> None:
-    """In a thread: turn a notice of maintenance or preemption into a SIGTERM."""
+    """In a thread: turn a notice of maintenance or preemption into a SIGTERM.
+
+    A notice may stand for an hour. One that stands already when the run begins has stopped the run before, so it is
+    passed over: otherwise each restart would train a single step and use up one of the restarts that are allowed.
+    """
     host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
-    while not over.wait(METADATA_SECONDS):
+    before: dict[str, str] = {}
+    wait = 0.0  # the first look is at once
+    while not over.wait(wait):
+        wait = METADATA_SECONDS
         # The server answers with the ordinary value until an event is due.
         for event, ordinary in EVENTS.items():
             request = urllib.request.Request(
@@ -112,6 +119,7 @@ def _watch_events(over: threading.Event) -> None:
                     said = answer.read().decode().strip()
             except OSError:
                 continue
-            if said != ordinary:
+            if said not in (ordinary, before.setdefault(event, said)):
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
+            before[event] = said

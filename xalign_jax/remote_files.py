@@ -24,8 +24,14 @@ _MARKS = (
     "created",
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+MISSING = "missing"  # the size of a file that is not there
 _SECONDS = 20  # that the Hub may take to answer
 _BLOCK = 2**20  # bytes that are asked for at once, at least
+
+
+def is_url(path: str) -> bool:
+    """True for a file of an object store, such as gs://bucket/a.txt."""
+    return "://" in path
 
 
 def open_bytes(path: str) -> BinaryIO:
@@ -35,7 +41,7 @@ def open_bytes(path: str) -> BinaryIO:
       OSError: the file cannot be opened or read; FileNotFoundError if there is none.
       UserError: the library for the URL's protocol is not installed, or there is no such protocol.
     """
-    if "://" not in path:
+    if not is_url(path):
         return open(path, "rb")
     return cast(BinaryIO, io.BufferedReader(_Remote(path), _BLOCK))
 
@@ -46,18 +52,18 @@ def file_state(path: str) -> tuple[str, str]:
     Raises:
       UserError: a URL's store does not answer, or its library is not installed.
     """
-    if "://" not in path:
+    if not is_url(path):
         try:
             status = os.stat(path)
         except OSError:
-            return "missing", ""
+            return MISSING, ""
         return str(status.st_size), str(status.st_mtime_ns)
     files, name = _store(path)
     try:
         files.invalidate_cache()  # a listing of an earlier look
         found = files.info(name)
     except FileNotFoundError:
-        return "missing", ""
+        return MISSING, ""
     except Exception as error:  # libraries of stores raise exceptions of many kinds
         raise UserError(f"{path}: cannot be read ({one_line(error) or type(error).__name__})") from None
     mark = next((str(found[key]) for key in _MARKS if found.get(key) is not None), "")
