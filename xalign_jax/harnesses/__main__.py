@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 from xalign_jax.errors import RunError, UserError
 
@@ -10,11 +11,10 @@ from xalign_jax.errors import RunError, UserError
 def main() -> None:
     """Run lm-evaluation-harness on the command line's arguments. Errors for the user are one line."""
     try:
-        from lm_eval.__main__ import cli_evaluate
-
         import xalign_jax.harnesses.lm_eval  # noqa: F401  # registers the model
 
-        cli_evaluate()
+        command = import_module("lm_eval.__main__").cli_evaluate
+        command()
     except (UserError, RunError) as error:
         print(f"xalign: {error}", file=sys.stderr)
         sys.exit(error.code)

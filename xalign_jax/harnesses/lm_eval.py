@@ -13,7 +13,6 @@ way, and too long ones lose their beginning.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -113,16 +112,15 @@ class XalignLM(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """The ids of a text, with bos before it where the model reads it so. An id after the text is never added.
 
-        A text that already begins with the name of the prefix token gets no second one. Names of special tokens are
-        special tokens, as the harness expects.
+        A text that already begins with the prefix token gets no second one. Imported vocabularies read the name of a
+        special token in a text as that token.
         """
-        name = self.loaded.tokenizer.names[self._prefix]
-        if add_special_tokens is None and name and string.startswith(name):
-            add_special_tokens = False
+        (ids,) = (row.tolist() for row in self.loaded.tokenizer.encode([string]))
+        if add_special_tokens is None and ids[:1] == [self._prefix]:
+            return ids
         if add_special_tokens is None:
             add_special_tokens = self._add_bos_token is not False
-        (ids,) = self.loaded.tokenizer.encode([string])
-        return [*(self._before if add_special_tokens else []), *ids.tolist()]
+        return [*(self._before if add_special_tokens else []), *ids]
 
     @property
     def _before(self) -> list[int]:
@@ -132,12 +130,12 @@ class XalignLM(TemplateLM):
             return [bos]
         return self.loaded.frame[0]
 
-    def _loglikelihood_tokens(self, requests: Sequence[Request], **_: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: Sequence[Request], **unused: Any) -> list[tuple[float, bool]]:
         """(log-probability, whether it is greedy) of each continuation."""
         scores = self._score([(context, continuation) for _, context, continuation in requests])
         answers = [(score.total, score.greedy) for score in scores]
-        for (texts, _, _), answer in zip(requests, answers, strict=True):
-            self.cache_hook.add_partial("loglikelihood", texts, answer)
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood", request[0], answer)
         return answers
 
     def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Continuation]:
@@ -209,7 +207,7 @@ class XalignLM(TemplateLM):
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes about the model beside its results."""
-        parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.loaded.model.shapes))
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.loaded.model.shapes))
         return {"model_num_parameters": parameters, "model_path": str(self.loaded.path), "model_step": self.loaded.step}
 
 
