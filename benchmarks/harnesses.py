@@ -31,7 +31,7 @@ XCOPA = {"it": ("quindi", "perché"), "tr": ("bu yüzden", "çünkü"), "id": ("
 def lines(file: Path) -> list[str]:
     """The lines of a file, which may be compressed."""
     raw = file.read_bytes()
-    return (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8").splitlines()
+    return (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8").removesuffix("\n").split("\n")
 
 
 def compare(tasks: Iterable[tuple[str, str, Callable[[str], dict[str, float]]]]) -> None:

@@ -92,6 +92,7 @@ def test_whatever_the_harness_cannot_use_is_one_line(decoder, encoder, tmp_path,
     for arguments, said in (
         ({"pretrained": str(encoder[0])}, r"run: a bidirectional model gives no probability .* needs a causal model"),
         ({"pretrained": str(tmp_path)}, "neither a model directory .* nor a Hugging Face folder"),
+        ({"pretrained": ""}, "model_args: no model; write pretrained=DIR"),
         ({"pretrained": "gone"}, "gone: no such folder"),
         ({"device": "cuda:0"}, "model_args device=cuda:0: JAX chooses the devices"),
         ({"peft": "x"}, "model_args peft=x: no such argument"),

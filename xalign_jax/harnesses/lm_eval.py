@@ -50,7 +50,7 @@ class XalignLM(TemplateLM):
 
     Args:
       pretrained: a model directory, a Hugging Face folder, or what `xalign_jax.load` returned.
-      step, dtype: as for `xalign_jax.load`.
+      step, dtype: of a folder, as for `xalign_jax.load`.
       max_length: most tokens that are read at once; None = as many as the model reads.
       add_bos_token: read bos before each text; None = as the model reads texts.
       prefix_token_id: the id before texts without context; None = bos, or eos if the vocabulary has no bos.
@@ -63,7 +63,7 @@ class XalignLM(TemplateLM):
 
     def __init__(
         self,
-        pretrained: str | os.PathLike | LoadedModel,
+        pretrained: str | os.PathLike | LoadedModel = "",
         step: int | None = None,
         dtype: str = "float32",
         max_length: int | None = None,
@@ -78,6 +78,8 @@ class XalignLM(TemplateLM):
         for name, value in unknown.items():
             what = "JAX chooses the devices; set JAX_PLATFORMS" if name == "device" else "no such argument"
             raise UserError(f"model_args {name}={value}: {what}")
+        if pretrained == "":
+            raise UserError("model_args: no model; write pretrained=DIR, a model directory or a Hugging Face folder")
         self.loaded = pretrained if isinstance(pretrained, LoadedModel) else load(pretrained, step, dtype)
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         if not model.causal:

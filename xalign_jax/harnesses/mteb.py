@@ -49,7 +49,7 @@ class XalignEncoder(AbsEncoder):
       prompts: what stands before a text, by "query" or "document", by a type of task, by the name of a task, or by one of
         the latter with "-query" or "-document". For e5: {"query": "query: ", "document": "passage: "}.
       normalize: give vectors of length 1. That changes no cosine, but what classifiers learn.
-      step, dtype: as for `xalign_jax.load`.
+      step, dtype: of a folder, as for `xalign_jax.load`.
 
     Attributes:
       mteb_model_meta: the model's description. mteb keeps results by its name, its revision and its settings. The
