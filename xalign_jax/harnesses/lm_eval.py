@@ -55,7 +55,7 @@ class XalignLM(TemplateLM):
       add_bos_token: read bos before each text; None = as the model reads texts.
       prefix_token_id: the id before texts without context; None = bos, or eos if the vocabulary has no bos.
       max_gen_toks: most tokens of a continuation, for tasks that do not say.
-      batch_size, max_batch_size: not used; the harness gives them to every model.
+      batch_size, max_batch_size, device: not used; the command line gives them to every model. JAX chooses the devices.
 
     Raises:
       UserError: the model is bidirectional, its vocabulary has neither bos nor eos, or an argument is unknown.
@@ -72,12 +72,12 @@ class XalignLM(TemplateLM):
         max_gen_toks: int = 256,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
+        device: str | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
         for name, value in unknown.items():
-            what = "JAX chooses the devices; set JAX_PLATFORMS" if name == "device" else "no such argument"
-            raise UserError(f"model_args {name}={value}: {what}")
+            raise UserError(f"model_args {name}={value}: no such argument")
         if pretrained == "":
             raise UserError("model_args: no model; write pretrained=DIR, a model directory or a Hugging Face folder")
         self.loaded = pretrained if isinstance(pretrained, LoadedModel) else load(pretrained, step, dtype)

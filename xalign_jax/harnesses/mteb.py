@@ -46,8 +46,8 @@ class XalignEncoder(AbsEncoder):
     Args:
       pretrained: a model directory, a Hugging Face folder, or what `xalign_jax.load` returned.
       level, pooling, specials: as for `LoadedModel.encode`. e5 was trained with specials=True.
-      prompts: what stands before a text, by "query" or "document", by a type of task, by the name of a task, or by one of
-        the latter with "-query" or "-document". For e5: {"query": "query: ", "document": "passage: "}.
+      prompts: what stands before a text. Keys are "query", "document", a type of task or the name of a task. A type or a
+        name may end in "-query" or "-document". For e5: {"query": "query: ", "document": "passage: "}.
       normalize: give vectors of length 1. That changes no cosine, but what classifiers learn.
       step, dtype: of a folder, as for `xalign_jax.load`.
 
