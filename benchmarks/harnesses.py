@@ -116,11 +116,11 @@ def encoder(folder: str, data: Path | None, limit: int) -> None:
 
     from xalign_jax.harnesses.mteb import XalignEncoder
 
-    transformer = Transformer(folder)
-    pooling = Pooling(transformer.get_word_embedding_dimension(), "mean")
+    native = XalignEncoder(folder, specials=True, prompts=PROMPTS)
+    modules = [Transformer(folder), Pooling(native.loaded.model.width, "mean")]
     models = {
-        "native": XalignEncoder(folder, specials=True, prompts=PROMPTS),
-        "transformers": SentenceTransformer(modules=[transformer, pooling], prompts=PROMPTS, device="cpu"),
+        "native": native,
+        "transformers": SentenceTransformer(modules=modules, prompts=PROMPTS, device="cpu"),
     }
 
     def run(task: Any, which: str) -> dict[str, float]:
