@@ -24,6 +24,7 @@ TOP = {"cli", "api"}
 # Room -> the rooms to which DESIGN draws an arrow from it. Along these arrows a room may also import what lies deeper.
 DRAWN = {
     "__init__": {"api"},  # `xalign_jax.load`, imported when it is first used
+    "harnesses": {"api", "evaluation"},  # they load models as users do
     "scale": {"training"},
     "training": {"objectives", "parametrizations", "data", "models", "runtime"},
     "evaluation": {"models", "data", "alignment", "runtime"},

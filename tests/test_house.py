@@ -47,6 +47,8 @@ ONLY_IN = {
     "transformers": {"interop"},
     "sentence_transformers": {"interop"},
     "flax": {"models"},
+    "lm_eval": {"harnesses"},
+    "mteb": {"harnesses"},
 }
 
 

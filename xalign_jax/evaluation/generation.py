@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from xalign_jax.models.decoding import Cache, extend, prefill
 from xalign_jax.models.model import Model
 
 TOKENS_AT_ONCE = 2**12  # of the prompts of a batch
+Ended = Callable[[np.ndarray], bool]  # whether a continuation (n,) ends with its last token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +55,14 @@ class Sampling:
             )
 
 
-def generate(model: Model, prompts: Sequence[np.ndarray], sampling: Sampling, eos: int | None) -> list[np.ndarray]:
+def generate(
+    model: Model, prompts: Sequence[np.ndarray], sampling: Sampling, eos: int | None, ended: Ended | None = None
+) -> list[np.ndarray]:
     """The ids that follow each prompt, (n,) int32, without eos, at which a continuation ends.
 
     Args:
       prompts: (T,) int32 ids, at least one each, as the model reads them.
+      ended: called after each token with the ids (n,) of each continuation so far. True ends the continuation there.
 
     Raises:
       UserError: the model is bidirectional, or a prompt with its continuation is longer than the model reads.
@@ -74,7 +78,7 @@ def generate(model: Model, prompts: Sequence[np.ndarray], sampling: Sampling, eo
         # Rows that fill the batch have the number of its last prompt.
         rows = len(batch["tokens"])
         numbers = np.pad(index, (0, rows - len(index)), mode="edge")
-        made = _continue(model, _left_padded(batch), numbers, sampling, eos)
+        made = _continue(model, _left_padded(batch), numbers, sampling, eos, ended)
         for number, row in zip(index, made, strict=False):
             found[number] = row
     return found
@@ -90,7 +94,12 @@ def _left_padded(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _continue(
-    model: Model, batch: dict[str, np.ndarray], numbers: np.ndarray, sampling: Sampling, eos: int | None
+    model: Model,
+    batch: dict[str, np.ndarray],
+    numbers: np.ndarray,
+    sampling: Sampling,
+    eos: int | None,
+    ended: Ended | None,
 ) -> list[np.ndarray]:
     """The continuations of one batch (B,T), a row each."""
     count, length = batch["tokens"].shape
@@ -111,14 +120,21 @@ def _continue(
     chosen, cache, done = _start(model, inputs, keys, length, *how, end)
     made = [chosen]
     for step in range(1, sampling.tokens):
+        if ended is not None:
+            # Rows that end here repeat eos from now on, as if the model had chosen it.
+            done = done | np.array([ended(row) for row in _until(made, end)])
         if fetch(done).all():
             break
         chosen, cache, done = _step(
             model, inputs, chosen, cache, done, keys, np.int32(length), np.int32(step), *how, end
         )
         made.append(chosen)
+    return _until(made, end)
+
+
+def _until(made: Sequence[jax.Array], end: int) -> list[np.ndarray]:
+    """The ids of each row, (n,) int32, up to the first `end`; `made` holds the ids (B,) of each step."""
     ids = np.stack([fetch(each) for each in made], axis=1)
-    # Up to the first eos.
     ends = np.where((ids == end).any(1), (ids == end).argmax(1), ids.shape[1])
     return [row[:stop].astype(np.int32) for row, stop in zip(ids, ends, strict=True)]
 

@@ -58,6 +58,7 @@ class LoadedModel:
     Attributes:
       model: the network with its parameters (`models.model.Model`).
       tokenizer: text to ids and back.
+      frame: the ids that the model reads before and after a text, such as bos and eos.
       path: the folder that the model comes from.
       step: of the checkpoint; 0 for a Hugging Face folder.
       mesh: the devices that hold the parameters.
@@ -66,6 +67,7 @@ class LoadedModel:
     def __init__(self, model: Model, tokenizer: Tokenizer, frame: Frame, mesh: Mesh, path: Path, step: int = 0) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.frame = frame
         self.mesh = mesh
         self.path = path
         self.step = step
@@ -262,7 +264,7 @@ class LoadedModel:
         """
         check_texts(prompts)
         sampling = generation.Sampling(max_new_tokens, temperature, top_p, seed)
-        before = np.array(self._reader.frame[0], np.int32)
+        before = np.array(self.frame[0], np.int32)
         rows = [np.concatenate([before, ids]) for ids in self.tokenizer.encode(list(prompts))]
         for number, row in enumerate(rows):
             if not len(row):
@@ -278,7 +280,7 @@ class LoadedModel:
 
     @functools.cached_property
     def _around(self) -> tuple[int, int]:
-        before, after = self._reader.frame
+        before, after = self.frame
         return len(before), len(after)
 
     @contextlib.contextmanager
