@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
 
 from xalign_jax.errors import UserError
+from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files
 from xalign_jax.evaluation.parallel import (
     Concepts,
     Cosines,
@@ -161,3 +163,44 @@ def test_all_languages_are_compared_on_the_sentences_that_all_have(toy, tokenize
     assert {row["n"] for row in matrix} == {38} and len(matrix) == 6
     assert {row["n"] for row in rows if row["probe"] == "mexa"} == {39}
     assert len(shown) == 1 and all(row["low"] <= row["value"] <= row["high"] for row in matrix)
+
+
+def written(folder, names: dict[str, str], lines: int = 30):
+    for name, language in names.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("".join(f"{language} {i * i}\n" for i in range(lines)))
+
+
+def test_patterns_name_one_file_a_language(tmp_path):
+    written(tmp_path, {"n/en.txt": "en", "n/de.txt": "de", "n/zh-CN.txt": "zh-CN", "n/_lines.tsv": "no"})
+    pivot, path = str(tmp_path / "n/en.txt"), str(tmp_path / "n/{language}.txt")
+    every = located_files((("en", pivot), ("*", path)))
+    assert [language for language, _ in every] == ["en", "de", "zh-CN"] and every[1][1] == str(tmp_path / "n/de.txt")
+    assert [language for language, _ in located_files((("en", pivot), ("zh-CN,de", path)))] == ["en", "zh-CN", "de"]
+    plain = (("en", pivot), ("de", str(tmp_path / "n/de.txt")))
+    assert located_files(plain) == plain and all_files(plain) == plain
+    for wrong, message in (
+        ((("en", pivot), ("*", str(tmp_path / "n/de.txt"))), "must hold {language}"),
+        ((("en", pivot), ("*", str(tmp_path / "m/{language}.txt"))), "no file fits"),
+        ((("en", pivot),), "one language"),
+        (("en.txt", "de.txt"), "expected {language: path}"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            located_files(wrong)
+
+
+def test_each_language_may_have_lines_of_the_pivot_of_its_own(toy, tokenizer, tmp_path):
+    names = {"t/t.de-en.de": "de", "t/t.de-en.en": "en", "t/t.fr-en.fr": "fr", "t/t.fr-en.en": "en", "t/t.x-y.fr": "no"}
+    written(tmp_path, names)
+    (tmp_path / "t/t.fr-en.en").write_text("".join(f"other {i}\n" for i in range(20)))
+    (tmp_path / "t/t.fr-en.fr").write_text("".join(f"autre {i}\n" for i in range(20)))
+    own = {"en": str(tmp_path / "t/t.{language}-en.en"), "*": str(tmp_path / "t/t.{language}-en.{language}")}
+    probe = ParallelText(measures=(Mexa(), Identifiability()), files=own, length=32)
+    rows = probe.rows(probed(toy, tokenizer))
+    assert {(row["language"], row["n"]) for row in rows} == {("en->de", 30), ("en->fr", 20)}
+    assert all(len(row["settings"]["files"]) == 2 for row in rows)
+    assert len(probe.text_files()) == 4
+    # The same as a list of mappings.
+    listed = [dict(one) for one in located_files(probe.files)]
+    again = ParallelText(measures=probe.measures, files=listed, length=32)
+    assert [row["value"] for row in again.rows(probed(toy, tokenizer))] == [row["value"] for row in rows]

@@ -15,8 +15,8 @@ from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import fingerprint
+from xalign_jax.evaluation.inputs.parallel_files import File, mappings
 from xalign_jax.evaluation.inputs.windows import Text, clone_pairs, run_texts
-from xalign_jax.recipe import resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +43,9 @@ class Sentences:
         return fingerprint(self.source_hash, self.target_hash)
 
 
-def located_files(files: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """(language, path) each, the paths absolute."""
-    return tuple((language, resolve(path)) for language, path in files)
-
-
 def sentences(
     corpus: CorpusView,
-    files: Sequence[tuple[str, str]],
+    files: Sequence,
     count: int,
     pivot: str | None = None,
     least: int = 1,
@@ -59,8 +54,9 @@ def sentences(
     """The first `count` sentences of each pair of languages.
 
     Args:
-      files: (language, path) each. The first language is paired with every other one. TSV files (`id<TAB>text`) are
-        joined on the id. Other files are aligned by line. Both are read like a task's text.
+      files: (language, path) each, or several of such mappings (`inputs.parallel_files`). The first language of a
+        mapping is paired with every other one. TSV files (`id<TAB>text`) are joined on the id. Other files are aligned
+        by line. Both are read like a task's text.
       pivot: the language to pair with others where there are no files. Each other language (of `others`, if they are
         named) that shares at least `least` groups of the validation texts with it makes a pair. A group gives one text
         of each language. None: every language that has clones is paired with its clones.
@@ -70,10 +66,9 @@ def sentences(
       UserError: a file is missing or not parallel; files or a clone's documents are fewer than `least`; no language
         shares enough with the pivot.
     """
-    if len(files) == 1:
-        raise UserError(f"files = {files!r} of a probe: one language; parallel text needs two or more")
     if files:
-        return _from_files(corpus.tokenizer, files, count, least)
+        found = [_from_files(corpus.tokenizer, mapping, count, least) for mapping in mappings(files)]
+        return [pair for pairs in found for pair in pairs]
     if pivot is not None:
         return _from_groups(corpus, pivot, count, least, others)
     pairs = clone_pairs(run_texts(corpus, "validation"))
@@ -136,7 +131,7 @@ def _documents(chosen: list[tuple[Store, int]]) -> tuple[list[np.ndarray], np.nd
     return tokens, np.asarray([int(store.text_hash[d]) for store, d in chosen])
 
 
-def _from_files(tokenizer: Tokenizer, files: Sequence[tuple[str, str]], count: int, least: int) -> list[Sentences]:
+def _from_files(tokenizer: Tokenizer, files: Sequence[File], count: int, least: int) -> list[Sentences]:
     """The sentences that the first file shares with each other file."""
     # language -> key of the sentence (its id or line) -> text.
     texts: dict[str, dict[str, str]] = {language: {} for language, _ in files}

@@ -15,7 +15,8 @@ from xalign_jax.data.corpus import CorpusView
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.activations import Want, pooled
 from xalign_jax.evaluation.encode import fingerprint, levels, require_length, untrained
-from xalign_jax.evaluation.inputs.parallel_text import Sentences, located_files, sentences
+from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files, mappings
+from xalign_jax.evaluation.inputs.parallel_text import Sentences, sentences
 from xalign_jax.evaluation.measures.statistics import bootstrap_mean
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Together, Value, Vectors
 from xalign_jax.interfaces import ModelConfig, Probe, ProbedRun, Row, Table
@@ -34,8 +35,8 @@ class ParallelText(Probe):
     together have names of their own. Each value has an interval of 95 % by a bootstrap over sentences where it is a
     mean over them. A value that is not defined, for example on too few sentences, is null and has a reason.
 
-    Sources: as `SentenceRetrieval`. `files` is {language: path}; the first language is the pivot. Without files, `pivot`
-    is compared with each language that shares groups of the run's validation texts with it. Without both, each language
+    Sources: as `SentenceRetrieval`. `files` is {language: path} or several of them, also with patterns
+    (`inputs.parallel_files`); the first language is the pivot. Without files, `pivot` is compared with each language that shares groups of the run's validation texts with it. Without both, each language
     is compared with its clones.
 
     Attributes:
@@ -84,7 +85,7 @@ class ParallelText(Probe):
 
     def text_files(self) -> tuple[tuple[str, str], ...]:
         """The parallel files, if the probe reads any."""
-        return located_files(self.files)
+        return all_files(self.files)
 
     def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for anything that the model or its configuration lacks. Needs no data."""
@@ -145,7 +146,11 @@ class ParallelText(Probe):
         """Rows of a pair of languages, and of its shuffled control on a model as it is."""
         name = "->".join(sides.languages)
         shuffled = control is None and "shuffled" in self.controls
-        for measure, settings in zip(self.measures, self.settings(), strict=True):
+        # Of dozens of files, a row names those that it was measured on.
+        own = [one for one in mappings(self.files) if {*sides.languages} <= {language for language, _ in one}]
+        files = [[*file] for one in own for file in one if file[0] in sides.languages]
+        for measure, whole in zip(self.measures, self.settings(), strict=True):
+            settings = {**whole, "files": files}
             for value in _defined(measure, measure.pair, sides, len(sides.source_texts)):
                 yield _row(measure, value, name, data, control, settings, sides.seed)
             if shuffled and "shuffled" in measure.controls:
