@@ -36,8 +36,8 @@ class ParallelText(Probe):
     mean over them. A value that is not defined, for example on too few sentences, is null and has a reason.
 
     Sources: as `SentenceRetrieval`. `files` is {language: path} or several of them, also with patterns
-    (`inputs.parallel_files`); the first language is the pivot. Without files, `pivot` is compared with each language that shares groups of the run's validation texts with it. Without both, each language
-    is compared with its clones.
+    (`inputs.parallel_files`); the first language is the pivot. Without files, `pivot` is compared with each language
+    that shares groups of the run's validation texts with it. Without both, each language is compared with its clones.
 
     Attributes:
       measures: what is computed (`evaluation.parallel`).
