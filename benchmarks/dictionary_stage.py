@@ -32,6 +32,7 @@ import numpy as np
 import optax
 import sentencepiece
 import torch
+from torch_llama import llama_tensors
 from transformers import LlamaConfig, LlamaModel
 
 from xalign_jax.data.feeds.words import WordFeed, Words
@@ -154,17 +155,7 @@ def hugging_face(shape: Llama, start: dict) -> tuple[LlamaModel, torch.nn.Parame
             rms_norm_eps=shape.norm_eps,
         )
     ).float()
-    # Ours are (in, ...) and stacked over blocks, theirs (out, in) and separate.
-    weights = {"embed_tokens.weight": start["embedding"], "norm.weight": start["final_norm"]["scale"]}
-    for i in range(shape.layers):
-        block = jax.tree.map(lambda a, i=i: np.asarray(a[i]), start["layers"])
-        for name in ("query", "key", "value"):
-            weights[f"layers.{i}.self_attn.{name[0]}_proj.weight"] = block["attention"][name].reshape(shape.width, -1).T
-        weights[f"layers.{i}.self_attn.o_proj.weight"] = block["attention"]["output"].reshape(-1, shape.width).T
-        weights |= {f"layers.{i}.mlp.{name}_proj.weight": block["mlp"][name].T for name in ("gate", "up", "down")}
-        weights[f"layers.{i}.input_layernorm.weight"] = block["attention_norm"]["scale"]
-        weights[f"layers.{i}.post_attention_layernorm.weight"] = block["mlp_norm"]["scale"]
-    network.load_state_dict({name: torch.tensor(np.asarray(array)) for name, array in weights.items()})
+    network.load_state_dict(llama_tensors(shape, start))
     return network, torch.nn.Parameter(torch.tensor(np.asarray(start["head"])))
 
 

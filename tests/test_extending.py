@@ -59,7 +59,7 @@ PROBES = [@Perplexity()]
 """
 SMALL = {
     "objective": f"{ENCODER}align/Stream.batch_size = 8\n",
-    "probe": 'AlignmentUniformity.others = ("de",)\n',
+    "probe": 'ParallelText.others = ("de",)\n',
     "parametrization": ENCODER,
     "architecture": DECODER,
 }
@@ -127,7 +127,7 @@ def test_the_objective_trains(aligned):
 
 
 def test_the_probe_has_rows_and_a_table(folder, aligned):
-    assert "## Sentences on the unit sphere, en-de, uniformity" in run(folder, "probe")
+    assert "## Sentences on the unit sphere, en->de, uniformity" in run(folder, "probe")
     rows = [row for row in json.loads((aligned / "results.json").read_text()) if row["probe"] == "alignment_uniformity"]
     found = {(row["metric"], row["level"]): row["value"] for row in rows}
     assert len(found) == len(rows) == 2 * 4

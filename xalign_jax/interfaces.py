@@ -12,6 +12,7 @@ its own, registered with gin; `docs/extending.md` has an example of four kinds:
 | Schedule        | Stage.schedule         | the learning rate at a step                                     |
 | Optimizer       | Stage.optimizer        | the direction of an update                                      |
 | Probe           | Stage.probes           | what is measured, and how reports show it                       |
+| Measure         | ParallelText.measures  | a figure from vectors of parallel text (`evaluation.parallel`)  |
 
 Each of these classes is a frozen dataclass whose fields gin fills. It holds plain values, never arrays. `build`, `bind`
 or `network` then makes the object that works with a model and data.

@@ -1,0 +1,119 @@
+"""`ParallelText`: one pass over the text, measures on its vectors, controls and reasons."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from xalign_jax.errors import UserError
+from xalign_jax.evaluation.measures.mexa import mexa
+from xalign_jax.evaluation.parallel import Mexa, Retrieval
+from xalign_jax.evaluation.probes import ParallelText, parallel_text
+from xalign_jax.interfaces import ProbedRun
+
+# Lines of different letters: the states of the model depend on letters alone.
+LINES = [f"sentence {chr(97 + i) * (2 + i)} of words" for i in range(20)]
+
+
+@pytest.fixture
+def probed(toy, tokenizer):
+    """A run without texts, on a model whose states are random rows."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(tokenizer.size, 16)).astype(np.float32)
+    return ProbedRun(toy.model(tokenizer.size, 16).bind(toy.params(table, table)), toy.corpus(tokenizer, []), 0)
+
+
+def _files(folder, **texts):
+    for language, lines in texts.items():
+        (folder / f"{language}.txt").write_text("".join(f"{line}\n" for line in lines))
+    return {language: str(folder / f"{language}.txt") for language in texts}
+
+
+def _probe(files, *measures, **settings):
+    return ParallelText(measures=measures or (Mexa(), Retrieval()), files=files, **settings)
+
+
+def test_equal_texts_are_found_and_shuffled_ones_are_not(probed, tmp_path):
+    probe = _probe(_files(tmp_path, en=LINES, de=LINES))
+    probe.check(probed)
+    rows = probe.rows(probed)
+    # Two levels; MEXA in one direction, retrieval in two; each with its control.
+    assert len(rows) == 2 * 3 * 2
+    assert {row["value"] for row in rows if row["control"] is None} == {1.0}
+    assert {row["value"] for row in rows if row["control"] == "shuffled"} == {0.0}
+    assert {row["language"] for row in rows if row["probe"] == "retrieval"} == {"en->de", "de->en"}
+    assert all(row["n"] == 20 and row["low"] <= row["value"] <= row["high"] for row in rows)
+
+
+def test_a_measure_on_the_probes_vectors_is_the_pure_function(probed, tmp_path):
+    from xalign_jax.evaluation.activations import Want, pooled
+
+    others = [line.replace("sentence", "Satz").replace("words", "Worte") for line in LINES]
+    rows = _probe(_files(tmp_path, en=LINES, de=others), Mexa()).rows(probed)
+    tokenizer, model = probed.corpus.tokenizer, probed.model
+    before, after = tokenizer.framing(model.causal)
+    sides = [
+        pooled(
+            model,
+            [np.concatenate([before, ids, after]).astype(np.int32) for ids in tokenizer.encode_documents(lines)],
+            Want((0, 1), ("weighted",)),
+            (len(before), len(after)),
+        )["weighted"]
+        for lines in (LINES, others)
+    ]
+    for level in (0, 1):
+        (value,) = (row["value"] for row in rows if row["level"] == level and row["control"] is None)
+        assert value == mexa(sides[0][level], sides[1][level]).score
+
+
+def test_each_text_is_read_once(probed, tmp_path, monkeypatch):
+    """The pivot is read once, whatever the number of languages and measures."""
+    read = []
+    pooled = parallel_text.pooled
+
+    def counted(model, rows, *rest):
+        read.append(len(rows))
+        return pooled(model, rows, *rest)
+
+    monkeypatch.setattr(parallel_text, "pooled", counted)
+    files = _files(tmp_path, en=LINES, de=LINES, fr=LINES[::-1])
+    _probe(files, Mexa(), Mexa(pooling="last"), Retrieval(), Retrieval(score="csls")).rows(probed)
+    assert read == [20, 20, 20]
+
+
+def test_measures_of_one_name_are_told_apart(probed, tmp_path):
+    files = _files(tmp_path, en=LINES, de=LINES)
+    rows = _probe(files, Retrieval(), Retrieval(score="ratio")).rows(probed)
+    assert sorted({row["settings"]["score"] for row in rows}) == ["absolute", "ratio"]
+    assert len({(str(row["settings"]), row["language"], row["level"], row["control"]) for row in rows}) == len(rows)
+
+
+def test_too_few_sentences_give_a_reason(probed, tmp_path):
+    files = _files(tmp_path, en=LINES[:1], de=LINES[:1])
+    rows = _probe(files, Mexa(), least=1, controls=()).rows(probed)
+    assert [row["value"] for row in rows] == [None] and "at least 2" in rows[0]["reason"]
+
+
+def test_an_untrained_model_is_a_control(probed, tmp_path):
+    rows = _probe(_files(tmp_path, en=LINES, de=LINES), Mexa(), controls=("untrained",)).rows(probed)
+    assert [row["control"] for row in rows] == [None, None, "untrained", "untrained"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"measures": ()}, "ParallelText.measures = "),
+        ({"measures": (3,)}, "ParallelText.measures has 3"),
+        ({"controls": ("random",)}, "ParallelText.controls names 'random'"),
+        ({"length": 2}, "ParallelText.length = 2"),
+        ({"sentences": 0}, "ParallelText.sentences = 0"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(UserError, match=message):
+        ParallelText(**{"measures": (Mexa(),)} | settings)
+
+
+def test_a_level_that_does_not_exist(probed, tmp_path):
+    with pytest.raises(UserError, match="levels names 7: the model has levels 0 to 1"):
+        _probe(_files(tmp_path, en=LINES, de=LINES), levels=(7,)).check(probed)
