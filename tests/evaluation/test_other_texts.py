@@ -12,12 +12,26 @@ from xalign_jax.errors import UserError
 from xalign_jax.evaluation.probes import InformationParity, LexiconInduction, PoolRetrieval
 from xalign_jax.evaluation.probes.lexicon_induction import asked_words
 from xalign_jax.interfaces import ProbedRun
+from xalign_jax.records.files import read_results, read_shown
+from xalign_jax.runtime.logs import RESULT_KEYS
+from xalign_jax.training import run_directory
 
 
 def probed(toy, tokenizer, head: float = 1.0) -> ProbedRun:
     """A model whose states are those of the tokens alone: texts of equal letters have equal vectors."""
     table = vectors(3, tokenizer.size, 16)
     return ProbedRun(toy.model(tokenizer.size, 16).bind(toy.params(table, table * head)), toy.corpus(tokenizer, []))
+
+
+def check_rows(folder, probe, rows) -> None:
+    """The rows are strict JSON with all keys, and reports know their metrics."""
+    run_directory.add_results(folder, [probe], rows, "import", 0, 0)
+    found = read_results(folder)
+    assert len(found) == len(rows) and {tuple(row) for row in found} == {RESULT_KEYS}
+    assert all(row["n"] >= 1 and len(row["data"]) == 12 and math.isfinite(row["value"]) for row in found)
+    (shown,) = read_shown(folder).values()
+    assert {row["metric"] for row in found} <= shown["columns"].keys()
+    assert shown["title"] == probe.title
 
 
 def word(number: int) -> str:
@@ -32,6 +46,7 @@ def test_words_of_the_same_letters_are_found(toy, tokenizer, tmp_path):
     (tmp_path / "d.tsv").write_text("\n".join(lines) + "\n")
     probe = LexiconInduction({"de": str(tmp_path / "d.tsv")}, test=0.5, controls=("characters",))
     rows = probe.rows(probed(toy, tokenizer))
+    check_rows(tmp_path, probe, rows)
     at = {(row["metric"], row["level"], row["control"]): row for row in rows}
     # Several words have the same letters, so the translation is among the best, not always the best one.
     assert at["precision_5", 1, None]["value"] > 0.5 > at["precision", None, "characters"]["value"]
@@ -72,7 +87,9 @@ def squad(folder, languages=("en", "de"), contexts: int = 12, shift: int = 0):
 
 
 def test_a_pool_of_all_languages_is_searched(toy, tokenizer, tmp_path):
-    rows = PoolRetrieval(squad(tmp_path), length=32).rows(probed(toy, tokenizer))
+    probe = PoolRetrieval(squad(tmp_path), length=32)
+    rows = probe.rows(probed(toy, tokenizer))
+    check_rows(tmp_path, probe, rows)
     at = {(row["metric"], row["language"], row["level"], row["control"]): row for row in rows}
     assert at["map", "*", 1, None]["n"] == 48 and at["map", "de", 1, None]["n"] == 24
     assert at["map", "*", 1, None]["value"] > 0.9 > at["map", "*", 1, "shuffled"]["value"] + 0.3
@@ -97,7 +114,9 @@ def test_parity_is_the_ratio_of_losses(toy, tokenizer, tmp_path):
     files = {language: str(tmp_path / f"{language}.txt") for language in ("en", "de", "fr")}
     (tmp_path / "fr.txt").write_text((tmp_path / "en.txt").read_text())
     # All logits are 0: each token costs the log of the vocabulary's size.
-    rows = InformationParity(files, length=64).rows(probed(toy, tokenizer, head=0.0))
+    probe = InformationParity(files, length=64)
+    rows = probe.rows(probed(toy, tokenizer, head=0.0))
+    check_rows(tmp_path, probe, rows)
     at = {(row["metric"], row["language"]): row for row in rows}
     assert at["parity", "en->fr"]["value"] == 1 and at["parity", "en->fr"]["n"] == 20
     size = {name: sum(len(line) for line in (tmp_path / f"{name}.txt").read_text().split("\n")) for name in files}
