@@ -80,7 +80,7 @@ def _from_clone(tokenizer: Tokenizer, base: Text, clone: Text, count: int, least
     chosen = [(store, d) for store in base.stores for d in range(len(store.offsets) - 1)]
     if len(chosen) < least:
         raise UserError(
-            f"SentenceRetrieval.least = {least}: the validation text in {base.language} has {len(chosen)} documents;"
+            f"least = {least} of the probe: the validation text in {base.language} has {len(chosen)} documents;"
             " lower it, or take the probe out of Stage.probes"
         )
     found, hashes = _documents(chosen[:count])
@@ -94,7 +94,7 @@ def _from_groups(corpus: CorpusView, pivot: str, count: int, least: int, others:
     tasks = [splits.get("validation", {}) for splits in corpus.stores.values()]
     known = {language for stores in tasks for language in stores if language != pivot}
     if missing := [language for language in others if language not in known | {pivot}]:
-        raise UserError(f"SentenceRetrieval.others names {missing[0]!r}: no validation text is in it")
+        raise UserError(f"others of the probe names {missing[0]!r}: no validation text is in it")
     named = sorted(known & set(others)) if others else sorted(known)
     found = []
     # [(pivot's store, language's store)] by task, and for each the documents (G, 2) of the groups that both have.
@@ -111,8 +111,8 @@ def _from_groups(corpus: CorpusView, pivot: str, count: int, least: int, others:
         found.append(Sentences((pivot, language), *tokens, *hashes))
     if not found:
         raise UserError(
-            f"SentenceRetrieval.pivot = {pivot!r}: no other language shares {least} groups of validation text with it;"
-            " lower SentenceRetrieval.least, or bind .files"
+            f"pivot = {pivot!r} of the probe: no other language shares {least} groups of validation text with it;"
+            " lower .least, or bind .files"
         )
     return found
 
@@ -146,7 +146,7 @@ def _from_files(tokenizer: Tokenizer, files: Sequence[File], count: int, least: 
             raise UserError(f"{files[0][1]} and {path}: no sentence is in both")
         if len(pairs) < least:
             raise UserError(
-                f"{files[0][1]} and {path}: {len(pairs)} sentences are in both, but SentenceRetrieval.least = {least};"
+                f"{files[0][1]} and {path}: {len(pairs)} sentences are in both, but least = {least};"
                 f" take {language} out of .files, or lower .least"
             )
         found.append(_written(tokenizer, (first, language), pairs[:count]))

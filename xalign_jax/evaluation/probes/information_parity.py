@@ -23,8 +23,6 @@ from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze, with_paths
 
-LEAST = 10  # sentences of a ratio
-
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +37,8 @@ class InformationParity(Probe):
     `files` as in `ParallelText`; the first language is the pivot.
 
     Attributes:
+      sentences: the most sentences of each pair of languages.
+      least: sentences that a pair of languages must have.
       length: the most tokens of a sentence. A pair with a longer side is left out, because a cut would favour it.
     """
 
@@ -52,11 +52,12 @@ class InformationParity(Probe):
 
     files: tuple = dataclasses.field(default=gin.REQUIRED, metadata=with_paths(located_files))
     sentences: int = 300
+    least: int = 10
     length: int = 512
 
     def __post_init__(self) -> None:
         freeze(self)
-        at_least_one(self, "sentences", "length")
+        at_least_one(self, "sentences", "least", "length")
 
     def text_files(self) -> tuple[tuple[str, str], ...]:
         """The files that it reads."""
@@ -69,14 +70,14 @@ class InformationParity(Probe):
 
     def check(self, run: ProbedRun) -> None:
         """Raise UserError for anything that the data lacks, before anything is trained."""
-        sentences(run.corpus, self.files, self.sentences, least=LEAST)
+        sentences(run.corpus, self.files, self.sentences, least=self.least)
 
     def rows(self, run: ProbedRun) -> list[Row]:
         """Rows by language; those of the pivot are beside the first language."""
         found: list[Row] = []
         known: dict[str, float] = {}  # losses of the pivot's sentences, which several languages share
         seen: set[str] = set()
-        for pair in sentences(run.corpus, self.files, self.sentences, least=LEAST):
+        for pair in sentences(run.corpus, self.files, self.sentences, least=self.least):
             reader = probe_reader(run, run.model.max_length)
             texts = self._short(reader, pair)
             new = [text for text in dict.fromkeys(texts[0]) if text not in known]
@@ -115,9 +116,9 @@ class InformationParity(Probe):
             print(
                 f"{name}: {left} of {len(fits)} pairs are empty or longer than {room} tokens; left out", file=sys.stderr
             )
-        if sum(fits) < LEAST:
+        if sum(fits) < self.least:
             raise UserError(
-                f"InformationParity: {name} has {sum(fits)} sentences of at most {room} tokens; {LEAST} needed"
+                f"InformationParity: {name} has {sum(fits)} sentences of at most {room} tokens; lower .least or raise .length"
             )
         source, target = ([text for text, fit in zip(side, fits, strict=True) if fit] for side in pair.texts)
         return source, target
