@@ -108,8 +108,8 @@ class Measure(Table):
     `ParallelText` computes the vectors once for all measures, and repeats each measure on the controls.
 
     Attributes:
-      controls: the controls that make sense: "shuffled" pairs each sentence with the next one's translation, and
-        "untrained" reads the text with fresh parameters.
+      controls: the controls that make sense: "shuffled" pairs each sentence with the translation of one that is
+        half of the text away, and "untrained" reads the text with fresh parameters.
     """
 
     controls: ClassVar[tuple[str, ...]] = ("shuffled", "untrained")

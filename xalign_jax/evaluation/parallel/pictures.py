@@ -79,7 +79,7 @@ class SentenceMap(Measure):
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Cosines(Measure):
-    """A picture of the cosines of translations, and of each sentence with the translation of the next one.
+    """A picture of the cosines of translations, and of each sentence with the translation of one far away.
 
     `overlap` is the area that both distributions share: 1 where translations do not stand out, 0 where all do.
 
@@ -109,7 +109,7 @@ class Cosines(Measure):
         source, target = (unit(side[self.pooling][level].astype(np.float64)) for side in (sides.source, sides.target))
         found = {
             "translations": (source * target).sum(1),
-            "others": (source * np.roll(target, -1, axis=0)).sum(1),
+            "others": (source * np.roll(target, -(len(target) // 2), axis=0)).sum(1),
         }
         everything = np.concatenate(list(found.values()))
         # Bins lie between the smallest and the largest cosine. Rounding must not leave a cosine outside.

@@ -140,22 +140,28 @@ class ParallelText(Probe):
             for measure, settings in zip(self.measures, self.settings(), strict=True):
                 if measure.together_poolings():
                     values = _defined(measure, measure.together, together, len(shared[0]))
-                    yield from (_row(measure, value, "*", data, control, settings, run.seed) for value in values)
+                    for value in values:
+                        own = self._of_pair(settings, value.language or "*")
+                        yield _row(measure, value, "*", data, control, own, run.seed)
 
     def _pair_rows(self, sides: Sides, data: str, control: str | None) -> Iterator[Row]:
         """Rows of a pair of languages, and of its shuffled control on a model as it is."""
         name = "->".join(sides.languages)
         shuffled = control is None and "shuffled" in self.controls
-        # Of dozens of files, a row names those that it was measured on.
-        own = [one for one in mappings(self.files) if {*sides.languages} <= {language for language, _ in one}]
-        files = [[*file] for one in own for file in one if file[0] in sides.languages]
         for measure, whole in zip(self.measures, self.settings(), strict=True):
-            settings = {**whole, "files": files}
+            settings = self._of_pair(whole, name)
             for value in _defined(measure, measure.pair, sides, len(sides.source_texts)):
                 yield _row(measure, value, name, data, control, settings, sides.seed)
             if shuffled and "shuffled" in measure.controls:
                 for value in _defined(measure, measure.pair, _shuffled(sides), len(sides.source_texts)):
                     yield _row(measure, value, name, data, "shuffled", settings, sides.seed)
+
+    def _of_pair(self, settings: dict[str, Any], name: str) -> dict[str, Any]:
+        """The settings of a row of a pair "en->de". Of dozens of files, it names those that it was measured on."""
+        pair = set(name.split("->"))
+        own = [one for one in mappings(self.files) if pair <= {language for language, _ in one}]
+        files = [[*file] for one in own for file in one if file[0] in pair]
+        return {**settings, "files": files} if own else settings
 
     def _vectors(self, run: ProbedRun, texts: Sequence[np.ndarray], want: Want, language: str) -> Vectors:
         """The vectors of sentences, in their order."""
@@ -207,12 +213,13 @@ def _without_empty(pair: Sentences) -> Sentences:
 
 
 def _shuffled(sides: Sides) -> Sides:
-    """The control "shuffled": each sentence with the translation of the next one."""
+    """The control "shuffled": each sentence with the translation of one far away, which is of another document."""
+    far = len(sides.target_texts) // 2
     rolled = {
-        pooling: {key: np.roll(vectors, -1, axis=0) for key, vectors in by_key.items()}
+        pooling: {key: np.roll(vectors, -far, axis=0) for key, vectors in by_key.items()}
         for pooling, by_key in sides.target.items()
     }
-    return sides._replace(target=rolled, target_texts=np.roll(sides.target_texts, -1), show=lambda picture: None)
+    return sides._replace(target=rolled, target_texts=np.roll(sides.target_texts, -far), show=lambda picture: None)
 
 
 def _defined(measure: Measure, compute: Callable[[Read], Iterable[Value]], read: Read, n: int) -> Iterable[Value]:
