@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from test_parallel_measures import vectors
 
+from xalign_jax import config
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.probes import InformationParity, LexiconInduction, PoolRetrieval
+from xalign_jax.evaluation.probes import InformationParity, LexiconInduction, ParallelText, PoolRetrieval
 from xalign_jax.evaluation.probes.lexicon_induction import asked_words
 from xalign_jax.interfaces import ProbedRun
+from xalign_jax.recipe import Evaluation
 from xalign_jax.records.files import read_results, read_shown
 from xalign_jax.runtime.logs import RESULT_KEYS
 from xalign_jax.training import run_directory
@@ -127,3 +129,19 @@ def test_parity_is_the_ratio_of_losses(toy, tokenizer, tmp_path):
     assert at["bits_per_byte", "de"]["value"] == pytest.approx(nats * tokens["de"] / size["de"] / math.log(2), rel=1e-5)
     with pytest.raises(UserError, match="0 sentences of at most"):
         InformationParity(files, length=3).rows(probed(toy, tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("file", "binding", "cls"),
+    [
+        ("words", "DICTIONARIES", LexiconInduction),
+        ("pools", "QUESTIONS", PoolRetrieval),
+        ("parity", "SENTENCES", InformationParity),
+        ("files", "SENTENCES", ParallelText),
+    ],
+)
+def test_the_packaged_files_build(file, binding, cls):
+    bindings = [binding + ' = {"en": "a.tsv", "de": "b.tsv"}']
+    (evaluation,) = config.load([f"probes/{file}.gin"], bindings, (Evaluation,))
+    (probe,) = evaluation.probes
+    assert type(probe) is cls and ("en", "a.tsv") in (*getattr(probe, "files", ()), *getattr(probe, "dictionaries", ()))
