@@ -135,8 +135,9 @@ class PoolRetrieval(Probe):
             pooled(run.model, reader.ids(side.texts), want, reader.around, name)[self.pooling]
             for name, side in (("questions", questions), ("contexts", contexts))
         )
-        # Every question gets the number of the next context.
-        moved = (questions.groups + 1) % (contexts.groups.max() + 1)
+        # Every question gets the number of a context that is far away, in another document.
+        count = contexts.groups.max() + 1
+        moved = (questions.groups + count // 2) % count
         for level in want.levels:
             pairs = [(control, questions.groups)]
             if control is None and "shuffled" in self.controls:
