@@ -29,10 +29,12 @@ from xalign_jax.recipe import at_least_one, freeze, with_paths
 class InformationParity(Probe):
     """Losses of a causal model on parallel text, comparable across languages and vocabularies.
 
-    Metrics: `parity` (total nats of a language / total nats of the pivot on the same sentences; 1 = the same cost),
-    `nats` (mean total loss of a sentence), `bits_per_byte` (compares models on one language, not languages: UTF-8 spends
-    more bytes on some scripts). Each sentence stands alone. Ids after a sentence are not scored. The first token is
-    scored if the model reads an id before it. Intervals of 95 % are bootstraps over sentences.
+    `parity` is total nats of a language / total nats of the pivot on the same sentences; 1 = the same cost. `nats` is the
+    mean total loss of a sentence. `bits_per_byte` compares models on one language. It does not compare languages,
+    because UTF-8 spends more bytes on some scripts.
+
+    Each sentence stands alone. Ids after a sentence are not scored. The first token is scored if the model reads an id
+    before it. Intervals of 95 % are bootstraps over sentences.
 
     `files` as in `ParallelText`; the first language is the pivot.
 

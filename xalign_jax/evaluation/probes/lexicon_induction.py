@@ -53,10 +53,13 @@ class LexiconInduction(Probe):
     their translations of one word are the target vocabulary, which is searched whole. `test` of the source words are
     asked. The others are free for fitting maps: no word is in both parts (`asked_words`).
 
-    Metrics: `precision` and `precision_cosine` (P@1 by CSLS with k = 10 and by cosine), `precision_5` (P@5 by CSLS),
-    `precision_distinct` (P@1 by CSLS without pairs of equal spelling), `identical` (share of pairs of equal spelling),
-    `coverage` (share of the test's source words that were asked). The control "characters" compares the spellings
-    alone, by counts of character n-grams.
+    Metrics, with n = words asked:
+
+    - `precision`: P@1 by CSLS with k = 10; `precision_5` is P@5, and `precision_cosine` is P@1 by cosine;
+    - `precision_distinct`: P@1 by CSLS without pairs of equal spelling, and `identical`, their share of the pairs;
+    - `coverage`: the share of the test's source words that were asked.
+
+    The control "characters" compares the spellings alone, by counts of character n-grams.
 
     Attributes:
       dictionaries: {language: path}.

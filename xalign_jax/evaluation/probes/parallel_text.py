@@ -79,7 +79,7 @@ class ParallelText(Probe):
         return self.measures
 
     def settings(self) -> Sequence[Any]:
-        """Of each measure: its own settings, and what the probe reads."""
+        """The settings of each measure, with those of what the probe reads."""
         shared = {key: value for key, value in as_json(self).items() if key not in ("measures", "class")}
         return [{**as_json(measure), **shared} for measure in self.measures]
 
@@ -157,7 +157,7 @@ class ParallelText(Probe):
                     yield _row(measure, value, name, data, "shuffled", settings, sides.seed)
 
     def _of_pair(self, settings: dict[str, Any], name: str) -> dict[str, Any]:
-        """The settings of a row of a pair "en->de". Of dozens of files, it names those that it was measured on."""
+        """The settings of a row of a pair "en->de". It names the files of this pair only."""
         pair = set(name.split("->"))
         own = [one for one in mappings(self.files) if pair <= {language for language, _ in one}]
         files = [[*file] for one in own for file in one if file[0] in pair]
@@ -184,7 +184,7 @@ class ParallelText(Probe):
 
 def _shared(pairs: Sequence[Sentences]) -> list[np.ndarray]:
     """For each pair, the rows of the sentences that all languages have, in the same order; [] if they share none."""
-    # Sentences of two pairs are the same if the pivot has the same text there. Of equal texts, the first counts.
+    # Sentences of two pairs are the same if the pivot has the same text there. The first of equal texts counts.
     hashes = functools.reduce(np.intersect1d, [pair.source_hash for pair in pairs])
     if len(hashes) < 2 or len({pair.languages[0] for pair in pairs}) > 1:
         print("ParallelText: the languages share no sentences, so nothing compares all of them", file=sys.stderr)

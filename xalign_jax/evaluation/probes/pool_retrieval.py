@@ -45,16 +45,21 @@ class PoolRetrieval(Probe):
     A wrong context in the question's language that is nearer than the right one in another language costs precision. So
     the test shows whether a model ignores the language. XQuAD serves as the data.
 
-    `files` is {language: path} of TSV files (`inputs.parallel_files`) with keys as d01.p0.context for a context and
-    d01.p0.q00 for a question on it: the last part of a key is `context` or the question's name.
+    `files` is {language: path} of TSV files (`inputs.parallel_files`). The key of a context ends in `.context`, as in
+    d01.p0.context. The key of a question on it has another end, as in d01.p0.q00.
 
-    Metrics by level: `map` (mean average precision; language "*" and each language of the questions), `bias` (share of
-    questions whose best context is in their language) and `expected_bias` (of a model that ignores language). The
-    control "shuffled" gives each question the right contexts of another one.
+    Metrics by level:
+
+    - `map`: mean average precision, for each language of the questions and for all ("*");
+    - `bias`: the share of questions whose best context is in their language;
+    - `expected_bias`: the bias of a model that ignores language.
+
+    The control "shuffled" gives each question the right contexts of another one.
 
     Attributes:
       contexts: the most contexts of each language, in the order of the first file.
       pooling: how a text becomes a vector (`activations.Want`).
+      context: the last part of a context's key.
       length: the most tokens of a text, with bos and eos; longer ones are cut and counted.
     """
 
