@@ -25,7 +25,7 @@ def _blocks(document: str, kind: str) -> list[str]:
 def test_the_document_of_results_has_every_key_and_probe():
     text = (DOCS / "results.md").read_text(encoding="utf-8")
     names = [name for name in probes.__all__ if hasattr(getattr(probes, name), "rows")]
-    assert len(names) == 8
+    assert len(names) == 11
     assert [name for name in (*RESULT_KEYS, *names) if f"`{name}`" not in text] == []
 
 

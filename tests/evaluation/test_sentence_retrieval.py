@@ -112,7 +112,7 @@ def test_too_few_sentences_are_refused(toy, tokenizer, tmp_path):
     files = tuple((language, str(tmp_path / f"{language}.txt")) for language in ("en", "de"))
     model, params = _model(toy, tokenizer, causal=True)
     corpus = toy.corpus(tokenizer, [])
-    with pytest.raises(UserError, match=r"3 sentences are in both, but SentenceRetrieval\.least = 10; take de out"):
+    with pytest.raises(UserError, match=r"3 sentences are in both, but least = 10; take de out"):
         SentenceRetrieval(files=files).check(ProbedRun(model, corpus))
     probe = SentenceRetrieval(files=files, least=3, sentences=1)
     probe.check(ProbedRun(model, corpus))
@@ -120,7 +120,7 @@ def test_too_few_sentences_are_refused(toy, tokenizer, tmp_path):
     assert {row["n"] for row in rows} == {1}
     assert "shuffled" not in {row["control"] for row in rows}
     clones = toy.corpus(tokenizer, [toy.store([[10, 11, 1]])])
-    with pytest.raises(UserError, match=r"SentenceRetrieval\.least = 10: the validation text in en has 1 documents"):
+    with pytest.raises(UserError, match=r"least = 10 of the probe: the validation text in en has 1 documents"):
         SentenceRetrieval().check(ProbedRun(model, clones))
 
 

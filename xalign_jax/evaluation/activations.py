@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from xalign_jax.arrays import ROW_AXES
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encode import SECONDS_BEFORE_A_BAR, Batch, fetch, padded
+from xalign_jax.evaluation.encode import SECONDS_BEFORE_A_BAR, Batch, compiled_scores, fetch, padded
 from xalign_jax.interfaces import Inputs
 from xalign_jax.models.layers import Sites
 from xalign_jax.models.model import Model
@@ -130,6 +130,37 @@ def pooled(
                     found[pooling][key] = np.empty((len(rows), vectors.shape[1]), np.float32)
                 found[pooling][key][part.numbers] = vectors
     return found
+
+
+def token_losses(model: Model, rows: Sequence[np.ndarray], around: tuple[int, int], name: str) -> list[np.ndarray]:
+    """The loss -log p of each token of each text, given those before it, in nats: (n,) float32 each.
+
+    The first token is scored if the model reads an id before it, such as bos; otherwise nothing predicts it. Ids after
+    a text are not scored.
+
+    Args:
+      rows, around, name: as in `capture`. The model is causal.
+
+    Raises:
+      UserError: a loss is not finite.
+    """
+    before, after = around
+    found: dict[int, np.ndarray] = {}
+    # `compiled_scores` also sums the probability of a set of ids: here all of them.
+    everything = np.ones(model.vocabulary_size, bool)
+    for index, batch in length_batches(rows, model.max_length, TOKENS_AT_ONCE, name):
+        # What each place predicts; the last place predicts nothing.
+        batch["targets"] = np.pad(batch["tokens"][:, 1:], ((0, 0), (0, 1)))
+        nll = fetch(compiled_scores(model, batch, everything)[0])
+        for number, losses in zip(index, nll, strict=False):
+            # Place t predicts token t + 1, so the first scored token is `first`.
+            first, last = max(before, 1), len(rows[number]) - after
+            found[int(number)] = losses[first - 1 : last - 1]
+            if not np.isfinite(found[int(number)]).all():
+                raise UserError(
+                    f"text {number} (counted from 0): its probability is not finite; the parameters are damaged"
+                )
+    return [found[number] for number in range(len(rows))]
 
 
 def length_batches(

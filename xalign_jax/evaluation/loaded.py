@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -16,10 +15,9 @@ from xalign_jax.alignment.methods import Extraction
 from xalign_jax.data.tokens.tokenizer import Frame, Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation import generation
-from xalign_jax.evaluation.activations import TOKENS_AT_ONCE, Key, Part, Want, capture, length_batches, pooled
+from xalign_jax.evaluation.activations import Key, Part, Want, capture, pooled, token_losses
 from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way, default_level
 from xalign_jax.evaluation.aligning.pairs import Alignment, Pair, split_words
-from xalign_jax.evaluation.encode import compiled_scores, fetch
 from xalign_jax.evaluation.inputs.texts import ReadText, TextReader, check_texts
 from xalign_jax.models.model import Model
 
@@ -96,7 +94,7 @@ class LoadedModel:
         if not rows:
             return np.zeros((0, self.model.width), np.float32)
         with self.on_devices():
-            return pooled(self.model, rows, want, self._around, "encode")[pooling][want.levels[0]]
+            return pooled(self.model, rows, want, self._reader.around, "encode")[pooling][want.levels[0]]
 
     def hidden(
         self, texts: Sequence[str], levels: int | Sequence[int] | None = None, sites: Sequence[str] = ()
@@ -119,7 +117,7 @@ class LoadedModel:
         read = self._reader.read(texts)
         found: dict[int, TextStates] = {}
         with self.on_devices():
-            for part in capture(self.model, [one.ids for one in read], want, self._around, "hidden"):
+            for part in capture(self.model, [one.ids for one in read], want, self._reader.around, "hidden"):
                 for number, states in zip(part.numbers, part.tokens, strict=True):
                     found[int(number)] = TextStates(read[number], states)
         return [found[number] for number in range(len(read))]
@@ -127,7 +125,7 @@ class LoadedModel:
     def capture(self, texts: Sequence[str], want: Want) -> Iterator[Part]:
         """One pass that captures any levels, poolings, sites and token states, in parts (`activations.capture`)."""
         with self.on_devices():
-            yield from capture(self.model, self._reader.ids(texts), want, self._around)
+            yield from capture(self.model, self._reader.ids(texts), want, self._reader.around)
 
     def score(self, texts: Sequence[str]) -> list[Score]:
         """The log-probability of each text and of its tokens.
@@ -143,26 +141,11 @@ class LoadedModel:
                 f"{self.path}: a bidirectional model gives no probability of a text; score with a causal model"
             )
         rows = self._reader.ids(texts, cut=False)
-        before, after = self._around
-        found: dict[int, Score] = {}
-        # `compiled_scores` also sums the probability of a set of ids: here all of them.
-        everything = np.ones(self.model.vocabulary_size, bool)
         with self.on_devices():
-            for index, batch in length_batches(rows, self.model.max_length, TOKENS_AT_ONCE, "score"):
-                # What each place predicts; the last place predicts nothing.
-                batch["targets"] = np.pad(batch["tokens"][:, 1:], ((0, 0), (0, 1)))
-                nll = fetch(compiled_scores(self.model, batch, everything)[0])
-                for number, losses in zip(index, nll, strict=False):
-                    # Place t predicts token t + 1, so the first scored token is `first`.
-                    first, last = max(before, 1), len(rows[number]) - after
-                    tokens = -losses[first - 1 : last - 1]
-                    if not np.isfinite(tokens).all():
-                        raise UserError(
-                            f"text {number} (counted from 0): its probability is not finite; the parameters are damaged"
-                        )
-                    ids = rows[number][first:last]
-                    found[int(number)] = Score(float(tokens.sum(dtype=np.float64)), tokens, ids)
-        return [found[number] for number in range(len(rows))]
+            losses = token_losses(self.model, rows, self._reader.around, "score")
+        before, after = self._reader.around
+        ids = [row[max(before, 1) : len(row) - after] for row in rows]
+        return [Score(-float(one.sum(dtype=np.float64)), -one, own) for one, own in zip(losses, ids, strict=True)]
 
     def perplexity(self, texts: Sequence[str]) -> np.ndarray:
         """exp(-mean log-probability of a token) of each text: (N,) float64.
@@ -277,11 +260,6 @@ class LoadedModel:
         """The text of new ids after those of a prompt. Decoded alone, they would lose the space before a word."""
         whole, prompt = (self.tokenizer.decode(ids) for ids in (np.concatenate([row, new]), row))
         return whole.removeprefix(prompt) if whole.startswith(prompt) else self.tokenizer.decode(new)
-
-    @functools.cached_property
-    def _around(self) -> tuple[int, int]:
-        before, after = self.frame
-        return len(before), len(after)
 
     @contextlib.contextmanager
     def on_devices(self) -> Iterator[None]:

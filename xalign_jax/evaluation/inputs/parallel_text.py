@@ -15,8 +15,8 @@ from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import fingerprint
+from xalign_jax.evaluation.inputs.parallel_files import File, mappings
 from xalign_jax.evaluation.inputs.windows import Text, clone_pairs, run_texts
-from xalign_jax.recipe import resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +43,9 @@ class Sentences:
         return fingerprint(self.source_hash, self.target_hash)
 
 
-def located_files(files: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """(language, path) each, the paths absolute."""
-    return tuple((language, resolve(path)) for language, path in files)
-
-
 def sentences(
     corpus: CorpusView,
-    files: Sequence[tuple[str, str]],
+    files: Sequence,
     count: int,
     pivot: str | None = None,
     least: int = 1,
@@ -59,8 +54,9 @@ def sentences(
     """The first `count` sentences of each pair of languages.
 
     Args:
-      files: (language, path) each. The first language is paired with every other one. TSV files (`id<TAB>text`) are
-        joined on the id. Other files are aligned by line. Both are read like a task's text.
+      files: (language, path) each, or several of such mappings (`inputs.parallel_files`). The first language of a
+        mapping is paired with every other one. TSV files (`id<TAB>text`) are joined on the id. Other files are aligned
+        by line. Both are read like a task's text.
       pivot: the language to pair with others where there are no files. Each other language (of `others`, if they are
         named) that shares at least `least` groups of the validation texts with it makes a pair. A group gives one text
         of each language. None: every language that has clones is paired with its clones.
@@ -70,10 +66,9 @@ def sentences(
       UserError: a file is missing or not parallel; files or a clone's documents are fewer than `least`; no language
         shares enough with the pivot.
     """
-    if len(files) == 1:
-        raise UserError(f"files = {files!r} of a probe: one language; parallel text needs two or more")
     if files:
-        return _from_files(corpus.tokenizer, files, count, least)
+        found = [_from_files(corpus.tokenizer, mapping, count, least) for mapping in mappings(files)]
+        return [pair for pairs in found for pair in pairs]
     if pivot is not None:
         return _from_groups(corpus, pivot, count, least, others)
     pairs = clone_pairs(run_texts(corpus, "validation"))
@@ -85,7 +80,7 @@ def _from_clone(tokenizer: Tokenizer, base: Text, clone: Text, count: int, least
     chosen = [(store, d) for store in base.stores for d in range(len(store.offsets) - 1)]
     if len(chosen) < least:
         raise UserError(
-            f"SentenceRetrieval.least = {least}: the validation text in {base.language} has {len(chosen)} documents;"
+            f"least = {least} of the probe: the validation text in {base.language} has {len(chosen)} documents;"
             " lower it, or take the probe out of Stage.probes"
         )
     found, hashes = _documents(chosen[:count])
@@ -99,7 +94,7 @@ def _from_groups(corpus: CorpusView, pivot: str, count: int, least: int, others:
     tasks = [splits.get("validation", {}) for splits in corpus.stores.values()]
     known = {language for stores in tasks for language in stores if language != pivot}
     if missing := [language for language in others if language not in known | {pivot}]:
-        raise UserError(f"SentenceRetrieval.others names {missing[0]!r}: no validation text is in it")
+        raise UserError(f"others of the probe names {missing[0]!r}: no validation text is in it")
     named = sorted(known & set(others)) if others else sorted(known)
     found = []
     # [(pivot's store, language's store)] by task, and for each the documents (G, 2) of the groups that both have.
@@ -116,8 +111,8 @@ def _from_groups(corpus: CorpusView, pivot: str, count: int, least: int, others:
         found.append(Sentences((pivot, language), *tokens, *hashes))
     if not found:
         raise UserError(
-            f"SentenceRetrieval.pivot = {pivot!r}: no other language shares {least} groups of validation text with it;"
-            " lower SentenceRetrieval.least, or bind .files"
+            f"pivot = {pivot!r} of the probe: no other language shares {least} groups of validation text with it;"
+            " lower .least, or bind .files"
         )
     return found
 
@@ -136,7 +131,7 @@ def _documents(chosen: list[tuple[Store, int]]) -> tuple[list[np.ndarray], np.nd
     return tokens, np.asarray([int(store.text_hash[d]) for store, d in chosen])
 
 
-def _from_files(tokenizer: Tokenizer, files: Sequence[tuple[str, str]], count: int, least: int) -> list[Sentences]:
+def _from_files(tokenizer: Tokenizer, files: Sequence[File], count: int, least: int) -> list[Sentences]:
     """The sentences that the first file shares with each other file."""
     # language -> key of the sentence (its id or line) -> text.
     texts: dict[str, dict[str, str]] = {language: {} for language, _ in files}
@@ -151,7 +146,7 @@ def _from_files(tokenizer: Tokenizer, files: Sequence[tuple[str, str]], count: i
             raise UserError(f"{files[0][1]} and {path}: no sentence is in both")
         if len(pairs) < least:
             raise UserError(
-                f"{files[0][1]} and {path}: {len(pairs)} sentences are in both, but SentenceRetrieval.least = {least};"
+                f"{files[0][1]} and {path}: {len(pairs)} sentences are in both, but least = {least};"
                 f" take {language} out of .files, or lower .least"
             )
         found.append(_written(tokenizer, (first, language), pairs[:count]))

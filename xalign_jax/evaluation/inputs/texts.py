@@ -16,6 +16,7 @@ import numpy as np
 from xalign_jax.data.tokens.tokenizer import Encoded, Frame, Tokenizer
 from xalign_jax.data.tokens.words import split_words, word_flags
 from xalign_jax.errors import UserError
+from xalign_jax.interfaces import ProbedRun
 
 
 class ReadText(NamedTuple):
@@ -67,6 +68,12 @@ class TextReader:
         self.tokenizer = tokenizer
         self.frame = frame
         self.max_length = max_length
+
+    @property
+    def around(self) -> tuple[int, int]:
+        """How many ids stand before and after each text."""
+        before, after = self.frame
+        return len(before), len(after)
 
     @functools.cached_property
     def _flags(self) -> np.ndarray:
@@ -126,6 +133,12 @@ class TextReader:
         places = np.zeros(0, np.int64) if encoded.places is None else encoded.places
         spans[own] = _spans(text, places)[: last - first]
         return ReadText(text, row, own, spans, words)
+
+
+def probe_reader(run: ProbedRun, length: int) -> TextReader:
+    """How a probe's model reads texts, with at most `length` tokens."""
+    tokenizer = run.corpus.tokenizer
+    return TextReader(tokenizer, run.frame or tokenizer.framing(run.model.causal), length)
 
 
 def check_texts(texts: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from xalign_jax.errors import UserError
 from xalign_jax.evaluation.activations import Key
 from xalign_jax.interfaces import Table
 from xalign_jax.models.model import Model
@@ -50,6 +51,7 @@ class Sides(NamedTuple):
       source, target: their vectors by pooling and level.
       source_texts, target_texts: (N,) hashes; equal texts have equal hashes.
       seed: of every random choice.
+      show: takes a picture for the page of the results; controls show none.
     """
 
     languages: tuple[str, str]
@@ -58,6 +60,7 @@ class Sides(NamedTuple):
     source_texts: np.ndarray
     target_texts: np.ndarray
     seed: int
+    show: Callable[[Picture], None] = lambda picture: None
 
     def levels(self, pooling: str, site: str | None = None) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(level, source, target) of every captured level, or of a site of its blocks."""
@@ -82,6 +85,11 @@ class Together(NamedTuple):
     seed: int
     show: Callable[[Picture], None]
 
+    def levels(self, pooling: str) -> list[int]:
+        """The captured levels."""
+        first = next(iter(self.vectors.values()))
+        return [key for key in first[pooling] if not isinstance(key, tuple)]
+
 
 class Measure(Table):
     """A measure of parallel text, such as MEXA. A frozen dataclass whose fields gin fills. For example:
@@ -100,8 +108,8 @@ class Measure(Table):
     `ParallelText` computes the vectors once for all measures, and repeats each measure on the controls.
 
     Attributes:
-      controls: the controls that make sense: "shuffled" pairs each sentence with the next one's translation, and
-        "untrained" reads the text with fresh parameters.
+      controls: the controls that make sense: "shuffled" pairs each sentence with the translation of one that is
+        half of the text away, and "untrained" reads the text with fresh parameters.
     """
 
     controls: ClassVar[tuple[str, ...]] = ("shuffled", "untrained")
@@ -132,3 +140,28 @@ class Measure(Table):
     def together(self, languages: Together) -> Iterable[Value]:
         """Values of all languages together. Errors are those of `pair`."""
         return ()
+
+
+def attempt(metric: str, compute: Callable[[], float], n: int, level: int, language: str | None = None) -> Value:
+    """The value that `compute` returns, or the reason why there is none.
+
+    A measure of several metrics uses it: if one metric is not defined, the others still are.
+    """
+    try:
+        return Value(metric, compute(), n, level, language=language)
+    except UserError as error:
+        return Value(metric, float("nan"), n, level, language=language, reason=str(error))
+
+
+def one_level(keys: Iterable[Key], level: int | None) -> int:
+    """The level to read: the given one, or by default the captured one nearest to two thirds of the way up.
+
+    Raises:
+      UserError: the given level was not captured.
+    """
+    known = sorted(key for key in keys if not isinstance(key, tuple))
+    if level is None:
+        return min(known, key=lambda one: abs(one - known[-1] * 2 / 3))
+    if level not in known:
+        raise UserError(f"level {level} is not among the levels that are read: {', '.join(map(str, known))}")
+    return level

@@ -19,6 +19,8 @@ from xalign_jax.recipe import freeze
 class Retrieval(Measure):
     """Share of sentences whose best candidate is their translation, or has its text (`measures.retrieval`).
 
+    With score = "ratio" and k = 4, 100 (1 - accuracy) is the xsim error of LASER.
+
     Attributes:
       score: "absolute" (cosine), "ratio" or "distance" (margins), "csls".
       k: neighbours of a margin.
@@ -27,7 +29,10 @@ class Retrieval(Measure):
     name: ClassVar[str] = "retrieval"
     title: ClassVar[str] = "Sentence retrieval"
     by_level: ClassVar[bool] = True
-    columns: ClassVar[Mapping[str, Column]] = {"accuracy": Column("accuracy", headline=True)}
+    columns: ClassVar[Mapping[str, Column]] = {
+        "accuracy": Column("accuracy", headline=True),
+        "duplicates": Column("repeated texts"),
+    }
 
     pooling: str = "mean"
     score: str = "absolute"
@@ -41,7 +46,7 @@ class Retrieval(Measure):
         return (self.pooling,)
 
     def pair(self, sides: Sides) -> Iterator[Value]:
-        """Two values a level: into the language, and from it."""
+        """Two values a level: into the language, and from it. Texts that occur twice are counted, if there are any."""
         pivot, language = sides.languages
         for level, source, target in sides.levels(self.pooling):
             found = retrieval(
@@ -57,3 +62,5 @@ class Retrieval(Measure):
                 (f"{language}->{pivot}", found.backward, found.backward_hits),
             ):
                 yield Value("accuracy", value, len(units), level, units, name)
+        if repeated := sum(found.duplicates):
+            yield Value("duplicates", repeated, 2 * len(sides.source_texts))

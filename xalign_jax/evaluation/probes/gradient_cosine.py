@@ -13,7 +13,8 @@ import numpy as np
 
 from xalign_jax.data.corpus import CorpusView
 from xalign_jax.evaluation.encode import Batch, fetch, next_token_scores, padded, require_causal, require_length, row
-from xalign_jax.evaluation.inputs.parallel_text import located_files, sentences
+from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files
+from xalign_jax.evaluation.inputs.parallel_text import sentences
 from xalign_jax.evaluation.inputs.windows import clone_pairs, in_language, of_text, run_texts
 from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
@@ -49,7 +50,7 @@ class GradientCosine(Probe):
 
     def text_files(self) -> tuple[tuple[str, str], ...]:
         """The parallel files, if the probe reads any."""
-        return located_files(self.files)
+        return all_files(self.files)
 
     def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for anything that the model or its configuration lacks. Needs no data."""

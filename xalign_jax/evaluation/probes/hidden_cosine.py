@@ -26,7 +26,8 @@ from xalign_jax.evaluation.encode import (
     row,
     text_vectors,
 )
-from xalign_jax.evaluation.inputs.parallel_text import located_files, sentences
+from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files
+from xalign_jax.evaluation.inputs.parallel_text import sentences
 from xalign_jax.evaluation.inputs.windows import Text, clone_pairs, documents, known_texts, of_text, run_texts
 from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
@@ -71,7 +72,7 @@ class HiddenCosine(Probe):
 
     def text_files(self) -> tuple[tuple[str, str], ...]:
         """The parallel files, if the probe reads any."""
-        return located_files(self.files)
+        return all_files(self.files)
 
     def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for anything that the model or its configuration lacks. Needs no data."""

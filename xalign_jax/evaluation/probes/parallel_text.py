@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -14,7 +15,8 @@ from xalign_jax.data.corpus import CorpusView
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.activations import Want, pooled
 from xalign_jax.evaluation.encode import fingerprint, levels, require_length, untrained
-from xalign_jax.evaluation.inputs.parallel_text import Sentences, located_files, sentences
+from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files, mappings
+from xalign_jax.evaluation.inputs.parallel_text import Sentences, sentences
 from xalign_jax.evaluation.measures.statistics import bootstrap_mean
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Together, Value, Vectors
 from xalign_jax.interfaces import ModelConfig, Probe, ProbedRun, Row, Table
@@ -33,9 +35,9 @@ class ParallelText(Probe):
     together have names of their own. Each value has an interval of 95 % by a bootstrap over sentences where it is a
     mean over them. A value that is not defined, for example on too few sentences, is null and has a reason.
 
-    Sources: as `SentenceRetrieval`. `files` is {language: path}; the first language is the pivot. Without files, `pivot`
-    is compared with each language that shares groups of the run's validation texts with it. Without both, each language
-    is compared with its clones.
+    Sources: as `SentenceRetrieval`. `files` is {language: path} or several of them, also with patterns
+    (`inputs.parallel_files`); the first language is the pivot. Without files, `pivot` is compared with each language
+    that shares groups of the run's validation texts with it. Without both, each language is compared with its clones.
 
     Attributes:
       measures: what is computed (`evaluation.parallel`).
@@ -77,13 +79,13 @@ class ParallelText(Probe):
         return self.measures
 
     def settings(self) -> Sequence[Any]:
-        """Of each measure: its own settings, and what the probe reads."""
+        """The settings of each measure, with those of what the probe reads."""
         shared = {key: value for key, value in as_json(self).items() if key not in ("measures", "class")}
         return [{**as_json(measure), **shared} for measure in self.measures]
 
     def text_files(self) -> tuple[tuple[str, str], ...]:
         """The parallel files, if the probe reads any."""
-        return located_files(self.files)
+        return all_files(self.files)
 
     def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for anything that the model or its configuration lacks. Needs no data."""
@@ -116,53 +118,81 @@ class ParallelText(Probe):
             tuple(dict.fromkeys(pooling for measure in self.measures for pooling in measure.poolings())),
             tuple(dict.fromkeys(site for measure in self.measures for site in measure.sites())),
         )
+        shared = _shared(pairs) if any(measure.together_poolings() for measure in self.measures) else []
         kept: dict[str, Vectors] = {}
         pivot: Vectors = {}
         known = ""
-        for pair in pairs:
+        for number, pair in enumerate(pairs):
             # Pairs of one set of files share the pivot's sentences, which are read once.
             if known != (now := fingerprint(pair.source_hash)):
                 pivot, known = self._vectors(run, pair.source, want, pair.languages[0]), now
             language = self._vectors(run, pair.target, want, pair.languages[1])
-            sides = Sides(pair.languages, pivot, language, pair.source_hash, pair.target_hash, run.seed)
+            sides = Sides(pair.languages, pivot, language, pair.source_hash, pair.target_hash, run.seed, run.show)
             yield from self._pair_rows(sides, pair.fingerprint, control)
-            kept = {pair.languages[0]: self._kept(pivot)} | kept | {pair.languages[1]: self._kept(language)}
-        # Languages whose sentences translate each other, sentence by sentence.
-        if len({fingerprint(pair.source_hash) for pair in pairs}) == 1:
-            texts = {pairs[0].languages[0]: pairs[0].source_hash} | {p.languages[1]: p.target_hash for p in pairs}
-            together = Together(kept, texts, run.seed, run.show)
+            if shared:
+                both = zip(pair.languages, (pivot, language), strict=True)
+                kept = {name: self._kept(side, shared[number]) for name, side in both if name not in kept} | kept
+        if shared:
+            texts = {pairs[0].languages[0]: pairs[0].source_hash[shared[0]]}
+            texts |= {p.languages[1]: p.target_hash[rows] for p, rows in zip(pairs, shared, strict=True)}
+            together = Together({name: kept[name] for name in texts}, texts, run.seed, run.show)
             data = fingerprint(*texts.values())
             for measure, settings in zip(self.measures, self.settings(), strict=True):
                 if measure.together_poolings():
-                    values = _defined(measure, measure.together, together)
-                    yield from (_row(measure, value, "*", data, control, settings, run.seed) for value in values)
+                    values = _defined(measure, measure.together, together, len(shared[0]))
+                    for value in values:
+                        own = self._of_pair(settings, value.language or "*")
+                        yield _row(measure, value, "*", data, control, own, run.seed)
 
     def _pair_rows(self, sides: Sides, data: str, control: str | None) -> Iterator[Row]:
         """Rows of a pair of languages, and of its shuffled control on a model as it is."""
         name = "->".join(sides.languages)
         shuffled = control is None and "shuffled" in self.controls
-        for measure, settings in zip(self.measures, self.settings(), strict=True):
-            for value in _defined(measure, measure.pair, sides):
+        for measure, whole in zip(self.measures, self.settings(), strict=True):
+            settings = self._of_pair(whole, name)
+            for value in _defined(measure, measure.pair, sides, len(sides.source_texts)):
                 yield _row(measure, value, name, data, control, settings, sides.seed)
             if shuffled and "shuffled" in measure.controls:
-                for value in _defined(measure, measure.pair, _shuffled(sides)):
+                for value in _defined(measure, measure.pair, _shuffled(sides), len(sides.source_texts)):
                     yield _row(measure, value, name, data, "shuffled", settings, sides.seed)
+
+    def _of_pair(self, settings: dict[str, Any], name: str) -> dict[str, Any]:
+        """The settings of a row of a pair "en->de". It names the files of this pair only."""
+        pair = set(name.split("->"))
+        own = [one for one in mappings(self.files) if pair <= {language for language, _ in one}]
+        files = [[*file] for one in own for file in one if file[0] in pair]
+        return {**settings, "files": files} if own else settings
 
     def _vectors(self, run: ProbedRun, texts: Sequence[np.ndarray], want: Want, language: str) -> Vectors:
         """The vectors of sentences, in their order."""
         before, after = run.frame or run.corpus.tokenizer.framing(run.model.causal)
         room = self.length - len(before) - len(after)
+        if long := sum(len(text) > room for text in texts):
+            print(f"{language}: {long} of {len(texts)} sentences are longer than {room} tokens; cut", file=sys.stderr)
         rows = [np.concatenate([before, text[:room], after]).astype(np.int32) for text in texts]
         return pooled(run.model, rows, want, (len(before), len(after)), language)
 
-    def _kept(self, vectors: Vectors) -> Vectors:
-        """The vectors that measures of all languages together read."""
+    def _kept(self, vectors: Vectors, rows: np.ndarray) -> Vectors:
+        """The vectors of some sentences that measures of all languages together read."""
         poolings = {pooling for measure in self.measures for pooling in measure.together_poolings()}
         # Sites are many times wider than levels, and are read pair by pair only.
         return {
-            pooling: {key: found for key, found in vectors[pooling].items() if not isinstance(key, tuple)}
+            pooling: {key: found[rows] for key, found in vectors[pooling].items() if not isinstance(key, tuple)}
             for pooling in poolings
         }
+
+
+def _shared(pairs: Sequence[Sentences]) -> list[np.ndarray]:
+    """For each pair, the rows of the sentences that all languages have, in the same order; [] if they share none."""
+    # Sentences of two pairs are the same if the pivot has the same text there. The first of equal texts counts.
+    hashes = functools.reduce(np.intersect1d, [pair.source_hash for pair in pairs])
+    if len(hashes) < 2 or len({pair.languages[0] for pair in pairs}) > 1:
+        print("ParallelText: the languages share no sentences, so nothing compares all of them", file=sys.stderr)
+        return []
+    firsts = [np.unique(pair.source_hash, return_index=True) for pair in pairs]
+    found = [first[np.searchsorted(known, hashes)] for known, first in firsts]
+    order = np.argsort(found[0])
+    return [rows[order] for rows in found]
 
 
 def _without_empty(pair: Sentences) -> Sentences:
@@ -183,20 +213,21 @@ def _without_empty(pair: Sentences) -> Sentences:
 
 
 def _shuffled(sides: Sides) -> Sides:
-    """The control "shuffled": each sentence with the translation of the next one."""
+    """The control "shuffled": each sentence with the translation of one far away, which is of another document."""
+    far = len(sides.target_texts) // 2
     rolled = {
-        pooling: {key: np.roll(vectors, -1, axis=0) for key, vectors in by_key.items()}
+        pooling: {key: np.roll(vectors, -far, axis=0) for key, vectors in by_key.items()}
         for pooling, by_key in sides.target.items()
     }
-    return sides._replace(target=rolled, target_texts=np.roll(sides.target_texts, -1))
+    return sides._replace(target=rolled, target_texts=np.roll(sides.target_texts, -far), show=lambda picture: None)
 
 
-def _defined(measure: Measure, compute: Callable[[Read], Iterable[Value]], read: Read) -> Iterable[Value]:
-    """The values of a measure; a value without a number where they are not defined."""
+def _defined(measure: Measure, compute: Callable[[Read], Iterable[Value]], read: Read, n: int) -> Iterable[Value]:
+    """The values of a measure of n sentences; a value without a number where they are not defined."""
     try:
         return list(compute(read))
     except UserError as error:
-        return [Value(next(iter(measure.columns)), float("nan"), 0, reason=str(error))]
+        return [Value(next(iter(measure.columns)), float("nan"), n, reason=str(error))]
 
 
 def _row(measure: Measure, value: Value, name: str, data: str, control: str | None, settings: Any, seed: int) -> Row:

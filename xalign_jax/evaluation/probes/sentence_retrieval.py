@@ -23,7 +23,8 @@ from xalign_jax.evaluation.encode import (
     untrained,
 )
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
-from xalign_jax.evaluation.inputs.parallel_text import Sentences, located_files, sentences
+from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files
+from xalign_jax.evaluation.inputs.parallel_text import Sentences, sentences
 from xalign_jax.evaluation.measures.retrieval import hits
 from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
@@ -102,7 +103,7 @@ class SentenceRetrieval(Probe):
 
     def text_files(self) -> tuple[tuple[str, str], ...]:
         """The parallel files, if the probe reads any."""
-        return located_files(self.files)
+        return all_files(self.files)
 
     def check_model(self, model: ModelConfig | Model) -> None:
         """Raise UserError for anything that the model or its configuration lacks. Needs no data."""
