@@ -114,6 +114,16 @@ class LanguageMaps:
         space = "pivot" if self.fit.space == "pivot" else "centred"
         return dataclasses.replace(self, maps=maps, fit=dataclasses.replace(self.fit, method="centring", space=space))
 
+    @property
+    def shift(self) -> np.ndarray:
+        """(E,) what is added to all that is mapped: the pivot's mean, if the space is the pivot's."""
+        pivot = self.languages[0]
+        return self.means[pivot] if self.fit.space == "pivot" else np.zeros(self.maps[pivot].weight.shape[1])
+
+    def apply(self, language: str, vectors: np.ndarray) -> np.ndarray:
+        """Vectors (...,D) of a language in the common space: (...,E) float64, on the host."""
+        return self.maps[language](vectors) + self.shift
+
     def check(self, model: Model) -> None:
         """Raise UserError unless the maps were fitted on this model."""
         fit = self.fit
@@ -150,9 +160,8 @@ class LanguageMaps:
         """All maps as arrays for a device."""
         maps = self.maps.values()
         weights, centres = (np.stack([getattr(m, f) for m in maps]).astype(np.float32) for f in ("weight", "centre"))
-        shift = self.means[self.languages[0]] if self.fit.space == "pivot" else np.zeros(weights.shape[2])
         scaled = next(iter(maps)).scaled
-        return Stack(weights, centres, np.asarray(shift, np.float32), self.fit.level, scaled, self.inside)
+        return Stack(weights, centres, self.shift.astype(np.float32), self.fit.level, scaled, self.inside)
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load` reads."""
