@@ -222,6 +222,7 @@ class LoadedModel:
         method: str = ...,
         symmetrise: str = ...,
         words: str = ...,
+        languages: tuple[str, str] | None = ...,
     ) -> Alignment: ...
 
     @overload
@@ -233,6 +234,7 @@ class LoadedModel:
         method: str = ...,
         symmetrise: str = ...,
         words: str = ...,
+        languages: tuple[str, str] | None = ...,
     ) -> list[Alignment]: ...
 
     def align(
@@ -243,6 +245,7 @@ class LoadedModel:
         method: str = "itermax",
         symmetrise: str = "intersection",
         words: str = "spaces",
+        languages: tuple[str, str] | None = None,
     ) -> Alignment | list[Alignment]:
         """The links between the words of a sentence and its translation, or of each pair of two lists.
 
@@ -252,6 +255,7 @@ class LoadedModel:
           level: whose states are compared; None = two thirds of the way up.
           method, symmetrise: how states become links (`alignment.methods.Extraction`).
           words: "spaces", or "icu" for scripts without spaces.
+          languages: (source, target), for models with maps only.
 
         Returns:
           an `Alignment` for two sentences, a list of them for two lists. Its `links` are pairs (source word, target
@@ -263,7 +267,7 @@ class LoadedModel:
         if isinstance(source, str) != isinstance(target, str):
             raise UserError("align: source and target must both be one sentence, or both be lists")
         if isinstance(source, str) and isinstance(target, str):
-            (only,) = self.align([source], [target], level, method, symmetrise, words)
+            (only,) = self.align([source], [target], level, method, symmetrise, words, languages)
             return only
         check_texts(source)
         check_texts(target)
@@ -271,9 +275,13 @@ class LoadedModel:
             raise UserError(
                 f"align: {len(source)} source and {len(target)} target sentences; each needs its translation"
             )
+        if self.maps is None and languages is not None:
+            raise UserError(f"languages = {languages!r}: this model has no maps; model.mapped(maps) has them")
         way = Way(default_level(self.model) if level is None else level, Extraction(method, symmetrise))
         with self.on_devices():
-            aligner = NeuralAligner(self.model, self.tokenizer, [way], spaced=words == "spaces")
+            aligner = NeuralAligner(
+                self.model, self.tokenizer, [way], spaced=words == "spaces", maps=self.maps, languages=languages
+            )
             return aligner.align(
                 [
                     Pair(number, split_words(one, words), split_words(other, words))

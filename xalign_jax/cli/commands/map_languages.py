@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from xalign_jax.cli.arguments import Commands, add_command, add_folder, named
+from xalign_jax.cli.arguments import Commands, add_command, add_folder, named, two_languages
 from xalign_jax.cli.exits import DONE
 from xalign_jax.errors import UserError
 
@@ -83,10 +83,7 @@ def _translations(options: argparse.Namespace) -> Translations:
         if options.languages:
             raise UserError("--languages: belongs to --dictionary; --texts names its languages itself")
         return read_parallel(_files(options.texts))
-    names = tuple(name.strip() for name in (options.languages or "").split(","))
-    if len(names) != 2 or not all(names) or names[0] == names[1]:
-        raise UserError(f"--languages={options.languages or ''}: --dictionary needs two languages, such as en,de")
-    return read_words(options.dictionary, (names[0], names[1]))
+    return read_words(options.dictionary, two_languages(options.languages or ""))
 
 
 def _files(text: str) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import gin
@@ -15,11 +16,12 @@ from xalign_jax.errors import UserError
 from xalign_jax.evaluation.activations import Want, pooled
 from xalign_jax.evaluation.encode import fingerprint, levels, require_length, untrained
 from xalign_jax.evaluation.inputs.parallel_text import Sentences, located_files, sentences
+from xalign_jax.evaluation.language_maps import LanguageMaps
 from xalign_jax.evaluation.measures.statistics import bootstrap_mean
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Together, Value, Vectors
 from xalign_jax.interfaces import ModelConfig, Probe, ProbedRun, Row, Table
 from xalign_jax.models.model import Model
-from xalign_jax.recipe import as_json, at_least_one, freeze, with_paths
+from xalign_jax.recipe import as_json, at_least_one, freeze, resolve, with_paths
 
 Read = TypeVar("Read", Sides, Together)  # what a measure reads
 
@@ -44,6 +46,8 @@ class ParallelText(Probe):
       least: sentences that a pair of languages must have.
       length: the most tokens of a sentence, with bos and eos.
       controls: any of "shuffled" and "untrained" (`Measure.controls`).
+      maps: a folder that `xalign map` wrote. The model's states go through the map of each text's language. The same
+        measures of the model as it is (control "unmapped") and of the baseline (control "centred") stand beside.
     """
 
     name: ClassVar[str] = "parallel_text"
@@ -58,6 +62,7 @@ class ParallelText(Probe):
     least: int = 10
     length: int = 128
     controls: tuple[str, ...] = ("shuffled",)
+    maps: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -95,12 +100,27 @@ class ParallelText(Probe):
             raise UserError(f"ParallelText.levels names {above[0]}: the model has levels 0 to {run.model.num_layers}")
         for measure in self.measures:
             measure.check(run.model)
-        self._sentences(run.corpus)
+        pairs = self._sentences(run.corpus)
+        if (maps := self._maps()) is not None:
+            if run.model.params is None:
+                raise UserError(
+                    "ParallelText.maps: maps belong to a trained model; take them out of Stage.probes, and bind them "
+                    "in xalign evaluate"
+                )
+            maps.check(run.model)
+            for name in {name for pair in pairs for name in pair.languages}:
+                maps.of(name, 1).check(self._want(run.model))
+            _say_if_fitted(maps, pairs)
 
     def rows(self, run: ProbedRun) -> list[Row]:
         """Rows of every measure, language and level."""
         pairs = [_without_empty(pair) for pair in self._sentences(run.corpus)]
-        found = list(self._measured(run, pairs, None))
+        maps = self._maps()
+        found = list(self._measured(run, pairs, None, maps))
+        if maps is not None:
+            quiet = run._replace(show=lambda picture: None)
+            found += self._measured(quiet, pairs, "unmapped")
+            found += self._measured(quiet, pairs, "centred", maps.centring())
         if "untrained" in self.controls:
             fresh = run._replace(model=untrained(run.model, run.seed), show=lambda picture: None)
             found += self._measured(fresh, pairs, "untrained")
@@ -109,21 +129,30 @@ class ParallelText(Probe):
     def _sentences(self, corpus: CorpusView) -> list[Sentences]:
         return sentences(corpus, self.files, self.sentences, self.pivot, self.least, self.others)
 
-    def _measured(self, run: ProbedRun, pairs: Sequence[Sentences], control: str | None) -> Iterator[Row]:
-        """Rows of all measures on one model."""
-        want = Want(
-            self.levels or levels(run.model),
+    def _maps(self) -> LanguageMaps | None:
+        return None if self.maps is None else LanguageMaps.load(Path(resolve(self.maps)))
+
+    def _want(self, model: Model) -> Want:
+        """What all measures read together."""
+        return Want(
+            self.levels or levels(model),
             tuple(dict.fromkeys(pooling for measure in self.measures for pooling in measure.poolings())),
             tuple(dict.fromkeys(site for measure in self.measures for site in measure.sites())),
         )
+
+    def _measured(
+        self, run: ProbedRun, pairs: Sequence[Sentences], control: str | None, maps: LanguageMaps | None = None
+    ) -> Iterator[Row]:
+        """Rows of all measures on one model, whose states go through maps if there are any."""
+        want = self._want(run.model)
         kept: dict[str, Vectors] = {}
         pivot: Vectors = {}
         known = ""
         for pair in pairs:
             # Pairs of one set of files share the pivot's sentences, which are read once.
             if known != (now := fingerprint(pair.source_hash)):
-                pivot, known = self._vectors(run, pair.source, want, pair.languages[0]), now
-            language = self._vectors(run, pair.target, want, pair.languages[1])
+                pivot, known = self._vectors(run, pair.source, want, pair.languages[0], maps), now
+            language = self._vectors(run, pair.target, want, pair.languages[1], maps)
             sides = Sides(pair.languages, pivot, language, pair.source_hash, pair.target_hash, run.seed)
             yield from self._pair_rows(sides, pair.fingerprint, control)
             kept = {pair.languages[0]: self._kept(pivot)} | kept | {pair.languages[1]: self._kept(language)}
@@ -148,12 +177,15 @@ class ParallelText(Probe):
                 for value in _defined(measure, measure.pair, _shuffled(sides)):
                     yield _row(measure, value, name, data, "shuffled", settings, sides.seed)
 
-    def _vectors(self, run: ProbedRun, texts: Sequence[np.ndarray], want: Want, language: str) -> Vectors:
+    def _vectors(
+        self, run: ProbedRun, texts: Sequence[np.ndarray], want: Want, language: str, maps: LanguageMaps | None
+    ) -> Vectors:
         """The vectors of sentences, in their order."""
         before, after = run.frame or run.corpus.tokenizer.framing(run.model.causal)
         room = self.length - len(before) - len(after)
         rows = [np.concatenate([before, text[:room], after]).astype(np.int32) for text in texts]
-        return pooled(run.model, rows, want, (len(before), len(after)), language)
+        mapped = None if maps is None else maps.of(language, len(rows))
+        return pooled(run.model, rows, want, (len(before), len(after)), language, mapped)
 
     def _kept(self, vectors: Vectors) -> Vectors:
         """The vectors that measures of all languages together read."""
@@ -163,6 +195,14 @@ class ParallelText(Probe):
             pooling: {key: found for key, found in vectors[pooling].items() if not isinstance(key, tuple)}
             for pooling in poolings
         }
+
+
+def _say_if_fitted(maps: LanguageMaps, pairs: Sequence[Sentences]) -> None:
+    """Say how many of the sentences are among those on which the maps were fitted: scores on them are too high."""
+    for pair in pairs:
+        if seen := int(np.isin(pair.source_hash, maps.texts).sum()):
+            name = "->".join(pair.languages)
+            print(f"{name}: the maps were fitted on {seen} of these {len(pair.source_hash)} sentences", file=sys.stderr)
 
 
 def _without_empty(pair: Sentences) -> Sentences:
