@@ -13,8 +13,7 @@ Intervals of 95 % come from a bootstrap over sentences or words.
 from __future__ import annotations
 
 import argparse
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +38,14 @@ def cell(hits: np.ndarray) -> str:
     return f"{100 * np.mean(hits):.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table in Markdown."""
-    print(f"\n{title}\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    for row in rows:
-        print(f"| {' | '.join(row)} |", flush=True)
+def head(title: str, columns: Sequence[str]) -> None:
+    """Print the head of a table in Markdown."""
+    print(f"\n{title}\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
+
+
+def line(cells: Sequence[str]) -> None:
+    """Print a row of a table, as soon as it is known."""
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def both_ways(first: np.ndarray, second: np.ndarray, texts: Sequence[Sequence[str]]) -> np.ndarray:
@@ -85,15 +87,18 @@ def chosen_ridge(
 
 
 def sentences(options: argparse.Namespace) -> None:
-    """Retrieval among the lines after those of the fit."""
+    """Retrieval among the lines after those of the fit. Languages are read and printed one by one."""
     model, fitted = load(options.model), options.fitted
     texts = read_ntrex(options.folder, [PIVOT, *options.languages])
-    vectors = {name: by_level(model, lines, options.levels) for name, lines in texts.items()}
     methods = ("centring", "procrustes", "least_squares", "ridge", "cca")
-    for level in options.levels:
-        rows = []
-        for name in options.languages:
-            both = {one: vectors[one][level] for one in (PIVOT, name)}
+    size = len(texts[PIVOT])
+    title = f"{fitted} lines fitted, {size - fitted} scored: accuracy in per cent, mean of both directions"
+    head(title, ["language", "level", "as it is", *methods, "strength of ridge"])
+    english = by_level(model, texts[PIVOT], options.levels)
+    for name in options.languages:
+        other = by_level(model, texts[name], options.levels)
+        for level in options.levels:
+            both = {PIVOT: english[level], name: other[level]}
             seen = {one: side[:fitted] for one, side in both.items()}
             data = Translations({one: texts[one][:fitted] for one in both}, None, "")
             held = [texts[one][fitted:] for one in both]
@@ -103,9 +108,7 @@ def sentences(options: argparse.Namespace) -> None:
             for method in methods:
                 maps = fit_vectors(model, seen, data, chosen if method == "ridge" else Method(method), where)
                 cells.append(cell(both_ways(*(maps.apply(one, side[fitted:]) for one, side in both.items()), held)))
-            rows.append([name, *cells, f"{chosen.strength:g}"])
-        title = f"level {level}: {fitted} lines fitted, {len(held[0])} scored, accuracy in per cent, mean of directions"
-        table(title, ["language", "as it is", *methods, "ridge"], rows)
+            line([name, str(level), *cells, f"{chosen.strength:g}"])
 
 
 def within(options: argparse.Namespace) -> None:
@@ -122,13 +125,14 @@ def within(options: argparse.Namespace) -> None:
         for space in ("centred", "pivot"):
             mapped = model.mapped(fit_vectors(model, vectors, seen, Method(method), Where(options.level, space=space)))
             found[f"{method}, {space}"] = {n: by_level(mapped, lines, options.levels, n) for n, lines in held.items()}
-    rows = []
+    head(
+        f"mapped at level {options.level}: {fitted} lines fitted, {len(held[PIVOT])} scored",
+        ["language", "level", *found],
+    )
     for name in options.languages:
         for level in options.levels:
             sides = [(way[PIVOT][level], way[name][level]) for way in found.values()]
-            rows.append([name, str(level), *(cell(both_ways(*side, [held[PIVOT], held[name]])) for side in sides)])
-    title = f"mapped at level {options.level}: {fitted} lines fitted, {len(held[PIVOT])} scored"
-    table(title, ["language", "level", *found], rows)
+            line([name, str(level), *(cell(both_ways(*side, [held[PIVOT], held[name]])) for side in sides)])
 
 
 def read_split(path: Path, language: str, words: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -143,14 +147,8 @@ def read_split(path: Path, language: str, words: int) -> tuple[list[tuple[str, s
     return halves
 
 
-def induced(
-    maps: Callable[[str, np.ndarray], np.ndarray],
-    vectors: Mapping[str, np.ndarray],
-    words,
-    gold: Sequence[tuple[str, str]],
-) -> tuple[str, float]:
+def induced(sides: Sequence[np.ndarray], words, gold: Sequence[tuple[str, str]]) -> tuple[str, float]:
     """P@1 by CSLS with its interval, and coverage."""
-    sides = [maps(name, side) for name, side in vectors.items()]
     found = lexicon_induction(*sides, *words, gold, at=(1,))
     return cell(found.hits[1]), found.coverage
 
@@ -158,7 +156,14 @@ def induced(
 def words(options: argparse.Namespace) -> None:
     """Lexicon induction among the words of both halves of a dictionary."""
     model = load(options.model)
-    rows = []
+    methods = (
+        Method("centring"),
+        Method("procrustes"),
+        Method("ridge", 1.0),
+        Method("vecmap", keep=options.keep, patience=options.patience),
+    )
+    columns = ["pair", "level", "pairs fitted", "words asked", "source words", "target words", "coverage", "as it is"]
+    head("P@1 in per cent by CSLS (k = 10) over all target words", [*columns, *(method.name for method in methods)])
     for language in options.languages:
         seen, held = read_split(next(options.folder.glob(f"en-{language}.tsv*")), language, options.words)
         both = [list(dict.fromkeys(side)) for side in zip(*seen, *held, strict=True)]
@@ -168,23 +173,12 @@ def words(options: argparse.Namespace) -> None:
         states = [by_level(model, side, options.levels) for side in both]
         for level in options.levels:
             vectors = {name: side[level] for name, side in zip(data.texts, states, strict=True)}
-            ways: dict[str, Callable[[str, np.ndarray], np.ndarray]] = {"as it is": lambda name, side: side}
-            for method in (
-                Method("centring"),
-                Method("procrustes"),
-                Method("ridge", 1.0),
-                Method("vecmap", keep=options.keep, patience=options.patience),
-            ):
+            found = [induced([*vectors.values()], both, held)]
+            for method in methods:
                 maps = fit_vectors(model, vectors, data, method, Where(level, space="centred"))
-                ways[method.name] = functools.partial(maps.__class__.apply, maps)
-            found = {name: induced(way, vectors, both, held) for name, way in ways.items()}
-            coverage = {value for _, value in found.values()}
-            asked = len({source for source, _ in held})
-            about = [f"en-{language}", str(level), str(len(seen)), str(asked), *(f"{len(side)}" for side in both)]
-            rows.append([*about, f"{max(coverage):.2f}", *(text for text, _ in found.values())])
-            print(rows[-1], flush=True)
-    columns = ["pair", "level", "pairs fitted", "words asked", "source words", "target words", "coverage", *ways]
-    table("P@1 in per cent by CSLS (k = 10) over all target words", columns, rows)
+                found.append(induced([maps.apply(name, side) for name, side in vectors.items()], both, held))
+            sizes = (len(seen), len({source for source, _ in held}), *map(len, both))
+            line([f"en-{language}", str(level), *map(str, sizes), f"{found[0][1]:.2f}", *(text for text, _ in found)])
 
 
 def main() -> None:

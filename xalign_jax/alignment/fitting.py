@@ -57,8 +57,8 @@ def fit_maps(
       pairs: (P,K) rows that translate each other; None = row i of all languages does.
 
     Raises:
-      UserError: fewer than two languages; more than two for "cca" or "vecmap", whose space belongs to one pair; too few
-        pairs for the method; or a number that is not finite.
+      UserError: fewer than two languages, too few pairs for the method, or a number that is not finite. "cca" and
+        "vecmap" refuse a third language, because their space belongs to one pair of languages.
     """
     pivot, *others = vectors
     if not others:
@@ -113,8 +113,8 @@ def _pair(source: np.ndarray, target: np.ndarray, method: Method) -> tuple[Linea
 def _canonical(source: np.ndarray, target: np.ndarray, dimensions: int | None) -> tuple[LinearMap, LinearMap]:
     """CCA within the directions that the vectors have.
 
-    States after a layer norm lie in a plane: in the direction across it, their float32 values hold rounding alone, and
-    CCA would scale it to the size of all other directions.
+    States after a layer norm lie in a plane. In the direction across it, their float32 values hold rounding alone. CCA
+    would scale that direction to the size of all others.
     """
     sides = [np.asarray(side, np.float64) for side in checked.paired("cca", source, target, one_space=False)]
     bases = []

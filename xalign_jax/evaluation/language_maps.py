@@ -41,7 +41,7 @@ class Fit:
       method: its name, for people.
       pooling: of the vectors on which they were fitted.
       n: pairs on which they were fitted.
-      space: into which they lead. "pivot" is the pivot's states as the model has them, and "centred" the same without
+      space: into which they lead. "pivot" is the pivot's states as the model has them. "centred" is the same without
         their mean. "own" is a space of the maps, such as the canonical directions of CCA.
     """
 
@@ -59,8 +59,8 @@ class LanguageMaps:
     """A map of each language into one space, at one level of one model.
 
     Maps into the pivot's space apply to the states of all tokens, so that all levels above read mapped states. Maps
-    into a space of their own, of another width, or of vectors of length 1 apply to the pooled vectors of their level:
-    the blocks above were trained on other states than these.
+    into another space, of another width, or of vectors of length 1 apply to the pooled vectors of their level. The
+    blocks above were trained on other states.
 
     Attributes:
       maps: by language, the pivot first.
