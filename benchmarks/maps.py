@@ -160,7 +160,7 @@ def words(options: argparse.Namespace) -> None:
         Method("centring"),
         Method("procrustes"),
         Method("ridge", 1.0),
-        Method("vecmap", keep=options.keep, patience=options.patience),
+        Method("vecmap"),
     )
     columns = ["pair", "level", "pairs fitted", "words asked", "source words", "target words", "coverage", "as it is"]
     head("P@1 in per cent by CSLS (k = 10) over all target words", [*columns, *(method.name for method in methods)])
@@ -192,8 +192,6 @@ def main() -> None:
     parser.add_argument("--level", type=int, default=4)
     parser.add_argument("--fitted", type=int, default=500)
     parser.add_argument("--words", type=int, default=2000)
-    parser.add_argument("--keep", type=float, default=0.5)
-    parser.add_argument("--patience", type=int, default=10)
     options = parser.parse_args()
     defaults = {
         "sentences": ["deu", "fra", "eus", "swa", "hin", "tur"],

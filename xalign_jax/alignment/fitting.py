@@ -20,6 +20,7 @@ from xalign_jax.alignment.self_learning import self_learning
 INTO_PIVOT = ("centring", "procrustes", "least_squares", "ridge")
 OWN_SPACE = ("cca", "vecmap", "barycentre")
 METHODS = (*INTO_PIVOT, *OWN_SPACE)
+ENTROPY = 0.02  # of a barycentre, in units of the mean squared distance of two vectors
 POINTS = 1000  # the most points of a barycentre
 LEAST_DIRECTION = 1e-5  # of the largest singular value; smaller ones are rounding of float32 states
 
@@ -32,15 +33,16 @@ class Method:
       name: one of METHODS. `maps`, `self_learning` and `barycentre` describe them.
       strength: of "ridge", in units of the mean squared singular value of the centred source.
       dimensions: canonical directions that "cca" keeps; None = all.
-      keep, patience: of "vecmap" (`self_learning`).
+      keep, patience: of "vecmap" (`self_learning`). VecMap starts with keep = 0.1 and 50 rounds of patience, to leave
+        poor seeds. Here the pairs are good, and on small vocabularies such a start forgets them.
       seed: of "vecmap".
     """
 
     name: str
     strength: float = 0.1
     dimensions: int | None = None
-    keep: float = 0.1
-    patience: int = 50
+    keep: float = 1.0
+    patience: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -88,8 +90,11 @@ def fit_maps(
         return {pivot: learnt.target, other: learnt.source}
     if method.name == "barycentre":
         start = {name: rotation(paired[name], paired[pivot])[0].weight for name in others}
-        found = barycentre(vectors, start | {pivot: np.eye(vectors[pivot].shape[1])}, support=_support(vectors[pivot]))
-        return found.maps
+        support = _support(vectors[pivot])
+        # The entropy is measured by the distances there: states of a model lie close together.
+        epsilon = max(1e-6, ENTROPY * 2 * float(np.square(support).sum(1).mean()))
+        start[pivot] = np.eye(support.shape[1])
+        return barycentre(vectors, start, support=support, epsilon=epsilon).maps
     maps = {name: _pair(paired[name], paired[pivot], method) for name in others}
     # Each fit gives the pivot the same map: it has the same vectors in all of them.
     return {pivot: maps[others[0]][1], **{name: pair[0] for name, pair in maps.items()}}
