@@ -42,7 +42,7 @@ class Bigram(Bindable):
     def logical_axes(self) -> dict[str, tuple[str, ...]]:
         return {"embedding": ("vocab", "embed"), "layers": ("layers", "embed", "mlp"), "head": ("vocab", "embed")}
 
-    def hidden(self, inputs, *, levels, capture=()):
+    def hidden(self, inputs, *, levels, capture=(), edit=None):
         states = [self.params["embedding"][inputs.tokens]]
         for layer in range(self.num_layers):
             states.append(states[-1] @ self.params["layers"][layer])

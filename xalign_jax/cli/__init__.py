@@ -21,6 +21,7 @@ from xalign_jax.cli.commands import (
     export_model,
     import_model,
     list_names,
+    map_languages,
     show_recipe,
     train,
 )
@@ -39,7 +40,19 @@ from xalign_jax.errors import RunError, UserError
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "INTERRUPTED_LINE", "USAGE", "main", "register"]
 
 # One module of `commands` each, in the order of `xalign --help`.
-COMMANDS = (train, evaluate, align, compare, import_model, export_model, compile_steps, data, list_names, show_recipe)
+COMMANDS = (
+    train,
+    evaluate,
+    align,
+    map_languages,
+    compare,
+    import_model,
+    export_model,
+    compile_steps,
+    data,
+    list_names,
+    show_recipe,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from xalign_jax.cli.exits import EPILOG, USAGE
+from xalign_jax.errors import UserError
 
 FLOATS = ("float32", "bfloat16", "float16")
 
@@ -73,6 +74,18 @@ def named(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("names nothing")
     return text
+
+
+def two_languages(names: str) -> tuple[str, str]:
+    """The two languages of `--languages=en,de`.
+
+    Raises:
+      UserError: there are not two different ones.
+    """
+    found = tuple(name.strip() for name in names.split(","))
+    if len(found) != 2 or not all(found) or found[0] == found[1]:
+        raise UserError(f"--languages={names}: two languages are needed, such as en,de")
+    return found[0], found[1]
 
 
 def show(lines: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from xalign_jax.arrays import ROW_AXES
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.encode import SECONDS_BEFORE_A_BAR, Batch, compiled_scores, fetch, padded
+from xalign_jax.evaluation.language_maps import Mapped, Stack
 from xalign_jax.interfaces import Inputs
 from xalign_jax.models.layers import Sites
 from xalign_jax.models.model import Model
@@ -89,7 +90,12 @@ class Part(NamedTuple):
 
 
 def capture(
-    model: Model, rows: Sequence[np.ndarray], want: Want, around: tuple[int, int] = (0, 0), name: str = "texts"
+    model: Model,
+    rows: Sequence[np.ndarray],
+    want: Want,
+    around: tuple[int, int] = (0, 0),
+    name: str = "texts",
+    mapped: Mapped | None = None,
 ) -> Iterator[Part]:
     """Read all rows and yield what was captured, in parts, from the shortest text to the longest.
 
@@ -98,19 +104,26 @@ def capture(
       rows: (T,) int32 ids of each text, as the model reads it (`inputs.texts.TextReader`).
       around: how many ids of each row stand before and after the text itself: bos and eos.
       name: of the progress bar, which appears where the pass takes long.
+      mapped: maps of the rows' languages at a level (`language_maps`). None = the model as it is.
 
     Raises:
-      UserError: a level, a pooling or a site does not exist, or a state is not finite.
+      UserError: a level, a pooling or a site does not exist, maps are not defined there, or a state is not finite.
     """
     want.check(model)
+    if mapped is not None:
+        mapped.check(want)
+    stack = None if mapped is None else mapped.maps.stack
     pending: tuple[np.ndarray, Batch, list[jax.Array], list[jax.Array]] | None = None
     most = NUMBERS_AT_ONCE // (model.width * (len(want.levels) + 4 * len(want.sites) * len(want.levels)))
     for index, batch in length_batches(rows, model.max_length, most, name):
         real = batch["segment_ids"] > 0
         end = real.sum(1, keepdims=True) - around[1]
         batch["own"] = real & (batch["positions"] >= around[0]) & (batch["positions"] < end)
+        if mapped is not None:
+            # Rows that fill the batch are copies of the last one.
+            batch["numbers"] = np.pad(mapped.numbers[index], (0, len(real) - len(index)), mode="edge")
         # The device computes this batch while the host takes the one before.
-        started = index, batch, *_states(model, batch, want)
+        started = index, batch, *_states(model, batch, want, stack)
         if pending is not None:
             yield _part(*pending, want)
         pending = started
@@ -119,11 +132,16 @@ def capture(
 
 
 def pooled(
-    model: Model, rows: Sequence[np.ndarray], want: Want, around: tuple[int, int] = (0, 0), name: str = "texts"
+    model: Model,
+    rows: Sequence[np.ndarray],
+    want: Want,
+    around: tuple[int, int] = (0, 0),
+    name: str = "texts",
+    mapped: Mapped | None = None,
 ) -> dict[str, dict[Key, np.ndarray]]:
     """`capture` of pooled states for all texts in their order: {pooling: {key: (N,D) float32}}."""
     found: dict[str, dict[Key, np.ndarray]] = {pooling: {} for pooling in want.poolings}
-    for part in capture(model, rows, want, around, name):
+    for part in capture(model, rows, want, around, name, mapped):
         for pooling, by_key in part.pooled.items():
             for key, vectors in by_key.items():
                 if key not in found[pooling]:
@@ -198,13 +216,18 @@ def bucket(length: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="want")
-def _states(model: Model, batch: Batch, want: Want) -> tuple[list[jax.Array], list[jax.Array]]:
+def _states(model: Model, batch: Batch, want: Want, stack: Stack | None) -> tuple[list[jax.Array], list[jax.Array]]:
     """By key, in the order of `want.keys`: (P,B,D) pooled states, and (B,T,D) token states if they are wanted."""
-    states = model.hidden(Inputs.of(batch), levels=want.levels, capture=want.sites)
+    edit = {} if stack is None else stack.edits(batch["numbers"])
+    states = model.hidden(Inputs.of(batch), levels=want.levels, capture=want.sites, edit=edit)
     weights = jnp.stack([_weights(batch, pooling, want.specials) for pooling in want.poolings])
     # In float32: a mean over many tokens loses digits in bfloat16.
     found = [states[key].astype(jnp.float32) for key in want.keys]
     vectors = [jnp.einsum("pbt,btd->pbd", weights, h, precision="highest") for h in found]
+    if stack is not None and not stack.inside:
+        # Maps of vectors: (P,B,D) -> (B,P,D) -> (P,B,E), at their level alone.
+        through = lambda v: stack(v.swapaxes(0, 1), batch["numbers"]).swapaxes(0, 1)  # noqa: E731
+        vectors = [through(v) if key == stack.level else v for key, v in zip(want.keys, vectors, strict=True)]
     return vectors, found if want.tokens else []
 
 

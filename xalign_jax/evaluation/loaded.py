@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -19,6 +21,7 @@ from xalign_jax.evaluation.activations import Key, Part, Want, capture, pooled, 
 from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way, default_level
 from xalign_jax.evaluation.aligning.pairs import Alignment, Pair, split_words
 from xalign_jax.evaluation.inputs.texts import ReadText, TextReader, check_texts
+from xalign_jax.evaluation.language_maps import LanguageMaps, Mapped
 from xalign_jax.models.model import Model
 
 
@@ -60,6 +63,7 @@ class LoadedModel:
       path: the folder that the model comes from.
       step: of the checkpoint; 0 for a Hugging Face folder.
       mesh: the devices that hold the parameters.
+      maps: of languages, which states go through (`mapped`); None = none.
     """
 
     def __init__(self, model: Model, tokenizer: Tokenizer, frame: Frame, mesh: Mesh, path: Path, step: int = 0) -> None:
@@ -69,14 +73,39 @@ class LoadedModel:
         self.mesh = mesh
         self.path = path
         self.step = step
+        self.maps: LanguageMaps | None = None
         self._reader = TextReader(tokenizer, frame, model.max_length)
 
     def __repr__(self) -> str:
         kind, model = type(self.model.config).__name__, self.model
         return f"<{kind} of {self.path}: levels 0 to {model.num_layers}, width {model.width}>"
 
+    def mapped(self, maps: LanguageMaps | str | os.PathLike) -> LoadedModel:
+        """The same model, whose states go through the map of each text's language. Parameters are shared.
+
+        `encode`, `hidden`, `capture` and `align` of the result need to know the language. For example:
+
+            model.mapped("maps/").encode(["Die Katze schläft."], level=8, language="de")
+
+        Args:
+          maps: or the folder that `xalign map` wrote.
+
+        Raises:
+          UserError: the maps were fitted on another model.
+        """
+        found = maps if isinstance(maps, LanguageMaps) else LanguageMaps.load(Path(maps))
+        found.check(self.model)
+        other = copy.copy(self)
+        other.maps = found
+        return other
+
     def encode(
-        self, texts: Sequence[str], level: int | None = None, pooling: str = "mean", specials: bool = False
+        self,
+        texts: Sequence[str],
+        level: int | None = None,
+        pooling: str = "mean",
+        specials: bool = False,
+        language: str | Sequence[str] | None = None,
     ) -> np.ndarray:
         """A vector for each text: (N,width) float32.
 
@@ -84,20 +113,26 @@ class LoadedModel:
           level: 0 = embeddings, L = after the last block and the final norm; None = L.
           pooling: "mean", "weighted", "first" or "last", as `activations.Want` describes them.
           specials: count bos and eos in the mean.
+          language: of all texts, or of each; for models with maps only.
 
         Raises:
-          UserError: no such level or pooling, an empty text, or a state that is not finite.
+          UserError: no such level or pooling, an empty text, a language without a map, or a state that is not finite.
         """
         want = Want((self.model.num_layers if level is None else level,), (pooling,), specials=specials)
         want.check(self.model)
         rows = self._reader.ids(texts)
+        mapped = self._mapped(language, len(rows))
         if not rows:
             return np.zeros((0, self.model.width), np.float32)
         with self.on_devices():
-            return pooled(self.model, rows, want, self._reader.around, "encode")[pooling][want.levels[0]]
+            return pooled(self.model, rows, want, self._reader.around, "encode", mapped)[pooling][want.levels[0]]
 
     def hidden(
-        self, texts: Sequence[str], levels: int | Sequence[int] | None = None, sites: Sequence[str] = ()
+        self,
+        texts: Sequence[str],
+        levels: int | Sequence[int] | None = None,
+        sites: Sequence[str] = (),
+        language: str | Sequence[str] | None = None,
     ) -> list[TextStates]:
         """The states of every token of each text.
 
@@ -106,6 +141,7 @@ class LoadedModel:
         Args:
           levels: one or several; None = L.
           sites: "mlp" for the feed-forward neurons of the same blocks, "attention" for the output of attention.
+          language: as in `encode`.
 
         Raises:
           UserError: as `encode`.
@@ -115,17 +151,19 @@ class LoadedModel:
         want = Want(levels, sites=tuple(sites), tokens=True)
         want.check(self.model)
         read = self._reader.read(texts)
+        mapped = self._mapped(language, len(read))
         found: dict[int, TextStates] = {}
         with self.on_devices():
-            for part in capture(self.model, [one.ids for one in read], want, self._reader.around, "hidden"):
+            for part in capture(self.model, [one.ids for one in read], want, self._reader.around, "hidden", mapped):
                 for number, states in zip(part.numbers, part.tokens, strict=True):
                     found[int(number)] = TextStates(read[number], states)
         return [found[number] for number in range(len(read))]
 
-    def capture(self, texts: Sequence[str], want: Want) -> Iterator[Part]:
+    def capture(self, texts: Sequence[str], want: Want, language: str | Sequence[str] | None = None) -> Iterator[Part]:
         """One pass that captures any levels, poolings, sites and token states, in parts (`activations.capture`)."""
+        rows = self._reader.ids(texts)
         with self.on_devices():
-            yield from capture(self.model, self._reader.ids(texts), want, self._reader.around)
+            yield from capture(self.model, rows, want, self._reader.around, mapped=self._mapped(language, len(rows)))
 
     def score(self, texts: Sequence[str]) -> list[Score]:
         """The log-probability of each text and of its tokens.
@@ -136,6 +174,7 @@ class LoadedModel:
         Raises:
           UserError: the model is bidirectional, or a text is empty or longer than the model reads.
         """
+        self._refuse_maps("score")
         if not self.model.causal:
             raise UserError(
                 f"{self.path}: a bidirectional model gives no probability of a text; score with a causal model"
@@ -168,6 +207,7 @@ class LoadedModel:
         method: str = ...,
         symmetrise: str = ...,
         words: str = ...,
+        languages: tuple[str, str] | None = ...,
     ) -> Alignment: ...
 
     @overload
@@ -179,6 +219,7 @@ class LoadedModel:
         method: str = ...,
         symmetrise: str = ...,
         words: str = ...,
+        languages: tuple[str, str] | None = ...,
     ) -> list[Alignment]: ...
 
     def align(
@@ -189,6 +230,7 @@ class LoadedModel:
         method: str = "itermax",
         symmetrise: str = "intersection",
         words: str = "spaces",
+        languages: tuple[str, str] | None = None,
     ) -> Alignment | list[Alignment]:
         """The links between the words of a sentence and its translation, or of each pair of two lists.
 
@@ -198,6 +240,7 @@ class LoadedModel:
           level: whose states are compared; None = two thirds of the way up.
           method, symmetrise: how states become links (`alignment.methods.Extraction`).
           words: "spaces", or "icu" for scripts without spaces.
+          languages: (source, target), for models with maps only.
 
         Returns:
           an `Alignment` for two sentences, a list of them for two lists. Its `links` are pairs (source word, target
@@ -209,7 +252,7 @@ class LoadedModel:
         if isinstance(source, str) != isinstance(target, str):
             raise UserError("align: source and target must both be one sentence, or both be lists")
         if isinstance(source, str) and isinstance(target, str):
-            (only,) = self.align([source], [target], level, method, symmetrise, words)
+            (only,) = self.align([source], [target], level, method, symmetrise, words, languages)
             return only
         check_texts(source)
         check_texts(target)
@@ -217,9 +260,13 @@ class LoadedModel:
             raise UserError(
                 f"align: {len(source)} source and {len(target)} target sentences; each needs its translation"
             )
+        if self.maps is None and languages is not None:
+            raise UserError(f"languages = {languages!r}: this model has no maps; model.mapped(maps) has them")
         way = Way(default_level(self.model) if level is None else level, Extraction(method, symmetrise))
         with self.on_devices():
-            aligner = NeuralAligner(self.model, self.tokenizer, [way], spaced=words == "spaces")
+            aligner = NeuralAligner(
+                self.model, self.tokenizer, [way], spaced=words == "spaces", maps=self.maps, languages=languages
+            )
             return aligner.align(
                 [
                     Pair(number, split_words(one, words), split_words(other, words))
@@ -245,6 +292,7 @@ class LoadedModel:
         Raises:
           UserError: the model is bidirectional, a prompt is too long, or empty where the model has no bos.
         """
+        self._refuse_maps("generate")
         check_texts(prompts)
         sampling = generation.Sampling(max_new_tokens, temperature, top_p, seed)
         before = np.array(self.frame[0], np.int32)
@@ -260,6 +308,22 @@ class LoadedModel:
         """The text of new ids after those of a prompt. Decoded alone, they would lose the space before a word."""
         whole, prompt = (self.tokenizer.decode(ids) for ids in (np.concatenate([row, new]), row))
         return whole.removeprefix(prompt) if whole.startswith(prompt) else self.tokenizer.decode(new)
+
+    def _mapped(self, language: str | Sequence[str] | None, count: int) -> Mapped | None:
+        """The maps of `count` texts. A model with maps needs to know languages, and only such a model does."""
+        if self.maps is None:
+            if language is not None:
+                raise UserError(f"language = {language!r}: this model has no maps; model.mapped(maps) has them")
+            return None
+        if language is None:
+            raise UserError(f"language: this model maps by language; say which of {', '.join(self.maps.languages)}")
+        return self.maps.of(language, count)
+
+    def _refuse_maps(self, what: str) -> None:
+        if self.maps is not None:
+            raise UserError(
+                f"{what}: maps change states that are read, not what the model predicts; use it without maps"
+            )
 
     @contextlib.contextmanager
     def on_devices(self) -> Iterator[None]:

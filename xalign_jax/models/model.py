@@ -114,7 +114,7 @@ class Model:
       params: bound parameters; None = none are bound.
       heads: {name: parameters} of objectives' heads.
       num_layers: L. width, tied, max_length, causal: as in `ModelConfig`.
-      special: (V,) bool. mask_id: as in `build`.
+      special: (V,) bool. mask_id, chunks: as in `build`.
       unbound: the same model without parameters.
     """
 
@@ -144,7 +144,7 @@ class Model:
         self._row_map = None if row_map is None else np.asarray(row_map, np.int32)
         self._dtype = dtype
         self._remat = remat
-        self._chunks = chunks
+        self.chunks = chunks
         self.unbound = self  # JAX caches compiled functions of bound models under this object
         # The structure of the network and its variables, with shapes in place of arrays. Nothing is computed.
         self._graph, self._variables = nnx.split(nnx.eval_shape(lambda: self._network(jax.random.key(0))))
@@ -181,7 +181,7 @@ class Model:
         """The model with matrix products and hidden states of another dtype, without parameters."""
         # Parameters are float32 in every model, so they can be bound to the new one as they are.
         same = (self.config, self.vocabulary_size, self._row_map, self.special, self.mask_id)
-        return Model(*same, jnp.dtype(dtype), self._remat, self._chunks)
+        return Model(*same, jnp.dtype(dtype), self._remat, self.chunks)
 
     def bind(self, params: Params, heads: Mapping[str, Any] | None = None) -> Model:
         """The same model with parameters, and with the heads that objectives own.
@@ -228,10 +228,10 @@ class Model:
         if unknown := set(capture) - set(Sites._fields):
             raise ValueError(f"capture of {sorted(unknown)}: the sites are {', '.join(Sites._fields)}")
         run = functools.partial(self._levels, levels=tuple(levels), capture=tuple(capture), edit=dict(edit or {}))
-        if self._chunks == 1:
+        if self.chunks == 1:
             return run(inputs)
         # (B,T) -> (chunks,B/chunks,T) for every array of the inputs.
-        parts = jax.tree.map(functools.partial(split_rows, pieces=self._chunks), inputs)
+        parts = jax.tree.map(functools.partial(split_rows, pieces=self.chunks), inputs)
         # `prevent_cse` keeps XLA from merging the second computation with the first. It never merges a loop's body.
         part = jax.checkpoint(run, prevent_cse=False)
         states = jax.lax.map(part, parts)

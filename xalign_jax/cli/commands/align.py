@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from xalign_jax.cli.arguments import Commands, add_command, named, path
+from xalign_jax.cli.arguments import Commands, add_command, named, path, two_languages
 from xalign_jax.cli.exits import DONE
 from xalign_jax.errors import UserError
 
@@ -52,6 +52,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--calibration", type=path, metavar="FILE", help="a file that --fit_calibration wrote")
     parser.add_argument("--fit_calibration", type=path, metavar="FILE", help="calibrate probabilities on --gold")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the model's products")
+    maps = "a folder that xalign map wrote: states go through the maps of --languages"
+    parser.add_argument("--maps", type=path, metavar="DIR", help=maps)
+    parser.add_argument("--languages", type=named, metavar="NAMES", help="of source and target, such as en,de")
     tokens = "tokens of each side in a batch; default: 512 on CPUs, 32768 on accelerators"
     parser.add_argument("--batch_tokens", type=int, metavar="N", help=tokens)
 
@@ -103,11 +106,15 @@ def _check_options(options: argparse.Namespace, bindings: list[str]) -> None:
     if bindings:
         raise UserError(f"--gin.{bindings[0]}: xalign align reads no gin files")
     if options.method in _LEXICAL:
-        given = [name for name in ("model", "level", "centre", "step") if getattr(options, name) not in (None, False)]
+        given = [
+            name for name in ("model", "level", "centre", "step", "maps") if getattr(options, name) not in (None, False)
+        ]
         if given:
             raise UserError(f"--{given[0]}: --method={options.method} uses no model; leave one of the two out")
     elif options.model is None:
         raise UserError(f"--model: --method={options.method} needs one; without a model use --method=ibm1")
+    if bool(options.maps) != bool(options.languages):
+        raise UserError("--maps and --languages: each needs the other, such as --maps=maps/ --languages=en,de")
     if options.fit_calibration and not options.gold:
         raise UserError("--fit_calibration: needs --gold, the links on which probabilities are calibrated")
     if options.gold_base is not None and not options.gold:
@@ -140,6 +147,7 @@ def _neural(options: argparse.Namespace) -> Aligner:
     from xalign_jax.api import load, start_jax
     from xalign_jax.evaluation.aligning.neural import CALIBRATION, NeuralAligner, Way, default_level
     from xalign_jax.evaluation.aligning.run import read_calibration
+    from xalign_jax.evaluation.language_maps import LanguageMaps
 
     calibration = read_calibration(options.calibration) if options.calibration else CALIBRATION
     start_jax("highest" if options.dtype == "float32" else "default")
@@ -153,4 +161,6 @@ def _neural(options: argparse.Namespace) -> Aligner:
         spaced=options.words == "spaces",
         calibration=calibration,
         batch_tokens=options.batch_tokens,
+        maps=LanguageMaps.load(options.maps) if options.maps else None,
+        languages=two_languages(options.languages) if options.languages else None,
     )

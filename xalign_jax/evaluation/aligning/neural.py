@@ -17,8 +17,10 @@ from xalign_jax.alignment.scores import Calibration
 from xalign_jax.alignment.symmetrise import word_links
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
+from xalign_jax.evaluation.activations import Want
 from xalign_jax.evaluation.aligning.pairs import Alignment, Pair, alignments
 from xalign_jax.evaluation.encode import Batch, fetch, framed
+from xalign_jax.evaluation.language_maps import LanguageMaps, Stack
 from xalign_jax.interfaces import Inputs
 from xalign_jax.models.model import Model
 
@@ -81,6 +83,8 @@ class NeuralAligner:
         spaced: bool = True,
         calibration: Calibration = CALIBRATION,
         batch_tokens: int | None = None,
+        maps: LanguageMaps | None = None,
+        languages: tuple[str, str] | None = None,
     ):
         """Args:
           model: with its parameters.
@@ -89,13 +93,23 @@ class NeuralAligner:
           calibration: applied to the probabilities of links.
           batch_tokens: of each side in a batch, with padding; None = 512 on CPUs, 32,768 on accelerators. A batch has one
             sentence pair at least.
+          maps: states go through the maps of `languages`, (source, target); None = the model as it is.
 
         Raises:
-          UserError: the model has no such level.
+          UserError: the model has no such level, or the maps do not suit the model, the languages or states of tokens.
         """
         for way in ways:
             if not 0 <= way.level <= model.num_layers:
                 raise UserError(f"--level={way.level}: the model has levels 0 to {model.num_layers}")
+        # Languages of a source and of a target, as numbers of the maps.
+        self._stack, self._numbers = None, np.zeros(2, np.int32)
+        if maps is not None:
+            if languages is None:
+                raise UserError(f"align: the model maps by language; say which two of {', '.join(maps.languages)}")
+            maps.check(model)
+            mapped = maps.of(languages, 2)
+            mapped.check(Want(tuple(way.level for way in ways), tokens=True))
+            self._stack, self._numbers = maps.stack, mapped.numbers
         self.longer = 0
         self._model, self._tokenizer, self._ways = model, tokenizer, tuple(ways)
         self._levels = tuple(sorted({way.level for way in ways}))
@@ -167,7 +181,7 @@ class NeuralAligner:
 
     def _dispatch(self, batch: _Batch) -> list[Found]:
         """Start the computation of a batch: what was found in each way, on the device."""
-        states, masks = _states(self._model, batch.inputs, self._levels), batch.words >= 0
+        states, masks = self._read(batch), batch.words >= 0
         found = []
         for way in self._ways:
             both = states[way.level]
@@ -175,6 +189,11 @@ class NeuralAligner:
                 both = both - self._means[way.level]
             found.append(extract(both[0], both[1], masks[0], masks[1], way.extraction))
         return found
+
+    def _read(self, batch: _Batch) -> dict[int, jax.Array]:
+        """The states of a batch."""
+        numbers = np.repeat(self._numbers, len(batch.inputs["tokens"]) // 2)
+        return _states(self._model, batch.inputs, self._levels, self._stack, numbers)
 
     def _collect(self, batch: _Batch, found: list[Found], into: list[list[Alignment]]) -> None:
         """Fetch the links of a batch, and put those of each pair into its place."""
@@ -198,7 +217,7 @@ class NeuralAligner:
         for batch in self._batches(encoded):
             # (2,B,W) tokens of real pairs.
             own = (batch.words >= 0) & (np.arange(batch.words.shape[1]) < len(batch.rows))[:, None]
-            states = _states(self._model, batch.inputs, self._levels)
+            states = self._read(batch)
             sums = {level: total + fetch(_sums(states[level], own)) for level, total in sums.items()}
             count += own.sum((1, 2))
         return {
@@ -213,9 +232,12 @@ def default_level(model: Model) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="levels")
-def _states(model: Model, inputs: Batch, levels: tuple[int, ...]) -> dict[int, jax.Array]:
-    """{level: (2,B,W,D) float32} states of 2 B rows: sources, then targets."""
-    states = model.hidden(Inputs.of(inputs), levels=levels)
+def _states(
+    model: Model, inputs: Batch, levels: tuple[int, ...], stack: Stack | None, numbers: np.ndarray
+) -> dict[int, jax.Array]:
+    """{level: (2,B,W,D) float32} states of 2 B rows: sources, then targets. `numbers` (2 B,) are their languages."""
+    edit = {} if stack is None else stack.edits(numbers)
+    states = model.hidden(Inputs.of(inputs), levels=levels, edit=edit)
     return {level: states[level].astype(jnp.float32).reshape(2, -1, *states[level].shape[1:]) for level in levels}
 
 

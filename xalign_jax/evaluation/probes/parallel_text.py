@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import gin
@@ -17,11 +18,12 @@ from xalign_jax.evaluation.activations import Want, pooled
 from xalign_jax.evaluation.encode import fingerprint, levels, require_length, untrained
 from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files, mappings
 from xalign_jax.evaluation.inputs.parallel_text import Sentences, sentences
+from xalign_jax.evaluation.language_maps import LanguageMaps
 from xalign_jax.evaluation.measures.statistics import bootstrap_mean
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Together, Value, Vectors
 from xalign_jax.interfaces import ModelConfig, Probe, ProbedRun, Row, Table
 from xalign_jax.models.model import Model
-from xalign_jax.recipe import as_json, at_least_one, freeze, with_paths
+from xalign_jax.recipe import as_json, at_least_one, freeze, resolve, with_paths
 
 Read = TypeVar("Read", Sides, Together)  # what a measure reads
 
@@ -46,6 +48,8 @@ class ParallelText(Probe):
       least: sentences that a pair of languages must have.
       length: the most tokens of a sentence, with bos and eos.
       controls: any of "shuffled" and "untrained" (`Measure.controls`).
+      maps: a folder that `xalign map` wrote. The model's states go through the map of each text's language. The same
+        measures of the model as it is (control "unmapped") and of the baseline (control "centred") stand beside.
     """
 
     name: ClassVar[str] = "parallel_text"
@@ -60,6 +64,7 @@ class ParallelText(Probe):
     least: int = 10
     length: int = 128
     controls: tuple[str, ...] = ("shuffled",)
+    maps: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -97,12 +102,27 @@ class ParallelText(Probe):
             raise UserError(f"ParallelText.levels names {above[0]}: the model has levels 0 to {run.model.num_layers}")
         for measure in self.measures:
             measure.check(run.model)
-        self._sentences(run.corpus)
+        pairs = self._sentences(run.corpus)
+        if (maps := self._maps()) is not None:
+            if run.model.params is None:
+                raise UserError(
+                    "ParallelText.maps: maps belong to a trained model; take them out of Stage.probes, and bind them "
+                    "in xalign evaluate"
+                )
+            maps.check(run.model)
+            for name in {name for pair in pairs for name in pair.languages}:
+                maps.of(name, 1).check(self._want(run.model))
+            _say_if_fitted(maps, pairs)
 
     def rows(self, run: ProbedRun) -> list[Row]:
         """Rows of every measure, language and level."""
         pairs = [_without_empty(pair) for pair in self._sentences(run.corpus)]
-        found = list(self._measured(run, pairs, None))
+        maps = self._maps()
+        found = list(self._measured(run, pairs, None, maps))
+        if maps is not None:
+            quiet = run._replace(show=lambda picture: None)
+            found += self._measured(quiet, pairs, "unmapped")
+            found += self._measured(quiet, pairs, "centred", maps.centring())
         if "untrained" in self.controls:
             fresh = run._replace(model=untrained(run.model, run.seed), show=lambda picture: None)
             found += self._measured(fresh, pairs, "untrained")
@@ -111,13 +131,22 @@ class ParallelText(Probe):
     def _sentences(self, corpus: CorpusView) -> list[Sentences]:
         return sentences(corpus, self.files, self.sentences, self.pivot, self.least, self.others)
 
-    def _measured(self, run: ProbedRun, pairs: Sequence[Sentences], control: str | None) -> Iterator[Row]:
-        """Rows of all measures on one model."""
-        want = Want(
-            self.levels or levels(run.model),
+    def _maps(self) -> LanguageMaps | None:
+        return None if self.maps is None else LanguageMaps.load(Path(resolve(self.maps)))
+
+    def _want(self, model: Model) -> Want:
+        """What all measures read together."""
+        return Want(
+            self.levels or levels(model),
             tuple(dict.fromkeys(pooling for measure in self.measures for pooling in measure.poolings())),
             tuple(dict.fromkeys(site for measure in self.measures for site in measure.sites())),
         )
+
+    def _measured(
+        self, run: ProbedRun, pairs: Sequence[Sentences], control: str | None, maps: LanguageMaps | None = None
+    ) -> Iterator[Row]:
+        """Rows of all measures on one model, whose states go through maps if there are any."""
+        want = self._want(run.model)
         shared = _shared(pairs) if any(measure.together_poolings() for measure in self.measures) else []
         kept: dict[str, Vectors] = {}
         pivot: Vectors = {}
@@ -125,8 +154,8 @@ class ParallelText(Probe):
         for number, pair in enumerate(pairs):
             # Pairs of one set of files share the pivot's sentences, which are read once.
             if known != (now := fingerprint(pair.source_hash)):
-                pivot, known = self._vectors(run, pair.source, want, pair.languages[0]), now
-            language = self._vectors(run, pair.target, want, pair.languages[1])
+                pivot, known = self._vectors(run, pair.source, want, pair.languages[0], maps), now
+            language = self._vectors(run, pair.target, want, pair.languages[1], maps)
             sides = Sides(pair.languages, pivot, language, pair.source_hash, pair.target_hash, run.seed, run.show)
             yield from self._pair_rows(sides, pair.fingerprint, control)
             if shared:
@@ -163,14 +192,17 @@ class ParallelText(Probe):
         files = [[*file] for one in own for file in one if file[0] in pair]
         return {**settings, "files": files} if own else settings
 
-    def _vectors(self, run: ProbedRun, texts: Sequence[np.ndarray], want: Want, language: str) -> Vectors:
+    def _vectors(
+        self, run: ProbedRun, texts: Sequence[np.ndarray], want: Want, language: str, maps: LanguageMaps | None
+    ) -> Vectors:
         """The vectors of sentences, in their order."""
         before, after = run.frame or run.corpus.tokenizer.framing(run.model.causal)
         room = self.length - len(before) - len(after)
         if long := sum(len(text) > room for text in texts):
             print(f"{language}: {long} of {len(texts)} sentences are longer than {room} tokens; cut", file=sys.stderr)
         rows = [np.concatenate([before, text[:room], after]).astype(np.int32) for text in texts]
-        return pooled(run.model, rows, want, (len(before), len(after)), language)
+        mapped = None if maps is None else maps.of(language, len(rows))
+        return pooled(run.model, rows, want, (len(before), len(after)), language, mapped)
 
     def _kept(self, vectors: Vectors, rows: np.ndarray) -> Vectors:
         """The vectors of some sentences that measures of all languages together read."""
@@ -193,6 +225,14 @@ def _shared(pairs: Sequence[Sentences]) -> list[np.ndarray]:
     found = [first[np.searchsorted(known, hashes)] for known, first in firsts]
     order = np.argsort(found[0])
     return [rows[order] for rows in found]
+
+
+def _say_if_fitted(maps: LanguageMaps, pairs: Sequence[Sentences]) -> None:
+    """Say how many of the sentences are among those on which the maps were fitted: scores on them are too high."""
+    for pair in pairs:
+        if seen := int(np.isin(pair.source_hash, maps.texts).sum()):
+            name = "->".join(pair.languages)
+            print(f"{name}: the maps were fitted on {seen} of these {len(pair.source_hash)} sentences", file=sys.stderr)
 
 
 def _without_empty(pair: Sentences) -> Sentences:
