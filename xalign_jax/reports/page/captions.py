@@ -1,0 +1,84 @@
+"""What stands below a figure: n, levels, pooling, controls and intervals, read from the rows themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from xalign_jax.interfaces import Row
+from xalign_jax.records.conditions import without_places
+from xalign_jax.reports.html import escape
+from xalign_jax.reports.page.sheets import Sheet, interval, value
+from xalign_jax.reports.tables import number
+
+# Settings that a caption names in words of its own.
+NAMED = {"class", "controls", "levels", "pooling"}
+
+
+def caption(sheet: Sheet, *more: str) -> str:
+    """The caption of a sheet's figure, in HTML. `more`: what the figure shows, in plain text."""
+    rows = list(sheet.newest.values())
+    parts = [f"n = {counts(rows)}"]
+    numbers = [level for level in sheet.levels if isinstance(level, int)]
+    if numbers:
+        parts.append(f"levels {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"level {numbers[0]}")
+    if "pooling" in sheet.settings:
+        parts.append(f"pooling: {sheet.settings['pooling']}")
+    parts.append(f"controls: {', '.join(sheet.controls)}" if sheet.controls else "no control")
+    if sheet.chance is not None:
+        parts.append(f"chance: {number(sheet.chance)}")
+    parts.append("interval: 95 %, bootstrap" if any(map(interval, rows)) else "no interval was recorded")
+    parts += settings(sheet.settings)
+    lines = [*more, " · ".join(parts), *undefined(rows)]
+    return "".join(f'<p class="caption">{escape(line)}</p>' for line in lines)
+
+
+def counts(rows: Iterable[Row]) -> str:
+    """The n of some rows: 200, or 200 to 1000."""
+    found = sorted({row["n"] for row in rows if row["n"] is not None})
+    return "unknown" if not found else f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def settings(found: Mapping[str, Any]) -> list[str]:
+    """The settings that are worth words: those that hold something, and the names of the files."""
+    if not found:
+        return ["settings were not recorded"]
+    plain = {name: one for name, one in without_places(dict(found)).items() if name not in NAMED}
+    words = [
+        f"{name} = {one}"
+        for name, one in plain.items()
+        if one not in (None, "", [], {}) and not isinstance(one, dict | list)
+    ]
+    names = [os.path.basename(path) for path in _strings(found.get("files") or ())]
+    return [*words, *([_files(names)] if names else [])]
+
+
+def _strings(one: Any) -> list[str]:
+    """The paths among the values of `files`, which is nested as each probe likes."""
+    if isinstance(one, str):
+        return [one] if "/" in one or "." in one else []
+    inner = one.values() if isinstance(one, Mapping) else one if isinstance(one, Sequence) else ()
+    return [path for each in inner for path in _strings(each)]
+
+
+def _files(names: Sequence[str]) -> str:
+    shown = ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} … {names[-1]}"
+    return f"text: {shown}" + (f" ({len(names)} files)" if len(names) > 4 else "")
+
+
+def undefined(rows: Iterable[Row]) -> list[str]:
+    """A line that says which reasons rows without a value have."""
+    reasons: dict[str, list[Row]] = {}
+    for row in rows:
+        if value(row) is None:
+            reasons.setdefault(str(row.get("reason") or row["value"] or "null"), []).append(row)
+    return [
+        f"No value for {len(own)} of the rows ({_where(own[0])}{', …' if len(own) > 1 else ''}): {reason}"
+        for reason, own in reasons.items()
+    ]
+
+
+def _where(row: Row) -> str:
+    parts = [row["language"], f"level {row['level']}" if row["level"] is not None else "", row["control"]]
+    return ", ".join(filter(None, parts)) or row["metric"]
