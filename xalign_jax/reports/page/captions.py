@@ -9,18 +9,23 @@ from typing import Any
 from xalign_jax.interfaces import Row
 from xalign_jax.records.conditions import without_places
 from xalign_jax.reports.html import escape
-from xalign_jax.reports.page.sheets import Sheet, interval, value
+from xalign_jax.reports.page.sheets import Level, Sheet, interval, value
 from xalign_jax.reports.tables import number
 
 # Settings that a caption names in words of its own.
 NAMED = {"class", "controls", "levels", "pooling"}
 
 
-def caption(sheet: Sheet, *more: str) -> str:
-    """The caption of a sheet's figure, in HTML. `more`: what the figure shows, in plain text."""
-    rows = list(sheet.newest.values())
+def caption(sheet: Sheet, about: str, levels: Sequence[Level] | None = None) -> str:
+    """The caption of a sheet's figure, in HTML.
+
+    Args:
+      about: what the figure shows, in plain text.
+      levels: those that it shows; None = all.
+    """
+    rows = [row for place, row in sheet.newest.items() if levels is None or place.level in levels]
     parts = [f"n = {counts(rows)}"]
-    numbers = [level for level in sheet.levels if isinstance(level, int)]
+    numbers = [level for level in (sheet.levels if levels is None else levels) if isinstance(level, int)]
     if numbers:
         parts.append(f"levels {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"level {numbers[0]}")
     if "pooling" in sheet.settings:
@@ -30,7 +35,7 @@ def caption(sheet: Sheet, *more: str) -> str:
         parts.append(f"chance: {number(sheet.chance)}")
     parts.append("interval: 95 %, bootstrap" if any(map(interval, rows)) else "no interval was recorded")
     parts += settings(sheet.settings)
-    lines = [*more, " · ".join(parts), *undefined(rows)]
+    lines = [about, " · ".join(parts), *undefined(rows)]
     return "".join(f'<p class="caption">{escape(line)}</p>' for line in lines)
 
 
@@ -50,8 +55,14 @@ def settings(found: Mapping[str, Any]) -> list[str]:
         for name, one in plain.items()
         if one not in (None, "", [], {}) and not isinstance(one, dict | list)
     ]
+    return [*words, *files(found)]
+
+
+def files(found: Mapping[str, Any]) -> list[str]:
+    """The names of the files that settings hold, in words; [] for none."""
     names = [os.path.basename(path) for path in _strings(found.get("files") or ())]
-    return [*words, *([_files(names)] if names else [])]
+    shown = ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} … {names[-1]} ({len(names)} files)"
+    return [f"text: {shown}"] if names else []
 
 
 def _strings(one: Any) -> list[str]:
@@ -60,11 +71,6 @@ def _strings(one: Any) -> list[str]:
         return [one] if "/" in one or "." in one else []
     inner = one.values() if isinstance(one, Mapping) else one if isinstance(one, Sequence) else ()
     return [path for each in inner for path in _strings(each)]
-
-
-def _files(names: Sequence[str]) -> str:
-    shown = ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} … {names[-1]}"
-    return f"text: {shown}" + (f" ({len(names)} files)" if len(names) > 4 else "")
 
 
 def undefined(rows: Iterable[Row]) -> list[str]:

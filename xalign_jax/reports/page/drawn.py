@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from xalign_jax.records.pictures import Drawn, Histogram, Links, Points
 from xalign_jax.reports.html import escape
-from xalign_jax.reports.page.captions import settings
+from xalign_jax.reports.page.captions import files
 from xalign_jax.reports.page.heat import RAMP, Scale
 from xalign_jax.reports.page.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, colour, frame, text, ticks
 
@@ -63,7 +63,7 @@ def _figure(one: Drawn) -> str:
         case Links():
             body, about = _links(picture), _about_links(picture)
     where = f"{one.stage}, step {one.step}" if one.step else one.stage
-    lines = [about, " · ".join(filter(None, [picture.about, where, *settings(one.settings)]))]
+    lines = [about, " · ".join(filter(None, [picture.about, where, *files(one.settings)]))]
     below = "".join(f'<p class="caption">{escape(line)}</p>' for line in lines)
     return f"<figure><h3>{escape(picture.title)}</h3>{body}<figcaption>{below}</figcaption></figure>"
 

@@ -98,7 +98,7 @@ def by_level(sheet: Sheet) -> str:
     parts = []
     for heading, labels in directions(sheet.languages):
         parts.append(_by_level(sheet, scale, heading, labels))
-    return f'<div class="heat">{"".join(parts)}</div>{scale.legend()}'
+    return f'<div><div class="heat">{"".join(parts)}</div>{scale.legend()}</div>'
 
 
 def _by_level(sheet: Sheet, scale: Scale, heading: str, labels: Mapping[str, str]) -> str:
@@ -173,4 +173,4 @@ def matrix(sheet: Sheet) -> str:
                 else scale.cell(one, about)
             )
         lines.append(f"<tr><th>{escape(source)}</th>{''.join(cells)}</tr>")
-    return f'<div class="wide"><table class="cells">{"".join(lines)}</table></div>{scale.legend()}'
+    return f'<div><div class="wide"><table class="cells">{"".join(lines)}</table></div>{scale.legend()}</div>'

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from xalign_jax.interfaces import Row
 from xalign_jax.reports.html import escape
 from xalign_jax.reports.page import heat
-from xalign_jax.reports.page.captions import caption
+from xalign_jax.reports.page.captions import caption, counts
 from xalign_jax.reports.page.sheets import Level, Place, Sheet, Spread, interval, pairs, spelled, value
 from xalign_jax.reports.page.svg import CONTROL, Line, colour, frame, limits, line_chart, text, ticks
 from xalign_jax.reports.tables import number
@@ -23,15 +23,19 @@ def figures(sheet: Sheet) -> Iterator[str]:
         yield from _levels(sheet)
     elif len(sheet.languages) > 1:
         what = "dot: value, line: interval" if any(map(interval, sheet.newest.values())) else "dot: value"
-        marks = ", ring: control" if sheet.controls else ""
-        yield _figure([_dots(sheet)], caption(sheet, f"By language; {what}{marks}."))
+        means = [f"{control} {number(one.mean)}" for control in sheet.controls if (one := sheet.at(None, control))]
+        marks = (
+            f"; ring: control, left out where it is far away. Means of controls: {', '.join(means)}" if means else ""
+        )
+        yield _figure([_dots(sheet)], caption(sheet, f"By language. {what.capitalize()}{marks}."))
     else:
         yield _figure([], caption(sheet, _alone(sheet)))
     if matrix := heat.matrix(sheet):
         level = "" if sheet.best_level is None else f" at level {sheet.best_level}"
-        yield _figure([matrix], caption(sheet, f"Language by language{level}: rows are sources, columns are targets."))
+        about = f"Language by language{level}: rows are sources, columns are targets."
+        yield _figure([matrix], caption(sheet, about, [sheet.best_level]))
     if len(sheet.steps) > 1:
-        yield _figure([_steps(sheet)], caption(sheet, _about_steps(sheet)))
+        yield _figure([_steps(sheet)], caption(sheet, _about_steps(sheet), [sheet.best_level]))
     yield all_values(sheet)
 
 
@@ -114,8 +118,9 @@ def _dots(sheet: Sheet) -> str:
         for control in sheet.controls
         if (row := sheet.newest.get(Place(name, level, control)) or sheet.newest.get(Place(name, None, control)))
     }
-    drawn = [one for row in (*rows.values(), *controls.values()) for one in (value(row), *(interval(row) or ()))]
-    low, high = limits([one for one in drawn if one is not None])
+    drawn = [one for row in rows.values() for one in (value(row), *(interval(row) or ()))]
+    others = [one for row in controls.values() if (one := value(row)) is not None]
+    low, high = limits([one for one in drawn if one is not None], others)
     left = 18 + 6.5 * max((len(spelled(name)) for name in rows), default=1)
     left, width, step = min(left, 190.0), 460.0, 20.0
 
@@ -133,9 +138,9 @@ def _dots(sheet: Sheet) -> str:
         y = step * at + 14
         body.append(text(left - 8, y + 4, spelled(name), "end"))
         for control in sheet.controls:
-            one = controls.get((name, control))
-            if one and (found := value(one)) is not None:
-                about = escape(f"{spelled(name)}, {control}: {heat.told(one)}")
+            beside = controls.get((name, control))
+            if beside and (found := value(beside)) is not None and low <= found <= high:
+                about = escape(f"{spelled(name)}, {control}: {heat.told(beside)}")
                 body.append(f'<circle class="ring" cx="{px(found):.1f}" cy="{y}" r="4"><title>{about}</title></circle>')
         if (found := value(row)) is None:
             body.append(text(left + 6, y + 4, heat.told(row), "start"))
@@ -183,10 +188,10 @@ def _over(sheet: Sheet, name: str, level: Level, control: str | None) -> Line:
 def all_values(sheet: Sheet) -> str:
     """Every value with its interval, in a table that opens on a click."""
     steps = list(sheet.steps)
-    cells = sum(len(rows) for rows in sheet.steps.values())
+    count = sum(len(rows) for rows in sheet.steps.values())
     note = ""
-    if cells > MOST_CELLS:
-        steps, note = steps[-1:], f'<p class="caption">Earlier steps ({cells:,} values in all) are in results.json.</p>'
+    if count > MOST_CELLS:
+        steps, note = steps[-1:], f'<p class="caption">Earlier steps ({count:,} values in all) are in results.json.</p>'
     levels = list(dict.fromkeys([*sheet.levels, *(place.level for step in steps for place in sheet.steps[step])]))
     head = (
         ["step"] * (len(steps) > 1)
@@ -195,26 +200,18 @@ def all_values(sheet: Sheet) -> str:
     )
     lines = []
     for stage, step in reversed(steps):
-        rows = sheet.steps[stage, step]
-        for language, control in dict.fromkeys((place.language, place.control) for place in rows):
-            own = {
-                place.level: row
-                for place, row in rows.items()
-                if (place.language, place.control) == (language, control)
-            }
-            count = {row["n"] for row in own.values()}
-            first = [f"{stage} {step}"] * (len(steps) > 1) + [spelled(language), control or ""]
-            first.append(" to ".join(str(n) for n in ([min(count), max(count)] if len(count) > 1 else count)))
-            lines.append([*first, *(_written(own.get(level)) for level in levels)])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>"
-        for line in ([escape(c) for c in line[: -len(levels)]] + line[-len(levels) :] for line in lines)
-    )
+        own: dict[tuple[str, str | None], dict[Level, Row]] = {}
+        for place, row in sheet.steps[stage, step].items():
+            own.setdefault((place.language, place.control), {})[place.level] = row
+        for (language, control), rows in own.items():
+            first = [f"{stage} {step}"] * (len(steps) > 1) + [spelled(language), control or "", counts(rows.values())]
+            cells = [*map(escape, first), *(_written(rows.get(level)) for level in levels)]
+            lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    about = f"All values: {sheet.title}, {sheet.heading}"
+    about = f"All values: {sheet.name}"
     return (
         f'<details><summary>{escape(about)}</summary>{note}<div class="wide"><table class="numbers">'
-        f"<tr>{top}</tr>{body}</table></div></details>"
+        f"<tr>{top}</tr>{''.join(lines)}</table></div></details>"
     )
 
 

@@ -12,7 +12,7 @@ from xalign_jax.records.files import read_environment, read_metrics, read_pictur
 from xalign_jax.reports.html import escape, page, table
 from xalign_jax.reports.page import drawn, measures
 from xalign_jax.reports.page.captions import counts
-from xalign_jax.reports.page.sheets import Sheet, Spread, sheets, spelled
+from xalign_jax.reports.page.sheets import Sheet, Spread, pairs, sheets, spelled
 from xalign_jax.reports.page.style import STYLE
 from xalign_jax.reports.page.svg import Line, line_chart
 from xalign_jax.reports.tables import number
@@ -91,17 +91,18 @@ def _summary(found: Sequence[Sheet]) -> Iterator[str]:
         return
     controls = list(dict.fromkeys(control for sheet in main for control in sheet.controls))
     zero = any(0 in sheet.levels and len(sheet.levels) > 1 for sheet in main)
-    head = ["measure", "best level", "value", "95 %", *["level 0"] * zero, *controls, "languages", "n"]
+    head = ["measure", "best level", "value", "95 %", *["level 0"] * zero, *controls, "over", "n"]
     lines = []
     for sheet in main:
         level = sheet.best_level
         best = sheet.at(level)
-        first = [f"{sheet.title}: {sheet.heading}", "" if level is None else str(level), _value(best), _interval(best)]
+        first = [sheet.name, "" if level is None else str(level), _value(best), _interval(best)]
         none = [_value(sheet.at(0)) if 0 in sheet.levels and level != 0 else ""] * zero
         beside = [_value(sheet.at(level, control)) for control in controls]
-        names = str(len(sheet.single)) if len(sheet.single) > 1 else spelled(sheet.single[0])
+        many = f"{len(sheet.single)} {'directions' if pairs(sheet.single) else 'languages'}"
+        names = many if len(sheet.single) > 1 else spelled(sheet.single[0])
         lines.append([*first, *none, *beside, names, counts(sheet.newest.values())])
-    yield f'<section id="summary"><h2>Summary</h2><div class="wide">{table(head, lines)}</div>'
+    yield f'<section id="summary"><h2>Summary</h2><div class="wide brief">{table(head, lines)}</div>'
     yield (
         '<p class="caption">Several languages: their mean, with a bootstrap over languages. One language: the interval of '
         "its value. The best level was chosen on the same values, which flatters it a little.</p></section>"
@@ -122,11 +123,14 @@ def _probe(probe: str, own: Sequence[Sheet]) -> Iterator[str]:
     if own[0].meaning:
         yield f"<p>{escape(own[0].meaning)}</p>"
     for sheet in own:
-        parts = [f"<h3>{escape(sheet.heading)}</h3>", *measures.figures(sheet)]
-        if sheet.main:
-            yield from parts
-        else:
-            yield f'<details class="more"><summary>{escape(sheet.heading)}</summary>{"".join(parts[1:])}</details>'
+        parts = measures.figures(sheet)
+        if not sheet.main:
+            yield f'<details class="more"><summary>{escape(sheet.heading)}</summary>{"".join(parts)}</details>'
+            continue
+        # One metric of the probe's name needs no heading of its own.
+        if sheet.heading != sheet.title:
+            yield f"<h3>{escape(sheet.heading)}</h3>"
+        yield from parts
     yield "</section>"
 
 

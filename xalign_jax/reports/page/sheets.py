@@ -65,6 +65,11 @@ class Sheet:
         """The metric, the split and the settings that distinguish this sheet."""
         return ", ".join(filter(None, [self.column.heading, self.split, self.named]))
 
+    @property
+    def name(self) -> str:
+        """The probe and the metric, or one of them where both have one name."""
+        return self.title if self.heading == self.title else f"{self.title}: {self.heading}"
+
     @functools.cached_property
     def newest(self) -> Mapping[Place, Row]:
         """The rows of the newest step."""
@@ -267,4 +272,4 @@ def directions(languages: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
 
 def spelled(language: str) -> str:
     """A language for readers."""
-    return language.replace("->", "→") or "all"
+    return "all languages" if language in ("", "*") else language.replace("->", "→")

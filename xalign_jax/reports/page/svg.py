@@ -13,7 +13,7 @@ from xalign_jax.reports.tables import number
 WIDTH, HEIGHT = 420, 270  # of a chart's own coordinates; about a telephone's width, so that letters stay readable
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 38
 DASHES = ("", "7 3", "2 3")
-CONTROL = "#777777"
+CONTROL, CONTROL_DASHES = "#777777", ("4 3", "1 3", "8 3 1 3")
 
 
 class Line(NamedTuple):
@@ -23,7 +23,7 @@ class Line(NamedTuple):
       x, y: its points.
       low, high: ends of the interval at each point; None = there is none.
       control: it is drawn dashed in grey.
-      told: a text for each point; () = its coordinates.
+      told: a text for each point; () = its value.
     """
 
     name: str
@@ -64,9 +64,15 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [round(at * step, 12) for at in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def limits(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of an axis: 0 to 1 for shares that such an axis tells apart, else somewhat beyond the values."""
-    low, high = min(values, default=0.0), max(values, default=1.0)
+def limits(values: Sequence[float], beside: Sequence[float] = ()) -> tuple[float, float]:
+    """The ends of an axis: 0 to 1 for shares that such an axis tells apart, else somewhat beyond the values.
+
+    Args:
+      beside: values of controls. Those that would squeeze the values lie outside.
+    """
+    most = 3 * max(map(abs, values), default=math.inf)
+    every = [*values, *(one for one in beside if abs(one) <= most)]
+    low, high = min(every, default=0.0), max(every, default=1.0)
     if low >= 0 and 0.2 < high <= 1:
         return 0.0, 1.0
     room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
@@ -75,11 +81,12 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
 
 def line_chart(lines: Sequence[Line], xlabel: str, ylabel: str, whole: bool = True) -> str:
     """Curves with bands for their intervals, and a legend below. `whole`: x values are whole numbers."""
-    drawn = [number for line in lines for number in (*line.y, *line.low, *line.high) if number is not None]
+    drawn = [at for line in lines if not line.control for at in (*line.y, *line.low, *line.high) if at is not None]
     xs = [x for line in lines for x in line.x]
     if not xs:
         return ""
-    (bottom, top), (left, right) = limits(drawn), (min(xs), max(xs))
+    bottom, top = limits(drawn, [y for line in lines if line.control for y in line.y])
+    left, right = min(xs), max(xs)
     right = right if right > left else left + 1
 
     def px(x: float) -> float:
@@ -97,9 +104,13 @@ def line_chart(lines: Sequence[Line], xlabel: str, ylabel: str, whole: bool = Tr
             body.append(text(px(tick), HEIGHT - BOTTOM + 16, f"{tick:g}"))
     body.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, xlabel))
     legend = []
+    controls = 0
     for at, line in enumerate(lines):
-        own, dash = (CONTROL, ("4 3", "1 3", "8 3 1 3")[at % 3]) if line.control else (colour(at), DASHES[at // 8 % 3])
-        points = list(zip(line.x, line.y, strict=True))
+        own, dash = colour(at), DASHES[at // 8 % 3]
+        if line.control:
+            own, dash, controls = CONTROL, CONTROL_DASHES[controls % 3], controls + 1
+        points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if bottom <= y <= top]
+        outside = f" (outside: {number(line.y[0])})" if line.y and not points else ""
         band = [
             (x, low, high)
             for x, low, high in zip(line.x, line.low, line.high, strict=False)
@@ -115,14 +126,13 @@ def line_chart(lines: Sequence[Line], xlabel: str, ylabel: str, whole: bool = Tr
         route = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)
         dashes = f";stroke-dasharray:{dash}" if dash else ""
         body.append(f'<polyline points="{route}" style="stroke:{own}{dashes}"/>')
-        told = line.told or [f"{xlabel} {x:g}: {number(y)}" for x, y in points]
-        if len(points) <= 60:
-            body += [
-                f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="3" style="fill:{own}"><title>{escape(f"{line.name}, {about}")}</title></circle>'
-                for (x, y), about in zip(points, told, strict=True)
-            ]
+        told = dict(zip(line.x, line.told, strict=False))
+        for x, y in points if len(points) <= 60 else ():
+            about = escape(f"{line.name}, {told.get(x) or number(y)}")
+            size = f'cx="{px(x):.1f}" cy="{py(y):.1f}" r="{2 if line.control else 3}"'
+            body.append(f'<circle {size} style="fill:{own}"><title>{about}</title></circle>')
         mark = f'<svg class="mark" viewBox="0 0 24 8"><path d="M0 4H24" style="stroke:{own}{dashes}"/></svg>'
-        legend.append(f"<span>{mark}{escape(line.name)}</span>")
+        legend.append(f"<span>{mark}{escape(line.name + outside)}</span>")
     picture = frame(WIDTH, HEIGHT, body, f"{ylabel} by {xlabel}")
     return (
         f'<div class="chart"><p class="axis">{escape(ylabel)}</p>{picture}<p class="legend">{"".join(legend)}</p></div>'
