@@ -50,6 +50,9 @@ def test_pictures_come_back_as_plain_values(tmp_path):
     assert points == Points("map", "n = 2", [0.5, None], [1, 2], ["en", "hi"], [0, 0])
     assert bars == Histogram("cosines", "level 3", [-1, 0, 1], {"translations": [1, 4]})
     assert words == Links("words", "", ["eine", "Katze"], ["बिल्ली", "एक"], [[0, 1, 0.123457]], [[1, 0, 1], [0, 1, 0]])
+    text = (tmp_path / "pictures.json").read_text()
+    write_pictures(tmp_path, read_pictures(tmp_path))
+    assert (tmp_path / "pictures.json").read_text() == text
     assert read_pictures(tmp_path)[0][:4] == ("pretrain", 5, "drawing", {"files": ["a", "b"]})
 
 

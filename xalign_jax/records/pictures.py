@@ -93,7 +93,8 @@ class Drawn(NamedTuple):
 
 def _plain(value: Any) -> Any:
     """A picture's field as JSON values, also if it holds numpy's arrays and numbers."""
-    if isinstance(value, str):
+    # None is what an earlier reading of the file found.
+    if value is None or isinstance(value, str):
         return value
     if isinstance(value, Mapping):
         return {str(name): _plain(inner) for name, inner in value.items()}
