@@ -405,8 +405,9 @@ class Probe(Table):
         class MeanNorm(Probe):
             name = "mean_norm"
             title = "Length of hidden states"
+            meaning = "Mean length of the vectors that a level holds."
             by_level = True
-            columns = {"norm": Column("mean length", headline=True)}
+            columns = {"norm": Column("mean length", headline=True, best="")}
 
             def rows(self, run):
                 ...

@@ -9,10 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from test_report import write_run
+from test_report import PROBES, write_run
 
 from xalign_jax.errors import UserError
+from xalign_jax.evaluation import parallel
 from xalign_jax.evaluation.encode import row
+from xalign_jax.evaluation.probes import ParallelText
 from xalign_jax.interfaces import Column
 from xalign_jax.records.pictures import Drawn, Histogram, Links, Points
 from xalign_jax.reports.page.heat import scale_of, short
@@ -225,6 +227,15 @@ def test_values_of_other_settings_and_other_texts_stand_apart():
         "en->fr": 0.4,
     }
     assert second.newest[Place("en->de", 0, None)]["value"] == 0.3
+
+
+def test_every_probe_and_measure_says_what_it_means():
+    tables = [one for one in PROBES if hasattr(one, "rows")] + [getattr(parallel, name) for name in parallel.__all__]
+    for table in tables:
+        meaning = table.shown()["meaning"]
+        # The measures of parallel text speak for the probe.
+        assert table is ParallelText or re.fullmatch(r"[A-Z].{30,}\.", meaning), table
+        assert all(column["best"] in ("highest", "lowest", "") for column in table.shown()["columns"].values())
 
 
 def test_forty_four_languages_fit(tmp_path):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from xalign_jax.interfaces import Row
 from xalign_jax.reports.html import escape
-from xalign_jax.reports.page.sheets import Level, Place, Sheet, directions, interval, is_matrix, pairs, spelled, value
+from xalign_jax.reports.page.sheets import Level, Place, Sheet, directions, interval, pairs, spelled, value
 from xalign_jax.reports.tables import number
 
 # From light to dark in one order of lightness, so that every kind of colour vision reads them (ColorBrewer's YlGnBu).
@@ -145,10 +145,8 @@ def _mean(sheet: Sheet, scale: Scale, level: Level, languages: Sequence[str], co
 
 
 def matrix(sheet: Sheet) -> str:
-    """A table of source by target language at the best level; "" where each language is compared with a pivot only."""
+    """A table of source by target language at the best level."""
     found = pairs(sheet.single)
-    if not is_matrix(sheet.single):
-        return ""
     at = {found[name]: row for name in found if (row := sheet.newest.get(Place(name, sheet.best_level, None)))}
     scale = scale_of([one for row in at.values() if (one := value(row)) is not None])
 

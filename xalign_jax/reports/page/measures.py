@@ -8,7 +8,7 @@ from xalign_jax.interfaces import Row
 from xalign_jax.reports.html import escape
 from xalign_jax.reports.page import heat
 from xalign_jax.reports.page.captions import caption, counts
-from xalign_jax.reports.page.sheets import Level, Place, Sheet, Spread, interval, pairs, spelled, value
+from xalign_jax.reports.page.sheets import Level, Place, Sheet, Spread, interval, is_matrix, pairs, spelled, value
 from xalign_jax.reports.page.svg import CONTROL, Line, colour, frame, limits, line_chart, text, ticks
 from xalign_jax.reports.tables import number
 
@@ -19,21 +19,17 @@ MOST_CELLS = 20_000  # of a table of all steps
 
 def figures(sheet: Sheet) -> Iterator[str]:
     """Everything about a sheet, in HTML."""
-    if any(isinstance(level, int) for level in sheet.levels):
+    crossed = is_matrix(sheet.single)
+    if sum(isinstance(level, int) for level in sheet.levels) > 1:
         yield from _levels(sheet)
-    elif len(sheet.languages) > 1:
-        what = "dot: value, line: interval" if any(map(interval, sheet.newest.values())) else "dot: value"
-        means = [f"{control} {number(one.mean)}" for control in sheet.controls if (one := sheet.at(None, control))]
-        marks = (
-            f"; ring: control, left out where it is far away. Means of controls: {', '.join(means)}" if means else ""
-        )
-        yield _figure([_dots(sheet)], caption(sheet, f"By language. {what.capitalize()}{marks}."))
-    else:
+    elif len(sheet.languages) < 2:
         yield _figure([], caption(sheet, _alone(sheet)))
-    if matrix := heat.matrix(sheet):
+    elif not crossed:
+        yield _figure([_dots(sheet)], caption(sheet, _about_dots(sheet), [sheet.best_level]))
+    if crossed:
         level = "" if sheet.best_level is None else f" at level {sheet.best_level}"
-        about = f"Language by language{level}: rows are sources, columns are targets."
-        yield _figure([matrix], caption(sheet, about, [sheet.best_level]))
+        about = f"Language by language{level}: rows are sources, columns are targets. Point at a cell for its interval."
+        yield _figure([heat.matrix(sheet)], caption(sheet, about, [sheet.best_level]))
     if len(sheet.steps) > 1:
         yield _figure([_steps(sheet)], caption(sheet, _about_steps(sheet), [sheet.best_level]))
     yield all_values(sheet)
@@ -63,7 +59,7 @@ def _levels(sheet: Sheet) -> Iterator[str]:
     if len(sheet.languages) < 2:
         yield _figure([curve], caption(sheet, about.replace(", mean over languages", "")))
         return
-    if len(sheet.languages) > MOST_ROWS and heat.is_matrix(sheet.single):
+    if len(sheet.languages) > MOST_ROWS and is_matrix(sheet.single):
         yield _figure([curve], caption(sheet, f"{about} The values of {len(pairs(sheet.single))} pairs are below."))
         return
     best = f" The best level by the mean, {sheet.best_level}, is underlined." if sheet.column.best else ""
@@ -106,6 +102,14 @@ def _line(name: str, x: Sequence[float], found: Sequence[Spread]) -> Line:
     ]
     told = [f"{at:g}: {one}" for at, one in zip(x, told, strict=True)]
     return Line(name, x, [one.mean for one in found], [o.low for o in found], [o.high for o in found], False, told)
+
+
+def _about_dots(sheet: Sheet) -> str:
+    """What the chart of values by language shows."""
+    what = "Dot: value, line: interval" if any(map(interval, sheet.newest.values())) else "Dot: value"
+    means = [f"{name} {number(one.mean)}" for name in sheet.controls if (one := sheet.at(sheet.best_level, name))]
+    rings = f"; ring: control, left out where it is far away. Means of controls: {', '.join(means)}" if means else ""
+    return f"By language. {what}{rings}."
 
 
 def _dots(sheet: Sheet) -> str:

@@ -173,7 +173,14 @@ def sheets(rows: Sequence[Row], recorded: Mapping[str, Mapping[str, Any]]) -> li
         groups.setdefault((row["probe"], row["metric"], row["split"] or "", settings), []).append(row)
     ordered = sorted(groups, key=lambda group: (shown.rank(Key(*group[:2])), group[2:]))
     found = [_sheet(group, groups[group], groups, recorded, shown) for group in ordered]
-    return [_with_chance(one, found) for one in found if one.metric != CHANCE or _alone(one, found)]
+    chances = {one.probe: _chance(one) for one in found if one.metric == CHANCE}
+    # One number stands beside the other metrics of its probe; several stand for themselves.
+    alone = [probe for probe in chances if all(one.metric == CHANCE for one in found if one.probe == probe)]
+    return [
+        dataclasses.replace(one, chance=None if one.metric == CHANCE else chances.get(one.probe))
+        for one in found
+        if one.metric != CHANCE or chances[one.probe] is None or one.probe in alone
+    ]
 
 
 def _sheet(
@@ -225,20 +232,10 @@ def _places(rows: Sequence[Row]) -> Iterator[tuple[Place, Row]]:
         yield Place(language, row["level"], row["control"]), row
 
 
-def _alone(one: Sheet, found: Sequence[Sheet]) -> bool:
-    """Whether a probe has no other metrics beside chance."""
-    return all(other.probe != one.probe or other.metric == CHANCE for other in found)
-
-
-def _with_chance(one: Sheet, found: Sequence[Sheet]) -> Sheet:
-    """The sheet with the chance of its probe, if it is one number."""
-    chances = {
-        value(row)
-        for other in found
-        if (other.probe, other.metric) == (one.probe, CHANCE)
-        for row in other.newest.values()
-    }
-    return dataclasses.replace(one, chance=chances.pop()) if len(chances) == 1 else one
+def _chance(sheet: Sheet) -> float | None:
+    """The only value of a sheet; None if it has several."""
+    found = {value(row) for row in sheet.newest.values()}
+    return found.pop() if len(found) == 1 else None
 
 
 def pairs(languages: Sequence[str]) -> dict[str, tuple[str, str]]:
