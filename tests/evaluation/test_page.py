@@ -123,7 +123,7 @@ def test_every_value_is_on_the_page(tmp_path):
     for words in ("toy, seed 3", "Share of sentences that find", "n = 100", "pooling: weighted", "controls: shuffled"):
         assert words in page.text
     assert "95 %, bootstrap" in page.text and "no control" in page.text and "no interval was recorded" in page.text
-    assert "source ↓ target →" in page.text and "Over training, at level 3" in page.text
+    assert "source ↓ target →" in page.text and "Over training at level 3, the best" in page.text
     assert "chance: 0.250" in page.text
 
 
@@ -152,7 +152,7 @@ def test_pictures_are_drawn_from_their_newest_step(tmp_path):
     )
     write_pictures(directory(tmp_path, []), [*pictures(), older])
     page = Page(write_page(tmp_path))
-    for words in ("Map", "1 points have no finite place.", "translations (5)", "बिल्ली", "猫", "n = 5, level 7"):
+    for words in ("Map", "Points without a finite place: 1.", "translations (5)", "बिल्ली", "猫", "n = 5, level 7"):
         assert words in page.text
     assert "old series" not in page.source
     assert {("td", "class", "sure"), ("td", "class", "possible"), ("td", "title", "eine – 猫, 0.9, sure")} <= {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from xalign_jax.records.pictures import Drawn, Histogram, Links, Points
 from xalign_jax.reports.html import escape
 from xalign_jax.reports.page.captions import files
-from xalign_jax.reports.page.heat import RAMP, Scale
+from xalign_jax.reports.page.heat import RAMP, Scale, turned
 from xalign_jax.reports.page.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, colour, frame, text, ticks
 
 # Paths around 0, 0: languages beyond the eighth take the next shape.
@@ -18,6 +18,7 @@ SHAPES = (
     "M0-4.5L4 0L0 4.5L-4 0z",
     "M-4-3H4L0 4z",
 )
+FIRST = 6  # pictures of a kind are shown at once
 # Marks every translation of the sentence below the mouse. The page can be read without it.
 SCRIPT = """<script>
 for (const map of document.querySelectorAll(".map svg")) for (const kind of ["mouseover", "mouseout"])
@@ -46,9 +47,11 @@ def figures(drawn: Sequence[Drawn]) -> Iterator[str]:
     ):
         own = [one for one in drawn if isinstance(one.picture, kind)]
         if own:
-            yield f'<section id="{kind.__name__.lower()}"><h2>{heading}</h2><div class="parts">'
-            yield from (_figure(one) for one in own)
-            yield "</div></section>"
+            parts = [_figure(one) for one in own]
+            yield f'<section id="{kind.__name__.lower()}"><h2>{heading}</h2><div class="parts">{"".join(parts[:FIRST])}</div>'
+            if rest := parts[FIRST:]:
+                yield f'<details><summary>{len(rest)} more</summary><div class="parts">{"".join(rest)}</div></details>'
+            yield "</section>"
     if any(isinstance(one.picture, Points) for one in drawn):
         yield SCRIPT
 
@@ -91,7 +94,7 @@ def _points(picture: Points) -> str:
         for at, name in enumerate(names)
     )
     lost = len(picture.x) - len(points)
-    note = f'<p class="caption">{lost} points have no finite place.</p>' if lost else ""
+    note = f'<p class="caption">Points without a finite place: {lost}.</p>' if lost else ""
     return f'<div class="chart map">{frame(size, high * unit + 2 * room, body, picture.title)}<p class="legend">{legend}</p>{note}</div>'
 
 
@@ -141,8 +144,7 @@ def _links(picture: Links) -> str:
     scale = Scale(0.0, 1.0, ("#ffffff", *RAMP[3:]))
     links = {(i, j): probability for i, j, probability in picture.links}
     gold = {(i, j): "sure" if sure else "possible" for i, j, sure in picture.gold}
-    head = "".join(f'<th class="up"><span dir="auto">{escape(word)}</span></th>' for word in picture.target)
-    lines = [f"<tr><th></th>{head}</tr>"]
+    lines = [f"<tr><th></th>{turned(picture.target)}</tr>"]
     for i, word in enumerate(picture.source):
         cells = []
         for j, other in enumerate(picture.target):

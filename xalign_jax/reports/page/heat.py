@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -87,6 +88,24 @@ def told(row: Row, controls: Sequence[tuple[str, Row | None]] = ()) -> str:
     return ", ".join(parts)
 
 
+def turned(words: Sequence[str]) -> str:
+    """The heads of narrow columns: long words are turned, and words of square characters run downwards.
+
+    CSS's own vertical text needs metrics that many fonts lack.
+    """
+    square = [all(unicodedata.east_asian_width(one) in "WF" for one in word) for word in words]
+    # In widths of a letter: about 0.62 em each, and 1.3 em for a square one.
+    heights = [1.3 * len(word) if own else 0.62 * len(word) + 0.6 for word, own in zip(words, square, strict=True)]
+    style = f' style="height:{max([2.0, *heights]):.1f}em"'
+
+    def cell(word: str, own: bool) -> str:
+        if own or len(word) < 3:
+            return "<br>".join(map(escape, word)) if own else escape(word)
+        return f'<span dir="auto">{escape(word)}</span>'
+
+    return "".join(f'<th class="up"{style}>{cell(word, own)}</th>' for word, own in zip(words, square, strict=True))
+
+
 def level_name(level: Level) -> str:
     """The head of a level's column."""
     return "" if level is None else str(level)
@@ -155,7 +174,7 @@ def matrix(sheet: Sheet) -> str:
         return -sheet.sign * sum(own) / len(own) if own else 0.0
 
     names = sorted({name for pair in at for name in pair}, key=lambda name: (mean(name), name))
-    head = "".join(f'<th class="up"><span>{escape(name)}</span></th>' for name in names)
+    head = turned(names)
     lines = [f"<tr><th>source ↓ target →</th>{head}</tr>"]
     for source in names:
         cells = []

@@ -20,7 +20,7 @@ MOST_CELLS = 20_000  # of a table of all steps
 def figures(sheet: Sheet) -> Iterator[str]:
     """Everything about a sheet, in HTML."""
     crossed = is_matrix(sheet.single)
-    if sum(isinstance(level, int) for level in sheet.levels) > 1:
+    if _has_levels(sheet):
         yield from _levels(sheet)
     elif len(sheet.languages) < 2:
         yield _figure([], caption(sheet, _alone(sheet)))
@@ -33,6 +33,15 @@ def figures(sheet: Sheet) -> Iterator[str]:
     if len(sheet.steps) > 1:
         yield _figure([_steps(sheet)], caption(sheet, _about_steps(sheet), [sheet.best_level]))
     yield all_values(sheet)
+
+
+def is_wide(sheet: Sheet) -> bool:
+    """Whether the figures of a sheet need the width of the page."""
+    return is_matrix(sheet.single) or (_has_levels(sheet) and len(sheet.languages) > 1)
+
+
+def _has_levels(sheet: Sheet) -> bool:
+    return sum(isinstance(level, int) for level in sheet.levels) > 1
 
 
 def _figure(parts: Sequence[str], below: str) -> str:
@@ -52,12 +61,10 @@ def _name(place: Place) -> str:
 
 def _levels(sheet: Sheet) -> Iterator[str]:
     """The curve by level, beside the heat map of level by language."""
-    many = len(sheet.single) > FEW
-    shown = "mean over languages, band: its interval by a bootstrap over languages" if many else "band: interval"
-    about = f"By level. Curve: {shown}; dashed: controls, mean over languages."
+    about = f"By level. {_about_curves(sheet)}"
     curve = line_chart(list(_curves(sheet)), "level", sheet.column.heading)
     if len(sheet.languages) < 2:
-        yield _figure([curve], caption(sheet, about.replace(", mean over languages", "")))
+        yield _figure([curve], caption(sheet, about))
         return
     if len(sheet.languages) > MOST_ROWS and is_matrix(sheet.single):
         yield _figure([curve], caption(sheet, f"{about} The values of {len(pairs(sheet.single))} pairs are below."))
@@ -160,14 +167,21 @@ def _dots(sheet: Sheet) -> str:
     return f'<div class="chart"><p class="axis">{escape(sheet.column.heading)}</p>{picture}</div>'
 
 
+def _about_curves(sheet: Sheet) -> str:
+    """What the curves of a sheet show, in words."""
+    parts = ["Curve: mean over languages" if len(sheet.single) > FEW else "Curves: languages"]
+    if len(sheet.single) > FEW:
+        parts.append("band: interval by a bootstrap over languages")
+    elif any(map(interval, sheet.newest.values())):
+        parts.append("band: interval")
+    if sheet.controls:
+        parts.append("dashed: controls" + (", mean over languages" if len(sheet.single) > 1 else ""))
+    return "; ".join(parts) + "."
+
+
 def _about_steps(sheet: Sheet) -> str:
-    many = (
-        "mean over languages, band: its interval by a bootstrap over languages"
-        if len(sheet.single) > FEW
-        else "band: interval"
-    )
-    level = "" if sheet.best_level is None else f" at level {sheet.best_level}, the best one at the end,"
-    return f"Over training,{level} {many}; dashed: controls."
+    level = "" if sheet.best_level is None else f" at level {sheet.best_level}, the best one at the end"
+    return f"Over training{level}. {_about_curves(sheet)}"
 
 
 def _steps(sheet: Sheet) -> str:

@@ -91,7 +91,7 @@ def _summary(found: Sequence[Sheet]) -> Iterator[str]:
         return
     controls = list(dict.fromkeys(control for sheet in main for control in sheet.controls))
     zero = any(0 in sheet.levels and len(sheet.levels) > 1 for sheet in main)
-    head = ["measure", "best level", "value", "95 %", *["level 0"] * zero, *controls, "over", "n"]
+    head = ["measure", "level", "value", "95 %", *["level 0"] * zero, *controls, "over", "n"]
     lines = []
     for sheet in main:
         level = sheet.best_level
@@ -104,8 +104,8 @@ def _summary(found: Sequence[Sheet]) -> Iterator[str]:
         lines.append([*first, *none, *beside, names, counts(sheet.newest.values())])
     yield f'<section id="summary"><h2>Summary</h2><div class="wide brief">{table(head, lines)}</div>'
     yield (
-        '<p class="caption">Several languages: their mean, with a bootstrap over languages. One language: the interval of '
-        "its value. The best level was chosen on the same values, which flatters it a little.</p></section>"
+        '<p class="caption">Several languages: their mean, and from five languages on its interval by a bootstrap over '
+        "languages. One language: the interval of its value. The level is the best one by the same values, which flatters it a little.</p></section>"
     )
 
 
@@ -122,16 +122,16 @@ def _probe(probe: str, own: Sequence[Sheet]) -> Iterator[str]:
     yield f'<section id="{escape(anchor(probe))}"><h2>{escape(own[0].title)}</h2>'
     if own[0].meaning:
         yield f"<p>{escape(own[0].meaning)}</p>"
+    yield '<div class="parts">'
     for sheet in own:
-        parts = measures.figures(sheet)
-        if not sheet.main:
-            yield f'<details class="more"><summary>{escape(sheet.heading)}</summary>{"".join(parts)}</details>'
-            continue
         # One metric of the probe's name needs no heading of its own.
-        if sheet.heading != sheet.title:
-            yield f"<h3>{escape(sheet.heading)}</h3>"
-        yield from parts
-    yield "</section>"
+        heading = f"<h3>{escape(sheet.heading)}</h3>" if sheet.heading != sheet.title else ""
+        figures = "".join(measures.figures(sheet))
+        if sheet.main:
+            yield f'<div class="{"sheet full" if measures.is_wide(sheet) else "sheet"}">{heading}{figures}</div>'
+        else:
+            yield f'<details class="more sheet full"><summary>{escape(sheet.heading)}</summary>{figures}</details>'
+    yield "</div></section>"
 
 
 def _loss(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from xalign_jax.records.conditions import without_places
 from xalign_jax.records.shown import CHANCE, Key, Shown
 
 Level = int | str | None
-DRAWS = 1000  # of a bootstrap over languages
+DRAWS, LEAST = 1000, 5  # draws of a bootstrap over languages, and languages that it needs
 
 
 class Place(NamedTuple):
@@ -30,7 +30,7 @@ class Place(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """A mean over languages. `low`, `high`: its interval of 95 %; None = there is one language without an interval."""
+    """A mean over languages. `low`, `high`: its interval of 95 %; None = one language without an interval, or a few languages."""
 
     mean: float
     low: float | None
@@ -147,12 +147,14 @@ def interval(row: Row) -> tuple[float, float] | None:
 
 
 def spread(rows: Sequence[Row]) -> Spread | None:
-    """The mean of rows, with a bootstrap interval over them. A single row has its own interval."""
+    """The mean of rows, with a bootstrap interval over them if they are many. A single row has its own interval."""
     if not rows:
         return None
     values = np.array([row["value"] for row in rows], float)
     if len(rows) == 1:
         return Spread(float(values[0]), *(interval(rows[0]) or (None, None)))
+    if len(rows) < LEAST:
+        return Spread(float(values.mean()), None, None)
     # (DRAWS, languages): the same draws for every mean of as many languages.
     means = values[np.random.default_rng(0).integers(0, len(values), (DRAWS, len(values)))].mean(1)
     low, high = np.percentile(means, (2.5, 97.5))

@@ -6,11 +6,12 @@ nav { margin: .8rem 0; } nav a { margin-inline-end: 1rem; display: inline-block;
 section { border-top: 1px solid var(--edge); margin-top: 1.6rem; } h2 { margin-top: 1rem; }
 figure { margin: .4rem 0 1.2rem; } figure h3 { margin: .2rem 0; }
 .parts { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-start; } .parts > figure { flex: 1 1 340px; min-width: 0; }
-.parts > div { min-width: 0; max-width: 100%; } .chart { flex: 0 1 370px; min-width: 0; width: 100%; max-width: 460px; } .chart svg { display: block; width: 100%; height: auto; }
+.parts > div { min-width: 0; max-width: 100%; } .sheet { flex: 0 1 370px; } .sheet.full { flex: 1 1 100%; } .sheet h3 { margin-top: .4rem; }
+.chart { flex: 0 1 370px; min-width: 0; width: 100%; max-width: 460px; } .chart svg { display: block; width: 100%; height: auto; }
 .chart text { font: 12px system-ui, "Noto Sans", sans-serif; fill: var(--ink); }
 .chart polyline { fill: none; stroke-width: 2; } .chart path { fill: none; stroke-width: 1.6; } .chart .grid { stroke: var(--edge); stroke-width: 1; }
 .chart circle.ring { fill: none; stroke: #777777; stroke-width: 1.5; }
-.chart.map { max-width: 640px; } .map svg path { stroke: var(--paper); stroke-width: .5; opacity: .85; cursor: default; }
+.chart.map { max-width: 640px; } .map svg path { stroke: #333333; stroke-width: .4; opacity: .85; cursor: default; }
 .map svg path.on { stroke: var(--ink); stroke-width: 2.5; opacity: 1; }
 .axis, .legend, .ramp, .caption { margin: .2rem 0; font-size: .82rem; } .axis { font-weight: 600; }
 .caption { color: var(--faint); overflow-wrap: anywhere; max-width: 75rem; }
@@ -27,7 +28,8 @@ figure { margin: .4rem 0 1.2rem; } figure h3 { margin: .2rem 0; }
 .cells th.best { text-decoration: underline; font-weight: 700; }
 .cells tr.mean th { font-weight: 600; } .cells tr.mean td { border-bottom: 3px solid var(--paper); }
 .cells tr.control th { color: var(--faint); font-style: italic; }
-.cells .up { vertical-align: bottom; } .cells .up span { display: inline-block; writing-mode: vertical-rl; white-space: nowrap; }
+.cells .up { position: relative; vertical-align: bottom; line-height: 1.3; }
+.cells .up span { position: absolute; left: 50%; bottom: .3em; line-height: 1; white-space: nowrap; transform-origin: 0 50%; transform: rotate(-90deg); }
 .cells.grid td { border-color: var(--edge); height: 1.3rem; } .cells.grid th:first-child { text-align: start; }
 .cells .sure { box-shadow: inset 0 0 0 2.5px #d55e00; } .cells .possible { outline: 2px dashed #d55e00; outline-offset: -3px; }
 details { margin: .3rem 0; } summary { cursor: pointer; font-size: .85rem; color: var(--faint); } details.more > summary { color: var(--ink); font-size: .95rem; }
