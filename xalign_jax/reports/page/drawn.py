@@ -8,7 +8,7 @@ from xalign_jax.records.pictures import Drawn, Histogram, Links, Points
 from xalign_jax.reports.html import escape
 from xalign_jax.reports.page.captions import files
 from xalign_jax.reports.page.heat import RAMP, Scale, turned
-from xalign_jax.reports.page.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, colour, frame, text, ticks
+from xalign_jax.reports.page.svg import HEIGHT, WIDTH, Axes, chart, colour, frame, ticks
 
 # Paths around 0, 0: languages beyond the eighth take the next shape.
 SHAPES = (
@@ -110,28 +110,21 @@ def _histogram(picture: Histogram) -> str:
     shares = {name: [count / max(1, sum(counts)) for count in counts] for name, counts in picture.series.items()}
     top = 1.05 * max((share for each in shares.values() for share in each), default=1.0) or 1.0
 
-    def px(x: float) -> float:
-        return LEFT + (x - edges[0]) / (edges[-1] - edges[0]) * (WIDTH - LEFT - RIGHT)
-
-    def py(y: float) -> float:
-        return TOP + (top - y) / top * (HEIGHT - TOP - BOTTOM)
-
-    body, legend = [], []
-    for tick in ticks(0, top, 5):
-        body.append(f'<path class="grid" d="M{LEFT} {py(tick):.1f}H{WIDTH - RIGHT}"/>')
-        body.append(text(LEFT - 6, py(tick) + 4, f"{100 * tick:g} %", "end"))
-    body += [text(px(tick), HEIGHT - BOTTOM + 16, f"{tick:g}") for tick in ticks(edges[0], edges[-1])]
+    axes = Axes(edges[0], edges[-1], 0.0, top)
+    body = axes.drawn(ticks(edges[0], edges[-1]), [(tick, f"{100 * tick:g} %") for tick in ticks(0, top, 5)])
+    legend = []
     for at, (name, each) in enumerate(shares.items()):
-        route = f"M{px(edges[0]):.1f} {py(0):.1f}"
-        route += "".join(f"V{py(share):.1f}H{px(edge):.1f}" for share, edge in zip(each, edges[1:], strict=True))
+        route = f"M{axes.x(edges[0]):.1f} {axes.y(0):.1f}"
+        route += "".join(
+            f"V{axes.y(share):.1f}H{axes.x(edge):.1f}" for share, edge in zip(each, edges[1:], strict=True)
+        )
         about = f"<title>{escape(name)}, {sum(picture.series[name]):,} values</title>"
         body.append(
-            f'<path d="{route}V{py(0):.1f}" style="fill:{colour(at)};fill-opacity:.18;stroke:{colour(at)}">{about}</path>'
+            f'<path d="{route}V{axes.y(0):.1f}" style="fill:{colour(at)};fill-opacity:.18;stroke:{colour(at)}">{about}</path>'
         )
         mark = f'<svg class="mark" viewBox="0 0 12 12"><path d="M1 1H11V11H1z" style="fill:{colour(at)}"/></svg>'
         legend.append(f"<span>{mark}{escape(name)} ({sum(picture.series[name]):,})</span>")
-    picture_ = frame(WIDTH, HEIGHT, body, picture.title)
-    return f'<div class="chart">{picture_}<p class="legend">{"".join(legend)}</p></div>'
+    return chart(frame(WIDTH, HEIGHT, body, picture.title), "", legend)
 
 
 def _about_links(picture: Links) -> str:

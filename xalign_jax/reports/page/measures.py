@@ -9,7 +9,7 @@ from xalign_jax.reports.html import escape
 from xalign_jax.reports.page import heat
 from xalign_jax.reports.page.captions import caption, counts
 from xalign_jax.reports.page.sheets import Level, Place, Sheet, Spread, interval, is_matrix, pairs, spelled, value
-from xalign_jax.reports.page.svg import CONTROL, Line, colour, frame, limits, line_chart, text, ticks
+from xalign_jax.reports.page.svg import CONTROL, Line, chart, colour, frame, limits, line_chart, text, ticks
 from xalign_jax.reports.tables import number
 
 FEW = 6  # as many languages have a curve of their own
@@ -164,7 +164,7 @@ def _dots(sheet: Sheet) -> str:
         )
         body.append(text(width - 4, y + 4, number(found), "end"))
     picture = frame(width, bottom + 22, body, f"{sheet.column.heading} by language")
-    return f'<div class="chart"><p class="axis">{escape(sheet.column.heading)}</p>{picture}</div>'
+    return chart(picture, sheet.column.heading, [])
 
 
 def _about_curves(sheet: Sheet) -> str:

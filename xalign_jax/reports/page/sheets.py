@@ -260,7 +260,7 @@ def directions(languages: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
     pivots = [name for name in names if all(name in pair for pair in found.values())]
     if len(found) < 2 or not pivots or is_matrix(languages):
         return [("", {name: spelled(name) for name in languages})]
-    # Of two languages, the one that is the source first is the pivot.
+    # A single pair has two candidates: its first source is the pivot.
     pivot = pivots[0]
     rest = {name: spelled(name) for name in languages if name not in found}
     out = {name: b for name, (a, b) in found.items() if a == pivot}
