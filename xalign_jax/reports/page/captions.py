@@ -34,7 +34,7 @@ def caption(sheet: Sheet, about: str, levels: Sequence[Level] | None = None) -> 
     if sheet.chance is not None:
         parts.append(f"chance: {number(sheet.chance)}")
     parts.append("interval: 95 %, bootstrap" if any(map(interval, rows)) else "no interval was recorded")
-    parts += settings(sheet.settings)
+    parts += [*settings(sheet.settings), *files(row.get("settings") or {} for row in _plain(sheet))]
     lines = [about, " · ".join(parts), *undefined(rows)]
     return "".join(f'<p class="caption">{escape(line)}</p>' for line in lines)
 
@@ -46,7 +46,7 @@ def counts(rows: Iterable[Row]) -> str:
 
 
 def settings(found: Mapping[str, Any]) -> list[str]:
-    """The settings that are worth words: those that hold something, and the names of the files."""
+    """The settings that are worth words: those that hold something."""
     if not found:
         return ["settings were not recorded"]
     plain = {name: one for name, one in without_places(dict(found)).items() if name not in NAMED}
@@ -55,12 +55,18 @@ def settings(found: Mapping[str, Any]) -> list[str]:
         for name, one in plain.items()
         if one not in (None, "", [], {}) and not isinstance(one, dict | list)
     ]
-    return [*words, *files(found)]
+    return words
 
 
-def files(found: Mapping[str, Any]) -> list[str]:
-    """The names of the files that settings hold, in words; [] for none."""
-    names = [os.path.basename(path) for path in _strings(found.get("files") or ())]
+def _plain(sheet: Sheet) -> list[Row]:
+    """The rows of the best level without controls. Each language may have been read from files of its own."""
+    return [row for place, row in sheet.newest.items() if (place.level, place.control) == (sheet.best_level, None)]
+
+
+def files(several: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of the files that several settings hold, in words; [] for none."""
+    found = dict.fromkeys(path for one in several for path in _strings(one.get("files") or ()))
+    names = [os.path.basename(path) for path in found]
     shown = ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} … {names[-1]} ({len(names)} files)"
     return [f"text: {shown}"] if names else []
 

@@ -41,7 +41,7 @@ def newest(drawn: Sequence[Drawn]) -> list[Drawn]:
 def figures(drawn: Sequence[Drawn]) -> Iterator[str]:
     """All pictures in HTML, one kind after the other."""
     for heading, kind in (
-        ("Map of sentence vectors", Points),
+        ("Maps", Points),
         ("Distributions", Histogram),
         ("Word alignments", Links),
     ):
@@ -66,7 +66,7 @@ def _figure(one: Drawn) -> str:
         case Links():
             body, about = _links(picture), _about_links(picture)
     where = f"{one.stage}, step {one.step}" if one.step else one.stage
-    lines = [about, " · ".join(filter(None, [picture.about, where, *files(one.settings)]))]
+    lines = [about, " · ".join(filter(None, [picture.about, where, *files([one.settings])]))]
     below = "".join(f'<p class="caption">{escape(line)}</p>' for line in lines)
     return f"<figure><h3>{escape(picture.title)}</h3>{body}<figcaption>{below}</figcaption></figure>"
 

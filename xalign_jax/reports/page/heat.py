@@ -16,6 +16,8 @@ RAMP = ("#ffffd9", "#edf8b1", "#c7e9b4", "#7fcdbb", "#41b6c4", "#1d91c0", "#225e
 # For values on both sides of 0 (ColorBrewer's PuOr).
 BOTH = ("#b35806", "#e08214", "#fdb863", "#fee0b6", "#f7f7f7", "#d8daeb", "#b2abd2", "#8073ac", "#542788")
 
+MANY = 30  # columns, whose cells must be small
+
 
 class Scale(NamedTuple):
     """Colours of the values from `low` to `high`."""
@@ -190,4 +192,5 @@ def matrix(sheet: Sheet) -> str:
                 else scale.cell(one, about)
             )
         lines.append(f"<tr><th>{escape(source)}</th>{''.join(cells)}</tr>")
-    return f'<div><div class="wide"><table class="cells">{"".join(lines)}</table></div>{scale.legend()}</div>'
+    kind = "cells many" if len(names) > MANY else "cells"
+    return f'<div><div class="wide"><table class="{kind}">{"".join(lines)}</table></div>{scale.legend()}</div>'

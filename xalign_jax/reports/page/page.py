@@ -79,7 +79,7 @@ def _contents(groups: Sequence[tuple[str, list[Sheet]]], pictures: Sequence[draw
     """Links to the sections."""
     links = [(anchor(probe), own[0].title) for probe, own in groups]
     kinds = {type(one.picture).__name__.lower() for one in pictures}
-    named = {"points": "Map of sentence vectors", "histogram": "Distributions", "links": "Word alignments"}
+    named = {"points": "Maps", "histogram": "Distributions", "links": "Word alignments"}
     links += [(kind, heading) for kind, heading in named.items() if kind in kinds]
     return "<nav>" + "".join(f'<a href="#{escape(place)}">{escape(name)}</a>' for place, name in links) + "</nav>"
 

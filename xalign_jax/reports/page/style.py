@@ -34,6 +34,7 @@ figure { margin: .4rem 0 1.2rem; } figure h3 { margin: .2rem 0; }
 .cells .sure { box-shadow: inset 0 0 0 2.5px #d55e00; } .cells .possible { outline: 2px dashed #d55e00; outline-offset: -3px; }
 details { margin: .3rem 0; } summary { cursor: pointer; font-size: .85rem; color: var(--faint); } details.more > summary { color: var(--ink); font-size: .95rem; }
 @media (max-width: 600px) { .cells { font-size: .66rem; } .cells td { min-width: 1.15rem; padding: .1rem 0; } .cells th { padding: .1rem; } }
+.cells.many { font-size: .66rem; } .cells.many td { min-width: 1.3rem; padding: .1rem 0; }
 .brief td:not(:first-child) { white-space: nowrap; }
 .numbers { width: auto; font-size: .82rem; } .numbers small { color: var(--faint); white-space: nowrap; }
 """
