@@ -342,6 +342,7 @@ class Column(NamedTuple):
       per_token: it depends on how text is cut into tokens, so reports do not compare it across vocabularies.
       short: its name in tables of many runs; "" = it is left out there.
       efficiency: `xalign compare` measures token efficiency by it; it must be an exp of a loss, one for each language.
+      best: "highest" or "lowest", the better values; "" = neither is better.
     """
 
     heading: str
@@ -349,6 +350,7 @@ class Column(NamedTuple):
     per_token: bool = False
     short: str = ""
     efficiency: bool = False
+    best: str = "highest"
 
 
 class ProbedRun(NamedTuple):
@@ -378,20 +380,22 @@ class Table:
     Attributes:
       name: the value of `probe` in its rows.
       title: the title of its tables.
+      meaning: one sentence for readers who do not know the measure; "" = there is none.
       by_level: its rows have levels, and tables have a column for each level.
       columns: {metric: Column} for every metric of its rows, in the order of a table.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    meaning: ClassVar[str] = ""
     by_level: ClassVar[bool] = False
     columns: ClassVar[Mapping[str, Column]] = MappingProxyType({})
 
     @classmethod
     def shown(cls) -> dict[str, Any]:
-        """Title, levels and columns as plain JSON values."""
+        """Title, meaning, levels and columns as plain JSON values."""
         columns = {metric: column._asdict() for metric, column in cls.columns.items()}
-        return {"title": cls.title, "by_level": cls.by_level, "columns": columns}
+        return {"title": cls.title, "meaning": cls.meaning, "by_level": cls.by_level, "columns": columns}
 
 
 class Probe(Table):
@@ -402,8 +406,9 @@ class Probe(Table):
         class MeanNorm(Probe):
             name = "mean_norm"
             title = "Length of hidden states"
+            meaning = "Mean length of the vectors that a level holds."
             by_level = True
-            columns = {"norm": Column("mean length", headline=True)}
+            columns = {"norm": Column("mean length", headline=True, best="")}
 
             def rows(self, run):
                 ...

@@ -50,7 +50,7 @@ def measured(toy, tokenizer, probes, scale: float = 1.0, texts: int = 60):
     stores = [_text(toy, texts), dataclasses.replace(_text(toy, texts), split="train")]
     corpus = toy.corpus(tokenizer, stores, _lexicon(toy, tokenizer), _facts(tokenizer))
     model = toy.model(tokenizer.size, 16)
-    return run_probes(probes, ProbedRun(model.bind(toy.params(table, table * scale)), corpus, 0))
+    return run_probes(probes, ProbedRun(model.bind(toy.params(table, table * scale)), corpus, 0))[0]
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4, math.nan])

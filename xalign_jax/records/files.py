@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from etils import epath
 
 from xalign_jax.errors import UserError, one_line
+from xalign_jax.records.pictures import KINDS, Drawn, wrong
 
 # The end of every message: a damaged file is not fatal where one can do without it.
 WITHOUT = "bring it back, or remove it to go on without it"
@@ -47,8 +48,15 @@ RESULT: dict[Any, Any] = {
 # Newer rows have these. `low` and `high` are an interval of 95 %.
 OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT, "low": NUMBER, "high": NUMBER}
 # How reports show a probe (`interfaces.Probe.shown`), by its name.
-COLUMN: dict[Any, Any] = {"heading": str, "short": str}
-SHOWN: dict[Any, Any] = {str: {"title": str, "columns": {str: COLUMN}}}
+COLUMN: dict[Any, Any] = {"heading": str, "short": str, "best": str}
+SHOWN: dict[Any, Any] = {str: {"title": str, "meaning": str, "columns": {str: COLUMN}}}
+# Entries of pictures.json, and the fields of each kind (`records.pictures`).
+DRAWN: dict[Any, Any] = {"stage": str, "step": int, "probe": str, "settings": dict, "kind": str, "picture": dict}
+PICTURES: dict[str, dict[Any, Any]] = {
+    "points": {"x": [NUMBER], "y": [NUMBER], "languages": [str], "groups": [int]},
+    "histogram": {"edges": [(int, float)], "series": {str: [int]}},
+    "links": {"source": [str], "target": [str], "links": [[int, int, NUMBER]], "gold": [[int, int, int]]},
+}
 METRICS: dict[Any, Any] = {"stage": str, "step": int, str: NUMBER}
 
 
@@ -85,6 +93,36 @@ def read_shown(directory: Path | epath.Path) -> dict[str, dict[str, Any]]:
     """
     path = directory / "probes.json"
     return _checked(path, path.read_bytes(), SHOWN) if path.exists() else {}
+
+
+def read_pictures(directory: Path | epath.Path) -> list[Drawn]:
+    """The pictures of `pictures.json`; none if there is no such file, as in older directories.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = directory / "pictures.json"
+    found = _checked(path, path.read_bytes(), [DRAWN]) if path.exists() else []
+    return [_drawn(path, number, plain) for number, plain in enumerate(found, start=1)]
+
+
+def _drawn(path: Path | epath.Path, number: int, plain: dict[str, Any]) -> Drawn:
+    """An entry of `pictures.json`. Raises UserError if it is damaged."""
+    place = f"picture {number}"
+    if lacking := [name for name in DRAWN if name not in plain]:
+        raise _damaged(path, f"{place} has no {lacking[0]!r}")
+    if plain["kind"] not in KINDS:
+        raise _damaged(path, f"{place} is of kind {plain['kind'][:40]!r}")
+    fields = {"title": str, "about": str} | PICTURES[plain["kind"]]
+    if misfit := _misfit(plain["picture"], fields, place):
+        raise _damaged(path, misfit)
+    if differing := sorted(fields.keys() ^ plain["picture"].keys()):
+        known = "no" if differing[0] in fields else "an unknown"
+        raise _damaged(path, f"{place} has {known} {differing[0][:40]!r}")
+    drawn = Drawn.of(plain)
+    if found := wrong(drawn.picture):
+        raise _damaged(path, f"{place}: {found}")
+    return drawn
 
 
 def read_metrics(directory: Path | epath.Path) -> list[dict[str, Any]]:

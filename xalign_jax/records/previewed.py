@@ -130,7 +130,8 @@ def texts(tokens: Sequence[Token], by_language: bool) -> list[tuple[str, list[To
 
 def visible(text: str) -> str:
     r"""Text in which characters that move, hide or break text are written out: "\x1b", "\u202e", "\ud800"."""
-    return "".join(map(_visible, text))
+    # No printable character is one of these; most texts hold nothing else.
+    return text if text.isprintable() else "".join(map(_visible, text))
 
 
 def piece(text: str) -> str:

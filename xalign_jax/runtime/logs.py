@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from etils import epath
 
 from xalign_jax.errors import UserError
 from xalign_jax.records.files import metrics_rows, read_shown
+from xalign_jax.records.pictures import Drawn
 from xalign_jax.runtime.storage import is_remote, upload, write_atomically
 
 
@@ -131,6 +132,16 @@ def write_shown(directory: Path | epath.Path, shown: dict[str, Any]) -> None:
     """Add to `probes.json` how reports show some probes, by name; what it says of other probes stays."""
     merged = read_shown(directory) | shown
     write_atomically(directory / "probes.json", json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_pictures(directory: Path | epath.Path, pictures: Sequence[Drawn]) -> None:
+    """Write `pictures.json` as strict JSON, a picture a line.
+
+    Raises:
+      RunError: the file could not be written.
+    """
+    lines = [json.dumps(drawn.plain(), allow_nan=False) for drawn in pictures]
+    write_atomically(directory / "pictures.json", "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 def _not_finite(value: float | None) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def evaluate(recipe: Recipe, runtime: Runtime, model_dir: Path, probes: tuple, s
 
 
 def measure(probed: ProbedRun, mesh: Mesh, probes: tuple, output: Path) -> None:
-    """Run probes on a model and add their rows to `results.json` in `output`.
+    """Run probes on a model and add their rows to `results.json` in `output`, and their pictures to `pictures.json`.
 
     Raises:
       UserError: a probe does not suit the model or its data, or none of them measures anything.
@@ -120,8 +120,9 @@ def measure(probed: ProbedRun, mesh: Mesh, probes: tuple, output: Path) -> None:
     # Ask all probes before the first of them computes for long.
     checks.check_probes(probes, probed)
     with jax.set_mesh(mesh):
-        rows = run_probes(probes, probed)
+        rows, drawn = run_probes(probes, probed)
     if not rows:
         raise UserError(f"--model_dir={output}: the probes measure nothing that this run has")
-    # Rows of other conditions stay; equal ones are replaced.
+    # Rows and pictures of other conditions stay; equal ones are replaced.
+    run_directory.add_pictures(output, drawn)
     run_directory.add_results(output, probes, rows, probed.stage, probed.step, probed.seed)

@@ -26,10 +26,11 @@ from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Probe, Row
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json, identity, located
 from xalign_jax.records.conditions import conditions, without_places
-from xalign_jax.records.files import read_environment, read_results
+from xalign_jax.records.files import read_environment, read_pictures, read_results
 from xalign_jax.records.gin_text import as_gin
+from xalign_jax.records.pictures import Drawn
 from xalign_jax.runtime.checkpoints import Checkpoints
-from xalign_jax.runtime.logs import write_results, write_shown
+from xalign_jax.runtime.logs import write_pictures, write_results, write_shown
 from xalign_jax.runtime.storage import as_local, write_atomically
 from xalign_jax.training import inputs
 
@@ -53,10 +54,11 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
 
     Raises:
       UserError: another recipe's run; the message shows the difference. With `extend`, more steps of the last stage are
-        allowed. Or the directory's `environment.json` or `results.json` is damaged.
+        allowed. Or the directory's `environment.json`, `results.json` or `pictures.json` is damaged.
     """
     # Read here only to find damage now, not at the first probe hours later.
     read_results(model_dir)
+    read_pictures(model_dir)
     known, done = _known(model_dir)
     found = _changes(known, recipe)
     if extend and _only_longer(found, recipe):
@@ -109,6 +111,7 @@ def check_config(model_dir: Path, recipe: Recipe) -> None:
       UserError: the message shows the difference.
     """
     read_results(model_dir)
+    read_pictures(model_dir)
     # A longer last stage is no change: the run was to be extended, and was stopped before its first checkpoint.
     found = _changes(_known(model_dir)[0], recipe)
     if found and not _only_longer(found, recipe):
@@ -327,6 +330,19 @@ def add_results(
     write_results(model_dir, [row for row in read_results(model_dir) if _measured(row) not in measured] + new)
 
 
+def add_pictures(model_dir: Path | epath.Path, drawn: Sequence[Drawn]) -> None:
+    """Add pictures to `pictures.json`. One of the same step, probe, settings and title is replaced."""
+    if drawn:
+        new = {_of_picture(one) for one in drawn}
+        write_pictures(model_dir, [one for one in read_pictures(model_dir) if _of_picture(one) not in new] + [*drawn])
+
+
+def _of_picture(one: Drawn) -> tuple:
+    """The identity of a picture: when, by which probe with which settings, and of what."""
+    # Through JSON, as stored settings were: tuples become lists.
+    return one.stage, one.step, one.probe, json.dumps(one.settings, sort_keys=True), one.picture.title
+
+
 def _measured(row: Row) -> tuple:
     """The identity of a measurement: where, what, and under which conditions."""
     keys = ("stage", "step", "probe", "metric", "language", "level", "split", "control")
@@ -334,10 +350,13 @@ def _measured(row: Row) -> tuple:
 
 
 def drop_results_past(model_dir: Path | epath.Path, step: int) -> None:
-    """Drop results of steps that a restart will take again."""
+    """Drop results and pictures of steps that a restart will take again."""
     rows = read_results(model_dir)
     if any(row["step"] > step for row in rows):
         write_results(model_dir, [row for row in rows if row["step"] <= step])
+    drawn = read_pictures(model_dir)
+    if any(one.step > step for one in drawn):
+        write_pictures(model_dir, [one for one in drawn if one.step <= step])
 
 
 def has_results(model_dir: Path | epath.Path, stage: Stage, step: int) -> bool:

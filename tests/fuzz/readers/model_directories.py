@@ -24,11 +24,12 @@ from xalign_jax.interop.architectures.table import config_from_json
 from xalign_jax.interop.exporting import _base_language, _environment
 from xalign_jax.interop.model_card import model_card
 from xalign_jax.recipe import Recipe, Runtime, as_json, identity
-from xalign_jax.records.files import read_metrics, read_results, read_shown
+from xalign_jax.records.files import read_metrics, read_pictures, read_results, read_shown
 from xalign_jax.records.gin_text import as_gin
+from xalign_jax.records.pictures import Drawn, Histogram, Links, Picture, Points
 from xalign_jax.reports.tables import full_heading, keys_of, read_runs, section, shown_in
 from xalign_jax.runtime.checkpoints import Checkpoints
-from xalign_jax.runtime.logs import keep_rows, write_results, write_shown
+from xalign_jax.runtime.logs import keep_rows, write_pictures, write_results, write_shown
 from xalign_jax.training import inputs, run_directory
 
 RECIPE = toy.recipe()
@@ -65,6 +66,12 @@ def _records() -> dict[str, bytes]:
         write_results(folder, [{"stage": "pretrain", "step": step, "seed": 0, **r} for step in (6, 12) for r in rows])
         columns = {"perplexity": Column("perplexity", headline=True, per_token=True)._asdict()}
         write_shown(folder, {"perplexity": {"title": "Language model", "by_level": False, "columns": columns}})
+        pictures: tuple[Picture, ...] = (
+            Points("map", "n = 2", [0.5, 1], [2, 3], ["en", "de"], [0, 0]),
+            Histogram("cosines", "n = 5", [-1, 0, 1], {"translations": [1, 4]}),
+            Links("words", "", ["ein", "Hund"], ["a", "dog"], [(0, 0, 0.5)], [(1, 1, True)]),
+        )
+        write_pictures(folder, [Drawn("pretrain", 6, "drawing", {"size": 1}, picture) for picture in pictures])
         log = [{"stage": "pretrain", "step": step, "loss": 8 / step, "tokens/a": 64.0} for step in range(1, 9)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
         (folder / "config.gin").write_text(as_gin(RECIPE, Runtime()))
@@ -84,6 +91,10 @@ def _read_results(folder: Path) -> Any:
     runs = read_runs(folder, needs_results=False)
     shown = shown_in(runs)
     return card, [(section(key, shown), full_heading(key, shown)) for key in keys_of(runs, shown)]
+
+
+def _read_pictures(folder: Path) -> Any:
+    return [drawn.plain() for drawn in read_pictures(folder)]
 
 
 def _read_metrics(folder: Path) -> Any:
@@ -162,6 +173,7 @@ READERS = [
     Reader("environment_json", lambda: [_records()], _read_environment, spared=_spared(_records(), "environment.json")),
     Reader("results_json", lambda: [_records()], _read_results, spared=_spared(_records(), "results.json")),
     Reader("probes_json", lambda: [_records()], _read_results, spared=_spared(_records(), "probes.json")),
+    Reader("pictures_json", lambda: [_records()], _read_pictures, spared=_spared(_records(), "pictures.json")),
     Reader("metrics_jsonl", lambda: [_records()], _read_metrics, _check_metrics, _spared(_records(), "metrics.jsonl")),
     Reader("config_gin", lambda: [_records()], _read_config, _check_config, _spared(_records(), "config.gin")),
     Reader("checkpoint", lambda: [_checkpoint()], _read_checkpoint, _check_checkpoint),

@@ -27,8 +27,9 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
-    """Train until the end or until the run is told to stop, then print its report."""
+    """Train until the end or until the run is told to stop, then print its report and write its page."""
     from xalign_jax.reports import report
+    from xalign_jax.reports.page.page import write_page
     from xalign_jax.runtime import storage
     from xalign_jax.runtime.cluster import distributed, failures
     from xalign_jax.training.train import Interrupted, train
@@ -50,4 +51,6 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
         if distributed.is_main():
             with storage.as_local(model_dir) as folder:
                 print(report.report(folder))
+                page = write_page(folder)
+            print(f"The page with all figures: {model_dir / page.name}")
     return DONE

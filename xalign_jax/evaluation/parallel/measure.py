@@ -97,8 +97,9 @@ class Measure(Table):
         class Distance(Measure):
             name = "distance"
             title = "Distance of translations"
+            meaning = "Mean distance of the vectors of a sentence and its translation."
             by_level = True
-            columns = {"distance": Column("mean distance")}
+            columns = {"distance": Column("mean distance", best="lowest")}
 
             def pair(self, sides):
                 for level, source, target in sides.levels("mean"):

@@ -27,6 +27,9 @@ class Mexa(Measure):
 
     name: ClassVar[str] = "mexa"
     title: ClassVar[str] = "MEXA"
+    meaning: ClassVar[str] = (
+        "Share of sentences that are closer to their translation than to any other, in both directions."
+    )
     by_level: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {"mexa": Column("MEXA", headline=True)}
 
@@ -57,6 +60,9 @@ class NeuronXA(Measure):
 
     name: ClassVar[str] = "neuronxa"
     title: ClassVar[str] = "NeuronXA"
+    meaning: ClassVar[str] = (
+        "Share of sentences whose feed-forward neurons resemble their translation's most, in both directions."
+    )
     by_level: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {"neuronxa": Column("NeuronXA", headline=True)}
 

@@ -28,6 +28,7 @@ class Retrieval(Measure):
 
     name: ClassVar[str] = "retrieval"
     title: ClassVar[str] = "Sentence retrieval"
+    meaning: ClassVar[str] = "Share of sentences whose nearest sentence of the other language is their translation."
     by_level: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {
         "accuracy": Column("accuracy", headline=True),

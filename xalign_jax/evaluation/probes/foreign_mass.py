@@ -38,7 +38,8 @@ class ForeignMass(Probe):
 
     name: ClassVar[str] = "foreign_mass"
     title: ClassVar[str] = "Foreign mass"
-    columns: ClassVar[Mapping[str, Column]] = {"mass": Column("mass", headline=True, short="mass")}
+    meaning: ClassVar[str] = "Probability that the model gives to tokens of the other language after text of the first."
+    columns: ClassVar[Mapping[str, Column]] = {"mass": Column("mass", headline=True, short="mass", best="")}
 
     length: int = gin.REQUIRED
     windows: int = 64

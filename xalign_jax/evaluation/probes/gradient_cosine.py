@@ -37,6 +37,7 @@ class GradientCosine(Probe):
 
     name: ClassVar[str] = "gradient_cosine"
     title: ClassVar[str] = "Gradient cosine"
+    meaning: ClassVar[str] = "How alike the updates of the parameters are that the same text in two languages asks for."
     columns: ClassVar[Mapping[str, Column]] = {"cosine": Column("cosine", short="gradients")}
 
     length: int = gin.REQUIRED

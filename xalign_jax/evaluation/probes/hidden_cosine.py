@@ -53,10 +53,13 @@ class HiddenCosine(Probe):
 
     name: ClassVar[str] = "cosine"
     title: ClassVar[str] = "Hidden cosine"
+    meaning: ClassVar[str] = (
+        "Mean cosine of the states of translated texts, and of texts that do not translate each other."
+    )
     by_level: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {
-        "parallel": Column("parallel"),
-        "shuffled": Column("shuffled"),
+        "parallel": Column("parallel", best=""),
+        "shuffled": Column("shuffled", best=""),
         "gap": Column("parallel minus shuffled", short="cosine"),
     }
 

@@ -33,12 +33,13 @@ class Perplexity(Probe):
 
     name: ClassVar[str] = "perplexity"
     title: ClassVar[str] = "Language model"
+    meaning: ClassVar[str] = "How badly the model guesses the next token of text that it has not seen; lower is better."
     columns: ClassVar[Mapping[str, Column]] = {
-        "perplexity": Column("perplexity", headline=True, per_token=True, short="ppl"),
+        "perplexity": Column("perplexity", headline=True, per_token=True, short="ppl", best="lowest"),
         "perplexity_in_language": Column(
-            "in-language perplexity", headline=True, per_token=True, short="own_ppl", efficiency=True
+            "in-language perplexity", headline=True, per_token=True, short="own_ppl", efficiency=True, best="lowest"
         ),
-        "bits_per_byte": Column("bits/byte", headline=True, short="bits"),
+        "bits_per_byte": Column("bits/byte", headline=True, short="bits", best="lowest"),
     }
 
     length: int = gin.REQUIRED

@@ -69,6 +69,7 @@ class SentenceRetrieval(Probe):
 
     name: ClassVar[str] = "sentence_retrieval"
     title: ClassVar[str] = "Sentence retrieval"
+    meaning: ClassVar[str] = "Share of sentences whose nearest sentence of the other language is their translation."
     by_level: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {
         "accuracy": Column("accuracy", headline=True),

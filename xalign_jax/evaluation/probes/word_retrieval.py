@@ -40,6 +40,7 @@ class WordRetrieval(Probe):
 
     name: ClassVar[str] = "word_retrieval"
     title: ClassVar[str] = "Word retrieval"
+    meaning: ClassVar[str] = "Share of words whose nearest word of the other language is a translation."
     by_level: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {
         "accuracy": Column("accuracy", headline=True, short="words"),
