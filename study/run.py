@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from study import record
-from study.experiments import DATA, Experiment
+from study.experiments import DATA, MADE, Experiment
 from xalign_jax import cli, config
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, identity
@@ -85,7 +85,7 @@ def comparable(rows: Sequence[record.Row], wanted: Sequence[Job]) -> tuple[list[
 
 
 def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
-    """The jobs whose texts are here: all of them once a folder of data is linked, else those that need none.
+    """The jobs whose texts and dictionaries are here. Once a folder of data is linked, all texts are.
 
     Raises:
       UserError: there is no such folder, or another folder is linked.
@@ -103,7 +103,17 @@ def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
         print(
             f"{len(wanted) - len(able)} runs on real languages left out: give their folder as --data (make: DATA=DIR)"
         )
-    return able
+    # Dictionaries of `study.dictionaries` are made from these texts.
+    ready = [job for job in able if all(path.exists() for path in _made(job.recipe))]
+    if len(ready) < len(able):
+        print(f"{len(able) - len(ready)} runs left out: make their dictionaries first (python -m study dictionaries)")
+    return ready
+
+
+def _made(recipe: Recipe) -> list[Path]:
+    """The dictionaries of a recipe that the study makes by itself."""
+    files = recipe.lexicon.files if recipe.lexicon else ()
+    return [Path(path) for path, _, _ in files if Path(MADE) in Path(path).parents]
 
 
 def run(wanted: Sequence[Job], count: int) -> bool:
