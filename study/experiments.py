@@ -302,11 +302,9 @@ ALIGNED = MADE + "/{0}/en-{1}.tsv"
 HELP = f"tsv:en={DATA}/multiway/libreoffice_help/en.tsv.gz,{{0}}={DATA}/multiway/libreoffice_help/{{0}}.tsv.gz"
 MANUALS = f"{DATA}/multiway/gnome_docs/{{0}}.tsv.gz"
 LOOP_DICTIONARIES = {
-    "de": {"freedict": f"{DATA}/dict/freedict/en-de.tsv.gz"},
-    "eu": {},
+    language: {**others, **{aligner: ALIGNED.format(aligner, language) for aligner in ("ibm1", "e5")}}
+    for language, others in (("de", {"freedict": f"{DATA}/dict/freedict/en-de.tsv.gz"}), ("eu", {}))
 }
-for _language, _found in LOOP_DICTIONARIES.items():
-    _found |= {aligner: ALIGNED.format(aligner, _language) for aligner in ("e5", "ibm1")}
 SHORT = ("PROBES=[@Perplexity(), @WordRetrieval(), @SentenceRetrieval(), @Knowledge()]",)
 SHORT_STAGES = (*SHORT, *STAGE1, "align/Stage.probes=()", "ALIGN_STEPS=50", "PRETRAIN_STEPS=200")
 LOOP_ARMS: dict[str, tuple[str, tuple[str, ...]]] = {

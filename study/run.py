@@ -84,21 +84,27 @@ def comparable(rows: Sequence[record.Row], wanted: Sequence[Job]) -> tuple[list[
     return kept, list(dict.fromkeys(left))
 
 
-def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
-    """The jobs whose texts and dictionaries are here. Once a folder of data is linked, all texts are.
+def link(data: Path | None) -> bool:
+    """Link a folder of texts and dictionaries, if one is given; whether one is linked.
 
     Raises:
       UserError: there is no such folder, or another folder is linked.
     """
-    link = Path(DATA)
+    place = Path(DATA)
     if data is not None and not data.is_dir():
         raise UserError(f"--data={data}: no such folder")
-    if data is not None and link.exists() and link.resolve() != data.resolve():
-        raise UserError(f"{link} leads to {link.resolve()}: remove it to read {data}")
-    if data is not None and not link.exists():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(data.resolve())
-    able = [job for job in wanted if link.exists() or not job.experiment.data]
+    if data is not None and place.exists() and place.resolve() != data.resolve():
+        raise UserError(f"{place} leads to {place.resolve()}: remove it to read {data}")
+    if data is not None and not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(data.resolve())
+    return place.exists()
+
+
+def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
+    """The jobs whose texts and dictionaries are here. Once a folder of data is linked (`link`), all texts are."""
+    linked = link(data)
+    able = [job for job in wanted if linked or not job.experiment.data]
     if len(able) < len(wanted):
         print(
             f"{len(wanted) - len(able)} runs on real languages left out: give their folder as --data (make: DATA=DIR)"
