@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
-from study import record
+from study import record, translation
 from study.experiments import DATA, MADE, Experiment
 from xalign_jax import cli, config
 from xalign_jax.errors import UserError
@@ -172,6 +172,8 @@ def _recorded(job: Job, code: int, seconds: float | None) -> bool:
         print(f"{job.name}: failed: {' '.join(last)}", flush=True)
         return False
     row, curve = record.rows_of(job.experiment.name, directory, job.recipe, seconds)
+    if job.experiment.question == "loop":
+        row |= translation.measured(directory, job.recipe)
     # A continued run has no time of its own, but an earlier row of the same run may have one.
     if seconds is None:
         place = ("experiment", "seed", "identity")

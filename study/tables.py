@@ -146,13 +146,14 @@ def dictionaries(found: Mapping[str, Arm], chosen: Sequence[Experiment]) -> str:
             line = [one.name, str(len(arm)), cell(values(arm, "own_ppl/1")), cell(cost(arm, j), "+.1f", 100, " %")]
             line += [cell(values(arm, "own_ppl/2")), cell(cost(arm, j, "own_ppl/2"), "+.1f", 100, " %")]
             line += [cell(values(arm, column), ".3f") for column in ("knows/2", *WORDS)]
+            line.append(cell(values(arm, "gold/2"), ".3f"))
             # The mean of both directions, for each seed.
             for level in (0, 2):
                 pairs = zip(*(values(arm, column.format(level)) for column in DIRECTIONS), strict=True)
                 line.append(cell([statistics.fmean(pair) for pair in pairs], ".3f"))
             rows.append(line)
     header = ["", "seeds", "English ppl", "against J", "other ppl", "against J", "knowledge", "own words", "held out"]
-    return markdown([*header, "sentences, level 0", "level 2"], rows) if rows else MISSING
+    return markdown([*header, "FreeDict words", "sentences, level 0", "level 2"], rows) if rows else MISSING
 
 
 # Compared between two experiments: perplexities by their ratio, knowledge by its difference.

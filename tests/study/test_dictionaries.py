@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))  # `study` is a folder of the repository, not of the installed package
 
-from study import dictionaries, record, run, tables  # noqa: E402
+from study import dictionaries, record, run, tables, translation  # noqa: E402
 from study.experiments import LOOP, select  # noqa: E402
 from xalign_jax.data.text.readers import source_reader  # noqa: E402
 
@@ -98,3 +100,28 @@ def test_sentences_are_the_mean_of_both_directions(place):
     ]
     text = tables.filled("<!-- dictionaries: *-help-de -->\n\nNot run yet.\n", tables.arms(rows))
     assert "-25.0 ± 0.0 %" in text and "0.300 ± 0.000" in text and "Not run" not in text
+
+
+def test_frequent_words_are_counted_in_training_text(place):
+    # en0 to en6 occur in every seventh paragraph, the other words once or twice.
+    words = translation.frequent_words(dictionaries.HELP.format("de"))
+    assert words == {name: [f"{name}{n}" for n in range(7)] for name in ("en", "de")}
+
+
+def test_all_models_of_a_pair_are_asked_the_words_of_its_freedict(place, monkeypatch):
+    """A model that gives translations equal vectors finds all; without a FreeDict nothing is asked."""
+    entries = "".join(f"En{n}\tde{n}\n" for n in (1, 2, 3, 9))
+    (place / "gold.tsv").write_text(f"{entries}en4\tnicht hier\n")
+    monkeypatch.setattr(translation, "LOOP_DICTIONARIES", {"de": dictionaries.LOOP_DICTIONARIES["de"], "eu": {}})
+    # The vector of a word is that of its last letter; level 2 has the wrong one for English.
+    eye = np.eye(8, dtype=np.float32)
+
+    def encode(texts, level):
+        return np.array([eye[(int(text[-1]) + (text[0] == "e") * level) % 8] for text in texts])
+
+    monkeypatch.setattr(translation, "load", lambda directory: SimpleNamespace(encode=encode))
+    for language, found in (("de", {"gold/0": 1.0, "gold/2": 0.0}), ("eu", {})):
+        mixture = SimpleNamespace(tasks=(dictionaries.HELP.format("de"),))
+        stages = (SimpleNamespace(streams=(SimpleNamespace(mixture=mixture),)),)
+        recipe = SimpleNamespace(lexicon=SimpleNamespace(languages=("en", language)), stages=stages)
+        assert translation.measured(place, recipe) == found
