@@ -18,7 +18,7 @@ from xalign_jax.reports.tables import markdown
 
 PAIRS = 10_000  # paragraphs of each two languages
 # Aligner -> options of `xalign align`. They were set before any dictionary was seen.
-ALIGNERS = {"e5": ("--method=ot", "--level=7"), "ibm1": ("--method=ibm1",)}
+ALIGNERS = {"ibm1": ("--method=ibm1",), "e5": ("--method=ot", "--level=7")}
 
 
 def make(model: Path | None) -> Iterator[str]:
@@ -52,7 +52,7 @@ def _aligned(file: Path, language: str, options: Sequence[str]) -> str:
     done = subprocess.run([*command, f"--dictionary={file}", *options], stderr=subprocess.PIPE, text=True, check=False)
     said = [line for line in done.stderr.splitlines() if line.strip()]
     if done.returncode:
-        raise RunError(f"{file}: {said[-1] if said else 'xalign align failed'}")
+        raise RunError(f"{file}: {said[-1].removeprefix('xalign: ') if said else 'xalign align failed'}")
     return "; ".join(said[-2:])
 
 
