@@ -49,12 +49,14 @@ class Aligner(Protocol):
     Attributes:
       longer: sentence pairs so far that were longer than the aligner reads. Words beyond that have no link.
       way: how it links words, for the user: "e5-small, level 7, itermax".
-      calibration: of the probabilities; None = they are as they were computed.
     """
 
     longer: int
     way: str
-    calibration: Calibration | None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of the probabilities; None = they are as they were computed."""
 
     def align(self, pairs: Sequence[Pair]) -> list[Alignment]:
         """The links of each pair, in the order of the pairs."""
