@@ -311,25 +311,28 @@ LOOP_ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "J": (JOINT, (*SHORT, "PRETRAIN_STEPS=250")),
     "PC": (PREALIGN, SHORT_STAGES),
     "PLUS": (PLUS_PAIR, SHORT_STAGES),
+    "PLUS-random": (PLUS_PAIR, (*SHORT_STAGES, SHUFFLED)),
 }
+# Arms without a right dictionary, and which one of a language they read.
+ONE_DICTIONARY = {"J": 0, "PLUS-random": -1}
 
 
 def _loop(arm: str, dictionary: str, language: str) -> Experiment:
-    """An arm on help pages with one of the dictionaries. J reads it for its facts and probes only."""
+    """An arm on help pages with one of the dictionaries. J reads one for its facts and probes only."""
     file, bindings = LOOP_ARMS[arm]
     rates = f'{{"en": 0.86, "{language}": 0.10, "facts": 0.04}}'
     options = [f'TEXT="{HELP.format(language)}"', f'LANGUAGES=("en", "{language}")', f"RATES={rates}"]
     options += [f'DICTIONARY=("{LOOP_DICTIONARIES[language][dictionary]}",)', "Lexicon.size=2000"]
     options += [f'SENTENCES={{"en": "{MANUALS.format("en")}", "{language}": "{MANUALS.format(language)}"}}']
-    name = f"J-help-{language}" if arm == "J" else f"{arm}-{dictionary}-help-{language}"
-    return Experiment("loop", name, (file,), (*bindings, *options), data=True)
+    name = arm if arm in ONE_DICTIONARY else f"{arm}-{dictionary}"
+    return Experiment("loop", f"{name}-help-{language}", (file,), (*bindings, *options), data=True)
 
 
 LOOP = [
     _loop(arm, dictionary, language)
     for language, found in LOOP_DICTIONARIES.items()
     for arm in LOOP_ARMS
-    for dictionary in (list(found)[:1] if arm == "J" else found)
+    for dictionary in ([list(found)[ONE_DICTIONARY[arm]]] if arm in ONE_DICTIONARY else found)
 ]
 
 EXPERIMENTS = [*CLONE, *BASELINES, *INIT, *SEARCH, *DICTIONARY, *CURVES, *REAL, *MULTIWAY, *IMBALANCE, *LOOP]
