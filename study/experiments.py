@@ -294,7 +294,48 @@ IMBALANCE = [
     if (name, size) != ("10-languages-half", "-1m")
 ]
 
-EXPERIMENTS = [*CLONE, *BASELINES, *INIT, *SEARCH, *DICTIONARY, *CURVES, *REAL, *MULTIWAY, *IMBALANCE]
+# The loop closed: help pages with dictionaries that `python -m study dictionaries` makes of their own training text, by
+# aligner and language, beside FreeDict and beside none. Other manuals are the test of sentences. A third of the usual
+# steps, and few probes.
+MADE = "runs/study/dictionaries"
+ALIGNED = MADE + "/{0}/en-{1}.tsv"
+HELP = f"tsv:en={DATA}/multiway/libreoffice_help/en.tsv.gz,{{0}}={DATA}/multiway/libreoffice_help/{{0}}.tsv.gz"
+MANUALS = f"{DATA}/multiway/gnome_docs/{{0}}.tsv.gz"
+LOOP_DICTIONARIES = {
+    language: {**others, **{aligner: ALIGNED.format(aligner, language) for aligner in ("ibm1", "e5")}}
+    for language, others in (("de", {"freedict": f"{DATA}/dict/freedict/en-de.tsv.gz"}), ("eu", {}))
+}
+SHORT = ("PROBES=[@Perplexity(), @WordRetrieval(), @SentenceRetrieval(), @Knowledge()]",)
+SHORT_STAGES = (*SHORT, *STAGE1, "align/Stage.probes=()", "ALIGN_STEPS=50", "PRETRAIN_STEPS=200")
+LOOP_ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "J": (JOINT, (*SHORT, "PRETRAIN_STEPS=250")),
+    "PC": (PREALIGN, SHORT_STAGES),
+    "PLUS": (PLUS_PAIR, SHORT_STAGES),
+    "PLUS-random": (PLUS_PAIR, (*SHORT_STAGES, SHUFFLED)),
+}
+# Arms without a right dictionary, and which one of a language they read.
+ONE_DICTIONARY = {"J": 0, "PLUS-random": -1}
+
+
+def _loop(arm: str, dictionary: str, language: str) -> Experiment:
+    """An arm on help pages with one of the dictionaries. J reads one for its facts and probes only."""
+    file, bindings = LOOP_ARMS[arm]
+    rates = f'{{"en": 0.86, "{language}": 0.10, "facts": 0.04}}'
+    options = [f'TEXT="{HELP.format(language)}"', f'LANGUAGES=("en", "{language}")', f"RATES={rates}"]
+    options += [f'DICTIONARY=("{LOOP_DICTIONARIES[language][dictionary]}",)', "Lexicon.size=2000"]
+    options += [f'SENTENCES={{"en": "{MANUALS.format("en")}", "{language}": "{MANUALS.format(language)}"}}']
+    name = arm if arm in ONE_DICTIONARY else f"{arm}-{dictionary}"
+    return Experiment("loop", f"{name}-help-{language}", (file,), (*bindings, *options), data=True)
+
+
+LOOP = [
+    _loop(arm, dictionary, language)
+    for language, found in LOOP_DICTIONARIES.items()
+    for arm in LOOP_ARMS
+    for dictionary in ([list(found)[ONE_DICTIONARY[arm]]] if arm in ONE_DICTIONARY else found)
+]
+
+EXPERIMENTS = [*CLONE, *BASELINES, *INIT, *SEARCH, *DICTIONARY, *CURVES, *REAL, *MULTIWAY, *IMBALANCE, *LOOP]
 
 
 def select(words: Sequence[str]) -> list[Experiment]:

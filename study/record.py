@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xalign_jax.evaluation.probes.sentence_retrieval import SentenceRetrieval
 from xalign_jax.interfaces import Probe
 from xalign_jax.recipe import Recipe, as_json, identity
 from xalign_jax.records.conditions import without_places
@@ -115,11 +116,15 @@ def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: floa
 def _languages(recipe: Recipe) -> Sequence[str]:
     """The languages whose values are kept, in the order of their numbers.
 
-    With a dictionary, they are its first two. A mixture that names languages has all of them, and the mean directions
+    With a dictionary, they are its first two, and both directions between them if parallel files are probed. A mixture
+    that names languages has all of them, and the mean directions
     into and out of the first. Otherwise they are English and its first clone.
     """
     if recipe.lexicon is not None:
-        return recipe.lexicon.languages[:2]
+        source, target = recipe.lexicon.languages[:2]
+        probes = [probe for stage in recipe.stages for probe in stage.probes]
+        asked = any(isinstance(probe, SentenceRetrieval) and probe.files for probe in probes)
+        return (source, target, f"{source}->{target}", f"{target}->{source}") if asked else (source, target)
     languages = stages.mixtures(recipe)[0].languages
     if not languages:
         return "en", "en_clone"

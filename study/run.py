@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
-from study import record
-from study.experiments import DATA, Experiment
+from study import record, translation
+from study.experiments import DATA, MADE, Experiment
 from xalign_jax import cli, config
 from xalign_jax.errors import UserError
 from xalign_jax.recipe import Recipe, identity
@@ -84,26 +84,42 @@ def comparable(rows: Sequence[record.Row], wanted: Sequence[Job]) -> tuple[list[
     return kept, list(dict.fromkeys(left))
 
 
-def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
-    """The jobs whose texts are here: all of them once a folder of data is linked, else those that need none.
+def link(data: Path | None) -> bool:
+    """Link a folder of texts and dictionaries, if one is given; whether one is linked.
 
     Raises:
       UserError: there is no such folder, or another folder is linked.
     """
-    link = Path(DATA)
+    place = Path(DATA)
     if data is not None and not data.is_dir():
         raise UserError(f"--data={data}: no such folder")
-    if data is not None and link.exists() and link.resolve() != data.resolve():
-        raise UserError(f"{link} leads to {link.resolve()}: remove it to read {data}")
-    if data is not None and not link.exists():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(data.resolve())
-    able = [job for job in wanted if link.exists() or not job.experiment.data]
+    if data is not None and place.exists() and place.resolve() != data.resolve():
+        raise UserError(f"{place} leads to {place.resolve()}: remove it to read {data}")
+    if data is not None and not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(data.resolve())
+    return place.exists()
+
+
+def with_data(wanted: Sequence[Job], data: Path | None) -> list[Job]:
+    """The jobs whose texts and dictionaries are here. Once a folder of data is linked (`link`), all texts are."""
+    linked = link(data)
+    able = [job for job in wanted if linked or not job.experiment.data]
     if len(able) < len(wanted):
         print(
             f"{len(wanted) - len(able)} runs on real languages left out: give their folder as --data (make: DATA=DIR)"
         )
-    return able
+    # Dictionaries of `study.dictionaries` are made from these texts.
+    ready = [job for job in able if all(path.exists() for path in _made(job.recipe))]
+    if len(ready) < len(able):
+        print(f"{len(able) - len(ready)} runs left out: make their dictionaries first (python -m study dictionaries)")
+    return ready
+
+
+def _made(recipe: Recipe) -> list[Path]:
+    """The dictionaries of a recipe that the study makes by itself."""
+    files = recipe.lexicon.files if recipe.lexicon else ()
+    return [Path(path) for path, _, _ in files if Path(MADE) in Path(path).parents]
 
 
 def run(wanted: Sequence[Job], count: int) -> bool:
@@ -156,6 +172,8 @@ def _recorded(job: Job, code: int, seconds: float | None) -> bool:
         print(f"{job.name}: failed: {' '.join(last)}", flush=True)
         return False
     row, curve = record.rows_of(job.experiment.name, directory, job.recipe, seconds)
+    if job.experiment.question == "loop":
+        row |= translation.measured(directory, job.recipe)
     # A continued run has no time of its own, but an earlier row of the same run may have one.
     if seconds is None:
         place = ("experiment", "seed", "identity")

@@ -133,6 +133,29 @@ def languages(found: Mapping[str, Arm], chosen: Sequence[Experiment]) -> str:
     return markdown(["", *MULTIWAY_LANGUAGES], rows) if rows else MISSING
 
 
+# Sentence retrieval of the question `loop`: its column by direction (the languages 3 and 4 of a row) and level.
+DIRECTIONS = ("sentences/3/{}", "sentences/4/{}")
+
+
+def dictionaries(found: Mapping[str, Arm], chosen: Sequence[Experiment]) -> str:
+    """A line for each experiment that has rows: perplexities, and words and sentences that are found, of 1."""
+    rows = []
+    for one in chosen:
+        if arm := found.get(one.name):
+            j = found.get(f"J{_suffix(one)}", {})
+            line = [one.name, str(len(arm)), cell(values(arm, "own_ppl/1")), cell(cost(arm, j), "+.1f", 100, " %")]
+            line += [cell(values(arm, "own_ppl/2")), cell(cost(arm, j, "own_ppl/2"), "+.1f", 100, " %")]
+            line += [cell(values(arm, column), ".3f") for column in ("knows/2", *WORDS)]
+            line.append(cell(values(arm, "gold/2"), ".3f"))
+            # The mean of both directions, for each seed.
+            for level in (0, 2):
+                pairs = zip(*(values(arm, column.format(level)) for column in DIRECTIONS), strict=True)
+                line.append(cell([statistics.fmean(pair) for pair in pairs], ".3f"))
+            rows.append(line)
+    header = ["", "seeds", "English ppl", "against J", "other ppl", "against J", "knowledge", "own words", "held out"]
+    return markdown([*header, "FreeDict words", "sentences, level 0", "level 2"], rows) if rows else MISSING
+
+
 # Compared between two experiments: perplexities by their ratio, knowledge by its difference.
 COMPARED = {"English ppl": "own_ppl/1", "other ppl": "own_ppl/2", "knowledge": "knows/2"}
 
@@ -162,6 +185,7 @@ BASELINES = [("J", "O"), ("J-restart", "O-restart"), ("K-random", "O-K")]
 # Question -> how the names of its own J and O end.
 SUFFIXES = {"init": "-std0.02", "clone-50-50": "-50-50", "clone-4m": "-4m", "clone-4m-50-50": "-4m-50-50"}
 PAIRS = ("-en-de", "-en-fr", "-en-ru")
+HELP_PAIRS = ("-help-de", "-help-eu")
 # Comparisons for every question of the clone study, and for every pair of real languages. There a gain counts if it
 # exceeds three standard errors, also against the random dictionary.
 CLONE_CLAIMS = [("PC", "J"), ("K", "J"), ("R", "J"), ("RC", "J"), ("PC", "RC"), ("K", "RC"), ("K", "K-random")]
@@ -202,6 +226,9 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
         if question == "multiway":
             parts += [retrieval(found, mine), languages(found, mine)]
             continue
+        if question == "loop":
+            parts.append(dictionaries(found, mine))
+            continue
         # Experiments of one setting share baselines, and their names end alike.
         for suffix, group in itertools.groupby(mine, _suffix):
             names, against = [one.name for one in group], [(f"{j}{suffix}", f"{o}{suffix}") for j, o in BASELINES]
@@ -225,18 +252,23 @@ def write(results: Sequence[Row], curves: Sequence[Row], folder: Path) -> None:
 
 
 def documents(folder: Path) -> list[Path]:
-    """The paper, which is the folder's neighbour with its name, its appendices in the folder, and `multiway.md`."""
-    neighbours = [folder.with_suffix(".md"), folder.with_name("multiway.md")]
+    """The paper, which is the folder's neighbour with its name, its appendices in the folder, and two pages that it fills."""
+    neighbours = [folder.with_suffix(".md"), *map(folder.with_name, ("multiway.md", "alignment.md"))]
     return [*(path for path in neighbours if path.is_file()), *sorted(folder.glob("appendix_*.md"))]
 
 
+# Kinds of tables that have a line for each experiment and no baseline of their own.
+BY_KIND = {"summary": summary, "retrieval": retrieval, "languages": languages, "dictionaries": dictionaries}
+
+
 def filled(document: str, found: Mapping[str, Arm]) -> str:
-    """The document with a new table below every line of one of five kinds.
+    """The document with a new table below every line of one of six kinds.
 
     `<!-- table: WORD... -->` has a line for each experiment, with words as `select` takes them.
     `<!-- summary: WORD... -->` has the same lines with fewer columns.
     `<!-- differences: A/B... -->` has a line for each pair.
-    `<!-- retrieval: WORD... -->` and `<!-- languages: WORD... -->` have a line for each experiment.
+    `<!-- retrieval: WORD... -->`, `<!-- languages: WORD... -->` and `<!-- dictionaries: WORD... -->` have a line for
+    each experiment.
     """
 
     def table(place: re.Match[str]) -> str:
@@ -245,23 +277,20 @@ def filled(document: str, found: Mapping[str, Arm]) -> str:
             pairs = [(first, second) for first, second in (word.split("/") for word in words)]
             return f"{place['line']}{differences(found, pairs)}\n"
         chosen = select(words)
-        if place["kind"] in ("retrieval", "languages"):
-            shown = retrieval if place["kind"] == "retrieval" else languages
+        if shown := BY_KIND.get(place["kind"]):
             return f"{place['line']}{shown(found, chosen)}\n"
-        if place["kind"] == "summary":
-            return f"{place['line']}{summary(found, chosen)}\n"
         suffix = _suffix(chosen[0])
         return f"{place['line']}{comparison(found, [one.name for one in chosen], f'J{suffix}', f'O{suffix}')}\n"
 
     # The marker's line, then the old table or the word for a missing one, which is replaced.
-    line = r"(?P<line><!-- (?P<kind>table|summary|differences|retrieval|languages): (?P<words>.+) -->\n\n)"
+    line = rf"(?P<line><!-- (?P<kind>table|differences|{'|'.join(BY_KIND)}): (?P<words>.+) -->\n\n)"
     return re.sub(rf"{line}(?:(?:\||{re.escape(MISSING)}).*\n)*", table, document)
 
 
 def _suffix(one: Experiment) -> str:
     """The ending that the names of an experiment's baselines have."""
-    if one.question == "real":
-        return next(pair for pair in PAIRS if one.name.endswith(pair))
+    if one.question in ("real", "loop"):
+        return next(pair for pair in (*PAIRS, *HELP_PAIRS) if one.name.endswith(pair))
     return SUFFIXES.get(one.question, "")
 
 

@@ -108,10 +108,29 @@ def test_model_1_needs_no_model_and_calibrates_its_links(place):
     lexical = ("--method=ibm1", "--symmetrise=grow-diag-final-and", "--gold=fewer.txt")
     done = xalign("align", *TEXTS, *lexical, "--fit_calibration=fit.json", cwd=place)
     assert done.returncode == 0, done.stderr
-    assert set(json.loads((place / "fit.json").read_text())) == {"slope", "intercept", "error", "links"}
+    fitted = json.loads((place / "fit.json").read_text())
+    assert set(fitted) == {"slope", "intercept", "fitted", "error", "links"}
+    assert fitted["fitted"] == "ibm1, en.txt and de.txt" and "probabilities: " not in done.stderr
     again = xalign("align", *TEXTS, *lexical, "--calibration=fit.json", cwd=place)
     errors = [float(text.stderr.rpartition("calibration error ")[2].split()[0]) for text in (done, again)]
     assert again.returncode == 0 and errors[1] == pytest.approx(errors[0], abs=0.002)
+    assert "calibrated for ibm1, en.txt and de.txt; this is ibm1, en.txt and de.txt" in again.stderr
+
+
+def test_a_calibration_of_a_model_starts_from_raw_probabilities(place):
+    """A second run that uses it has the error that was said, and a line names what it and this run were made of."""
+    gold = [line.partition(" ")[2] for line in (place / "gold.txt").read_text().splitlines()]
+    (place / "some.txt").write_text("\n".join(gold) + "\n")
+    options = (*TEXTS, "--model=hf", "--level=1", "--gold=some.txt")
+    done = xalign("align", *options, "--fit_calibration=hf.json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    again = xalign("align", *options, "--calibration=hf.json", cwd=place)
+    errors = [float(text.stderr.rpartition("calibration error ")[2].split()[0]) for text in (done, again)]
+    assert errors[1] == pytest.approx(errors[0], abs=0.002)
+    here = "hf, level 1, itermax, en.txt and de.txt"
+    assert f"probabilities: calibrated for {here}; this is {here}" in again.stderr
+    usual = xalign("align", *options, cwd=place)
+    assert f"calibrated for multilingual-e5-small, level 7, itermax, 200 pairs of en-cs; this is {here}" in usual.stderr
 
 
 @pytest.mark.parametrize(
@@ -128,6 +147,7 @@ def test_model_1_needs_no_model_and_calibrates_its_links(place):
         (["--method=ibm1", "--gold=empty.txt"], "no sure link there"),
         (["--method=ibm1", "--target=none.txt"], "none.txt: no such file"),
         (["--method=ibm1", "--fit_calibration=x"], "--fit_calibration: needs --gold"),
+        (["--method=ibm1", "--gold=gold.txt", "--fit_calibration=x", "--calibration=y"], "leave one of the two out"),
         (["--method=ibm1", "--calibration=en.txt"], "not a file that --fit_calibration wrote"),
         (["--method=ibm1", "--picture=grid.txt"], "its name must end in .png, .svg, .pdf"),
         (["--method=ibm1", "--output=none/links"], "--output=none/links: no such folder"),

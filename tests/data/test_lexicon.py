@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 from fakes import FakeTokenizer, make_store
 
-from xalign_jax.data.feeds.codeswitch import build_table
+from xalign_jax.data.corpus import Corpus
+from xalign_jax.data.feeds.codeswitch import Switch, build_table, switch
+from xalign_jax.data.feeds.words import WordFeed
 from xalign_jax.data.lexicon.entries import REASONS
 from xalign_jax.data.lexicon.lexicon import Lexicon, build_lexicon
+from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.errors import UserError
+from xalign_jax.evaluation.aligning.dictionary import DictionaryCounts
+from xalign_jax.evaluation.aligning.pairs import Alignment, Pair
 
 WORDS = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(8) for j in range(10)]
 TARGETS = [word.replace("w", "v") for word in WORDS]
@@ -301,6 +306,35 @@ def test_one_to_one_links_words_that_are_alike_in_frequency_and_none_twice(token
     assert by_concept(table.train) == {0: {"en": ["waa"], "de": ["vaa"]}, 1: {"en": ["wab"], "de": ["vab"]}}
     assert (table.report["not_in_text"], table.report["translation_taken"]) == (1, 1) and accounted(table.report)
     assert len(build_lexicon(Lexicon(**options), tokenizer, stores).train.words) == 3 + 6
+
+
+def test_senses_of_a_made_dictionary_reach_stage_1_and_switching(tokenizer, stores, tmp_path):
+    """A word that `xalign align` links to several words keeps them all, in the feed of words and in switched text."""
+    found = DictionaryCounts()
+    for line, target in enumerate(["vaa", "vaa", "vaa", "vab", "vab", "vac"]):
+        found.add(Pair(line, ("waa", "wab"), (target, "vad")), Alignment(((0, 0), (1, 1)), (1.0, 1.0)))
+    path = pairs(tmp_path / "en-de.tsv", [str(line).split("\t") for line in found.lines()])
+    # vac is linked once only, so it is no translation.
+    senses = {"waa": ["vaa", "vab"], "wab": ["vad"]}
+    lexicon = build_lexicon(
+        Lexicon(source="file", paths=(path,), languages=("en", "de"), heldout=0.0), tokenizer, stores
+    )
+    table = lexicon.train
+    assert {words["en"][0]: words["de"] for words in by_concept(table).values()} == senses
+    batch = WordFeed(8, 6, 2).build(Corpus(tokenizer, stores, lexicon, None), None, 2, 0).batch(0, slice(0, 2))
+    fed: dict[int, set[str]] = {}
+    for row, slot in zip(*np.nonzero(batch["concept"] >= 0), strict=True):
+        ids = batch["tokens"][row][batch["segment_ids"][row] == slot + 1]
+        fed.setdefault(int(batch["concept"][row, slot]), set()).add(tokenizer.decode(ids))
+    assert sorted(map(sorted, fed.values())) == sorted(sorted([source, *targets]) for source, targets in senses.items())
+    # A row for each draw: both senses of the word are drawn equally often, whatever their probabilities.
+    text = np.tile(np.append(tokenizer.encode(["waa"])[0], tokenizer.eos), (400, 1))
+    switched = switch(
+        text.astype(np.uint16), text, np.full(400, 2), hash64(0, np.arange(400)), np.zeros(400, np.int64),
+        table=build_table(table, tokenizer), config=Switch(rate=1.0), length=2, pad=tokenizer.pad,
+    )  # fmt: skip
+    drawn = [tokenizer.decode(row[:1]) for row in switched.tokens]
+    assert set(drawn) == {"vaa", "vab"} and 150 < drawn.count("vaa") < 250
 
 
 def test_multi_rows_hold_out_words_that_training_does_not_have(tokenizer, stores, tmp_path):

@@ -206,7 +206,8 @@ def test_columns_are_called_by_the_short_names_of_the_recipe_s_probes():
     short = record.short_names(probe for stage in job.recipe.stages for probe in stage.probes)
     for path in (record.RESULTS, record.CURVES):
         columns = {name.split("/")[0] for row in record.read(path) for name in row if "/" in name}
-        assert columns - {"seen"} <= {*short.values()}  # "seen" is of the training log
+        # "seen" is of the training log, and "gold" of `study.translation`.
+        assert columns - {"seen", "gold"} <= {*short.values()}
     assert {*short.values()} == {"ppl", "own_ppl", "bits", "knows", "words", "mass", "cosine", "gradients", "sentences"}
 
     def row(probe, metric, language, value, level=None, split=None, control=None):
@@ -278,9 +279,8 @@ def test_the_document_has_the_tables_of_the_recorded_rows():
     for path in (record.RESULTS, record.CURVES):
         assert run.comparable(record.read(path), every)[1] == []
     documents = tables.documents(record.FOLDER)
-    assert [path.name for path in documents if path.parent != record.FOLDER] == ["study.md", "multiway.md"] and len(
-        documents
-    ) > 2
+    beside = [path.name for path in documents if path.parent != record.FOLDER]
+    assert beside == ["study.md", "multiway.md", "alignment.md"] and len(documents) > len(beside)
     for path in documents:
         document = path.read_text(encoding="utf-8")
         assert tables.filled(document, tables.arms(record.read(record.RESULTS))) == document

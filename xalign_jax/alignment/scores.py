@@ -56,14 +56,22 @@ def interval(sentences: np.ndarray, draws: int = 1000, seed: int = 0, level: flo
 
 
 class Calibration(NamedTuple):
-    """How raw link probabilities p become calibrated ones: sigmoid(slope * logit(p) + intercept) (Platt 1999)."""
+    """How raw link probabilities p become calibrated ones: sigmoid(slope * logit(p) + intercept) (Platt 1999).
+
+    Attributes:
+      fitted: the model, level, method and texts that it was fitted with, for the user. It does not carry to others.
+    """
 
     slope: float
     intercept: float
+    fitted: str = ""
 
     def __call__(self, probability: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of any shape."""
         return 1 / (1 + np.exp(-(self.slope * _logit(probability) + self.intercept)))
+
+
+RAW = Calibration(1.0, 0.0)  # changes nothing
 
 
 def fit_calibration(probability: np.ndarray, correct: np.ndarray) -> Calibration:

@@ -117,6 +117,8 @@ def _check_options(options: argparse.Namespace, bindings: list[str]) -> None:
         raise UserError("--maps and --languages: each needs the other, such as --maps=maps/ --languages=en,de")
     if options.fit_calibration and not options.gold:
         raise UserError("--fit_calibration: needs --gold, the links on which probabilities are calibrated")
+    if options.fit_calibration and options.calibration:
+        raise UserError("--calibration: --fit_calibration starts from raw probabilities; leave one of the two out")
     if options.gold_base is not None and not options.gold:
         raise UserError("--gold_base: means nothing without --gold")
     if options.picture and options.picture.suffix not in _PICTURES:
@@ -144,12 +146,15 @@ def _aligner(options: argparse.Namespace, texts: Texts) -> Aligner:
 def _neural(options: argparse.Namespace) -> Aligner:
     """The aligner by a model's states."""
     from xalign_jax.alignment.methods import Extraction
+    from xalign_jax.alignment.scores import RAW
     from xalign_jax.api import load, start_jax
     from xalign_jax.evaluation.aligning.neural import CALIBRATION, NeuralAligner, Way, default_level
     from xalign_jax.evaluation.aligning.run import read_calibration
     from xalign_jax.evaluation.language_maps import LanguageMaps
 
-    calibration = read_calibration(options.calibration) if options.calibration else CALIBRATION
+    calibration = RAW if options.fit_calibration else CALIBRATION
+    if options.calibration:
+        calibration = read_calibration(options.calibration)
     start_jax("highest" if options.dtype == "float32" else "default")
     loaded = load(options.model, options.step, options.dtype)
     level = default_level(loaded.model) if options.level is None else options.level
@@ -163,4 +168,5 @@ def _neural(options: argparse.Namespace) -> Aligner:
         batch_tokens=options.batch_tokens,
         maps=LanguageMaps.load(options.maps) if options.maps else None,
         languages=two_languages(options.languages) if options.languages else None,
+        name=options.model.name,
     )

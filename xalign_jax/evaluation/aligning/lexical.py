@@ -24,8 +24,9 @@ class LexicalAligner:
         """Args:
         how: one of `symmetrise.SYMMETRISATIONS`.
         """
-        self.longer = 0
-        self._model, self._how, self._calibration = model, how, calibration
+        self.longer, self.calibration = 0, calibration
+        self.way = "ibm1-diagonal" if model.tension else "ibm1"
+        self._model, self._how = model, how
 
     def align(self, pairs: Sequence[Pair]) -> list[Alignment]:
         """The links of each pair."""
@@ -41,7 +42,7 @@ class LexicalAligner:
                 _best(backward, 1) & (backward > 1 - backward.sum(1, keepdims=True)),
                 self._how,
             )
-            linked = _as_alignments(chosen, np.sqrt(forward * backward), self._calibration)
+            linked = _as_alignments(chosen, np.sqrt(forward * backward), self.calibration)
             for number, alignment in zip(numbers, linked, strict=True):
                 found[number] = alignment
         return found
@@ -50,7 +51,7 @@ class LexicalAligner:
 class DiagonalAligner:
     """Links word i of m to the word at the same share of the other sentence. It knows nothing: a baseline."""
 
-    longer = 0
+    longer, way, calibration = 0, "diagonal", None
 
     def __init__(self, how: str = "intersection"):
         self._how = how

@@ -24,8 +24,8 @@ from xalign_jax.evaluation.language_maps import LanguageMaps, Stack
 from xalign_jax.interfaces import Inputs
 from xalign_jax.models.model import Model
 
-# Fitted on 200 pairs of en-cs with multilingual-e5-small, level 7 and itermax (docs/alignment.md).
-CALIBRATION = Calibration(slope=0.875, intercept=0.579)
+# How well it carries to other pairs of languages is in docs/alignment.md.
+CALIBRATION = Calibration(0.875, 0.579, "multilingual-e5-small, level 7, itermax, 200 pairs of en-cs")
 # Tokens of each side in a batch, with padding. On CPUs, small batches fit the caches and have sentences of equal length.
 _BATCH_TOKENS = {"cpu": 512}
 _MORE_TOKENS = 2**15
@@ -85,6 +85,7 @@ class NeuralAligner:
         batch_tokens: int | None = None,
         maps: LanguageMaps | None = None,
         languages: tuple[str, str] | None = None,
+        name: str = "the model",
     ):
         """Args:
           model: with its parameters.
@@ -94,6 +95,7 @@ class NeuralAligner:
           batch_tokens: of each side in a batch, with padding; None = 512 on CPUs, 32,768 on accelerators. A batch has one
             sentence pair at least.
           maps: states go through the maps of `languages`, (source, target); None = the model as it is.
+          name: of the model, for the user.
 
         Raises:
           UserError: the model has no such level, or the maps do not suit the model, the languages or states of tokens.
@@ -113,7 +115,8 @@ class NeuralAligner:
         self.longer = 0
         self._model, self._tokenizer, self._ways = model, tokenizer, tuple(ways)
         self._levels = tuple(sorted({way.level for way in ways}))
-        self._spaced, self._calibration = spaced, calibration
+        self.way = f"{name}, level {ways[0].level}, {ways[0].extraction.method}"
+        self._spaced, self.calibration = spaced, calibration
         self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(target.platform(), _MORE_TOKENS)
         self._known: dict[str, np.ndarray] = {}
         # Specials around a sentence, as `framed` puts them.
@@ -205,7 +208,7 @@ class NeuralAligner:
                 raise UserError(f"level {way.level}: the model's states are not finite; try another level or float32")
             chosen = links(forward, backward, words[0] >= 0, words[1] >= 0, way.extraction)
             linked = word_links(chosen, probability, words[0], words[1])
-            values = self._calibration(linked.probability)
+            values = self.calibration(linked.probability)
             each = alignments(linked.row, linked.source, linked.target, values, len(batch.rows))
             for row, alignment in zip(batch.rows.tolist(), each, strict=True):
                 places[row] = alignment

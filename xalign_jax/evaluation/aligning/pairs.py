@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from xalign_jax.alignment.scores import Calibration
 from xalign_jax.data.text.lines import read_lines
 from xalign_jax.data.tokens.segmenter import BORDER, mark_borders
 from xalign_jax.errors import UserError
@@ -47,9 +48,15 @@ class Aligner(Protocol):
 
     Attributes:
       longer: sentence pairs so far that were longer than the aligner reads. Words beyond that have no link.
+      way: how it links words, for the user: "e5-small, level 7, itermax".
     """
 
     longer: int
+    way: str
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of the probabilities; None = they are as they were computed."""
 
     def align(self, pairs: Sequence[Pair]) -> list[Alignment]:
         """The links of each pair, in the order of the pairs."""

@@ -185,10 +185,13 @@ def _said(summary: Summary, aligner: Aligner, texts: Texts, judged: Judged, want
         lines.append(f"{summary.empty:,} of them have no word on one side, and so no link")
     if aligner.longer:
         lines.append(f"{aligner.longer:,} of them are longer than the aligner reads; words beyond that have no link")
+    here = f"{aligner.way}, {Path(texts.source).name} and {Path(texts.target).name}"
+    if aligner.calibration and (wanted.gold or wanted.jsonl or wanted.least_link) and not wanted.calibration:
+        lines.append(f"probabilities: calibrated for {aligner.calibration.fitted or 'other links'}; this is {here}")
     if wanted.gold:
         lines += _scored(judged)
     if wanted.calibration:
-        lines.append(_fit(judged, wanted.calibration))
+        lines.append(_fit(judged, wanted.calibration, here))
     return lines
 
 
@@ -204,13 +207,13 @@ def _scored(judged: Judged) -> list[str]:
     return [f"{len(sentences):,} sentences: {', '.join(parts)} (95 % by bootstrap over sentences){error}"]
 
 
-def _fit(judged: Judged, file: Path) -> str:
-    """Fit a calibration on the judged links and write it; returns a line about it."""
+def _fit(judged: Judged, file: Path, here: str) -> str:
+    """Fit a calibration on the judged links, whose probabilities are raw, and write it; returns a line about it."""
     if len(set(judged.correct)) < 2:
         raise UserError(f"--fit_calibration: needs correct and wrong links among the {len(judged.correct)} found")
     found = fit_calibration(np.array(judged.probabilities), np.array(judged.correct))
     error = calibration_error(found(np.array(judged.probabilities)), np.array(judged.correct))
-    values = {**found._asdict(), "error": round(error, 4), "links": len(judged.correct)}
+    values = {**found._replace(fitted=here)._asdict(), "error": round(error, 4), "links": len(judged.correct)}
     with _writer(file) as opened:
         print(json.dumps(values), file=opened)
     return f"{file}: calibration error {error:.3f} on the {len(judged.correct):,} links it was fitted on"
@@ -220,8 +223,8 @@ def read_calibration(file: Path) -> Calibration:
     """The calibration that `--fit_calibration` wrote. Raises UserError if the file holds none."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        return Calibration(float(values["slope"]), float(values["intercept"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Calibration(float(values["slope"]), float(values["intercept"]), str(values.get("fitted", "")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--calibration={file}: not a file that --fit_calibration wrote ({one_line(error)})") from None
 
 
