@@ -147,9 +147,11 @@ def read_split(path: Path, language: str, words: int) -> tuple[list[tuple[str, s
     return halves
 
 
-def induced(sides: Sequence[np.ndarray], words, gold: Sequence[tuple[str, str]]) -> tuple[str, float]:
-    """P@1 by CSLS with its interval, and coverage."""
-    found = lexicon_induction(*sides, *words, gold, at=(1,))
+def induced(
+    sides: Sequence[np.ndarray], words: Sequence[Sequence[str]], gold: Sequence[tuple[str, str]]
+) -> tuple[str, float]:
+    """P@1 by CSLS with its interval, and coverage. `sides` and `words` are (source, target)."""
+    found = lexicon_induction(sides[0], sides[1], words[0], words[1], gold, at=(1,))
     return cell(found.hits[1]), found.coverage
 
 

@@ -36,7 +36,7 @@ def measured(directory: Path, recipe: Recipe) -> dict[str, float]:
     for level in LEVELS:
         vectors = [model.encode(words[language], level=level) for language in (source, target)]
         centred = [of_language - of_language.mean(0) for of_language in vectors]
-        result = lexicon_induction(*centred, words[source], words[target], pairs, at=(1,))
+        result = lexicon_induction(centred[0], centred[1], words[source], words[target], pairs, at=(1,))
         found[f"gold/{level}"] = result.precision[1]
     return found
 
