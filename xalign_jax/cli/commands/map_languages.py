@@ -74,16 +74,16 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
 
 
 def _translations(options: argparse.Namespace) -> Translations:
-    """The texts of the command line."""
-    from xalign_jax.evaluation.map_fitting import read_parallel, read_words
-
+    """The texts of the command line. Options are checked before anything heavy is imported."""
     if bool(options.texts) == bool(options.dictionary):
         raise UserError("name one of --texts and --dictionary")
-    if options.texts:
-        if options.languages:
-            raise UserError("--languages: belongs to --dictionary; --texts names its languages itself")
-        return read_parallel(_files(options.texts))
-    return read_words(options.dictionary, two_languages(options.languages or ""))
+    if options.texts and options.languages:
+        raise UserError("--languages: belongs to --dictionary; --texts names its languages itself")
+    files = _files(options.texts) if options.texts else []
+    languages = two_languages(options.languages or "") if options.dictionary else None
+    from xalign_jax.evaluation.map_fitting import read_parallel, read_words
+
+    return read_words(options.dictionary, languages) if languages else read_parallel(files)
 
 
 def _files(text: str) -> list[tuple[str, str]]:
