@@ -67,7 +67,15 @@ def test_a_run_on_own_text_leaves_results_and_a_report(place):
     assert {row["language"] for row in rows if row["probe"] == "perplexity"} == {"en", "en_clone"}
     assert all(row["seed"] == 0 for row in rows)
     names = {path.name for path in (place / "run").iterdir()}
-    assert {"config.gin", "environment.json", "vocabulary", "lexicon", "metrics.jsonl", "report.md"} <= names
+    assert {
+        "config.gin",
+        "environment.json",
+        "vocabulary",
+        "lexicon",
+        "metrics.jsonl",
+        "report.md",
+        "report.html",
+    } <= names
     last = json.loads((place / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["tokens/en"] > last["tokens/en_clone"] > 0
     assert 0 < last["pretrain_lm/switch_coverage"] <= 1

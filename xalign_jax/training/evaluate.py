@@ -18,6 +18,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.interfaces import ProbedRun
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import Recipe, Runtime
+from xalign_jax.records.files import read_pictures, read_results
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.restore import restore_heads, restore_model
 from xalign_jax.training import checks, inputs, run_directory, stages
@@ -115,9 +116,12 @@ def measure(probed: ProbedRun, mesh: Mesh, probes: tuple, output: Path) -> None:
     """Run probes on a model and add their rows to `results.json` in `output`, and their pictures to `pictures.json`.
 
     Raises:
-      UserError: a probe does not suit the model or its data, or none of them measures anything.
+      UserError: a probe does not suit the model or its data, none of them measures anything, or a record in `output` is
+        damaged.
     """
-    # Ask all probes before the first of them computes for long.
+    # Find damage, and ask all probes, before the first of them computes for long.
+    read_results(output)
+    read_pictures(output)
     checks.check_probes(probes, probed)
     with jax.set_mesh(mesh):
         rows, drawn = run_probes(probes, probed)
