@@ -13,7 +13,7 @@ Intervals of 95 % come from a bootstrap over sentences or words.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +48,9 @@ def line(cells: Sequence[str]) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def both_ways(first: np.ndarray, second: np.ndarray, texts: Sequence[Sequence[str]]) -> np.ndarray:
+def both_ways(sides: Iterable[np.ndarray], texts: Sequence[Sequence[str]]) -> np.ndarray:
     """(N,) accuracy of each sentence, the mean of both directions."""
+    first, second = sides
     found = retrieval(first, second, source_texts=texts[0], target_texts=texts[1])
     return (np.asarray(found.forward_hits, np.float64) + found.backward_hits) / 2
 
@@ -81,7 +82,7 @@ def chosen_ridge(
     def score(method: Method) -> float:
         maps = fit_vectors(model, {name: side[:cut] for name, side in vectors.items()}, data, method, where)
         sides = [maps.apply(name, vectors[name][cut:]) for name in (first, second)]
-        return float(both_ways(*sides, [texts[name][cut:] for name in (first, second)]).mean())
+        return float(both_ways(sides, [texts[name][cut:] for name in (first, second)]).mean())
 
     return max((Method("ridge", strength) for strength in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)), key=score)
 
@@ -103,11 +104,11 @@ def sentences(options: argparse.Namespace) -> None:
             data = Translations({one: texts[one][:fitted] for one in both}, None, "")
             held = [texts[one][fitted:] for one in both]
             where = Where(level, space="centred")
-            cells = [cell(both_ways(*(side[fitted:] for side in both.values()), held))]
+            cells = [cell(both_ways((side[fitted:] for side in both.values()), held))]
             chosen = chosen_ridge(model, seen, data.texts, where)
             for method in methods:
                 maps = fit_vectors(model, seen, data, chosen if method == "ridge" else Method(method), where)
-                cells.append(cell(both_ways(*(maps.apply(one, side[fitted:]) for one, side in both.items()), held)))
+                cells.append(cell(both_ways((maps.apply(one, side[fitted:]) for one, side in both.items()), held)))
             line([name, str(level), *cells, f"{chosen.strength:g}"])
 
 
@@ -132,7 +133,7 @@ def within(options: argparse.Namespace) -> None:
     for name in options.languages:
         for level in options.levels:
             sides = [(way[PIVOT][level], way[name][level]) for way in found.values()]
-            line([name, str(level), *(cell(both_ways(*side, [held[PIVOT], held[name]])) for side in sides)])
+            line([name, str(level), *(cell(both_ways(side, [held[PIVOT], held[name]])) for side in sides)])
 
 
 def read_split(path: Path, language: str, words: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
