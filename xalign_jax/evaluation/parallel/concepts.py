@@ -32,9 +32,10 @@ class Concepts(Measure):
     name: ClassVar[str] = "concepts"
     title: ClassVar[str] = "Clusters that two languages share"
     by_level: ClassVar[bool] = True
+    meaning: ClassVar[str] = "Share of clusters of sentences that hold both languages."
     columns: ClassVar[Mapping[str, Column]] = {
         "colap": Column("COLAP", headline=True),
-        "random": Column("COLAP of random languages"),
+        "random": Column("COLAP of random languages", best=""),
     }
     # Clusters do not know which sentences translate each other.
     controls: ClassVar[tuple[str, ...]] = ("untrained",)

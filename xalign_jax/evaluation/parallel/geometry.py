@@ -29,11 +29,14 @@ class Geometry(Measure):
     name: ClassVar[str] = "geometry"
     title: ClassVar[str] = "Geometry of sentence vectors"
     by_level: ClassVar[bool] = True
+    meaning: ClassVar[str] = (
+        "Where translations lie on the unit sphere: how near to each other, and how far from other sentences."
+    )
     columns: ClassVar[Mapping[str, Column]] = {
-        "alignment": Column("alignment (lower is closer)"),
-        "uniformity": Column("uniformity of the language (lower is more even)"),
-        "matched": Column("cosine of translations"),
-        "mismatched": Column("cosine of others"),
+        "alignment": Column("alignment (lower is closer)", best="lowest"),
+        "uniformity": Column("uniformity of the language (lower is more even)", best="lowest"),
+        "matched": Column("cosine of translations", best=""),
+        "mismatched": Column("cosine of others", best=""),
         "gap": Column("gap"),
         "d_prime": Column("d'"),
         "auc": Column("AUC", headline=True),

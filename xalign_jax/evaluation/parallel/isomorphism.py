@@ -30,9 +30,12 @@ class Isomorphism(Measure):
     name: ClassVar[str] = "isomorphism"
     title: ClassVar[str] = "Isomorphism"
     by_level: ClassVar[bool] = True
+    meaning: ClassVar[str] = (
+        "How alike two languages arrange the same sentences among themselves; a rotation changes nothing."
+    )
     columns: ClassVar[Mapping[str, Column]] = {
         "relational": Column("relational similarity", headline=True),
-        "eigenvector": Column("eigenvector similarity (lower is more alike)"),
+        "eigenvector": Column("eigenvector similarity (lower is more alike)", best="lowest"),
     }
 
     pooling: str = "mean"

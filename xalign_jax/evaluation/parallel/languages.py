@@ -30,9 +30,12 @@ class Identifiability(Measure):
     name: ClassVar[str] = "identifiability"
     title: ClassVar[str] = "Language identifiability"
     by_level: ClassVar[bool] = True
+    meaning: ClassVar[str] = (
+        "How well a linear classifier names the language of a sentence; near chance, vectors are neutral."
+    )
     columns: ClassVar[Mapping[str, Column]] = {
-        "accuracy": Column("accuracy of the classifier", headline=True),
-        "chance": Column("chance"),
+        "accuracy": Column("accuracy of the classifier", headline=True, best="lowest"),
+        "chance": Column("chance", best=""),
     }
     controls: ClassVar[tuple[str, ...]] = ("untrained",)
 

@@ -32,6 +32,7 @@ class Matrix(Measure):
     name: ClassVar[str] = "matrix"
     title: ClassVar[str] = "Language by language"
     by_level: ClassVar[bool] = True
+    meaning: ClassVar[str] = "The same figure between every two languages at one level."
     columns: ClassVar[Mapping[str, Column]] = {"accuracy": Column("accuracy"), "mexa": Column("MEXA")}
     controls: ClassVar[tuple[str, ...]] = ("untrained",)
 

@@ -34,7 +34,8 @@ class SentenceMap(Measure):
     name: ClassVar[str] = "sentence_map"
     title: ClassVar[str] = "Map of sentence vectors"
     by_level: ClassVar[bool] = True
-    columns: ClassVar[Mapping[str, Column]] = {"explained": Column("variance explained by two directions")}
+    meaning: ClassVar[str] = "Sentence vectors drawn in two dimensions: translations should lie together."
+    columns: ClassVar[Mapping[str, Column]] = {"explained": Column("variance explained by two directions", best="")}
     controls: ClassVar[tuple[str, ...]] = ()
 
     pooling: str = "mean"
@@ -90,7 +91,10 @@ class Cosines(Measure):
     name: ClassVar[str] = "cosines"
     title: ClassVar[str] = "Cosines of translations"
     by_level: ClassVar[bool] = True
-    columns: ClassVar[Mapping[str, Column]] = {"overlap": Column("overlap with others (lower is better)")}
+    meaning: ClassVar[str] = "How far the cosines of translations overlap with those of other sentences."
+    columns: ClassVar[Mapping[str, Column]] = {
+        "overlap": Column("overlap with others (lower is better)", best="lowest")
+    }
     controls: ClassVar[tuple[str, ...]] = ("untrained",)
 
     pooling: str = "mean"

@@ -32,7 +32,7 @@ class Retrieval(Measure):
     by_level: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {
         "accuracy": Column("accuracy", headline=True),
-        "duplicates": Column("repeated texts"),
+        "duplicates": Column("repeated texts", best=""),
     }
 
     pooling: str = "mean"

@@ -30,6 +30,9 @@ class Similarity(Measure):
     name: ClassVar[str] = "similarity"
     title: ClassVar[str] = "Similarity up to rotation"
     by_level: ClassVar[bool] = True
+    meaning: ClassVar[str] = (
+        "How alike two languages are, up to a rotation. High values do not mean that translations are near."
+    )
     columns: ClassVar[Mapping[str, Column]] = {
         "cka": Column("CKA, unbiased", headline=True),
         "svcca": Column("SVCCA"),

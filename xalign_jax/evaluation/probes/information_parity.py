@@ -46,10 +46,13 @@ class InformationParity(Probe):
 
     name: ClassVar[str] = "information_parity"
     title: ClassVar[str] = "Information parity"
+    meaning: ClassVar[str] = (
+        "How much information the model needs for a text in each language, against the same text in the pivot."
+    )
     columns: ClassVar[Mapping[str, Column]] = {
-        "parity": Column("nats / nats of the pivot", headline=True),
-        "nats": Column("nats a sentence"),
-        "bits_per_byte": Column("bits/byte"),
+        "parity": Column("nats / nats of the pivot", headline=True, best=""),
+        "nats": Column("nats a sentence", best="lowest"),
+        "bits_per_byte": Column("bits/byte", best="lowest"),
     }
 
     files: tuple = dataclasses.field(default=gin.REQUIRED, metadata=with_paths(located_files))

@@ -71,12 +71,15 @@ class LexiconInduction(Probe):
     name: ClassVar[str] = "lexicon_induction"
     title: ClassVar[str] = "Lexicon induction"
     by_level: ClassVar[bool] = True
+    meaning: ClassVar[str] = (
+        "Share of dictionary words whose nearest word of the other language is a listed translation."
+    )
     columns: ClassVar[Mapping[str, Column]] = {
         "precision": Column("P@1, CSLS", headline=True),
         "precision_cosine": Column("P@1, cosine"),
         "precision_5": Column("P@5, CSLS"),
         "precision_distinct": Column("P@1 without equal spellings"),
-        "identical": Column("pairs of equal spelling"),
+        "identical": Column("pairs of equal spelling", best=""),
         "coverage": Column("coverage"),
     }
 

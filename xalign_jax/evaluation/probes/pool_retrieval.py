@@ -66,10 +66,13 @@ class PoolRetrieval(Probe):
     name: ClassVar[str] = "pool_retrieval"
     title: ClassVar[str] = "Retrieval from a pool of all languages"
     by_level: ClassVar[bool] = True
+    meaning: ClassVar[str] = (
+        "How near the top a question finds its answers in all languages, in a pool of answers in all languages."
+    )
     columns: ClassVar[Mapping[str, Column]] = {
         "map": Column("mAP", headline=True),
-        "bias": Column("best answer in the question's language"),
-        "expected_bias": Column("expected without bias"),
+        "bias": Column("best answer in the question's language", best=""),
+        "expected_bias": Column("expected without bias", best=""),
     }
 
     files: tuple = dataclasses.field(default=gin.REQUIRED, metadata=with_paths(located_files))
