@@ -9,6 +9,7 @@ import pytest
 
 from xalign_jax import cli, config, gin_files
 from xalign_jax.errors import UserError
+from xalign_jax.evaluation.parallel import Mexa
 from xalign_jax.interfaces import Feed, Objective
 from xalign_jax.recipe import Recipe
 
@@ -35,6 +36,10 @@ REQUIRED = {
     "HiddenCosine": {"length": 32},
     "GradientCosine": {"length": 32},
     "ForeignMass": {"length": 32},
+    "InformationParity": {"files": {"en": "en.txt", "de": "de.txt"}},
+    "LexiconInduction": {"dictionaries": {"de": "en-de.tsv"}},
+    "PoolRetrieval": {"files": {"en": "en.tsv", "de": "de.tsv"}},
+    "ParallelText": {"measures": (Mexa(),)},
     "Stream": {"name": "lm", "feed": Feed(), "objective": Objective(), "batch_size": 8},
     "Stage": {"name": "pretrain", "steps": 2, "streams": (), "optimizer": object(), "schedule": object()},
     "Recipe": {"model": object(), "vocabulary": object(), "stages": ()},

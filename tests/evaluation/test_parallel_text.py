@@ -107,6 +107,7 @@ def test_an_untrained_model_is_a_control(probed, tmp_path):
         ({"controls": ("random",)}, "ParallelText.controls names 'random'"),
         ({"length": 2}, "ParallelText.length = 2"),
         ({"sentences": 0}, "ParallelText.sentences = 0"),
+        ({"measures": (Mexa(pooling="sum"),)}, "Mexa.pooling = 'sum': must be one of mean, weighted, first, last"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -46,9 +46,9 @@ def test_groups_pair_the_pivot_with_languages_that_share_enough(toy, tokenizer):
         np.testing.assert_array_equal(a, b)
     both = sentences(corpus, (), 3, "en", least=1)
     assert [(pair.languages[1], len(pair.source)) for pair in both] == [("de", 3), ("fr", 1)]
-    with pytest.raises(UserError, match=r"SentenceRetrieval\.pivot = 'en'.*\.least"):
+    with pytest.raises(UserError, match=r"pivot = 'en' of the probe.*\.least"):
         sentences(corpus, (), 1000, "en", least=5)
-    with pytest.raises(UserError, match=r"SentenceRetrieval\.pivot = 'xx'"):
+    with pytest.raises(UserError, match=r"pivot = 'xx' of the probe"):
         sentences(corpus, (), 1000, "xx")
 
 

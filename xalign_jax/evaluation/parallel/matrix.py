@@ -13,7 +13,7 @@ from xalign_jax.evaluation.measures.mexa import mexa
 from xalign_jax.evaluation.measures.retrieval import retrieval
 from xalign_jax.evaluation.parallel.measure import Measure, Together, Value, one_level
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import at_least_one, freeze, one_of
+from xalign_jax.recipe import at_least_one, freeze, one_of, within
 
 
 @gin.configurable
@@ -44,6 +44,7 @@ class Matrix(Measure):
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "k")
+        within(self, "[0, inf)", "level")
         one_of(self, "score", ("mexa", "absolute", "ratio", "distance", "csls"))
 
     def poolings(self) -> tuple[str, ...]:

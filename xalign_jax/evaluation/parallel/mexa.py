@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import gin
 
-from xalign_jax.evaluation.measures.mexa import mexa, neuronxa
+from xalign_jax.evaluation.measures.mexa import STATES, mexa, neuronxa
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Value
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import freeze, one_of
 
 
 @gin.configurable
@@ -71,6 +71,7 @@ class NeuronXA(Measure):
 
     def __post_init__(self) -> None:
         freeze(self)
+        one_of(self, "states", STATES)
 
     def poolings(self) -> tuple[str, ...]:
         """Its pooling."""

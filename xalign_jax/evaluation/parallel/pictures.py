@@ -12,7 +12,7 @@ import numpy as np
 from xalign_jax.alignment.neighbours import unit
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Together, Value, one_level
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.recipe import at_least_one, freeze, within
 from xalign_jax.records.pictures import Histogram, Points
 
 BINS = 50
@@ -45,6 +45,7 @@ class SentenceMap(Measure):
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "points")
+        within(self, "[0, inf)", "level")
 
     def poolings(self) -> tuple[str, ...]:
         """Its pooling."""
@@ -102,6 +103,7 @@ class Cosines(Measure):
 
     def __post_init__(self) -> None:
         freeze(self)
+        within(self, "[0, inf)", "level")
 
     def poolings(self) -> tuple[str, ...]:
         """Its pooling."""

@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import gin
 
+from xalign_jax.alignment.neighbours import MARGINS
 from xalign_jax.evaluation.measures.retrieval import retrieval
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Value
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import at_least_one, freeze, one_of
 
 
 @gin.configurable
@@ -41,6 +42,8 @@ class Retrieval(Measure):
 
     def __post_init__(self) -> None:
         freeze(self)
+        at_least_one(self, "k")
+        one_of(self, "score", MARGINS)
 
     def poolings(self) -> tuple[str, ...]:
         """Its pooling."""

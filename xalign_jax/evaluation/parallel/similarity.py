@@ -12,7 +12,7 @@ import gin
 from xalign_jax.evaluation.measures.similarity import cka, svcca
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Value, attempt
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import freeze
+from xalign_jax.recipe import freeze, within
 
 
 @gin.configurable
@@ -43,6 +43,7 @@ class Similarity(Measure):
 
     def __post_init__(self) -> None:
         freeze(self)
+        within(self, "(0, 1]", "variance")
 
     def poolings(self) -> tuple[str, ...]:
         """Its pooling."""

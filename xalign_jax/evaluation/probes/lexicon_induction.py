@@ -96,6 +96,7 @@ class LexiconInduction(Probe):
         freeze(self)
         at_least_one(self, "words")
         within(self, "(0, 1]", "test")
+        within(self, "[0, inf)", "seed")
         if not self.dictionaries or not all(isinstance(one, tuple) and len(one) == 2 for one in self.dictionaries):
             raise UserError(
                 f"LexiconInduction.dictionaries = {self.dictionaries!r}: expected {{language: path of a dictionary}}"

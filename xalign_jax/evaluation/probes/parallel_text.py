@@ -14,7 +14,7 @@ import numpy as np
 
 from xalign_jax.data.corpus import CorpusView
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.activations import Want, pooled
+from xalign_jax.evaluation.activations import POOLINGS, Want, pooled
 from xalign_jax.evaluation.encode import fingerprint, levels, require_length, untrained
 from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files, mappings
 from xalign_jax.evaluation.inputs.parallel_text import Sentences, sentences
@@ -69,15 +69,18 @@ class ParallelText(Probe):
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "sentences", "least")
+        if self.length < 3:
+            raise UserError(f"ParallelText.length = {self.length}: at least 3, bos and eos count")
         if not self.measures:
             raise UserError("ParallelText.measures = (): name at least one, such as @Mexa()")
         for measure in self.measures:
             if not isinstance(measure, Measure):
                 raise UserError(f"ParallelText.measures has {measure!r}: expected a measure such as @Mexa()")
+            if unknown := [name for name in measure.poolings() if name not in POOLINGS]:
+                name = type(measure).__name__
+                raise UserError(f"{name}.pooling = {unknown[0]!r}: must be one of {', '.join(POOLINGS)}")
         if unknown := [name for name in self.controls if name not in Measure.controls]:
             raise UserError(f"ParallelText.controls names {unknown[0]!r}: any of {', '.join(Measure.controls)}")
-        if self.length < 3:
-            raise UserError(f"ParallelText.length = {self.length}: at least 3, bos and eos count")
 
     def tables(self) -> Sequence[Table]:
         """Its measures."""
