@@ -107,12 +107,16 @@ def test_an_untrained_model_is_a_control(probed, tmp_path):
         ({"controls": ("random",)}, "ParallelText.controls names 'random'"),
         ({"length": 2}, "ParallelText.length = 2"),
         ({"sentences": 0}, "ParallelText.sentences = 0"),
-        ({"measures": (Mexa(pooling="sum"),)}, "Mexa.pooling = 'sum': must be one of mean, weighted, first, last"),
     ],
 )
 def test_bad_settings(settings, message):
     with pytest.raises(UserError, match=message):
         ParallelText(**{"measures": (Mexa(),)} | settings)
+
+
+def test_a_pooling_that_does_not_exist():
+    with pytest.raises(UserError, match=r"Mexa.pooling = 'sum': must be one of mean, weighted, first, last"):
+        Mexa(pooling="sum")
 
 
 def test_a_level_that_does_not_exist(probed, tmp_path):

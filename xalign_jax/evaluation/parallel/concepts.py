@@ -13,7 +13,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.evaluation.measures.clusters import colap, concepts
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Value
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import freeze, within
+from xalign_jax.recipe import within
 
 
 @gin.configurable
@@ -40,18 +40,13 @@ class Concepts(Measure):
     # Clusters do not know which sentences translate each other.
     controls: ClassVar[tuple[str, ...]] = ("untrained",)
 
-    pooling: str = "mean"
     size: int = 10
     share: float = 0.3
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         within(self, "[2, inf)", "size")
         within(self, "(0, 0.5]", "share")
-
-    def poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
 
     def pair(self, sides: Sides) -> Iterator[Value]:
         """Two values a level."""

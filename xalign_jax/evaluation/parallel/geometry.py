@@ -14,7 +14,6 @@ from xalign_jax.alignment.neighbours import unit
 from xalign_jax.evaluation.measures.geometry import alignment, gap, uniformity
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Value
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import freeze
 
 
 @gin.configurable
@@ -41,15 +40,6 @@ class Geometry(Measure):
         "d_prime": Column("d'"),
         "auc": Column("AUC", headline=True),
     }
-
-    pooling: str = "mean"
-
-    def __post_init__(self) -> None:
-        freeze(self)
-
-    def poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
 
     def pair(self, sides: Sides) -> Iterator[Value]:
         """Seven values a level."""

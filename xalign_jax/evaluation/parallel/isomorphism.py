@@ -12,7 +12,7 @@ import gin
 from xalign_jax.evaluation.measures.isomorphism import eigenvector_similarity, relational_similarity
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Value, attempt
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import at_least_one, freeze
+from xalign_jax.recipe import at_least_one
 
 
 @gin.configurable
@@ -38,16 +38,11 @@ class Isomorphism(Measure):
         "eigenvector": Column("eigenvector similarity (lower is more alike)", best="lowest"),
     }
 
-    pooling: str = "mean"
     neighbours: int = 10
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         at_least_one(self, "neighbours")
-
-    def poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
 
     def pair(self, sides: Sides) -> Iterator[Value]:
         """Two values a level."""

@@ -12,7 +12,7 @@ import numpy as np
 from xalign_jax.evaluation.measures.languages import identifiability
 from xalign_jax.evaluation.parallel.measure import Measure, Together, Value
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import freeze, within
+from xalign_jax.recipe import within
 
 
 @gin.configurable
@@ -30,6 +30,7 @@ class Identifiability(Measure):
     name: ClassVar[str] = "identifiability"
     title: ClassVar[str] = "Language identifiability"
     by_level: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
     meaning: ClassVar[str] = (
         "How well a linear classifier names the language of a sentence; near chance, vectors are neutral."
     )
@@ -39,20 +40,11 @@ class Identifiability(Measure):
     }
     controls: ClassVar[tuple[str, ...]] = ("untrained",)
 
-    pooling: str = "mean"
     held_out: float = 0.5
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         within(self, "(0, 1)", "held_out")
-
-    def together_poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
-
-    def poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
 
     def together(self, languages: Together) -> Iterator[Value]:
         """Two values a level."""

@@ -13,7 +13,7 @@ from xalign_jax.evaluation.measures.mexa import mexa
 from xalign_jax.evaluation.measures.retrieval import retrieval
 from xalign_jax.evaluation.parallel.measure import Measure, Together, Value, one_level
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import at_least_one, freeze, one_of, within
+from xalign_jax.recipe import at_least_one, one_of, within
 
 
 @gin.configurable
@@ -32,28 +32,20 @@ class Matrix(Measure):
     name: ClassVar[str] = "matrix"
     title: ClassVar[str] = "Language by language"
     by_level: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
     meaning: ClassVar[str] = "The same figure between every two languages at one level."
     columns: ClassVar[Mapping[str, Column]] = {"accuracy": Column("accuracy"), "mexa": Column("MEXA")}
     controls: ClassVar[tuple[str, ...]] = ("untrained",)
 
-    pooling: str = "mean"
     score: str = "absolute"
     level: int | None = None
     k: int = 4
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         at_least_one(self, "k")
         within(self, "[0, inf)", "level")
         one_of(self, "score", ("mexa", "absolute", "ratio", "distance", "csls"))
-
-    def poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
-
-    def together_poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
 
     def together(self, languages: Together) -> Iterator[Value]:
         """Two values for every two languages."""

@@ -5,15 +5,17 @@ Shapes: N sentences, D the width of a level or the size of a site.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.activations import Key
+from xalign_jax.evaluation.activations import POOLINGS, Key
 from xalign_jax.interfaces import Table
 from xalign_jax.models.model import Model
+from xalign_jax.recipe import freeze, one_of
 from xalign_jax.records.pictures import Picture
 
 Vectors = Mapping[str, Mapping[Key, np.ndarray]]  # {pooling: {level or site: (N,D) float32}}
@@ -91,9 +93,12 @@ class Together(NamedTuple):
         return [key for key in first[pooling] if not isinstance(key, tuple)]
 
 
+@dataclasses.dataclass(frozen=True)
 class Measure(Table):
     """A measure of parallel text, such as MEXA. A frozen dataclass whose fields gin fills. For example:
 
+        @gin.configurable
+        @dataclasses.dataclass(frozen=True)
         class Distance(Measure):
             name = "distance"
             title = "Distance of translations"
@@ -102,7 +107,7 @@ class Measure(Table):
             columns = {"distance": Column("mean distance", best="lowest")}
 
             def pair(self, sides):
-                for level, source, target in sides.levels("mean"):
+                for level, source, target in sides.levels(self.pooling):
                     lengths = np.linalg.norm(source - target, axis=1)
                     yield Value("distance", lengths.mean(), len(lengths), level, units=lengths)
 
@@ -111,20 +116,21 @@ class Measure(Table):
     Attributes:
       controls: the controls that make sense: "shuffled" pairs each sentence with the translation of one that is
         half of the text away, and "untrained" reads the text with fresh parameters.
+      whole: it measures all languages together (`together`) and not only pairs of them.
+      pooling: how the states of a sentence become the vector that it reads (`activations.POOLINGS`).
     """
 
     controls: ClassVar[tuple[str, ...]] = ("shuffled", "untrained")
+    whole: ClassVar[bool] = False
 
-    def poolings(self) -> Sequence[str]:
-        """The poolings that it reads (`activations.Want`)."""
-        return ("mean",)
+    pooling: str = "mean"
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        one_of(self, "pooling", POOLINGS)
 
     def sites(self) -> Sequence[str]:
         """The sites that it reads beside levels (`activations.Want`)."""
-        return ()
-
-    def together_poolings(self) -> Sequence[str]:
-        """The poolings that `together` reads; () = it measures pairs of languages only."""
         return ()
 
     def check(self, model: Model) -> None:

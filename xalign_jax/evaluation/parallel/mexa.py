@@ -11,7 +11,7 @@ import gin
 from xalign_jax.evaluation.measures.mexa import STATES, mexa, neuronxa
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Value
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import freeze, one_of
+from xalign_jax.recipe import one_of
 
 
 @gin.configurable
@@ -34,13 +34,6 @@ class Mexa(Measure):
     columns: ClassVar[Mapping[str, Column]] = {"mexa": Column("MEXA", headline=True)}
 
     pooling: str = "weighted"
-
-    def __post_init__(self) -> None:
-        freeze(self)
-
-    def poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
 
     def pair(self, sides: Sides) -> Iterator[Value]:
         """A value a level."""
@@ -66,16 +59,11 @@ class NeuronXA(Measure):
     by_level: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {"neuronxa": Column("NeuronXA", headline=True)}
 
-    pooling: str = "mean"
     states: str = "binary"
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         one_of(self, "states", STATES)
-
-    def poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
 
     def sites(self) -> tuple[str, ...]:
         """The neurons."""

@@ -12,7 +12,7 @@ import numpy as np
 from xalign_jax.alignment.neighbours import unit
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Together, Value, one_level
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import at_least_one, freeze, within
+from xalign_jax.recipe import at_least_one, within
 from xalign_jax.records.pictures import Histogram, Points
 
 BINS = 50
@@ -34,26 +34,18 @@ class SentenceMap(Measure):
     name: ClassVar[str] = "sentence_map"
     title: ClassVar[str] = "Map of sentence vectors"
     by_level: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
     meaning: ClassVar[str] = "Sentence vectors drawn in two dimensions: translations should lie together."
     columns: ClassVar[Mapping[str, Column]] = {"explained": Column("variance explained by two directions", best="")}
     controls: ClassVar[tuple[str, ...]] = ()
 
-    pooling: str = "mean"
     level: int | None = None
     points: int = 100
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         at_least_one(self, "points")
         within(self, "[0, inf)", "level")
-
-    def poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
-
-    def together_poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
 
     def together(self, languages: Together) -> Iterator[Value]:
         """Show the map; its one value says how much of the variance it shows."""
@@ -98,16 +90,11 @@ class Cosines(Measure):
     }
     controls: ClassVar[tuple[str, ...]] = ("untrained",)
 
-    pooling: str = "mean"
     level: int | None = None
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         within(self, "[0, inf)", "level")
-
-    def poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
 
     def pair(self, sides: Sides) -> Iterator[Value]:
         """Show the distributions; the value is their overlap."""

@@ -12,7 +12,7 @@ from xalign_jax.alignment.neighbours import MARGINS
 from xalign_jax.evaluation.measures.retrieval import retrieval
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Value
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import at_least_one, freeze, one_of
+from xalign_jax.recipe import at_least_one, one_of
 
 
 @gin.configurable
@@ -36,18 +36,13 @@ class Retrieval(Measure):
         "duplicates": Column("repeated texts", best=""),
     }
 
-    pooling: str = "mean"
     score: str = "absolute"
     k: int = 4
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         at_least_one(self, "k")
         one_of(self, "score", MARGINS)
-
-    def poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
 
     def pair(self, sides: Sides) -> Iterator[Value]:
         """Two values a level: into the language, and from it. Texts that occur twice are counted, if there are any."""

@@ -12,7 +12,7 @@ import gin
 from xalign_jax.evaluation.measures.similarity import cka, svcca
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Value, attempt
 from xalign_jax.interfaces import Column
-from xalign_jax.recipe import freeze, within
+from xalign_jax.recipe import within
 
 
 @gin.configurable
@@ -38,16 +38,11 @@ class Similarity(Measure):
         "svcca": Column("SVCCA"),
     }
 
-    pooling: str = "mean"
     variance: float = 0.99
 
     def __post_init__(self) -> None:
-        freeze(self)
+        super().__post_init__()
         within(self, "(0, 1]", "variance")
-
-    def poolings(self) -> tuple[str, ...]:
-        """Its pooling."""
-        return (self.pooling,)
 
     def pair(self, sides: Sides) -> Iterator[Value]:
         """Two values a level."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from xalign_jax.data.corpus import CorpusView
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.activations import POOLINGS, Want, pooled
+from xalign_jax.evaluation.activations import Want, pooled
 from xalign_jax.evaluation.encode import fingerprint, levels, require_length, untrained
 from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files, mappings
 from xalign_jax.evaluation.inputs.parallel_text import Sentences, sentences
@@ -76,9 +76,6 @@ class ParallelText(Probe):
         for measure in self.measures:
             if not isinstance(measure, Measure):
                 raise UserError(f"ParallelText.measures has {measure!r}: expected a measure such as @Mexa()")
-            if unknown := [name for name in measure.poolings() if name not in POOLINGS]:
-                name = type(measure).__name__
-                raise UserError(f"{name}.pooling = {unknown[0]!r}: must be one of {', '.join(POOLINGS)}")
         if unknown := [name for name in self.controls if name not in Measure.controls]:
             raise UserError(f"ParallelText.controls names {unknown[0]!r}: any of {', '.join(Measure.controls)}")
 
@@ -141,7 +138,7 @@ class ParallelText(Probe):
         """What all measures read together."""
         return Want(
             self.levels or levels(model),
-            tuple(dict.fromkeys(pooling for measure in self.measures for pooling in measure.poolings())),
+            tuple(dict.fromkeys(measure.pooling for measure in self.measures)),
             tuple(dict.fromkeys(site for measure in self.measures for site in measure.sites())),
         )
 
@@ -150,7 +147,7 @@ class ParallelText(Probe):
     ) -> Iterator[Row]:
         """Rows of all measures on one model, whose states go through maps if there are any."""
         want = self._want(run.model)
-        shared = _shared(pairs) if any(measure.together_poolings() for measure in self.measures) else []
+        shared = _shared(pairs) if any(measure.whole for measure in self.measures) else []
         kept: dict[str, Vectors] = {}
         pivot: Vectors = {}
         known = ""
@@ -170,7 +167,7 @@ class ParallelText(Probe):
             together = Together({name: kept[name] for name in texts}, texts, run.seed, run.show)
             data = fingerprint(*texts.values())
             for measure, settings in zip(self.measures, self.settings(), strict=True):
-                if measure.together_poolings():
+                if measure.whole:
                     values = _defined(measure, measure.together, together, len(shared[0]))
                     for value in values:
                         own = self._of_pair(settings, value.language or "*")
@@ -209,7 +206,7 @@ class ParallelText(Probe):
 
     def _kept(self, vectors: Vectors, rows: np.ndarray) -> Vectors:
         """The vectors of some sentences that measures of all languages together read."""
-        poolings = {pooling for measure in self.measures for pooling in measure.together_poolings()}
+        poolings = {measure.pooling for measure in self.measures if measure.whole}
         # Sites are many times wider than levels, and are read pair by pair only.
         return {
             pooling: {key: found[rows] for key, found in vectors[pooling].items() if not isinstance(key, tuple)}
