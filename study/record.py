@@ -78,7 +78,8 @@ def finished(directory: Path, recipe: Recipe) -> bool:
     if not (directory / "results.json").is_file():
         return False
     same = read_environment(directory, ("identity",))["identity"] == identity(recipe)
-    return same and read_runs(directory)[-1].step == sum(stage.steps for stage in recipe.stages)
+    # A run that was interrupted before its first probe has no results.
+    return same and read_runs(directory, needs_results=False)[-1].step == sum(stage.steps for stage in recipe.stages)
 
 
 def rows_of(experiment: str, directory: Path, recipe: Recipe, wall_seconds: float | None) -> tuple[Row, list[Row]]:

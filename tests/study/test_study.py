@@ -189,6 +189,14 @@ def test_a_finished_run_is_recorded_without_training_and_an_unfinished_one_train
     assert "wall_seconds" in second and len(asked) == 1
 
 
+def test_a_run_that_stopped_before_its_first_probe_is_not_finished(runs):
+    (job,) = run.jobs(select(["J"]), [1])
+    finish(runs / "J-1", job.recipe, 700)
+    assert record.finished(runs / "J-1", job.recipe)
+    (runs / "J-1" / "results.json").write_text("[]")
+    assert not record.finished(runs / "J-1", job.recipe)
+
+
 def test_what_evaluate_added_to_a_run_is_not_recorded(runs, no_data):
     (job,) = run.jobs(select(["J"]), [1])
     finish(runs / "J-1", job.recipe, 700)
