@@ -118,7 +118,7 @@ def _continue(
     how = (sampling.temperature, sampling.top_p)
     end = -1 if eos is None else eos
     chosen, cache, done = _start(model, inputs, keys, length, *how, end)
-    made = [chosen]
+    made = [fetch(chosen)]
     for step in range(1, sampling.tokens):
         if ended is not None:
             # Rows that end here repeat eos from now on, as if the model had chosen it.
@@ -128,13 +128,13 @@ def _continue(
         chosen, cache, done = _step(
             model, inputs, chosen, cache, done, keys, np.int32(length), np.int32(step), *how, end
         )
-        made.append(chosen)
+        made.append(fetch(chosen))
     return _until(made, end)
 
 
-def _until(made: Sequence[jax.Array], end: int) -> list[np.ndarray]:
+def _until(made: Sequence[np.ndarray], end: int) -> list[np.ndarray]:
     """The ids of each row, (n,) int32, up to the first `end`; `made` holds the ids (B,) of each step."""
-    ids = np.stack([fetch(each) for each in made], axis=1)
+    ids = np.stack(made, axis=1)
     ends = np.where((ids == end).any(1), (ids == end).argmax(1), ids.shape[1])
     return [row[:stop].astype(np.int32) for row, stop in zip(ids, ends, strict=True)]
 
