@@ -118,8 +118,8 @@ def _languages(recipe: Recipe) -> Sequence[str]:
     """The languages whose values are kept, in the order of their numbers.
 
     With a dictionary, they are its first two, and both directions between them if parallel files are probed. A mixture
-    that names languages has all of them, and the mean directions
-    into and out of the first. Otherwise they are English and its first clone.
+    that names languages has all of them, and the mean directions into and out of the first. Otherwise they are English
+    and its first clone.
     """
     if recipe.lexicon is not None:
         source, target = recipe.lexicon.languages[:2]

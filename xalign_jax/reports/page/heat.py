@@ -35,8 +35,10 @@ class Scale(NamedTuple):
         red, green, blue = (round(a + (b - a) * (place - first)) for a, b in zip(*ends, strict=True))
         return red, green, blue
 
-    def cell(self, at: float, told: str) -> str:
-        """A cell of a table with a value, in letters that its colour does not swallow."""
+    def cell(self, at: float | None, told: str) -> str:
+        """A cell of a table with a value, in letters that its colour does not swallow; None = there is no value."""
+        if at is None:
+            return f'<td title="{escape(told)}">n/a</td>'
         red, green, blue = self.colour(at)
         # Relative luminance, roughly.
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
@@ -64,16 +66,9 @@ def scale_of(values: Sequence[float]) -> Scale:
 
 def short(at: float) -> str:
     """A value of two or three digits: .87, 1, 3.1, 240."""
-    if abs(at) >= 9.95:
-        return f"{at:.0f}"
-    text = f"{at:.2f}" if abs(at) < 0.995 else f"{at:.1f}"
-    return (
-        text.rstrip("0").rstrip(".")
-        if text.endswith(".0")
-        else text.replace("0.", ".", 1)
-        if "0." in text[:3]
-        else text
-    )
+    if abs(at) < 0.995:
+        return f"{at:.2f}".replace("0.", ".", 1)
+    return f"{at:.0f}" if abs(at) >= 9.95 else f"{at:.1f}".removesuffix(".0")
 
 
 def told(row: Row, controls: Sequence[tuple[str, Row | None]] = ()) -> str:
@@ -149,8 +144,7 @@ def _cell(sheet: Sheet, scale: Scale, language: str, level: Level) -> str:
         return "<td></td>"
     place = f"{spelled(language)}, level {level}: " if level is not None else f"{spelled(language)}: "
     about = place + told(row, [(name, sheet.newest.get(Place(language, level, name))) for name in sheet.controls])
-    at = value(row)
-    return f'<td title="{escape(about)}">n/a</td>' if at is None else scale.cell(at, about)
+    return scale.cell(value(row), about)
 
 
 def _mean(sheet: Sheet, scale: Scale, level: Level, languages: Sequence[str], control: str | None = None) -> str:
@@ -182,15 +176,7 @@ def matrix(sheet: Sheet) -> str:
         cells = []
         for target in names:
             row = at.get((source, target))
-            about = f"{source}→{target}: {told(row)}" if row else ""
-            one = value(row)
-            cells.append(
-                "<td></td>"
-                if row is None
-                else f'<td title="{escape(about)}">n/a</td>'
-                if one is None
-                else scale.cell(one, about)
-            )
+            cells.append(scale.cell(value(row), f"{source}→{target}: {told(row)}") if row else "<td></td>")
         lines.append(f"<tr><th>{escape(source)}</th>{''.join(cells)}</tr>")
     kind = "cells many" if len(names) > MANY else "cells"
     return f'<div><div class="wide"><table class="{kind}">{"".join(lines)}</table></div>{scale.legend()}</div>'
