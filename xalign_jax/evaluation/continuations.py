@@ -17,7 +17,7 @@ import numpy as np
 
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.activations import TOKENS_AT_ONCE, length_batches
-from xalign_jax.evaluation.encode import LOGITS_AT_ONCE, Batch, fetch
+from xalign_jax.evaluation.encode import Batch, fetch, map_logits
 from xalign_jax.interfaces import Inputs
 from xalign_jax.models.model import Model
 
@@ -100,16 +100,8 @@ def _scores(model: Model, batch: Batch, places: jax.Array, targets: jax.Array) -
     states = model.hidden(Inputs.of(batch), levels=(top,))[top]
     # (B,T,D) -> (B,C,D), then what meets the head's rows.
     inputs = model.head_input(jnp.take_along_axis(states, places[..., None], axis=1))
-    # In float32: a sum over the vocabulary loses digits in bfloat16.
-    weight, bias = model.head_weight().astype(jnp.float32), model.head_bias()
 
-    def one(item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        # (V,) logits of one place.
-        logits = weight @ item[0].astype(jnp.float32)
-        logits = logits if bias is None else logits + bias
-        return logits[item[1]] - jax.nn.logsumexp(logits), jnp.argmax(logits) == item[1]
+    def scores(logits: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return logits[target] - jax.nn.logsumexp(logits), jnp.argmax(logits) == target
 
-    # (B*C,D) inputs and (B*C,) targets, as many at once as LOGITS_AT_ONCE allows.
-    flat = (inputs.reshape(-1, inputs.shape[-1]), targets.reshape(-1))
-    scores, greedy = jax.lax.map(one, flat, batch_size=max(1, LOGITS_AT_ONCE // model.vocabulary_size))
-    return scores.reshape(targets.shape), greedy.reshape(targets.shape)
+    return map_logits(model, inputs, targets, scores)

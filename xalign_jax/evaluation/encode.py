@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from xalign_jax.alignment.pooling import pooled_tokens, segment_means
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Inputs, ModelConfig, Row
+from xalign_jax.interfaces import Inputs, ModelConfig, ProbedRun, Row
 from xalign_jax.models.model import Model, Params
 from xalign_jax.runtime.compilation import jit_once
 
@@ -40,10 +41,10 @@ def row(probe: str, metric: str, value: float, n: int, **about: Any) -> Row:
 
     Args:
       n: what the value is a mean of.
-      about: any of language, level, split, control, data.
+      about: any of language, level, split, control, data; low and high, the ends of an interval of 95 %.
     """
     # Every row has every key, so that rows are compared key by key.
-    absent = {"language": None, "level": None, "split": None, "control": None, "data": None}
+    absent = dict.fromkeys(("language", "level", "split", "control", "data", "low", "high"))
     return {"probe": probe, "metric": metric, "value": float(value), "n": int(n), **absent, **about}
 
 
@@ -55,6 +56,11 @@ def fingerprint(*columns: ArrayLike) -> str:
         values = np.asarray(column, np.int64)
         digest.update(np.asarray(values.shape, np.int64).tobytes() + values.tobytes())
     return digest.hexdigest()[:12]
+
+
+def text_hashes(texts: Sequence[str]) -> np.ndarray:
+    """(N,) int64 numbers that are equal where texts are (crc32)."""
+    return np.asarray([zlib.crc32(text.encode()) for text in texts], np.int64)
 
 
 def require_causal(model: ModelConfig | Model, probe: str) -> None:
@@ -83,6 +89,13 @@ def untrained(model: Model, seed: int) -> Model:
     leaves, structure = jax.tree.flatten(model.params)
     where = tuple(leaf.sharding for leaf in leaves)
     return model.bind(_initializer(model.unbound, structure, where)(jax.random.key(seed)), {})
+
+
+def with_untrained(run: ProbedRun, wanted: bool) -> Iterator[tuple[str | None, ProbedRun]]:
+    """(control, run): the run as it is, and then the control "untrained" if it is wanted, which shows no pictures."""
+    yield None, run
+    if wanted:
+        yield "untrained", run._replace(model=untrained(run.model, run.seed), show=lambda picture: None)
 
 
 @functools.lru_cache(maxsize=4)
@@ -156,6 +169,30 @@ def next_token_scores(model: Model, batch: Batch, rows: jax.Array | np.ndarray) 
     top = model.num_layers
     states = model.hidden(Inputs.of(batch), levels=(top,))
     inputs = model.head_input(states[top])
+
+    def scores(logits: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        everything = jax.nn.logsumexp(logits)
+        # The log of a sum over some rows, relative to the sum over all of them.
+        return everything - logits[target], jax.nn.logsumexp(logits, where=rows) - everything
+
+    return map_logits(model, inputs, jnp.asarray(batch["targets"]), scores)
+
+
+def map_logits(
+    model: Model,
+    inputs: jax.Array,
+    targets: jax.Array,
+    compute: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+) -> tuple[jax.Array, jax.Array]:
+    """Two scalars for each place, from the logits (V,) float32 and the target there; no more logits than fit.
+
+    Args:
+      inputs: (B, T, D) what meets the head's rows (`Model.head_input`).
+      targets: (B, T) int32.
+
+    Returns:
+      both results, (B, T) each.
+    """
     # (V, D) and (V,) or None, in float32: a sum over the vocabulary loses digits in bfloat16.
     weight, bias = model.head_weight().astype(jnp.float32), model.head_bias()
 
@@ -164,17 +201,13 @@ def next_token_scores(model: Model, batch: Batch, rows: jax.Array | np.ndarray) 
     def one(item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         # (V,) logits of one position.
         logits = weight @ item[0].astype(jnp.float32)
-        logits = logits if bias is None else logits + bias
-        everything = jax.nn.logsumexp(logits)
-        # The log of a sum over some rows, relative to the sum over all of them.
-        return everything - logits[item[1]], jax.nn.logsumexp(logits, where=rows) - everything
+        return compute(logits if bias is None else logits + bias, item[1])
 
     # (B*T, D) inputs and (B*T,) targets. `batch_size` positions are computed together, as many as LOGITS_AT_ONCE
     # allows.
-    shape = batch["targets"].shape
-    flat = (inputs.reshape(-1, inputs.shape[-1]), batch["targets"].reshape(-1))
-    nll, log_mass = jax.lax.map(one, flat, batch_size=max(1, LOGITS_AT_ONCE // model.vocabulary_size))
-    return nll.reshape(shape), log_mass.reshape(shape)
+    flat = (inputs.reshape(-1, inputs.shape[-1]), targets.reshape(-1))
+    first, second = jax.lax.map(one, flat, batch_size=max(1, LOGITS_AT_ONCE // model.vocabulary_size))
+    return first.reshape(targets.shape), second.reshape(targets.shape)
 
 
 # For probes that only need the scores. The gradient probe differentiates `next_token_scores` itself.

@@ -66,7 +66,7 @@ class LanguageMaps:
       maps: by language, the pivot first.
       means: by language, the (D,) mean of the vectors on which the maps were fitted, for the baseline `centring`.
       fit: where the maps come from.
-      texts: (n,) crc32 of the pivot's texts on which they were fitted, to find them in a test; empty = not known.
+      texts: (n,) `encode.text_hashes` of the pivot's texts on which they were fitted, to find them in a test; empty = not known.
     """
 
     maps: Mapping[str, LinearMap]

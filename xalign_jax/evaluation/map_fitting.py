@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,9 +15,10 @@ import numpy as np
 from xalign_jax.alignment import checked
 from xalign_jax.alignment.fitting import INTO_PIVOT, Method, fit_maps
 from xalign_jax.data.lexicon.files import read_dictionary
-from xalign_jax.data.text.files import parallel_files
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.activations import Want
+from xalign_jax.evaluation.encode import text_hashes
+from xalign_jax.evaluation.inputs.parallel_text import by_key
 from xalign_jax.evaluation.language_maps import Fit, LanguageMaps, identified
 from xalign_jax.evaluation.loaded import LoadedModel
 from xalign_jax.evaluation.measures.lexicon_induction import lexicon_induction
@@ -79,9 +79,7 @@ def read_parallel(files: Sequence[tuple[str, str]]) -> Translations:
     Raises:
       UserError: a file is missing or not parallel, or no sentence is in all of them.
     """
-    texts: dict[str, dict[str, str]] = {language: {} for language, _ in files}
-    for document in parallel_files(files).documents():
-        texts[document.language][document.group] = document.text
+    texts = by_key(files)
     first, *others = texts.values()
     keys = [key for key in first if all(key in other for other in others)]
     named = " and ".join(path for _, path in files)
@@ -138,8 +136,7 @@ def fit_vectors(
         for k, (name, side) in enumerate(vectors.items())
     }
     pivot = next(iter(data.texts.values()))
-    hashes = np.array([zlib.crc32(text.encode()) for text in pivot], np.int64)
-    return LanguageMaps(fit_maps(vectors, method, data.pairs), means, fit, hashes)
+    return LanguageMaps(fit_maps(vectors, method, data.pairs), means, fit, text_hashes(pivot))
 
 
 def _scores(maps: LanguageMaps, vectors: Mapping[str, np.ndarray], data: Translations, language: str) -> Scores:

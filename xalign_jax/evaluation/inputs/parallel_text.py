@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from xalign_jax.data.text.files import parallel_files
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.encode import fingerprint
+from xalign_jax.evaluation.encode import fingerprint, text_hashes
 from xalign_jax.evaluation.inputs.parallel_files import File, mappings
 from xalign_jax.evaluation.inputs.windows import Text, clone_pairs, run_texts
 
@@ -75,6 +74,18 @@ def sentences(
     return [_from_clone(corpus.tokenizer, base, clone, count, least) for base, clone in pairs]
 
 
+def by_key(files: Sequence[File]) -> dict[str, dict[str, str]]:
+    """{language: {key of the sentence, its id or line: text}} of parallel files, each in the order of its file.
+
+    Raises:
+      UserError: a file is missing, or files are not parallel.
+    """
+    texts: dict[str, dict[str, str]] = {language: {} for language, _ in files}
+    for document in parallel_files(files).documents():
+        texts[document.language][document.group] = document.text
+    return texts
+
+
 def _from_clone(tokenizer: Tokenizer, base: Text, clone: Text, count: int, least: int) -> Sentences:
     """A language's first documents, and the same documents written in its clone."""
     chosen = [(store, d) for store in base.stores for d in range(len(store.offsets) - 1)]
@@ -133,11 +144,7 @@ def _documents(chosen: list[tuple[Store, int]]) -> tuple[list[np.ndarray], np.nd
 
 def _from_files(tokenizer: Tokenizer, files: Sequence[File], count: int, least: int) -> list[Sentences]:
     """The sentences that the first file shares with each other file."""
-    # language -> key of the sentence (its id or line) -> text.
-    texts: dict[str, dict[str, str]] = {language: {} for language, _ in files}
-    for document in parallel_files(files).documents():
-        texts[document.language][document.group] = document.text
-    (first, source), *others = texts.items()
+    (first, source), *others = by_key(files).items()
     found = []
     # The source's order is kept.
     for (language, target), (_, path) in zip(others, files[1:], strict=True):
@@ -157,8 +164,7 @@ def _written(tokenizer: Tokenizer, languages: tuple[str, str], pairs: list[tuple
     """Sentences of pairs of texts, tokenised."""
     first, second = zip(*pairs, strict=True)
     source, target = (_tokens(tokenizer, *side) for side in zip(languages, (first, second), strict=True))
-    source_hash, target_hash = (np.asarray([zlib.crc32(text.encode()) for text in side]) for side in (first, second))
-    return Sentences(languages, source, target, source_hash, target_hash, (first, second))
+    return Sentences(languages, source, target, text_hashes(first), text_hashes(second), (first, second))
 
 
 def _tokens(tokenizer: Tokenizer, language: str, texts: Sequence[str]) -> list[np.ndarray]:

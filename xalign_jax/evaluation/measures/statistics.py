@@ -70,6 +70,14 @@ def bootstrap_mean(values: np.ndarray, *, seed: int, draws: int = 1000, level: f
     return bootstrap_ratio(values, np.ones(np.shape(values)), seed=seed, draws=draws, level=level)
 
 
+def interval_of_mean(units: np.ndarray, *, seed: int) -> tuple[float | None, float | None]:
+    """The ends of the mean's interval of 95 % (`bootstrap_mean`); (None, None) for fewer than two units."""
+    if len(units) < 2:
+        return None, None
+    estimate = bootstrap_mean(units, seed=seed)
+    return estimate.low, estimate.high
+
+
 def correlation(
     measure: np.ndarray,
     outside: np.ndarray,

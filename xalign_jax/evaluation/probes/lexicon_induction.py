@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -14,11 +13,11 @@ from xalign_jax.data.lexicon.files import read_dictionary
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.activations import Want, pooled
-from xalign_jax.evaluation.encode import fingerprint, levels, require_length, row, untrained
+from xalign_jax.evaluation.encode import fingerprint, levels, require_length, row, text_hashes, with_untrained
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
 from xalign_jax.evaluation.inputs.texts import probe_reader
 from xalign_jax.evaluation.measures.lexicon_induction import lexicon_induction
-from xalign_jax.evaluation.measures.statistics import bootstrap_mean
+from xalign_jax.evaluation.measures.statistics import interval_of_mean
 from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze, resolve, with_paths, within
@@ -119,12 +118,12 @@ class LexiconInduction(Probe):
     def rows(self, run: ProbedRun) -> list[Row]:
         """Rows by language, level and control."""
         found: list[Row] = []
+        models = list(with_untrained(run, "untrained" in self.controls))
         for language, path in _located(self.dictionaries):
             words = self._words(run, language, path)
-            for control, model in ((None, run.model), ("untrained", untrained(run.model, run.seed))):
-                if control is None or control in self.controls:
-                    source, target = (self._vectors(run._replace(model=model), side) for side in words[:2])
-                    found += self._measured(words, source, target, language, control)
+            for control, own in models:
+                source, target = (self._vectors(own, side) for side in words[:2])
+                found += self._measured(words, source, target, language, control)
             if "characters" in self.controls:
                 found.append(self._spelled(words, language))
         return found
@@ -172,7 +171,7 @@ class LexiconInduction(Probe):
             for metric, hit in hits.items():
                 yield self._row(words, metric, hit, language, control, level)
             if control is None and level == next(iter(source)):
-                about = {"language": self._pair(language), "data": _data(words), "low": None, "high": None}
+                about = {"language": self._pair(language), "data": _data(words)}
                 share = by_csls.identical / len(words.pairs)
                 yield row(self.name, "identical", share, len(words.pairs), **about)
                 yield row(self.name, "coverage", by_csls.coverage, len({word for word, _ in words.pairs}), **about)
@@ -191,8 +190,7 @@ class LexiconInduction(Probe):
     def _row(
         self, words: Words, metric: str, hits: np.ndarray, language: str, control: str | None, level: int | None
     ) -> Row:
-        interval = bootstrap_mean(hits, seed=self.seed) if len(hits) > 1 else None
-        low, high = (None, None) if interval is None else (interval.low, interval.high)
+        low, high = interval_of_mean(hits, seed=self.seed)
         about = {"language": self._pair(language), "level": level, "control": control, "data": _data(words)}
         return row(self.name, metric, hits.mean(), len(hits), **about, low=low, high=high)
 
@@ -208,7 +206,7 @@ def asked_words(words: Sequence[str], share: float, seed: int = 0) -> list[str]:
 
 def _hashes(words: Sequence[str], seed: int, purpose: str) -> np.ndarray:
     """(N,) a hash of each word."""
-    return hash64(seed, purpose, np.asarray([zlib.crc32(word.encode()) for word in words], np.uint64))
+    return hash64(seed, purpose, text_hashes(words).astype(np.uint64))
 
 
 def _is_word(text: str) -> bool:
@@ -224,4 +222,4 @@ def _readable(run: ProbedRun, words: Sequence[str]) -> list[str]:
 def _data(words: Words) -> str:
     """Identifies the test."""
     sides = (words.source, words.target, [text for pair in words.pairs for text in pair])
-    return fingerprint(*([zlib.crc32(text.encode()) for text in side] for side in sides))
+    return fingerprint(*map(text_hashes, sides))

@@ -15,11 +15,12 @@ import numpy as np
 from xalign_jax.data.corpus import CorpusView
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.activations import Want, pooled
-from xalign_jax.evaluation.encode import fingerprint, levels, require_length, untrained
-from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files, mappings
+from xalign_jax.evaluation.encode import fingerprint, levels, require_length, row, with_untrained
+from xalign_jax.evaluation.inputs.parallel_files import File, all_files, located_files, mappings
 from xalign_jax.evaluation.inputs.parallel_text import Sentences, sentences
+from xalign_jax.evaluation.inputs.texts import probe_reader
 from xalign_jax.evaluation.language_maps import LanguageMaps
-from xalign_jax.evaluation.measures.statistics import bootstrap_mean
+from xalign_jax.evaluation.measures.statistics import interval_of_mean
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Together, Value, Vectors
 from xalign_jax.interfaces import ModelConfig, Probe, ProbedRun, Row, Table
 from xalign_jax.models.model import Model
@@ -118,14 +119,13 @@ class ParallelText(Probe):
         """Rows of every measure, language and level."""
         pairs = [_without_empty(pair) for pair in self._sentences(run.corpus)]
         maps = self._maps()
-        found = list(self._measured(run, pairs, None, maps))
-        if maps is not None:
-            quiet = run._replace(show=lambda picture: None)
-            found += self._measured(quiet, pairs, "unmapped")
-            found += self._measured(quiet, pairs, "centred", maps.centring())
-        if "untrained" in self.controls:
-            fresh = run._replace(model=untrained(run.model, run.seed), show=lambda picture: None)
-            found += self._measured(fresh, pairs, "untrained")
+        found: list[Row] = []
+        for control, own in with_untrained(run, "untrained" in self.controls):
+            found += self._measured(own, pairs, control, None if control else maps)
+            if maps is not None and control is None:
+                quiet = run._replace(show=lambda picture: None)
+                found += self._measured(quiet, pairs, "unmapped")
+                found += self._measured(quiet, pairs, "centred", maps.centring())
         return found
 
     def _sentences(self, corpus: CorpusView) -> list[Sentences]:
@@ -148,6 +148,8 @@ class ParallelText(Probe):
         """Rows of all measures on one model, whose states go through maps if there are any."""
         want = self._want(run.model)
         shared = _shared(pairs) if any(measure.whole for measure in self.measures) else []
+        # Patterns among the files are looked up once, and the settings are written out once.
+        tables, files = list(zip(self.measures, self.settings(), strict=True)), mappings(self.files)
         kept: dict[str, Vectors] = {}
         pivot: Vectors = {}
         known = ""
@@ -157,7 +159,7 @@ class ParallelText(Probe):
                 pivot, known = self._vectors(run, pair.source, want, pair.languages[0], maps), now
             language = self._vectors(run, pair.target, want, pair.languages[1], maps)
             sides = Sides(pair.languages, pivot, language, pair.source_hash, pair.target_hash, run.seed, run.show)
-            yield from self._pair_rows(sides, pair.fingerprint, control)
+            yield from self._pair_rows(sides, pair.fingerprint, control, tables, files)
             if shared:
                 both = zip(pair.languages, (pivot, language), strict=True)
                 kept = {name: self._kept(side, shared[number]) for name, side in both if name not in kept} | kept
@@ -166,43 +168,44 @@ class ParallelText(Probe):
             texts |= {p.languages[1]: p.target_hash[rows] for p, rows in zip(pairs, shared, strict=True)}
             together = Together({name: kept[name] for name in texts}, texts, run.seed, run.show)
             data = fingerprint(*texts.values())
-            for measure, settings in zip(self.measures, self.settings(), strict=True):
+            for measure, settings in tables:
                 if measure.whole:
-                    values = _defined(measure, measure.together, together, len(shared[0]))
-                    for value in values:
-                        own = self._of_pair(settings, value.language or "*")
+                    for value in _defined(measure, measure.together, together, len(shared[0])):
+                        own = _of_pair(settings, files, value.language or "*")
                         yield _row(measure, value, "*", data, control, own, run.seed)
 
-    def _pair_rows(self, sides: Sides, data: str, control: str | None) -> Iterator[Row]:
+    def _pair_rows(
+        self,
+        sides: Sides,
+        data: str,
+        control: str | None,
+        tables: Sequence[tuple[Measure, dict[str, Any]]],
+        files: Sequence[Sequence[File]],
+    ) -> Iterator[Row]:
         """Rows of a pair of languages, and of its shuffled control on a model as it is."""
-        name = "->".join(sides.languages)
-        shuffled = control is None and "shuffled" in self.controls
-        for measure, whole in zip(self.measures, self.settings(), strict=True):
-            settings = self._of_pair(whole, name)
-            for value in _defined(measure, measure.pair, sides, len(sides.source_texts)):
-                yield _row(measure, value, name, data, control, settings, sides.seed)
-            if shuffled and "shuffled" in measure.controls:
-                for value in _defined(measure, measure.pair, _shuffled(sides), len(sides.source_texts)):
-                    yield _row(measure, value, name, data, "shuffled", settings, sides.seed)
-
-    def _of_pair(self, settings: dict[str, Any], name: str) -> dict[str, Any]:
-        """The settings of a row of a pair "en->de". It names the files of this pair only."""
-        pair = set(name.split("->"))
-        own = [one for one in mappings(self.files) if pair <= {language for language, _ in one}]
-        files = [[*file] for one in own for file in one if file[0] in pair]
-        return {**settings, "files": files} if own else settings
+        name, n = "->".join(sides.languages), len(sides.source_texts)
+        ways = [(control, sides)]
+        if control is None and "shuffled" in self.controls:
+            ways.append(("shuffled", _shuffled(sides)))
+        for measure, whole in tables:
+            settings = _of_pair(whole, files, name)
+            for way, own in ways:
+                if way != "shuffled" or way in measure.controls:
+                    for value in _defined(measure, measure.pair, own, n):
+                        yield _row(measure, value, name, data, way, settings, sides.seed)
 
     def _vectors(
         self, run: ProbedRun, texts: Sequence[np.ndarray], want: Want, language: str, maps: LanguageMaps | None
     ) -> Vectors:
         """The vectors of sentences, in their order."""
-        before, after = run.frame or run.corpus.tokenizer.framing(run.model.causal)
-        room = self.length - len(before) - len(after)
+        reader = probe_reader(run, self.length)
+        before, after = reader.frame
+        room = self.length - sum(reader.around)
         if long := sum(len(text) > room for text in texts):
             print(f"{language}: {long} of {len(texts)} sentences are longer than {room} tokens; cut", file=sys.stderr)
         rows = [np.concatenate([before, text[:room], after]).astype(np.int32) for text in texts]
         mapped = None if maps is None else maps.of(language, len(rows))
-        return pooled(run.model, rows, want, (len(before), len(after)), language, mapped)
+        return pooled(run.model, rows, want, reader.around, language, mapped)
 
     def _kept(self, vectors: Vectors, rows: np.ndarray) -> Vectors:
         """The vectors of some sentences that measures of all languages together read."""
@@ -212,6 +215,17 @@ class ParallelText(Probe):
             pooling: {key: found[rows] for key, found in vectors[pooling].items() if not isinstance(key, tuple)}
             for pooling in poolings
         }
+
+
+def _of_pair(settings: dict[str, Any], files: Sequence[Sequence[File]], name: str) -> dict[str, Any]:
+    """The settings of a row of a pair "en->de". It names the files of this pair only.
+
+    Args:
+      files: the mappings of all pairs (`inputs.parallel_files`).
+    """
+    pair = set(name.split("->"))
+    own = [one for one in files if pair <= {language for language, _ in one}]
+    return {**settings, "files": [[*file] for one in own for file in one if file[0] in pair]} if own else settings
 
 
 def _shared(pairs: Sequence[Sentences]) -> list[np.ndarray]:
@@ -272,23 +286,8 @@ def _defined(measure: Measure, compute: Callable[[Read], Iterable[Value]], read:
 
 def _row(measure: Measure, value: Value, name: str, data: str, control: str | None, settings: Any, seed: int) -> Row:
     """A row of `results.json`."""
-    interval = value.interval
-    if interval is None and value.units is not None and len(value.units) > 1:
-        estimate = bootstrap_mean(np.asarray(value.units, np.float64), seed=seed)
-        interval = estimate.low, estimate.high
-    low, high = interval or (None, None)
-    return {
-        "probe": measure.name,
-        "metric": value.metric,
-        "value": None if value.reason else float(value.value),
-        "reason": value.reason,
-        "n": int(value.n),
-        "low": low,
-        "high": high,
-        "language": value.language or name,
-        "level": value.level,
-        "split": None,
-        "control": control,
-        "data": data,
-        "settings": settings,
-    }
+    units = np.asarray([] if value.units is None else value.units, np.float64)
+    low, high = value.interval or interval_of_mean(units, seed=seed)
+    about = {"language": value.language or name, "level": value.level, "control": control, "data": data}
+    found = row(measure.name, value.metric, value.value, value.n, **about, low=low, high=high)
+    return found | {"reason": value.reason, "settings": settings} | ({"value": None} if value.reason else {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, NamedTuple
 
@@ -13,11 +12,11 @@ import numpy as np
 from xalign_jax.data.text.files import MultiwayTsv
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.activations import POOLINGS, Want, pooled
-from xalign_jax.evaluation.encode import fingerprint, levels, require_length, row, untrained
+from xalign_jax.evaluation.encode import fingerprint, levels, require_length, row, text_hashes, with_untrained
 from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files
 from xalign_jax.evaluation.inputs.texts import probe_reader
 from xalign_jax.evaluation.measures.pools import Pool, pool_retrieval
-from xalign_jax.evaluation.measures.statistics import bootstrap_mean
+from xalign_jax.evaluation.measures.statistics import interval_of_mean
 from xalign_jax.interfaces import Column, ModelConfig, Probe, ProbedRun, Row
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import at_least_one, freeze, one_of, with_paths
@@ -109,9 +108,8 @@ class PoolRetrieval(Probe):
         """Rows by level, language of the question and control."""
         questions, contexts = self._sides()
         found: list[Row] = []
-        for control, model in ((None, run.model), ("untrained", untrained(run.model, run.seed))):
-            if control is None or control in self.controls:
-                found += self._measured(run._replace(model=model), questions, contexts, control)
+        for control, own in with_untrained(run, "untrained" in self.controls):
+            found += self._measured(own, questions, contexts, control)
         return found
 
     def _sides(self) -> tuple[Side, Side]:
@@ -162,12 +160,10 @@ class PoolRetrieval(Probe):
         names = dict.fromkeys(questions.languages)
         for name, chosen in (("*", everything), *((name, questions.languages == name) for name in names)):
             own = found.average_precision[chosen]
-            low = high = None
-            if len(own) > 1:
-                _, low, high, _ = bootstrap_mean(own, seed=seed)
+            low, high = interval_of_mean(own, seed=seed)
             about = {"language": str(name), "level": level, "control": control, "data": data}
             yield row(self.name, "map", own.mean(), len(own), **about, low=low, high=high)
-        about = {"language": "*", "level": level, "control": control, "data": data, "low": None, "high": None}
+        about = {"language": "*", "level": level, "control": control, "data": data}
         if control != "shuffled":
             yield row(self.name, "bias", found.same_language_bias, len(everything), **about)
         if control is None:
@@ -181,4 +177,4 @@ def _side(texts: list[tuple[str, int, str]]) -> Side:
 
 def _data(*sides: Side) -> str:
     """Identifies the texts."""
-    return fingerprint(*([zlib.crc32(text.encode()) for text in side.texts] for side in sides))
+    return fingerprint(*(text_hashes(side.texts) for side in sides))

@@ -20,7 +20,7 @@ from xalign_jax.evaluation.encode import (
     require_length,
     row,
     text_vectors,
-    untrained,
+    with_untrained,
 )
 from xalign_jax.evaluation.inputs.char_ngrams import ngram_cosines
 from xalign_jax.evaluation.inputs.parallel_files import all_files, located_files
@@ -120,9 +120,9 @@ class SentenceRetrieval(Probe):
         corpus = run.corpus
         pairs = sentences(corpus, self.files, self.sentences, self.pivot, self.least, self.others)
         found = []
-        models = [(None, run.model)] + ([("untrained", untrained(run.model, run.seed))] if self.untrained else [])
         # Means are fitted once per model and language, though a pivot is in every pair.
-        for control, model in models:
+        for control, own in with_untrained(run, self.untrained):
+            model = own.model
             means: dict[str, dict[str, np.ndarray] | None] = {}
             for pair in pairs:
                 vectors = self._vectors(model, corpus, pair)
