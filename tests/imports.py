@@ -16,7 +16,7 @@ PACKAGE = "xalign_jax"
 FOLDERS = (PACKAGE, "tasks")
 
 # Plain values, base classes, errors and array functions that several rooms need: every room may import them.
-OPEN = {"recipe", "interfaces", "errors", "arrays", "records", "remote_files", "target", "__init__"}
+OPEN = {"recipe", "interfaces", "errors", "arrays", "matrix_product", "records", "remote_files", "target", "__init__"}
 
 # Rooms from which everything is called.
 TOP = {"cli", "api"}

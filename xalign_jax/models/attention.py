@@ -16,9 +16,13 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from xalign_jax.matrix_product import product
 from xalign_jax.models.fused_attention import attend_fused, fits
 from xalign_jax.models.layers import Maker, RMSNorm, add_bias, project
 from xalign_jax.models.rotary import rotate
+from xalign_jax.target import platform
+
+QUERIES_CPU = 128  # of a block of queries in causal attention on a CPU
 
 
 @dataclasses.dataclass
@@ -133,6 +137,8 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, context: Context)
     # (B,T,heads,head_dim) -> (B,heads,T,head_dim). Scaling the queries is cheaper than scaling the scores.
     query, key, value = (each.swapaxes(1, 2) for each in (query * query.shape[-1] ** -0.5, key, value))
     mixed: jax.Array
+    # Kept keys are more than the queries, which then stand anywhere among them.
+    causal = context.causal and query.shape[2] == key.shape[2]
     if context.full_layers is None and query.shape[2] == key.shape[2] and fits(query, key):
         # The fused kernel exists for TPUs only. JAX chooses a branch when it compiles the program for a platform, which
         # need not be the platform of this machine.
@@ -141,11 +147,24 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, context: Context)
         mixed = jax.lax.platform_dependent(
             *arrays,
             tpu=lambda query, key, value, mask, segment_ids: fused(query, key, value, segment_ids),
-            default=lambda query, key, value, mask, segment_ids: _attend_masked(query, key, value, mask),
+            default=lambda query, key, value, mask, segment_ids: _attend_in_blocks(query, key, value, mask, causal),
         )
     else:
-        mixed = _attend_masked(query, key, value, context.mask)
+        mixed = _attend_in_blocks(query, key, value, context.mask, causal)
     return mixed.swapaxes(1, 2)
+
+
+def _attend_in_blocks(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, causal: bool) -> jax.Array:
+    """`_attend_masked`, on a CPU without the keys that stand after a block of queries."""
+    T = query.shape[2]
+    if not causal or platform() != "cpu" or T <= QUERIES_CPU:
+        return _attend_masked(query, key, value, mask)
+    mixed = []
+    for first in range(0, T, QUERIES_CPU):
+        end = min(first + QUERIES_CPU, T)
+        seen = mask[:, first:end, :end]
+        mixed.append(_attend_masked(query[:, :, first:end], key[:, :, :end], value[:, :, :end], seen))
+    return jnp.concatenate(mixed, axis=2)
 
 
 def _attend_masked(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
@@ -161,13 +180,13 @@ def _attend_masked(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax
     # Stack the queries that share a key head along time. Both products are then plain batched matrix products:
     # (B,kv_heads,group T,head_dim) x (B,kv_heads,head_dim,S) -> (B,kv_heads,group T,S), in float32.
     query = query.reshape(B, kv_heads, group * T, head_dim)
-    scores = jnp.matmul(query, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    scores = product(query, key, "nt", dtype=jnp.float32)
     scores = scores.reshape(B, kv_heads, group, T, -1)
     # The lowest finite number instead of -inf, with which a query without a key would become NaN.
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     # (B,kv_heads,group T,S) x (B,kv_heads,S,head_dim) -> (B,kv_heads,group T,head_dim) -> (B,heads,T,head_dim).
-    mixed = weights.reshape(B, kv_heads, group * T, -1) @ value
+    mixed = product(weights.reshape(B, kv_heads, group * T, -1), value, dtype=value.dtype)
     return mixed.reshape(B, heads, T, head_dim)
 
 

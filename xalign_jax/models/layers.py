@@ -18,6 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from xalign_jax.errors import UserError
+from xalign_jax.matrix_product import product
 
 Axes = tuple[str | None, ...]
 
@@ -85,7 +86,7 @@ class Maker:
 def project(x: jax.Array, weight: jax.Array) -> jax.Array:
     """x (..., n) times weight (n, m): (..., m)."""
     # As one plain product (N,n) x (n,m). XLA then runs both gradients as plain products too.
-    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[-1])
+    return product(x.reshape(-1, x.shape[-1]), weight, dtype=x.dtype).reshape(*x.shape[:-1], weight.shape[-1])
 
 
 def add_bias(x: jax.Array, bias: nnx.Param | None) -> jax.Array:

@@ -32,8 +32,9 @@ from jax.sharding import PartitionSpec
 
 from xalign_jax import target
 from xalign_jax.arrays import join_rows, split_rows
+from xalign_jax.matrix_product import product
 from xalign_jax.objectives.parts.candidates import Ids, Rows, masks_of, shared_ids, text_owners
-from xalign_jax.objectives.parts.primitives import matmul, rows_on_mesh
+from xalign_jax.objectives.parts.primitives import rows_on_mesh
 
 # How many similarities a device holds at once: of queries and keys, and of queries and queue rows. On a CPU the second
 # number is small, so that a block stays in the cache.
@@ -161,14 +162,14 @@ def _past(query: jax.Array, ids: Ids, queue: jax.Array, queue_ids: Ids, gradient
         rows = rows.astype(dtype)
         candidate = (row_ids.own != -1) & ~shared_ids(ids, row_ids)
         # (n,D) x (D,b) -> (n,b) logits at full float32 precision: a TPU's default would round the inputs to bfloat16.
-        logits = jnp.where(candidate, matmul(query, rows.T, precision=jax.lax.Precision.HIGHEST), lowest)
+        logits = jnp.where(candidate, product(query, rows, "nt", precision=jax.lax.Precision.HIGHEST), lowest)
         high = jnp.maximum(past.high, jnp.max(logits, axis=1, keepdims=True))
         # If every row so far is masked, logits - high is 0 and exp gives 1; `where` makes that 0 again.
         unnormalised = jnp.where(candidate, jnp.exp(logits - high), 0.0)
         # Bring the sums of earlier blocks to the new maximum, then add this block: (n,1) and (n,b) x (b,D) -> (n,D).
         rescale = jnp.exp(past.high - high)
         total = past.total * rescale + jnp.sum(unnormalised, axis=1, keepdims=True)
-        weighted = past.weighted * rescale + matmul(unnormalised, rows) if gradients else None
+        weighted = past.weighted * rescale + product(unnormalised, rows) if gradients else None
         return _Past(high, total, weighted), None
 
     # (K,..) -> (blocks,b,..). Rows that fill the last block are absent (-1).
@@ -214,7 +215,7 @@ def _piece(
     add = functools.partial(jnp.sum, axis=1, keepdims=True, dtype=query.dtype)
     most = functools.partial(jnp.max, axis=1, keepdims=True, initial=lowest)
     # (n,D) x (D,m) -> (n,m). HIGHEST: at a temperature of 0.05, bfloat16 inputs would move logits by almost 0.1.
-    similarity = matmul(query, key.T, precision=jax.lax.Precision.HIGHEST)
+    similarity = product(query, key, "nt", precision=jax.lax.Precision.HIGHEST)
     logits = jnp.where(candidate, similarity / form.temperature, lowest)
     # (n,1): the best positive and the best other candidate, over this device's keys and queue, then over all devices.
     best_positive, best_negative = most(jnp.where(positive, logits, lowest)), most(jnp.where(positive, lowest, logits))
@@ -305,11 +306,11 @@ def _device(
         if d_key is None:
             return (total, None), None
         # This device's part of d loss / d query: (n,m) x (m,D) -> (n,D), and the part of the queue.
-        d_x = matmul(d_similarity, keys)
+        d_x = product(d_similarity, keys)
         if past is not None:
             d_x += past.weighted * weight
         # d loss / d key (m,D) needs no sum over devices, because all queries pass by here.
-        return (total, d_key + matmul(d_similarity.T, x)), d_x
+        return (total, d_key + product(d_similarity, x, "tn")), d_x
 
     count = everyone.shape[0]
     pieces = math.ceil(count / (form.chunk or max(1, BATCH_ELEMENTS // key.shape[0])))

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from xalign_jax.arrays import ROW_AXES, join_rows, split_rows
+from xalign_jax.matrix_product import product
 from xalign_jax.target import device_count, platform
 
 WIDTH_AXIS, VOCABULARY_AXIS = "fsdp", "tensor"
@@ -24,6 +25,9 @@ WIDTH_AXIS, VOCABULARY_AXIS = "fsdp", "tensor"
 # How many logits a device holds at once by default.
 CHUNK_ELEMENTS = {"cpu": 2**21}
 CHUNK_ELEMENTS_ACCELERATOR = 2**26
+# A CPU's products of fewer tokens are slow, and each chunk rewrites the gradient of the whole head. So a CPU takes this
+# many tokens together although their logits are more, up to a bound (benchmarks/decoder.py, masked_lm.py).
+TOKENS_CPU, MOST_ELEMENTS_CPU = 256, 2**25
 
 
 def rows_on_mesh() -> tuple[jax.sharding.AbstractMesh, tuple[str, ...], int]:
@@ -80,10 +84,18 @@ def predict_tokens(
       chunk: tokens at a time; None = a size that suits the backend.
     """
     if chunk is None:
-        elements = CHUNK_ELEMENTS.get(platform(), CHUNK_ELEMENTS_ACCELERATOR)
-        chunk = max(1, elements * device_count() // weight.shape[0])
+        chunk = _chunk(weight.shape[0])
     pieces = max(1, -(-h.shape[0] // chunk))
     return Prediction(*_cross_entropy(pieces, h, weight, bias, targets, weights.astype(_exact(h))))
+
+
+def _chunk(vocabulary: int) -> int:
+    """Tokens at a time, on all devices together."""
+    elements = CHUNK_ELEMENTS.get(platform(), CHUNK_ELEMENTS_ACCELERATOR)
+    chunk = max(1, elements * device_count() // vocabulary)
+    if platform() != "cpu":
+        return chunk
+    return max(chunk, device_count() * min(TOKENS_CPU, MOST_ELEMENTS_CPU // vocabulary))
 
 
 def _exact(h: jax.Array) -> np.dtype:
@@ -91,29 +103,34 @@ def _exact(h: jax.Array) -> np.dtype:
     return jnp.promote_types(h.dtype, jnp.float32)
 
 
-def matmul(a: jax.Array, b: jax.Array, precision: jax.lax.Precision | None = None) -> jax.Array:
-    """a @ b, accumulated and returned in float32, or in float64 for float64 arrays.
-
-    Args:
-      precision: of the inputs. None = the default, which on a TPU rounds float32 inputs to bfloat16.
-    """
-    return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32), precision=precision)
-
-
 def _logits(h: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
     """(n,D) x (D,V) -> (n,V) float32."""
-    logits = matmul(h, weight.T)
+    logits = product(h, weight, "nt")
     return logits if bias is None else logits + bias
 
 
-def _target_logit(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The logits (n,) at the targets, and the targets as one-hot rows (n,V) bool.
+def _target_logit(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """The logits (n,) at the targets; 0 for a target that is none of the columns, which another device has."""
+    if _indexed():
+        return jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+    return jnp.sum(jnp.where(_hit(logits, targets), logits, 0.0), axis=1)
 
-    By comparison instead of indexing: a device that has a part of the vocabulary finds all False, and 0, for the
-    targets that it lacks.
-    """
-    hit = jnp.arange(logits.shape[1], dtype=targets.dtype) == targets[:, None]
-    return jnp.sum(jnp.where(hit, logits, 0.0), axis=1), hit
+
+def _less_at_target(d_logits: jax.Array, targets: jax.Array, w: jax.Array) -> jax.Array:
+    """d_logits (n,V) less the weights w (n,) at the targets."""
+    if _indexed():
+        return d_logits.at[jnp.arange(len(targets)), targets].add(-w)
+    return d_logits - jnp.where(_hit(d_logits, targets), w[:, None], 0.0)
+
+
+def _hit(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """The targets as one-hot rows (n,V) bool. A device that has a part of the vocabulary finds all False in the others."""
+    return jnp.arange(logits.shape[1], dtype=targets.dtype) == targets[:, None]
+
+
+def _indexed() -> bool:
+    """Whether targets are indices: one CPU. Accelerators compare, which they do beside the other work on the logits."""
+    return platform() == "cpu" and device_count() == 1
 
 
 _Sums = tuple[jax.Array, jax.Array]  # loss, correct
@@ -137,7 +154,7 @@ def _cross_entropy(
         # A chunk: states x (n,D), targets (n,), weights (n,).
         x, target, w = rows
         logits = _logits(x, weight, bias)
-        at_target = _target_logit(logits, target)[0]
+        at_target = _target_logit(logits, target)
         loss = jax.nn.logsumexp(logits, axis=1) - at_target
         # Equal where the target has the largest logit. A tie counts as predicted.
         hits = at_target >= jnp.max(logits, axis=1)
@@ -225,19 +242,18 @@ def _local_cross_entropy(
         unnormalised = jnp.exp(logits - high)
         normaliser = add(jnp.sum(unnormalised, axis=1, keepdims=True))
         # Exactly one part of the vocabulary has the target; the others add 0.
-        at_target, hit = _target_logit(logits, target)
-        at_target = add(at_target)
+        at_target = add(_target_logit(logits, target))
         loss = (jnp.log(normaliser) + high)[:, 0] - at_target
         # d loss / d logits = w (softmax - one-hot), (n,V) float32.
-        d_logits = unnormalised * (w[:, None] / normaliser) - jnp.where(hit, w[:, None], 0.0)
+        d_logits = _less_at_target(unnormalised * (w[:, None] / normaliser), target, w)
         if d_bias is not None:
             d_bias = d_bias + jnp.sum(d_logits, axis=0)
         # In the dtype of the states, as an ordinary backward pass has it; the products accumulate in float32.
         d_logits = d_logits.astype(x.dtype)
-        d_weight = d_weight + matmul(d_logits.T, x)
+        d_weight = d_weight + product(d_logits, x, "tn")
         carry = (total + jnp.sum(w * loss), correct + jnp.sum(w * (at_target >= high[:, 0])), d_weight, d_bias)
         # d loss / d states (n,D): the sum of what each part of the vocabulary contributes.
-        return carry, (add(matmul(d_logits, cast)).astype(x.dtype), loss)
+        return carry, (add(product(d_logits, cast)).astype(x.dtype), loss)
 
     rows = tuple(split_rows(a, pieces) for a in (h, targets, weights))
     empty_bias = None if bias is None else jnp.zeros(bias.shape, _exact(h))
