@@ -13,6 +13,7 @@ import pytest
 
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs
+from xalign_jax.models import attention
 from xalign_jax.models.llama import Llama
 from xalign_jax.models.model import build
 
@@ -141,6 +142,26 @@ def test_no_position_sees_a_later_one(model, params):
     later[0, 8:] = 3
     before, after = (hidden(model, params, t, positions, segments, levels=(3,))[3] for t in (tokens, later))
     np.testing.assert_array_equal(before[:, :8], after[:, :8])
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_blocks_of_queries_on_a_cpu_change_nothing(window, monkeypatch):
+    batch = row(5, 7, 2)
+
+    def gradient(queries):
+        monkeypatch.setattr(attention, "QUERIES_CPU", queries)
+        model = build(config(window=window), V)
+        params = jax.jit(model.init)(jax.random.key(1))
+        program = jax.jit(
+            jax.value_and_grad(lambda p: jnp.sum(model.bind(p).hidden(Inputs(*batch), levels=(3,))[3] ** 2))
+        )
+        return program(params), program.lower(params).as_text()
+
+    (whole, text), (blocks, text_of_blocks) = gradient(16), gradient(5)
+    # Blocks of 5 queries of 16: the last one has a single query, and the first one sees 5 keys.
+    assert "x5x5xf32" in text_of_blocks and "x5x5xf32" not in text
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(blocks), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [3, 9])

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from xalign_jax.alignment.pooling import segment_means, segment_sums
+from xalign_jax.objectives.parts import primitives
 from xalign_jax.objectives.parts.candidates import Ids
 from xalign_jax.objectives.parts.contrast import infonce, positive_pairs
 from xalign_jax.objectives.parts.primitives import join_rows, l2_normalize, split_rows, token_cross_entropy
+from xalign_jax.target import lowering_for
 
 TAU = 0.1
 
@@ -38,7 +40,9 @@ def dense_ce(h, weight, bias, targets, weights):
 
 @pytest.mark.parametrize("chunk", [1, 4, 13, None])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_cross_entropy_and_gradients_equal_a_dense_float64_reference(chunk, with_bias):
+@pytest.mark.parametrize("devices", [1, 8])  # one CPU indexes the targets; several compare
+def test_cross_entropy_and_gradients_equal_a_dense_float64_reference(chunk, with_bias, devices, monkeypatch):
+    monkeypatch.setattr(primitives, "device_count", lambda: devices)
     h, weight, bias, targets, weights = ce_inputs()
     bias = bias if with_bias else None
     wrt = (0, 1, 2, 4) if with_bias else (0, 1, 4)
@@ -68,6 +72,21 @@ def test_cross_entropy_holds_no_more_than_a_chunk_of_logits():
     program = jax.jit(jax.grad(lambda *a: token_cross_entropy(*a, chunk=8), argnums=(0, 1)))
     text = program.lower(h, weight, bias, targets, weights).as_text()
     assert "8x96xf32" in text and "64x96x" not in text and "8x8x96x" not in text
+
+
+@pytest.mark.parametrize(
+    "platform, devices, vocabulary, tokens",
+    [
+        ("cpu", 1, 3_072, 682),  # 2^21 logits
+        ("cpu", 1, 32_000, 256),  # at least 256 tokens
+        ("cpu", 1, 250_002, 134),  # at most 2^25 logits
+        ("cpu", 8, 32_000, 8 * 256),
+        ("tpu", 4, 32_000, 4 * 2**26 // 32_000),
+    ],
+)
+def test_a_chunk_has_as_many_tokens_as_suit_the_machine(platform, devices, vocabulary, tokens):
+    with lowering_for(platform, devices):
+        assert primitives._chunk(vocabulary) == tokens
 
 
 def test_splitting_rows_into_pieces_is_undone_by_joining():
