@@ -90,7 +90,11 @@ def page(root: Path) -> str:
         groups[_group(root, f"recipes/{name}.gin")].append(name)
     parts = [INTRODUCTION]
     for group, names in groups.items():
-        parts += [f"## {group}", GROUPS[group][1], _table({f"[{name}](#{name})": recipes[name].title for name in names})]
+        parts += [
+            f"## {group}",
+            GROUPS[group][1],
+            _table({f"[{name}](#{name})": recipes[name].title for name in names}),
+        ]
         parts += [_recipe(name, recipes[name]) for name in names]
     parts += ["## Files to add", "A further `--gin_file` changes the model, the machine or the probes of a recipe."]
     for folder, title in KINDS.items():

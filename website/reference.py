@@ -20,8 +20,16 @@ ROOMS = {
         ("parametrizations.", "interfaces"),
     ),
     "training": ("Optimisers and schedules", "For `Stage.optimizer` and `Stage.schedule`.", ("training.",)),
-    "probes": ("Probes", "For `Stage.probes` and `xalign evaluate`. `docs/results.md` explains their rows.", ("evaluation.probes.",)),
-    "measures": ("Measures", "For `ParallelText.measures`. `docs/evaluation.md` compares them.", ("evaluation.parallel.",)),
+    "probes": (
+        "Probes",
+        "For `Stage.probes` and `xalign evaluate`. `docs/results.md` explains their rows.",
+        ("evaluation.probes.",),
+    ),
+    "measures": (
+        "Measures",
+        "For `ParallelText.measures`. `docs/evaluation.md` compares them.",
+        ("evaluation.parallel.",),
+    ),
 }
 LOADED = ("LoadedModel", "TextStates", "Score")
 
@@ -32,7 +40,9 @@ def pages() -> dict[str, str]:
     registered = [cls for cls in gin_files.registered().values() if isinstance(cls, type)]
     made = {"reference/python.md": _python(), "reference/command_line.md": _command_line()}
     made["reference/seams.md"] = _page(
-        "Seams", "The base classes of whatever you add. `docs/extending.md` has an example of each kind.", ["xalign_jax.interfaces"]
+        "Seams",
+        "The base classes of whatever you add. `docs/extending.md` has an example of each kind.",
+        ["xalign_jax.interfaces"],
     )
     for room, (title, about, modules) in ROOMS.items():
         inside = tuple(f"xalign_jax.{module}" for module in modules)
