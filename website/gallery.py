@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,8 +65,8 @@ class Header(NamedTuple):
 
 def header(text: str) -> Header:
     """The header of a gin file, from the file's text."""
-    comment = re.match(r"(?:#.*\n)*", text)[0]
-    lines = [line.removeprefix("#").removeprefix(" ") for line in comment.splitlines()]
+    comment = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    lines = [line.removeprefix("#").removeprefix(" ") for line in comment]
     first, *others = "\n".join(lines).split("\n\n")
     notes, command, cost, expect = [], "", "", ""
     for paragraph in others:
@@ -93,14 +94,14 @@ def page(root: Path) -> str:
         parts += [
             f"## {group}",
             GROUPS[group][1],
-            _table({f"[{name}](#{name})": recipes[name].title for name in names}),
+            _table("recipe", {f"[{name}](#{name})": recipes[name].title for name in names}),
         ]
         parts += [_recipe(name, recipes[name]) for name in names]
     parts += ["## Files to add", "A further `--gin_file` changes the model, the machine or the probes of a recipe."]
     for folder, title in KINDS.items():
         files = sorted((root / folder).glob("*.gin"))
         about = {f"`{folder}/{path.name}`": _first_sentence(path.read_text(encoding="utf-8")) for path in files}
-        parts += [f"### {title}", _table(about)]
+        parts += [f"### {title}", _table("file", about)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -128,9 +129,9 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=\.) (?=[A-Z])|:$", header(text).title)[0]
 
 
-def _table(rows: dict[str, str]) -> str:
+def _table(head: str, rows: dict[str, str]) -> str:
     lines = [f"| {name} | {_linkable(about)} |" for name, about in rows.items()]
-    return "\n".join(["| | |", "|---|---|", *lines])
+    return "\n".join([f"| {head} | what it is |", "|---|---|", *lines])
 
 
 def _linkable(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from website import gallery, reference
 
@@ -23,33 +24,40 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page, config: MkDocsConfig, files: Files) -> str:
-    """Turn `docs/NAME.md`, as GitHub's readers see it, into a link with the title of that page."""
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn `docs/NAME.md`, as readers on GitHub see it, into a link with the title of that page."""
 
     def link(name: str) -> str | None:
         target = files.get_file_from_path(name)
         if target is None or target.src_uri == page.file.src_uri:
             return None
-        return f"[{_title(target.content_string)}]({'../' * page.file.src_uri.count('/')}{name})"
+        heading = next(line for line in target.content_string.splitlines() if line.startswith("# "))
+        title = _titles(config.nav or []).get(name) or heading.removeprefix("# ").partition(":")[0]
+        return f"[{title}]({'../' * page.file.src_uri.count('/')}{name})"
 
     return linked(markdown, link)
 
 
 def linked(markdown: str, link: Callable[[str], str | None]) -> str:
-    """Replace `docs/NAME.md` in prose, not in code blocks and not inside a link.
+    """Replace `docs/NAME.md`, and links with that text, in prose but not in code blocks.
 
     Args:
       link: what stands there instead, by NAME.md; None = leave it.
     """
+    named = re.compile(r"`docs/(?P<code>[\w/]+\.md)`|\[docs/(?P<text>[\w/]+\.md)\]\([^)]*\)")
     lines, fenced = [], False
     for line in markdown.split("\n"):
         fenced ^= line.lstrip().startswith("```")
         if not fenced:
-            line = re.sub(r"(?<!\[)`docs/([\w/]+\.md)`", lambda found: link(found[1]) or found[0], line)
+            line = named.sub(lambda found: link(found["code"] or found["text"]) or found[0], line)
         lines.append(line)
     return "\n".join(lines)
 
 
-def _title(markdown: str) -> str:
-    """The first heading, up to a colon."""
-    return re.search(r"^# (.+?)(?::.*)?$", markdown, re.MULTILINE)[1]
+def _titles(nav: list) -> dict[str, str]:
+    """The titles that mkdocs.yml gives to pages, by their path."""
+    found: dict[str, str] = {}
+    for entry in nav:
+        for title, inside in entry.items() if isinstance(entry, dict) else ():
+            found |= _titles(inside) if isinstance(inside, list) else {inside: title}
+    return found

@@ -41,13 +41,14 @@ def pages() -> dict[str, str]:
     made = {"reference/python.md": _python(), "reference/command_line.md": _command_line()}
     made["reference/seams.md"] = _page(
         "Seams",
-        "The base classes of whatever you add. `docs/extending.md` has an example of each kind.",
+        "Base classes for your own methods. `docs/extending.md` has an example of each kind.",
         ["xalign_jax.interfaces"],
     )
     for room, (title, about, modules) in ROOMS.items():
         inside = tuple(f"xalign_jax.{module}" for module in modules)
         own = [f"{cls.__module__}.{cls.__name__}" for cls in registered if cls.__module__.startswith(inside)]
-        made[f"reference/{room}.md"] = _page(title, about, sorted(own))
+        # A gin file sets the fields of a class. Its methods are those of the seam.
+        made[f"reference/{room}.md"] = _page(title, about, sorted(own), "members: false")
     return made
 
 
@@ -75,5 +76,7 @@ def _help(parser: argparse.ArgumentParser) -> str:
     return f"```text\n{parser.format_help().rstrip()}\n```"
 
 
-def _page(title: str, about: str, names: Iterable[str]) -> str:
-    return "\n\n".join([f"# {title}", about, *(f"::: {name}" for name in names)]) + "\n"
+def _page(title: str, about: str, names: Iterable[str], option: str = "") -> str:
+    """A page of docstrings. `option` is one of mkdocstrings, for all of them."""
+    more = f"\n    options:\n      {option}" if option else ""
+    return "\n\n".join([f"# {title}", about, *(f"::: {name}{more}" for name in names)]) + "\n"
