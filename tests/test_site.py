@@ -55,6 +55,20 @@ def site(tmp_path_factory):
     return folder
 
 
+def test_links_become_what_the_site_can_show(monkeypatch):
+    pytest.importorskip("mkdocs")
+    monkeypatch.syspath_prepend(ROOT)
+    from website.hooks import DOCS, linked, without_code
+
+    text = "See `docs/a.md`, [docs/a.md](a.md), [text](a.md) and `docs/none.md`.\n```\n`docs/a.md`\n```"
+    link = {"a.md": "[A](a.md)"}.get
+    assert linked(text, link) == text.replace("`docs/a.md`", "[A](a.md)", 1).replace("[docs/a.md]", "[A]")
+    text = (
+        "[data](data.md), [set-up](../setup.py), [gone](../gone.py), [far](https://example.org) and ![i](../README.md)"
+    )
+    assert without_code(text, DOCS) == text.replace("[set-up](../setup.py)", "set-up")
+
+
 @pytest.fixture(scope="module")
 def pages(site):
     return {path: Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}

@@ -12,13 +12,14 @@ from mkdocs.structure.pages import Page
 
 from website import gallery, reference
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that no file in docs/ holds."""
-    home = (ROOT / "README.md").read_text(encoding="utf-8")
-    made = {"index.md": home.replace("](docs/", "]("), "recipes.md": gallery.page(ROOT / "gin"), **reference.pages()}
+    home = without_code((ROOT / "README.md").read_text(encoding="utf-8"), ROOT).replace("](docs/", "](")
+    made = {"index.md": home, "recipes.md": gallery.page(ROOT / "gin"), **reference.pages()}
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -35,7 +36,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         title = _titles(config.nav or []).get(name) or heading.removeprefix("# ").partition(":")[0]
         return f"[{title}]({'../' * page.file.src_uri.count('/')}{name})"
 
-    return linked(markdown, link)
+    return linked(without_code(markdown, DOCS / Path(page.file.src_uri).parent), link)
+
+
+def without_code(markdown: str, folder: Path) -> str:
+    """Replace links to files of the repository outside docs/, which the site does not hold, by their text.
+
+    Args:
+      folder: from which the links lead.
+    """
+
+    def text(found: re.Match) -> str:
+        target = (folder / found["target"].partition("#")[0]).resolve()
+        outside = target.exists() and ROOT in target.parents and DOCS not in (target, *target.parents)
+        return found["text"] if outside else found[0]
+
+    return re.sub(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)", text, markdown)
 
 
 def linked(markdown: str, link: Callable[[str], str | None]) -> str:
