@@ -16,6 +16,7 @@ from pathlib import Path
 
 import doc_blocks
 import hf_folders
+import jax
 import numpy as np
 import pytest
 from doc_blocks import PAGES, ROOT, blocks, spelt_out
@@ -25,6 +26,7 @@ from xalign_jax import cli, config, gin_files
 from xalign_jax.alignment.maps import LinearMap
 from xalign_jax.evaluation.language_maps import Fit, LanguageMaps, identified
 from xalign_jax.recipe import Evaluation, Recipe, Runtime
+from xalign_jax.runtime import sharding
 from xalign_jax.runtime.logs import RESULT_KEYS
 
 COMMANDS = [(block.page, command) for page in PAGES for block in blocks(page) for command in block.commands]
@@ -170,8 +172,16 @@ def models(tmp_path_factory):
     return folder
 
 
-# Pages share models, and with them compiled programs.
-loaded = functools.cache(xa.load)
+load = xa.load  # while a page runs, `xa.load` is `loaded`
+
+
+@functools.cache
+def loaded(folder):
+    """Pages share models, and with them compiled programs. For one device they compile faster than for eight."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sharding, "present_slices", lambda: [jax.devices()[:1]])
+        return load(folder)
+
 
 # tests/test_extending.py and tests/test_tasks.py run these pages' blocks.
 PYTHON = {block.page for page in PAGES for block in blocks(page) if block.kind == "python"}
