@@ -1,4 +1,4 @@
-# make demo | test | lint | house | fuzz | mutate | arms | study | clean. Each needs only Python: it makes `.venv` first.
+# make demo | test | lint | site | house | fuzz | mutate | arms | study | clean. Each needs only Python: it makes `.venv` first.
 # `clean` keeps runs/ and report/.
 #
 #   make demo                          a small joint run and a small PreAlign run; tables and plots in report/
@@ -31,7 +31,7 @@ FILES = xalign_jax/objectives xalign_jax/training/step.py
 COUNT = 100
 SEED = 0
 
-.PHONY: demo test lint house fuzz mutate arms study clean prepare-demo prepare-arms
+.PHONY: demo test lint site house fuzz mutate arms study clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
 .venv/done: setup.py pyproject.toml constraints.txt
@@ -76,6 +76,10 @@ lint: .venv/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Builds the documentation into build/site/index.html, and fails at a broken link.
+site: .venv/done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Prints the import graph, circles, sizes, types and prose of this checkout. For another one, with each long sentence:
 # `make house ROOT=../other SENTENCES=1`.

@@ -13,6 +13,7 @@ DATASETS = ["datasets>=3"]
 CLEAN = ["py3langid>=0.4"]
 WORDS = ["icu4py>=1.2"]
 ORACLES = ["scikit-learn>=1.6", "POT>=0.9.5", "faiss-cpu>=1.9"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 EVAL = ["lm-eval>=0.4.13", "mteb>=2.26"]
 HF = ["torch>=2.8", "transformers>=5.0", "sentence-transformers>=5.0"]
 
@@ -59,6 +60,7 @@ setup(
         "datasets": DATASETS,
         "clean": CLEAN,
         "words": WORDS,
+        "docs": DOCS,
         "eval": EVAL,
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
         "test": [
@@ -69,6 +71,7 @@ setup(
             *WORDS,
             *DATASETS,
             *ORACLES,
+            *DOCS,
             "pytest",
             "pytest-xdist",
             "pytest-timeout",

@@ -45,13 +45,13 @@ KINDS = {
 }
 
 
-def write(kind: str, folder):
-    """A folder of one of `KINDS`; returns transformers' model."""
+def write(kind: str, folder, **changes):
+    """A folder of one of `KINDS`, with other settings if need be; returns transformers' model."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     name, settings = KINDS[kind]
     cls = getattr(transformers, name)
     torch.manual_seed(0)
-    network = cls(cls.config_class(**COMMON, **settings)).eval()
+    network = cls(cls.config_class(**(COMMON | settings | changes))).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -23,7 +23,7 @@ import imports
 import prose
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("xalign_jax", "tasks", "tests", "benchmarks", "study")
+FOLDERS = ("xalign_jax", "tasks", "tests", "benchmarks", "study", "website")
 FILE_LINES = 400
 FUNCTION_LINES = 50
 PRAGMA = re.compile(r"#\s*(noqa|type:|pragma|fmt:|ruff:|!)")

@@ -4,6 +4,7 @@ import filecmp
 import json
 import sys
 
+import doc_blocks
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from xalign_jax.data.store import prepare as preparation
 from xalign_jax.data.store.prepare import run
 from xalign_jax.data.store.store import Texts, Vocabulary, open_stores, open_tokenizer, store_info
 from xalign_jax.data.store.vocabularies import _cut
+from xalign_jax.data.text import readers
 from xalign_jax.errors import UserError
 from xalign_jax.preparing import open_task
 
@@ -238,6 +240,12 @@ seqio.TaskRegistry.add("own_of_tests", source=source, preprocessors=[rows], outp
         ].tokens
         found.append(open_tokenizer(Texts(Vocabulary(kind="bytes"), ["own_of_tests"], tmp_path)).decode(tokens))
     assert "!" in found[0] and "?" not in found[0] and "???" in found[1]
+
+
+def test_the_python_of_the_page_on_data_registers_tasks():
+    (block,) = [block for block in doc_blocks.blocks(doc_blocks.ROOT / "docs" / "data.md") if block.kind == "python"]
+    exec(block.text, {"source": readers.EMBEDDED["docs_en"]})
+    assert {"novels", "mine"} <= seqio.TaskRegistry.names()
 
 
 def test_groups_of_the_tasks_of_a_mixture_are_their_own(tmp_path):
