@@ -1,7 +1,7 @@
 """Word alignment: error rates on gold links by level and method, equality with SimAlign, and speed.
 
 python benchmarks/word_alignment.py aer MODEL GOLD_FOLDER [--limit=200] [--sets en-fr en-hi]
-python benchmarks/word_alignment.py simalign MODEL GOLD_FOLDER [--level=7] [--set=en-fr]
+python benchmarks/word_alignment.py simalign MODEL GOLD_FOLDER [--level=7] [--set=en-fr] [--dtype=bfloat16]
 
 `aer` prints a table for each set NAME with files NAME.XX.txt, NAME.YY.txt and NAME.gold.txt, which may end in .gz, and
 a summary with controls. The level of the summary is the best one of the set `--chosen_on`, which is then no evidence.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ def compare(options: argparse.Namespace) -> None:
     """Compare links and time with SimAlign's, with one method and with three."""
     from simalign import SentenceAligner
 
-    loaded = load(options.model)
+    loaded = load(options.model, dtype=options.dtype)
     model, tokenizer = loaded.model, loaded.tokenizer
     pairs, _ = read_set(options.gold, options.set, options.limit)
     sides = [(list(pair.source), list(pair.target)) for pair in pairs]
@@ -122,17 +123,28 @@ def compare(options: argparse.Namespace) -> None:
         # Compilation happens once for each length, whatever the size of the text: it is not timed.
         ours.align_ways(pairs)
         theirs.get_word_aligns(*sides[0])
-        mine, seconds, cpu = timed(lambda ours=ours: ours.align_ways(pairs))
-        other, their_seconds, their_cpu = timed(lambda theirs=theirs: [theirs.get_word_aligns(*side) for side in sides])
+        # Rounds of both alternate.
+        rounds = [
+            (
+                timed(lambda ours=ours: ours.align_ways(pairs)),
+                timed(lambda theirs=theirs: [theirs.get_word_aligns(*side) for side in sides]),
+            )
+            for _ in range(options.rounds)
+        ]
+        (mine, *_), (other, *_) = rounds[0]
         for method, found in zip(methods, mine, strict=True):
             apart = [set(a.links) ^ set(b[names[method]]) for a, b in zip(found, other, strict=True)]
             same, links = sum(not differ for differ in apart), sum(len(a.links) for a in found)
             print(f"{method}: equal in {same} of {len(pairs)} pairs; {sum(map(len, apart))} of {links} links differ")
-        print(
-            f"  {len(pairs) / seconds:.1f} pairs/s, SimAlign {len(pairs) / their_seconds:.2f}, ratio {their_seconds / seconds:.1f};",
-            end=" ",
-        )
-        print(f"CPU seconds {cpu:.1f}, SimAlign {their_cpu:.1f}, ratio {their_cpu / cpu:.1f}", flush=True)
+        for what, unit in ((1, "wall"), (2, "CPU")):
+            seconds = [(ours[what], theirs[what]) for ours, theirs in rounds]
+            mine_s, other_s = (statistics.median(side) for side in zip(*seconds, strict=True))
+            ratio = statistics.median(theirs / ours for ours, theirs in seconds)
+            print(
+                f"  {unit}: {len(pairs) / mine_s:.1f} pairs/s ({mine_s:.2f} s), "
+                f"SimAlign {len(pairs) / other_s:.1f} ({other_s:.2f} s), ratio {ratio:.1f}",
+                flush=True,
+            )
 
 
 def timed(function):
@@ -153,6 +165,8 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--set", default="en-fr")
     parser.add_argument("--level", type=int, default=7)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--chosen_on", default="en-cs")
     options = parser.parse_args()
     start_jax("highest")

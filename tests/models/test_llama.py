@@ -110,6 +110,15 @@ def test_stopping_early_leaves_later_blocks_without_gradient(model, params):
     assert norms[0] > 0 and not norms[1:].any() and not grads["final_norm"]["scale"].any()
 
 
+def test_a_model_without_its_upper_blocks_has_the_same_lower_levels(model, params):
+    batch = Inputs(*row(5, 7))
+    whole = model.bind(params).hidden(batch, levels=(0, 2))
+    cut = model.bind(params).up_to(2)
+    assert cut.params["layers"]["mlp"]["down"].shape[0] == 2 and model.bind(params).up_to(LAYERS).params is params
+    for level, states in cut.hidden(batch, levels=(0, 2)).items():
+        np.testing.assert_array_equal(states, whole[level])
+
+
 def test_packed_segments_have_the_states_of_separate_rows(model, params):
     packed = row(5, 7, 3)
     top = hidden(model, params, *packed, levels=(1, 3))

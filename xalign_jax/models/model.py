@@ -196,6 +196,17 @@ class Model:
             bound.heads = heads
         return bound
 
+    def up_to(self, level: int) -> Model:
+        """The same model without the blocks above `level`, for passes that read no higher level.
+
+        Otherwise each pass copies the blocks that it needs out of the arrays of all blocks.
+        """
+        if self.params is None or level >= self.num_layers:
+            return self
+        # (L,..) -> (level,..), once.
+        kept = jax.tree.map(lambda w: w[:level], self.params["layers"])
+        return self.bind({**self.params, "layers": kept})
+
     def hidden(
         self,
         inputs: Inputs,

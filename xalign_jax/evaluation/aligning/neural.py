@@ -113,8 +113,8 @@ class NeuralAligner:
             mapped.check(Want(tuple(way.level for way in ways), tokens=True))
             self._stack, self._numbers = maps.stack, mapped.numbers
         self.longer = 0
-        self._model, self._tokenizer, self._ways = model, tokenizer, tuple(ways)
         self._levels = tuple(sorted({way.level for way in ways}))
+        self._model, self._tokenizer, self._ways = model.up_to(self._levels[-1]), tokenizer, tuple(ways)
         self.way = f"{name}, level {ways[0].level}, {ways[0].extraction.method}"
         self._spaced, self.calibration = spaced, calibration
         self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(target.platform(), _MORE_TOKENS)
