@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
@@ -19,13 +21,14 @@ from xalign_jax.runtime.cluster import distributed, failures, lock
 from xalign_jax.runtime.cluster.preemption import StopNotice
 from xalign_jax.runtime.cluster.watchdog import Watchdog
 from xalign_jax.runtime.logs import MetricsLog
-from xalign_jax.training import checks, inputs, probing, run_directory, stages
+from xalign_jax.training import checks, inputs, probing, run_directory, stages, tracing
 from xalign_jax.training.build import Built, build_model, build_run, claim, prepare
 from xalign_jax.training.enter import batches, enter, save, start
 from xalign_jax.training.meter import Meter, NotFinite
 from xalign_jax.training.stages import PlannedStage
 from xalign_jax.training.state import TrainState
 from xalign_jax.training.step import jit_step, make_step
+from xalign_jax.training.tracing import Profile, Tracer
 
 MEMORY_ADVICE = (
     "bind Runtime.accumulate = 2 or more, Runtime.remat = True, a Runtime.mesh with more fsdp, "
@@ -38,7 +41,12 @@ class Interrupted(Exception):
 
 
 def train(
-    recipe: Recipe, runtime: Runtime, model_dir: Path | epath.Path, name: str = "recipe", extend: bool = False
+    recipe: Recipe,
+    runtime: Runtime,
+    model_dir: Path | epath.Path,
+    name: str = "recipe",
+    extend: bool = False,
+    profile: Profile | None = None,
 ) -> None:
     """Train a recipe to its end, from the newest checkpoint in the model directory if there is one.
 
@@ -48,10 +56,11 @@ def train(
     Args:
       name: the recipe's, for reports.
       extend: the last stage may have more steps than the run in the directory had.
+      profile: trace some steps of each stage; None = none.
 
     Raises:
       UserError: something is wrong with the recipe, the data or the directory, the processes of the run do not agree,
-        or another run is writing the directory. Nothing has been trained or written then.
+        or another run is writing the directory. Nothing has been trained then.
       Interrupted: SIGTERM, SIGINT or a maintenance event came; the state is saved.
       RunError: a loss or gradient was not finite (`failure.json` says where), memory ran out, or storage failed.
     """
@@ -87,12 +96,14 @@ def train(
         # Restore the newest checkpoint or start the first stage, then train what remains, stage by stage.
         checkpoints = Checkpoints(model_dir / "checkpoints", keep=runtime.keep_checkpoints)
         current, first_stage = start(run, checkpoints)
+        if profile is not None:
+            tracing.check(profile, run.stages[first_stage:], int(current.step), model_dir)
         with _log(model_dir, int(current.step)) as log:
             for number, planned in enumerate(run.stages[first_stage:], first_stage):
                 if number > first_stage:
                     current = enter(run, number, current)
                 with jax.set_mesh(mesh):
-                    current = _train_stage(run, planned, current, model_dir, checkpoints, log, stop_notice)
+                    current = _train_stage(run, planned, current, model_dir, checkpoints, log, stop_notice, profile)
 
         # The run has come to its end: the last save is finished, and a failure of an earlier try no longer counts.
         checkpoints.close()
@@ -108,6 +119,7 @@ def _train_stage(
     checkpoints: Checkpoints,
     log: MetricsLog | None,
     stop_notice: StopNotice,
+    profile: Profile | None,
 ) -> TrainState:
     """Take the steps of a stage that remain and run its probes; returns the state after its last step.
 
@@ -126,14 +138,21 @@ def _train_stage(
         with meter.paused():
             probing.probe(run, planned, current, done, model_dir)
     try:
-        with _bar(planned, done) as bar, watchdog:
-            steps = zip(range(done + 1, last + 1), batches(run, planned, done, last, planned.feeds), strict=True)
-            for at, batch in steps:
+        with _bar(planned, done) as bar, watchdog, Tracer(profile, planned, done, model_dir) as tracer:
+            read = tracing.waits(batches(run, planned, done, last, planned.feeds))
+            for at, batch in zip(range(done + 1, last + 1), read, strict=True):
                 # Update. This returns before the device has finished; only `meter` waits, a few steps behind.
-                current, metrics = update(current, batch)
+                with jax.profiler.StepTraceAnnotation(tracing.STEP, step_num=at):
+                    current, metrics = update(current, batch)
                 meter.add(at, metrics)
                 bar.update()
                 watchdog.beat()
+
+                # Trace, if asked. The text of the program is known, since the step has been compiled.
+                if tracer.after(at, metrics):
+                    with meter.paused():
+                        text = tracer.report(functools.partial(_program, update, current, batch))
+                    tqdm.write(text)
 
                 # Every process asks at every step whether to stop, and all hear yes at the same one.
                 stops = stop_notice.reached()
@@ -165,6 +184,11 @@ def _train_stage(
     if not probing.probed(planned, last, model_dir):
         probing.probe(run, planned, current, last, model_dir)
     return current
+
+
+def _program(update: Any, current: TrainState, batch: Any) -> str:
+    """The text of the compiled step, from arguments like those of the last call. Nothing is compiled again."""
+    return update.lower(current, batch).compile().as_text()
 
 
 @contextlib.contextmanager
