@@ -25,6 +25,7 @@ from xalign_jax.training.stages import PlannedStage
 
 WARM = 3  # steps before the trace: one that compiles, and two whose time is compared with that of traced steps
 DATA, STEP = "wait for a batch", "train"  # names of the host's events in a trace
+FOLDER = "profile"  # of a model directory; it has a folder for each traced stage
 RESULT = "profile.json"  # the file that a stage's folder has once its trace is finished
 
 
@@ -65,18 +66,19 @@ class Profile:
 def check(profile: Profile, planned: Sequence[PlannedStage], done: int, model_dir: epath.Path) -> None:
     """Check that a stage has enough steps, and name the stages that will not be traced.
 
+    A directory with a trace is never refused, because an interrupted run repeats its command.
+
     Args:
       planned: the stages that remain.
       done: steps done over all stages.
 
     Raises:
-      UserError: no stage has enough steps left for a trace of this many.
+      UserError: no stage has enough steps left for a trace of this many, and there is no trace yet.
     """
-    left = {stage.stage.name: stage.last_step - max(done, stage.first_step) for stage in planned}
-    left = {name: steps for name, steps in left.items() if steps > 0 and not _finished(model_dir, name)}
+    left = {one.stage.name: one.last_step - max(done, one.first_step) for one in planned}
     short = {name: steps for name, steps in left.items() if steps < profile.steps + WARM}
     words = ", ".join(f"{name} has {steps}" for name, steps in short.items())
-    if left and len(short) == len(left):
+    if len(short) == len(left) and not any(_finished(place) for place in _places(model_dir)):
         most = max(left.values()) - WARM
         advice = f"at most --profile={most}" if most > 0 else "leave out --profile"
         raise UserError(f"--profile={profile.steps}: too few steps are left, for {WARM} go before: {words}; {advice}")
@@ -84,9 +86,15 @@ def check(profile: Profile, planned: Sequence[PlannedStage], done: int, model_di
         print(f"--profile={profile.steps}: too few steps, not traced: {words}", file=sys.stderr, flush=True)
 
 
-def _finished(model_dir: epath.Path, stage: str) -> bool:
-    """Whether the directory has the stage's trace."""
-    return (model_dir / "profile" / stage / RESULT).exists()
+def _places(model_dir: epath.Path) -> list[epath.Path]:
+    """The folders of traces in a model directory."""
+    folder = model_dir / FOLDER
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def _finished(place: epath.Path) -> bool:
+    """Whether a stage's folder has a finished trace."""
+    return (place / RESULT).exists()
 
 
 class Tracer:
@@ -97,13 +105,13 @@ class Tracer:
 
     def __init__(self, profile: Profile | None, planned: PlannedStage, done: int, model_dir: epath.Path) -> None:
         self._profile, self._stage = profile, planned.stage.name
-        self._target = model_dir / "profile" / self._stage
+        self._target = model_dir / FOLDER / self._stage
         # Steps are counted from 1 here: `first` is the first traced one. 0 = none.
         first = max(done, planned.first_step) + WARM + 1
         self._first = 0
         if profile is None or not distributed.is_main():
             return
-        if _finished(model_dir, self._stage):
+        if _finished(self._target):
             again = f"{self._target} has a trace of this stage, which stays; move it away to trace again"
             print(f"--profile: {again}", file=sys.stderr, flush=True)
         elif first + profile.steps - 1 <= planned.last_step:
