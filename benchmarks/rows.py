@@ -64,12 +64,13 @@ def _number(value: float | None, unit: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Facts that figures depend on. Those that the system does not tell are "unknown"."""
+    """Facts that figures depend on, on Linux. Those that the system does not tell are "unknown"."""
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory": _field("/proc/meminfo", "MemTotal") or "unknown",
+        # Linux may lend a process fewer cores than there are.
+        "usable_cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name)) is not None},
@@ -105,7 +106,7 @@ def facts(found: dict[str, Any], loads: Sequence[float]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     return "\n".join(
         [
-            f"{found['cpu']}; {found['usable_cores']} of {found['cores']} cores; memory {found['memory']}",
+            f"{found['cpu']}; {found['usable_cores']} of {found['cores']} cores; {found['memory_gib']} GiB of memory",
             f"{found['system']}; Python {found['python']}; {versions}",
             f"malloc: {found['malloc']}; transparent huge pages: {found['transparent_huge_pages']}",
             f"load of the machine: {loads[0]:.1f} before, {loads[-1]:.1f} after",

@@ -108,7 +108,10 @@ class Tracer:
         self._target = model_dir / FOLDER / self._stage
         # Steps are counted from 1 here: `first` is the first traced one. 0 = none.
         first = max(done, planned.first_step) + WARM + 1
-        self._first = 0
+        self._first = self._last = 0
+        # When the steps began that are being timed; seconds of a step before the trace, and within it.
+        self._since = self._before = self._seconds = 0.0
+        self._folder: Path | None = None  # where a trace that is running will be written
         if profile is None or not distributed.is_main():
             return
         if _finished(self._target):
@@ -118,7 +121,6 @@ class Tracer:
             self._first, self._last = first, first + profile.steps - 1
 
     def __enter__(self) -> Tracer:
-        self._folder: Path | None = None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
