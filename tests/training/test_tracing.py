@@ -76,7 +76,10 @@ def test_more_steps_than_are_left_are_refused(tmp_path):
     most = 10 - WARM
     with pytest.raises(UserError, match=rf"--profile=8: too few .* pretrain has 10; at most --profile={most}$"):
         run(tmp_path, most + 1)
-    assert not (tmp_path / "metrics.jsonl").exists() and not (tmp_path / "profile").exists()
+    assert not (tmp_path / "environment.json").exists() and not (tmp_path / "profile").exists()
+    run(tmp_path)
+    with pytest.raises(UserError, match=r"--profile=1: too few .* pretrain has 0; leave out --profile$"):
+        run(tmp_path, 1)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", ""])

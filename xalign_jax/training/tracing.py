@@ -69,13 +69,13 @@ def check(profile: Profile, planned: Sequence[PlannedStage], done: int, model_di
     A directory with a trace is never refused, because an interrupted run repeats its command.
 
     Args:
-      planned: the stages that remain.
       done: steps done over all stages.
 
     Raises:
       UserError: no stage has enough steps left for a trace of this many, and there is no trace yet.
     """
-    left = {one.stage.name: one.last_step - max(done, one.first_step) for one in planned}
+    remaining = [one for one in planned if one.last_step > done] or planned[-1:]
+    left = {one.stage.name: max(0, one.last_step - max(done, one.first_step)) for one in remaining}
     short = {name: steps for name, steps in left.items() if steps < profile.steps + WARM}
     words = ", ".join(f"{name} has {steps}" for name, steps in short.items())
     if len(short) == len(left) and not any(_finished(place) for place in _places(model_dir)):

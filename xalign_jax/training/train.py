@@ -60,7 +60,7 @@ def train(
 
     Raises:
       UserError: something is wrong with the recipe, the data or the directory, the processes of the run do not agree,
-        or another run is writing the directory. Nothing has been trained then.
+        or another run is writing the directory. Nothing has been trained or written then.
       Interrupted: SIGTERM, SIGINT or a maintenance event came; the state is saved.
       RunError: a loss or gradient was not finite (`failure.json` says where), memory ran out, or storage failed.
     """
@@ -82,6 +82,8 @@ def train(
 
     # Build: the model without parameters, the feeds and the parametrization of each stage.
     run = build_run(recipe, runtime, mesh, corpus, read)
+    if profile is not None and distributed.is_main():
+        tracing.check(profile, run.stages, run_directory.steps_done(model_dir), model_dir)
 
     with (
         StopNotice() as stop_notice,  # hears signals and maintenance events
@@ -96,8 +98,6 @@ def train(
         # Restore the newest checkpoint or start the first stage, then train what remains, stage by stage.
         checkpoints = Checkpoints(model_dir / "checkpoints", keep=runtime.keep_checkpoints)
         current, first_stage = start(run, checkpoints)
-        if profile is not None:
-            tracing.check(profile, run.stages[first_stage:], int(current.step), model_dir)
         with _log(model_dir, int(current.step)) as log:
             for number, planned in enumerate(run.stages[first_stage:], first_stage):
                 if number > first_stage:
