@@ -49,7 +49,7 @@ BENCHES = {
     "codeswitch": Bench(("--lengths=64,512",)),
     "neighbours": Bench(("--queries=5000", "--candidates=5000")),
     "import_time": Bench(),
-    "import_memory": Bench(("--scale=0.1",), ("--scale=1",)),
+    "import_memory": Bench(("--scale=0.25",)),
     "contrast_sharded": Bench(("--batch=2048", "--queue=16384")),
 }
 

@@ -37,18 +37,19 @@ def first_step(recipe: str, cache: Path) -> float:
     with tempfile.TemporaryDirectory() as folder:
         log, errors = Path(folder, "run", "metrics.jsonl"), Path(folder, "errors")
         command = [*XALIGN, "train", f"--gin_file={recipe}", f"--model_dir={folder}/run", "--gin.Runtime.log_every=1"]
+        environment = os.environ | {"XALIGN_CACHE": str(cache)}
         with errors.open("w") as output:
             started = time.perf_counter()
-            environment = os.environ | {"XALIGN_CACHE": str(cache)}
             run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=output)
-            while not (log.exists() and log.stat().st_size):
-                if run.poll() is not None or time.perf_counter() - started > LONGEST:
-                    run.kill()
-                    sys.exit(f"{recipe}: no first step: {errors.read_text()[-500:]}")
-                time.sleep(0.005)
-            taken = time.perf_counter() - started
-        run.kill()
-        run.wait()
+            try:
+                while not (log.exists() and log.stat().st_size):
+                    if run.poll() is not None or time.perf_counter() - started > LONGEST:
+                        sys.exit(f"{recipe}: no first step: {errors.read_text()[-500:]}")
+                    time.sleep(0.005)
+                taken = time.perf_counter() - started
+            finally:
+                run.kill()
+                run.wait()
     return taken
 
 
