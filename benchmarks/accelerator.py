@@ -104,7 +104,7 @@ def theirs(name: str, steps: int) -> dict[str, Any]:
     start = jax.device_get(jax.jit(decoder.initial(case).init)(jax.random.key(0)))
     network = decoder.hugging_face(case, start)
     network.set_attn_implementation("sdpa")
-    network = network.to(device)
+    torch.nn.Module.to(network, device)  # in place
     del start
     torch.set_float32_matmul_precision("high")
     matrices = [p for p in network.parameters() if p.ndim > 1]
@@ -200,7 +200,8 @@ def main() -> None:
     if options.side:
         print(json.dumps(part(names[0], options.side, options.steps)))
         return
-    known, load, rows, fine = machine(), os.getloadavg()[0], [], True
+    known, load, fine = machine(), os.getloadavg()[0], True
+    rows: list[Row] = []
     for name in names:
         found = {side: measured(name, side, options.steps) for side in ("ours", "theirs", "accelerator", "cpu")}
         own, agree = rows_of(name, found)

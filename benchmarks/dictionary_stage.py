@@ -237,9 +237,9 @@ def main() -> None:
             ratio = statistics.median(r[name][kind] / r["packed, ours"][kind] for r in rounds)
             print(f"{name:24} {clock:8} {mine:8.1f} ms a step   ratio {ratio:.2f}")
             if name != "packed, ours":
-                own = statistics.median(r["packed, ours"][kind] for r in rounds) * 1e3
+                packed = statistics.median(r["packed, ours"][kind] for r in rounds) * 1e3
                 case = f"llama_{options.model}, {options.concepts * 2} words, {clock} time"
-                found.append(Row(case, own, "ms", mine, ratio, f"other: LlamaModel, words {name}"))
+                found.append(Row(case, packed, "ms", mine, ratio, f"other: LlamaModel, words {name}"))
     write(options.json, found)
 
 

@@ -1,7 +1,7 @@
 """Word alignment: error rates on gold links by level and method, equality with SimAlign, and speed.
 
 python benchmarks/word_alignment.py aer MODEL GOLD_FOLDER [--limit=200] [--sets en-fr en-hi]
-python benchmarks/word_alignment.py simalign MODEL GOLD_FOLDER [--level=7] [--set=en-fr]
+python benchmarks/word_alignment.py simalign MODEL GOLD_FOLDER [--level=7] [--set=en-fr] [--json=FILE]
 
 `aer` prints a table for each set NAME with files NAME.XX.txt, NAME.YY.txt and NAME.gold.txt, which may end in .gz, and
 a summary with controls. The level of the summary is the best one of the set `--chosen_on`, which is then no evidence.
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rows import Row, add_json, write
 
 from xalign_jax.alignment.methods import METHODS, Extraction
 from xalign_jax.alignment.scores import counts, interval, scores
@@ -116,6 +117,7 @@ def compare(options: argparse.Namespace) -> None:
     pairs, _ = read_set(options.gold, options.set, options.limit)
     sides = [(list(pair.source), list(pair.target)) for pair in pairs]
     names = {"argmax": "inter", "itermax": "itermax", "match": "mwmf"}
+    rows = []
     for methods, letters in ((["argmax"], "a"), (list(names), "mai")):
         theirs = SentenceAligner(str(options.model), matching_methods=letters, layer=options.level)
         ours = NeuralAligner(model, tokenizer, [Way(options.level, Extraction(method)) for method in methods])
@@ -133,6 +135,10 @@ def compare(options: argparse.Namespace) -> None:
             end=" ",
         )
         print(f"CPU seconds {cpu:.1f}, SimAlign {their_cpu:.1f}, ratio {their_cpu / cpu:.1f}", flush=True)
+        case = f"{options.set}, {len(pairs)} pairs, {' '.join(methods)}"
+        for clock, own, peer in (("wall", seconds, their_seconds), ("CPU", cpu, their_cpu)):
+            rows.append(Row(f"{case}, {clock} time", own, "s", peer, peer / own, "other: SimAlign, a pair at a time"))
+    write(options.json, rows)
 
 
 def timed(function):
@@ -154,6 +160,7 @@ def main() -> None:
     parser.add_argument("--set", default="en-fr")
     parser.add_argument("--level", type=int, default=7)
     parser.add_argument("--chosen_on", default="en-cs")
+    add_json(parser)
     options = parser.parse_args()
     start_jax("highest")
     (measure if options.what == "aer" else compare)(options)
