@@ -80,6 +80,13 @@ def parts(options: argparse.Namespace, chunk: int, block: int) -> dict[str, floa
     }
 
 
+def rows_of(options: argparse.Namespace, own: float, share: float, taken: float) -> list[Row]:
+    """Rows of a device's temporaries beside its share of all logits (MB), and of the seconds of a pass."""
+    case = f"batch {options.batch}, queue {options.queue} x {options.width}, {options.devices} simulated devices"
+    row = Row(f"{case}: temporaries of a device", own, "MB", share, share / own, "other: its share of all logits")
+    return [row, Row(f"{case}: one pass", taken, "s")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16_384)
@@ -135,10 +142,7 @@ def main() -> None:
         print(f"  {size:8.1f} MB  {name}")
     logits = 4 * options.batch * (options.batch + options.queue) / MB
     print(f"all logits at once would be {logits:,.0f} MB, a device's share of them {logits / options.devices:,.0f} MB")
-    case = f"batch {options.batch}, queue {options.queue} x {options.width}, {options.devices} simulated devices"
-    share, own = logits / options.devices, memory.temp_size_in_bytes / MB
-    rows = [Row(f"{case}: temporaries of a device", own, "MB", share, share / own, "other: its share of all logits")]
-    write(options.json, [*rows, Row(f"{case}: one pass", taken, "s")])
+    write(options.json, rows_of(options, memory.temp_size_in_bytes / MB, logits / options.devices, taken))
 
 
 if __name__ == "__main__":

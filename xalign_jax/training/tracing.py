@@ -111,7 +111,8 @@ class Tracer:
         self._first = self._last = 0
         # When the steps began that are being timed; seconds of a step before the trace, and within it.
         self._since = self._before = self._seconds = 0.0
-        self._folder: Path | None = None  # where a trace that is running will be written
+        self._folder: Path | None = None  # where the trace is written
+        self._running = False
         if profile is None or not distributed.is_main():
             return
         if _finished(self._target):
@@ -125,8 +126,8 @@ class Tracer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         # The run stops within the trace: end it, so that the process can.
-        if self._folder is not None:
-            jax.profiler.stop_trace()
+        if self._running:
+            self._stop()
 
     def after(self, at: int, metrics: Any) -> bool:
         """Note that step `at` was called; returns True if the trace has just ended, and `report` can be called.
@@ -143,6 +144,7 @@ class Tracer:
             self._start()
         elif at == self._last:
             self._seconds = (now - self._since) / (self._last - self._first + 1)
+            self._stop()
             return True
         self._since = time.perf_counter()
         return False
@@ -155,19 +157,23 @@ class Tracer:
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0
         jax.profiler.start_trace(self._folder, profiler_options=options)
+        self._running = True
 
-    def report(self, program: Callable[[], str]) -> str:
-        """Write the trace and its report into the model directory; returns the text to print.
-
-        Args:
-          program: gives the text of the compiled step.
-        """
-        assert self._folder is not None and self._profile is not None
-        folder, self._folder = self._folder, None
+    def _stop(self) -> None:
+        self._running = False
         with storage.writing(str(self._target)):
             jax.profiler.stop_trace()
+
+    def report(self, program: str) -> str:
+        """Write the report of the trace into the model directory; returns the text to print.
+
+        Args:
+          program: the text of the compiled step.
+        """
+        assert self._folder is not None and self._profile is not None
+        folder = self._folder
         steps = self._last - self._first + 1
-        traced = Traced(folder, self._stage, self._first, steps, self._seconds, self._before, program())
+        traced = Traced(folder, self._stage, self._first, steps, self._seconds, self._before, program)
         text = self._profile.report(traced)
         if storage.is_remote(self._target):
             storage.upload(folder, self._target)

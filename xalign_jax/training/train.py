@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,8 +138,9 @@ def _train_stage(
             probing.probe(run, planned, current, done, model_dir)
     try:
         with _bar(planned, done) as bar, watchdog, Tracer(profile, planned, done, model_dir) as tracer:
-            read = tracing.waits(batches(run, planned, done, last, planned.feeds))
-            for at, batch in zip(range(done + 1, last + 1), read, strict=True):
+            for at, batch in zip(
+                range(done + 1, last + 1), batches(run, planned, done, last, planned.feeds), strict=True
+            ):
                 # Update. This returns before the device has finished; only `meter` waits, a few steps behind.
                 with jax.profiler.StepTraceAnnotation(tracing.STEP, step_num=at):
                     current, metrics = update(current, batch)
@@ -151,8 +151,7 @@ def _train_stage(
                 # Trace, if asked. The text of the program is known, since the step has been compiled.
                 if tracer.after(at, metrics):
                     with meter.paused():
-                        text = tracer.report(functools.partial(_program, update, current, batch))
-                    tqdm.write(text)
+                        tqdm.write(tracer.report(_program(update, current, batch)))
 
                 # Every process asks at every step whether to stop, and all hear yes at the same one.
                 stops = stop_notice.reached()
