@@ -1,9 +1,11 @@
-# make demo | test | lint | site | house | fuzz | mutate | arms | study | clean. Each needs only Python: it makes `.venv` first.
+# make demo | test | lint | site | house | fuzz | mutate | arms | study | bench | clean. Each needs only Python: it makes
+# `.venv` first.
 # `clean` keeps runs/ and report/.
 #
 #   make demo                          a small joint run and a small PreAlign run; tables and plots in report/
 #   make arms SEEDS="1 2 3" JOBS=2     recipes (ARMS) over seeds; table and plots in report/arms/
 #   make study ONLY="clone search"     experiments of docs/study.md that have no row in docs/study/ yet; all without ONLY
+#   make bench ONLY="decoder contrast"  benchmarks of docs/speed.md; all without ONLY, in full with FULL=1
 #   make demo PYTHON=/path/to/python   another interpreter (3.11 or 3.12, with venv)
 
 USABLE = 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'
@@ -31,7 +33,7 @@ FILES = xalign_jax/objectives xalign_jax/training/step.py
 COUNT = 100
 SEED = 0
 
-.PHONY: demo test lint site house fuzz mutate arms study clean prepare-demo prepare-arms
+.PHONY: demo test lint site house fuzz mutate arms study bench clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
 .venv/done: setup.py pyproject.toml constraints.txt
@@ -71,6 +73,9 @@ $(RUNS:%=runs/arms/%/done): runs/arms/%/done: | .venv/done
 study: .venv/done
 	@$(call share,$(JOBS)) $(BIN)/python -m study run $(ONLY) --jobs=$(JOBS) $(if $(DATA),--data=$(DATA)) $(if $(FORCE),--force) || rc=$$?; \
 		$(BIN)/python -m study tables && exit $${rc:-0}
+
+bench: .venv/done
+	@$(BIN)/python benchmarks/run.py $(if $(ONLY),--only="$(ONLY)") $(if $(FULL),--full)
 
 lint: .venv/done
 	$(BIN)/ruff check .

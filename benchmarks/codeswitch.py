@@ -1,6 +1,6 @@
 """Vectorised code-switching against the published rule as a Python loop over tokens, with equal draws and equal output.
 
-    python benchmarks/codeswitch.py
+    python benchmarks/codeswitch.py [--lengths=64,512,2048] [--json=FILE]
 
 The peer is `tests/data/switch_reference.py`. It implements the rule of PreAlign's input-only module in the same way:
 row by row, splitting words token by token and looking id tuples up in a dict. Its draws are made beforehand and its
@@ -9,6 +9,7 @@ rows are lists already, which favours it. Time is process time of one thread, th
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import Row, add_json, write
 from synthetic import synthetic
 
 from xalign_jax.data.feeds.codeswitch import Switch, build_table, switch
@@ -39,8 +41,8 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return statistics.median(seconds), result
 
 
-def compare(corpus, table, config: Switch, length: int) -> float:
-    """Print one line; returns the ratio of the loop's time to the vectorised time. Asserts equal arrays and counts."""
+def compare(corpus, table, config: Switch, length: int) -> Row:
+    """Print one line; returns it as a row, in million tokens a core-second. Asserts equal arrays and counts."""
     # Rows read more tokens than they keep, because a switch may shorten them.
     size, rows = length + table.slack(length, config.rate), TOKENS // length
     text = np.asarray(corpus.stores["text"]["train"]["en"].tokens)
@@ -70,17 +72,25 @@ def compare(corpus, table, config: Switch, length: int) -> float:
         f"T {length:>5}  rate {config.rate:.2f}  loop {TOKENS / slow / 1e6:6.2f}  "
         f"vectorised {TOKENS / fast / 1e6:6.2f} million tokens a core-second  ratio {slow / fast:.1f}"
     )
-    return slow / fast
+    own, other = TOKENS / fast / 1e6, TOKENS / slow / 1e6
+    case = f"T = {length}, rate {config.rate:.2f}"
+    return Row(case, own, "M tokens a core-second", other, slow / fast, "other: a Python loop over tokens")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", default="64,512,2048")
+    add_json(parser)
+    options = parser.parse_args()
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         corpus = synthetic(200_000, Path(folder))
         assert corpus.lexicon is not None
         table = build_table(corpus.lexicon.train, corpus.tokenizer)
-        for length in (64, 512, 2048):
+        for length in map(int, options.lengths.split(",")):
             for rate in (0.05, 0.3):
-                compare(corpus, table, Switch(rate=rate), length)
+                found.append(compare(corpus, table, Switch(rate=rate), length))
+    write(options.json, found)
 
 
 if __name__ == "__main__":

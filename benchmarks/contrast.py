@@ -1,6 +1,7 @@
 """infonce with a large queue against PyTorch, forward and backward, on the CPU.
 
     python benchmarks/contrast.py [--queue=131072] [--width=256] [--queries=256] [--rounds=8] [--other_python=python]
+                                  [--json=FILE]
 
 XlCo's contrast: every query against its own key and the queue, summed, with gradients of the queries. `plain` is the
 published form, without masks. In `masked` both sides drop queue rows that share a query's group. The other side runs in
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import Row, add_json, write
 
 TAU, STEPS, GROUPS = 0.25, 3, 10_000
 FORMS = ("plain", "masked")
@@ -119,6 +121,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--other_python", default=sys.executable)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
+    add_json(parser)
     options = parser.parse_args()
     # JAX takes the number of its threads from this.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
@@ -134,11 +137,11 @@ def main() -> None:
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as other:
             # Leaving closes the pipes, which ends the other side.
-            compare(arrays, other, options)
+            write(options.json, compare(arrays, other, options))
 
 
-def compare(arrays: dict[str, Any], other: subprocess.Popen, options: argparse.Namespace) -> None:
-    """Check that both sides agree, then time them in turns and print a line for each form."""
+def compare(arrays: dict[str, Any], other: subprocess.Popen, options: argparse.Namespace) -> list[Row]:
+    """Check that both sides agree, then time them in turns; prints a line for each form and returns it as a row."""
 
     def ask(form: str) -> list[float]:
         assert other.stdin is not None and other.stdout is not None
@@ -160,10 +163,14 @@ def compare(arrays: dict[str, Any], other: subprocess.Popen, options: argparse.N
             rounds[form].append((seconds(step), ask(form)[2]))
     print(f"{options.queries} queries, queue {options.queue} x {options.width}, {options.threads} threads; ", end="")
     print(f"load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} after")
+    found = []
     for form, times in rounds.items():
         own, other_time = (statistics.median(side) * 1e3 for side in zip(*times, strict=True))
         ratio = statistics.median(b / a for a, b in times)
         print(f"{form:8} ours {own:8.1f} ms   PyTorch {other_time:8.1f} ms   ratio {ratio:.2f}")
+        case = f"{options.queries} queries, queue {options.queue} x {options.width}, {form}"
+        found.append(Row(case, own, "ms", other_time, ratio, "other: PyTorch; wall time"))
+    return found
 
 
 if __name__ == "__main__":

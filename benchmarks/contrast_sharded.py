@@ -1,6 +1,7 @@
 """The contrast alone at InfoXLM's size over simulated devices: is it the dense result, and what does a device hold?
 
     python benchmarks/contrast_sharded.py [--batch=16384] [--queue=131072] [--width=768] [--devices=8]
+                                          [--json=FILE]
 
 XlCo's contrast with masks by group: every row of the global batch and of the queue is a candidate, with gradients of
 queries and keys. First a smaller contrast is compared with the one that has all logits at once. Then the large one
@@ -15,6 +16,7 @@ import time
 from typing import Any
 
 import numpy as np
+from rows import Row, add_json, write
 
 TAU, GROUPS = 0.25, 100_000
 MB = 1e6
@@ -78,12 +80,20 @@ def parts(options: argparse.Namespace, chunk: int, block: int) -> dict[str, floa
     }
 
 
+def rows_of(options: argparse.Namespace, own: float, share: float, taken: float) -> list[Row]:
+    """Rows of a device's temporaries beside its share of all logits (MB), and of the seconds of a pass."""
+    case = f"batch {options.batch}, queue {options.queue} x {options.width}, {options.devices} simulated devices"
+    row = Row(f"{case}: temporaries of a device", own, "MB", share, share / own, "other: its share of all logits")
+    return [row, Row(f"{case}: one pass", taken, "s")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16_384)
     parser.add_argument("--queue", type=int, default=131_072)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--devices", type=int, default=8)
+    add_json(parser)
     options = parser.parse_args()
     # Simulated devices take turns on few cores: XLA would call the ones that wait for the others stuck.
     flags = [f"--xla_force_host_platform_device_count={options.devices}"]
@@ -117,10 +127,11 @@ def main() -> None:
         compiled = step.lower(*large).compile()
         begun = time.perf_counter()
         value, _ = jax.block_until_ready(compiled(*large))
+        taken = time.perf_counter() - begun
         print(
             f"batch {options.batch:,}, queue {options.queue:,} x {options.width} on {options.devices} devices: ", end=""
         )
-        print(f"loss a query {float(value) / options.batch:.4f}, {time.perf_counter() - begun:.0f} s")
+        print(f"loss a query {float(value) / options.batch:.4f}, {taken:.0f} s")
     memory = compiled.memory_analysis()
     assert memory is not None
     print(f"a device: arguments {memory.argument_size_in_bytes / MB:.0f} MB, ", end="")
@@ -131,6 +142,7 @@ def main() -> None:
         print(f"  {size:8.1f} MB  {name}")
     logits = 4 * options.batch * (options.batch + options.queue) / MB
     print(f"all logits at once would be {logits:,.0f} MB, a device's share of them {logits / options.devices:,.0f} MB")
+    write(options.json, rows_of(options, memory.temp_size_in_bytes / MB, logits / options.devices, taken))
 
 
 if __name__ == "__main__":

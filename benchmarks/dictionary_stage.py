@@ -1,6 +1,7 @@
 """The word contrast (PreAlign, stage 1) on packed words against Hugging Face's LlamaModel on right-padded words.
 
     python benchmarks/dictionary_stage.py [--model=1m] [--concepts=128] [--rounds=12] [--dictionary=FILE.tsv.gz]
+                                          [--json=FILE]
 
 Both sides take the same step: the same words, Llama weights, levels 0..L and head, masks, AdamW; float32, --threads
 each. The first losses are checked to be equal. Ours makes its batch within the time (packing, transfer). The other
@@ -32,6 +33,7 @@ import numpy as np
 import optax
 import sentencepiece
 import torch
+from rows import Row, add_json, write
 from torch_llama import llama_tensors
 from transformers import LlamaConfig, LlamaModel
 
@@ -196,6 +198,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--dictionary", type=Path, default=DICTIONARY)
     parser.add_argument("--threads", type=int, default=2)
+    add_json(parser)
     options = parser.parse_args()
     # JAX takes the number of its threads from this.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
@@ -227,11 +230,17 @@ def main() -> None:
     )
     print(f"mean {sizes.mean():.2f} pieces a word; {options.concepts * 2} words a step in {rows} x {LENGTH}; {shape}")
     print(f"{options.threads} threads; load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} after")
+    found = []
     for name in steps:
         for kind, clock in enumerate(("wall", "process")):
             mine = statistics.median(r[name][kind] for r in rounds) * 1e3
             ratio = statistics.median(r[name][kind] / r["packed, ours"][kind] for r in rounds)
             print(f"{name:24} {clock:8} {mine:8.1f} ms a step   ratio {ratio:.2f}")
+            if name != "packed, ours":
+                packed = statistics.median(r["packed, ours"][kind] for r in rounds) * 1e3
+                case = f"llama_{options.model}, {options.concepts * 2} words, {clock} time"
+                found.append(Row(case, packed, "ms", mine, ratio, f"other: LlamaModel, words {name}"))
+    write(options.json, found)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Tokens per core-second of the feeds, from memory-mapped stores on disk.
 
-    python benchmarks/feed.py [--million=20]
+    python benchmarks/feed.py [--million=20] [--json=FILE]
 
 The first table has windows, plain and with 5 % of the words switched. Words have 1 to 4 tokens, as have the dictionary's
 translations, so most switches change a row's length. The second table has the packed feeds: texts, pairs, documents of
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from rows import Row, add_json, write
 from synthetic import SyntheticTokenizer, synthetic
 
 from xalign_jax.data.corpus import Corpus
@@ -37,6 +38,7 @@ from xalign_jax.data.sampling.mixture import Mixture
 TOKENS = 1 << 18  # of one call
 CALLS, REPEATS = 4, 7
 EOS = SyntheticTokenizer.eos
+UNIT = "M tokens a core-second"
 LANGUAGES = ("cs", "de", "en", "es", "fr", "hu", "it", "ru")
 # Packed feeds at rows of 512 tokens, with texts of about 40 tokens and documents of about 1,500.
 SHORT, LONG = 40, 1500
@@ -90,11 +92,12 @@ def parallel(corpus: Corpus, most: int) -> Corpus:
     return dataclasses.replace(corpus, stores={"text": {"train": stores}}, lexicon=None)
 
 
-def packed_rates(corpus: Corpus) -> None:
-    """Print a line for each packed feed: tokens that are not padding, of queries and keys together."""
+def packed_rates(corpus: Corpus) -> list[Row]:
+    """Print a line for each packed feed: tokens that are not padding, of queries and keys together. Returns rows."""
     print(f"{'T = 512':<24} {'rate':>6} {'filled':>7} {'build s':>8}  million tokens a core-second")
     mixture, rows = Mixture(tasks=("text",)), 64
     texts = {most: parallel(corpus, most) for most in (SHORT, LONG)}
+    found = []
     for name, (most, config) in PACKED.items():
         start = time.process_time()
         feed = cast(PackedRows, config.build(texts[most], mixture, rows, 0))
@@ -109,12 +112,17 @@ def packed_rates(corpus: Corpus) -> None:
         spent = time.process_time() - start
         room = batches * rows * 512 * (2 if "key_tokens" in made else 1)
         print(f"{name:<24} {filled / spent / 1e6:>6.2f} {filled / room:>7.1%} {built:>8.2f}")
+        notes = f"{filled / room:.1%} filled; built in {built:.2f} s"
+        found.append(Row(f"packed: {name}", filled / spent / 1e6, UNIT, notes=notes))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--million", type=int, default=20, help="tokens of the store")
-    million = parser.parse_args().million
+    add_json(parser)
+    options = parser.parse_args()
+    million, found = options.million, []
     mixture = Mixture(tasks=("text",), rates={"en": 0.9, "en_clone": 0.1})
     print(f"{'T':>5} {'plain':>8} {'switching':>10}  million tokens a core-second")
     with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +139,9 @@ def main() -> None:
             share = batch["count_switched"][english].sum() / batch["count_words"][english].sum()
             filled = batch["count_filled"].sum() / batch["tokens"].size
             print(f"{length:>5} {plain:>8.1f} {switching:>10.1f}  ({share:.2%} of words switched, {filled:.4%} filled)")
-        packed_rates(corpus)
+            for name, rate in (("windows", plain), ("windows with switching", switching)):
+                found.append(Row(f"{name}, T = {length}", rate, UNIT))
+        write(options.json, found + packed_rates(corpus))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python benchmarks/formats.py DATA`: every format read from a real file; documents, languages, groups, seconds.
+"""`python benchmarks/formats.py DATA [--json=FILE]`: every format read from a real file; documents, languages, groups, seconds.
 
 DATA is the folder of the shared corpora (multiway/, mono/, tasks/, dict/). Other files come from installed packages.
 Translation memories, archives, tables and data sets are written from real text, because no package has one.
@@ -13,6 +13,8 @@ import time
 import zipfile
 from pathlib import Path
 from xml.sax.saxutils import escape
+
+from rows import Row, add_json, write
 
 from xalign_jax.data.lexicon.files import read_dictionary
 from xalign_jax.data.text.readers import source_reader
@@ -79,8 +81,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--dictionaries", nargs="*", default=[], help="further dictionaries, named as en-de.tei is")
+    add_json(parser)
     options = parser.parse_args()
-    data = options.data.resolve()
+    data, rows = options.data.resolve(), []
     with tempfile.TemporaryDirectory() as folder:
         for task in [*tasks(data), *written(data, Path(folder))]:
             start, reader = time.monotonic(), source_reader(task)
@@ -91,11 +94,14 @@ def main() -> None:
             name = task.replace(str(data), "DATA").replace(folder, "FOLDER").replace(str(folder_of("django")), "django")
             counts = f"{len(found):>8,} documents {len(languages):>3} languages {len(groups):>7,} groups"
             print(f"{counts} {took:5.1f} s  {name}")
+            rows.append(Row(name, took, "s", notes=" ".join(counts.split())))
     for path in [data / "dict" / "freedict" / "en-de.tsv.gz", *map(Path, options.dictionaries)]:
         start = time.monotonic()
         source, target = path.name.split(".")[0].split("-")
-        dictionary = read_dictionary(str(path), (source, target))
-        print(f"{len(dictionary.entries):>8,} entries {time.monotonic() - start:5.1f} s  {path.name}")
+        dictionary, took = read_dictionary(str(path), (source, target)), time.monotonic() - start
+        print(f"{len(dictionary.entries):>8,} entries {took:5.1f} s  {path.name}")
+        rows.append(Row(path.name, took, "s", notes=f"{len(dictionary.entries):,} entries"))
+    write(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Scores under lm-evaluation-harness and mteb, of models loaded by this package and by transformers.
 
     python benchmarks/harnesses.py [--decoder=smollm2-135m/] [--encoder=e5-small/] [--data=DATA] [--limit=100]
+                                   [--json=FILE]
 
 A folder is one of Hugging Face. Tasks are those of tests/harnesses. With --data also XCOPA (tasks/xcopa) for a decoder;
 Tatoeba (retrieval/tatoeba), PAWS-X (tasks/pawsx) and XQuAD (multiway/xquad), all German, for an encoder. --limit cuts
@@ -22,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rows import Row, add_json, write
+
 HERE = Path(__file__).parent.parent / "tests" / "harnesses"
 PROMPTS = {"query": "query: ", "document": "passage: ", **dict.fromkeys(("STS", "BitextMining"), "query: ")}
 # What stands between a premise and its effect or cause.
@@ -34,8 +37,9 @@ def lines(file: Path) -> list[str]:
     return (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8").removesuffix("\n").split("\n")
 
 
-def compare(tasks: Iterable[tuple[str, str, Callable[[str], dict[str, float]]]]) -> None:
-    """Run (task, main score, run) with both models and print a row each."""
+def compare(tasks: Iterable[tuple[str, str, Callable[[str], dict[str, float]]]]) -> list[Row]:
+    """Run (task, main score, run) with both models and print a row each; returns their CPU seconds."""
+    rows = []
     print(
         "| task | score | native | transformers | largest difference | CPU s | transformers |\n|---|---|--:|--:|--:|--:|--:|"
     )
@@ -53,9 +57,13 @@ def compare(tasks: Iterable[tuple[str, str, Callable[[str], dict[str, float]]]])
         )
         cells = (f"{ours[main]:.5f}", f"{theirs[main]:.5f}", f"{largest:.1e}", *(f"{s:.0f}" for s in seconds.values()))
         print(f"| {name} | {main} | {' | '.join(cells)} |", flush=True)
+        notes = f"other: transformers; {main} {ours[main]:.5f} and {theirs[main]:.5f}; largest difference {largest:.1e}"
+        own, other = seconds["native"], seconds["transformers"]
+        rows.append(Row(f"{name}, CPU time", own, "s", other, other / own, notes))
+    return rows
 
 
-def decoder(folder: str, data: Path | None, limit: int) -> None:
+def decoder(folder: str, data: Path | None, limit: int) -> list[Row]:
     """Tasks of lm-evaluation-harness."""
     import lm_eval
     from lm_eval.api.task import ConfigurableTask
@@ -103,10 +111,10 @@ def decoder(folder: str, data: Path | None, limit: int) -> None:
     tasks = [(name, f"{score},none", partial(run, name)) for name, score in main.items()]
     if data is not None:
         tasks += [(f"XCOPA {code}", "acc,none", partial(run, xcopa(code))) for code in XCOPA]
-    compare(tasks)
+    return compare(tasks)
 
 
-def encoder(folder: str, data: Path | None, limit: int) -> None:
+def encoder(folder: str, data: Path | None, limit: int) -> list[Row]:
     """Tasks of mteb, with the prompts and the pooling of e5."""
     sys.path.insert(0, str(HERE))
     import mteb
@@ -130,7 +138,7 @@ def encoder(folder: str, data: Path | None, limit: int) -> None:
     tasks: list[Any] = [mteb_tasks.LocalBitext(), mteb_tasks.LocalSTS(), mteb_tasks.LocalRetrieval()]
     if data is not None:
         tasks += german(mteb_tasks, data, limit)
-    compare((task.metadata.name, "main_score", partial(run, task)) for task in tasks)
+    return compare((task.metadata.name, "main_score", partial(run, task)) for task in tasks)
 
 
 def german(local: Any, data: Path, limit: int) -> list[Any]:
@@ -182,11 +190,14 @@ def main() -> None:
         parser.add_argument(f"--{name}")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--limit", type=int, default=100)
+    add_json(parser)
     given = parser.parse_args()
+    rows = []
     if given.decoder:
-        decoder(given.decoder, given.data, given.limit)
+        rows += decoder(given.decoder, given.data, given.limit)
     if given.encoder:
-        encoder(given.encoder, given.data, given.limit)
+        rows += encoder(given.encoder, given.data, given.limit)
+    write(given.json, rows)
 
 
 if __name__ == "__main__":

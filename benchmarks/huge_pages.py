@@ -1,6 +1,6 @@
 """Seconds of a training step on CPU, with and without huge pages. Both sides alternate; losses must agree.
 
-    python benchmarks/huge_pages.py [--recipe=recipes/joint_clone_tiny.gin] [--steps=60] [--rounds=3]
+    python benchmarks/huge_pages.py [--recipe=recipes/joint_clone_tiny.gin] [--steps=60] [--rounds=3] [--json=FILE]
 
 XLA takes its buffers from malloc and gives them back at every step. glibc's malloc (Linux, 2.35 or newer) asks for huge
 pages if GLIBC_TUNABLES says so before the process starts.
@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from rows import Row, add_json, write
 
 SIDES = {"plain": "", "huge pages": "glibc.malloc.hugetlb=1"}
 
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="recipes/joint_clone_tiny.gin")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
+    add_json(parser)
     options = parser.parse_args()
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     losses = set()
@@ -52,6 +55,8 @@ def main() -> None:
     for side, values in seconds.items():
         print(f"{side}: {', '.join(f'{value:.3f}' for value in values)} s a step")
     print(f"plain / huge pages: {plain / huge:.2f}; losses {'differ' if len(losses) > 1 else 'are the same bits'}")
+    notes = f"other: without huge pages; losses {'differ' if len(losses) > 1 else 'are the same bits'}"
+    write(options.json, [Row(f"a step of {options.recipe}", huge * 1e3, "ms", plain * 1e3, plain / huge, notes)])
     sys.exit(len(losses) > 1)
 
 

@@ -1,6 +1,6 @@
 """Peak anonymous memory and seconds of importing a 1.3 B Llama checkpoint, on 1 and on 8 simulated devices.
 
-python benchmarks/import_memory.py [--scale=0.1] [--source_dtype=bfloat16] [--folder=DIR]
+python benchmarks/import_memory.py [--scale=0.1] [--source_dtype=bfloat16] [--folder=DIR] [--json=FILE]
 
 The checkpoint (random, sharded safetensors) is made first. Every import runs in a process of its own, whose RssAnon is
 sampled. Memory that the process held before (interpreter, JAX, its devices) is subtracted. Orbax's save is included.
@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rows import Row, add_json, write
+
 LIMIT, EVERY = 1.3, 0.01  # times the parameters' bytes, and seconds between samples
 CONFIG: dict[str, Any] = {"class": "Llama", "layers": 24, "width": 2048, "heads": 16, "kv_heads": 16, "mlp_width": 5504}
 ROWS, SEED = 32_000, 0
@@ -37,6 +39,7 @@ def main() -> None:
     options.add_argument("--dtype", default="float32")
     options.add_argument("--folder", type=Path, help="where there is room for the checkpoint and two copies")
     options.add_argument("--child", help=argparse.SUPPRESS)
+    add_json(options)
     given = options.parse_args()
     if given.child:
         print(json.dumps(_child(given.child, given.folder, given.dtype)))
@@ -45,7 +48,7 @@ def main() -> None:
         count = _make(Path(temporary) / "hf", given.scale, given.source_dtype)
         size = count * {"float32": 4, "bfloat16": 2, "float16": 2}[given.dtype]
         print(f"{count / 1e9:.3f} B parameters, {given.source_dtype} -> {given.dtype}: {size / 1e9:.2f} GB")
-        failed = False
+        failed, rows = False, []
         for way, devices in (("import", 1), ("import", 8), ("transformers", 1)):
             found = _measure(way, devices, Path(temporary), given.dtype)
             ratio = found["peak"] / size
@@ -55,6 +58,10 @@ def main() -> None:
                 f"{found['seconds']:6.1f} s (beside a baseline of {found['baseline'] / 1e9:.2f} GB)",
                 flush=True,
             )
+            case = f"{count / 1e9:.2f} B parameters to {given.dtype}: {way}, {devices} device{'s' * (devices > 1)}"
+            notes = f"{ratio:.2f} x the parameters; {found['seconds']:.1f} s"
+            rows.append(Row(case, found["peak"] / 1e9, "GB at peak", notes=notes))
+    write(given.json, rows)
     sys.exit(failed)
 
 

@@ -1,14 +1,17 @@
 """CPU seconds to import the command line: at most 2, and without any of the heavy packages.
 
-python benchmarks/import_time.py
+python benchmarks/import_time.py [--json=FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import resource
 import statistics
 import subprocess
 import sys
+
+from rows import Row, add_json, write
 
 LIMIT = 2.0
 HEAVY = ("jax", "tensorflow", "torch", "seqio", "numpy")
@@ -25,12 +28,17 @@ def cpu_seconds(program: str) -> tuple[float, str]:
 
 def main() -> None:
     """Print the medians of five runs, after one that fills the bytecode cache. Exit 1 above the limit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_json(parser)
+    options = parser.parse_args()
     cpu_seconds(PROGRAM)
     runs = [cpu_seconds(PROGRAM) for _ in range(5)]
     bare = statistics.median(cpu_seconds("pass")[0] for _ in range(5))
     seconds, loaded = statistics.median(run[0] for run in runs), runs[0][1]
     print(f"import xalign_jax.cli: {seconds:.2f} CPU s (limit {LIMIT}; a bare interpreter: {bare:.2f})")
     print(f"heavy packages loaded by it: {loaded or 'none'}")
+    notes = f"CPU; a bare interpreter takes {bare:.2f}; limit {LIMIT}; heavy packages loaded: {loaded or 'none'}"
+    write(options.json, [Row("import xalign_jax.cli", seconds, "s", notes=notes)])
     sys.exit(seconds > LIMIT or bool(loaded))
 
 

@@ -1,6 +1,6 @@
 """A masked-LM training step of an XLM-R encoder against Hugging Face's XLMRobertaForMaskedLM in PyTorch's eager mode.
 
-    python benchmarks/masked_lm.py [--shape=small] [--rounds=12]
+    python benchmarks/masked_lm.py [--shape=small] [--rounds=12] [--json=FILE]
 
 Both sides take the same step: the same weights, rows without padding, forward, backward, AdamW; float32, no dropout,
 --threads each. The first losses are checked to be equal. Ours chooses and corrupts tokens within the time. The other
@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import optax
 import torch
+from rows import Row, add_json, write
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
 from xalign_jax.models.model import Model, build
@@ -158,6 +159,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
+    add_json(parser)
     options = parser.parse_args()
     # JAX takes the number of its threads from this.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
@@ -179,11 +181,14 @@ def main() -> None:
     rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(options.rounds)]
     print(f"{rows} x {length} tokens, {pieces} pieces; {shape}; first loss {first['ours']:.4f} on both sides")
     print(f"{options.threads} threads; load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} after")
-    for name in steps:
-        for kind, clock in enumerate(("wall", "process")):
-            own = statistics.median(r[name][kind] for r in rounds) * 1e3
-            ratio = statistics.median(r[name][kind] / r["ours"][kind] for r in rounds)
-            print(f"{name:8} {clock:8} {own:8.1f} ms a step   ratio {ratio:.2f}")
+    found = []
+    for kind, clock in enumerate(("wall", "process")):
+        own, other = (statistics.median(r[name][kind] for r in rounds) * 1e3 for name in steps)
+        ratio = statistics.median(r["theirs"][kind] / r["ours"][kind] for r in rounds)
+        print(f"{clock:8} ours {own:8.1f} ms a step   theirs {other:8.1f}   ratio {ratio:.2f}")
+        case = f"{options.shape}, {rows} x {length} tokens, {clock} time"
+        found.append(Row(case, own, "ms", other, ratio, "other: XLMRobertaForMaskedLM, eager"))
+    write(options.json, found)
 
 
 if __name__ == "__main__":

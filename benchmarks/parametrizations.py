@@ -1,6 +1,6 @@
 """What a step costs when only some numbers train: FLOPs, moments and seconds of each parametrization.
 
-    python benchmarks/parametrizations.py [--model=1m] [--rows=16] [--rounds=12]
+    python benchmarks/parametrizations.py [--model=1m] [--rows=16] [--rounds=12] [--json=FILE]
 
 The model is a Llama of gin/models with an untied head and a vocabulary of 8192; a step is causal language modelling on
 `--rows` rows of 64 random tokens, with AdamW. The second half of the vocabulary stands for translations of the first half
@@ -19,6 +19,7 @@ from collections.abc import Callable
 import gin
 import jax
 import jax.numpy as jnp
+from rows import Row, add_json, write
 
 from xalign_jax.data.feeds.windows import WindowFeed
 from xalign_jax.gin_files import gin_root
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--model", default="1m", help="gin/models/llama_MODEL.gin")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=12)
+    add_json(parser)
     options = parser.parse_args()
     load = os.getloadavg()[0]
     model = build(shipped(options.model), VOCABULARY)
@@ -104,10 +106,14 @@ def main() -> None:
     print(
         "| parametrization | MFLOP a step | free numbers | moments | ms a step | ratio |\n|---|---:|---:|---:|---:|---:|"
     )
+    rows, whole = [], statistics.median(one["everything"] for one in rounds) * 1e3
     for name, (flops, free, moments, _) in found.items():
         own = statistics.median(one[name] for one in rounds) * 1e3
         ratio = statistics.median(one[name] / one["everything"] for one in rounds)
         print(f"| {name} | {flops / 1e6:.0f} | {free:,} | {moments:,} | {own:.1f} | {ratio:.2f} |")
+        notes = f"{flops / 1e6:,.0f} MFLOP, {free:,} free numbers, {moments:,} moments; other: everything trains"
+        rows.append(Row(f"llama_{options.model}: {name}", own, "ms", whole, 1 / ratio, notes))
+    write(options.json, rows)
 
 
 if __name__ == "__main__":

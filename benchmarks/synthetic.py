@@ -11,6 +11,7 @@ from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.lexicon.lexicon import LexiconTable, Word, concept_table
 from xalign_jax.data.store.store import Store
 from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 
 # Ids in this order: specials, punctuation, pieces that start a word, and pieces inside words.
 PIECES, STARTS, SPECIALS, PUNCTUATION = 8192, 4000, 5, 40
@@ -22,6 +23,7 @@ class SyntheticTokenizer:
 
     pad, eos, unk, bos, mask = range(SPECIALS)
     base_size, clones, size = PIECES, 1, 2 * PIECES
+    vocabulary = Vocabulary(clones=1)
     standalone = np.arange(PIECES) < SPECIALS + PUNCTUATION
     texts = ("",) * PIECES
     word_start = np.arange(PIECES) < SPECIALS + PUNCTUATION + STARTS

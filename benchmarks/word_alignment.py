@@ -2,6 +2,7 @@
 
 python benchmarks/word_alignment.py aer MODEL GOLD_FOLDER [--limit=200] [--sets en-fr en-hi]
 python benchmarks/word_alignment.py simalign MODEL GOLD_FOLDER [--level=7] [--set=en-fr] [--dtype=bfloat16]
+    [--json=FILE]
 
 `aer` prints a table for each set NAME with files NAME.XX.txt, NAME.YY.txt and NAME.gold.txt, which may end in .gz, and
 a summary with controls. The level of the summary is the best one of the set `--chosen_on`, which is then no evidence.
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rows import Row, add_json, write
 
 from xalign_jax.alignment.methods import METHODS, Extraction
 from xalign_jax.alignment.scores import counts, interval, scores
@@ -117,6 +119,7 @@ def compare(options: argparse.Namespace) -> None:
     pairs, _ = read_set(options.gold, options.set, options.limit)
     sides = [(list(pair.source), list(pair.target)) for pair in pairs]
     names = {"argmax": "inter", "itermax": "itermax", "match": "mwmf"}
+    rows = []
     for methods, letters in ((["argmax"], "a"), (list(names), "mai")):
         theirs = SentenceAligner(str(options.model), matching_methods=letters, layer=options.level)
         ours = NeuralAligner(model, tokenizer, [Way(options.level, Extraction(method)) for method in methods])
@@ -136,15 +139,18 @@ def compare(options: argparse.Namespace) -> None:
             apart = [set(a.links) ^ set(b[names[method]]) for a, b in zip(found, other, strict=True)]
             same, links = sum(not differ for differ in apart), sum(len(a.links) for a in found)
             print(f"{method}: equal in {same} of {len(pairs)} pairs; {sum(map(len, apart))} of {links} links differ")
-        for what, unit in ((1, "wall"), (2, "CPU")):
+        case = f"{options.set}, {len(pairs)} pairs, {' '.join(methods)}, {options.dtype}"
+        for what, clock in ((1, "wall"), (2, "CPU")):
             seconds = [(ours[what], theirs[what]) for ours, theirs in rounds]
             mine_s, other_s = (statistics.median(side) for side in zip(*seconds, strict=True))
             ratio = statistics.median(theirs / ours for ours, theirs in seconds)
             print(
-                f"  {unit}: {len(pairs) / mine_s:.1f} pairs/s ({mine_s:.2f} s), "
+                f"  {clock}: {len(pairs) / mine_s:.1f} pairs/s ({mine_s:.2f} s), "
                 f"SimAlign {len(pairs) / other_s:.1f} ({other_s:.2f} s), ratio {ratio:.1f}",
                 flush=True,
             )
+            rows.append(Row(f"{case}, {clock} time", mine_s, "s", other_s, ratio, "other: SimAlign, a pair at a time"))
+    write(options.json, rows)
 
 
 def timed(function):
@@ -168,6 +174,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--chosen_on", default="en-cs")
+    add_json(parser)
     options = parser.parse_args()
     start_jax("highest")
     (measure if options.what == "aer" else compare)(options)

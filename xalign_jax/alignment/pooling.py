@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.named_scope("pooling")
 def segment_sums(h: jax.Array, segment_ids: jax.Array, slots: int) -> jax.Array:
     """Sums of h (R,T,D) over the tokens of segments 1..slots: (R,slots,D), in h's dtype. Empty segments give 0."""
     # A matrix product (R,S,T) x (R,T,D) instead of a scatter; its gradient is a matrix product too.
     return jnp.einsum("rst,rtd->rsd", _members(segment_ids, slots).astype(h.dtype), h)
 
 
+@jax.named_scope("pooling")
 def segment_means(h: jax.Array, segment_ids: jax.Array, slots: int) -> jax.Array:
     """Means of h (R,T,D) over the tokens of segments 1..slots: (R,slots,D) float32. Empty segments give 0."""
     sizes = jnp.sum(_members(segment_ids, slots), axis=2)

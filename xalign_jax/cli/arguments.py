@@ -76,6 +76,13 @@ def named(text: str) -> str:
     return text
 
 
+def positive(text: str) -> int:
+    """The value of an option that counts something."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
 def two_languages(names: str) -> tuple[str, str]:
     """The two languages of `--languages=en,de`.
 

@@ -127,6 +127,7 @@ def mutual_context(segment_ids: jax.Array) -> Context:
     return Context(segment_ids[:, :, None] == segment_ids[:, None, :], segment_ids, False)
 
 
+@jax.named_scope("attend")
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, context: Context) -> jax.Array:
     """softmax(q k / sqrt(head_dim)) v with a float32 softmax: (B,T,heads,head_dim).
 
@@ -277,6 +278,7 @@ class SelfAttention(nnx.Module):
         self.query_norm = nnx.data(None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps, make))
         self.key_norm = nnx.data(None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps, make))
 
+    @jax.named_scope("attention")
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         # (B,T,width) -> (B,T,heads,head_dim) each.
         query, key, value = (self._heads(x, name) for name in ("query", "key", "value"))

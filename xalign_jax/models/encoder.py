@@ -100,8 +100,10 @@ class EncoderBlock(nnx.Module):
         attended = self.attention(x, context)
         x = self.attention_norm(x + attended)
         # (B,T,width) -> (B,T,mlp_width) -> (B,T,width).
-        neurons = ACTIVATIONS[self.activation](self.up(x))
-        return self.mlp_norm(x + self.down(neurons)), Sites(attended, neurons)
+        with jax.named_scope("mlp"):
+            neurons = ACTIVATIONS[self.activation](self.up(x))
+            x = x + self.down(neurons)
+        return self.mlp_norm(x), Sites(attended, neurons)
 
 
 class Encoder(nnx.Module):
@@ -143,6 +145,7 @@ class Encoder(nnx.Module):
         """x itself, because blocks end in a norm."""
         return x
 
+    @jax.named_scope("head")
     def head_input(self, h: jax.Array) -> jax.Array:
         """States of level L (..., width) -> (..., width), what the rows of the embedding multiply."""
         return self.head_norm(ACTIVATIONS[self.config.head_activation](self.head(h)))

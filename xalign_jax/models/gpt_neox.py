@@ -131,5 +131,7 @@ class GPTNeoXBlock(nnx.Module):
         # Parallel: x + attention(norm(x)) + MLP(norm(x)). Otherwise the MLP reads x + attention(norm(x)).
         read = x if self.config.parallel_residual else after
         # (B,T,width) -> (B,T,mlp_width) -> (B,T,width).
-        neurons = ACTIVATIONS[self.config.activation](self.up(self.mlp_norm(read)))
-        return after + self.down(neurons), Sites(attended, neurons)
+        with jax.named_scope("mlp"):
+            neurons = ACTIVATIONS[self.config.activation](self.up(self.mlp_norm(read)))
+            added = self.down(neurons)
+        return after + added, Sites(attended, neurons)

@@ -113,6 +113,7 @@ class RMSNorm(nnx.Module):
         self.eps = eps
         self.scale = make.ones((width,), ("norm",))
 
+    @jax.named_scope("norm")
     def __call__(self, x: jax.Array) -> jax.Array:
         # (..., width) -> (..., 1), in float32: bfloat16 has two decimal digits, too few for a mean of squares.
         x32 = x.astype(jnp.float32)
@@ -129,6 +130,7 @@ class LayerNorm(nnx.Module):
         self.scale = make.ones((width,), ("norm",))
         self.bias = make.zeros((width,), ("norm",))
 
+    @jax.named_scope("norm")
     def __call__(self, x: jax.Array) -> jax.Array:
         # The variance of the centred values: mean(x^2) - mean(x)^2 would cancel where the mean is large.
         centred = x.astype(jnp.float32) - jnp.mean(x, axis=-1, keepdims=True, dtype=jnp.float32)
@@ -167,11 +169,13 @@ class SwiGLU(nnx.Module):
         self.up_bias = nnx.data(make.zeros((hidden,), ("mlp",)) if biases else None)
         self.down_bias = nnx.data(make.zeros((width,), ("embed",)) if biases else None)
 
+    @jax.named_scope("mlp")
     def neurons(self, x: jax.Array) -> jax.Array:
         """(..., width) -> (..., hidden)."""
         # Two products (..., width) x (width, hidden), multiplied element by element.
         return jax.nn.silu(self._project(x, "gate")) * self._project(x, "up")
 
+    @jax.named_scope("mlp")
     def __call__(self, neurons: jax.Array) -> jax.Array:
         return self._project(neurons, "down")
 

@@ -259,7 +259,8 @@ class Model:
         """`hidden` for all rows at once."""
         network, (tokens, positions, segment_ids, types) = self.bound_network(), inputs
         # (B,T) -> (B,T,width), rows spread over the mesh.
-        x = spread(network.embed(self.rows(tokens), positions, types))
+        with jax.named_scope("embedding"):
+            x = spread(network.embed(self.rows(tokens), positions, types))
         x = edit[0](x) if 0 in edit else x
         # States by level, and captured sites by (site, level).
         collected: dict[Any, jax.Array] = {0: x}

@@ -101,6 +101,7 @@ def frequencies(dims: int, theta: float, scaling: RopeScaling | None = None) -> 
     return (plain * (kept + (1 - kept) / scaling.factor)).astype(np.float32)
 
 
+@jax.named_scope("rotary_tables")
 def tables(
     positions: jax.Array, segment_ids: jax.Array, dims: int, theta: float, scaling: RopeScaling | None = None
 ) -> tuple[jax.Array, jax.Array]:

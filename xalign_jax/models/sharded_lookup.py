@@ -31,6 +31,7 @@ def spread(x: jax.Array) -> jax.Array:
     return x if whole else jax.lax.with_sharding_constraint(x, PartitionSpec(_axes(mesh)))
 
 
+@jax.named_scope("lookup")
 def lookup(table: jax.Array, rows: jax.Array) -> jax.Array:
     """table[rows]: (B,T,D) from a table (V,D) and the numbers of its rows (B,T) int32.
 

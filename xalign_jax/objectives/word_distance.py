@@ -93,6 +93,7 @@ class WordDistance(Objective):
         return means * 4.0 * batch["concept"].size ** 2 * model.width
 
 
+@jax.named_scope("distance")
 def _distances(words: jax.Array, mates: jax.Array, alike: jax.Array | None) -> jax.Array:
     """The sum of |v - m|^2 over words, divided by the mean |v|^2; float32 scalar.
 

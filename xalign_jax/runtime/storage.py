@@ -125,14 +125,17 @@ def _copy(folder: epath.Path, target: epath.Path) -> None:
 
 
 def upload(folder: Path, directory: epath.Path) -> None:
-    """Copy the files of a local folder into a directory of an object store.
+    """Copy the files of a local folder, and of folders in it, into a directory of an object store.
 
     Raises:
       RunError: one of them could not be written.
     """
-    for file in folder.iterdir():
-        with writing(str(directory / file.name)):
-            (directory / file.name).write_bytes(file.read_bytes())
+    for file in folder.rglob("*"):
+        if file.is_file():
+            target = directory / file.relative_to(folder)
+            with writing(str(target)):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read_bytes())
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from xalign_jax.training.build import Built
 from xalign_jax.training.stages import PlannedStage
 from xalign_jax.training.state import TrainState
 from xalign_jax.training.step import stream_key
+from xalign_jax.training.tracing import waits
 from xalign_jax.training.warm_start import initial_params
 
 
@@ -121,4 +122,4 @@ def batches(run: Built, planned: PlannedStage, first: int, last: int, names: Ite
 
     # A dataset of step numbers, mapped to batches: Grain runs the map ahead in `prefetch` threads, and keeps the order.
     steps = grain.MapDataset.range(first, last).map(at_step)
-    return iter(steps.to_iter_dataset(grain.ReadOptions(1, run.runtime.prefetch)))
+    return waits(steps.to_iter_dataset(grain.ReadOptions(1, run.runtime.prefetch)))

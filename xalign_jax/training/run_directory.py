@@ -189,6 +189,11 @@ def _known(model_dir: Path | epath.Path) -> tuple[dict[str, Any], int]:
     return (newest[1], newest[0]) if newest else (environment, 0)
 
 
+def steps_done(model_dir: Path | epath.Path) -> int:
+    """The step of a directory's newest whole checkpoint, 0 without one."""
+    return _known(model_dir)[1]
+
+
 def _checkpoints(model_dir: Path | epath.Path) -> Checkpoints | None:
     """The checkpoints of a directory, None where there is no folder for them."""
     return Checkpoints(model_dir / "checkpoints") if (model_dir / "checkpoints").is_dir() else None

@@ -114,6 +114,7 @@ def _bound(model: Model, params: Params) -> Model:
     return model.bind(params["model"], params["heads"])
 
 
+@jax.named_scope("counters")
 def count_rows(batches: Batches, languages: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, jax.Array]]:
     """By stream: sums of the feed's own counters (`count_...`), and `tokens` by language number.
 

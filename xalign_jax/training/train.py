@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
@@ -19,13 +20,14 @@ from xalign_jax.runtime.cluster import distributed, failures, lock
 from xalign_jax.runtime.cluster.preemption import StopNotice
 from xalign_jax.runtime.cluster.watchdog import Watchdog
 from xalign_jax.runtime.logs import MetricsLog
-from xalign_jax.training import checks, inputs, probing, run_directory, stages
+from xalign_jax.training import checks, inputs, probing, run_directory, stages, tracing
 from xalign_jax.training.build import Built, build_model, build_run, claim, prepare
 from xalign_jax.training.enter import batches, enter, save, start
 from xalign_jax.training.meter import Meter, NotFinite
 from xalign_jax.training.stages import PlannedStage
 from xalign_jax.training.state import TrainState
 from xalign_jax.training.step import jit_step, make_step
+from xalign_jax.training.tracing import Profile, Tracer
 
 MEMORY_ADVICE = (
     "bind Runtime.accumulate = 2 or more, Runtime.remat = True, a Runtime.mesh with more fsdp, "
@@ -38,7 +40,12 @@ class Interrupted(Exception):
 
 
 def train(
-    recipe: Recipe, runtime: Runtime, model_dir: Path | epath.Path, name: str = "recipe", extend: bool = False
+    recipe: Recipe,
+    runtime: Runtime,
+    model_dir: Path | epath.Path,
+    name: str = "recipe",
+    extend: bool = False,
+    profile: Profile | None = None,
 ) -> None:
     """Train a recipe to its end, from the newest checkpoint in the model directory if there is one.
 
@@ -48,6 +55,7 @@ def train(
     Args:
       name: the recipe's, for reports.
       extend: the last stage may have more steps than the run in the directory had.
+      profile: trace some steps of each stage; None = none.
 
     Raises:
       UserError: something is wrong with the recipe, the data or the directory, the processes of the run do not agree,
@@ -73,6 +81,8 @@ def train(
 
     # Build: the model without parameters, the feeds and the parametrization of each stage.
     run = build_run(recipe, runtime, mesh, corpus, read)
+    if profile is not None and distributed.is_main():
+        tracing.check(profile, run.stages, run_directory.steps_done(model_dir), model_dir)
 
     with (
         StopNotice() as stop_notice,  # hears signals and maintenance events
@@ -92,7 +102,7 @@ def train(
                 if number > first_stage:
                     current = enter(run, number, current)
                 with jax.set_mesh(mesh):
-                    current = _train_stage(run, planned, current, model_dir, checkpoints, log, stop_notice)
+                    current = _train_stage(run, planned, current, model_dir, checkpoints, log, stop_notice, profile)
 
         # The run has come to its end: the last save is finished, and a failure of an earlier try no longer counts.
         checkpoints.close()
@@ -108,6 +118,7 @@ def _train_stage(
     checkpoints: Checkpoints,
     log: MetricsLog | None,
     stop_notice: StopNotice,
+    profile: Profile | None,
 ) -> TrainState:
     """Take the steps of a stage that remain and run its probes; returns the state after its last step.
 
@@ -126,14 +137,20 @@ def _train_stage(
         with meter.paused():
             probing.probe(run, planned, current, done, model_dir)
     try:
-        with _bar(planned, done) as bar, watchdog:
-            steps = zip(range(done + 1, last + 1), batches(run, planned, done, last, planned.feeds), strict=True)
-            for at, batch in steps:
+        with _bar(planned, done) as bar, watchdog, Tracer(profile, planned, done, model_dir) as tracer:
+            read = batches(run, planned, done, last, planned.feeds)
+            for at, batch in zip(range(done + 1, last + 1), read, strict=True):
                 # Update. This returns before the device has finished; only `meter` waits, a few steps behind.
-                current, metrics = update(current, batch)
+                with jax.profiler.StepTraceAnnotation(tracing.STEP, step_num=at):
+                    current, metrics = update(current, batch)
                 meter.add(at, metrics)
                 bar.update()
                 watchdog.beat()
+
+                # Trace, if asked. The text of the program is known, since the step has been compiled.
+                if tracer.after(at, metrics):
+                    with meter.paused():
+                        tqdm.write(tracer.report(_program(update, current, batch)))
 
                 # Every process asks at every step whether to stop, and all hear yes at the same one.
                 stops = stop_notice.reached()
@@ -165,6 +182,11 @@ def _train_stage(
     if not probing.probed(planned, last, model_dir):
         probing.probe(run, planned, current, last, model_dir)
     return current
+
+
+def _program(update: Any, current: TrainState, batch: Any) -> str:
+    """The text of the compiled step, from arguments like those of the last call. Nothing is compiled again."""
+    return update.lower(current, batch).compile().as_text()
 
 
 @contextlib.contextmanager

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xalign_jax.api import read_recipe, start_jax
-from xalign_jax.cli.arguments import Commands, add_command, add_gin, named
+from xalign_jax.cli.arguments import Commands, add_command, add_gin, named, positive
 from xalign_jax.cli.exits import DONE, INTERRUPTED, INTERRUPTED_LINE
+
+if TYPE_CHECKING:
+    from xalign_jax.training.tracing import Profile
 
 
 def add(commands: Commands) -> None:
@@ -21,6 +25,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("--model_dir", type=named, required=True, metavar="DIR", help=folder)
     extend = "allow more steps of the last stage, if its learning rate stays continuous"
     parser.add_argument("--extend", action="store_true", help=extend)
+    about = "trace N steps of each stage into DIR/profile, and print what takes their time"
+    parser.add_argument("--profile", type=positive, metavar="N", help=about)
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's address, where nothing else says it")
     parser.add_argument("--processes", type=int, metavar="N", help="how many processes there are; 1 = run alone")
     parser.add_argument("--process_id", type=int, metavar="I", help="this process's number")
@@ -40,9 +46,10 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
         # Every process reads the recipe for itself; training checks that all read the same.
         recipe, runtime = read_recipe(options.gin_file, bindings)
         start_jax(runtime.matmul_precision)
+        profile = None if options.profile is None else _profile(options.profile)
         model_dir = storage.model_directory(options.model_dir)
         try:
-            train(recipe, runtime, model_dir, Path(options.gin_file[-1]).stem, options.extend)
+            train(recipe, runtime, model_dir, Path(options.gin_file[-1]).stem, options.extend, profile)
         # Another exit code, so that a script can start the command again.
         except Interrupted:
             print(INTERRUPTED_LINE, file=sys.stderr)
@@ -54,3 +61,14 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
                 page = write_page(folder)
             print(f"The page with all figures: {model_dir / page.name}")
     return DONE
+
+
+def _profile(steps: int) -> Profile:
+    """A trace of so many steps, and its report. A cached program may lack the names of its parts: look for one that has."""
+    import jax
+
+    from xalign_jax.scale import profile
+    from xalign_jax.training.tracing import Profile
+
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
+    return Profile(steps, profile.report)

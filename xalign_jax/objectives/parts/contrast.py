@@ -71,6 +71,7 @@ def infonce_flops(items: int, width: int) -> float:
     return 6.0 * items * items * width
 
 
+@jax.named_scope("contrast")
 def infonce(
     query: jax.Array,
     key: jax.Array,

@@ -50,6 +50,7 @@ class Corrupted(NamedTuple):
     chosen: jax.Array
 
 
+@jax.named_scope("corruption")
 def corrupt(
     rng: jax.Array,
     tokens: jax.Array,

@@ -81,6 +81,7 @@ class PowerMomentum(Momentum):
         return 1.0 - (updates + 1.0) ** -self.exponent
 
 
+@jax.named_scope("momentum")
 def moved(average: Tree, params: Tree, share: jax.Array) -> Tree:
     """share * average + (1 - share) * params for every array of two equal trees, in float32.
 

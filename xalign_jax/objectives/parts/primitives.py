@@ -61,6 +61,7 @@ class Prediction(NamedTuple):
     correct: jax.Array
 
 
+@jax.named_scope("cross_entropy")
 def predict_tokens(
     h: jax.Array,
     weight: jax.Array,

@@ -31,6 +31,7 @@ def empty(size: int, width: int) -> Queue:
     }
 
 
+@jax.named_scope("momentum")
 def push(queue: Queue, keys: jax.Array, group: jax.Array, text: jax.Array) -> Queue:
     """The queue with new keys written over the oldest ones.
 
