@@ -11,6 +11,7 @@ from xalign_jax.records.shown import Key, Shown
 from xalign_jax.reports import efficiency, plots
 from xalign_jax.reports.tables import (
     Arm,
+    Grid,
     Run,
     column_name,
     describe,
@@ -26,6 +27,9 @@ from xalign_jax.reports.tables import (
     shown_in,
     tell_apart,
 )
+
+LINES = 12  # of headlines that a terminal shows
+STEPS = 3  # probed steps beside them
 
 # control -> its name in tables, in this order; other controls follow.
 CONTROLS = {"untrained": "untrained", "shuffled": "shuffled", "ngram": "n-grams"}
@@ -50,6 +54,35 @@ def report(model_dir: Path) -> str:
     return text
 
 
+def headlines(model_dir: Path) -> Grid:
+    """The headlines of a run, for a terminal: a line for each, with its newest values and its controls.
+
+    Raises:
+      UserError: it is not a model directory.
+    """
+    steps = tell_apart(read_runs(model_dir, needs_results=False))
+    shown = shown_in(steps)
+    arms = [Arm(f"{one.stage}, step {one.step}", (one,)) for one in steps[-STEPS:]]
+    measured = {key for arm in arms for run in arm.runs for key in run.values}
+    keys = [key for key in keys_of(steps, shown) if key in measured]
+    chosen = _summary(keys, shown)
+    # Lines of tables have values side by side; here they are columns, since terminals are narrow.
+    names, _, *values = zip(*_lines(arms, chosen), strict=True)
+    headings = [full_heading(key, shown) for key in chosen]
+    rows = [[heading, *cells] for heading, cells in zip(headings, values, strict=True)]
+    left = len(rows) - LINES
+    note = f"and {left} more lines in the report" if left > 0 else "" if rows else "No probe has a headline."
+    return Grid(f"{steps[-1].arm}, seed {steps[-1].seed}", ["", *names], rows[:LINES], note)
+
+
+def summary(model_dirs: Sequence[Path]) -> tuple[list[str], Grid]:
+    """The notes and the summary of `compare`, for a terminal. Raises UserError as it does."""
+    arms, keys, shown, notes = _compared(model_dirs)
+    chosen = _summary(keys, shown)
+    header = ["", "runs", *(full_heading(key, shown) for key in chosen)]
+    return notes, Grid("Comparison", header, _lines(arms, chosen))
+
+
 def compare(model_dirs: Sequence[Path], output: Path) -> str:
     """Write `table.md`, `table.csv` and plots of several runs into `output`; returns the text of `table.md`.
 
@@ -60,6 +93,25 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
     Raises:
       UserError: a directory is not a model directory or has no results.
     """
+    arms, keys, shown, notes = _compared(model_dirs)
+    output.mkdir(parents=True, exist_ok=True)
+    # Pictures show the ends of runs only: earlier steps would double the number of bars.
+    ends = [arm for arm in arms if not arm.early]
+    measured = {key for arm in ends for run in arm.runs for key in run.values}
+    pictures = plots.draw_comparison(ends, [key for key in keys if key in measured], shown, output)
+    # The summary has a column for each headline; the sections below it have every value.
+    chosen = _summary(keys, shown)
+    table = "## Summary\n\n" + _table(arms, chosen, [full_heading(key, shown) for key in chosen])
+    # Notes and the summary first, then every value, then pictures.
+    body = [table, *filter(None, [efficiency.section(ends, shown)]), _sections(arms, keys, shown)]
+    text = "\n\n".join(["# Comparison", *notes, *body, *_pictures(pictures)]) + "\n"
+    (output / "table.md").write_text(text, encoding="utf-8")
+    _write_csv(output / "table.csv", arms, keys)
+    return text
+
+
+def _compared(model_dirs: Sequence[Path]) -> tuple[list[Arm], list[Key], Shown, list[str]]:
+    """(arms, what is compared, how it is shown, notes) of several runs."""
     # A directory that is named twice counts once.
     directories = dict.fromkeys(path.resolve() for path in model_dirs)
     runs = tell_apart([run for directory in directories for run in read_runs(directory)])
@@ -72,20 +124,7 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
         notes.append(_vocabularies(arms, keys, shown))
         keys = [key for key in keys if not shown.column(key).per_token]
     notes += _steps(arms)
-    output.mkdir(parents=True, exist_ok=True)
-    # Pictures show the ends of runs only: earlier steps would double the number of bars.
-    ends = [arm for arm in arms if not arm.early]
-    measured = {key for arm in ends for run in arm.runs for key in run.values}
-    pictures = plots.draw_comparison(ends, [key for key in keys if key in measured], shown, output)
-    # The summary has a column for each headline; the sections below it have every value.
-    chosen = _summary(keys, shown)
-    summary = "## Summary\n\n" + _table(arms, chosen, [full_heading(key, shown) for key in chosen])
-    # Notes and the summary first, then every value, then pictures.
-    body = [summary, *filter(None, [efficiency.section(ends, shown)]), _sections(arms, keys, shown)]
-    text = "\n\n".join(["# Comparison", *notes, *body, *_pictures(pictures)]) + "\n"
-    (output / "table.md").write_text(text, encoding="utf-8")
-    _write_csv(output / "table.csv", arms, keys)
-    return text
+    return arms, keys, shown, notes
 
 
 def _vocabularies(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
@@ -146,6 +185,11 @@ def _table(arms: Sequence[Arm], keys: Sequence[Key], headings: Sequence[str]) ->
     Args:
       headings: of the keys that belong to no control.
     """
+    return markdown(["", "runs", *headings], _lines(arms, keys))
+
+
+def _lines(arms: Sequence[Arm], keys: Sequence[Key]) -> list[list[str]]:
+    """The cells of a table without its header."""
     plain = [key for key in keys if key.control is None]
     rows = [[arm.name, str(len(arm.runs)), *(_cell(arm.values(key)) for key in plain)] for arm in arms]
     runs = sorted((run for arm in arms for run in arm.runs), key=lambda run: run.step)
@@ -155,7 +199,7 @@ def _table(arms: Sequence[Arm], keys: Sequence[Key], headings: Sequence[str]) ->
         if have:
             name = f"control: {CONTROLS.get(control, control)}"
             rows.append([name, str(len(have)), *(_cell(_of_control(runs, key, control)) for key in plain)])
-    return markdown(["", "runs", *headings], rows)
+    return rows
 
 
 def _of_control(runs: Sequence[Run], key: Key, control: str) -> list[float]:

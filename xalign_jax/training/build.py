@@ -59,11 +59,7 @@ def prepare(recipe: Recipe) -> Corpus:
     distributed.wait_for_all("data")
     if not distributed.is_main():
         stages.prepare_data(recipe)
-    corpus = stages.load_data(recipe)
-    # The dictionary's size and coverage, once for the whole run.
-    if distributed.is_main() and corpus.lexicon is not None:
-        print(*corpus.lexicon.summary, sep="\n", file=sys.stderr, flush=True)
-    return corpus
+    return stages.load_data(recipe)
 
 
 def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus, read: inputs.Inputs) -> Built:

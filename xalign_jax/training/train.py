@@ -19,7 +19,7 @@ from xalign_jax.runtime.cluster import distributed, failures, lock
 from xalign_jax.runtime.cluster.preemption import StopNotice
 from xalign_jax.runtime.cluster.watchdog import Watchdog
 from xalign_jax.runtime.logs import MetricsLog
-from xalign_jax.training import checks, inputs, probing, run_directory, stages
+from xalign_jax.training import checks, inputs, probing, run_directory, stages, summary
 from xalign_jax.training.build import Built, build_model, build_run, claim, prepare
 from xalign_jax.training.enter import batches, enter, save, start
 from xalign_jax.training.meter import Meter, NotFinite
@@ -87,6 +87,8 @@ def train(
         # Restore the newest checkpoint or start the first stage, then train what remains, stage by stage.
         checkpoints = Checkpoints(model_dir / "checkpoints", keep=runtime.keep_checkpoints)
         current, first_stage = start(run, checkpoints)
+        if distributed.is_main():
+            print(*summary.start(run, name, model_dir, int(current.step)), sep="\n", file=sys.stderr, flush=True)
         with _log(model_dir, int(current.step)) as log:
             for number, planned in enumerate(run.stages[first_stage:], first_stage):
                 if number > first_stage:
@@ -120,6 +122,7 @@ def _train_stage(
     step = make_step(stage, run.coordinates[stage.name], run.model, planned.first_step, run.recipe.seed, languages)
     update = jit_step(step, run.layout(stage).where)
     meter, watchdog = Meter(planned, run.model, log), Watchdog(runtime.watchdog_seconds)
+    forecast = summary.Forecast(run, planned, done)
 
     # An earlier try may have been stopped after it saved this step and before it probed it.
     if probing.due(run, planned, done) and not probing.probed(planned, done, model_dir):
@@ -132,6 +135,7 @@ def _train_stage(
                 # Update. This returns before the device has finished; only `meter` waits, a few steps behind.
                 current, metrics = update(current, batch)
                 meter.add(at, metrics)
+                forecast.add(at)
                 bar.update()
                 watchdog.beat()
 

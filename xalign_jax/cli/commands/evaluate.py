@@ -24,10 +24,9 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
-    """Run the probes on either kind of folder, print the report, and write the page."""
+    """Run the probes on either kind of folder, write the report, and print the headlines."""
+    from xalign_jax.cli import terminal
     from xalign_jax.interop.opening import is_model_directory
-    from xalign_jax.reports import report
-    from xalign_jax.reports.page.page import write_page
     from xalign_jax.runtime import storage
 
     # Classes must be registered before gin reads any configuration.
@@ -44,8 +43,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
         _directory(options.model, files, bindings, options.step)
     else:
         _folder(options.model, files, bindings, output)
-    print(report.report(output))
-    print(f"The page with all figures: {write_page(output)}")
+    terminal.finish(output, str(output))
     return DONE
 
 
