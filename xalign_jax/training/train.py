@@ -19,7 +19,7 @@ from xalign_jax.runtime.cluster import distributed, failures, lock
 from xalign_jax.runtime.cluster.preemption import StopNotice
 from xalign_jax.runtime.cluster.watchdog import Watchdog
 from xalign_jax.runtime.logs import MetricsLog
-from xalign_jax.training import checks, inputs, probing, run_directory, stages, summary
+from xalign_jax.training import carried, checks, inputs, probing, run_directory, stages, summary
 from xalign_jax.training.build import Built, build_model, build_run, claim, prepare
 from xalign_jax.training.enter import batches, enter, save, start
 from xalign_jax.training.meter import Meter, NotFinite
@@ -62,12 +62,14 @@ def train(
     read = claim(model_dir, recipe, runtime, extend)
 
     # Check shapes before any text is read, since tokenising may take hours: a blank vocabulary has the right size.
+    # A directory that was moved brings its vocabulary and its words with it.
     mesh = sharding.make_mesh(runtime.mesh)
-    blank = stages.blank_data(recipe).tokenizer
+    here = carried.here(recipe, model_dir, probes=True)
+    blank = stages.blank_data(here).tokenizer
     checks.check_shapes(recipe, runtime, build_model(recipe, runtime, blank), mesh)
 
     # Prepare: tokenise and open the data, which must be the data that the directory's checkpoints were trained on.
-    corpus = prepare(recipe)
+    corpus = prepare(recipe, here, model_dir)
     run_directory.claim_data(model_dir, corpus)
     read |= run_directory.claim_inputs(model_dir, inputs.of_data(recipe, corpus))
 

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
 def _directory(model_dir: Path, files: list[str], bindings: list[str], step: int | None) -> None:
     """Load the run's own configuration, then that of the command line on top, and run its probes."""
     from xalign_jax import config
-    from xalign_jax.recipe import Evaluation, Recipe, Runtime, as_json, located
+    from xalign_jax.recipe import Evaluation, Recipe, Runtime
     from xalign_jax.training import evaluate, run_directory
 
     # `fixed` are the bindings that turn an imported model, which has no recipe, into one; a run of ours needs none.
@@ -62,11 +62,10 @@ def _directory(model_dir: Path, files: list[str], bindings: list[str], step: int
     # The command line may change the run's Runtime, as this may be another machine, but not its Recipe.
     # The run's configuration is the base, and the command line's files and bindings come on top.
     evaluation, runtime, bound = config.load(files, [*fixed, *bindings], (Evaluation, Runtime, Recipe), base=[own])
-    if located(bound) != located(recipe):
-        shown = run_directory.differences(as_json(located(recipe)), as_json(located(bound)))
+    if shown := run_directory.differences(recipe, bound):
         raise UserError(f"--model_dir={model_dir}: a run's recipe stays what it is, but {shown}")
     start_jax(runtime.matmul_precision)
-    evaluate.evaluate(recipe, runtime, model_dir, evaluation.probes, step)
+    evaluate.evaluate(bound, runtime, model_dir, evaluation.probes, step)
 
 
 def _folder(folder: Path, files: list[str], bindings: list[str], output: Path) -> None:

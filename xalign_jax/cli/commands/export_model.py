@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xalign_jax.api import import_modules, start_jax
-from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder, add_model
+from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder, add_model, named
 from xalign_jax.cli.exits import DONE
 from xalign_jax.errors import UserError
+from xalign_jax.interop.licences import UNKNOWN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("--params", default="model", help='"model", or "momentum:<stream>" for a momentum encoder')
     parser.add_argument("--sentence_encoder", choices=("mean", "first", "pooler"), help="for sentence-transformers")
     parser.add_argument("--level", type=int, metavar="N", help="the sentence encoder's block; default: the last")
+    about = 'of the model, for its card, such as "apache-2.0"; default: unknown'
+    parser.add_argument("--licence", "--license", type=named, default=UNKNOWN, metavar="NAME", help=about)
     parser.add_argument("--normalize", action="store_true", help="sentence vectors of unit length")
 
 
@@ -60,7 +63,15 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
             model_dir = Path(place) / options.model.name
             import_model(options.model, model_dir, mesh)
         exported = export_model(
-            model_dir, options.output, mesh, options.step, options.dtype, options.overwrite, options.params, encoder
+            model_dir,
+            options.output,
+            mesh,
+            options.step,
+            options.dtype,
+            options.overwrite,
+            options.params,
+            encoder,
+            options.licence,
         )
         print(f"{options.output}: written")
         print(verify(options.output, exported, _validation_texts(model_dir, exported.tokenizer), options.dtype))
