@@ -26,6 +26,7 @@ ENVIRONMENT: dict[Any, Any] = {
     "recipe_name": str,
     "seed": int,
     "identity": str,
+    "run_id": str,
     "vocabulary_fingerprint": str,
     "git": TEXT,
     "texts": {str: {str: {str: str}}},

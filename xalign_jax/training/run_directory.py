@@ -12,6 +12,7 @@ import json
 import math
 import platform
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
     read_results(model_dir)
     read_pictures(model_dir)
     known, done = _known(model_dir)
-    found = _changes(known, recipe)
+    found = _changes(known, recipe, moves=done > 0)
     if extend and _only_longer(found, recipe):
         _refuse_another_rate(recipe, found[0][1], done)
     elif found:
@@ -68,7 +69,7 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
         raise UserError(f"{model_dir} holds another recipe's run: {_in_words(found)}. Choose another --model_dir{hint}")
 
 
-def _changes(known: dict[str, Any], recipe: Recipe) -> list[tuple[str, Any, Any]]:
+def _changes(known: dict[str, Any], recipe: Recipe, moves: bool = True) -> list[tuple[str, Any, Any]]:
     """(path, value there, value here) of each difference from the known recipe; nothing where none is known.
 
     A recipe is the same if its paths lie in the same places, or are spelled the same.
@@ -77,8 +78,8 @@ def _changes(known: dict[str, Any], recipe: Recipe) -> list[tuple[str, Any, Any]
     # Compare both ways, as spelled and with absolute paths, and take the way with fewer differences.
     if "located" not in known:
         return found
-    there = [one for one in _differing(known["located"], as_json(located(recipe))) if not carried.moved(*one[1:])]
-    return min(there, found, key=len)
+    there = _differing(known["located"], as_json(located(recipe)))
+    return min([one for one in there if not (moves and carried.moved(*one[1:]))], found, key=len)
 
 
 def _only_longer(found: list[tuple[str, Any, Any]], recipe: Recipe) -> bool:
@@ -235,6 +236,7 @@ def describe(
     environment = {
         "recipe_name": name,
         "seed": recipe.seed,
+        "run_id": known.get("run_id") or uuid.uuid4().hex[:12],  # for trackers, which know runs by ids
         "folder": str(Path.cwd()),
         "vocabulary_fingerprint": corpus.tokenizer.fingerprint,
         "versions": versions(),

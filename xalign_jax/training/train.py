@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from xalign_jax.errors import RunError
 from xalign_jax.recipe import Recipe, Runtime
-from xalign_jax.runtime import sharding
+from xalign_jax.runtime import sharding, trackers
 from xalign_jax.runtime.checkpoints import Checkpoints
 from xalign_jax.runtime.cluster import distributed, failures, lock
 from xalign_jax.runtime.cluster.preemption import StopNotice
@@ -59,6 +59,8 @@ def train(
     # read. `read` lists what the run reads, with fingerprints, so that a restart notices changes.
     model_dir = epath.Path(model_dir)
     checks.check(recipe)
+    for tracker in trackers.chosen(runtime):
+        tracker.check()
     read = claim(model_dir, recipe, runtime, extend)
 
     # Check shapes before any text is read, since tokenising may take hours: a blank vocabulary has the right size.
@@ -91,7 +93,7 @@ def train(
         current, first_stage = start(run, checkpoints)
         if distributed.is_main():
             print(*summary.start(run, name, model_dir, int(current.step)), sep="\n", file=sys.stderr, flush=True)
-        with _log(model_dir, int(current.step)) as log:
+        with _log(model_dir, int(current.step), runtime, f"{name}, seed {recipe.seed}") as log:
             for number, planned in enumerate(run.stages[first_stage:], first_stage):
                 if number > first_stage:
                     current = enter(run, number, current)
@@ -129,7 +131,7 @@ def _train_stage(
     # An earlier try may have been stopped after it saved this step and before it probed it.
     if probing.due(run, planned, done) and not probing.probed(planned, done, model_dir):
         with meter.paused():
-            probing.probe(run, planned, current, done, model_dir)
+            probing.probe(run, planned, current, done, model_dir, log)
     try:
         with _bar(planned, done) as bar, watchdog:
             steps = zip(range(done + 1, last + 1), batches(run, planned, done, last, planned.feeds), strict=True)
@@ -162,25 +164,25 @@ def _train_stage(
                 if probing.due(run, planned, at):
                     watchdog.pause()
                     with meter.paused():
-                        probing.probe(run, planned, current, at, model_dir)
+                        probing.probe(run, planned, current, at, model_dir, log)
     except NotFinite as found:
         checkpoints.wait()
         raise _failed(planned, found, model_dir) from None
 
     # The end of the stage: a run that is restarted here with all its steps done may have its results already.
     if not probing.probed(planned, last, model_dir):
-        probing.probe(run, planned, current, last, model_dir)
+        probing.probe(run, planned, current, last, model_dir, log)
     return current
 
 
 @contextlib.contextmanager
-def _log(model_dir: epath.Path, at: int) -> Iterator[MetricsLog | None]:
+def _log(model_dir: epath.Path, at: int, runtime: Runtime, name: str) -> Iterator[MetricsLog | None]:
     """The log of a run that continues after step `at`; None on every process but the first, which alone writes it."""
     if not distributed.is_main():
         yield None
         return
     run_directory.drop_results_past(model_dir, at)
-    log = MetricsLog(model_dir, at)
+    log = MetricsLog(model_dir, at, trackers.chosen(runtime), name)
     try:
         yield log
     finally:
