@@ -60,6 +60,7 @@ setup(
         "clean": CLEAN,
         "words": WORDS,
         "eval": EVAL,
+        "hub": ["huggingface_hub>=0.34"],
         "wandb": ["wandb>=0.19"],
         "trackio": ["trackio>=0.20"],
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],

@@ -9,7 +9,7 @@ import pytest
 from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.errors import UserError
 from xalign_jax.interop.licences import languages, used, without_folders
-from xalign_jax.interop.model_card import model_card
+from xalign_jax.interop.model_card import Published, model_card
 from xalign_jax.recipe import as_json, located
 
 MIXTURE = Mixture(
@@ -50,11 +50,21 @@ def test_a_card_names_everything_but_folders():
         "Mixture.tasks = ('lines:en=/home/ann/a.txt,de=/home/ann/b.txt', )\nVocabulary.path = '/home/ann/spm.model'"
     )
     card = model_card(
-        "run", config, [], {}, ["en"], "LlamaForCausalLM", False, used(environment), languages(environment), "mit"
+        "run",
+        config,
+        [],
+        {},
+        ["en"],
+        "LlamaForCausalLM",
+        False,
+        used(environment),
+        languages(environment),
+        Published("mit", "ann/model"),
     )
     header = card.split("---")[1]
     assert 'license: "mit"' in header and all(f'- "{code}"' in header for code in ("en", "de", "fr"))
     assert "| lines:en=a.txt,de=b.txt | de, en | CC-BY-4.0 |" in card and "Languages of the texts: de, en, fr." in card
+    assert card.count('from_pretrained("ann/model")') == 2
     assert "/home" not in card and "'spm.model'" in card
     bare = model_card("run", "", [], {}, ["en"], "LlamaForCausalLM", False)
     assert 'license: "unknown"' in bare and "Nobody recorded what the model was trained on" in bare

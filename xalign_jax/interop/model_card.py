@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.interop.licences import UNKNOWN, Used, without_folders
 from xalign_jax.records.shown import Key, Shown
 
 _ROWS = 40  # of the results table; the run's own report has all of them
+
+
+class Published(NamedTuple):
+    """How a model is published.
+
+    Attributes:
+      licence: of the model.
+      place: what `from_pretrained` is given.
+    """
+
+    licence: str = UNKNOWN
+    place: str = "PATH"
+
+
+LOCAL = Published()  # a folder on this machine
 
 
 def model_card(
@@ -23,7 +38,7 @@ def model_card(
     clones: bool,
     data: Sequence[Used] = (),
     texts: Sequence[str] = (),
-    licence: str = UNKNOWN,
+    published: Published = LOCAL,
 ) -> str:
     """Markdown with a YAML header.
 
@@ -37,13 +52,19 @@ def model_card(
       clones: whether all languages but the first are clones of it.
       data: the texts and dictionaries that the model was trained on.
       texts: the languages of the texts.
-      licence: of the model.
+      published: how the model is published.
     """
+    licence = published.licence
     # The hub knows languages by their codes, and a clone's code is its base language's.
     codes = list(dict.fromkeys(clone_index(language)[0] for language in [*languages, *texts]))
     header = ["---", "library_name: transformers", f"license: {json.dumps(licence)}", "tags:", "- xalign_jax"]
     header += ["- cross-lingual", "language:", *(f"- {json.dumps(code)}" for code in codes), "---"]
-    parts = ["\n".join(header), f"# {name}", _loading(languages, architecture, clones), _data(data, texts)]
+    parts = [
+        "\n".join(header),
+        f"# {name}",
+        _loading(languages, architecture, clones, published.place),
+        _data(data, texts),
+    ]
     parts.append(_results(results_rows, probes))
     if config_text:
         parts.append(f"## Recipe\n\n```gin\n{without_folders(config_text).strip()}\n```")
@@ -68,18 +89,18 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
-def _loading(languages: Sequence[str], architecture: str, clones: bool) -> str:
+def _loading(languages: Sequence[str], architecture: str, clones: bool, place: str) -> str:
     """Code that loads the model and each of its tokenizers."""
     lines = [
         "```python",
         f"from transformers import PreTrainedTokenizerFast, {architecture}",
         "",
-        f'model = {architecture}.from_pretrained("PATH")',
-        f'tokenizer = PreTrainedTokenizerFast.from_pretrained("PATH")  # {languages[0]}',
+        f'model = {architecture}.from_pretrained("{place}")',
+        f'tokenizer = PreTrainedTokenizerFast.from_pretrained("{place}")  # {languages[0]}',
     ]
     if clones:
         lines += [
-            f'tokenizer = PreTrainedTokenizerFast.from_pretrained("PATH", subfolder="tokenizer_{language}")'
+            f'tokenizer = PreTrainedTokenizerFast.from_pretrained("{place}", subfolder="tokenizer_{language}")'
             for language in languages[1:]
         ]
     return "\n".join([*lines, "```"])
