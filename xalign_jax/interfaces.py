@@ -346,6 +346,7 @@ class Column(NamedTuple):
       short: its name in tables of many runs; "" = it is left out there.
       efficiency: `xalign compare` measures token efficiency by it; it must be an exp of a loss, one for each language.
       best: "highest" or "lowest", the better values; "" = neither is better.
+      meaning: a few words that stand behind the heading below a table; "" = the probe's meaning says enough.
     """
 
     heading: str
@@ -354,6 +355,7 @@ class Column(NamedTuple):
     short: str = ""
     efficiency: bool = False
     best: str = "highest"
+    meaning: str = ""
 
 
 class ProbedRun(NamedTuple):

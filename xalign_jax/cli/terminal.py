@@ -13,15 +13,19 @@ def show(grid: Grid) -> None:
     if sys.stdout.isatty():
         _draw(grid)
     else:
-        print("\n".join(filter(None, [grid.title, "", markdown(grid.header, grid.rows), grid.note])), flush=True)
+        table = markdown(grid.header, grid.rows) if grid.rows else ""
+        print("\n\n".join(filter(None, [grid.title, table, grid.note])), flush=True)
 
 
 def _draw(grid: Grid) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=grid.title, caption=grid.note or None, title_justify="left")
+    table = Table(title=grid.title, caption=grid.note or None, title_justify="left", box=box.SIMPLE)
+    if not grid.rows:
+        table.show_header = False
     for number, heading in enumerate(grid.header):
         table.add_column(Text(heading), justify="left" if number == 0 else "right")
     for row in grid.rows:

@@ -27,12 +27,10 @@ from xalign_jax.reports.tables import (
     shown_in,
     tell_apart,
 )
+from xalign_jax.reports.words import CONTROLS, meaning
 
 LINES = 12  # of headlines that a terminal shows
 STEPS = 3  # probed steps beside them
-
-# control -> its name in tables, in this order; other controls follow.
-CONTROLS = {"untrained": "untrained", "shuffled": "shuffled", "ngram": "n-grams"}
 
 
 def report(model_dir: Path) -> str:
@@ -44,7 +42,11 @@ def report(model_dir: Path) -> str:
     # A `Run` is a model directory at one probed step. The newest is the report's; earlier ones are lines of its tables.
     steps = tell_apart(read_runs(model_dir, needs_results=False))
     run = steps[-1]
-    title = f"# {run.arm}, seed {run.seed}\n\nVocabulary {run.fingerprint}."
+    title = (
+        f"# {run.arm}, seed {run.seed}\n\nThe figures of one run, by the stage and step at which they were measured. "
+        f"`xalign compare` puts several runs side by side. Figures per token compare only within one vocabulary; this "
+        f"one is {run.fingerprint}."
+    )
     arms = [Arm(f"{one.stage}, step {one.step}", (one,)) for one in steps]
     shown = shown_in(steps)
     body = _sections(arms, keys_of(steps, shown), shown) or "No probe has run yet."
@@ -67,7 +69,8 @@ def headlines(model_dir: Path) -> Grid:
     keys = [key for key in keys_of(steps, shown) if key in measured]
     chosen = _summary(keys, shown)
     # Lines of tables have values side by side; here they are columns, since terminals are narrow.
-    names, _, *values = zip(*_lines(arms, chosen), strict=True)
+    controls = [key for key in keys if key.control and key._replace(control=None) in chosen]
+    names, _, *values = zip(*_lines(arms, [*chosen, *controls]), strict=True)
     headings = [full_heading(key, shown) for key in chosen]
     rows = [[heading, *cells] for heading, cells in zip(headings, values, strict=True)]
     left = len(rows) - LINES
@@ -154,7 +157,8 @@ def _steps(arms: Sequence[Arm]) -> list[str]:
 
 
 def _sections(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
-    """A table for each thing measured: arms, then controls. Below it n, and the conditions if they differ."""
+    """A table for each thing measured: arms, then controls. Below it what it means, n, and conditions that differ."""
+    told: set[str] = set()
     known = {name: about for arm in arms for run in arm.runs for name, about in run.conditions.items()}
     parts = []
     # `keys` are in the order of the tables, so that those of one table are neighbours.
@@ -162,13 +166,14 @@ def _sections(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
         found = list(members)
         headings = [heading(key, shown) for key in found if key.control is None]
         names = list(dict.fromkeys(key.conditions for key in found))
-        below = []
+        words = meaning(found, shown, told)
+        below = [words] if words else []
         # One line for each set of conditions; a single set without a name needs none.
         for name in names:
             # Probes measure on as many items in every run, or within a range.
             n = _counts(arms, [key for key in found if key.conditions == name])
-            told = names != [""]
-            below.append(f"{name or 'unnamed'}: n = {n}, {describe(name, known)}." if told else f"n = {n}.")
+            several = names != [""]
+            below.append(f"{name or 'unnamed'}: n = {n}, {describe(name, known)}." if several else f"n = {n}.")
         parts.append("\n\n".join([f"## {title}", _table(arms, found, headings), *below]))
     return "\n\n".join(parts)
 

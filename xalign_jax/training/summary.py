@@ -29,7 +29,9 @@ _ENOUGH = 20  # as many steps
 def start(run: Built, name: str, model_dir: epath.Path, done: int) -> list[str]:
     """Lines about a run before it goes on after step `done`: stages, model, text, dictionary, devices, output."""
     recipe, model = run.recipe, run.model
-    shape = f"{type(recipe.model).__name__} of {model.num_layers} blocks, width {model.width}"
+    shape = (
+        f"{type(recipe.model).__name__} of {model.num_layers} block{'s' * (model.num_layers > 1)}, width {model.width}"
+    )
     table = math.prod(model.shapes["embedding"].shape)
     stages = [f"{one.stage.name} {one.stage.steps:,} steps" for one in run.stages]
     goes_on = "; all steps are taken" if done == run.stages[-1].last_step else f"; goes on after step {done:,}"
@@ -157,9 +159,9 @@ def _size(count: float) -> str:
 
 def _duration(seconds: float) -> str:
     """A time in words, with two units at most: "40 s", "6 min", "3 h 10 min", "2 d 4 h"."""
-    minutes = round(seconds / 60)
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)

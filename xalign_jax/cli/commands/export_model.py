@@ -12,7 +12,6 @@ from xalign_jax.api import import_modules, start_jax
 from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder, add_model, named
 from xalign_jax.cli.exits import DONE
 from xalign_jax.errors import UserError
-from xalign_jax.interop.licences import UNKNOWN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +32,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--sentence_encoder", choices=("mean", "first", "pooler"), help="for sentence-transformers")
     parser.add_argument("--level", type=int, metavar="N", help="the sentence encoder's block; default: the last")
     about = 'of the model, for its card, such as "apache-2.0"; default: unknown'
-    parser.add_argument("--licence", "--license", type=named, default=UNKNOWN, metavar="NAME", help=about)
+    parser.add_argument("--licence", "--license", type=named, metavar="NAME", help=about)
     about = "upload the files there (extra: hub); the repository is private"
     parser.add_argument("--push_to_hub", type=named, metavar="USER/NAME", help=about)
     parser.add_argument("--public", action="store_true", help="with --push_to_hub: make a public repository")
@@ -80,7 +79,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
             options.overwrite,
             options.params,
             encoder,
-            Published(options.licence, options.push_to_hub or LOCAL.place),
+            Published(options.licence or LOCAL.licence, options.push_to_hub or LOCAL.place),
         )
         print(f"{options.output}: written")
         print(verify(options.output, exported, _validation_texts(model_dir, exported.tokenizer), options.dtype))
