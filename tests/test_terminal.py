@@ -9,7 +9,7 @@ from evaluation.test_report import write_run
 
 from xalign_jax.cli import terminal
 from xalign_jax.errors import UserError
-from xalign_jax.reports import report
+from xalign_jax.reports import plots, report
 from xalign_jax.reports.tables import Grid
 from xalign_jax.training import summary
 
@@ -67,6 +67,23 @@ def test_a_report_says_what_its_figures_mean_and_says_it_once(tmp_path):
     for once in ("Level 0 is the embedding", "Control untrained: the same network before training", "Held-out words"):
         assert text.count(once) == 1
     assert "Bits/byte: for each byte of text, so it compares across vocabularies." in text
+
+
+def test_a_run_is_drawn_at_each_of_its_stages(tmp_path, monkeypatch):
+    drawn = {}
+    for draw in (plots._bars, plots._by_level):
+
+        def kept(arms, keys, shown, draw=draw):
+            drawn[keys[0].probe] = figure = draw(arms, keys, shown)
+            return figure
+
+        monkeypatch.setattr(plots, draw.__name__, kept)
+    run = write_run(tmp_path / "run", "prealign", 0)
+    text = report.report(run)
+    assert "![perplexity](perplexity.png)" in text and (run / "perplexity.png").is_file()
+    (legend,) = drawn["word_retrieval"].legends
+    assert {entry.get_text() for entry in legend.get_texts()} == {"untrained", "align, step 20", "pretrain, step 100"}
+    assert drawn["word_retrieval"].get_suptitle().startswith("Word retrieval. Share of words whose nearest word")
 
 
 @pytest.mark.parametrize(

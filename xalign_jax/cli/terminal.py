@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from xalign_jax.reports.tables import Grid, markdown
+if TYPE_CHECKING:
+    from xalign_jax.reports.tables import Grid
 
 
 def show(grid: Grid) -> None:
     """Print a table. A log gets the plain form, which stays the same whatever the width of a terminal."""
+    from xalign_jax.reports.tables import markdown
+
     if sys.stdout.isatty():
         _draw(grid)
     else:

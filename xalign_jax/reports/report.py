@@ -50,7 +50,7 @@ def report(model_dir: Path) -> str:
     arms = [Arm(f"{one.stage}, step {one.step}", (one,)) for one in steps]
     shown = shown_in(steps)
     body = _sections(arms, keys_of(steps, shown), shown) or "No probe has run yet."
-    pictures = plots.draw_run(run, model_dir)
+    pictures = plots.draw_run(arms, model_dir)
     text = "\n\n".join([title, body, *_pictures(pictures)]) + "\n"
     (model_dir / "report.md").write_text(text, encoding="utf-8")
     return text
