@@ -233,7 +233,9 @@ class LexiconTable:
         """
         place = Path(directory)
         try:
-            lines = (place / "lexicon.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
+            _, *lines, end = (place / "lexicon.tsv").read_text(encoding="utf-8").split("\n")
+            if end:
+                raise ValueError("its last line is cut")
             rows = [(int(number), split, languages.index(name), text) for number, split, name, text in _cells(lines)]
             report = {name: int(count) for name, count in _cells((place / "report.tsv").read_text().splitlines())}
         except (OSError, ValueError) as error:
