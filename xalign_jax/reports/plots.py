@@ -33,7 +33,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES, HATCHES = ("-", "--", ":"), ("", "..", "xx")
 MARKERS = "osD^vPX*"
 SMOOTHING = 40  # a running mean takes this fraction of a curve
-FEW = 10  # a curve of fewer points has a mark at each
+FEW = 4  # a curve of fewer points has a mark at each
 ARMS = 4  # steps of a run in one picture
 
 
@@ -172,8 +172,9 @@ def _loss(run: Run) -> Figure | None:
         colour = COLOURS[number % len(COLOURS)]
         panel.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         panel.plot(steps, _smooth(values), color=colour, linewidth=1.8, marker=_marker(steps))
-        stage = next(row["stage"] for row in run.metrics if stream in row)
-        panel.set(title=f"{stream.removeprefix('loss/')} (stage {stage})", ylabel="loss (nats)")
+        stage = next(row.get("stage") for row in run.metrics if stream in row)
+        where = f" (stage {stage})" if stage else ""
+        panel.set(title=f"{stream.removeprefix('loss/')}{where}", ylabel="loss (nats)")
         _steps(panel)
     smoothed = max(len(_series(run.metrics, stream)[0]) for stream in streams) >= 2 * SMOOTHING
     told = " (thin: as logged, thick: running mean)" if smoothed else ""
