@@ -62,6 +62,9 @@ setup(
         "words": WORDS,
         "docs": DOCS,
         "eval": EVAL,
+        "hub": ["huggingface_hub>=0.34"],
+        "wandb": ["wandb>=0.19"],
+        "trackio": ["trackio>=0.20"],
         "beam": ["apache-beam[tfrecord]==2.77.0", "protobuf>=6.31.1,<7"],
         "test": [
             *DEMO,

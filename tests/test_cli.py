@@ -124,7 +124,9 @@ def test_evaluate_adds_its_rows(place):
     before = _results(place)
     done = xalign("evaluate", "--gin_file=probes.gin", "--model_dir=run", "--step=4", cwd=place)
     assert done.returncode == 0, done.stderr
-    assert "windows = 8" in done.stdout and "windows = 16" in done.stdout
+    report = (place / "run" / "report.md").read_text()
+    assert "windows = 8" in report and "windows = 16" in report and len(done.stdout.splitlines()) < 25
+    assert done.stdout.splitlines()[-1] == "The page with all figures: run/report.html; all tables: run/report.md"
     mine = [row for row in _results(place) if row["step"] == 4 and row["probe"] == "perplexity"]
     by_windows = {row["settings"]["windows"]: row["n"] for row in mine}
     assert by_windows == {8: 8 * 32, 16: 16 * 64}  # beside the run's own
@@ -160,7 +162,8 @@ def test_a_run_is_evaluated_from_any_folder_and_on_other_text_without_its_own(pl
         other = xalign("evaluate", "--gin_file=other.gin", "--model_dir=run", cwd=tmp_path)
         assert other.returncode == 0, other.stderr
         missing = xalign("evaluate", "--gin_file=own.gin", "--model_dir=run", cwd=tmp_path)
-        assert missing.returncode == 2 and missing.stderr.splitlines()[-1] == f"xalign: {place}/text.txt: no such file"
+        said = f"xalign: {place}/text.txt: no such file, and run does not hold this text; say where it is now: --gin."
+        assert missing.returncode == 2 and missing.stderr.splitlines()[-1].startswith(said)
     finally:
         shutil.move(place / "gone.txt", place / "text.txt")
     assert "sentence_retrieval" in {row["probe"] for row in json.loads((tmp_path / "run" / "results.json").read_text())}
@@ -228,7 +231,19 @@ def test_bad_options_of_data_are_one_line(place, arguments, said):
 def test_preparation_and_training_say_what_became_of_the_dictionary(place):
     line = "dictionary: 160 of 200 entries are trained on and 40 held out"
     assert line in xalign("data", "prepare", "--gin_file=small.gin", cwd=place).stdout
-    assert line in xalign("train", "--gin_file=small.gin", "--model_dir=run", cwd=place).stderr
+    told = xalign("train", "--gin_file=small.gin", "--model_dir=run", cwd=place).stderr
+    assert line in told
+    # The summary of a run is a few lines. This run is finished, so it says nothing about its speed.
+    summary = told[told.index("recipe: ") :].splitlines()
+    assert [text.partition(":")[0] for text in summary] == [
+        "recipe",
+        "model",
+        "text",
+        "dictionary",
+        "devices",
+        "output",
+    ]
+    assert "all steps are taken" in summary[0]
 
 
 def test_stats_show_the_texts_and_the_dictionary_where_facts_are_refused(place):

@@ -111,6 +111,7 @@ def register() -> None:
     import xalign_jax.parametrizations.low_rank
     import xalign_jax.parametrizations.selection
     import xalign_jax.parametrizations.tied_rows
+    import xalign_jax.runtime.trackers
     import xalign_jax.training.optimizers  # noqa: F401
 
 

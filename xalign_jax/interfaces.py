@@ -12,6 +12,7 @@ its own, registered with gin; `docs/extending.md` has an example of four kinds:
 | Schedule        | Stage.schedule         | the learning rate at a step                                     |
 | Optimizer       | Stage.optimizer        | the direction of an update                                      |
 | Probe           | Stage.probes           | what is measured, and how reports show it                       |
+| Tracker         | Runtime.trackers       | who else gets a run's numbers, while it trains                  |
 | Measure         | ParallelText.measures  | a figure from vectors of parallel text (`evaluation.parallel`)  |
 
 Each of these classes is a frozen dataclass whose fields gin fills. It holds plain values, never arrays. `build`, `bind`
@@ -39,6 +40,8 @@ import gin
 
 # JAX is imported where it is needed only: commands and processes that read text start in half the time without it.
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import jax
     import numpy as np
     import optax
@@ -343,6 +346,7 @@ class Column(NamedTuple):
       short: its name in tables of many runs; "" = it is left out there.
       efficiency: `xalign compare` measures token efficiency by it; it must be an exp of a loss, one for each language.
       best: "highest" or "lowest", the better values; "" = neither is better.
+      meaning: a few words that stand behind the heading below a table; "" = the probe's meaning says enough.
     """
 
     heading: str
@@ -351,6 +355,7 @@ class Column(NamedTuple):
     short: str = ""
     efficiency: bool = False
     best: str = "highest"
+    meaning: str = ""
 
 
 class ProbedRun(NamedTuple):
@@ -435,6 +440,54 @@ class Probe(Table):
 
     def rows(self, run: ProbedRun) -> list[Row]:
         """The rows, each made by `evaluation.encode.row`."""
+        raise NotImplementedError
+
+
+class TrackedRun(NamedTuple):
+    """What a tracker gets when a run starts or continues.
+
+    Attributes:
+      name: the recipe's, with the seed.
+      id: the same whenever the run of a model directory continues: 12 hex digits.
+      folder: for files; a run in an object store copies it there.
+      step: of the checkpoint that the run continues from; 0 = it starts.
+      config: the recipe as JSON values.
+    """
+
+    name: str
+    id: str
+    folder: Path
+    step: int
+    config: Mapping[str, Any]
+
+
+class Tracking:
+    """A run at an open tracker. Only the first process of a run has one."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of a step. After a restart, steps that were taken again come again."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Write what is held back, before a checkpoint."""
+
+    def finish(self) -> None:
+        """Close the run. It may continue later."""
+
+
+class Tracker:
+    """Gets a run's metrics and the results of its probes while it trains: plain values that gin fills. For example:
+
+    class Printed(Tracker):
+        def start(self, run):
+            return PrintedRun()     # a Tracking, whose `log(step, values)` prints
+    """
+
+    def check(self) -> None:
+        """Raise UserError for a package that is missing, in one line that says how to install it."""
+
+    def start(self, run: TrackedRun) -> Tracking:
+        """Open the run, or continue it if the tracker knows its id."""
         raise NotImplementedError
 
 

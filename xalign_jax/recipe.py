@@ -30,6 +30,7 @@ from xalign_jax.interfaces import (
     Parametrization,
     Probe,
     Schedule,
+    Tracker,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def freeze(config: object) -> None:
         # Annotations are strings here, such as "int | None".
         label, kind = _label(config, field.name), getattr(field.type, "__name__", str(field.type))
         value = _frozen(getattr(config, field.name), label)
-        if kind.startswith("tuple") and not isinstance(value, tuple):
+        optional = value is None and kind.endswith(" | None")
+        if kind.startswith("tuple") and not isinstance(value, tuple) and not optional:
             raise UserError(f"{label} = {value!r}: expected a list")
         # Only fields whose annotation has nothing but plain types are checked.
         kinds = kind.split(" | ")
@@ -308,6 +310,7 @@ class Runtime:
         "report" prints a line for each file, "refuse" stops before training, "ignore" does not look.
       watchdog_seconds: if no step finishes for so long, the run ends and prints the stacks of its threads; 0 = never.
         The first step of a stage may take an hour more.
+      trackers: who gets metrics and the results of probes, such as (@TensorBoard(), @Wandb()); None = TensorBoard.
     """
 
     mesh: tuple = ()
@@ -322,6 +325,7 @@ class Runtime:
     probe_every: int = 0
     watchdog_seconds: float = 1800.0
     leaks: str = "report"
+    trackers: tuple | None = None
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -329,6 +333,7 @@ class Runtime:
         within(self, "[0, inf)", "probe_every", "watchdog_seconds")
         one_of(self, "dtype", ("auto", "float32", "bfloat16"))
         one_of(self, "leaks", ("report", "refuse", "ignore"))
+        objects(self, "trackers", kind=Tracker)
         if not all(_is_a(size, "int") and (size == -1 or size >= 1) for size in self.mesh):
             raise UserError(f"Runtime.mesh = {self.mesh}: three numbers of devices, one of which may be -1")
         one_of(self, "matmul_precision", ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.feeds.codeswitch import Switch, build_table, switch
 from xalign_jax.data.feeds.words import WordFeed
 from xalign_jax.data.lexicon.entries import REASONS
-from xalign_jax.data.lexicon.lexicon import Lexicon, build_lexicon
+from xalign_jax.data.lexicon.lexicon import Lexicon, LexiconTable, build_lexicon
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.aligning.dictionary import DictionaryCounts
@@ -373,3 +374,29 @@ def test_saved_tables_are_readable(tokenizer, stores, tmp_path):
     assert lines[0] == ["concept", "split", "language", "word"]
     assert {line[1] for line in lines[1:]} == {"train", "dictionary", "heldout"}
     assert "heldout_concepts\t1\n" in (tmp_path / "report.tsv").read_text()
+
+
+@pytest.mark.parametrize("changes", [{}, {"shuffle": True}, {"homographs": 0.3}, {"languages": ("en_clone", "en")}])
+def test_saved_tables_are_read_back_to_the_bit(tokenizer, stores, tmp_path, changes):
+    lexicon = Lexicon(**changes)
+    table = build_lexicon(lexicon, tokenizer, stores)
+    table.save(tmp_path)
+    again = LexiconTable.load(tmp_path, tokenizer, lexicon.languages)
+    for split in ("train", "dictionary", "heldout"):
+        saved, read = (dataclasses.astuple(getattr(one, split)) for one in (table, again))
+        assert all(np.array_equal(one, other) for one, other in zip(saved, read, strict=True))
+    assert again.report == table.report
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda t: t[:-9], lambda t: t.replace("\ten\t", "\tfr\t"), lambda t: t + "x\n", None]
+)
+def test_damaged_tables_are_one_line(tokenizer, stores, tmp_path, damage):
+    build_lexicon(Lexicon(size=5), tokenizer, stores).save(tmp_path)
+    file = tmp_path / "lexicon.tsv"
+    if damage:
+        file.write_text(damage(file.read_text()))
+    else:
+        file.unlink()
+    with pytest.raises(UserError, match="not the words that a run saved there"):
+        LexiconTable.load(tmp_path, tokenizer, ("en", "en_clone"))

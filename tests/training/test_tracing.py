@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 
 import jax
@@ -93,12 +94,13 @@ def test_a_number_of_steps_is_at_least_one(value, capsys):
 
 def test_a_run_that_stops_within_a_trace_ends_it(tmp_path):
     planned = train.stages.plan(toy.recipe(STEPS), toy.SimpleNamespace(tokenizer=toy.ids()))[0]
+    meter = toy.SimpleNamespace(paused=contextlib.nullcontext)
     with (
         pytest.raises(KeyError),
-        Tracer(Profile(1, Report()), planned, 0, storage.model_directory(str(tmp_path))) as it,
+        Tracer(Profile(1, Report()), planned, 0, storage.model_directory(str(tmp_path)), meter) as it,
     ):
         for at in range(1, WARM + 1):
-            it.after(at, jax.numpy.zeros(()))
+            it.after(at, jax.numpy.zeros(()), str)
         raise KeyError
     # Only one trace can run at a time, so that this one would fail.
     with jax.profiler.trace(tmp_path / "other"):

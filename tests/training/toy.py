@@ -292,4 +292,4 @@ def train(options: dict[str, str]) -> None:
 
 def built(recipe: Recipe, runtime: Runtime) -> Built:
     """The recipe with its data, model and stages, as training builds it."""
-    return build_run(recipe, runtime, make_mesh(runtime.mesh), prepare(recipe), {})
+    return build_run(recipe, runtime, make_mesh(runtime.mesh), prepare(recipe, recipe, Path()), {})

@@ -19,8 +19,10 @@ from xalign_jax.interfaces import ModelConfig
 from xalign_jax.interop.architectures import table
 from xalign_jax.interop.folders import whole
 from xalign_jax.interop.importing import flat
+from xalign_jax.interop.licences import languages as texts_of
+from xalign_jax.interop.licences import used
 from xalign_jax.interop.mapping import Entry
-from xalign_jax.interop.model_card import model_card
+from xalign_jax.interop.model_card import LOCAL, Published, model_card
 from xalign_jax.interop.sentence_encoder import SentenceEncoder, write_sentence_encoder
 from xalign_jax.interop.tokenizers.check import difference, texts_around_unusual
 from xalign_jax.interop.tokenizers.tokenizers import write_tokenizers
@@ -48,6 +50,7 @@ def export_model(
     overwrite: bool = False,
     params: str = "model",
     encoder: SentenceEncoder | None = None,
+    published: Published = LOCAL,
 ) -> Exported:
     """Write config.json, safetensors shards, tokenizers and a model card.
 
@@ -59,6 +62,7 @@ def export_model(
       dtype: "float32", "bfloat16" or "float16".
       params: "model", or "momentum:<stream>" for the momentum encoder of a contrast.
       encoder: make the folder one of sentence-transformers as well.
+      published: licence and place of the model, for its card.
 
     Raises:
       UserError: there is no such checkpoint, `output` holds an export, or transformers has no such model.
@@ -95,6 +99,9 @@ def export_model(
             languages=languages,
             architecture=name,
             clones=tokenizer.clones > 0,
+            data=used(environment),
+            texts=texts_of(environment),
+            published=published,
         )
         (building / "README.md").write_text(card, encoding="utf-8")
     return Exported(model, values, tokenizer, table.of_config(config).auto)

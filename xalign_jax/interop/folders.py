@@ -43,6 +43,11 @@ def whole(folder: Path, option: str, overwrite: bool) -> Iterator[Path]:
         _removed(building)
 
 
+def written(folder: Path) -> list[str]:
+    """The names of the files that `whole` wrote into a folder, sorted. Raises UserError if there is no list of them."""
+    return sorted(_listed(folder))
+
+
 def _refuse(folder: Path, option: str, overwrite: bool) -> None:
     """Refuse a folder that may not be written, before hours are spent on its contents."""
     if not folder.exists():

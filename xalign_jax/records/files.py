@@ -26,6 +26,7 @@ ENVIRONMENT: dict[Any, Any] = {
     "recipe_name": str,
     "seed": int,
     "identity": str,
+    "run_id": str,
     "vocabulary_fingerprint": str,
     "git": TEXT,
     "texts": {str: {str: {str: str}}},
@@ -48,7 +49,7 @@ RESULT: dict[Any, Any] = {
 # Newer rows have these. `low` and `high` are an interval of 95 %.
 OPTIONAL: dict[Any, Any] = {"settings": (dict, type(None)), "data": TEXT, "reason": TEXT, "low": NUMBER, "high": NUMBER}
 # How reports show a probe (`interfaces.Probe.shown`), by its name.
-COLUMN: dict[Any, Any] = {"heading": str, "short": str, "best": str}
+COLUMN: dict[Any, Any] = {"heading": str, "short": str, "best": str, "meaning": str}
 SHOWN: dict[Any, Any] = {str: {"title": str, "meaning": str, "columns": {str: COLUMN}}}
 # Entries of pictures.json, and the fields of each kind (`records.pictures`).
 DRAWN: dict[Any, Any] = {"stage": str, "step": int, "probe": str, "settings": dict, "kind": str, "picture": dict}

@@ -77,6 +77,10 @@ class Shown:
         """The title of a probe's tables."""
         return self._titles[probe]
 
+    def meaning(self, probe: str) -> str:
+        """A sentence on what a probe measures; "" if no `probes.json` has one."""
+        return self.recorded.get(probe, {}).get("meaning", "")
+
     def by_level(self, probe: str) -> bool:
         """Whether tables have a column for each level of a probe."""
         return probe in self._by_level

@@ -34,13 +34,18 @@ STYLES, HATCHES = ("-", "--", ":"), ("", "..", "xx")
 MARKERS = "osD^vPX*"
 SMOOTHING = 40  # a running mean takes this fraction of a curve
 FEW = 4  # a curve of fewer points has a mark at each
+ARMS = 4  # steps of a run in one picture
 
 
-def draw_run(run: Run, folder: Path) -> list[Path]:
-    """loss.png (each stream's loss by step), and a picture of each by-level probe, named after it."""
-    shown = shown_in([run])
-    keys = [key for key in keys_of([run], shown) if shown.by_level(key.probe)]
-    return _drawn(folder, [("loss", _loss(run)), *_probes([Arm(run.arm, (run,))], keys, shown)])
+def draw_run(arms: Sequence[Arm], folder: Path) -> list[Path]:
+    """loss.png (each stream's loss by step), and a picture of each probe that has headlines, named after it.
+
+    Args:
+      arms: the probed steps of one run, in order. The last ones are drawn.
+    """
+    runs = [run for arm in arms[-ARMS:] for run in arm.runs]
+    shown = shown_in(runs)
+    return _drawn(folder, [("loss", _loss(runs[-1])), *_probes(arms[-ARMS:], keys_of(runs, shown), shown)])
 
 
 def draw_comparison(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown, folder: Path) -> list[Path]:
@@ -119,11 +124,13 @@ def legend(figure: Figure, panels: Sequence[Axes]) -> None:
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _explain(figure: Figure, title: str, arms: Sequence[Arm]) -> None:
-    """The picture's title, and the meaning of the marks on the bars, if there are any."""
+def _explain(figure: Figure, probe: str, shown: Shown, arms: Sequence[Arm]) -> None:
+    """The picture's title with the probe's meaning, and the meaning of the marks on the bars, if there are any."""
     marks = any(len(arm.runs) > 1 for arm in arms)
     told = "\n(bar: mean over seeds, line: standard deviation, dots: seeds)" if marks else ""
-    figure.suptitle(title + told, fontsize=10)
+    title = f"{shown.title(probe)}. {shown.meaning(probe)}".removesuffix(". ")
+    letters = int(figure.get_figwidth() / 0.075)  # of the font below
+    figure.suptitle(textwrap.fill(title, letters) + told, fontsize=10)
 
 
 def _streams(rows: Sequence[Row]) -> list[str]:
@@ -165,9 +172,22 @@ def _loss(run: Run) -> Figure | None:
         colour = COLOURS[number % len(COLOURS)]
         panel.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         panel.plot(steps, _smooth(values), color=colour, linewidth=1.8, marker=_marker(steps))
-        panel.set(title=stream.removeprefix("loss/"), xlabel="step", ylabel="loss (nats)")
-    figure.suptitle(f"{run.arm}, seed {run.seed}: loss (thin: as logged, thick: running mean)", fontsize=10)
+        stage = next(row.get("stage") for row in run.metrics if stream in row)
+        where = f" (stage {stage})" if stage else ""
+        panel.set(title=f"{stream.removeprefix('loss/')}{where}", ylabel="loss (nats)")
+        _steps(panel)
+    smoothed = max(len(_series(run.metrics, stream)[0]) for stream in streams) >= 2 * SMOOTHING
+    told = " (thin: as logged, thick: running mean)" if smoothed else ""
+    figure.suptitle(f"{run.arm}, seed {run.seed}: training loss of each stream{told}", fontsize=10)
     return figure
+
+
+def _steps(panel: Axes) -> None:
+    """An axis of steps, which are whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    panel.set_xlabel("step")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _curves(arms: Sequence[Arm]) -> Figure | None:
@@ -191,7 +211,8 @@ def _curves(arms: Sequence[Arm]) -> Figure | None:
             if len(series) > 1:
                 spread = np.nanstd(curves, axis=0, ddof=1)
                 panel.fill_between(steps, mean - spread, mean + spread, color=style(number)["color"], alpha=0.2, lw=0)
-        panel.set(title=stream.removeprefix("loss/"), xlabel="step", ylabel="loss (nats, running mean)")
+        panel.set(title=stream.removeprefix("loss/"), ylabel="loss (nats, running mean)")
+        _steps(panel)
     legend(figure, panels)
     return figure
 
@@ -230,7 +251,7 @@ def _by_level(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Figure 
             [panel for panel, one in zip(panels, panels_of, strict=True) if one.metric == metric],
             [value for key in found if key.metric == metric for arm in arms for value in arm.values(key)],
         )
-    _explain(figure, shown.title(found[0].probe), arms)
+    _explain(figure, found[0].probe, shown, arms)
     legend(figure, panels)
     return figure
 
@@ -259,7 +280,7 @@ def _bars(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> Figure | No
         panel.set_ylabel("" if mixed else shown.column(bars[0]).heading)
         values = [value for key in bars for arm in arms for value in arm.values(key)]
         _scale([panel], [*values, *chance])
-    _explain(figure, shown.title(found[0].probe), arms)
+    _explain(figure, found[0].probe, shown, arms)
     legend(figure, panels)
     return figure
 

@@ -11,6 +11,7 @@ from xalign_jax.records.shown import Key, Shown
 from xalign_jax.reports import efficiency, plots
 from xalign_jax.reports.tables import (
     Arm,
+    Grid,
     Run,
     column_name,
     describe,
@@ -26,9 +27,10 @@ from xalign_jax.reports.tables import (
     shown_in,
     tell_apart,
 )
+from xalign_jax.reports.words import CONTROLS, meaning
 
-# control -> its name in tables, in this order; other controls follow.
-CONTROLS = {"untrained": "untrained", "shuffled": "shuffled", "ngram": "n-grams"}
+LINES = 12  # of headlines that a terminal shows
+STEPS = 3  # probed steps beside them
 
 
 def report(model_dir: Path) -> str:
@@ -40,14 +42,48 @@ def report(model_dir: Path) -> str:
     # A `Run` is a model directory at one probed step. The newest is the report's; earlier ones are lines of its tables.
     steps = tell_apart(read_runs(model_dir, needs_results=False))
     run = steps[-1]
-    title = f"# {run.arm}, seed {run.seed}\n\nVocabulary {run.fingerprint}."
+    title = (
+        f"# {run.arm}, seed {run.seed}\n\nThe figures of one run, by the stage and step at which they were measured. "
+        f"`xalign compare` puts several runs side by side. Figures per token compare only within one vocabulary; this "
+        f"one is {run.fingerprint}."
+    )
     arms = [Arm(f"{one.stage}, step {one.step}", (one,)) for one in steps]
     shown = shown_in(steps)
     body = _sections(arms, keys_of(steps, shown), shown) or "No probe has run yet."
-    pictures = plots.draw_run(run, model_dir)
+    pictures = plots.draw_run(arms, model_dir)
     text = "\n\n".join([title, body, *_pictures(pictures)]) + "\n"
     (model_dir / "report.md").write_text(text, encoding="utf-8")
     return text
+
+
+def headlines(model_dir: Path) -> Grid:
+    """The headlines of a run, for a terminal: a line for each, with its newest values and its controls.
+
+    Raises:
+      UserError: it is not a model directory.
+    """
+    steps = tell_apart(read_runs(model_dir, needs_results=False))
+    shown = shown_in(steps)
+    arms = [Arm(f"{one.stage}, step {one.step}", (one,)) for one in steps[-STEPS:]]
+    measured = {key for arm in arms for run in arm.runs for key in run.values}
+    keys = [key for key in keys_of(steps, shown) if key in measured]
+    chosen = _summary(keys, shown)
+    # Lines of tables have values side by side; here they are columns, since terminals are narrow.
+    controls = [key for key in keys if key.control and key._replace(control=None) in chosen]
+    names, _, *values = zip(*_lines(arms, [*chosen, *controls]), strict=True)
+    headings = [full_heading(key, shown) for key in chosen]
+    rows = [[heading, *cells] for heading, cells in zip(headings, values, strict=True)]
+    left = len(rows) - LINES
+    note = f"and {left} more lines in the report" if left > 0 else "" if rows else "No probe has a headline."
+    return Grid(f"{steps[-1].arm}, seed {steps[-1].seed}", ["", *names], rows[:LINES], note)
+
+
+def summary(model_dirs: Sequence[Path]) -> tuple[list[str], Grid]:
+    """The notes and the summary of `compare`, for a terminal. Raises UserError as it does."""
+    arms, keys, shown, notes = _compared(model_dirs)
+    chosen = _summary(keys, shown)
+    header = ["", "runs", *(full_heading(key, shown) for key in chosen)]
+    return notes, Grid("Comparison", header, _lines(arms, chosen))
 
 
 def compare(model_dirs: Sequence[Path], output: Path) -> str:
@@ -60,6 +96,25 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
     Raises:
       UserError: a directory is not a model directory or has no results.
     """
+    arms, keys, shown, notes = _compared(model_dirs)
+    output.mkdir(parents=True, exist_ok=True)
+    # Pictures show the ends of runs only: earlier steps would double the number of bars.
+    ends = [arm for arm in arms if not arm.early]
+    measured = {key for arm in ends for run in arm.runs for key in run.values}
+    pictures = plots.draw_comparison(ends, [key for key in keys if key in measured], shown, output)
+    # The summary has a column for each headline; the sections below it have every value.
+    chosen = _summary(keys, shown)
+    table = "## Summary\n\n" + _table(arms, chosen, [full_heading(key, shown) for key in chosen])
+    # Notes and the summary first, then every value, then pictures.
+    body = [table, *filter(None, [efficiency.section(ends, shown)]), _sections(arms, keys, shown)]
+    text = "\n\n".join(["# Comparison", *notes, *body, *_pictures(pictures)]) + "\n"
+    (output / "table.md").write_text(text, encoding="utf-8")
+    _write_csv(output / "table.csv", arms, keys)
+    return text
+
+
+def _compared(model_dirs: Sequence[Path]) -> tuple[list[Arm], list[Key], Shown, list[str]]:
+    """(arms, what is compared, how it is shown, notes) of several runs."""
     # A directory that is named twice counts once.
     directories = dict.fromkeys(path.resolve() for path in model_dirs)
     runs = tell_apart([run for directory in directories for run in read_runs(directory)])
@@ -72,20 +127,7 @@ def compare(model_dirs: Sequence[Path], output: Path) -> str:
         notes.append(_vocabularies(arms, keys, shown))
         keys = [key for key in keys if not shown.column(key).per_token]
     notes += _steps(arms)
-    output.mkdir(parents=True, exist_ok=True)
-    # Pictures show the ends of runs only: earlier steps would double the number of bars.
-    ends = [arm for arm in arms if not arm.early]
-    measured = {key for arm in ends for run in arm.runs for key in run.values}
-    pictures = plots.draw_comparison(ends, [key for key in keys if key in measured], shown, output)
-    # The summary has a column for each headline; the sections below it have every value.
-    chosen = _summary(keys, shown)
-    summary = "## Summary\n\n" + _table(arms, chosen, [full_heading(key, shown) for key in chosen])
-    # Notes and the summary first, then every value, then pictures.
-    body = [summary, *filter(None, [efficiency.section(ends, shown)]), _sections(arms, keys, shown)]
-    text = "\n\n".join(["# Comparison", *notes, *body, *_pictures(pictures)]) + "\n"
-    (output / "table.md").write_text(text, encoding="utf-8")
-    _write_csv(output / "table.csv", arms, keys)
-    return text
+    return arms, keys, shown, notes
 
 
 def _vocabularies(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
@@ -115,7 +157,8 @@ def _steps(arms: Sequence[Arm]) -> list[str]:
 
 
 def _sections(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
-    """A table for each thing measured: arms, then controls. Below it n, and the conditions if they differ."""
+    """A table for each thing measured: arms, then controls. Below it what it means, n, and conditions that differ."""
+    told: set[str] = set()
     known = {name: about for arm in arms for run in arm.runs for name, about in run.conditions.items()}
     parts = []
     # `keys` are in the order of the tables, so that those of one table are neighbours.
@@ -123,13 +166,14 @@ def _sections(arms: Sequence[Arm], keys: Sequence[Key], shown: Shown) -> str:
         found = list(members)
         headings = [heading(key, shown) for key in found if key.control is None]
         names = list(dict.fromkeys(key.conditions for key in found))
-        below = []
+        words = meaning(found, shown, told)
+        below = [words] if words else []
         # One line for each set of conditions; a single set without a name needs none.
         for name in names:
             # Probes measure on as many items in every run, or within a range.
             n = _counts(arms, [key for key in found if key.conditions == name])
-            told = names != [""]
-            below.append(f"{name or 'unnamed'}: n = {n}, {describe(name, known)}." if told else f"n = {n}.")
+            several = names != [""]
+            below.append(f"{name or 'unnamed'}: n = {n}, {describe(name, known)}." if several else f"n = {n}.")
         parts.append("\n\n".join([f"## {title}", _table(arms, found, headings), *below]))
     return "\n\n".join(parts)
 
@@ -146,6 +190,11 @@ def _table(arms: Sequence[Arm], keys: Sequence[Key], headings: Sequence[str]) ->
     Args:
       headings: of the keys that belong to no control.
     """
+    return markdown(["", "runs", *headings], _lines(arms, keys))
+
+
+def _lines(arms: Sequence[Arm], keys: Sequence[Key]) -> list[list[str]]:
+    """The cells of a table without its header."""
     plain = [key for key in keys if key.control is None]
     rows = [[arm.name, str(len(arm.runs)), *(_cell(arm.values(key)) for key in plain)] for arm in arms]
     runs = sorted((run for arm in arms for run in arm.runs), key=lambda run: run.step)
@@ -155,7 +204,7 @@ def _table(arms: Sequence[Arm], keys: Sequence[Key], headings: Sequence[str]) ->
         if have:
             name = f"control: {CONTROLS.get(control, control)}"
             rows.append([name, str(len(have)), *(_cell(_of_control(runs, key, control)) for key in plain)])
-    return markdown(["", "runs", *headings], rows)
+    return rows
 
 
 def _of_control(runs: Sequence[Run], key: Key, control: str) -> list[float]:

@@ -9,7 +9,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xalign_jax.errors import UserError
 from xalign_jax.records.files import read_environment, read_metrics, read_results, read_shown
@@ -299,6 +299,20 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; None for a single value, or where a value is not finite."""
     spread = len(values) > 1 and all(map(math.isfinite, values))
     return statistics.fmean(values), statistics.stdev(values) if spread else None
+
+
+class Grid(NamedTuple):
+    """A table for a terminal.
+
+    Attributes:
+      header: of the columns; the first one is on the left and names the rows.
+      note: a line below; "" = none.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

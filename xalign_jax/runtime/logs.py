@@ -1,4 +1,4 @@
-"""Writes metrics (`metrics.jsonl`, TensorBoard) and results (`results.json`). One process writes; restarts are safe."""
+"""Writes metrics (`metrics.jsonl`, trackers) and results (`results.json`). One process writes; restarts are safe."""
 
 from __future__ import annotations
 
@@ -14,34 +14,31 @@ from typing import Any
 from etils import epath
 
 from xalign_jax.errors import UserError
-from xalign_jax.records.files import metrics_rows, read_shown
+from xalign_jax.interfaces import Row, TrackedRun, Tracker
+from xalign_jax.records.files import metrics_rows, read_environment, read_shown
 from xalign_jax.records.pictures import Drawn
 from xalign_jax.runtime.storage import is_remote, upload, write_atomically
-
-
-def _summary_writer() -> Any:
-    """tensorboardX's writer. Its import of PyTorch, if that is installed, takes seconds and is prevented."""
-    loaded = sys.modules.get("torch")
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if loaded is None:
-            del sys.modules["torch"]
-        else:
-            sys.modules["torch"] = loaded
-    return SummaryWriter
+from xalign_jax.runtime.trackers import DEFAULT, Trackings, of_rows
 
 
 class MetricsLog:
-    """Appends rows to `metrics.jsonl` and to TensorBoard event files of one model directory.
+    """Appends rows to `metrics.jsonl` of one model directory, and passes them on to trackers.
 
     Opening the log at a restored step drops the rows beyond that step, so that no step is logged twice. Objects in an
     object store cannot be appended to: for a directory there, the files are kept in a local folder, and `sync` copies
-    them. TensorBoard files are written by tensorboardX, because clu's writer would load TensorFlow.
+    them.
     """
 
-    def __init__(self, directory: epath.Path, restored_step: int) -> None:
+    def __init__(
+        self, directory: epath.Path, restored_step: int, trackers: Sequence[Tracker] = DEFAULT, name: str = "run"
+    ) -> None:
+        """
+        Args:
+          name: of the run, for trackers.
+
+        Raises:
+          RunError: a tracker does not start.
+        """
         self._directory = directory
         self._remote = is_remote(directory)
         self._folder = Path(tempfile.mkdtemp(prefix="xalign-logs-")) if self._remote else Path(directory)
@@ -51,25 +48,32 @@ class MetricsLog:
             path.write_bytes((directory / path.name).read_bytes())
         keep_rows(path, lambda row: row["step"] <= restored_step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = _summary_writer()(str(self._folder), purge_step=restored_step + 1)
+        environment = read_environment(directory)
+        about = TrackedRun(
+            name, environment.get("run_id", ""), self._folder, restored_step, environment.get("recipe", {})
+        )
+        self._trackings = Trackings(trackers, about)
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Append one row of plain numbers."""
         self._file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._trackings.log(step, values)
+
+    def results(self, step: int, rows: Sequence[Row]) -> None:
+        """Pass the rows of probes on to trackers."""
+        self._trackings.log(step, of_rows(rows))
 
     def sync(self) -> None:
         """Copy new rows to the object store. Call it before a checkpoint, so that a restart misses no rows."""
         if self._remote:
-            self._board.flush()
+            self._trackings.flush()
             upload(self._folder, self._directory)
 
     def close(self) -> None:
         """Flush and close all files."""
         self._file.close()
-        self._board.close()
+        self._trackings.finish()
         self.sync()
         if self._remote:
             shutil.rmtree(self._folder)

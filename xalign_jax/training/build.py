@@ -17,7 +17,7 @@ from xalign_jax.interfaces import Coordinates, ProbedRun
 from xalign_jax.models.model import Model, build
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json
 from xalign_jax.runtime.cluster import distributed
-from xalign_jax.training import checks, inputs, leaks, run_directory, stages, state
+from xalign_jax.training import carried, checks, inputs, leaks, run_directory, stages, state
 from xalign_jax.training.stages import PlannedStage
 from xalign_jax.training.state import Layout, TrainState
 
@@ -49,21 +49,20 @@ class Built:
         return self.model.bind(params["model"], params["heads"])
 
 
-def prepare(recipe: Recipe) -> Corpus:
+def prepare(recipe: Recipe, here: Recipe, model_dir: epath.Path) -> Corpus:
     """Tokenise what no cache holds yet, and open everything that the recipe reads.
 
     Process 0 prepares first. Other hosts find everything done if they share its cache, and else prepare their own.
+
+    Args:
+      here: the recipe with which data is opened on this machine (`carried.here`).
     """
     if distributed.is_main():
-        stages.prepare_data(recipe)
+        stages.prepare_data(here)
     distributed.wait_for_all("data")
     if not distributed.is_main():
-        stages.prepare_data(recipe)
-    corpus = stages.load_data(recipe)
-    # The dictionary's size and coverage, once for the whole run.
-    if distributed.is_main() and corpus.lexicon is not None:
-        print(*corpus.lexicon.summary, sep="\n", file=sys.stderr, flush=True)
-    return corpus
+        stages.prepare_data(here)
+    return carried.complete(recipe, stages.load_data(here), model_dir)
 
 
 def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus, read: inputs.Inputs) -> Built:

@@ -21,7 +21,7 @@ from xalign_jax.recipe import Recipe, Runtime
 from xalign_jax.records.files import read_pictures, read_results
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.restore import restore_heads, restore_model
-from xalign_jax.training import checks, inputs, run_directory, stages
+from xalign_jax.training import carried, checks, inputs, run_directory, stages
 from xalign_jax.training.build import build_model
 from xalign_jax.training.probing import run_probes
 
@@ -30,7 +30,7 @@ class RunData:
     """A run's data for probes (`data.corpus.CorpusView`): the vocabulary that the run wrote, and the rest on demand.
 
     The run's texts and dictionaries are opened when a probe first asks for them, so that a probe of other text needs
-    none of them.
+    none of them. A directory that was moved without its texts still has its words.
 
     Raises:
       UserError: on opening them, if they have changed since the run was trained.
@@ -43,9 +43,19 @@ class RunData:
     @functools.cached_property
     def _opened(self) -> Corpus:
         # As a restart of training would do: prepare, open, and refuse data that has changed.
-        stages.prepare_data(self._recipe)
-        corpus = stages.load_data(self._recipe)
+        here = carried.here(self._recipe, self._model_dir, probes=False)
+        stages.prepare_data(here)
+        corpus = carried.complete(self._recipe, stages.load_data(here), self._model_dir)
         run_directory.claim_data(self._model_dir, corpus)
+        run_directory.claim_inputs(self._model_dir, inputs.of_data(self._recipe, corpus))
+        return corpus
+
+    @functools.cached_property
+    def _words(self) -> Corpus:
+        """The corpus; where its texts are gone, only the words and facts that the directory carries."""
+        if not carried.lost_texts(self._recipe):
+            return self._opened
+        corpus = carried.words_alone(self._recipe, self.tokenizer, self._model_dir)
         run_directory.claim_inputs(self._model_dir, inputs.of_data(self._recipe, corpus))
         return corpus
 
@@ -58,12 +68,12 @@ class RunData:
     def lexicon(self) -> LexiconTable | None:
         """The recipe's dictionary."""
         # Without opening any text where the recipe has none. Likewise below.
-        return None if self._recipe.lexicon is None else self._opened.lexicon
+        return None if self._recipe.lexicon is None else self._words.lexicon
 
     @property
     def facts(self) -> FactTable | None:
         """The recipe's facts."""
-        return None if self._recipe.facts is None else self._opened.facts
+        return None if self._recipe.facts is None else self._words.facts
 
 
 def restored(

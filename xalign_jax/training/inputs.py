@@ -16,6 +16,7 @@ from xalign_jax.data.lexicon.files import cldr_dictionary
 from xalign_jax.data.lexicon.lexicon import Lexicon
 from xalign_jax.data.text.stamps import hash_file, stamp_package
 from xalign_jax.recipe import Recipe, resolve
+from xalign_jax.remote_files import MISSING, file_state
 from xalign_jax.runtime import storage
 from xalign_jax.runtime.restore import newest_params
 
@@ -84,11 +85,11 @@ def _dictionaries(lexicon: Lexicon) -> Inputs:
         entries = repr(cldr_dictionary(lexicon.bases).entries).encode()
         _, name, version = stamp_package("Babel")
         return {"Lexicon.source": Input(f"{name} {version}", _hash(np.frombuffer(entries, np.uint8)))}
-    # Other sources read files. The clone source reads none.
-    paths = [path if isinstance(path, str) else path[0] for path in lexicon.paths]
+    # Other sources read files. The clone source reads none. A file that is gone was read when the run started.
     return {
         f"Lexicon.paths[{number}]": Input(resolve(path), hash_file(resolve(path))[:16])
-        for number, path in enumerate(paths)
+        for number, (path, _, _) in enumerate(lexicon.files)
+        if file_state(resolve(path))[0] != MISSING
     }
 
 
@@ -113,10 +114,9 @@ def _source(module: str) -> str | None:
     places = (Path(folder, file) for folder in ("", *sys.path) for file in (f"{name}.py", f"{name}/__init__.py"))
     return next((resolve(place) for place in places if place.is_file()), None)
 
-    """16 hex digits of arrays' dtypes, shapes and contents."""
-
 
 def _hash(*arrays: np.ndarray) -> str:
+    """16 hex digits of arrays' dtypes, shapes and contents."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())

@@ -12,6 +12,7 @@ from xalign_jax.interfaces import Probe, ProbedRun, Row
 from xalign_jax.recipe import as_json
 from xalign_jax.records.pictures import Drawn, Picture, wrong
 from xalign_jax.runtime.cluster import distributed
+from xalign_jax.runtime.logs import MetricsLog
 from xalign_jax.training import run_directory
 from xalign_jax.training.build import Built
 from xalign_jax.training.stages import PlannedStage
@@ -44,13 +45,17 @@ def due(run: Built, planned: PlannedStage, step: int) -> bool:
     return every > 0 and step % every == 0 and planned.first_step < step < planned.last_step
 
 
-def probe(run: Built, planned: PlannedStage, current: TrainState, step: int, model_dir: epath.Path) -> None:
-    """Run the stage's probes and add their rows and pictures to the model directory."""
+def probe(
+    run: Built, planned: PlannedStage, current: TrainState, step: int, model_dir: epath.Path, log: MetricsLog | None
+) -> None:
+    """Run the stage's probes, and add their rows and pictures to the model directory and to the log of the run."""
     stage, seed = planned.stage, run.recipe.seed
     rows, drawn = run_probes(stage.probes, ProbedRun(run.bound(stage, current), run.corpus, seed, stage.name, step))
     if distributed.is_main():
         run_directory.add_pictures(model_dir, drawn)
         run_directory.add_results(model_dir, stage.probes, rows, stage.name, step, seed)
+    if log is not None:
+        log.results(step, rows)
 
 
 def probed(planned: PlannedStage, step: int, model_dir: epath.Path) -> bool:

@@ -12,6 +12,7 @@ import json
 import math
 import platform
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from xalign_jax.records.pictures import Drawn
 from xalign_jax.runtime.checkpoints import Checkpoints
 from xalign_jax.runtime.logs import write_pictures, write_results, write_shown
 from xalign_jax.runtime.storage import as_local, write_atomically
-from xalign_jax.training import inputs
+from xalign_jax.training import carried, inputs
 
 # Packages whose version can change what a run computes.
 PACKAGES = (
@@ -60,7 +61,7 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
     read_results(model_dir)
     read_pictures(model_dir)
     known, done = _known(model_dir)
-    found = _changes(known, recipe)
+    found = _changes(known, recipe, moves=done > 0)
     if extend and _only_longer(found, recipe):
         _refuse_another_rate(recipe, found[0][1], done)
     elif found:
@@ -68,14 +69,17 @@ def claim(model_dir: Path | epath.Path, recipe: Recipe, extend: bool) -> None:
         raise UserError(f"{model_dir} holds another recipe's run: {_in_words(found)}. Choose another --model_dir{hint}")
 
 
-def _changes(known: dict[str, Any], recipe: Recipe) -> list[tuple[str, Any, Any]]:
+def _changes(known: dict[str, Any], recipe: Recipe, moves: bool = True) -> list[tuple[str, Any, Any]]:
     """(path, value there, value here) of each difference from the known recipe; nothing where none is known.
 
     A recipe is the same if its paths lie in the same places, or are spelled the same.
     """
     found = _differing(known["recipe"], as_json(recipe)) if "recipe" in known else []
     # Compare both ways, as spelled and with absolute paths, and take the way with fewer differences.
-    return min(_differing(known["located"], as_json(located(recipe))), found, key=len) if "located" in known else found
+    if "located" not in known:
+        return found
+    there = _differing(known["located"], as_json(located(recipe)))
+    return min([one for one in there if not (moves and carried.moved(*one[1:]))], found, key=len)
 
 
 def _only_longer(found: list[tuple[str, Any, Any]], recipe: Recipe) -> bool:
@@ -120,9 +124,9 @@ def check_config(model_dir: Path, recipe: Recipe) -> None:
         )
 
 
-def differences(there: object, here: object) -> str:
-    """The first five places where two recipes' values (`recipe.as_json`) differ, in words."""
-    return _in_words(_differing(there, here))
+def differences(there: Recipe, here: Recipe) -> str:
+    """The first five places where two recipes differ, in words; "" if only places of files do that are gone."""
+    return _in_words(_changes({"located": as_json(located(there)), "recipe": as_json(there)}, here))
 
 
 def _in_words(found: list[tuple[str, Any, Any]]) -> str:
@@ -227,15 +231,17 @@ def describe(
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "config.gin", as_gin(located(recipe), runtime))
-    # A restart may spell paths in another way. The run keeps the identity that it started with.
-    first = {"identity": identity(recipe), "recipe": as_json(recipe), "located": as_json(located(recipe))}
+    # A restart may spell paths in another way, or find files in another place. The run keeps the identity that it
+    # started with.
+    first = {"identity": identity(recipe), "recipe": as_json(recipe)}
     known = read_environment(directory)
-    if known.get("located") == first["located"]:
+    if "located" in known and not _changes(known, recipe):
         first = {key: known[key] for key in first}
     # The recipe, where it runs, what computes it, and what it reads.
     environment = {
         "recipe_name": name,
         "seed": recipe.seed,
+        "run_id": known.get("run_id") or uuid.uuid4().hex[:12],  # for trackers, which know runs by ids
         "folder": str(Path.cwd()),
         "vocabulary_fingerprint": corpus.tokenizer.fingerprint,
         "versions": versions(),
@@ -247,6 +253,7 @@ def describe(
         "texts": texts(corpus),
         "inputs": read,
         **first,
+        "located": as_json(located(recipe)),
     }
     write_atomically(directory / "environment.json", json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
     # Local copies: evaluation and export need the vocabulary without the recipe's own files.

@@ -17,10 +17,12 @@ from typing import Any
 
 import jax
 from etils import epath
+from tqdm import tqdm
 
 from xalign_jax.errors import UserError
 from xalign_jax.runtime import storage
 from xalign_jax.runtime.cluster import distributed
+from xalign_jax.training.meter import Meter
 from xalign_jax.training.stages import PlannedStage
 
 WARM = 3  # steps before the trace: one that compiles, and two whose time is compared with that of traced steps
@@ -103,8 +105,10 @@ class Tracer:
     The first process alone traces. A stage is traced once: an interrupted run repeats its command, `--profile` included.
     """
 
-    def __init__(self, profile: Profile | None, planned: PlannedStage, done: int, model_dir: epath.Path) -> None:
-        self._profile, self._stage = profile, planned.stage.name
+    def __init__(
+        self, profile: Profile | None, planned: PlannedStage, done: int, model_dir: epath.Path, meter: Meter
+    ) -> None:
+        self._profile, self._stage, self._meter = profile, planned.stage.name, meter
         self._target = model_dir / FOLDER / self._stage
         # Steps are counted from 1 here: `first` is the first traced one. 0 = none.
         first = max(done, planned.first_step) + WARM + 1
@@ -129,14 +133,15 @@ class Tracer:
         if self._running:
             self._stop()
 
-    def after(self, at: int, metrics: Any) -> bool:
-        """Note that step `at` was called; returns True if the trace has just ended, and `report` can be called.
+    def after(self, at: int, metrics: Any, program: Callable[[], str]) -> None:
+        """Note that step `at` was called. After the last step of the trace, write and print the report.
 
         Args:
           metrics: of the step. Where a trace begins or ends, this waits for them.
+          program: gives the text of the compiled step.
         """
         if not self._first or at not in (self._first - WARM, self._first - 1, self._last):
-            return False
+            return
         jax.block_until_ready(metrics)
         now = time.perf_counter()
         if at == self._first - 1:
@@ -145,9 +150,10 @@ class Tracer:
         elif at == self._last:
             self._seconds = (now - self._since) / (self._last - self._first + 1)
             self._stop()
-            return True
+            # The report's time is no time of steps.
+            with self._meter.paused():
+                tqdm.write(self._report(program()))
         self._since = time.perf_counter()
-        return False
 
     def _start(self) -> None:
         # JAX writes to local folders only.
@@ -164,7 +170,7 @@ class Tracer:
         with storage.writing(str(self._target)):
             jax.profiler.stop_trace()
 
-    def report(self, program: str) -> str:
+    def _report(self, program: str) -> str:
         """Write the report of the trace into the model directory; returns the text to print.
 
         Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,13 @@ from tqdm import tqdm
 
 from xalign_jax.errors import RunError
 from xalign_jax.recipe import Recipe, Runtime
-from xalign_jax.runtime import sharding
+from xalign_jax.runtime import sharding, trackers
 from xalign_jax.runtime.checkpoints import Checkpoints
 from xalign_jax.runtime.cluster import distributed, failures, lock
 from xalign_jax.runtime.cluster.preemption import StopNotice
 from xalign_jax.runtime.cluster.watchdog import Watchdog
 from xalign_jax.runtime.logs import MetricsLog
-from xalign_jax.training import checks, inputs, probing, run_directory, stages, tracing
+from xalign_jax.training import carried, checks, inputs, probing, run_directory, stages, summary, tracing
 from xalign_jax.training.build import Built, build_model, build_run, claim, prepare
 from xalign_jax.training.enter import batches, enter, save, start
 from xalign_jax.training.meter import Meter, NotFinite
@@ -67,15 +68,19 @@ def train(
     # read. `read` lists what the run reads, with fingerprints, so that a restart notices changes.
     model_dir = epath.Path(model_dir)
     checks.check(recipe)
+    for tracker in trackers.chosen(runtime):
+        tracker.check()
     read = claim(model_dir, recipe, runtime, extend)
 
     # Check shapes before any text is read, since tokenising may take hours: a blank vocabulary has the right size.
+    # A directory that was moved brings its vocabulary and its words with it.
     mesh = sharding.make_mesh(runtime.mesh)
-    blank = stages.blank_data(recipe).tokenizer
+    here = carried.here(recipe, model_dir, probes=True)
+    blank = stages.blank_data(here).tokenizer
     checks.check_shapes(recipe, runtime, build_model(recipe, runtime, blank), mesh)
 
     # Prepare: tokenise and open the data, which must be the data that the directory's checkpoints were trained on.
-    corpus = prepare(recipe)
+    corpus = prepare(recipe, here, model_dir)
     run_directory.claim_data(model_dir, corpus)
     read |= run_directory.claim_inputs(model_dir, inputs.of_data(recipe, corpus))
 
@@ -97,7 +102,9 @@ def train(
         # Restore the newest checkpoint or start the first stage, then train what remains, stage by stage.
         checkpoints = Checkpoints(model_dir / "checkpoints", keep=runtime.keep_checkpoints)
         current, first_stage = start(run, checkpoints)
-        with _log(model_dir, int(current.step)) as log:
+        if distributed.is_main():
+            print(*summary.start(run, name, model_dir, int(current.step)), sep="\n", file=sys.stderr, flush=True)
+        with _log(model_dir, int(current.step), runtime, f"{name}, seed {recipe.seed}") as log:
             for number, planned in enumerate(run.stages[first_stage:], first_stage):
                 if number > first_stage:
                     current = enter(run, number, current)
@@ -124,33 +131,30 @@ def _train_stage(
 
     Steps are counted over all stages: "step n" is the state after n updates. `current` is at a step of this stage.
     """
-    stage, runtime, done, last = planned.stage, run.runtime, int(current.step), planned.last_step
+    runtime, done, last = run.runtime, int(current.step), planned.last_step
 
-    # The update, one compiled function: (state, batches by stream) -> (next state, metrics).
-    languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
-    step = make_step(stage, run.coordinates[stage.name], run.model, planned.first_step, run.recipe.seed, languages)
-    update = jit_step(step, run.layout(stage).where)
-    meter, watchdog = Meter(planned, run.model, log), Watchdog(runtime.watchdog_seconds)
+    update = _update(run, planned)
+    meter, forecast = Meter(planned, run.model, log), summary.Forecast(run, planned, done)
+    watchdog = Watchdog(runtime.watchdog_seconds)
 
     # An earlier try may have been stopped after it saved this step and before it probed it.
     if probing.due(run, planned, done) and not probing.probed(planned, done, model_dir):
         with meter.paused():
-            probing.probe(run, planned, current, done, model_dir)
+            probing.probe(run, planned, current, done, model_dir, log)
     try:
-        with _bar(planned, done) as bar, watchdog, Tracer(profile, planned, done, model_dir) as tracer:
+        with _bar(planned, done) as bar, watchdog, Tracer(profile, planned, done, model_dir, meter) as tracer:
             read = batches(run, planned, done, last, planned.feeds)
             for at, batch in zip(range(done + 1, last + 1), read, strict=True):
                 # Update. This returns before the device has finished; only `meter` waits, a few steps behind.
                 with jax.profiler.StepTraceAnnotation(tracing.STEP, step_num=at):
                     current, metrics = update(current, batch)
                 meter.add(at, metrics)
+                forecast.add(at)
                 bar.update()
                 watchdog.beat()
 
                 # Trace, if asked. The text of the program is known, since the step has been compiled.
-                if tracer.after(at, metrics):
-                    with meter.paused():
-                        tqdm.write(tracer.report(_program(update, current, batch)))
+                tracer.after(at, metrics, functools.partial(_program, update, current, batch))
 
                 # Every process asks at every step whether to stop, and all hear yes at the same one.
                 stops = stop_notice.reached()
@@ -173,15 +177,23 @@ def _train_stage(
                 if probing.due(run, planned, at):
                     watchdog.pause()
                     with meter.paused():
-                        probing.probe(run, planned, current, at, model_dir)
+                        probing.probe(run, planned, current, at, model_dir, log)
     except NotFinite as found:
         checkpoints.wait()
         raise _failed(planned, found, model_dir) from None
 
     # The end of the stage: a run that is restarted here with all its steps done may have its results already.
     if not probing.probed(planned, last, model_dir):
-        probing.probe(run, planned, current, last, model_dir)
+        probing.probe(run, planned, current, last, model_dir, log)
     return current
+
+
+def _update(run: Built, planned: PlannedStage) -> Any:
+    """The update of a stage, one compiled function: (state, batches by stream) -> (next state, metrics)."""
+    stage, seed = planned.stage, run.recipe.seed
+    languages = {name: feed.feed.languages for name, feed in planned.feeds.items()}
+    step = make_step(stage, run.coordinates[stage.name], run.model, planned.first_step, seed, languages)
+    return jit_step(step, run.layout(stage).where)
 
 
 def _program(update: Any, current: TrainState, batch: Any) -> str:
@@ -190,13 +202,13 @@ def _program(update: Any, current: TrainState, batch: Any) -> str:
 
 
 @contextlib.contextmanager
-def _log(model_dir: epath.Path, at: int) -> Iterator[MetricsLog | None]:
+def _log(model_dir: epath.Path, at: int, runtime: Runtime, name: str) -> Iterator[MetricsLog | None]:
     """The log of a run that continues after step `at`; None on every process but the first, which alone writes it."""
     if not distributed.is_main():
         yield None
         return
     run_directory.drop_results_past(model_dir, at)
-    log = MetricsLog(model_dir, at)
+    log = MetricsLog(model_dir, at, trackers.chosen(runtime), name)
     try:
         yield log
     finally:
@@ -216,12 +228,12 @@ def _failed(planned: PlannedStage, found: NotFinite, model_dir: epath.Path) -> R
 
 
 def _bar(planned: PlannedStage, done: int) -> tqdm:
-    """The progress bar of a stage, which begins at the steps that are done."""
+    """The progress bar of a stage, which begins at the steps that are done; none for a stage without steps left."""
     return tqdm(
         total=planned.stage.steps,
         initial=done - planned.first_step,
         desc=planned.stage.name,
         unit="step",
-        disable=not distributed.is_main(),
+        disable=not distributed.is_main() or done == planned.last_step,
         mininterval=0.5 if sys.stderr.isatty() else 15,  # a log file gets a line, not a moving bar
     )

@@ -111,7 +111,7 @@ def _check_metrics(found: Any, folder: Path) -> None:
 def _read_config(folder: Path) -> Recipe:
     (recipe,) = config.load([str(folder / "config.gin")], [], (Recipe,))
     if run_directory._changes({"recipe": as_json(RECIPE)}, recipe):
-        run_directory.differences(as_json(RECIPE), as_json(recipe))  # what the refusal shows
+        run_directory.differences(RECIPE, recipe)  # what the refusal shows
         return RECIPE
     return recipe
 

@@ -16,11 +16,16 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
-    """Write the tables and plots, and print the tables."""
+    """Write the tables and plots, and print the summary."""
+    from xalign_jax.cli import terminal
     from xalign_jax.reports import report
     from xalign_jax.runtime import storage
 
     # Before any table is computed.
     storage.check_writable("--output", options.output)
-    print(report.compare(options.model_dirs, options.output))
+    report.compare(options.model_dirs, options.output)
+    notes, grid = report.summary(options.model_dirs)
+    print(*notes, sep="\n\n", end="\n\n")
+    terminal.show(grid)
+    print(f"All tables and plots: {options.output}/table.md")
     return DONE

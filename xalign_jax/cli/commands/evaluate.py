@@ -24,10 +24,9 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
-    """Run the probes on either kind of folder, print the report, and write the page."""
+    """Run the probes on either kind of folder, write the report, and print the headlines."""
+    from xalign_jax.cli import terminal
     from xalign_jax.interop.opening import is_model_directory
-    from xalign_jax.reports import report
-    from xalign_jax.reports.page.page import write_page
     from xalign_jax.runtime import storage
 
     # Classes must be registered before gin reads any configuration.
@@ -44,15 +43,14 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
         _directory(options.model, files, bindings, options.step)
     else:
         _folder(options.model, files, bindings, output)
-    print(report.report(output))
-    print(f"The page with all figures: {write_page(output)}")
+    terminal.finish(output, str(output))
     return DONE
 
 
 def _directory(model_dir: Path, files: list[str], bindings: list[str], step: int | None) -> None:
     """Load the run's own configuration, then that of the command line on top, and run its probes."""
     from xalign_jax import config
-    from xalign_jax.recipe import Evaluation, Recipe, Runtime, as_json, located
+    from xalign_jax.recipe import Evaluation, Recipe, Runtime
     from xalign_jax.training import evaluate, run_directory
 
     # `fixed` are the bindings that turn an imported model, which has no recipe, into one; a run of ours needs none.
@@ -64,11 +62,10 @@ def _directory(model_dir: Path, files: list[str], bindings: list[str], step: int
     # The command line may change the run's Runtime, as this may be another machine, but not its Recipe.
     # The run's configuration is the base, and the command line's files and bindings come on top.
     evaluation, runtime, bound = config.load(files, [*fixed, *bindings], (Evaluation, Runtime, Recipe), base=[own])
-    if located(bound) != located(recipe):
-        shown = run_directory.differences(as_json(located(recipe)), as_json(located(bound)))
+    if shown := run_directory.differences(recipe, bound):
         raise UserError(f"--model_dir={model_dir}: a run's recipe stays what it is, but {shown}")
     start_jax(runtime.matmul_precision)
-    evaluate.evaluate(recipe, runtime, model_dir, evaluation.probes, step)
+    evaluate.evaluate(bound, runtime, model_dir, evaluation.probes, step)
 
 
 def _folder(folder: Path, files: list[str], bindings: list[str], output: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xalign_jax.api import import_modules, start_jax
-from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder, add_model
+from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder, add_model, named
 from xalign_jax.cli.exits import DONE
 from xalign_jax.errors import UserError
 
@@ -31,13 +31,20 @@ def add(commands: Commands) -> None:
     parser.add_argument("--params", default="model", help='"model", or "momentum:<stream>" for a momentum encoder')
     parser.add_argument("--sentence_encoder", choices=("mean", "first", "pooler"), help="for sentence-transformers")
     parser.add_argument("--level", type=int, metavar="N", help="the sentence encoder's block; default: the last")
+    about = 'of the model, for its card, such as "apache-2.0"; default: unknown'
+    parser.add_argument("--licence", "--license", type=named, metavar="NAME", help=about)
+    about = "upload the files there (extra: hub); the repository is private"
+    parser.add_argument("--push_to_hub", type=named, metavar="USER/NAME", help=about)
+    parser.add_argument("--public", action="store_true", help="with --push_to_hub: make a public repository")
     parser.add_argument("--normalize", action="store_true", help="sentence vectors of unit length")
 
 
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
     """Export the model, then compare the files with it."""
+    from xalign_jax.interop import hub
     from xalign_jax.interop.exporting import export_model
     from xalign_jax.interop.importing import import_model
+    from xalign_jax.interop.model_card import LOCAL, Published
     from xalign_jax.interop.opening import is_model_directory
     from xalign_jax.interop.sentence_encoder import SentenceEncoder
     from xalign_jax.interop.verify import verify
@@ -45,6 +52,10 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.runtime.sharding import make_mesh
 
     storage.check_writable("--output", options.output)
+    if options.push_to_hub:
+        hub.check(options.push_to_hub, options.overwrite)
+    elif options.public:
+        raise UserError("--public needs --push_to_hub=USER/NAME")
     # Full precision, since the exported files are compared with what is computed here.
     start_jax("highest")
     mesh = make_mesh((1, -1, 1))
@@ -60,10 +71,21 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
             model_dir = Path(place) / options.model.name
             import_model(options.model, model_dir, mesh)
         exported = export_model(
-            model_dir, options.output, mesh, options.step, options.dtype, options.overwrite, options.params, encoder
+            model_dir,
+            options.output,
+            mesh,
+            options.step,
+            options.dtype,
+            options.overwrite,
+            options.params,
+            encoder,
+            Published(options.licence or LOCAL.licence, options.push_to_hub or LOCAL.place),
         )
         print(f"{options.output}: written")
         print(verify(options.output, exported, _validation_texts(model_dir, exported.tokenizer), options.dtype))
+    # Only what was verified is uploaded.
+    if options.push_to_hub:
+        print(f"{options.push_to_hub}: uploaded, {hub.push(options.output, options.push_to_hub, options.public)}")
     return DONE
 
 

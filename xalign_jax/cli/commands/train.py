@@ -33,9 +33,8 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
-    """Train until the end or until the run is told to stop, then print its report and write its page."""
-    from xalign_jax.reports import report
-    from xalign_jax.reports.page.page import write_page
+    """Train until the end or until the run is told to stop, then write its report and print the headlines."""
+    from xalign_jax.cli import terminal
     from xalign_jax.runtime import storage
     from xalign_jax.runtime.cluster import distributed, failures
     from xalign_jax.training.train import Interrupted, train
@@ -57,9 +56,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
         # The report reads the directory from disk; one in an object store is copied first, and its report goes back.
         if distributed.is_main():
             with storage.as_local(model_dir) as folder:
-                print(report.report(folder))
-                page = write_page(folder)
-            print(f"The page with all figures: {model_dir / page.name}")
+                terminal.finish(folder, str(model_dir))
     return DONE
 
 

@@ -29,7 +29,7 @@ from xalign_jax.data.store.store import Stores, training_stores
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.vocabulary import clone_index
 from xalign_jax.data.tokens.words import marks_words
-from xalign_jax.errors import UserError
+from xalign_jax.errors import UserError, one_line
 from xalign_jax.recipe import at_least_one, freeze, one_of, resolve, with_paths, within
 
 
@@ -220,6 +220,38 @@ class LexiconTable:
         (Path(directory) / "lexicon.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         report = "".join(f"{name}\t{count}\n" for name, count in self.report.items())
         (Path(directory) / "report.tsv").write_text(report, encoding="utf-8")
+
+    @staticmethod
+    def load(directory: str | Path, tokenizer: Tokenizer, languages: tuple[str, ...]) -> LexiconTable:
+        """The tables that `save` wrote, for the vocabulary that they were made for.
+
+        Args:
+          languages: of the lexicon, in its order.
+
+        Raises:
+          UserError: a file is missing or damaged.
+        """
+        place = Path(directory)
+        try:
+            _, *lines, end = (place / "lexicon.tsv").read_text(encoding="utf-8").split("\n")
+            if end:
+                raise ValueError("its last line is cut")
+            rows = [(int(number), split, languages.index(name), text) for number, split, name, text in _cells(lines)]
+            report = {name: int(count) for name, count in _cells((place / "report.tsv").read_text().splitlines())}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{place}: not the words that a run saved there ({one_line(error)})") from None
+        clones = [clone_index(language)[1] for language in languages]
+        tables: dict[str, list[Word]] = {"train": [], "dictionary": [], "heldout": []}
+        encoded = tokenizer.encode_words([text for *_, text in rows])
+        for (number, split, language, text), ids in zip(rows, encoded, strict=True):
+            final = tuple(tokenizer.clone(ids, clones[language]).tolist())
+            tables[split].append(Word(number, language, final, text))
+        train, dictionary, heldout = (concept_table(words, languages) for words in tables.values())
+        return LexiconTable(train, dictionary, heldout, report)
+
+
+def _cells(lines: Iterable[str]) -> list[list[str]]:
+    return [line.split("\t") for line in lines]
 
 
 def build_lexicon(lexicon: Lexicon, tokenizer: Tokenizer, stores: Stores) -> LexiconTable:

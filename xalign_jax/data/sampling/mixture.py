@@ -20,6 +20,11 @@ from xalign_jax.recipe import freeze, with_paths, within
 SEQIO = "seqio"  # the value of `Mixture.rates` that asks for the rates of a seqio Mixture
 
 
+def _located_licences(licences: Any) -> Any:
+    """`Mixture.licences` with absolute paths."""
+    return licences and tuple((canonical_task(task), licence) for task, licence in licences)
+
+
 def _located_sources(sources: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple((name, canonical_task(task)) for name, task in sources)
 
@@ -45,6 +50,8 @@ class Mixture:
       sources: short names of tasks for `rates`, {"wiki": "lines:en=wiki.txt"}. Each task is also named by itself.
       epochs: how often a text is read at most, for all texts or by member, {"en": 4, "wiki:de": 2}. A text that has been
         read so often has no more rows, and the others get them. None = no limit. The facts have none.
+      licences: of tasks, {"lines:en=wiki.txt": "CC-BY-SA-4.0"}, for the cards of exported models. Tasks that name data
+        sets have theirs already (`interop.licences`); None = no other licence is known.
 
     `rates` and `alpha` may change with the step: they may be `Piecewise` or `Linear` (`data.sampling.schedules`).
     """
@@ -57,6 +64,7 @@ class Mixture:
     where: Any = ()
     sources: Any = dataclasses.field(default=(), metadata=with_paths(_located_sources))
     epochs: Any = None
+    licences: Any = dataclasses.field(default=None, metadata=with_paths(_located_licences))
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -64,6 +72,7 @@ class Mixture:
             self._check_rates()
         self._check_sources()
         self._check_where()
+        self._check_licences()
         within(self, "[1, inf)", "cap")
         for where, limit in self.limits.items():
             if isinstance(limit, bool) or not isinstance(limit, int | float) or not 1 <= limit < math.inf:
@@ -115,6 +124,20 @@ class Mixture:
         for name in self.named:
             if ":" in name:
                 self.task_of(name.rpartition(":")[0])
+
+    def _check_licences(self) -> None:
+        """Raise UserError for licences that are no dict of texts, or for a task that `tasks` lacks."""
+        if self.licences is None:
+            return
+        if not isinstance(self.licences, tuple) or not all(
+            isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+            for pair in self.licences
+        ):
+            form = '{"lines:en=a.txt": "CC-BY-4.0"}'
+            raise UserError(f"Mixture.licences = {self.licences!r}: expected a dict such as {form}")
+        for task, _ in self.licences:
+            if canonical_task(task) not in canonical_tasks(self.tasks):
+                raise UserError(f"Mixture.licences names {task!r}, which Mixture.tasks lacks")
 
     def task_of(self, source: str) -> str:
         """The canonical task of a source: of its short name, or of the task as `tasks` spells it.

@@ -37,11 +37,13 @@ class Knowledge(Probe):
     title: ClassVar[str] = "Knowledge"
     meaning: ClassVar[str] = "Share of facts, told in one language, that the model answers in another language."
     columns: ClassVar[Mapping[str, Column]] = {
-        "in_language_accuracy": Column("in-language accuracy", headline=True, short="knows"),
-        "accuracy": Column("accuracy", headline=True, short="knows"),
+        "in_language_accuracy": Column(
+            "in-language accuracy", headline=True, short="knows", meaning="asked in the language that tells the facts"
+        ),
+        "accuracy": Column("accuracy", headline=True, short="knows", meaning="asked in another language"),
         "in_language_accuracy_mean": Column("in-language accuracy by mean score"),
         "accuracy_mean": Column("accuracy by mean score"),
-        "chance": Column("chance", best=""),
+        "chance": Column("chance", best="", meaning="what guessing reaches"),
     }
 
     batch: int = 64

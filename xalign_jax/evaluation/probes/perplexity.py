@@ -35,11 +35,30 @@ class Perplexity(Probe):
     title: ClassVar[str] = "Language model"
     meaning: ClassVar[str] = "How badly the model guesses the next token of text that it has not seen; lower is better."
     columns: ClassVar[Mapping[str, Column]] = {
-        "perplexity": Column("perplexity", headline=True, per_token=True, short="ppl", best="lowest"),
-        "perplexity_in_language": Column(
-            "in-language perplexity", headline=True, per_token=True, short="own_ppl", efficiency=True, best="lowest"
+        "perplexity": Column(
+            "perplexity",
+            headline=True,
+            per_token=True,
+            short="ppl",
+            best="lowest",
+            meaning="every token of the vocabulary is a candidate",
         ),
-        "bits_per_byte": Column("bits/byte", headline=True, short="bits", best="lowest"),
+        "perplexity_in_language": Column(
+            "in-language perplexity",
+            headline=True,
+            per_token=True,
+            short="own_ppl",
+            efficiency=True,
+            best="lowest",
+            meaning="only tokens of the language are candidates",
+        ),
+        "bits_per_byte": Column(
+            "bits/byte",
+            headline=True,
+            short="bits",
+            best="lowest",
+            meaning="for each byte of text, so it compares across vocabularies",
+        ),
     }
 
     length: int = gin.REQUIRED

@@ -73,9 +73,11 @@ class SentenceRetrieval(Probe):
     by_level: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {
         "accuracy": Column("accuracy", headline=True),
-        "accuracy_first": Column("first token"),
-        "accuracy_margin": Column("margin"),
-        "accuracy_centred": Column("centred", short="sentences"),
+        "accuracy_first": Column("first token", meaning="its vector stands for the sentence"),
+        "accuracy_margin": Column("margin", meaning="a cosine is divided by the mean cosine of nearest neighbours"),
+        "accuracy_centred": Column(
+            "centred", short="sentences", meaning="the mean vector of each language is subtracted first"
+        ),
         "accuracy_first_margin": Column("first token, margin"),
         "accuracy_first_centred": Column("first token, centred"),
         "accuracy_margin_centred": Column("margin, centred"),

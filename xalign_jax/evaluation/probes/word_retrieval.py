@@ -44,7 +44,7 @@ class WordRetrieval(Probe):
     by_level: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {
         "accuracy": Column("accuracy", headline=True, short="words"),
-        "accuracy_centred": Column("centred"),
+        "accuracy_centred": Column("centred", meaning="the mean vector of each language is subtracted first"),
     }
 
     candidates: int = 1000
