@@ -9,7 +9,7 @@ GIN = sorted({str(path.parent.relative_to(ROOT / "gin") / "*.gin") for path in (
 
 DEMO = ["django>=5.2,<6", "babel==2.18.0", "home-assistant-frontend==20250109.2"]
 FORMATS = ["lxml>=5", "polib>=1.2", "zstandard>=0.23", "pyarrow>=17"]
-DATASETS = ["datasets>=3"]
+DATASETS = ["datasets>=4"]  # older ones run loading scripts of data sets
 CLEAN = ["py3langid>=0.4"]
 WORDS = ["icu4py>=1.2"]
 ORACLES = ["scikit-learn>=1.6", "POT>=0.9.5", "faiss-cpu>=1.9"]
@@ -23,6 +23,17 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    author="The xalign_jax authors",
+    keywords=["multilingual", "cross-lingual alignment", "pretraining", "word alignment", "JAX", "Flax"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Text Processing :: Linguistic",
+    ],
     python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["xalign_jax", "xalign_jax.*"]), "xalign_jax.tasks", "xalign_jax.gin"],
     package_dir={"xalign_jax": "xalign_jax", "xalign_jax.tasks": "tasks", "xalign_jax.gin": "gin"},
