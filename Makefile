@@ -34,7 +34,7 @@ SEED = 0
 .PHONY: demo test lint house fuzz mutate arms study clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
-.venv/done: setup.py pyproject.toml constraints.txt
+.venv/done: setup.py pyproject.toml constraints.txt requirements-core.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 with venv found: install one, or make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'

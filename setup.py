@@ -7,6 +7,10 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 GIN = sorted({str(path.parent.relative_to(ROOT / "gin") / "*.gin") for path in (ROOT / "gin").rglob("*.gin")})
 
+LINES = (ROOT / "requirements-core.txt").read_text(encoding="utf-8").splitlines()
+CORE = [line for line in LINES if not line.startswith("#")]
+# The tasks of seqio and TFDS. Nothing else loads TensorFlow.
+TASKS = ["seqio>=0.0.20,<0.1", "tensorflow>=2.20,<2.22", "tensorflow-datasets>=4.9.9,<4.10"]
 DEMO = ["django>=5.2,<6", "babel==2.18.0", "home-assistant-frontend==20250109.2"]
 FORMATS = ["lxml>=5", "polib>=1.2", "zstandard>=0.23", "pyarrow>=17"]
 DATASETS = ["datasets>=4"]  # older ones run loading scripts of data sets
@@ -38,30 +42,10 @@ setup(
     packages=[*find_packages(include=["xalign_jax", "xalign_jax.*"]), "xalign_jax.tasks", "xalign_jax.gin"],
     package_dir={"xalign_jax": "xalign_jax", "xalign_jax.tasks": "tasks", "xalign_jax.gin": "gin"},
     package_data={"xalign_jax.gin": GIN},
-    install_requires=[
-        "jax>=0.9,<0.13",
-        "flax>=0.12,<0.13",
-        "optax>=0.2.6,<0.3",
-        "orbax-checkpoint>=0.11.30,<0.13",
-        "grain>=0.2.15,<0.3",
-        "tensorflow>=2.20,<2.22",
-        "tensorflow-datasets>=4.9.9,<4.10",
-        "seqio>=0.0.20,<0.1",
-        "sentencepiece>=0.2.1,<0.3",
-        "tokenizers>=0.22,<0.24",
-        "gin-config>=0.5,<0.6",
-        "tensorboard>=2.20,<2.22",
-        "tensorboardX>=2.6.2.2,<2.7",
-        "numpy>=2.1,<2.6",
-        "scipy>=1.14,<1.19",
-        "matplotlib>=3.9,<3.12",
-        "etils[epath]>=1.9.1,<2",
-        "tqdm>=4.66,<5",
-        "safetensors>=0.5,<0.9",
-    ],
+    install_requires=[*CORE, *TASKS],
     extras_require={
-        "tpu": ["jax[tpu]>=0.9,<0.13"],
-        "cuda": ["jax[cuda13]>=0.9,<0.13"],
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
         "hf": HF,
         "gcs": ["gcsfs"],
         "demo": DEMO,

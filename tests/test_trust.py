@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import licences
@@ -123,3 +124,9 @@ def test_a_folder_of_a_stranger_runs_no_code_to_convert_its_tokenizer(tmp_path):
     with pytest.raises(UserError, match=r"transformers cannot convert vocab\.txt"):
         fast_tokenizer(source, tmp_path)
     assert not marker.exists()
+
+
+def test_the_installer_that_launch_scripts_fetch_is_documented():
+    scripts = [file.read_text(encoding="utf-8") for file in (ROOT / "tpu_scripts").glob("*.sh")]
+    hosts = {host for text in scripts for host in re.findall(r"(?:curl|wget)[^|;]*https?://([\w.-]+)", text)}
+    assert hosts == {"astral.sh"} and "astral.sh" in TEXT

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
+import licences
 import pytest
 from commands import python
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
 
 RECIPE = """
 include 'recipes/joint_clone_tiny.gin'
@@ -56,6 +61,13 @@ def test_a_run_on_plain_text_prepares_trains_and_evaluates(place):
     assert trained.returncode == 0, trained.stderr
     evaluated = _xalign(place, "evaluate", "--gin_file=probe.gin", "--model_dir=run")
     assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_the_core_names_no_package_of_tensorflow():
+    core = (ROOT / "requirements-core.txt").read_text(encoding="utf-8").splitlines()
+    names = {Requirement(line).name for line in core if not line.startswith("#")}
+    everything = {Requirement(line).name for line in licences.setup_arguments()["install_requires"]}
+    assert everything - names == {"seqio", "tensorflow", "tensorflow-datasets"} and names <= everything
 
 
 def test_tasks_of_seqio_are_refused_in_one_line(place):
