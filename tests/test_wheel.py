@@ -56,7 +56,15 @@ def test_the_sdist_holds_what_builds_the_wheel_and_what_readers_need(built):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {f"{folder}/{file}" for folder, file in _sources()} <= names
-    readers = {"LICENSE", "CITATION.cff", "SECURITY.md", "CHANGELOG.md", "constraints.txt", "requirements-core.txt", "docs/licences.md"}
+    readers = {
+        "LICENSE",
+        "CITATION.cff",
+        "SECURITY.md",
+        "CHANGELOG.md",
+        "constraints.txt",
+        "requirements-core.txt",
+        "docs/licences.md",
+    }
     assert readers <= names
     assert not [name for name in names if name.startswith(("tests", "study"))]  # they need a clone
 

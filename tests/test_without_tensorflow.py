@@ -45,9 +45,8 @@ def place(tmp_path_factory):
     (folder / "probe.gin").write_text(PROBE)
     (folder / "absent").mkdir()
     for package in PACKAGES:
-        (folder / "absent" / f"{package}.py").write_text(
-            f"raise ImportError('No module named {package!r} in this test')"
-        )
+        said = f"No module named '{package}' in this test"
+        (folder / "absent" / f"{package}.py").write_text(f"raise ImportError({said!r})")
     return folder
 
 
