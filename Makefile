@@ -6,10 +6,10 @@
 #   make arms SEEDS="1 2 3" JOBS=2     recipes (ARMS) over seeds; table and plots in report/arms/
 #   make study ONLY="clone search"     experiments of docs/study.md that have no row in docs/study/ yet; all without ONLY
 #   make bench ONLY="decoder contrast"  benchmarks of docs/speed.md; all without ONLY, in full with FULL=1
-#   make demo PYTHON=/path/to/python   another interpreter (3.11 or 3.12, with venv)
+#   make demo PYTHON=/path/to/python   another interpreter (3.11 to 3.13, with venv)
 
-USABLE = 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'
-PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c $(USABLE) 2>/dev/null && echo $$p && break; done)
+USABLE = 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c $(USABLE) 2>/dev/null && echo $$p && break; done)
 BIN = .venv/bin
 XALIGN = $(BIN)/xalign
 
@@ -36,8 +36,8 @@ SEED = 0
 .PHONY: demo test lint site house fuzz mutate arms study bench clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
-.venv/done: setup.py pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 with venv found: install one, or make PYTHON=..." >&2; exit 1; }
+.venv/done: setup.py pyproject.toml constraints.txt requirements-core.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 with venv found: install one, or make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
 	touch $@

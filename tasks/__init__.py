@@ -10,6 +10,18 @@ similar function in a module that `Recipe.modules` names. Or spell files in gin 
 import inspect
 
 from xalign_jax.data.text.readers import EMBEDDED, Example
+from xalign_jax.errors import UserError, one_line
+
+# Files, embedded texts and the Hugging Face Hub are read without TensorFlow, so only tasks need these packages.
+try:
+    import seqio  # noqa: F401
+    import tensorflow_datasets  # noqa: F401
+except ImportError as error:
+    raise UserError(
+        f"tasks of seqio and TFDS need packages that cannot be imported ({one_line(error)}): pip install "
+        "seqio tensorflow tensorflow-datasets; files need none of them"
+    ) from None
+
 from xalign_jax.tasks import evaluation, monolingual, multiway, parallel  # noqa: F401
 from xalign_jax.tasks.clones import clone_mixture
 from xalign_jax.tasks.evaluation import register_sentences

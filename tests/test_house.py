@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import imports
 import prose
 import pytest
 from house import FILE_LINES, FOLDERS, FUNCTION_LINES, ROOT, sources
-from imports import python_files
 
 from xalign_jax import cli, config
 from xalign_jax.recipe import Recipe
@@ -173,24 +169,3 @@ def test_recipes_parse(path: Path):
     cli.register()
     (recipe,) = config.load([str(path.relative_to(ROOT / "gin"))], FROM_USERS.get(path.stem, []), (Recipe,))
     assert all(stage.steps > 0 for stage in recipe.stages)
-
-
-def test_wheel_holds_gin_files_and_tasks(tmp_path: Path):
-    """Built from a copy, so that an old build folder cannot lend its files."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("xalign_jax", "gin", "tasks"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "wheel", str(source), "--wheel-dir", str(tmp_path), *options]
-    subprocess.run(command, check=True, cwd=tmp_path)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {f"xalign_jax/{path.relative_to(ROOT)}" for path in [*GIN_FILES, *python_files(ROOT, "tasks")]}
-    expected |= {str(path.relative_to(ROOT)) for path in python_files(ROOT, "xalign_jax")}
-    assert expected <= names, sorted(expected - names)
-    strangers = {name for name in names - expected if ".dist-info/" not in name}
-    assert not strangers, sorted(strangers)
-    assert any(name.endswith("LICENSE") for name in names)

@@ -19,7 +19,11 @@ ROOMS = {
         "Which numbers the optimiser moves, for `Stage.parametrization`.",
         ("parametrizations.", "interfaces"),
     ),
-    "training": ("Optimisers and schedules", "For `Stage.optimizer` and `Stage.schedule`.", ("training.",)),
+    "training": (
+        "Optimisers, schedules and trackers",
+        "For `Stage.optimizer`, `Stage.schedule` and `Runtime.trackers`.",
+        ("training.", "runtime."),
+    ),
     "probes": (
         "Probes",
         "For `Stage.probes` and `xalign evaluate`. `docs/results.md` explains their rows.",

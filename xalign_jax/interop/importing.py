@@ -21,7 +21,7 @@ from tqdm import tqdm
 from xalign_jax.data.tokens.pieces import SPECIALS
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.vocabulary import Vocabulary
-from xalign_jax.errors import UserError, install
+from xalign_jax.errors import UserError, install, one_line
 from xalign_jax.interfaces import ModelConfig, Tree
 from xalign_jax.interop.architectures import table
 from xalign_jax.interop.folders import whole
@@ -304,7 +304,12 @@ def _convert(source: Path, folder: Path, file: str) -> None:
         from transformers import AutoTokenizer
     except ImportError:
         raise UserError(f"{source}: {file} without tokenizer.json; transformers converts it: {install('hf')}") from None
-    AutoTokenizer.from_pretrained(source, use_fast=True).save_pretrained(folder)
+    try:
+        # False, not the default: with the default, transformers asks the user whether to run code of the folder.
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises exceptions of many kinds
+        raise UserError(f"{source}: transformers cannot convert {file} ({one_line(error)})") from None
+    tokenizer.save_pretrained(folder)
     if not (folder / _TOKENIZER[0]).is_file():
         raise UserError(f"{source}: transformers has no fast tokenizer for {file}")
 

@@ -71,7 +71,11 @@ def _compare_numbers(output: Path, exported: Exported, texts: Sequence[np.ndarra
     import torch
     import transformers
 
-    theirs = getattr(transformers, exported.auto).from_pretrained(output, dtype=torch.float32).eval()
+    theirs = (
+        getattr(transformers, exported.auto)
+        .from_pretrained(output, dtype=torch.float32, trust_remote_code=False)
+        .eval()
+    )
     names = [*(f"level {level}" for level in range(exported.model.num_layers + 1)), "logits"]
     # (L+2,) one number for each level and one for the logits.
     # One model for each dtype, so that each is compiled once for all rows.
