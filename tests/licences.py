@@ -116,11 +116,13 @@ def licence(name: str, metadata: importlib.metadata.PackageMetadata) -> str:
     # Metadata that quotes the whole licence begins with its title.
     stated = " ".join((metadata.get("License") or "").split())
     titles = [title for title in SPDX if stated == title or stated.startswith(f"{title} ")]
-    said = SPDX[max(titles, key=len)] if titles else stated if len(stated) < 40 else ""
+    said = SPDX[max(titles, key=len)] if titles else stated if allowed(stated) else ""
     classes = [one.split("::")[-1].strip() for one in metadata.get_all("Classifier", []) if one.startswith("License")]
     classes = [SPDX.get(one, one) for one in classes if one not in ("DFSG approved", "OSI Approved")]
     # A class says less than the text: "BSD License" stands for "BSD-3-Clause".
-    return said or " AND ".join(classes) or READ_BY_HAND.get(name, "")
+    # Words that are no licence, such as "Dual License", count only if there are no classes either.
+    short = stated if len(stated) < 40 else ""
+    return said or " AND ".join(classes) or short or READ_BY_HAND.get(name, "")
 
 
 def allowed(expression: str) -> bool:
