@@ -184,8 +184,10 @@ def _loss(run: Run) -> Figure | None:
 
 def _steps(panel: Axes) -> None:
     """An axis of steps, which are whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
     panel.set_xlabel("step")
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _curves(arms: Sequence[Arm]) -> Figure | None:
