@@ -187,7 +187,7 @@ def _steps(panel: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     panel.set_xlabel("step")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _curves(arms: Sequence[Arm]) -> Figure | None:
