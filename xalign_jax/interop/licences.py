@@ -10,16 +10,13 @@ from xalign_jax.data.tokens.vocabulary import clone_index
 
 UNKNOWN = "unknown"
 
-# Licences of data that recipes name by itself, by the name before a dot or a slash: their authors state them.
+# Licences that the authors of ready tasks' data state, by the name before a dot or a slash. Those of other tasks were not
+# looked up: `Mixture.licences` or `xalign export --licence` states them.
 KNOWN = {
     "docs_en": "BSD-3-Clause (numpy, scipy), Apache-2.0 (jax, flax, optax)",
     "catalogs": "BSD-3-Clause (Django)",
     "home_assistant": "Apache-2.0 (Home Assistant)",
-    "wiki40b": "CC-BY-SA-3.0 (Wikipedia)",
     "mc4": "ODC-BY-1.0 (Common Crawl's terms of use apply too)",
-    "para_crawl": "CC0-1.0 (ParaCrawl)",
-    "ted_multi_translate": "CC-BY-NC-ND-4.0 (TED)",
-    "flores": "CC-BY-SA-4.0 (FLORES)",
 }
 _CLDR = "Unicode-3.0 (CLDR), BSD-3-Clause (Babel)"
 
