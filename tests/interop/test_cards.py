@@ -13,12 +13,12 @@ from xalign_jax.interop.model_card import Published, model_card
 from xalign_jax.recipe import as_json, located
 
 MIXTURE = Mixture(
-    tasks=("lines:en=/home/ann/a.txt,de=/home/ann/b.txt", "wiki40b.fr", "hf:ann/news,en=text", "tfds:en=c4/en:3.1.0"),
+    tasks=("lines:en=/home/ann/a.txt,de=/home/ann/b.txt", "mc4.fr", "hf:ann/news,en=text", "tfds:en=c4/en:3.1.0"),
     licences={"lines:en=/home/ann/a.txt,de=/home/ann/b.txt": "CC-BY-4.0"},
 )
 TEXTS = {
     MIXTURE.tasks[0]: {"train": {"en": "1", "de": "2"}, "validation": {"en": "3"}},
-    "wiki40b.fr": {"train": {"fr": "4"}},
+    "mc4.fr": {"train": {"fr": "4"}},
 }
 
 
@@ -32,7 +32,7 @@ def test_data_have_languages_and_licences_and_unknown_ones_are_said():
     found = [tuple(one) for one in used(_environment(lexicon=lexicon))]
     assert found == [
         ("lines:en=a.txt,de=b.txt", ("de", "en"), "CC-BY-4.0"),
-        ("wiki40b.fr", ("fr",), "CC-BY-SA-3.0 (Wikipedia)"),
+        ("mc4.fr", ("fr",), "ODC-BY-1.0 (Common Crawl's terms of use apply too)"),
         ("hf:ann/news,en=text", (), "unknown; see https://huggingface.co/datasets/ann/news"),
         ("tfds:en=c4/en:3.1.0", (), "unknown"),
         ("dictionary en-de.tsv", ("en", "de"), "unknown"),
