@@ -127,7 +127,8 @@ def test_the_objective_trains(aligned):
 
 
 def test_the_probe_has_rows_and_a_table(folder, aligned):
-    assert "## Sentences on the unit sphere, en->de, uniformity" in run(folder, "probe")
+    run(folder, "probe")
+    assert "## Sentences on the unit sphere, en->de, uniformity" in (aligned / "report.md").read_text()
     rows = [row for row in json.loads((aligned / "results.json").read_text()) if row["probe"] == "alignment_uniformity"]
     found = {(row["metric"], row["level"]): row["value"] for row in rows}
     assert len(found) == len(rows) == 2 * 4
