@@ -6,6 +6,7 @@ Shapes: the last two axes of both operands are multiplied; axes before them are 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -37,6 +38,17 @@ def product(
     a = a.swapaxes(-1, -2) if form == "tn" else a
     b = b.swapaxes(-1, -2) if form == "nt" else b
     return jnp.matmul(a, b, preferred_element_type=dtype, precision=precision)
+
+
+@functools.cache
+def fast_bfloat16() -> bool:
+    """The devices of this process multiply bfloat16 faster than float32. Among CPUs, those with AMX do."""
+    if jax.default_backend() != "cpu":
+        return True
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False  # not Linux
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -93,6 +93,41 @@ def test_neighbours_are_those_of_faiss():
     assert (found.indices == places).mean() > 0.999
 
 
+@pytest.mark.parametrize("penalized", [False, True])
+def test_shortlists_give_what_exact_search_gives(monkeypatch, penalized):
+    """Queries with more equals than their shortlist holds are searched again."""
+    monkeypatch.setattr(module, "SHORTLIST_FROM", 1000)
+    monkeypatch.setattr(module, "fast_bfloat16", lambda: True)
+    queries, candidates = _sides(300, 1501)
+    candidates[[7, 8, 1500]] = queries[0]
+    candidates[100:500] = queries[1]
+    queries[2], candidates[900] = 0, 0
+    penalty = np.random.default_rng(1).random(1501) * 0.1 * penalized
+    again = []
+    exact = module._exact
+    monkeypatch.setattr(module, "_exact", lambda q, *rest: again.append(len(q)) or exact(q, *rest))
+    found = neighbours(queries, candidates, 3, penalty=penalty)
+    wanted = neighbours(queries, candidates, 3, penalty=penalty, block=(512, 1536))
+    np.testing.assert_array_equal(found.indices, wanted.indices)
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-6)
+    if not penalized:
+        assert found.indices[:2].tolist() == [[7, 8, 1500], [100, 101, 102]]
+        assert again[0] < 20
+
+
+def test_a_shortlist_is_certain_only_beyond_the_rounding():
+    """Candidates that bfloat16 cannot tell apart fill more chunks than are kept."""
+    rng = np.random.default_rng(0)
+    query = rng.normal(size=(1, 32)).astype(np.float32)
+    near = query + 1e-3 * rng.normal(size=(4096, 32)).astype(np.float32)
+    penalty = np.zeros(4096)
+    assert not module.shortlists.search(query, near, penalty, 2)[1].any()
+    spread = rng.normal(size=(4096, 32)).astype(np.float32)
+    spread[[5, 77]] = near[:2]
+    (_, index), sure = module.shortlists.search(query, spread, penalty, 2)
+    assert sure.all() and set(index[0]) == {5, 77}
+
+
 def test_only_a_block_of_the_matrix_is_held(monkeypatch, tmp_path):
     """The sides may be memory maps, of which one block is read at a time."""
     queries, candidates = _sides(700, 900)

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xalign_jax.alignment import checked
+from xalign_jax.alignment import checked, shortlists
+from xalign_jax.alignment.shortlists import padded
+from xalign_jax.matrix_product import fast_bfloat16
 
 MARGINS = ("absolute", "ratio", "distance", "csls")
 # Queries and candidates of a block. On CPUs the block of scores stays in the cache: 10k x 10k took 0.6 of the time of
@@ -22,6 +24,9 @@ MARGINS = ("absolute", "ratio", "distance", "csls")
 CPU_BLOCK, ACCELERATOR_BLOCK = (1024, 2048), (8192, 65536)
 TILE = 128  # blocks are multiples of it
 CHUNK = 32  # scores of which only the largest one is compared first
+# Shortlists pay from this many candidates on, where bfloat16 products are fast: comparing a shortlist again costs as much
+# as some 10,000 candidates.
+SHORTLIST_FROM = 65_536
 
 
 class Neighbours(NamedTuple):
@@ -71,7 +76,7 @@ def neighbours(
     """The k candidates of largest cosine for each query, computed in float32 with bounded memory.
 
     Memory beyond the arguments is a few blocks and the result (Q,k). Memory maps are read in pieces. Work is 2 Q C D
-    operations.
+    operations. For many candidates, bfloat16 products find shortlists first, and float32 decides (`shortlists`).
 
     Args:
       queries, candidates: (Q,D) and (C,D) numbers of any float type. If C < k, all candidates are returned.
@@ -90,14 +95,29 @@ def neighbours(
     count = len(candidates)
     penalty = np.zeros(count) if penalty is None else checked.column("neighbours", "penalty", penalty, count)
     k = min(k, count)
+    if block is not None or count < SHORTLIST_FROM or not fast_bfloat16():
+        return _exact(queries, candidates, penalty, k, block)
+    found, sure = shortlists.search(queries, candidates, penalty, k)
+    if not sure.all():
+        again = _exact(queries[~sure], candidates, penalty, k, block)
+        for part, better in zip(found, again, strict=True):
+            part[~sure] = better
+    return Neighbours(*found)
+
+
+def _exact(
+    queries: np.ndarray, candidates: np.ndarray, penalty: np.ndarray, k: int, block: tuple[int, int] | None
+) -> Neighbours:
+    """`neighbours` by float32 products of all queries with all candidates, with its arguments."""
+    count = len(candidates)
     most = block or (CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK)
     q_block, c_block = _block(len(queries), most[0]), _block(count, most[1])
     found = []
     for first in range(0, len(queries), q_block):
-        rows = _padded(queries, first, q_block)
+        rows = padded(queries, first, q_block)
         near = jnp.full((q_block, k), -jnp.inf, jnp.float32), jnp.zeros((q_block, k), jnp.int32)
         for start in range(0, count, c_block):
-            side, less = _padded(candidates, start, c_block), _padded(penalty, start, c_block)
+            side, less = padded(candidates, start, c_block), padded(penalty, start, c_block)
             before, near = near, _merge(*near, rows, side, less, start, count)
             # Dispatch runs ahead of the device. At most two blocks may wait, or memory would not be bounded.
             jax.block_until_ready(before)
@@ -110,12 +130,6 @@ def _block(count: int, most: int) -> int:
     """Rows of equal blocks that hold `count` rows with little padding: a multiple of TILE."""
     blocks = -(-count // most)
     return -(-count // (blocks * TILE)) * TILE
-
-
-def _padded(array: np.ndarray, start: int, size: int) -> np.ndarray:
-    """Rows start..start+size in float32, with zeros past the end."""
-    part = np.asarray(array[start : start + size], np.float32)
-    return np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1)) if len(part) < size else part
 
 
 @jax.jit
