@@ -318,6 +318,9 @@ def test_real_languages_wait_for_their_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "DATA", str(tmp_path / "runs" / "data"))
     assert [job.name for job in run.with_data(wanted, None)] == ["J-1"]
     assert "1 runs on real languages left out" in capsys.readouterr().out
+    # A run that was asked for by its name and cannot be made is a failure.
+    monkeypatch.setattr(run, "run", lambda able, count: not able)
+    assert __main__.main(["run", "J-en-de", "--seeds", "1", "--force"]) == 1
     assert run.with_data(wanted, tmp_path) == wanted and (tmp_path / "runs" / "data").resolve() == tmp_path
     assert run.with_data(wanted, tmp_path) == wanted
     with pytest.raises(UserError, match="remove it to read"):
