@@ -105,6 +105,7 @@ def register() -> None:
     import xalign_jax.objectives.causal_lm
     import xalign_jax.objectives.masked_lm
     import xalign_jax.objectives.translation_ranking
+    import xalign_jax.objectives.word_alignment
     import xalign_jax.objectives.word_contrast
     import xalign_jax.objectives.word_distance
     import xalign_jax.objectives.xlco
