@@ -51,6 +51,7 @@ def normalise(
     *,
     floor: float | None = 1e-6,
     iterations: int = 2,
+    among: jax.Array | None = None,
 ) -> Normalised:
     """Normalise columns, then rows, `iterations` times: the "optimal transport" of XLM-Align, without exp or entropy.
 
@@ -60,9 +61,10 @@ def normalise(
       floor: similarities <= 0 become this, as in XLM-Align's training. None leaves them, as XLM-Align's aligner does.
         Then entries have both signs, and a sum near 0 makes them arbitrarily large.
       iterations: at least 1.
+      among: (...,M,N) bool, of packed rows.
     """
     # (...,M,N) bool: both tokens are there.
-    there = source_mask[..., :, None] & target_mask[..., None, :]
+    there = pairs_of(source_mask, target_mask, among)
     low = jnp.zeros_like(there) if floor is None else there & (similarity <= 0)
     rows = jnp.where(there, similarity if floor is None else jnp.where(low, floor, similarity), 0.0)
     columns = rows

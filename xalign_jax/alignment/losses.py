@@ -32,15 +32,16 @@ def pointer_loss(query: jax.Array, key: jax.Array, partner: jax.Array, window: j
       query: (B,P,D) projected states of P masked positions in each row.
       key: (B,T,D) projected states of all positions.
       partner: (B,P) integers, a(j): the position that j is aligned with. A partner outside the window gives no term.
-      window: (B,T) bool, the positions of the other sentence.
+      window: (B,T) bool, the positions of the other sentence; (B,P,T) where masked positions have windows of their own.
       valid: (B,P) bool, False at padding and where there is no partner.
     """
     # (B,P,D) x (B,T,D) -> (B,P,T) scores, masked outside the window.
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bpd,btd->bpt", query, key, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
-    scores = jnp.where(window[:, None, :], scores / jnp.sqrt(jnp.asarray(key.shape[-1], dtype)), jnp.finfo(dtype).min)
+    window = window[:, None, :] if window.ndim == 2 else window
+    scores = jnp.where(window, scores / jnp.sqrt(jnp.asarray(key.shape[-1], dtype)), jnp.finfo(dtype).min)
     # (B,P,T) bool: the partner as a one-hot row; all False if it is outside the window.
-    hit = (jnp.arange(key.shape[1]) == partner[..., None]) & window[:, None, :]
+    hit = (jnp.arange(key.shape[1]) == partner[..., None]) & window
     term = valid & jnp.any(hit, axis=-1)
     loss = jax.nn.logsumexp(scores, axis=-1) - jnp.sum(jnp.where(hit, scores, 0.0), axis=-1)
     correct = term & (jnp.argmax(scores, axis=-1) == partner)

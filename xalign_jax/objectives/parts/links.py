@@ -123,3 +123,17 @@ def pair_flops(model: Model, batch: Batch, level: int) -> float:
 def _identical(batch: Batch) -> jax.Array:
     """(R,S) bool: both sides have the same text, by their hashes; also where a slot is empty."""
     return batch["text"][..., 0] == batch["key_text"][..., 0]
+
+
+def second_texts(tokens: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """(B,T) bool: tokens of the second text of rows of "bos a eos b eos", with its eos.
+
+    Args:
+      tokens, segment_ids: (B,T) int32 of a TranslationFeed.
+    """
+    # A segment ends with eos, so its last token tells which id that is.
+    following = jnp.pad(segment_ids[:, 1:], ((0, 0), (0, 1)))
+    last = (segment_ids > 0) & (segment_ids != following)
+    eos = (segment_ids > 0) & (tokens == jnp.max(jnp.where(last, tokens, -1)))
+    # Each segment has two of them, so an odd number of earlier ones in the row means: within the second text.
+    return (jnp.cumsum(eos, axis=1) - eos) % 2 == 1
