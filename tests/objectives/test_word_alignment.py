@@ -132,6 +132,7 @@ def test_the_guide_gets_no_gradient(model, params):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) < 1e-5
 
 
+@pytest.mark.slow
 def test_gradients_are_equal_on_eight_devices(model, params):
     rows = [sentence_batch(seed) for seed in (0, 1)]
     batch = {name: np.concatenate([np.asarray(part[name]) for part in rows]) for name in rows[0]}
