@@ -73,6 +73,7 @@ def test_each_form_is_its_formula(model, params, form):
     np.testing.assert_allclose(metrics["cosine"], (unit(a) * unit(b)).sum(1).mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_distance_to_the_start(model, params):
     batch, objective = sentence_batch(), AlignedWords(level=1, form="distance", stay=2.0)
     own = bound(model, params)
@@ -97,9 +98,8 @@ def test_the_distance_to_the_start(model, params):
 def test_a_batch_without_a_link_has_no_loss(model, params):
     batch = sentence_batch()
     batch["text"] = batch["key_text"]
-    for form in FORMS:
-        loss, metrics, _ = loss_of(AlignedWords(level=1, form=form), model, params, {}, batch, KEY)
-        assert (loss, metrics["count_links"], metrics["count_identical"]) == (0, 0, R * S - 1)
+    loss, metrics, _ = loss_of(AlignedWords(level=1, form="strong"), model, params, {}, batch, KEY)
+    assert (loss, metrics["count_links"], metrics["count_identical"]) == (0, 0, R * S - 1)
 
 
 @pytest.mark.slow

@@ -89,6 +89,7 @@ def test_second_texts_begin_after_the_first_eos():
     assert "".join(map(str, found[3].astype(int))) == "00000" + "11111" + "00"
 
 
+@pytest.mark.slow
 def test_a_batch_whose_every_partner_is_missing_has_no_loss(model, params):
     batch, _ = rows()
     batch = {name: array[3:] for name, array in batch.items()}
