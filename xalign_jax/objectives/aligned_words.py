@@ -129,8 +129,9 @@ class AlignedWords(Objective):
         if self.form == "strong":
             z, ids = jnp.concatenate([a, b]), _ids(jnp.concatenate([own, own]))
             return infonce(z, z, ids, ids, self.temperature, exclude_self=True).loss / 2
-        directions = ((a, b), (b, a))
-        return sum(infonce(*way, _ids(own), _ids(own), self.temperature).loss for way in directions) / 2
+        ids = _ids(own)
+        rows, columns = (infonce(*way, ids, ids, self.temperature).loss for way in ((a, b), (b, a)))
+        return (rows + columns) / 2
 
     def flops(self, model: Model, batch: Batch) -> float:
         """FLOPs of both sides up to the level, and of all tokens with all others."""

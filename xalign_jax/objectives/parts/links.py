@@ -82,7 +82,8 @@ def token_pairs(model: Model, batch: Batch, level: int) -> TokenPairs:
         segments.append(inputs.segment_ids)
         here = jnp.take_along_axis(present, inputs.segment_ids, axis=1)
         masks.append(here & ~jnp.asarray(model.special)[inputs.tokens])
-    return TokenPairs(*states, *masks, segments[0][:, :, None] == segments[1][:, None, :])
+    among = segments[0][:, :, None] == segments[1][:, None, :]
+    return TokenPairs(states[0], states[1], masks[0], masks[1], among)
 
 
 def pair_scores(pairs: TokenPairs, temperature: float | None) -> jax.Array:
