@@ -93,8 +93,8 @@ class WordAlignment(Objective):
     ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Tree]]:
         """(summed loss, metrics, state).
 
-        Metrics: the means of both losses, `linked` (the share of query tokens that have a link), `count_identical`
-        (pairs that were left out, because both sides have the same text) and `count_unlinked` (pairs without a link).
+        Metrics: the means of both losses, and `linked`, the share of query tokens that have a link. `count_identical`
+        counts pairs that were left out, because both sides have the same text; `count_unlinked` those without a link.
         """
         pairs = token_pairs(model, batch, self.level)
         # (R,T,T) each.
