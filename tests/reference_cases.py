@@ -108,11 +108,11 @@ def _awesome_align(arrays: Arrays) -> dict[str, Any]:
     masks = [jnp.asarray(~np.isin(arrays[name], SPECIALS)) for name in ("E_is", "E_it")]
     states = [jnp.asarray(arrays[name]) for name in ("E_hs", "E_ht")]
     by_source, by_target = alignment_probabilities(*states, *masks)
-    so, rows = self_training_loss(by_source, by_target, jnp.asarray(arrays["E_guide"])[:, 0], *masks)
-    co, _ = consistency_loss(by_source, by_target, *masks)
+    so = self_training_loss(by_source, by_target, jnp.asarray(arrays["E_guide"])[:, 0], *masks)
+    co = consistency_loss(by_source, by_target, *masks)
     return {
-        "E.so": float(so / rows),
-        "E.co": float(co / rows),
+        "E.so": float(so / len(masks[0])),
+        "E.co": float(co / len(masks[0])),
         "E.n_align_pairs_thr.001": int(above(by_source, by_target).sum()),
     }
 

@@ -28,6 +28,9 @@ FROM_USERS = {f"prealign_{size}": PAIR for size in ("pair_tiny", "plus_pair_tiny
 FROM_USERS |= {f"prealign_{size}": NO_FACTS for size in ("150m", "400m", "1_3b")}
 FROM_USERS |= {"joint_pair_tiny": PAIR, "held_pair_tiny": PAIR, "infoxlm_base": TEXTS, "infoxlm_large": TEXTS}
 FROM_USERS |= {"continue_lora": ["Recipe.model = @Llama()", "Recipe.vocabulary = @Vocabulary()", *SHAPE, TEXTS[0]]}
+BERT = [f"Bert.{name} = 8" for name in ("layers", "width", "heads", "mlp_width", "max_length", "types")]
+BITEXT = ["Recipe.model = @Bert()", "Recipe.vocabulary = @Vocabulary()", *BERT, 'BITEXT = ("pairs:en=a.en,de=a.de",)']
+FROM_USERS |= dict.fromkeys(("align_bitext", "align_words", "xlm_align"), BITEXT)
 RECIPES = sorted((ROOT / "gin" / "recipes").glob("*.gin"))
 
 # Third-party package -> the only rooms or files that may import it.

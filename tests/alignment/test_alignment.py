@@ -82,8 +82,8 @@ def test_probabilities_leave_excluded_tokens_out():
     there = source_mask[:, :, None] & target_mask[:, None, :]
     assert not np.any(above(by_source, by_target) & ~there)
     consistency = consistency_loss(by_source, by_target, source_mask, target_mask)
-    for loss, rows in (consistency, self_training_loss(by_source, by_target, there, source_mask, target_mask)):
-        assert np.isfinite(loss) and int(rows) == 2
+    for loss in (consistency, self_training_loss(by_source, by_target, there, source_mask, target_mask)):
+        assert np.isfinite(loss)
 
 
 def test_a_pointer_without_terms_is_zero_and_has_no_gradient():

@@ -62,6 +62,10 @@ TESTS = {
     "objectives/masked_lm.py": ("objectives/test_masked_lm.py",),
     "objectives/parts/corruption.py": ("objectives/test_masked_lm.py",),
     "objectives/causal_lm.py": ("objectives/test_causal_lm.py",),
+    "objectives/word_alignment.py": ("objectives/test_word_alignment.py",),
+    "objectives/aligned_words.py": ("objectives/test_aligned_words.py",),
+    "objectives/denoising_alignment.py": ("objectives/test_denoising_alignment.py",),
+    "objectives/parts/links.py": ("objectives/test_word_alignment.py", "objectives/test_denoising_alignment.py"),
     "objectives/word_contrast.py": ("objectives/test_word_contrast.py",),
     "objectives/word_distance.py": ("objectives/test_word_distance.py",),
     "objectives/parts/momentum.py": (

@@ -61,7 +61,7 @@ def assert_same_on_eight_devices(objective, model, params, batch):
         spread = jax.device_put(params["model"], parameter_shardings(model.logical_axes(), params["model"], mesh))
         rows = len(next(iter(batch.values())))
         sharded = global_batch(lambda s: {k: v[s] for k, v in batch.items()}, rows, mesh)
-        other, other_grads = value_and_grad({"model": spread, "heads": {}}, sharded)
+        other, other_grads = value_and_grad({"model": spread, "heads": params.get("heads", {})}, sharded)
         count = count_of(sharded)
     np.testing.assert_allclose(other, value, rtol=1e-5)
     assert count == count_of(batch)

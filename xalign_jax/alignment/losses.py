@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from xalign_jax.alignment.extraction import pairs_of
+
 
 class Pointer(NamedTuple):
     """Scalars: the summed loss, the number of its terms, and the number of terms whose best position is the partner."""
@@ -30,15 +32,16 @@ def pointer_loss(query: jax.Array, key: jax.Array, partner: jax.Array, window: j
       query: (B,P,D) projected states of P masked positions in each row.
       key: (B,T,D) projected states of all positions.
       partner: (B,P) integers, a(j): the position that j is aligned with. A partner outside the window gives no term.
-      window: (B,T) bool, the positions of the other sentence.
+      window: (B,T) bool, the positions of the other sentence; (B,P,T) where masked positions have windows of their own.
       valid: (B,P) bool, False at padding and where there is no partner.
     """
     # (B,P,D) x (B,T,D) -> (B,P,T) scores, masked outside the window.
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bpd,btd->bpt", query, key, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
-    scores = jnp.where(window[:, None, :], scores / jnp.sqrt(jnp.asarray(key.shape[-1], dtype)), jnp.finfo(dtype).min)
+    window = window[:, None, :] if window.ndim == 2 else window
+    scores = jnp.where(window, scores / jnp.sqrt(jnp.asarray(key.shape[-1], dtype)), jnp.finfo(dtype).min)
     # (B,P,T) bool: the partner as a one-hot row; all False if it is outside the window.
-    hit = (jnp.arange(key.shape[1]) == partner[..., None]) & window[:, None, :]
+    hit = (jnp.arange(key.shape[1]) == partner[..., None]) & window
     term = valid & jnp.any(hit, axis=-1)
     loss = jax.nn.logsumexp(scores, axis=-1) - jnp.sum(jnp.where(hit, scores, 0.0), axis=-1)
     correct = term & (jnp.argmax(scores, axis=-1) == partner)
@@ -53,9 +56,14 @@ def project(states: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def self_training_loss(
-    by_source: jax.Array, by_target: jax.Array, guide: jax.Array, source_mask: jax.Array, target_mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """awesome-align's SO, -[sum(P_s G) / len_s + sum(P_t G) / len_t], as (sum over sentence pairs, their number).
+    by_source: jax.Array,
+    by_target: jax.Array,
+    guide: jax.Array,
+    source_mask: jax.Array,
+    target_mask: jax.Array,
+    among: jax.Array | None = None,
+) -> jax.Array:
+    """awesome-align's SO, -[sum(P_s G) / len_s + sum(P_t G) / len_t], summed over sentence pairs.
 
     It sums probabilities, not their logarithms.
 
@@ -63,25 +71,30 @@ def self_training_loss(
       by_source, by_target: P_s and P_t (B,M,N) of `alignment_probabilities`.
       guide: G (B,M,N) of 0 and 1, or bool: the links to learn.
       source_mask, target_mask: (B,M), (B,N) bool; len_s and len_t count their tokens, at least 1.
+      among: (B,M,N) bool, tokens of the same sentence pair, where rows hold several; None = a row is one pair.
     """
-    # (B,M,N) -> (B,).
-    source = jnp.sum(by_source * guide, (-2, -1)) / _length(source_mask)
-    target = jnp.sum(by_target * guide, (-2, -1)) / _length(target_mask)
-    return -jnp.sum(source + target), jnp.asarray(len(guide), jnp.int32)
+    sources, targets = _lengths(source_mask, target_mask, among)
+    return -jnp.sum((by_source / sources + by_target / targets) * guide)
 
 
 def consistency_loss(
-    by_source: jax.Array, by_target: jax.Array, source_mask: jax.Array, target_mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """awesome-align's CO, -sum(P_s P_t) / min(len_s, len_t), as (sum over sentence pairs, their number).
+    by_source: jax.Array,
+    by_target: jax.Array,
+    source_mask: jax.Array,
+    target_mask: jax.Array,
+    among: jax.Array | None = None,
+) -> jax.Array:
+    """awesome-align's CO, -sum(P_s P_t) / min(len_s, len_t), summed over sentence pairs.
 
     Args:
-      by_source, by_target, source_mask, target_mask: as in `self_training_loss`.
+      by_source, by_target, source_mask, target_mask, among: as in `self_training_loss`.
     """
-    # (B,). The sum is the trace of P_s P_t^T, which is at most the shorter length.
-    shorter = jnp.minimum(_length(source_mask), _length(target_mask))
-    return -jnp.sum(jnp.sum(by_source * by_target, (-2, -1)) / shorter), jnp.asarray(len(by_source), jnp.int32)
+    # For each pair, the sum is the trace of P_s P_t^T, which is at most the shorter length.
+    sources, targets = _lengths(source_mask, target_mask, among)
+    return -jnp.sum(by_source * by_target / jnp.minimum(sources, targets))
 
 
-def _length(mask: jax.Array) -> jax.Array:
-    return jnp.maximum(jnp.sum(mask, axis=-1), 1)
+def _lengths(source_mask: jax.Array, target_mask: jax.Array, among: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Tokens of the source and of the target of a token pair's sentences: (B,1,N) and (B,M,1), at least 1."""
+    there = pairs_of(source_mask, target_mask, among)
+    return tuple(jnp.maximum(jnp.sum(there, axis, keepdims=True), 1) for axis in (-2, -1))  # type: ignore[return-value]

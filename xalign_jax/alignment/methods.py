@@ -18,6 +18,7 @@ from xalign_jax.alignment.extraction import (
     alignment_probabilities,
     directed_argmax,
     itermax,
+    pairs_of,
     softmax_both_ways,
     unit_cosines,
 )
@@ -79,31 +80,38 @@ class Found(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="extraction")
 def extract(
-    source: jax.Array, target: jax.Array, source_mask: jax.Array, target_mask: jax.Array, extraction: Extraction
+    source: jax.Array,
+    target: jax.Array,
+    source_mask: jax.Array,
+    target_mask: jax.Array,
+    extraction: Extraction,
+    among: jax.Array | None = None,
 ) -> Found:
     """What `links` needs, from states.
 
     Args:
       source, target: (B,M,D) and (B,N,D) states.
       source_mask, target_mask: (B,M) and (B,N) bool, tokens that may be linked: no padding and no specials.
+      among: (B,M,N) bool, tokens of the same sentence pair, where rows hold several; None = a row is one pair.
     """
     similarity = unit_cosines(source, target)
     cosine = 2 * similarity - 1
-    ways = softmax_both_ways(cosine / extraction.temperature, source_mask, target_mask)
+    ways = softmax_both_ways(cosine / extraction.temperature, source_mask, target_mask, among)
     probability = jnp.sqrt(ways[0] * ways[1])
     if extraction.method == "match":
         return Found(similarity, similarity, probability)
     if extraction.method == "itermax":
-        found = itermax(similarity, source_mask, target_mask)
+        found = itermax(similarity, source_mask, target_mask, among=among)
         return Found(found, found, probability)
     if extraction.method == "softmax":
-        ways = alignment_probabilities(source, target, source_mask, target_mask)
-        there = source_mask[:, :, None] & target_mask[:, None]
+        ways = alignment_probabilities(source, target, source_mask, target_mask, among)
+        there = pairs_of(source_mask, target_mask, among)
         forward, backward = (above(way, way, extraction.threshold) & there for way in ways)
         return Found(forward, backward, probability)
     if extraction.method == "ot":
-        similarity = sinkhorn(cosine, source_mask, target_mask, regularisation=extraction.regularisation)
-    return Found(*directed_argmax(similarity, similarity, source_mask, target_mask), probability)
+        strength = extraction.regularisation
+        similarity = sinkhorn(cosine, source_mask, target_mask, regularisation=strength, among=among)
+    return Found(*directed_argmax(similarity, similarity, source_mask, target_mask, among), probability)
 
 
 def links(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from xalign_jax.alignment.extraction import pairs_of
+
 
 def sinkhorn(
     similarity: jax.Array,
@@ -13,6 +15,7 @@ def sinkhorn(
     *,
     regularisation: float = 0.1,
     iterations: int = 50,
+    among: jax.Array | None = None,
 ) -> jax.Array:
     """The plan that maximises <plan, similarity> + regularisation * entropy(plan).
 
@@ -24,16 +27,19 @@ def sinkhorn(
       source_mask, target_mask: (...,M) and (...,N) bool.
       regularisation: larger = a plan that is closer to uniform. POT's `reg`, for costs of minus the similarity.
       iterations: each updates the columns, then the rows.
+      among: (...,M,N) bool, tokens of the same sentence pair, where rows hold several; None = a row is one pair.
 
     Returns:
       (...,M,N), 0 at padding. All 0 if a sentence has no token.
     """
-    there = source_mask[..., :, None] & target_mask[..., None, :]
+    there = pairs_of(source_mask, target_mask, among)
     # (...,M,N) log kernel; padding gets minus infinity by `where` in each sum.
     kernel = similarity / regularisation
-    # (...,M,1) and (...,1,N) logs of the marginals.
-    sends = -jnp.log(jnp.maximum(jnp.sum(source_mask, -1), 1).astype(kernel.dtype))[..., None, None]
-    receives = -jnp.log(jnp.maximum(jnp.sum(target_mask, -1), 1).astype(kernel.dtype))[..., None, None]
+    # Logs of the marginals, (...,M,1) and (...,1,N). A row asks its columns how many tokens its own sentence has.
+    sources, targets = jnp.sum(there, -2, keepdims=True), jnp.sum(there, -1, keepdims=True)
+    own_sources = jnp.max(jnp.where(there, sources, 1), -1, keepdims=True)
+    own_targets = jnp.max(jnp.where(there, targets, 1), -2, keepdims=True)
+    sends, receives = -jnp.log(own_sources.astype(kernel.dtype)), -jnp.log(own_targets.astype(kernel.dtype))
 
     def update(_: jax.Array, scalings: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         rows = scalings[0]

@@ -1,0 +1,63 @@
+"""The recipes on bitext continue an imported encoder, with every parametrization. Bad bitext gives one line."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import hf_folders
+import pytest
+from commands import xalign
+
+pytestmark = pytest.mark.slow
+
+SMALL = ["--gin.bitext/Stage.steps=3", "--gin.Runtime.log_every=1", "--gin.Recipe.seed=1"]
+PAIRS = "--gin.BITEXT=('pairs:en=en.txt,de=de.txt',)"
+LEVELS = {"align_bitext": "WordAlignment", "align_words": "AlignedWords", "xlm_align": "DenoisingAlignment"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with an imported encoder and two files of 60 parallel lines."""
+    folder = tmp_path_factory.mktemp("bitext")
+    hf_folders.write_encoder_of_two_blocks(folder / "hf", folder / "base")
+    chance = random.Random(0)
+    for language in ("en", "de"):
+        lines = [" ".join("".join(chance.choices("abcdefgh", k=3)) for _ in range(5)) for _ in range(60)]
+        (folder / f"{language}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def train(place, recipe, run, *more, level=1, text=PAIRS):
+    files = ["--gin_file=base/model.gin", f"--gin_file=recipes/{recipe}.gin"]
+    bound = [f"--gin.{LEVELS[recipe]}.level={level}", text]
+    if recipe == "xlm_align":
+        bound += ["--gin.bitext/TranslationFeed.length=64", "--gin.bitext/TranslationFeed.side=20"]
+    return xalign("train", *files, f"--model_dir={run}", *bound, *SMALL, *more, cwd=place)
+
+
+def losses(place, run):
+    lines = (place / run / "metrics.jsonl").read_text().splitlines()
+    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+
+
+@pytest.mark.parametrize("recipe", LEVELS)
+def test_a_recipe_continues_an_imported_encoder(place, recipe):
+    done = train(place, recipe, recipe)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(place, recipe)) == 3
+
+
+def test_rows_that_go_in_parts_give_the_same_losses(place):
+    assert train(place, "align_words", "whole").returncode == 0
+    assert train(place, "align_words", "parts", "--gin.Runtime.accumulate=2").returncode == 0
+    assert losses(place, "parts") == pytest.approx(losses(place, "whole"), rel=1e-4)
+
+
+def test_bad_input_is_one_line(place):
+    cases = [
+        (train(place, "align_bitext", "bad", level=9), "WordAlignment.level = 9: the model has levels 0 to 2"),
+        (train(place, "align_bitext", "bad", text="--gin.BITEXT=('lines:en=en.txt',)"), "add parallel text"),
+    ]
+    for done, message in cases:
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
