@@ -21,7 +21,7 @@ SMALLER = {"XLMRoberta.layers": 1, "XLMRoberta.width": 16, "XLMRoberta.heads": 2
 DECODER = """
 ALIGN_STEPS, STEPS = 2, 4
 SMALLER = {"Llama.layers": 1, "Llama.width": 16, "Llama.heads": 2, "Llama.kv_heads": 2, "Llama.mlp_width": 16}
-SMALLER |= {"Mixture.tasks": ("lines:en=text.txt",), "Vocabulary.size": 600, "Facts.count": 8, "Perplexity.windows": 8}
+SMALLER |= {"Mixture.tasks": ("lines:en=text.txt",), "Vocabulary.size": 800, "Facts.count": 8, "Perplexity.windows": 8}
 SMALLER |= {"WordRetrieval.candidates": 50, "Runtime.log_every": 1}
 """
 QUICK = {"aligned": ENCODER, "prealign": DECODER}
