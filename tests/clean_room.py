@@ -10,6 +10,7 @@ seconds, CPU seconds and exit code of each step, and the size of the environment
     --models=DIR     holds e5-small/ and smollm2-135m/; without it, steps that read them are left out
     --steps=N        train N steps a run, which takes minutes; README's figures are then not compared
     --only=N         the first N steps alone
+    --room=DIR       a folder that stays afterwards; where it has an installation, go on with it
 
 README's files of one's own (a.en, english.txt and others) are messages of Home Assistant, which the extra `demo` installs.
 """
@@ -78,7 +79,7 @@ class Room:
         self.folder = folder
         self.replace = dict(replace)
         self.home = folder.parent / "home"
-        self.home.mkdir(parents=True)
+        self.home.mkdir(parents=True, exist_ok=True)
         keep = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "LANG"))}
         self.environment = keep | {"HOME": str(self.home), "PATH": "/usr/local/bin:/usr/bin:/bin"}
 
@@ -121,6 +122,8 @@ def steps() -> Iterator[tuple[str, bool]]:
 def prepare(folder: Path, wheel: bool) -> str:
     """Fill the folder with what README expects; returns what stands for `-e '.`."""
     copy = folder.parent / "build" if wheel else folder
+    if (folder / ".venv").is_dir():
+        return ""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -195,13 +198,22 @@ def _without(text: str, models: Path | None) -> str:
     return f"no --models, so no {missing[0]}" if missing else ""
 
 
+def _fewer(text: str, steps: int | None) -> str:
+    """The options that make a command train `steps` steps; "" for other commands."""
+    if not steps or not text.startswith("xalign train"):
+        return ""
+    return f" --gin.PRETRAIN_STEPS={steps}" + (f" --gin.ALIGN_STEPS={steps}" if "prealign" in text else "")
+
+
 def walk(options: argparse.Namespace, room: Room) -> list[Step]:
     """Run the steps, and say after each how it went."""
     done: list[Step] = []
-    for text, python in list(steps())[: options.only]:
+    installed = (room.folder / ".venv").is_dir()
+    if installed:
+        room.environment["PATH"] = f"{room.folder}/.venv/bin:{room.environment['PATH']}"
+    for text, python in list(steps())[2 if installed else 0 : options.only]:
         why = _without(text, options.models)
-        fewer = f" --gin.PRETRAIN_STEPS={options.steps}" if options.steps and text.startswith("xalign train") else ""
-        step = Step(text, said=why) if why else room.run(text + fewer, python)
+        step = Step(text, said=why) if why else room.run(text + _fewer(text, options.steps), python)
         done.append(step)
         short = " ".join(text.split())
         outcome = "left out: " + why if step.code is None else f"exit {step.code}"
@@ -225,11 +237,15 @@ def main() -> None:
     parser.add_argument("--models", type=Path)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--only", type=int)
+    parser.add_argument("--room", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="clean-room-") as folder:
-        place = Path(folder, "room")
+        place = (options.room or Path(folder)).resolve() / "room"
+        place.parent.mkdir(parents=True, exist_ok=True)
         source = prepare(place, options.wheel)
-        room = Room(place, {"python3.11 ": f"{options.python} ", "-e '.": source})
+        room = Room(
+            place, {"python3.11 ": f"{options.python} ", "-e '.": source}
+        )  # the first two steps alone have these
         done = walk(options, room)
         failed = [f"exit {step.code}: {' '.join(step.text.split())}" for step in done if step.code]
         wrong = [*failed, *differences(room, done, options.steps)]
