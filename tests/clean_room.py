@@ -83,6 +83,11 @@ class Room:
         keep = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "LANG"))}
         self.environment = keep | {"HOME": str(self.home), "PATH": "/usr/local/bin:/usr/bin:/bin"}
 
+    @property
+    def size(self) -> float:
+        """Of the environment, in MB."""
+        return sum(file.lstat().st_size for file in (self.folder / ".venv").rglob("*")) / 1e6
+
     def run(self, text: str, python: bool = False) -> Step:
         """One command, or one block of Python."""
         command = text
@@ -163,6 +168,9 @@ def differences(room: Room, done: list[Step], steps: int | None) -> Iterator[str
         ran = [step for step in done if " ".join(step.text.split()).startswith(start) and step.code == 0]
         if ran and not (room.folder / file).is_file():
             yield f"{start}: no file {file}"
+    shown = float(re.search(r"The environment takes about .* ([\d.]+) GB", README.read_text(encoding="utf-8"))[1])
+    if abs(room.size / 1000 - shown) > 0.1 * shown:
+        yield f"the environment has {room.size:,.0f} MB and README says {shown} GB"
     links = room.folder / "links.pharaoh"
     if links.is_file() and _lines(links) != _lines(room.folder / "a.en"):
         yield f"links.pharaoh has {_lines(links)} lines and a.en {_lines(room.folder / 'a.en')}"
@@ -221,8 +229,7 @@ def walk(options: argparse.Namespace, room: Room) -> list[Step]:
         if step.code:
             print("\n".join(f"    {line}" for line in step.said.splitlines()[-5:]), flush=True)
         if text.startswith("pip install") and step.code == 0:
-            size = sum(file.lstat().st_size for file in (room.folder / ".venv").rglob("*")) / 1e6
-            print(f"  the environment has {size:,.0f} MB", flush=True)
+            print(f"  the environment has {room.size:,.0f} MB", flush=True)
             write_texts(room)
             for name, folder in MODELS.items():
                 if options.models:
