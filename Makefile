@@ -1,5 +1,5 @@
-# make demo | test | lint | site | house | fuzz | mutate | arms | study | bench | clean. Each needs only Python: it makes
-# `.venv` first.
+# make demo | test | lint | site | notebooks | clean-room | house | fuzz | mutate | arms | study | bench | clean. Each needs
+# only Python: it makes `.venv` first.
 # `clean` keeps runs/ and report/.
 #
 #   make demo                          a small joint run and a small PreAlign run; tables and plots in report/
@@ -33,7 +33,7 @@ FILES = xalign_jax/objectives xalign_jax/training/step.py
 COUNT = 100
 SEED = 0
 
-.PHONY: demo test lint site house fuzz mutate arms study bench clean prepare-demo prepare-arms
+.PHONY: demo test lint site notebooks clean-room house fuzz mutate arms study bench clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
 .venv/done: setup.py pyproject.toml constraints.txt requirements-core.txt
@@ -85,6 +85,15 @@ lint: .venv/done
 # Builds the documentation into build/site/index.html, and fails at a broken link.
 site: .venv/done
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Runs the notebooks again and keeps what they print and draw.
+notebooks: .venv/done
+	$(BIN)/python notebooks/run.py
+
+# Does README.md from top to bottom in an empty folder with a home of its own, and compares what comes out. MODELS is a
+# folder with e5-small/ and smollm2-135m/; without it, steps that read them are left out. STEPS=10 takes minutes, not an hour.
+clean-room: .venv/done
+	$(BIN)/python tests/clean_room.py --python=$(PYTHON) $(if $(MODELS),--models=$(MODELS)) $(if $(STEPS),--steps=$(STEPS))
 
 # Prints the import graph, circles, sizes, types and prose of this checkout. For another one, with each long sentence:
 # `make house ROOT=../other SENTENCES=1`.

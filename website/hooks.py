@@ -1,4 +1,4 @@
-"""What mkdocs calls: pages that are made from README.md, gin files and docstrings, and links between pages."""
+"""What mkdocs calls: pages made from README.md, gin files, docstrings and notebooks, and links between pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from website import gallery, reference
+from website import gallery, notebooks, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -19,7 +19,8 @@ DOCS = ROOT / "docs"
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that no file in docs/ holds."""
     home = without_code((ROOT / "README.md").read_text(encoding="utf-8"), ROOT).replace("](docs/", "](")
-    made = {"index.md": home, "recipes.md": gallery.page(ROOT / "gin"), **reference.pages()}
+    made: dict[str, str | bytes] = {"index.md": home, "recipes.md": gallery.page(ROOT / "gin"), **reference.pages()}
+    made |= notebooks.pages(ROOT / "notebooks")
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     return files

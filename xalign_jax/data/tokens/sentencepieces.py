@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -136,6 +137,10 @@ def train_sentencepiece(
         )
     except (RuntimeError, ValueError, OSError) as error:
         reason = one_line(error, None)
+        if most := re.search(r"size too high .*<= (\d+)", reason):
+            raise UserError(
+                f"Vocabulary.size = {size}: the text is too small for so many pieces; set it to {most[1]} or fewer"
+            ) from None
         raise UserError(
             f"Vocabulary.size = {size}, model_type = {model_type!r}: SentencePiece refuses: {reason}"
         ) from None
