@@ -27,7 +27,9 @@ NO_FACTS = [*PAIR, 'RATES = {"en": 0.9, "de": 0.1}']
 FROM_USERS = {f"prealign_{size}": PAIR for size in ("pair_tiny", "plus_pair_tiny")}
 FROM_USERS |= {f"prealign_{size}": NO_FACTS for size in ("150m", "400m", "1_3b")}
 FROM_USERS |= {"joint_pair_tiny": PAIR, "held_pair_tiny": PAIR, "infoxlm_base": TEXTS, "infoxlm_large": TEXTS}
-FROM_USERS |= {"continue_lora": ["Recipe.model = @Llama()", "Recipe.vocabulary = @Vocabulary()", *SHAPE, TEXTS[0]]}
+DECODER = ["Recipe.model = @Llama()", "Recipe.vocabulary = @Vocabulary()", *SHAPE, TEXTS[0]]
+FROM_USERS |= dict.fromkeys(("continue_lora", "afp", "cross_lingual_mapping"), DECODER)
+FROM_USERS |= {"mid_align": [*DECODER, "LEVEL = 4"]}
 RECIPES = sorted((ROOT / "gin" / "recipes").glob("*.gin"))
 
 # Third-party package -> the only rooms or files that may import it.
