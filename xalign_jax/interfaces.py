@@ -114,12 +114,15 @@ class Inputs(NamedTuple):
       positions: (B, T) int32, from 0 in each segment.
       segment_ids: (B, T) int32, from 1; tokens see only their own segment; 0 is padding.
       types: (B, T) int32 token types, such as languages; None = all 0.
+      seen: (B, T, T) bool, the tokens (last axis) that each token (second axis) may see at most; None = the whole
+        segment, or what is before in it.
     """
 
     tokens: jax.Array
     positions: jax.Array
     segment_ids: jax.Array
     types: jax.Array | None = None
+    seen: jax.Array | None = None
 
     @classmethod
     def of(cls, batch: Batch, view: str = "") -> Inputs:

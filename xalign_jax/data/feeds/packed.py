@@ -136,9 +136,7 @@ class TranslationFeed(Feed):
 
     def _form(self) -> Form:
         has, second = self.targets is not None, self.targets == "second"
-        return Form(
-            self.length, self.slots, self.reset_positions, self.language_types, targets=has, second=second
-        )
+        return Form(self.length, self.slots, self.reset_positions, self.language_types, targets=has, second=second)
 
 
 @gin.configurable

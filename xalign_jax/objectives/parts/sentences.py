@@ -39,7 +39,9 @@ def check_encoder(name: str, model: Model, level: int, pooling: str) -> None:
     if pooling not in POOLINGS:
         raise UserError(f"{name}.pooling = {pooling!r}: one of {', '.join(POOLINGS)}")
     if pooling == "first" and model.causal:
-        raise UserError(f"{name}.pooling = 'first': a causal model's first token has seen no other; use 'mean' or 'last'")
+        raise UserError(
+            f"{name}.pooling = 'first': a causal model's first token has seen no other; use 'mean' or 'last'"
+        )
 
 
 def side(batch: Mapping[str, jax.Array], which: str) -> dict[str, jax.Array]:
