@@ -494,6 +494,14 @@ class Tracker:
         raise NotImplementedError
 
 
+class Changing:
+    """A number that changes with the step of a stage, for `Stream.weight`: plain values that gin fills."""
+
+    def at(self, step: jax.Array) -> jax.Array:
+        """The number at a step, counted from 0 in the stage; integer scalar -> float32 scalar >= 0."""
+        raise NotImplementedError
+
+
 class Schedule(Protocol):
     """A learning rate by step, as plain values that gin fills."""
 

@@ -81,12 +81,13 @@ class BTMLM(MaskedLM):
         nth = number // jnp.maximum(texts, 1)
         size = jnp.sum(segments[:, None, :] == owner[:, :, None], axis=2)
         position = jnp.where(owner > 0, nth if self.restart else nth + size, 0)
+        assert model.mask_id is not None, "`init` has looked"
         masks = jnp.full(owner.shape, model.mask_id)
         columns = (batch["tokens"], masks), (batch["positions"], position), (segments, owner)
-        joined = (jnp.concatenate([one, other.astype(one.dtype)], axis=1) for one, other in columns)
+        tokens, positions, owners = (jnp.concatenate([one, other.astype(one.dtype)], axis=1) for one, other in columns)
         key = jnp.arange(length + self.pseudo)
         seen = jnp.broadcast_to((key < length) | (key[:, None] == key), (len(segments), len(key), len(key)))
-        return Inputs(*joined, seen=seen)
+        return Inputs(tokens, positions, owners, seen=seen)
 
     @staticmethod
     def _written(model: Model, inputs: Inputs, length: int) -> jax.Array:
