@@ -29,7 +29,11 @@ FROM_USERS |= {f"prealign_{size}": NO_FACTS for size in ("150m", "400m", "1_3b")
 FROM_USERS |= {"joint_pair_tiny": PAIR, "held_pair_tiny": PAIR, "infoxlm_base": TEXTS, "infoxlm_large": TEXTS}
 DECODER = ["Recipe.model = @Llama()", "Recipe.vocabulary = @Vocabulary()", *SHAPE, TEXTS[0]]
 FROM_USERS |= dict.fromkeys(("continue_lora", "afp", "cross_lingual_mapping"), DECODER)
-FROM_USERS |= {"mid_align": [*DECODER, "LEVEL = 4"]}
+MIDDLE = [*DECODER, "LEVEL = 4"]
+FROM_USERS |= dict.fromkeys(("mid_align", "mid_align_turns"), MIDDLE)
+ENCODER = ["Recipe.model = @XLMRoberta()", "Recipe.vocabulary = @Vocabulary()", TEXTS[0]]
+ENCODER += [f"XLMRoberta.{name} = 8" for name in ("layers", "width", "heads", "mlp_width")]
+FROM_USERS |= dict.fromkeys(("camlm", "btmlm", "transport"), ENCODER)
 RECIPES = sorted((ROOT / "gin" / "recipes").glob("*.gin"))
 
 # Third-party package -> the only rooms or files that may import it.

@@ -116,7 +116,8 @@ def test_no_gradient_reaches_the_side_of_the_masked_token_exactly(kind, monkeypa
         np.testing.assert_array_equal(reaches.any(0), expected)
 
 
-@pytest.mark.parametrize("objective", [CAMLM(RATE), pytest.param(BTMLM(RATE, pseudo=4), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", [CAMLM(RATE), BTMLM(RATE, pseudo=4)])
 def test_the_same_on_eight_devices(objective):
     model = model_of(layers=1)
     params = {"model": jax.jit(model.init)(jax.random.key(0)), "heads": {}}
@@ -124,15 +125,17 @@ def test_the_same_on_eight_devices(objective):
 
 
 def test_a_row_without_a_partner_sees_itself_and_is_counted(model, params):
-    batch = pairs(2)
+    batch, objective = pairs(4), CAMLM(RATE)
     batch["token_language"] = np.zeros_like(batch["token_language"])
-    total, metrics, _ = loss_of(CAMLM(Corruption(rate=1.0)), model, params, {}, batch, KEY)
-    assert np.isfinite(total) and metrics["count_blind"] == CAMLM(Corruption(rate=1.0)).count(model, batch, KEY) == 24
+    total, metrics, _ = loss_of(objective, model, params, {}, batch, KEY)
+    assert np.isfinite(total) and metrics["count_blind"] == objective.count(model, batch, KEY) > 0
     with pytest.raises(UserError, match=r"@CAMLM\(\): it reads pairs; bind a TranslationFeed"):
         CAMLM().check(model, {"tokens": batch["tokens"]})
 
 
-def test_pseudo_tokens_are_the_best_of_the_first_pass_and_constants_of_the_second(model, params):
+def test_pseudo_tokens_are_the_best_of_the_first_pass_and_constants_of_the_second():
+    model = model_of(layers=1)
+    params = {"model": jax.jit(model.init)(jax.random.key(0)), "heads": {}}
     batch, objective = pairs(4), BTMLM(Corruption(rate=0.4), pseudo=5)
     found = jax.device_get(jax.jit(lambda b: objective.corrupted(model, b, KEY))(batch))
     inputs = objective.extended(model, batch)
@@ -149,10 +152,7 @@ def test_pseudo_tokens_are_the_best_of_the_first_pass_and_constants_of_the_secon
         for j in range(5):
             keep = np.r_[0:T, T + j]
             alone = Inputs(*(column[:, keep] for column in inputs[:3]), seen=inputs.seen[:, keep][:, :, keep])
-            h = (
-                own.head_input(own.hidden(alone, levels=(LAYERS,))[LAYERS][:, T]) @ own.head_weight().T
-                + own.head_bias()
-            )
+            h = own.head_input(own.hidden(alone, levels=(1,))[1][:, T]) @ own.head_weight().T + own.head_bias()
             best.append(jnp.argmax(jnp.where(SPECIAL, -jnp.inf, h), 1))
         return jnp.stack(best, 1)
 
@@ -160,7 +160,7 @@ def test_pseudo_tokens_are_the_best_of_the_first_pass_and_constants_of_the_secon
 
     def second(own):
         tokens = np.concatenate([found["tokens"], pseudo], 1)
-        h = model.bind(own).hidden(Inputs(tokens, *inputs[1:3]), levels=(LAYERS,))[LAYERS][:, :T]
+        h = model.bind(own).hidden(Inputs(tokens, *inputs[1:3]), levels=(1,))[1][:, :T]
         logits = model.bind(own).head_input(h) @ model.bind(own).head_weight().T + model.bind(own).head_bias()
         at_target = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["tokens"][..., None], 2)[..., 0]
         return -jnp.sum(at_target, where=found["chosen"])

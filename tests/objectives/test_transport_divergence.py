@@ -37,20 +37,19 @@ def states(model, params):
     return lambda batch: [np.asarray(found, np.float64) for found in run(batch)]
 
 
-def divergence(x, y, eps):
+def divergence(transport, x, y, eps):
     """The formula with the plans of POT."""
-    ot = pytest.importorskip("ot", reason="POT is not installed")
 
     def cost(one, other):
         one, other = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (one, other))
         c, a, b = 1 - one @ other.T, np.full(len(one), 1 / len(one)), np.full(len(other), 1 / len(other))
-        plan = ot.sinkhorn(a, b, c, eps, method="sinkhorn_log", numItermax=20000, stopThr=1e-12)
+        plan = transport.sinkhorn(a, b, c, eps, method="sinkhorn_log", numItermax=20000, stopThr=1e-12)
         return np.sum(plan * c) + eps * np.sum(plan * np.log(plan / np.outer(a, b)))
 
     return cost(x, y) - (cost(x, x) + cost(y, y)) / 2
 
 
-def test_sentences_as_pot_computes_it(model, params):
+def test_sentences_as_pot_computes_it(transport, model, params):
     batch, objective = sentence_batch(), TransportDivergence(level=1, regularisation=0.2, iterations=300)
 
     @jax.jit
@@ -60,7 +59,7 @@ def test_sentences_as_pot_computes_it(model, params):
     x, y = (np.asarray(found, np.float64)[:-1] for found in vectors(params["model"]))  # the last slot is empty
     total, metrics, state = loss_of(objective, model, params, {}, batch, KEY)
     assert objective.count(model, batch, KEY) == R * S - 1 and metrics == state == {}
-    np.testing.assert_allclose(total, (R * S - 1) * divergence(x, y, 0.2), rtol=1e-4)
+    np.testing.assert_allclose(total, (R * S - 1) * divergence(transport, x, y, 0.2), rtol=1e-4)
     # Which sentence translates which is not read.
     order = np.random.default_rng(0).permutation(R)
     shuffled = batch | {name: batch[name][order] for name in batch if name.startswith("key_")}
@@ -70,7 +69,7 @@ def test_sentences_as_pot_computes_it(model, params):
     np.testing.assert_allclose(one, other, rtol=1e-3)
 
 
-def test_tokens_as_pot_computes_it(model, params, states):
+def test_tokens_as_pot_computes_it(transport, model, params, states):
     objective = TransportDivergence(level=1, unit="token", regularisation=0.2, iterations=300)
     batch = {name: np.array(array) for name, array in sentence_batch().items()}
     batch["tokens"][0, 2] = 3  # one of two tokens is special
@@ -83,13 +82,16 @@ def test_tokens_as_pot_computes_it(model, params, states):
                 h[row][(batch[w + "segment_ids"][row] == slot) & ~SPECIAL[batch[w + "tokens"][row]]]
                 for h, w in ((x, ""), (y, "key_"))
             ]
-            expected += divergence(*own, 0.2) if all(map(len, own)) else 0.0
+            expected += divergence(transport, *own, 0.2) if all(map(len, own)) else 0.0
     total, _, _ = loss_of(objective, model, params, {}, batch, KEY)
     np.testing.assert_allclose(total, expected, rtol=1e-4)
     assert objective.count(model, batch, KEY) == R * S - 1 and objective.flops(model, batch) > 0
 
 
-@pytest.mark.parametrize("unit", ["sentence", "token"])
+SLOW_TOKENS = ["sentence", pytest.param("token", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("unit", SLOW_TOKENS)
 def test_equal_sides_and_empty_batches_give_zero_and_no_gradient(model, params, unit):
     batch, objective = sentence_batch(), TransportDivergence(unit=unit, iterations=30)
     equal = batch | {"key_" + name: batch[name] for name in ("tokens", "positions", "segment_ids", "text")}
@@ -103,7 +105,7 @@ def test_equal_sides_and_empty_batches_give_zero_and_no_gradient(model, params, 
     assert objective.count(model, empty, KEY) == 0
 
 
-@pytest.mark.parametrize("unit", ["sentence", pytest.param("token", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("unit", SLOW_TOKENS)
 def test_the_same_on_eight_devices(model, params, unit):
     # Eight rows: the four twice, with other texts.
     both = [sentence_batch(seed) for seed in (0, 1)]
