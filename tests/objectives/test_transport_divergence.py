@@ -88,10 +88,7 @@ def test_tokens_as_pot_computes_it(transport, model, params, states):
     assert objective.count(model, batch, KEY) == R * S - 1 and objective.flops(model, batch) > 0
 
 
-SLOW_TOKENS = ["sentence", pytest.param("token", marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("unit", SLOW_TOKENS)
+@pytest.mark.parametrize("unit", ["sentence", pytest.param("token", marks=pytest.mark.slow)])
 def test_equal_sides_and_empty_batches_give_zero_and_no_gradient(model, params, unit):
     batch, objective = sentence_batch(), TransportDivergence(unit=unit, iterations=30)
     equal = batch | {"key_" + name: batch[name] for name in ("tokens", "positions", "segment_ids", "text")}
@@ -105,7 +102,8 @@ def test_equal_sides_and_empty_batches_give_zero_and_no_gradient(model, params, 
     assert objective.count(model, empty, KEY) == 0
 
 
-@pytest.mark.parametrize("unit", SLOW_TOKENS)
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["sentence", "token"])
 def test_the_same_on_eight_devices(model, params, unit):
     # Eight rows: the four twice, with other texts.
     both = [sentence_batch(seed) for seed in (0, 1)]
