@@ -122,6 +122,38 @@ def test_the_same_on_eight_devices(objective):
     assert_same_on_eight_devices(objective, model, params, pairs(8))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", [CAMLM(RATE), BTMLM(RATE, pseudo=4)])
+def test_the_same_in_parts(objective, params):
+    """`Runtime.accumulate`: the rows go through the model in two parts."""
+    batch, gradients = pairs(4), []
+    for chunks in (1, 2):
+        model = model_of(chunks=chunks)
+        gradient = jax.grad(lambda p, m=model: objective.loss(bound(m, p), batch, {}, KEY)[0])
+        gradients.append(jax.jit(gradient)(params))
+    for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_the_fused_kernel_never_reads_a_rule(monkeypatch):
+    """The kernel reads segments and order, not the mask, and would show everything in a segment."""
+
+    class Called(Exception):
+        pass
+
+    def kernel(*arrays, **settings):
+        raise Called
+
+    monkeypatch.setattr(attention, "fits", lambda query, key: True)
+    monkeypatch.setattr(attention, "attend_fused", kernel)
+    x = jnp.ones((1, 4, 2, 8))
+    plain = attention.mutual_context(jnp.ones((1, 4), jnp.int32))
+    with pytest.raises(Called):
+        jax.eval_shape(lambda x: attention.attend(x, x, x, plain), x)
+    ruled = plain.limited(jnp.eye(4, dtype=bool)[None])
+    assert jax.eval_shape(lambda x: attention.attend(x, x, x, ruled), x).shape == x.shape
+
+
 def test_a_row_without_a_partner_sees_itself_and_is_counted(model, params):
     batch, objective = pairs(4), CAMLM(RATE)
     batch["token_language"] = np.zeros_like(batch["token_language"])
