@@ -64,3 +64,11 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """Modules stay until the end; collections of garbage need not walk them each time."""
     gc.freeze()
+
+
+@pytest.fixture
+def transport(monkeypatch):
+    """POT without its back ends, which take half a minute to import."""
+    for name in ("PYTORCH", "TENSORFLOW", "JAX", "CUPY"):
+        monkeypatch.setenv(f"POT_BACKEND_DISABLE_{name}", "1")
+    return pytest.importorskip("ot")

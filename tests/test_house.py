@@ -27,7 +27,13 @@ NO_FACTS = [*PAIR, 'RATES = {"en": 0.9, "de": 0.1}']
 FROM_USERS = {f"prealign_{size}": PAIR for size in ("pair_tiny", "plus_pair_tiny")}
 FROM_USERS |= {f"prealign_{size}": NO_FACTS for size in ("150m", "400m", "1_3b")}
 FROM_USERS |= {"joint_pair_tiny": PAIR, "held_pair_tiny": PAIR, "infoxlm_base": TEXTS, "infoxlm_large": TEXTS}
-FROM_USERS |= {"continue_lora": ["Recipe.model = @Llama()", "Recipe.vocabulary = @Vocabulary()", *SHAPE, TEXTS[0]]}
+DECODER = ["Recipe.model = @Llama()", "Recipe.vocabulary = @Vocabulary()", *SHAPE, TEXTS[0]]
+FROM_USERS |= dict.fromkeys(("continue_lora", "afp", "cross_lingual_mapping"), DECODER)
+MIDDLE = [*DECODER, "LEVEL = 4"]
+FROM_USERS |= dict.fromkeys(("mid_align", "mid_align_turns"), MIDDLE)
+ENCODER = ["Recipe.model = @XLMRoberta()", "Recipe.vocabulary = @Vocabulary()", TEXTS[0]]
+ENCODER += [f"XLMRoberta.{name} = 8" for name in ("layers", "width", "heads", "mlp_width")]
+FROM_USERS |= dict.fromkeys(("camlm", "btmlm", "transport"), ENCODER)
 BERT = [f"Bert.{name} = 8" for name in ("layers", "width", "heads", "mlp_width", "max_length", "types")]
 BITEXT = ["Recipe.model = @Bert()", "Recipe.vocabulary = @Vocabulary()", *BERT, 'BITEXT = ("pairs:en=a.en,de=a.de",)']
 FROM_USERS |= dict.fromkeys(("align_bitext", "align_words", "xlm_align"), BITEXT)

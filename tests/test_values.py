@@ -102,7 +102,7 @@ def test_a_number_that_means_nothing_is_refused(name, field, kinds):
         ("Llama", "layers", 0),
         ("Llama", "tied", "yes"),
         ("XlCo", "temperature", 0),
-        ("TranslationRanking", "pooling", "last"),
+        ("TranslationRanking", "pooling", "middle"),
         ("Corruption", "rate", 0),
         ("MaskedLM", "corruption", None),
         ("Vocabulary", "rows", 0),

@@ -103,10 +103,13 @@ def register() -> None:
     import xalign_jax.models.llama
     import xalign_jax.models.xlm_roberta
     import xalign_jax.objectives.aligned_words
+    import xalign_jax.objectives.btmlm
+    import xalign_jax.objectives.camlm
     import xalign_jax.objectives.causal_lm
     import xalign_jax.objectives.denoising_alignment
     import xalign_jax.objectives.masked_lm
     import xalign_jax.objectives.translation_ranking
+    import xalign_jax.objectives.transport_divergence
     import xalign_jax.objectives.word_alignment
     import xalign_jax.objectives.word_contrast
     import xalign_jax.objectives.word_distance

@@ -114,12 +114,15 @@ class Inputs(NamedTuple):
       positions: (B, T) int32, from 0 in each segment.
       segment_ids: (B, T) int32, from 1; tokens see only their own segment; 0 is padding.
       types: (B, T) int32 token types, such as languages; None = all 0.
+      seen: (B, T, T) bool, the tokens (last axis) that each token (second axis) may see at most; None = the whole
+        segment, or what is before in it.
     """
 
     tokens: jax.Array
     positions: jax.Array
     segment_ids: jax.Array
     types: jax.Array | None = None
+    seen: jax.Array | None = None
 
     @classmethod
     def of(cls, batch: Batch, view: str = "") -> Inputs:
@@ -488,6 +491,14 @@ class Tracker:
 
     def start(self, run: TrackedRun) -> Tracking:
         """Open the run, or continue it if the tracker knows its id."""
+        raise NotImplementedError
+
+
+class Changing:
+    """A number that changes with the step of a stage, for `Stream.weight`: plain values that gin fills."""
+
+    def at(self, step: jax.Array) -> jax.Array:
+        """The number at a step, counted from 0 in the stage; integer scalar -> float32 scalar >= 0."""
         raise NotImplementedError
 
 

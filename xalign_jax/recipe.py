@@ -22,6 +22,7 @@ import gin
 
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import (
+    Changing,
     Everything,
     Feed,
     ModelConfig,
@@ -195,7 +196,8 @@ class Stream:
       objective: the loss on a batch (`xalign_jax.objectives`).
       batch_size: rows in each step of the stage, over all devices together.
       mixture: the texts and their rates; None for feeds that read only the lexicon.
-      weight: multiplies the objective's loss.
+      weight: multiplies the objective's loss. It may change with the step of the stage: `@Turns()`, `@Linear()` or
+        `@Piecewise()`. At a step where it is 0, the objective is not computed, and the rows of the step teach nothing.
     """
 
     name: str = gin.REQUIRED
@@ -203,7 +205,7 @@ class Stream:
     objective: Objective = gin.REQUIRED
     batch_size: int = gin.REQUIRED
     mixture: Mixture | None = None
-    weight: float = 1.0
+    weight: float | Changing = 1.0
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -211,7 +213,10 @@ class Stream:
         objects(self, "feed", kind=Feed)
         objects(self, "objective", kind=Objective)
         objects(self, "mixture")
-        within(self, "[0, inf)", "weight")
+        if not isinstance(self.weight, Changing):
+            if not _is_a(self.weight, "float"):
+                raise UserError(f"{_label(self, 'weight')} = {self.weight!r}: expected a number, or @Turns()")
+            within(self, "[0, inf)", "weight")
 
 
 @gin.configurable

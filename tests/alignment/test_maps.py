@@ -154,14 +154,6 @@ def test_a_random_draw_belongs_to_a_word_and_not_to_its_block(monkeypatch):
     assert (other.dictionary != found.dictionary).any()
 
 
-@pytest.fixture
-def transport(monkeypatch):
-    """POT without its back ends, which take half a minute to import."""
-    for name in ("PYTORCH", "TENSORFLOW", "JAX", "CUPY"):
-        monkeypatch.setenv(f"POT_BACKEND_DISABLE_{name}", "1")
-    return pytest.importorskip("ot")
-
-
 @pytest.mark.parametrize("epsilon", [1.0, 0.02])
 def test_plans_are_those_of_pot(transport, epsilon):
     rng = np.random.default_rng(0)

@@ -170,6 +170,29 @@ def test_every_piece_comes_once_in_an_epoch(corpus):
         assert len(spans) == count and items.size.max() == 7 and items.size.sum() == sizes.sum()
 
 
+@pytest.mark.parametrize("targets", ["second", "all"])
+def test_a_causal_model_predicts_the_second_text_given_the_first(corpus, targets):
+    config = TranslationFeed(T, S, 30, targets=targets)
+    batch = config.build(corpus, MIXTURE, 40, 3).batch(0, slice(None))
+    plain = TranslationFeed(T, S, 30).build(corpus, MIXTURE, 40, 3).batch(0, slice(None))
+    assert same(plain, {name: batch[name] for name in plain}), "the texts are the same as without targets"
+    scored = np.zeros((40, T), bool)
+    for row, slot, tokens, _, _ in segments(batch):
+        (start,) = np.flatnonzero(batch["segment_ids"][row] == slot + 1)[:1]
+        # "bos a eos b eos": the first scored target is b's first token, predicted at a's eos; the last one is b's eos.
+        first = list(tokens).index(EOS) if targets == "second" else 0
+        scored[row, start + first : start + len(tokens) - 1] = True
+        np.testing.assert_array_equal(
+            batch["targets"][row, start + first : start + len(tokens) - 1], tokens[first + 1 :]
+        )
+    np.testing.assert_array_equal(batch["weights"], scored.astype(np.float32))
+    assert {k: (a.shape, a.dtype) for k, a in batch.items()} == {
+        k: (a.shape, a.dtype) for k, a in config.blank(40).items()
+    }
+    with pytest.raises(UserError, match=r"TranslationFeed\.targets = 'first': must be one of second, all"):
+        TranslationFeed(T, S, 30, targets="first")
+
+
 @pytest.mark.parametrize("pivot", [None, "de", "en"])
 def test_translations_are_of_one_group_and_two_languages(corpus, pivot):
     feed = TranslationFeed(T, S, 30, pivot).build(corpus, MIXTURE, 500, 0)

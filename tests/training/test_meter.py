@@ -47,3 +47,17 @@ def test_columns_are_right_whatever_a_stream_is_called(monkeypatch):
         **{"loss": 2.0, "loss/key_tokens": 2.0, "loss/count_x": 2.0, "count_x/tokens": 2.0},
         **{"tokens/en": 8, "tokens/de": 2, "key_tokens/key_tokens": 8, "key_tokens/words": 10},
     }
+
+
+def test_a_stream_that_takes_turns_has_means_over_its_own_steps(monkeypatch):
+    rows = []
+    monkeypatch.setattr(meter, "step_flops", lambda stage, model: 1.0)
+    planned = SimpleNamespace(stage=SimpleNamespace(name="all"), feeds={})
+    found = meter.Meter(planned, None, SimpleNamespace(write=lambda stage, step, row: rows.append(row)))
+    for step in range(3):
+        counts = {"a": {"steps": np.array(step == 1)}, "b": {"steps": np.array(0)}}
+        metrics = {"loss": 1.0, "loss/a": 6.0 * (step == 1), "a/accuracy": 0.5 * (step == 1), "loss/b": 0.0}
+        found.add(step, {"finite": np.bool_(True), **metrics, "counts": counts})
+    found.flush()
+    shown = {name: value for name, value in rows[0].items() if not name.startswith("perf/")}
+    assert shown == {"loss": 1.0, "loss/a": 6.0, "a/accuracy": 0.5, "a/steps": 1, "b/steps": 0}

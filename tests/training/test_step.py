@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xalign_jax.data.sampling.schedules import Linear, Piecewise, Turns
+from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Coordinates, Feed, Objective
 from xalign_jax.recipe import Stage, Stream
 from xalign_jax.training.optimizers import AdamW, WarmupConstant
 from xalign_jax.training.state import TrainState, optimizer
-from xalign_jax.training.step import combine, count_rows, make_step, stream_key
+from xalign_jax.training.step import combine, count_rows, make_step, stream_key, weights_at
 
 
 class Two:
@@ -31,6 +33,7 @@ class Two:
 MODEL: Any = Two()
 LANGUAGES = {"a": ("en", "de"), "b": ("en", "de")}
 FIRST, STEPS = 5, 4  # of the stage
+WEIGHTS = {"a": 2.0, "b": 0.5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Following(Line):
         return state | {"norm": model.params["norm"]}
 
 
-def stage(**changes):
-    streams = [Stream("a", Feed(), Following(), 2, weight=2.0), Stream("b", Feed(), Line(), 2, weight=0.5)]
+def stage(a=WEIGHTS["a"], b=WEIGHTS["b"], **changes):
+    streams = [Stream("a", Feed(), Following(), 2, weight=a), Stream("b", Feed(), Line(), 2, weight=b)]
     parts = {"optimizer": AdamW(weight_decay=0.5, clip=0.0), "schedule": WarmupConstant(peak=0.1, warmup=0.5)}
     return Stage("only", STEPS, streams, **(parts | changes))
 
@@ -134,6 +137,35 @@ def test_metrics_are_means_of_each_stream_and_the_norm_of_the_whole_gradient():
         assert metrics[f"{name}/draw"] == jax.random.uniform(stream_key(7, jnp.int32(FIRST), name))
 
 
+@pytest.mark.parametrize("combined", ["means", "pooled"])
+def test_streams_take_turns_and_one_that_is_off_is_not_computed(combined):
+    """At a step, the update is that of the stream whose turn it is. The other's loss would be infinite."""
+    turns = stage(Turns(every=2, turn=0, weight=2.0), Turns(every=2, turn=1, weight=0.5), combine=combined)
+    run = jax.jit(make_step(turns, Coordinates(), MODEL, FIRST, 7, LANGUAGES))
+    broken = {"a": {"plus": jnp.array([jnp.inf])}, "b": {"plus": jnp.array([jnp.inf])}}
+    for step, of, other in ((FIRST, "a", "b"), (FIRST + 1, "b", "a")):
+        given = {name: batch | broken.get(name if name == other else "", {}) for name, batch in batches().items()}
+        before = state(turns, step)
+        after, metrics = run(before, given)
+        alone = dataclasses.replace(stage(), streams=[s for s in stage().streams if s.name == of])
+        expected, of_one = updated(alone, {of: given[of]}, before._replace(state={of: before.state[of]}))
+        jax.tree.map(np.testing.assert_array_equal, after.free, expected.free)
+        assert metrics["finite"] and metrics["loss"] == of_one["loss"] and metrics[f"loss/{other}"] == 0
+        assert metrics["counts"][of]["steps"] == 1 and metrics["counts"][other]["steps"] == 0
+        jax.tree.map(np.testing.assert_array_equal, after.state[other].get("seen"), before.state[other]["seen"])
+
+
+def test_a_weight_may_change_with_the_step():
+    chosen = stage(Linear(((0, 1.0), (4, 3.0))), Piecewise(((0, 1.0), (2, 0.0))))
+    found = [{name: float(w) for name, w in weights_at(chosen, step).items()} for step in (0, 1, 2, 9)]
+    assert found == [{"a": 1, "b": 1}, {"a": 1.5, "b": 1}, {"a": 2, "b": 0}, {"a": 3, "b": 0}]
+    for value, wrong in (("2", "expected a number"), (True, "expected a number"), (-1.0, "must lie in")):
+        with pytest.raises(UserError, match=rf"s/Stream\.weight = {value!r}: {wrong}"):
+            Stream("s", Feed(), Line(), 2, weight=value)
+    with pytest.raises(UserError, match=r"Turns\.turn = 2: less than Turns\.every = 2"):
+        Turns(turn=2)
+
+
 def test_a_streams_key_depends_on_seed_step_and_name():
     keys = [stream_key(*given) for given in ((1, 2, "a"), (2, 2, "a"), (1, 3, "a"), (1, 2, "b"), (2, 1, "a"))]
     assert len({tuple(np.asarray(jax.random.key_data(key))) for key in keys}) == 5
@@ -143,10 +175,10 @@ def test_sums_are_combined_over_counts_and_a_stream_without_a_count_adds_nothing
     sums, counts = {"a": jnp.float32(6), "b": jnp.float32(10)}, {"a": jnp.float32(3), "b": jnp.float32(0.5)}
     nothing = {"a": jnp.float32(0), "b": jnp.float32(0.5)}
     for name, full, part in (("means", 2 * 6 / 3 + 0.5 * 20, 0.5 * 20), ("pooled", 17 / 3.5, 17 / 0.5)):
-        np.testing.assert_allclose(combine(stage(combine=name), sums, counts), full, rtol=1e-6)
-        np.testing.assert_allclose(combine(stage(combine=name), sums, nothing), part, rtol=1e-6)
+        np.testing.assert_allclose(combine(stage(combine=name), sums, counts, WEIGHTS), full, rtol=1e-6)
+        np.testing.assert_allclose(combine(stage(combine=name), sums, nothing, WEIGHTS), part, rtol=1e-6)
     none = dict.fromkeys(counts, jnp.float32(0))
-    value, grads = jax.value_and_grad(lambda s: combine(stage(), s, none))(sums)
+    value, grads = jax.value_and_grad(lambda s: combine(stage(), s, none, WEIGHTS))(sums)
     assert value == 0 and not any(grads.values())
 
 

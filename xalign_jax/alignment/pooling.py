@@ -29,8 +29,13 @@ def pooled_tokens(segment_ids: jax.Array, positions: jax.Array, special: jax.Arr
     Args:
       positions: (R,T) int32, from 0 in each segment.
       special: (R,T) bool, True at bos, eos and other tokens that text never contains.
-      pooling: "first" keeps a segment's first token, "mean" its tokens that are not special.
+      pooling: "first" keeps a segment's first token, "last" its last token, which is eos where a text ends with one, and
+        "mean" its tokens that are not special.
     """
+    if pooling == "last":
+        # A segment's tokens stand side by side, so its last token is followed by another segment or by the row's end.
+        following = jnp.pad(segment_ids[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
+        return jnp.where(segment_ids != following, segment_ids, 0)
     return jnp.where(positions == 0 if pooling == "first" else ~special, segment_ids, 0)
 
 

@@ -56,13 +56,14 @@ class Context(NamedTuple):
       mask: (B,T,T) bool, True where the query (second axis) sees the key (last axis).
       segment_ids: (B,T) int32; 0 is padding.
       causal: a query sees no later key.
-      window: a query sees itself and the window - 1 keys before it; None = all before it. The mask follows from these
-        three; the fused kernel reads them and not the mask.
+      window: a query sees itself and the window - 1 keys before it; None = all before it. Unless `ruled`, the mask
+        follows from these three; the fused kernel reads them and not the mask.
       cos, sin: rotary tables (B,T,1,dims/2) float32; None = queries and keys are not rotated.
       full_mask: (B,T,T) bool, the mask of those layers that ignore the window; None = all layers have one mask.
       full_layers: (L,) bool, the layers with `full_mask`.
       lasting: a token's keys and values stay what they are when tokens follow it, so that they can be kept.
       memory: where the block's attention keeps keys and values (`models.decoding`); None = it keeps nothing.
+      ruled: the mask hides more than segments, order and window do, so that the fused kernel cannot follow it.
     """
 
     mask: jax.Array
@@ -75,6 +76,12 @@ class Context(NamedTuple):
     full_layers: np.ndarray | None = None
     lasting: bool = False
     memory: Memory | None = None
+    ruled: bool = False
+
+    def limited(self, seen: jax.Array) -> Context:
+        """The context in which each query sees those of its keys that `seen` (B,T,T) bool shows."""
+        full = None if self.full_mask is None else self.full_mask & seen
+        return self._replace(mask=self.mask & seen, full_mask=full, ruled=True)
 
     def of_queries(self, first: jax.Array | int, count: int) -> Context:
         """The context in which tokens first..first + count - 1 of each row are queries, and all tokens are keys."""
@@ -140,7 +147,8 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, context: Context)
     mixed: jax.Array
     # Kept keys are more than the queries, which then stand anywhere among them.
     causal = context.causal and query.shape[2] == key.shape[2]
-    if context.full_layers is None and query.shape[2] == key.shape[2] and fits(query, key):
+    plain = context.full_layers is None and not context.ruled
+    if plain and query.shape[2] == key.shape[2] and fits(query, key):
         # The fused kernel exists for TPUs only. JAX chooses a branch when it compiles the program for a platform, which
         # need not be the platform of this machine.
         fused = functools.partial(attend_fused, causal=context.causal, window=context.window)

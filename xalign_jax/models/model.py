@@ -257,7 +257,7 @@ class Model:
         edit: Mapping[int, Callable[[jax.Array], jax.Array]],
     ) -> States:
         """`hidden` for all rows at once."""
-        network, (tokens, positions, segment_ids, types) = self.bound_network(), inputs
+        network, (tokens, positions, segment_ids, types, seen) = self.bound_network(), inputs
         # (B,T) -> (B,T,width), rows spread over the mesh.
         with jax.named_scope("embedding"):
             x = spread(network.embed(self.rows(tokens), positions, types))
@@ -265,7 +265,9 @@ class Model:
         # States by level, and captured sites by (site, level).
         collected: dict[Any, jax.Array] = {0: x}
         if max(levels) > 0:
-            collected |= self._blocks(network, x, network.context(positions, segment_ids), levels, capture, edit)
+            context = network.context(positions, segment_ids)
+            context = context if seen is None else context.limited(seen)
+            collected |= self._blocks(network, x, context, levels, capture, edit)
         # Level 0 lies before the first block, so it has no sites.
         sites = {site: {level: collected[site, level] for level in levels if level} for site in capture}
         return States({level: collected[level] for level in levels}, sites)

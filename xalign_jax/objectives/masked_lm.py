@@ -37,12 +37,14 @@ class Plan(NamedTuple):
       tokens: (B,T) int32, the model's input.
       places: (G,K) int32, the scored positions: indices into a group's rows, one after another.
       scored: (G,K) bool, False where the budget is not used up.
+      chosen: (B,T) bool, the scored positions again.
       excess: int32 scalar, positions that were chosen beyond the budget. They keep their token and are not scored.
     """
 
     tokens: jax.Array
     places: jax.Array
     scored: jax.Array
+    chosen: jax.Array
     excess: jax.Array
 
 
@@ -62,7 +64,7 @@ class MaskedLM(Objective):
     def __post_init__(self) -> None:
         freeze(self)
         if not isinstance(self.corruption, Corruption):
-            raise UserError(f"MaskedLM.corruption = {self.corruption!r}: expected @Corruption()")
+            raise UserError(f"{type(self).__name__}.corruption = {self.corruption!r}: expected @Corruption()")
 
     def init(self, rng: jax.Array, model: Model) -> tuple[dict[str, Tree], dict[str, Tree]]:
         """No heads, no state.
@@ -70,11 +72,11 @@ class MaskedLM(Objective):
         Raises:
           UserError: the model is causal, or the vocabulary has no mask piece.
         """
-        name = type(model.config).__name__
+        name, own = type(model.config).__name__, type(self).__name__
         if model.causal:
-            raise UserError(f"Recipe.model = @{name}(): MaskedLM needs a model that sees both sides, as @XLMRoberta()")
+            raise UserError(f"Recipe.model = @{name}(): {own} needs a model that sees both sides, as @XLMRoberta()")
         if model.mask_id is None:
-            raise UserError("Stream.objective = @MaskedLM(): the vocabulary has no mask piece; choose one that has")
+            raise UserError(f"Stream.objective = @{own}(): the vocabulary has no mask piece; choose one that has")
         return {}, {}
 
     def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
@@ -88,9 +90,8 @@ class MaskedLM(Objective):
 
         Metrics: `accuracy` on the scored positions, and `count_excess`, the positions beyond the budget.
         """
-        top = model.num_layers
         plan = self._plan(model, batch, rng)
-        states = model.hidden(Inputs.of(batch)._replace(tokens=plan.tokens), levels=(top,))[top]
+        states, metrics = self.states(model, batch, plan)
         # (B,T,width) -> (G,K,width): the states at the scored positions, and their original tokens (G,K). Groups lie on
         # one device each, so that gathering moves nothing between devices.
         gather = jax.vmap(lambda rows, places: rows[places])
@@ -106,16 +107,17 @@ class MaskedLM(Objective):
             plan.scored.reshape(-1),
         )
         accuracy = found.correct / jnp.maximum(jnp.sum(plan.scored), 1)
-        return found.loss, {"accuracy": accuracy, "count_excess": plan.excess}, state
+        return found.loss, {"accuracy": accuracy, "count_excess": plan.excess, **metrics}, state
+
+    def states(self, model: Model, batch: Batch, plan: Plan) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """(states (B,T,width) of level L from which the head predicts, further metrics). Variants override this."""
+        top = model.num_layers
+        return model.hidden(Inputs.of(batch)._replace(tokens=plan.tokens), levels=(top,))[top], {}
 
     def corrupted(self, model: Model, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
         """The tokens that the model reads, and the scored positions."""
         plan = self._plan(model, batch, rng)
-        # (G,K) places within groups -> (G,positions) -> (B,T). Unused places of the budget mark nothing.
-        groups = plan.places.shape[0]
-        chosen = jnp.zeros((groups, plan.tokens.size // groups), bool)
-        chosen = jax.vmap(lambda row, places, scored: row.at[places].max(scored))(chosen, plan.places, plan.scored)
-        return {"tokens": plan.tokens, "chosen": chosen.reshape(plan.tokens.shape)}
+        return {"tokens": plan.tokens, "chosen": plan.chosen}
 
     def flops(self, model: Model, batch: Batch) -> float:
         """FLOPs of all blocks on every token, and of the head on the scored tokens."""
@@ -139,7 +141,7 @@ class MaskedLM(Objective):
         # Positions beyond the budget get their token back: a token that is replaced and not scored would teach nothing.
         excess = chosen & ~kept
         restored = jnp.where(excess.reshape(tokens.shape), tokens, found.tokens)
-        return Plan(restored, places, scored, jnp.sum(excess, dtype=jnp.int32))
+        return Plan(restored, places, scored, kept.reshape(tokens.shape), jnp.sum(excess, dtype=jnp.int32))
 
     def _budget(self, positions: int) -> int:
         """K for a group of that many positions: the mean number of chosen positions, and 6 standard deviations more."""

@@ -62,7 +62,7 @@ class TranslationRanking(Objective):
 
     Attributes:
       level: the level whose states are compared; None = the last.
-      pooling: "first" token or "mean" over the tokens that are not special.
+      pooling: "first" token, "last" token (AFP), or "mean" over the tokens that are not special.
       temperature: cosines are divided by it.
       margin: subtracted from the positives' cosine, or with `margin_after_temperature` from their scaled cosine.
       both_directions: also rank the queries for each key. With whole groups there is only one direction.

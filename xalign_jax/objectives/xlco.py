@@ -61,7 +61,7 @@ class XlCo(Objective):
 
     Attributes:
       level: the level whose states are contrasted. The pass stops there. The published base model uses 8 of 12.
-      pooling: "first" token or "mean" over the tokens that are not special.
+      pooling: "first" token, "last" token, or "mean" over the tokens that are not special.
       projection: multiply with a trained (width, width) matrix without bias, which starts as N(0, 0.02^2).
       cosine: normalise the vectors; False = raw dot products (published).
       temperature: similarities are divided by it; published: 0.25 for raw dot products.

@@ -102,12 +102,17 @@ class Meter:
         return NotFinite(step, None, "the gradient")
 
     def _row(self, fetched: list[dict[str, Any]]) -> dict[str, float]:
-        """Means of losses and metrics; sums of counters, and of tokens by language."""
-        row: dict[str, float] = {
-            name: float(np.stack([metrics[name] for metrics in fetched]).mean())
-            for name in fetched[0]
-            if name not in ("finite", "counts")
-        }
+        """Means of losses and metrics; sums of counters, and of tokens by language.
+
+        A stream that takes turns has means over its own steps, and no means where it had no step.
+        """
+        row: dict[str, float] = {}
+        for name in fetched[0]:
+            if name in ("finite", "counts"):
+                continue
+            on = np.array([_is_on(metrics, name) for metrics in fetched])
+            if on.any():
+                row[name] = float(np.stack([metrics[name] for metrics in fetched])[on].mean())
         # Counters: (steps, ...) summed over the steps. `tokens` is a histogram over the stream's languages; streams add
         # up.
         for stream, counts in fetched[0]["counts"].items():
@@ -129,3 +134,10 @@ class Meter:
                 found[f"{stream}/switch_rate"] = row[f"{stream}/switched"] / words
                 found[f"{stream}/switch_coverage"] = row[f"{stream}/switched"] / drawn
         return found
+
+
+def _is_on(metrics: dict[str, Any], name: str) -> bool:
+    """Whether the stream of a metric, "loss/<stream>" or "<stream>/...", was computed at a step."""
+    first, _, rest = name.partition("/")
+    counts = metrics["counts"].get(rest if first == "loss" else first, {})
+    return not rest or bool(counts.get("steps", 1))

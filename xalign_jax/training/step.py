@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from xalign_jax.interfaces import Coordinates, Tree
+from xalign_jax.interfaces import Changing, Coordinates, Tree
 from xalign_jax.models.model import Model, Params
 from xalign_jax.recipe import Stage
 from xalign_jax.training.state import TrainState, axes, optimizer
@@ -35,7 +36,8 @@ def make_step(
     """The update function of a stage whose first update is number `first_step` (counted from 0).
 
     On a non-finite loss or gradient it keeps the old state and says so in the metric `finite` (bool). `loss` and
-    `loss/<stream>` are means over the batch. `counts` holds sums, by stream (`count_rows`).
+    `loss/<stream>` are means over the batch. `counts` holds sums, by stream (`count_rows`). A stream whose weight changes
+    also counts `steps`, 0 where its weight is 0; then its metrics and its other counts are 0 too.
 
     Args:
       coordinates: which numbers are free. Gradients, their norm and the check for finite values cover these alone.
@@ -48,6 +50,10 @@ def make_step(
         keys = {stream.name: stream_key(seed, current.step, stream.name) for stream in stage.streams}
         # Counts need no parameters. They are taken outside of the loss, so that no gradient goes through them.
         counts = {s.name: s.objective.count(model, batches[s.name], keys[s.name]) for s in stage.streams}
+        weights = weights_at(stage, current.step - first_step)
+        # A stream is off while its weight is 0. Streams of a constant weight are always on.
+        on = {s.name: weights[s.name] > 0 for s in stage.streams if isinstance(s.weight, Changing)}
+        counts |= {name: jnp.where(own, counts[name], 0) for name, own in on.items()}
 
         # The loss is a function of the free numbers: frozen parameters get no gradient and no moments.
         def total_loss(free: Tree) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, Tree]]]:
@@ -58,14 +64,18 @@ def make_step(
             # Each objective gives a sum over its batch, its metrics, and its next state.
             for s in stage.streams:
                 own = states.get(s.name, {})
-                sums[s.name], found, own = s.objective.loss(bound, batches[s.name], own, keys[s.name])
+                run = functools.partial(s.objective.loss, bound, batches[s.name], own, keys[s.name])
+                sums[s.name], found, own = _if_on(run, own, on[s.name]) if s.name in on else run()
                 # A metric that is a counter is summed over steps by the meter; any other is averaged.
                 metrics["counts"][s.name] |= {name: found.pop(name) for name in [*found] if name.startswith("count_")}
                 metrics.update({f"{s.name}/{name}": value for name, value in found.items()})
                 if own:
                     states[s.name] = own
             metrics.update({f"loss/{name}": _ratio(sums[name], counts[name]) for name in sums})
-            return combine(stage, sums, counts), (metrics, states)
+            for name, own in on.items():
+                metrics["counts"][name] = {k: jnp.where(own, v, 0) for k, v in metrics["counts"][name].items()}
+                metrics["counts"][name]["steps"] = own.astype(jnp.int32)
+            return combine(stage, sums, counts, weights), (metrics, states)
 
         (loss, (metrics, states)), grads = jax.value_and_grad(total_loss, has_aux=True)(current.free)
         # The direction of the optimiser is scaled here: p <- p - rate * d, with the rate of the step within the stage.
@@ -98,11 +108,33 @@ def jit_step(step: Callable[..., Any], where: TrainState) -> Any:
     return jax.jit(step, donate_argnums=0, out_shardings=(where, None))
 
 
-def combine(stage: Stage, sums: Mapping[str, jax.Array], counts: Mapping[str, jax.Array]) -> jax.Array:
+def _if_on(
+    run: Callable[[], tuple[jax.Array, dict[str, jax.Array], Tree]], state: Tree, on: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array], Tree]:
+    """What an objective's loss gives, or zeros and the old state where the stream is off. Only one is computed."""
+    loss, metrics, after = jax.eval_shape(run)
+
+    def off() -> tuple[jax.Array, dict[str, jax.Array], Tree]:
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (loss, metrics))
+        return *zeros, jax.tree.map(lambda old, new: old.astype(new.dtype), state, after)
+
+    return jax.lax.cond(on, run, off)
+
+
+def weights_at(stage: Stage, step: jax.Array | int) -> dict[str, Any]:
+    """The weight of each stream at a step, counted from 0 in the stage."""
+    return {
+        s.name: s.weight.at(jnp.asarray(step)) if isinstance(s.weight, Changing) else s.weight for s in stage.streams
+    }
+
+
+def combine(
+    stage: Stage, sums: Mapping[str, jax.Array], counts: Mapping[str, jax.Array], weights: Mapping[str, Any]
+) -> jax.Array:
     """`means`: sum_t w_t sum_t / count_t. `pooled`: sum_t w_t sum_t / sum_t count_t (InfoXLM's code)."""
     if stage.combine == "pooled":
-        return _ratio(sum(s.weight * sums[s.name] for s in stage.streams), sum(counts.values()))
-    return sum((s.weight * _ratio(sums[s.name], counts[s.name]) for s in stage.streams), jnp.zeros(()))
+        return _ratio(sum(weights[name] * total for name, total in sums.items()), sum(counts.values()))
+    return sum((weights[name] * _ratio(total, counts[name]) for name, total in sums.items()), jnp.zeros(()))
 
 
 def _ratio(total: jax.Array | float, count: jax.Array | float) -> jax.Array:

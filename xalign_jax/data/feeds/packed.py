@@ -1,4 +1,4 @@
-"""Feeds of packed texts: TextFeed (masked LM), TranslationFeed (translation LM), ContrastFeed (contrast)."""
+"""Feeds of packed texts: TextFeed (masked LM), TranslationFeed (LM on pairs), ContrastFeed (contrast)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xalign_jax.data.feeds.pairs import Choice, PairExamples, PairItems, Pairs, 
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Feed
-from xalign_jax.recipe import at_least_one, freeze, within
+from xalign_jax.recipe import at_least_one, freeze, one_of, within
 
 if TYPE_CHECKING:
     from xalign_jax.data.corpus import Corpus
@@ -79,7 +79,7 @@ class TextFeed(Feed):
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class TranslationFeed(Feed):
-    """Translation pairs for a translation language model, packed: "bos a eos b eos", in random order.
+    """Translation pairs for a masked or causal language model, packed: "bos a eos b eos", in random order.
 
     The mixture's rates are shares of pairs. They draw the language of one text; its partner is drawn afterwards.
 
@@ -93,6 +93,8 @@ class TranslationFeed(Feed):
       whole_groups: a batch holds all texts of its groups, each once as a pair's first draw.
       reset_positions: positions restart at b (XLM, Lample and Conneau 2019, section 3.3).
       language_types: the batch has token types, the language's number in the feed's `languages` (XLM).
+      targets: which tokens a causal language model predicts: "second" = those of b, each given a and the tokens of b
+        before it (cross-lingual mapping); "all" = those of a too. None = the batch has no targets.
     """
 
     length: int = gin.REQUIRED
@@ -104,10 +106,13 @@ class TranslationFeed(Feed):
     whole_groups: bool = False
     reset_positions: bool = False
     language_types: bool = False
+    targets: str | None = None
 
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "length", "side", "slots")
+        if self.targets is not None:
+            one_of(self, "targets", ("second", "all"))
         _check_pairs(self)
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
@@ -130,7 +135,8 @@ class TranslationFeed(Feed):
         return blank_rows(rows, self._form(), "pairs")
 
     def _form(self) -> Form:
-        return Form(self.length, self.slots, self.reset_positions, self.language_types)
+        has, second = self.targets is not None, self.targets == "second"
+        return Form(self.length, self.slots, self.reset_positions, self.language_types, targets=has, second=second)
 
 
 @gin.configurable

@@ -43,6 +43,7 @@ class Form(NamedTuple):
       language_types: the batch has token types, which are the languages.
       groups: G, the groups of an item that the batch names; 0 = none.
       targets: the batch has targets and weights for a causal language model.
+      second: only tokens of an item's second text are targets.
     """
 
     length: int
@@ -51,6 +52,7 @@ class Form(NamedTuple):
     language_types: bool = False
     groups: int = 0
     targets: bool = False
+    second: bool = False
 
 
 def pack(
@@ -153,7 +155,8 @@ class PackedRows(Batches):
           types: (R, T) int32, only with language types: as token_language, 0 at padding.
           key_...: the same arrays of the second view, only for items of two views.
           targets: (R, T) int32, only with `Form.targets`: the next token of the same item.
-          weights: (R, T) float32, only with `Form.targets`: 0 at an item's last token and at padding.
+          weights: (R, T) float32, only with `Form.targets`: 0 at an item's last token and at padding, and with
+            `Form.second` also where the target belongs to the item's first text.
           group: (R, S, G) int32, only with `Form.groups`: -1 for free slots, texts in the order of the query.
           text, key_text: (R, S, G) uint32, only with `Form.groups`: hashes of the texts.
           count_texts, count_pairs, count_documents or count_windows: (R,) int32, units packed in the row.
@@ -239,7 +242,7 @@ class PackedRows(Batches):
         if views == 2:
             batch |= {f"key_{name}": array for name, array in self._view(items, 1, row, slot, place[:, 1]).items()}
         if self._form.targets:
-            batch |= _targets(batch, self._pad)
+            batch |= _targets(batch, self._pad, self._form.second)
         if self._form.groups:  # (I, G) ids of the items -> (m, S, G) by row and slot
             texts = {"group": items.group, "text": items.text[:, 0]}
             texts |= {"key_text": items.text[:, 1]} if views == 2 else {}
@@ -314,10 +317,21 @@ class PackedRows(Batches):
         return self._written[np.repeat(k, size), found] if k.any() else found
 
 
-def _targets(batch: Batch, pad: int) -> Batch:
-    """targets (m, T) int32 and weights (m, T) float32 of a view: the next token, where it belongs to the same item."""
+def _targets(batch: Batch, pad: int, second: bool) -> Batch:
+    """targets (m, T) int32 and weights (m, T) float32 of a view: the next token, where it belongs to the same item.
+
+    Args:
+      second: only where the next token belongs to the item's second text. The item's texts have different languages.
+    """
     segment, weights = batch["segment_ids"], np.zeros(batch["tokens"].shape, np.float32)
-    weights[:, :-1] = (segment[:, :-1] == segment[:, 1:]) & (segment[:, 1:] > 0)
+    chosen = (segment[:, :-1] == segment[:, 1:]) & (segment[:, 1:] > 0)
+    if second:
+        # (m, T): the column where each token's item begins -> the language there, which is the first text's.
+        begins = np.diff(segment, axis=1, prepend=-1) != 0
+        start = np.maximum.accumulate(np.where(begins, np.arange(segment.shape[1]), 0), axis=1)
+        language = batch["token_language"]
+        chosen &= (language != np.take_along_axis(language, start, axis=1))[:, 1:]
+    weights[:, :-1] = chosen
     targets = np.full_like(batch["tokens"], pad)
     targets[:, :-1] = np.where(weights[:, :-1] > 0, batch["tokens"][:, 1:], pad)
     return {"targets": targets, "weights": weights}

@@ -1,4 +1,4 @@
-"""Pieces that objectives share: token cross-entropy and unit vectors.
+"""Pieces that objectives share: token cross-entropy, most probable tokens and unit vectors.
 
 Losses are sums, never means, over the whole batch on all devices. They are float32, or float64 where the states are.
 
@@ -88,6 +88,23 @@ def predict_tokens(
         chunk = _chunk(weight.shape[0])
     pieces = max(1, -(-h.shape[0] // chunk))
     return Prediction(*_cross_entropy(pieces, h, weight, bias, targets, weights.astype(_exact(h))))
+
+
+def best_tokens(h: jax.Array, weight: jax.Array, bias: jax.Array | None, excluded: jax.Array) -> jax.Array:
+    """The token with the largest logit for each state: (N,) int32, without a gradient. Few logits exist at a time.
+
+    Args:
+      h, weight, bias: as in `predict_tokens`.
+      excluded: (V,) bool, tokens that are never chosen.
+    """
+    weight = weight.astype(h.dtype)
+
+    def piece(x: jax.Array) -> jax.Array:
+        logits = _logits(x, weight, bias)
+        return jnp.argmax(jnp.where(excluded, jnp.finfo(logits.dtype).min, logits), axis=1).astype(jnp.int32)
+
+    pieces = max(1, -(-h.shape[0] // _chunk(weight.shape[0])))
+    return join_rows(jax.lax.map(piece, split_rows(h, pieces)), h.shape[0])
 
 
 def _chunk(vocabulary: int) -> int:

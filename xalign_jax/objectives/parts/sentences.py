@@ -21,7 +21,7 @@ from xalign_jax.objectives.parts.candidates import Ids
 if TYPE_CHECKING:
     from xalign_jax.models.model import Model
 
-POOLINGS = ("first", "mean")
+POOLINGS = ("first", "mean", "last")
 QUERY, KEY = "", "key_"
 
 
@@ -39,7 +39,9 @@ def check_encoder(name: str, model: Model, level: int, pooling: str) -> None:
     if pooling not in POOLINGS:
         raise UserError(f"{name}.pooling = {pooling!r}: one of {', '.join(POOLINGS)}")
     if pooling == "first" and model.causal:
-        raise UserError(f"{name}.pooling = 'first': a causal model's first token has seen no other; use 'mean'")
+        raise UserError(
+            f"{name}.pooling = 'first': a causal model's first token has seen no other; use 'mean' or 'last'"
+        )
 
 
 def side(batch: Mapping[str, jax.Array], which: str) -> dict[str, jax.Array]:
@@ -55,7 +57,8 @@ def sentence_vectors(model: Model, rows: Mapping[str, jax.Array], slots: int, le
       rows: tokens, positions and segment_ids (R,T), of `side`; optionally `corrupted` (R,T): read these instead.
       slots: S, the number of sentences that a row has room for.
       level: the level whose states are pooled; nothing above it is computed.
-      pooling: "first" = the state of a segment's first token, "mean" = the mean over its tokens that are not special.
+      pooling: "first" = the state of a segment's first token, "last" = the state of its last token, "mean" = the mean
+        over its tokens that are not special.
     """
     positions, segment_ids = rows["positions"], rows["segment_ids"]
     tokens = rows.get("corrupted", rows["tokens"])
