@@ -103,6 +103,7 @@ def register() -> None:
     import xalign_jax.models.llama
     import xalign_jax.models.xlm_roberta
     import xalign_jax.objectives.causal_lm
+    import xalign_jax.objectives.distillation
     import xalign_jax.objectives.masked_lm
     import xalign_jax.objectives.translation_ranking
     import xalign_jax.objectives.word_contrast
