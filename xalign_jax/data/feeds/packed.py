@@ -182,8 +182,7 @@ class ContrastFeed(Feed):
         Raises:
           UserError: there are no translation pairs, a language of the rates has none, or the sides do not fit a row.
         """
-        # A space at the prefix's end belongs to the word after it.
-        before = tuple(corpus.tokenizer.encode([self.prefix.rstrip()])[0].tolist()) if self.prefix else ()
+        before = tuple(corpus.tokenizer.lead(self.prefix))
         _check_side(self, 2 if self.mixup else 1, corpus, len(before))
         own = int(hash64(seed, "ContrastFeed"))
         # Two views: queries and keys are packed into separate rows, an item into the same slot of both.
