@@ -28,6 +28,8 @@ FROM_USERS = {f"prealign_{size}": PAIR for size in ("pair_tiny", "plus_pair_tiny
 FROM_USERS |= {f"prealign_{size}": NO_FACTS for size in ("150m", "400m", "1_3b")}
 FROM_USERS |= {"joint_pair_tiny": PAIR, "held_pair_tiny": PAIR, "infoxlm_base": TEXTS, "infoxlm_large": TEXTS}
 FROM_USERS |= {"continue_lora": ["Recipe.model = @Llama()", "Recipe.vocabulary = @Vocabulary()", *SHAPE, TEXTS[0]]}
+IMPORTED = [*FROM_USERS["continue_lora"][:-1], 'PAIRS = ("tsv:en=en.tsv,de=de.tsv",)']
+FROM_USERS |= {name: IMPORTED for name in ("new_language", "short_texts", "msimcse_pairs")}
 RECIPES = sorted((ROOT / "gin" / "recipes").glob("*.gin"))
 
 # Third-party package -> the only rooms or files that may import it.
