@@ -5,10 +5,12 @@
         --dictionary=OUTPUT/en-eu.tsv
     python benchmarks/new_language.py extra DATA OUTPUT                 # short pairs and texts of other languages
     python benchmarks/new_language.py command OUTPUT                    # the options of `xalign train`
-    python benchmarks/new_language.py measure DATA MODEL [STEP]         # retrieval on Tatoeba and NTREX
+    python benchmarks/new_language.py measure DATA MODEL [STEP [START]] # retrieval on Tatoeba and NTREX
+
+With START, the model directory from which MODEL started, the average of both models' parameters is measured.
 
 DATA holds the folders multiway, dict and retrieval. Nothing of `retrieval`, of `multiway/ntrex` or of `tasks` is trained
-on. `shuffle` writes pairs whose sides do not belong together, for the control: `pairs` with a third argument.
+on. `pairs DATA OUTPUT shuffled` writes pairs whose sides do not belong together.
 """
 
 from __future__ import annotations
@@ -148,11 +150,16 @@ def hits(one: np.ndarray, other: np.ndarray) -> list[float]:
     return [round(float(np.mean(cosines.argmax(axis) == own)), 4) for axis in (1, 0)]
 
 
-def measure(data: Path, model_dir: str, step: int | None) -> None:
+def measure(data: Path, model_dir: str, step: int | None, start: str | None) -> None:
     """Print retrieval of Tatoeba (400 lines and all) and NTREX (400 lines): into English, then from English."""
+    import jax
+
     import xalign_jax as xa
 
     model = xa.load(model_dir, step=step, dtype="bfloat16")
+    if start is not None:
+        before = xa.load(start, dtype="bfloat16").model.params
+        model.model = model.model.bind(jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, before, model.model.params))
 
     def vectors(texts: list[str]) -> np.ndarray:
         return model.encode([f"query: {text}" for text in texts], specials=True)
@@ -177,7 +184,8 @@ def main() -> None:
     elif what == "command":
         print(command(Path(arguments[0])))
     else:
-        measure(Path(arguments[0]), arguments[1], int(arguments[2]) if arguments[2:] else None)
+        step, start = [*arguments[2:], None, None][:2]
+        measure(Path(arguments[0]), arguments[1], step and int(step), start)
 
 
 if __name__ == "__main__":
