@@ -309,6 +309,14 @@ class Objective:
         """
         return {}
 
+    def directories(self) -> Mapping[str, str]:
+        """Model directories whose parameters the state holds, by the state's name; {} = there are none.
+
+        The name is also the field that names the directory. A run checks that the directory holds a model of the same
+        shape and vocabulary, and puts its parameters into the state before `prefill`.
+        """
+        return {}
+
     def prefill(
         self, model: Model, state: dict[str, Tree], batches: Iterable[Batch], rng: jax.Array
     ) -> dict[str, Tree]:

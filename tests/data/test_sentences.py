@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -219,6 +220,31 @@ def test_xlm_form_restarts_positions_and_has_types_and_cuts_sides(corpus):
         assert positions.tolist() == expected and max(len(first), len(second)) <= 10
         cut += (len(first) == 10) + (len(second) == 10)
     assert 0 < batch["count_cut"].sum() <= cut
+
+
+def test_a_prefix_stands_after_bos_and_changes_nothing_else(corpus):
+    """Both sides of every pair begin with the ids of the prefix; without them the texts are the same."""
+    plain = ContrastFeed(T, S, 25, "en", reverse=0.0)
+    led = dataclasses.replace(plain, prefix="w1 w2: ")
+    lead = corpus.tokenizer.lead("w1 w2:")
+    assert len(lead) >= 2 and corpus.tokenizer.lead(" ") == []
+    found = []
+    for config in (plain, led):
+        feed = config.build(corpus, MIXTURE, 200, 0)
+        block = config.build(corpus, MIXTURE, feed.block_rows, 0).batch(0, slice(None))
+        texts = {view: [tuple(own[2].tolist()) for own in segments(block, view)] for view in ("", "key_")}
+        assert {k: (a.shape, a.dtype) for k, a in block.items()} == {
+            k: (a.shape, a.dtype) for k, a in config.blank(feed.block_rows).items()
+        }
+        assert all(np.array_equal(own[3], np.arange(len(own[3]))) for own in segments(block))
+        found.append(texts)
+    for view in ("", "key_"):
+        assert all(text[: 1 + len(lead)] == (BOS, *lead) for text in found[1][view])
+        without = Counter((text[0], *text[1 + len(lead) :]) for text in found[1][view])
+        # The two feeds may drop other items where a block's rows are full.
+        assert sum((without & Counter(found[0][view])).values()) > 0.95 * len(found[1][view])
+    with pytest.raises(UserError, match=r"ContrastFeed\.side = 60: 1 of them with their specials take"):
+        dataclasses.replace(led, side=60).build(corpus, MIXTURE, 200, 0)
 
 
 @pytest.mark.parametrize("mixup", [False, True])

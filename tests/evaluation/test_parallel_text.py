@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,26 @@ def test_a_measure_on_the_probes_vectors_is_the_pure_function(probed, tmp_path):
     for level in (0, 1):
         (value,) = (row["value"] for row in rows if row["level"] == level and row["control"] is None)
         assert value == mexa(sides[0][level], sides[1][level]).score
+
+
+def test_a_prefix_stands_before_every_text_and_is_checked(probed, tmp_path, monkeypatch):
+    read = []
+    pooled = parallel_text.pooled
+    monkeypatch.setattr(
+        parallel_text, "pooled", lambda model, rows, *rest: read.append(rows) or pooled(model, rows, *rest)
+    )
+    files = _files(tmp_path, en=LINES, de=LINES)
+    plain, led = (_probe(files, Retrieval(), prefix=prefix) for prefix in ("", "of words "))
+    rows = [probe.rows(probed) for probe in (plain, led)]
+    before, _ = probed.corpus.tokenizer.framing(probed.model.causal)
+    lead = [*before, *probed.corpus.tokenizer.encode(["of words"])[0]]
+    for without, with_lead in zip(read[0], read[2], strict=True):
+        assert with_lead.tolist() == [*lead, *without[len(before) :]]
+    # A row names its prefix, and rows without one are as they always were.
+    assert all("prefix" not in row["settings"] for row in rows[0])
+    assert all(row["settings"]["prefix"] == "of words " for row in rows[1])
+    with pytest.raises(UserError, match=r"ParallelText\.prefix = .* leave no room"):
+        dataclasses.replace(led, length=len(lead)).check(probed)
 
 
 def test_each_text_is_read_once(probed, tmp_path, monkeypatch):

@@ -17,9 +17,9 @@ KEY = jax.random.key(7)
 SPECIAL = np.arange(V) < 5
 
 
-def sentence_model():
-    config = XLMRoberta(layers=2, width=16, heads=2, mlp_width=32, max_length=T, init_std=0.2)
-    return build(config, V, special=SPECIAL, mask_id=4)
+def sentence_model(layers=2, chunks=1):
+    config = XLMRoberta(layers=layers, width=16, heads=2, mlp_width=32, max_length=T, init_std=0.2)
+    return build(config, V, special=SPECIAL, mask_id=4, chunks=chunks)
 
 
 def sentence_batch(seed=0, parts=1, absent=((3, 2),)):

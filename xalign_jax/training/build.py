@@ -17,7 +17,7 @@ from xalign_jax.interfaces import Coordinates, ProbedRun
 from xalign_jax.models.model import Model, build
 from xalign_jax.recipe import Recipe, Runtime, Stage, as_json
 from xalign_jax.runtime.cluster import distributed
-from xalign_jax.training import carried, checks, inputs, leaks, run_directory, stages, state
+from xalign_jax.training import carried, checks, inputs, leaks, run_directory, stages, state, teachers
 from xalign_jax.training.stages import PlannedStage
 from xalign_jax.training.state import Layout, TrainState
 
@@ -83,6 +83,8 @@ def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus, read
     coordinates = {stage.name: stage.parametrization.bind(model, corpus) for stage in recipe.stages}
     # Checks that need real data. Probes are asked now, because a stage's probes run hours later.
     checks.check_types(planned, model)
+    for stream in stages.streams(recipe):
+        teachers.check_vocabulary(stream, corpus.tokenizer)
     probes = [probe for stage in recipe.stages for probe in stage.probes]
     checks.check_probes(probes, ProbedRun(model, corpus, recipe.seed))
     if distributed.is_main():

@@ -24,7 +24,7 @@ from xalign_jax.interfaces import Batch, Feed, Objective, Probe, ProbedRun, Tree
 from xalign_jax.models.model import Model, Params
 from xalign_jax.recipe import Recipe, Runtime, Stage, Stream
 from xalign_jax.runtime import sharding
-from xalign_jax.training import state
+from xalign_jax.training import state, teachers
 from xalign_jax.training.stages import PlannedStage, mixtures, streams
 from xalign_jax.training.state import Layout
 
@@ -71,6 +71,8 @@ def _check_stage(recipe: Recipe, stage: Stage) -> None:
         stream.feed.check(stream.mixture, recipe.lexicon is not None)
         if stream.mixture is not None:
             _check_fields(stream.name, stream.feed, stream.mixture)
+        # Each objective may name other models, whose parameters its state holds.
+        teachers.check_model(stream, recipe.model)
     for probe in stage.probes:
         probe.check_model(recipe.model)
 

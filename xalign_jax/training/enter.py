@@ -15,7 +15,7 @@ from xalign_jax.interfaces import Tree
 from xalign_jax.recipe import as_json, located
 from xalign_jax.runtime import sharding
 from xalign_jax.runtime.checkpoints import Checkpoints, abstract
-from xalign_jax.training import state
+from xalign_jax.training import state, teachers
 from xalign_jax.training.build import Built
 from xalign_jax.training.stages import PlannedStage
 from xalign_jax.training.state import TrainState
@@ -100,12 +100,13 @@ def _prefilled(run: Built, planned: PlannedStage, current: TrainState, known: se
             # its own: the first step must not draw the same numbers again.
             steps = batches(run, planned, planned.first_step, sys.maxsize, (stream.name,))
             key = stream_key(run.recipe.seed, current.step, f"{stream.name} prefill")
-            bound = run.bound(planned.stage, current)
+            bound, where = run.bound(planned.stage, current), run.layout(planned.stage).where.state[stream.name]
+            before = teachers.filled(stream, run.model, states[stream.name], where, run.mesh)
             with jax.set_mesh(run.mesh):
                 own = (batch[stream.name] for batch in steps)
-                filled = stream.objective.prefill(bound, states[stream.name], own, key)
+                filled = stream.objective.prefill(bound, before, own, key)
             # The filled state returns to where the stage's compiled step expects it.
-            states[stream.name] = jax.device_put(filled, run.layout(planned.stage).where.state[stream.name])
+            states[stream.name] = jax.device_put(filled, where)
     return current._replace(state=states)
 
 

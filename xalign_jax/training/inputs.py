@@ -19,6 +19,7 @@ from xalign_jax.recipe import Recipe, resolve
 from xalign_jax.remote_files import MISSING, file_state
 from xalign_jax.runtime import storage
 from xalign_jax.runtime.restore import newest_params
+from xalign_jax.training import teachers
 
 
 class Input(NamedTuple):
@@ -58,6 +59,10 @@ def of_start(recipe: Recipe) -> Inputs:
         if (newest := newest_params(storage.directory("Recipe.init_from", place))) is not None:
             step, fingerprint = newest
             found[f"Recipe.init_from, step {step}"] = Input(place, fingerprint)
+    for objective in {stream.objective for stage in recipe.stages for stream in stage.streams}:
+        for other in teachers.of(objective):
+            if (newest := newest_params(other.place)) is not None:
+                found[f"{other.binding}, step {newest[0]}"] = Input(str(other.place), newest[1])
     # Modules that the recipe names, and modules whose classes it uses.
     for name in sorted({*recipe.modules, *_modules(recipe)}):
         if (file := _source(name)) is not None:

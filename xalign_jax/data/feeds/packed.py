@@ -156,6 +156,7 @@ class ContrastFeed(Feed):
       whole_groups: a batch holds all texts of its groups, each once as a pair's first draw.
       mixup: an item holds two pairs: query "bos s1 eos s2 eos", key "bos t1 eos t2 eos". Each of the two has its own
         random order (InfoXLM, Chi et al. 2021, section 3.3).
+      prefix: words that stand before every text, as the model was trained to read it, such as "query: " (e5).
     """
 
     length: int = gin.REQUIRED
@@ -166,6 +167,7 @@ class ContrastFeed(Feed):
     reverse: float | None = None
     whole_groups: bool = False
     mixup: bool = False
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -186,10 +188,11 @@ class ContrastFeed(Feed):
         Raises:
           UserError: there are no translation pairs, a language of the rates has none, or the sides do not fit a row.
         """
-        _check_side(self, 2 if self.mixup else 1, corpus)
+        before = tuple(corpus.tokenizer.lead(self.prefix))
+        _check_side(self, 2 if self.mixup else 1, corpus, len(before))
         own = int(hash64(seed, "ContrastFeed"))
         # Two views: queries and keys are packed into separate rows, an item into the same slot of both.
-        return _pair_rows(self, 2, self.mixup, self._form(), corpus, mixture, rows, own, split)
+        return _pair_rows(self, 2, self.mixup, self._form()._replace(before=before), corpus, mixture, rows, own, split)
 
     def blank(self, rows: int) -> Batch:
         """The arrays of `rows` rows without text, where only shapes matter."""
@@ -211,9 +214,9 @@ def reads(feed: Any, mixture: Mixture | None) -> Mixture:
     return mixture
 
 
-def _check_side(feed: Any, texts: int, corpus: Corpus) -> None:
-    """Raise UserError if a sequence of so many texts of `side` tokens is longer than a row."""
-    name, needed = type(feed).__name__, texts * feed.side + _specials(corpus, texts)
+def _check_side(feed: Any, texts: int, corpus: Corpus, before: int = 0) -> None:
+    """Raise UserError if a sequence of so many texts of `side` tokens, after `before` others, is longer than a row."""
+    name, needed = type(feed).__name__, texts * feed.side + _specials(corpus, texts) + before
     if needed > feed.length:
         raise UserError(
             f"{name}.side = {feed.side}: {texts} of them with their specials take {needed} tokens, more than "

@@ -44,6 +44,7 @@ class Form(NamedTuple):
       groups: G, the groups of an item that the batch names; 0 = none.
       targets: the batch has targets and weights for a causal language model.
       second: only tokens of an item's second text are targets.
+      before: base ids between the bos and the first text of every item, such as those of "query:".
     """
 
     length: int
@@ -53,6 +54,7 @@ class Form(NamedTuple):
     groups: int = 0
     targets: bool = False
     second: bool = False
+    before: tuple[int, ...] = ()
 
 
 def pack(
@@ -177,7 +179,7 @@ class PackedRows(Batches):
 
     def _sizes(self, items: Items) -> np.ndarray:
         """(I, V) int64: tokens of each view with its specials, an eos for each text and a bos."""
-        return items.size.sum(2) + items.ends.sum(2) + (self._bos is not None)
+        return items.size.sum(2) + items.ends.sum(2) + (self._bos is not None) + len(self._form.before)
 
     def _fit(self, source: Source) -> tuple[int, int, float]:
         """The groups that a batch holds, its rows, and the share that is filled.
@@ -272,17 +274,17 @@ class PackedRows(Batches):
         size, ends, k = items.size[:, view], items.ends[:, view], items.k[:, view].ravel()
         # (I, P) lengths of runs and their starts within the item; (I * P,) lengths and starts in the flat columns.
         runs = size + ends
-        runs[:, 0] += self._bos is not None
+        runs[:, 0] += (self._bos is not None) + len(self._form.before)
         within, run = np.cumsum(runs, 1) - runs, runs.ravel()
         before = np.cumsum(run) - run
         # (N,): each token's number within its run, and its flat place in the rows.
         inside = np.arange(run.sum()) - np.repeat(before, run)
         at = np.repeat(((row * shape[1] + place)[:, None] + within).ravel(), run) + inside
-        # (N,) tokens: eos everywhere, then bos at the start of each item, then the texts between them.
+        # (N,) tokens: eos everywhere, then what stands at the start of each item, then the texts after it.
         values = np.repeat(self._written[k, self._eos], run)
-        if self._bos is not None:
-            first = slice(None, None, size.shape[1])
-            values[before[first]] = self._written[k[first], self._bos]
+        first = slice(None, None, size.shape[1])
+        for number, lead_id in enumerate([*([] if self._bos is None else [self._bos]), *self._form.before]):
+            values[before[first] + number] = self._written[k[first], lead_id]
         lead = run - (size + ends).ravel()
         values[ranges(before + lead, size.ravel())] = self._read(items, view)
         # (N,) further columns; a position counts from the item's start, or from the run's with `reset_positions`.

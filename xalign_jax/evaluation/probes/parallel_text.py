@@ -51,6 +51,8 @@ class ParallelText(Probe):
       controls: any of "shuffled" and "untrained" (`Measure.controls`).
       maps: a folder that `xalign map` wrote. The model's states go through the map of each text's language. The same
         measures of the model as it is (control "unmapped") and of the baseline (control "centred") stand beside.
+      prefix: words that stand before every text, as the model was trained to read it, such as "query: " (e5). Their
+        states count in means.
     """
 
     name: ClassVar[str] = "parallel_text"
@@ -66,6 +68,7 @@ class ParallelText(Probe):
     length: int = 128
     controls: tuple[str, ...] = ("shuffled",)
     maps: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -86,7 +89,8 @@ class ParallelText(Probe):
 
     def settings(self) -> Sequence[Any]:
         """The settings of each measure, with those of what the probe reads."""
-        shared = {key: value for key, value in as_json(self).items() if key not in ("measures", "class")}
+        left_out = {"measures", "class"} | (set() if self.prefix else {"prefix"})
+        shared = {key: value for key, value in as_json(self).items() if key not in left_out}
         return [{**as_json(measure), **shared} for measure in self.measures]
 
     def text_files(self) -> tuple[tuple[str, str], ...]:
@@ -101,6 +105,12 @@ class ParallelText(Probe):
         """Raise UserError for anything that the data lacks, before anything is trained."""
         if above := [level for level in self.levels if not 0 <= level <= run.model.num_layers]:
             raise UserError(f"ParallelText.levels names {above[0]}: the model has levels 0 to {run.model.num_layers}")
+        around = sum(map(len, run.corpus.tokenizer.framing(run.model.causal)))
+        if around + (words := len(run.corpus.tokenizer.lead(self.prefix))) >= self.length:
+            raise UserError(
+                f"ParallelText.prefix = {self.prefix!r}: its {words} tokens leave no room for a text in "
+                f"ParallelText.length = {self.length}; raise the length"
+            )
         for measure in self.measures:
             measure.check(run.model)
         pairs = self._sentences(run.corpus)
@@ -200,7 +210,8 @@ class ParallelText(Probe):
         """The vectors of sentences, in their order."""
         reader = probe_reader(run, self.length)
         before, after = reader.frame
-        room = self.length - sum(reader.around)
+        before = [*before, *run.corpus.tokenizer.lead(self.prefix)]
+        room = self.length - len(before) - len(after)
         if long := sum(len(text) > room for text in texts):
             print(f"{language}: {long} of {len(texts)} sentences are longer than {room} tokens; cut", file=sys.stderr)
         rows = [np.concatenate([before, text[:room], after]).astype(np.int32) for text in texts]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 POOLINGS = ("first", "mean", "last")
 QUERY, KEY = "", "key_"
+LANGUAGES = 4096  # more than a feed has
 
 
 def check_encoder(name: str, model: Model, level: int, pooling: str) -> None:
@@ -110,6 +111,21 @@ def swapped(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """The batch with queries and keys exchanged. `group` belongs to both sides and stays."""
     names = ("tokens", "positions", "segment_ids", "text")
     return dict(batch) | {KEY + name: batch[name] for name in names} | {name: batch[KEY + name] for name in names}
+
+
+def sides_apart(batch: Mapping[str, jax.Array]) -> bool:
+    """Whether no language stands among the queries as well as among the keys of a contrast feed's batch."""
+
+    @jax.jit
+    def shared(queries: jax.Array, keys: jax.Array) -> jax.Array:
+        # (languages,) bool each: -1 at padding becomes an index past the end, which is dropped.
+        seen = [
+            jnp.zeros(LANGUAGES, bool).at[jnp.where(one < 0, LANGUAGES, one).reshape(-1)].set(True, mode="drop")
+            for one in (queries, keys)
+        ]
+        return jnp.any(seen[0] & seen[1])
+
+    return not bool(shared(batch[f"{QUERY}token_language"], batch[f"{KEY}token_language"]))
 
 
 def items(batch: Mapping[str, jax.Array]) -> jax.Array:

@@ -1,0 +1,44 @@
+"""The recipes on pairs continue an imported encoder, whatever the optimiser moves."""
+
+from __future__ import annotations
+
+import json
+
+import hf_folders
+import numpy as np
+import pytest
+from commands import xalign
+
+WAYS = {
+    "Everything": (),
+    "Selection": (),
+    "LowRank": ("--gin.LowRank.rank=2", '--gin.LowRank.patterns=("attention/query$",)'),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An encoder of two blocks, as a model directory `base`, and pairs of English and reversed English."""
+    place = tmp_path_factory.mktemp("pairs")
+    hf_folders.write_encoder_of_two_blocks(place / "hf", place / "base")
+    words = np.random.default_rng(0).choice(list("abcdefgh"), (400, 12))
+    lines = {"en": ["".join(row) for row in words], "xx": ["".join(row[::-1]) for row in words]}
+    for language, texts in lines.items():
+        (place / f"{language}.tsv").write_text("".join(f"{n}\t{text}\n" for n, text in enumerate(texts)))
+    return place
+
+
+@pytest.mark.slow  # a run for each
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("recipe", ["new_language", "short_texts", "msimcse_pairs"])
+def test_a_recipe_trains_and_measures_held_out_pairs(folder, recipe, way):
+    done = xalign(
+        "train", "--gin_file=base/model.gin", f"--gin_file=recipes/{recipe}.gin", f"--model_dir={recipe}-{way}",
+        '--gin.PAIRS=("tsv:en=en.tsv,xx=xx.tsv",)', "--gin.STEPS=2", "--gin.sentences/Stream.batch_size=8",
+        "--gin.ParallelText.length=64", f"--gin.pairs/Stage.parametrization=@{way}()", *WAYS[way], cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    last = json.loads((folder / f"{recipe}-{way}" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 2 and np.isfinite(last["loss"]) and last["sentences/pairs"] > 0
+    rows = json.loads((folder / f"{recipe}-{way}" / "results.json").read_text())
+    assert {"en->xx", "xx->en"} <= {row["language"] for row in rows if row["metric"] == "accuracy"}

@@ -1,0 +1,182 @@
+"""Teacher to student: sentences of a new language learn the vectors of their translations (Reimers and Gurevych 2020).
+
+"Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation", arXiv 2004.09813, section 2. A
+teacher M gives a vector to each source sentence s_i. The student M' learns it for s_i and for its translation t_i:
+
+    loss = sum_i d(M'(t_i), M(s_i)) + d(M'(s_i), M(s_i)),   d(u, v) = squared mean_j (u_j - v_j)^2 + cosine (1 - cos(u, v))
+
+The paper has squared errors alone. `contrast` adds what squared errors do not see, the other sentences of the batch: for
+each of both student vectors u_i, it adds the mean of two terms, with s(u, v) = cos(u, v) / temperature:
+
+    - log e^s(u_i, M(s_i)) / sum_n e^s(u_i, M(s_n))   and   - log e^s(u_i, M(s_i)) / sum_n e^s(u_n, M(s_i))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Batch, Objective, Tree
+from xalign_jax.objectives.parts.contrast import Contrast, infonce, infonce_flops
+from xalign_jax.objectives.parts.primitives import l2_normalize
+from xalign_jax.objectives.parts.sentences import (
+    KEY,
+    POOLINGS,
+    QUERY,
+    check_encoder,
+    contrast_ids,
+    items,
+    sentence_vectors,
+    side,
+    sides_apart,
+)
+from xalign_jax.recipe import freeze, one_of, resolve, with_paths, within
+
+if TYPE_CHECKING:
+    from xalign_jax.models.model import Model
+
+FORWARD = 1 / 3  # a pass without gradient takes 2 of the 6 FLOPs for each weight and token
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Distillation(Objective):
+    """Pull a sentence and its translation to a teacher's vector of the sentence; counted by pairs.
+
+    The teacher reads the queries of a ContrastFeed. So bind `ContrastFeed.pivot` to the language that the teacher knows
+    best, and `ContrastFeed.reverse = 0.0`. The teacher stays as it is: no gradient moves it.
+
+    Batch: tokens, positions, segment_ids (R,T) int32 and the same with `key_`; group (R,S,1) int32, -1 = empty slot;
+    text and key_text (R,S,1).
+
+    Attributes:
+      level: the level whose vectors are learned; None = the last.
+      pooling: "first" token or "mean" over the tokens that are not special.
+      teacher: a model directory of the same shape and vocabulary; None = the model as it is when the stage begins.
+      squared, cosine, contrast: weights of the three parts.
+      temperature: of the contrast; cosines are divided by it.
+      sources: the student also learns the vectors of the teacher's own sentences.
+      keep: weight of d(M'(t_i), M(t_i)), which keeps vectors of translations where the teacher has them.
+    """
+
+    level: int | None = None
+    pooling: str = "mean"
+    teacher: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
+    squared: float = 1.0
+    cosine: float = 0.0
+    contrast: float = 0.0
+    temperature: float = 0.05
+    sources: bool = True
+    keep: float = 0.0
+
+    def __post_init__(self) -> None:
+        freeze(self)
+        one_of(self, "pooling", POOLINGS)
+        within(self, "[0, inf)", "level", "squared", "cosine", "contrast", "keep")
+        within(self, "(0, inf)", "temperature")
+        if not self.squared + self.cosine + self.contrast:
+            raise UserError("Distillation: squared, cosine and contrast are all 0, so nothing is learned")
+
+    def init(self, rng: jax.Array, model: Model) -> tuple[dict[str, Tree], dict[str, Tree]]:
+        """No heads; state "teacher": its parameters, zeros until `prefill`.
+
+        Raises:
+          UserError: the model lacks the level, or `pooling` does not suit the model.
+        """
+        check_encoder("Distillation", model, self._level(model), self.pooling)
+        return {}, {"teacher": jax.tree.map(lambda array: jnp.zeros(array.shape, jnp.float32), model.shapes)}
+
+    def state_axes(self, model: Model, state: dict[str, Tree]) -> dict[str, Tree]:
+        """The teacher is sharded like the model."""
+        return {"teacher": model.logical_axes()}
+
+    def directories(self) -> Mapping[str, str]:
+        """The teacher's directory, if it has one."""
+        return {} if self.teacher is None else {"teacher": self.teacher}
+
+    def prefill(
+        self, model: Model, state: dict[str, Tree], batches: Iterable[Batch], rng: jax.Array
+    ) -> dict[str, Tree]:
+        """The teacher as a copy of the parameters, unless it came from a directory.
+
+        Raises:
+          UserError: a language stands on the teacher's side and on the other one.
+        """
+        if not sides_apart(next(iter(batches))):
+            raise UserError(
+                "Distillation: both sides of the feed's pairs hold texts of one language, so the teacher would read "
+                'translations; bind ContrastFeed.pivot = "en" (what the teacher knows) and ContrastFeed.reverse = 0.0'
+            )
+        if self.teacher is not None:
+            return state
+        # Adding 0 makes new arrays: the next update overwrites the memory of the parameters.
+        return {"teacher": jax.tree.map(lambda x: x.astype(jnp.float32) + 0.0, model.params)}
+
+    def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
+        """The number of pairs, float32 scalar."""
+        return items(batch)
+
+    def loss(
+        self, model: Model, batch: Batch, state: dict[str, Tree], rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Tree]]:
+        """(summed loss, metrics, the same state).
+
+        Metrics: `cosine` of translations with the teacher's vectors of their sources, `accuracy` of finding these
+        among those of the batch, and `count_identical`, pairs whose two texts are equal.
+        """
+        teacher = model.bind(jax.lax.stop_gradient(state["teacher"]))
+        target, translation = self._vectors(teacher, batch, QUERY), self._vectors(model, batch, KEY)
+        students = [translation, self._vectors(model, batch, QUERY)] if self.sources else [translation]
+        real = (batch["group"][..., 0] >= 0).reshape(-1)
+        # Each student's vectors (N,width) against the teacher's: the distance of each pair, then the contrasts.
+        total = jnp.sum(jnp.stack([self._distance(student, target, real) for student in students]))
+        if self.keep:
+            total += self.keep * self._distance(translation, self._vectors(teacher, batch, KEY), real)
+        found = [self._contrast(student, target, batch) for student in students] if self.contrast else []
+        for one, other in found:
+            total += 0.5 * self.contrast * (one.loss + other.loss)
+        metrics = {
+            "cosine": jnp.sum(_cosines(translation, target), where=real) / jnp.maximum(items(batch), 1),
+            "count_identical": jnp.sum(real & (batch["text"] == batch["key_text"])[..., 0].reshape(-1)),
+        }
+        if found:
+            metrics["accuracy"] = found[0][0].correct / jnp.maximum(found[0][0].anchors, 1)
+        return total, metrics, state
+
+    def flops(self, model: Model, batch: Batch) -> float:
+        """FLOPs of both models up to the level, and of the contrasts."""
+        rows, length = batch["tokens"].shape
+        # The teacher needs no backward pass.
+        passes = 1 + self.sources + FORWARD * (1 + (self.keep > 0))
+        pairs = 2 * (1 + self.sources) * (self.contrast > 0) * infonce_flops(batch["group"][..., 0].size, model.width)
+        return passes * rows * length * self._level(model) * model.block_flops_per_token(length) + pairs
+
+    def _level(self, model: Model) -> int:
+        return model.num_layers if self.level is None else self.level
+
+    def _vectors(self, model: Model, batch: Batch, which: str) -> jax.Array:
+        """(N,width) vectors of one side's sentences; N = R S."""
+        slots = batch["group"].shape[1]
+        return sentence_vectors(model, side(batch, which), slots, self._level(model), self.pooling)
+
+    def _distance(self, student: jax.Array, target: jax.Array, real: jax.Array) -> jax.Array:
+        """The sum of d(u_i, v_i) over the real rows of two arrays (N,width)."""
+        squared, cosine = jnp.mean(jnp.square(student - target), axis=1), 1.0 - _cosines(student, target)
+        return jnp.sum(self.squared * squared + self.cosine * cosine, where=real)
+
+    def _contrast(self, student: jax.Array, target: jax.Array, batch: Batch) -> tuple[Contrast, Contrast]:
+        """The teacher's vector for each student's, and the student's for each of the teacher's."""
+        u, v = l2_normalize(student), l2_normalize(target)
+        ids, key_ids = contrast_ids(batch)
+        return infonce(u, v, ids, key_ids, self.temperature), infonce(v, u, key_ids, ids, self.temperature)
+
+
+def _cosines(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(N,) cosines of the rows of two arrays (N,width); 0 for empty rows."""
+    return jnp.sum(l2_normalize(a) * l2_normalize(b), axis=1)
