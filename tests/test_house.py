@@ -35,8 +35,8 @@ ENCODER = ["Recipe.model = @XLMRoberta()", "Recipe.vocabulary = @Vocabulary()", 
 ENCODER += [f"XLMRoberta.{name} = 8" for name in ("layers", "width", "heads", "mlp_width")]
 FROM_USERS |= dict.fromkeys(("camlm", "btmlm", "transport"), ENCODER)
 BERT = [f"Bert.{name} = 8" for name in ("layers", "width", "heads", "mlp_width", "max_length", "types")]
-BITEXT = ["Recipe.model = @Bert()", "Recipe.vocabulary = @Vocabulary()", *BERT, 'BITEXT = ("pairs:en=a.en,de=a.de",)']
-FROM_USERS |= dict.fromkeys(("align_bitext", "align_words", "xlm_align"), BITEXT)
+ON_PAIRS = ["Recipe.model = @Bert()", "Recipe.vocabulary = @Vocabulary()", *BERT, 'PAIRS = ("pairs:en=a.en,de=a.de",)']
+FROM_USERS |= dict.fromkeys(("align_bitext", "align_words", "xlm_align"), ON_PAIRS)
 IMPORTED = [*DECODER[:-1], 'PAIRS = ("tsv:en=en.tsv,de=de.tsv",)']
 FROM_USERS |= {name: IMPORTED for name in ("new_language", "short_texts", "msimcse_pairs")}
 RECIPES = sorted((ROOT / "gin" / "recipes").glob("*.gin"))

@@ -12,7 +12,7 @@ from commands import xalign
 pytestmark = pytest.mark.slow
 
 SMALL = ["--gin.bitext/Stage.steps=3", "--gin.Runtime.log_every=1", "--gin.Recipe.seed=1"]
-PAIRS = "--gin.BITEXT=('pairs:en=en.txt,de=de.txt',)"
+PAIRS = "--gin.PAIRS=('pairs:en=en.txt,de=de.txt',)"
 LEVELS = {"align_bitext": "WordAlignment", "align_words": "AlignedWords", "xlm_align": "DenoisingAlignment"}
 
 
@@ -57,7 +57,7 @@ def test_rows_that_go_in_parts_give_the_same_losses(place):
 def test_bad_input_is_one_line(place):
     cases = [
         (train(place, "align_bitext", "bad", level=9), "WordAlignment.level = 9: the model has levels 0 to 2"),
-        (train(place, "align_bitext", "bad", text="--gin.BITEXT=('lines:en=en.txt',)"), "add parallel text"),
+        (train(place, "align_bitext", "bad", text="--gin.PAIRS=('lines:en=en.txt',)"), "add parallel text"),
     ]
     for done, message in cases:
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr, done.stderr

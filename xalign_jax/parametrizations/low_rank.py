@@ -38,13 +38,13 @@ class LowRank(Parametrization):
     Attributes:
       rank: the same for every matrix.
       alpha: scale of the update; with alpha = rank, W = W0 + A B.
-      patterns: regular expressions, searched for in paths of matrices such as "model/layers/attention/query". Each of
-        the stacked layers has its own A and B.
+      patterns: regular expressions, searched for in paths of matrices such as "model/layers/attention/query". "$" keeps out
+        biases, whose paths go on ("query_bias"). Each of the stacked layers has its own A and B.
     """
 
     rank: int = 8
     alpha: float = 16.0
-    patterns: tuple = ("attention/query", "attention/value")
+    patterns: tuple = ("attention/query$", "attention/value$")
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -99,7 +99,7 @@ class _Matrix(NamedTuple):
         # One side of every matrix of a layer is the model's width: the axis "embed". The other axes are the other side.
         first = int(axes[0] == "layers")
         if len(axes) - first < 2 or "vocab" in axes or "embed" not in (axes[first], axes[-1]):
-            raise UserError(f"LowRank.patterns: {path} {tuple(shape)} is no matrix of a layer; name matrices alone")
+            raise UserError(f"LowRank.patterns: {path} {tuple(shape)} is no matrix of a layer; name matrices alone, as 'query$' does")
         # The width is the input of most matrices, and the output of those that lead back to the residual stream.
         border = first + 1 if axes[first] == "embed" else len(axes) - 1
         return cls(tuple(shape[:first]), tuple(shape[first:border]), tuple(shape[border:]), axes)
