@@ -95,7 +95,8 @@ def switched(text: str, words: dict[str, list[tuple[str, int]]], draw: random.Ra
     found, replaced = [], 0
     tokens = text.split()
     for token in tokens:
-        before, word, after = (re.fullmatch(r"(\W*)([\w'-]+)(\W*)", token) or re.match(r"()()(.*)", token)).groups()
+        whole = re.fullmatch(r"(\W*)([\w'-]+)(\W*)", token)
+        before, word, after = whole.groups() if whole else ("", "", token)
         if word.lower() in ARTICLES and draw.random() < 0.7:
             found.append(after)
         elif word.lower() in words and word.lower() not in GRAMMAR.split() and draw.random() < 0.85:
@@ -184,8 +185,8 @@ def main() -> None:
     elif what == "command":
         print(command(Path(arguments[0])))
     else:
-        step, start = [*arguments[2:], None, None][:2]
-        measure(Path(arguments[0]), arguments[1], step and int(step), start)
+        step, start = [*arguments[2:], "", ""][:2]
+        measure(Path(arguments[0]), arguments[1], int(step) if step else None, start or None)
 
 
 if __name__ == "__main__":
