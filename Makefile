@@ -39,7 +39,7 @@ SEED = 0
 .venv/done: setup.py pyproject.toml constraints.txt requirements-core.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 with venv found: install one, or make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
 	touch $@
 
 # A finished run is a `done` file in its model directory. An interrupted one continues from its checkpoint.
@@ -110,7 +110,7 @@ mutate: .venv/done
 	$(BIN)/python tests/mutation/mutate.py $(FILES) --count=$(COUNT) --seed=$(SEED)
 
 test: lint
-	$(BIN)/pytest -n 2 --dist=worksteal --timeout=300 --durations=10
+	$(BIN)/pytest -n 3 --dist=worksteal --timeout=300 --durations=10
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

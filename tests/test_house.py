@@ -33,7 +33,7 @@ MIDDLE = [*DECODER, "LEVEL = 4"]
 FROM_USERS |= dict.fromkeys(("mid_align", "mid_align_turns"), MIDDLE)
 ENCODER = ["Recipe.model = @XLMRoberta()", "Recipe.vocabulary = @Vocabulary()", TEXTS[0]]
 ENCODER += [f"XLMRoberta.{name} = 8" for name in ("layers", "width", "heads", "mlp_width")]
-FROM_USERS |= dict.fromkeys(("camlm", "btmlm", "transport"), ENCODER)
+FROM_USERS |= dict.fromkeys(("camlm", "btmlm", "transport", "infoxlm_encoder"), ENCODER)
 BERT = [f"Bert.{name} = 8" for name in ("layers", "width", "heads", "mlp_width", "max_length", "types")]
 ON_PAIRS = ["Recipe.model = @Bert()", "Recipe.vocabulary = @Vocabulary()", *BERT, 'PAIRS = ("pairs:en=a.en,de=a.de",)']
 FROM_USERS |= dict.fromkeys(("align_bitext", "align_words", "xlm_align"), ON_PAIRS)

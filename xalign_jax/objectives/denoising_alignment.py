@@ -30,7 +30,7 @@ from xalign_jax.matrix_product import product
 from xalign_jax.objectives.parts.corruption import Corrupted, Corruption, corrupt
 from xalign_jax.objectives.parts.links import check_level, second_texts
 from xalign_jax.objectives.parts.sentences import has_keys
-from xalign_jax.recipe import freeze, objects
+from xalign_jax.recipe import freeze, objects, within
 
 if TYPE_CHECKING:
     from xalign_jax.models.model import Model
@@ -58,6 +58,7 @@ class DenoisingAlignment(Objective):
 
     def __post_init__(self) -> None:
         freeze(self)
+        within(self, "[0, inf)", "level")
         objects(self, "corruption")
 
     def init(self, rng: jax.Array, model: Model) -> tuple[dict[str, Tree], dict[str, Tree]]:

@@ -99,7 +99,9 @@ class _Matrix(NamedTuple):
         # One side of every matrix of a layer is the model's width: the axis "embed". The other axes are the other side.
         first = int(axes[0] == "layers")
         if len(axes) - first < 2 or "vocab" in axes or "embed" not in (axes[first], axes[-1]):
-            raise UserError(f"LowRank.patterns: {path} {tuple(shape)} is no matrix of a layer; name matrices alone, as 'query$' does")
+            raise UserError(
+                f"LowRank.patterns: {path} {tuple(shape)} is no matrix of a layer; name matrices alone, as 'query$' does"
+            )
         # The width is the input of most matrices, and the output of those that lead back to the residual stream.
         border = first + 1 if axes[first] == "embed" else len(axes) - 1
         return cls(tuple(shape[:first]), tuple(shape[first:border]), tuple(shape[border:]), axes)
