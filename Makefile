@@ -33,7 +33,7 @@ FILES = xalign_jax/objectives xalign_jax/training/step.py
 COUNT = 100
 SEED = 0
 
-.PHONY: demo test lint site notebooks clean-room house fuzz mutate arms study bench clean prepare-demo prepare-arms
+.PHONY: demo test lint bytecode site notebooks clean-room house fuzz mutate arms study bench clean prepare-demo prepare-arms
 .DELETE_ON_ERROR:
 
 .venv/done: setup.py pyproject.toml constraints.txt requirements-core.txt
@@ -82,6 +82,10 @@ lint: .venv/done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Imports what tests import while the checks use one core: else every process of pytest would compile it.
+bytecode: .venv/done
+	@$(BIN)/pytest --collect-only -qq >/dev/null 2>&1 || true
+
 # Builds the documentation into build/site/index.html, and fails at a broken link.
 site: .venv/done
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -109,7 +113,8 @@ fuzz: .venv/done
 mutate: .venv/done
 	$(BIN)/python tests/mutation/mutate.py $(FILES) --count=$(COUNT) --seed=$(SEED)
 
-test: lint
+test: .venv/done
+	@$(MAKE) --no-print-directory -j2 lint bytecode
 	$(BIN)/pytest -n 3 --dist=worksteal --timeout=300 --durations=10
 
 clean:

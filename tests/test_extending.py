@@ -184,6 +184,7 @@ def test_what_is_said_where_the_module_of_an_architecture_is_missing(tmp_path, c
         table.config_from_json({"class": "Gone"})
 
 
+@pytest.mark.slow
 def test_the_architecture_trains_and_is_exported(folder):
     pytest.importorskip("transformers")
     run(folder, "architecture", 0)

@@ -71,6 +71,7 @@ def test_a_hugging_face_folder_needs_neither_recipe_nor_import(place):
     assert mixed.returncode == 2 and "holds the results of" in mixed.stderr
 
 
+@pytest.mark.slow
 def test_a_hugging_face_folder_is_exported(place):
     """In another dtype here. The vocabulary is left out, because no fast tokenizer reads our bytes twice."""
     shutil.copytree(place / "hf", place / "ids", ignore=shutil.ignore_patterns("*token*"))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
+import numpy as np
 import pytest
 from commands import xalign
+from safetensors.numpy import load_file, save_file
 from test_import_export import save
 from vocabularies import unusual
 
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
+from xalign_jax.interop.averaging import Average
 from xalign_jax.interop.exporting import export_model
 from xalign_jax.interop.importing import import_model
 from xalign_jax.runtime.sharding import make_mesh
@@ -87,6 +91,36 @@ def test_parameters_that_a_run_does_not_have_are_refused(model_dir, tmp_path):
         export_model(model_dir, tmp_path / "out", make_mesh((1, -1, 1)), params="momentum:none")
     with pytest.raises(UserError, match=r"state/lm/encoder/model/embedding is absent there"):
         export_model(model_dir, tmp_path / "out", make_mesh((1, -1, 1)), params="momentum:lm")
+
+
+def test_the_average_with_the_start_is_exported(model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "start")
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    shutil.copytree(tmp_path / "hf", tmp_path / "tripled")
+    save_file({name: 3 * array for name, array in tensors.items()}, tmp_path / "tripled" / "model.safetensors")
+    import_model(tmp_path / "tripled", tmp_path / "other", make_mesh((1, -1, 1)))
+    shutil.copytree(tmp_path / "other" / "checkpoints", tmp_path / "start" / "checkpoints", dirs_exist_ok=True)
+    done = xalign("export", "--model_dir=run", "--average_with=start", "--share=0.25", "--output=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    averaged = load_file(tmp_path / "out" / "model.safetensors")
+    assert {name: array.shape for name, array in averaged.items()} == {n: a.shape for n, a in tensors.items()}
+    for name, array in averaged.items():
+        np.testing.assert_allclose(array, 1.5 * tensors[name], rtol=1e-6, atol=1e-7)
+
+
+def test_models_that_cannot_be_averaged_are_refused(model_dir, tmp_path):
+    save("llama", tmp_path / "wide", vocab_size=300, intermediate_size=64)
+    import_model(tmp_path / "wide", tmp_path / "wider", make_mesh((1, -1, 1)))
+    # The same shape, and a vocabulary of its own.
+    import_model(tmp_path / "hf", tmp_path / "spelled", make_mesh((1, -1, 1)))
+    for average, line in (
+        (Average(tmp_path / "hf"), "hf: no model directory"),
+        (Average(tmp_path / "wider"), "wider: a model of another shape"),
+        (Average(tmp_path / "spelled"), "spelled: its vocabulary is another one"),
+        (Average(model_dir, 1.5), "--share=1.5: from 0 to 1"),
+    ):
+        with pytest.raises(UserError, match=line):
+            export_model(model_dir, tmp_path / "out", make_mesh((1, -1, 1)), average=average)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"recipe_name": "x", "recipe": {"model": 3}}', b"\xff"])

@@ -260,7 +260,7 @@ def test_the_key_encoder_follows_the_optimised_parameters(model):
     ("change", "said"),
     [
         ({"level": 3}, "levels 0 to 2"),
-        ({"pooling": "last"}, "first, mean"),
+        ({"pooling": "middle"}, "first, mean, last"),
     ],
 )
 def test_what_the_model_lacks_is_refused(model, change, said):

@@ -82,7 +82,8 @@ def readable(model_dir):
     return sorted(steps)
 
 
-@pytest.mark.parametrize(("rounds", "steps"), [(1, 8), pytest.param(20, 120, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("rounds", "steps"), [(2, 16), (20, 120)])
 def test_the_state_at_the_end_is_that_of_an_undisturbed_run(tmp_path, rounds, steps):
     chance = random.Random(rounds)
     undisturbed, model_dir = tmp_path / "undisturbed", tmp_path / "run"

@@ -85,13 +85,10 @@ def test_a_run_with_trained_heads_is_evaluated_and_a_start_for_others(tmp_path, 
     assert "head 'xlco' is kept" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [
-        {"mesh": "2,2,2", "accumulate": 2},
-        pytest.param({"mesh": "8,1,1"}, marks=pytest.mark.slow),
-        pytest.param({"mesh": "1,2,1", "accumulate": 4}, marks=pytest.mark.slow),
-    ],
+    [{"mesh": "2,2,2", "accumulate": 2}, {"mesh": "8,1,1"}, {"mesh": "1,2,1", "accumulate": 4}],
 )
 def test_meshes_and_accumulation_equal_one_device(undisturbed, tmp_path, options):
     devices = int(np.prod([int(size) for size in options["mesh"].split(",")]))

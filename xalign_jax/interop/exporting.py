@@ -17,6 +17,7 @@ from xalign_jax.data.tokens.vocabulary import clone_index, clone_name
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import ModelConfig
 from xalign_jax.interop.architectures import table
+from xalign_jax.interop.averaging import Average
 from xalign_jax.interop.folders import whole
 from xalign_jax.interop.importing import flat
 from xalign_jax.interop.licences import languages as texts_of
@@ -51,6 +52,7 @@ def export_model(
     params: str = "model",
     encoder: SentenceEncoder | None = None,
     published: Published = LOCAL,
+    average: Average | None = None,
 ) -> Exported:
     """Write config.json, safetensors shards, tokenizers and a model card.
 
@@ -63,6 +65,7 @@ def export_model(
       params: "model", or "momentum:<stream>" for the momentum encoder of a contrast.
       encoder: make the folder one of sentence-transformers as well.
       published: licence and place of the model, for its card.
+      average: what the model is averaged with; its card then has no results, which are those of the model itself.
 
     Raises:
       UserError: there is no such checkpoint, `output` holds an export, or transformers has no such model.
@@ -81,20 +84,23 @@ def export_model(
         _refuse_unequal(building, tokenizer, model_dir)
         model = build(config, tokenizer.size, row_map=tokenizer.row_map)
         # Parameters are restored for the model as it was trained, and cut afterwards.
+        if average is not None:
+            average.check(model, tokenizer)
         at, values = _parameters(model_dir, step, model, mesh, stream)
+        if average is not None:
+            values = average.of(values, model, mesh)
         if encoder is not None:
             config, values = encoder.shortened(config, values)
             model = build(config, tokenizer.size, row_map=tokenizer.row_map)
         name = _write_model(building, config, values, tokenizer, dtype)
         if encoder is not None:
             write_sentence_encoder(building, encoder, config.width, config.max_length, tokenizer.special, values)
-        # Results are those of the model as it was trained: not of a momentum encoder, nor of a model with fewer blocks.
+        # Results are those of the model as it was trained: not of a momentum encoder, an average, or fewer blocks.
+        as_trained = (params, config, average) == ("model", trained, None)
         card = model_card(
             name=environment["recipe_name"],
             config_text=_text(model_dir / "config.gin"),
-            results_rows=[
-                row for row in read_results(model_dir) if row["step"] == at and (params, config) == ("model", trained)
-            ],
+            results_rows=[row for row in read_results(model_dir) if row["step"] == at and as_trained],
             probes=read_shown(model_dir),
             languages=languages,
             architecture=name,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xalign_jax.api import import_modules, start_jax
-from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder, add_model, named
+from xalign_jax.cli.arguments import FLOATS, Commands, add_command, add_folder, add_model, named, path
 from xalign_jax.cli.exits import DONE
 from xalign_jax.errors import UserError
 
@@ -29,6 +29,10 @@ def add(commands: Commands) -> None:
     parser.add_argument("--dtype", default="float32", choices=FLOATS, help="dtype of the files; default float32")
     parser.add_argument("--overwrite", action="store_true", help="replace an exported model")
     parser.add_argument("--params", default="model", help='"model", or "momentum:<stream>" for a momentum encoder')
+    about = "a model directory of the same shape, such as the run's start: export the average of both"
+    parser.add_argument("--average_with", type=path, metavar="DIR", help=about)
+    about = "of --average_with in the average; default 0.5"
+    parser.add_argument("--share", type=float, default=0.5, metavar="NUMBER", help=about)
     parser.add_argument("--sentence_encoder", choices=("mean", "first", "pooler"), help="for sentence-transformers")
     parser.add_argument("--level", type=int, metavar="N", help="the sentence encoder's block; default: the last")
     about = 'of the model, for its card, such as "apache-2.0"; default: unknown'
@@ -42,6 +46,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
     """Export the model, then compare the files with it."""
     from xalign_jax.interop import hub
+    from xalign_jax.interop.averaging import Average
     from xalign_jax.interop.exporting import export_model
     from xalign_jax.interop.importing import import_model
     from xalign_jax.interop.model_card import LOCAL, Published
@@ -80,6 +85,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
             options.params,
             encoder,
             Published(options.licence or LOCAL.licence, options.push_to_hub or LOCAL.place),
+            Average(options.average_with, options.share) if options.average_with else None,
         )
         print(f"{options.output}: written")
         print(verify(options.output, exported, _validation_texts(model_dir, exported.tokenizer), options.dtype))
