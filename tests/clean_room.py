@@ -85,7 +85,7 @@ class Room:
 
     @property
     def size(self) -> float:
-        """Of the environment, in MB."""
+        """The size of the environment, in MB."""
         return sum(file.lstat().st_size for file in (self.folder / ".venv").rglob("*")) / 1e6
 
     def run(self, text: str, python: bool = False) -> Step:

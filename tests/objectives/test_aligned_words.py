@@ -9,21 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from objective_cases import assert_same_on_eight_devices, bound, loss_of
-from sentence_cases import KEY, SPECIAL, R, S, sentence_batch, sentence_model
+from sentence_cases import KEY, SPECIAL, R, S, sentence_batch
 
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs
 from xalign_jax.objectives.aligned_words import FORMS, AlignedWords
-
-
-@pytest.fixture(scope="module")
-def model():
-    return sentence_model()
-
-
-@pytest.fixture(scope="module")
-def params(model):
-    return {"model": jax.jit(model.init)(KEY), "heads": {}}
 
 
 def linked_states(model, params, batch):

@@ -7,22 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from objective_cases import assert_same_on_eight_devices, loss_of
-from sentence_cases import KEY, SPECIAL, R, S, sentence_batch, sentence_model
+from sentence_cases import KEY, SPECIAL, R, S, sentence_batch
 
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs
 from xalign_jax.objectives.parts.sentences import sentence_vectors, side
 from xalign_jax.objectives.transport_divergence import TransportDivergence
-
-
-@pytest.fixture(scope="module")
-def model():
-    return sentence_model()
-
-
-@pytest.fixture(scope="module")
-def params(model):
-    return {"model": jax.jit(model.init)(KEY), "heads": {}}
 
 
 @pytest.fixture(scope="module")

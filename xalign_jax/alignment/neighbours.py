@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xalign_jax.alignment import checked, shortlists
-from xalign_jax.alignment.shortlists import padded
+from xalign_jax.alignment.shortlists import padded, unit_rows
 from xalign_jax.matrix_product import fast_bfloat16
 
 MARGINS = ("absolute", "ratio", "distance", "csls")
@@ -143,7 +143,7 @@ def _merge(
     count: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The best of (Q,k) found so far and of one block of candidates (c,D) that begins at row `start` of `count`."""
-    sides = [side / jnp.maximum(jnp.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (queries, candidates)]
+    sides = [unit_rows(side) for side in (queries, candidates)]
     # (Q,D) x (c,D) -> (Q,c) in full float32: an accelerator would round the factors otherwise.
     block = jnp.matmul(sides[0], sides[1].T, precision=jax.lax.Precision.HIGHEST) - penalty
     place = start + jnp.arange(block.shape[1], dtype=jnp.int32)

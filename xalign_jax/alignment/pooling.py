@@ -23,6 +23,13 @@ def segment_means(h: jax.Array, segment_ids: jax.Array, slots: int) -> jax.Array
     return segment_sums(h.astype(jnp.float32), segment_ids, slots) / jnp.maximum(sizes, 1)[..., None]
 
 
+def last_tokens(segment_ids: jax.Array) -> jax.Array:
+    """segment_ids (R,T) int32 with 0 at every token but the last one of each segment."""
+    # A segment's tokens stand side by side, so its last token is followed by another segment or by the row's end.
+    following = jnp.pad(segment_ids[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
+    return jnp.where(segment_ids != following, segment_ids, 0)
+
+
 def pooled_tokens(segment_ids: jax.Array, positions: jax.Array, special: jax.Array, pooling: str) -> jax.Array:
     """segment_ids (R,T) int32 with 0 at every token that a pooling leaves out.
 
@@ -33,9 +40,7 @@ def pooled_tokens(segment_ids: jax.Array, positions: jax.Array, special: jax.Arr
         "mean" its tokens that are not special.
     """
     if pooling == "last":
-        # A segment's tokens stand side by side, so its last token is followed by another segment or by the row's end.
-        following = jnp.pad(segment_ids[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
-        return jnp.where(segment_ids != following, segment_ids, 0)
+        return last_tokens(segment_ids)
     return jnp.where(positions == 0 if pooling == "first" else ~special, segment_ids, 0)
 
 

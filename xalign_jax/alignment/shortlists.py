@@ -79,7 +79,8 @@ def _multiple(number: int, of: int) -> int:
     return -(-number // of) * of
 
 
-def _unit(vectors: jax.Array) -> jax.Array:
+def unit_rows(vectors: jax.Array) -> jax.Array:
+    """Vectors of length 1 along the last axis; zero vectors stay zero."""
     return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
@@ -90,7 +91,7 @@ def _rounding(vectors: jax.Array) -> jax.Array:
 
 @jax.jit
 def _errors(queries: jax.Array) -> jax.Array:
-    return _rounding(_unit(queries))
+    return _rounding(unit_rows(queries))
 
 
 @functools.partial(jax.jit, static_argnames="part")
@@ -111,12 +112,12 @@ def _coarse(
       candidates, penalty: (c,D) and (c,), the block that begins at row `start` of `count`.
       part: candidates whose scores are held at once; it divides c.
     """
-    rounded = _unit(queries).astype(jnp.bfloat16)
+    rounded = unit_rows(queries).astype(jnp.bfloat16)
 
     def maxima(side: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """(Q,part/CHUNK) maxima of chunks, and the largest rounding of a candidate."""
         vectors, less, first = side
-        vectors = _unit(vectors)
+        vectors = unit_rows(vectors)
         there = first + jnp.arange(part) < count
         # (Q,D) x (part,D) -> (Q,part).
         scores = product(rounded, vectors.astype(jnp.bfloat16), "nt") - jnp.where(there, less, jnp.inf)
@@ -157,5 +158,5 @@ def _compare(
 @jax.jit
 def _cosines(queries: jax.Array, members: jax.Array) -> jax.Array:
     """(P,D) queries and (P CHUNK,D) members -> (P,CHUNK) cosines in float32."""
-    members = _unit(members).reshape(len(queries), CHUNK, -1)
-    return jnp.einsum("pd,pcd->pc", _unit(queries), members, precision=jax.lax.Precision.HIGHEST)
+    members = unit_rows(members).reshape(len(queries), CHUNK, -1)
+    return jnp.einsum("pd,pcd->pc", unit_rows(queries), members, precision=jax.lax.Precision.HIGHEST)

@@ -25,7 +25,9 @@ from xalign_jax.interfaces import Batch, Objective, Tree
 from xalign_jax.objectives.parts import links
 from xalign_jax.objectives.parts.candidates import Ids
 from xalign_jax.objectives.parts.contrast import infonce, infonce_flops
+from xalign_jax.objectives.parts.momentum import copied
 from xalign_jax.objectives.parts.primitives import l2_normalize
+from xalign_jax.objectives.parts.sentences import check_level
 from xalign_jax.recipe import freeze, one_of, within
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class AlignedWords(Objective):
         Raises:
           UserError: the model lacks the level.
         """
-        links.check_level("AlignedWords", model, self.level)
+        check_level("AlignedWords", model, self.level)
         if not self.stay:
             return {}, {}
         return {}, {"start": jax.tree.map(lambda array: jnp.zeros(array.shape, jnp.float32), model.shapes)}
@@ -84,8 +86,7 @@ class AlignedWords(Objective):
         self, model: Model, state: dict[str, Tree], batches: Iterable[Batch], rng: jax.Array
     ) -> dict[str, Tree]:
         """With `stay`, a copy of the parameters."""
-        # Adding 0 makes new arrays: the next update overwrites the memory of the parameters.
-        return {name: jax.tree.map(lambda x: x.astype(jnp.float32) + 0.0, model.params) for name in state}
+        return {name: copied(model.params) for name in state}
 
     def state_axes(self, model: Model, state: dict[str, Tree]) -> dict[str, Tree]:
         """Logical axes of the state, which is sharded like the model."""

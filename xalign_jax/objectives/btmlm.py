@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Inputs
 from xalign_jax.objectives.masked_lm import MaskedLM, Plan
-from xalign_jax.objectives.parts.primitives import best_tokens
+from xalign_jax.objectives.parts.primitives import FORWARD, best_tokens
 from xalign_jax.recipe import at_least_one
 
 if TYPE_CHECKING:
@@ -104,5 +104,5 @@ class BTMLM(MaskedLM):
         """FLOPs of the second pass, forward and backward, and of the first pass and its head, which is only forward."""
         rows, length = batch["tokens"].shape
         blocks = rows * (length + self.pseudo) * model.num_layers * model.block_flops_per_token(length + self.pseudo)
-        head = model.head_flops_per_token * rows * (self.corruption.rate * length + self.pseudo / 3)
-        return blocks * 4 / 3 + head
+        head = model.head_flops_per_token * rows * (self.corruption.rate * length + self.pseudo * FORWARD)
+        return blocks * (1 + FORWARD) + head

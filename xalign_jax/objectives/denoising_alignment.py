@@ -28,8 +28,9 @@ from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Inputs, Objective, Tree
 from xalign_jax.matrix_product import product
 from xalign_jax.objectives.parts.corruption import Corrupted, Corruption, corrupt
-from xalign_jax.objectives.parts.links import check_level, second_texts
-from xalign_jax.objectives.parts.sentences import has_keys
+from xalign_jax.objectives.parts.links import second_texts
+from xalign_jax.objectives.parts.primitives import FORWARD
+from xalign_jax.objectives.parts.sentences import check_level, has_keys
 from xalign_jax.recipe import freeze, objects, within
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class DenoisingAlignment(Objective):
     def flops(self, model: Model, batch: Batch) -> float:
         """FLOPs of all blocks forward and backward, and of the E-step's blocks forward, a third of both."""
         rows, length = batch["tokens"].shape
-        blocks = model.num_layers + self.level / 3
+        blocks = model.num_layers + self.level * FORWARD
         return rows * length * (blocks * model.block_flops_per_token(length) + 12.0 * model.width**2)
 
     def _corrupt(self, model: Model, batch: Batch, rng: jax.Array) -> Corrupted:

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Objective, Tree
 from xalign_jax.objectives.parts.contrast import Contrast, infonce, infonce_flops
-from xalign_jax.objectives.parts.primitives import l2_normalize
+from xalign_jax.objectives.parts.momentum import copied
+from xalign_jax.objectives.parts.primitives import FORWARD, l2_normalize
 from xalign_jax.objectives.parts.sentences import (
     KEY,
     POOLINGS,
@@ -40,8 +41,6 @@ from xalign_jax.recipe import freeze, one_of, resolve, with_paths, within
 
 if TYPE_CHECKING:
     from xalign_jax.models.model import Model
-
-FORWARD = 1 / 3  # a pass without gradient takes 2 of the 6 FLOPs for each weight and token
 
 
 @gin.configurable
@@ -115,8 +114,7 @@ class Distillation(Objective):
             )
         if self.teacher is not None:
             return state
-        # Adding 0 makes new arrays: the next update overwrites the memory of the parameters.
-        return {"teacher": jax.tree.map(lambda x: x.astype(jnp.float32) + 0.0, model.params)}
+        return {"teacher": copied(model.params)}
 
     def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
         """The number of pairs, float32 scalar."""

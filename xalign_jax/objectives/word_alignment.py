@@ -25,7 +25,6 @@ from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Objective, Tree
 from xalign_jax.objectives.parts.links import (
     GUIDES,
-    check_level,
     check_pairs,
     found_links,
     identical,
@@ -34,6 +33,7 @@ from xalign_jax.objectives.parts.links import (
     taking_part,
     token_pairs,
 )
+from xalign_jax.objectives.parts.sentences import check_level
 from xalign_jax.recipe import freeze, one_of, within
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from xalign_jax.objectives.parts import queue as ring
 from xalign_jax.objectives.parts.contrast import Contrast, infonce, infonce_flops
 from xalign_jax.objectives.parts.corruption import Corrupted, Corruption, corrupt
 from xalign_jax.objectives.parts.momentum import ConstantMomentum, Momentum
-from xalign_jax.objectives.parts.primitives import l2_normalize
+from xalign_jax.objectives.parts.primitives import FORWARD, l2_normalize
 from xalign_jax.objectives.parts.sentences import (
     KEY,
     POOLINGS,
@@ -44,8 +44,6 @@ from xalign_jax.recipe import freeze, one_of, within
 
 if TYPE_CHECKING:
     from xalign_jax.models.model import Model, Params
-
-FORWARD = 1 / 3  # a pass without gradient takes 2 of the 6 FLOPs for each weight and token
 
 
 @gin.configurable
@@ -149,8 +147,7 @@ class XlCo(Objective):
           UserError: a batch without a single pair.
         """
         if "encoder" in state:
-            # Adding 0 makes new arrays: the next update overwrites the memory of the parameters.
-            state = state | {"encoder": jax.tree.map(lambda x: x.astype(jnp.float32) + 0.0, _own(model, state))}
+            state = state | {"encoder": averages.copied(_own(model, state))}
         if not self.queue:
             return state
 

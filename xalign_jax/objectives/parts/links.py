@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from xalign_jax.alignment.extraction import softmax_both_ways
 from xalign_jax.alignment.methods import Extraction, extract
+from xalign_jax.alignment.pooling import last_tokens
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Inputs
 from xalign_jax.matrix_product import product
@@ -53,12 +54,6 @@ def check_pairs(name: str, batch: Batch) -> None:
             f"Stream.objective = @{name}(): it links the words of a sentence and its translation; bind a ContrastFeed "
             "with ContrastFeed.mixup = False"
         )
-
-
-def check_level(name: str, model: Model, level: int) -> None:
-    """Raise UserError if the model lacks the level. `name` is the objective's gin class."""
-    if not 0 <= level <= model.num_layers:
-        raise UserError(f"{name}.level = {level}: the model has levels 0 to {model.num_layers}")
 
 
 def taking_part(batch: Batch) -> jax.Array:
@@ -133,8 +128,6 @@ def second_texts(tokens: jax.Array, segment_ids: jax.Array) -> jax.Array:
       tokens, segment_ids: (B,T) int32 of a TranslationFeed.
     """
     # A segment ends with eos, so its last token tells which id that is.
-    following = jnp.pad(segment_ids[:, 1:], ((0, 0), (0, 1)))
-    last = (segment_ids > 0) & (segment_ids != following)
-    eos = (segment_ids > 0) & (tokens == jnp.max(jnp.where(last, tokens, -1)))
+    eos = (segment_ids > 0) & (tokens == jnp.max(jnp.where(last_tokens(segment_ids) > 0, tokens, -1)))
     # Each segment has two of them, so an odd number of earlier ones in the row means: within the second text.
     return (jnp.cumsum(eos, axis=1) - eos) % 2 == 1

@@ -81,6 +81,12 @@ class PowerMomentum(Momentum):
         return 1.0 - (updates + 1.0) ** -self.exponent
 
 
+def copied(params: Tree) -> Tree:
+    """A float32 copy of parameters in memory of its own: the next update overwrites the parameters' memory."""
+    # Adding 0 makes new arrays.
+    return jax.tree.map(lambda x: x.astype(jnp.float32) + 0.0, params)
+
+
 @jax.named_scope("momentum")
 def moved(average: Tree, params: Tree, share: jax.Array) -> Tree:
     """share * average + (1 - share) * params for every array of two equal trees, in float32.

@@ -25,6 +25,7 @@ WIDTH_AXIS, VOCABULARY_AXIS = "fsdp", "tensor"
 # How many logits a device holds at once by default.
 CHUNK_ELEMENTS = {"cpu": 2**21}
 CHUNK_ELEMENTS_ACCELERATOR = 2**26
+FORWARD = 1 / 3  # of FLOPs: a pass without gradient takes 2 of the 6 for each weight and token
 # A CPU's products of fewer tokens are slow, and each chunk rewrites the gradient of the whole head. So a CPU takes this
 # many tokens together although their logits are more, up to a bound (benchmarks/decoder.py, masked_lm.py).
 TOKENS_CPU, MOST_ELEMENTS_CPU = 256, 2**25

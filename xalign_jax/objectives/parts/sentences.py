@@ -26,6 +26,12 @@ QUERY, KEY = "", "key_"
 LANGUAGES = 4096  # more than a feed has
 
 
+def check_level(name: str, model: Model, level: int) -> None:
+    """Raise UserError if the model lacks the level. `name` is the objective's gin class."""
+    if not 0 <= level <= model.num_layers:
+        raise UserError(f"{name}.level = {level}: the model has levels 0 to {model.num_layers}")
+
+
 def check_encoder(name: str, model: Model, level: int, pooling: str) -> None:
     """Check an objective's settings against the model.
 
@@ -35,8 +41,7 @@ def check_encoder(name: str, model: Model, level: int, pooling: str) -> None:
     Raises:
       UserError: the model lacks the level, the pooling is unknown, or it is "first" and the model is causal.
     """
-    if not 0 <= level <= model.num_layers:
-        raise UserError(f"{name}.level = {level}: the model has levels 0 to {model.num_layers}")
+    check_level(name, model, level)
     if pooling not in POOLINGS:
         raise UserError(f"{name}.pooling = {pooling!r}: one of {', '.join(POOLINGS)}")
     if pooling == "first" and model.causal:
