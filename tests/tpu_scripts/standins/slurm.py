@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -14,6 +16,16 @@ from world import SPEED, STATE, background, begin, call, die, lives, read, stop,
 JOBS = STATE / "jobs"
 
 
+@contextlib.contextmanager
+def changing(path):
+    """The job of a file, for one process at a time: what is started inside is known to whoever cancels the job."""
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        job = read(path)
+        yield job
+        write(path, job)
+
+
 def sbatch(_):
     script = sys.stdin.read()
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.MULTILINE))
@@ -21,7 +33,10 @@ def sbatch(_):
     (JOBS / number).mkdir(parents=True)
     (JOBS / number / "script").write_text(script)
     start = {"name": options["job-name"], "nodes": int(options["nodes"]), "output": options["output"]}
-    write(JOBS / number / "job.json", start | {"state": "PENDING", "restarts": 0, "tasks": [], "folder": os.getcwd()})
+    write(
+        JOBS / number / "job.json",
+        start | {"state": "PENDING", "restarts": 0, "shell": None, "tasks": [], "folder": os.getcwd()},
+    )
     background("slurm.py", "--supervise", number)
     print(f"Submitted batch job {number}")
 
@@ -30,25 +45,27 @@ def supervise(arguments):
     """Runs the batch script, again after each requeue."""
     path = JOBS / arguments[0] / "job.json"
     while True:
-        job = read(path)
-        variables = {"SLURM_JOB_ID": arguments[0], "SLURM_NNODES": job["nodes"], "SLURM_RESTART_COUNT": job["restarts"]}
-        if not job["restarts"]:
-            del variables["SLURM_RESTART_COUNT"]  # SLURM sets it from the first restart on
-        folder = Path(job["folder"])
-        shell = begin(
-            f"exec bash {JOBS / arguments[0] / 'script'}",
-            folder,
-            folder / job["output"],
-            HOME=os.environ["HOME"],
-            **variables,
-        )
-        write(path, read(path) | {"state": "RUNNING", "shell": shell.pid, "requeue": False})
+        with changing(path) as job:
+            if job["state"] == "CANCELLED":
+                return
+            variables = {"SLURM_JOB_ID": arguments[0], "SLURM_NNODES": job["nodes"]}
+            if job["restarts"]:  # SLURM sets it from the first restart on
+                variables["SLURM_RESTART_COUNT"] = job["restarts"]
+            folder = Path(job["folder"])
+            shell = begin(
+                f"exec bash {JOBS / arguments[0] / 'script'}",
+                folder,
+                folder / job["output"],
+                HOME=os.environ["HOME"],
+                **variables,
+            )
+            job |= {"state": "RUNNING", "shell": shell.pid, "requeue": False}
         code = shell.wait()
-        job = read(path)
-        if not job["requeue"]:
-            write(path, job | {"state": "CANCELLED" if job["state"] == "CANCELLED" else "ENDED", "code": code})
-            return
-        write(path, job | {"state": "PENDING", "restarts": job["restarts"] + 1})
+        with changing(path) as job:
+            if job["state"] == "CANCELLED" or not job["requeue"]:
+                job |= {"state": "CANCELLED" if job["state"] == "CANCELLED" else "ENDED", "code": code}
+                return
+            job |= {"state": "PENDING", "restarts": job["restarts"] + 1, "shell": None, "tasks": []}
         time.sleep(30 / SPEED)
 
 
@@ -59,10 +76,19 @@ def srun(arguments):
     )
     command = arguments[next(i for i, word in enumerate(arguments) if not word.startswith("--")) :]
     path = JOBS / os.environ["SLURM_JOB_ID"] / "job.json"
-    nodes = read(path)["nodes"]
+    with changing(path) as job:
+        if job["state"] == "CANCELLED":  # whoever cancels has read what to end
+            die("srun: error: Job has been cancelled")
+        tasks = begin_tasks(command, job["nodes"])
+        job["tasks"] = [task.pid for task in tasks]
+    wait(tasks, options)
+
+
+def begin_tasks(command, nodes):
+    """One process a node."""
     steps = {"SLURM_STEP_NUM_TASKS": nodes, "SLURM_STEP_TASKS_PER_NODE": f"1(x{nodes})", "SLURM_NTASKS": nodes}
     quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in command)
-    tasks = [
+    return [
         begin(
             f"exec {quoted}",
             os.getcwd(),
@@ -77,7 +103,10 @@ def srun(arguments):
         )
         for number in range(nodes)
     ]
-    write(path, read(path) | {"tasks": [task.pid for task in tasks]})
+
+
+def wait(tasks, options):
+    """End as srun does once they have ended."""
     ended = None
     while any(task.poll() is None for task in tasks):
         codes = [task.poll() for task in tasks if task.poll() is not None]
@@ -105,17 +134,20 @@ def squeue(arguments):
 
 
 def scancel(arguments):
-    for path, job in named(arguments):
-        write(path, job | {"state": "CANCELLED"})
-        stop([job["shell"], *job["tasks"]])  # the batch shell too: it must not queue itself again
-        while lives(job["shell"]):
+    for path, _ in named(arguments):
+        with changing(path) as job:
+            job["state"] = "CANCELLED"
+        started = [pid for pid in (job["shell"], *job["tasks"]) if pid]  # the shell too: it must not queue itself again
+        stop(started)
+        while any(map(lives, started)):
             time.sleep(0.02)
 
 
 def scontrol(arguments):
     assert arguments[0] == "requeue"
     path = JOBS / arguments[1] / "job.json"
-    write(path, read(path) | {"requeue": True})
+    with changing(path) as job:
+        job["requeue"] = True
 
 
 def preempt(number):
