@@ -108,6 +108,7 @@ def register() -> None:
     import xalign_jax.objectives.causal_lm
     import xalign_jax.objectives.denoising_alignment
     import xalign_jax.objectives.distillation
+    import xalign_jax.objectives.linear_words
     import xalign_jax.objectives.masked_lm
     import xalign_jax.objectives.representation_translation
     import xalign_jax.objectives.translation_ranking
@@ -117,6 +118,7 @@ def register() -> None:
     import xalign_jax.objectives.word_distance
     import xalign_jax.objectives.xlco
     import xalign_jax.parametrizations.low_rank
+    import xalign_jax.parametrizations.orthogonal
     import xalign_jax.parametrizations.selection
     import xalign_jax.parametrizations.tied_rows
     import xalign_jax.runtime.trackers

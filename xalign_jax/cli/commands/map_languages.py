@@ -14,7 +14,7 @@ from xalign_jax.errors import UserError
 if TYPE_CHECKING:
     from xalign_jax.evaluation.map_fitting import Translations
 
-_METHODS = ("centring", "procrustes", "least_squares", "ridge", "cca", "vecmap", "barycentre")
+_METHODS = ("centring", "procrustes", "least_squares", "ridge", "trained", "cca", "vecmap", "barycentre")
 _POOLINGS = ("mean", "weighted", "first", "last")
 
 
@@ -51,12 +51,13 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.alignment.fitting import Method
     from xalign_jax.api import load, start_jax
     from xalign_jax.evaluation.aligning.neural import default_level
-    from xalign_jax.evaluation.map_fitting import Where, fit_to
+    from xalign_jax.evaluation.map_fitting import Where, fit_to, trained_weight
 
-    method = Method(options.method, options.strength, options.dimensions, seed=options.seed)
     start_jax("highest")
     model = load(options.model, options.step)
     level = default_level(model.model) if options.level is None else options.level
+    weight = trained_weight(model, level) if options.method == "trained" else None
+    method = Method(options.method, options.strength, options.dimensions, seed=options.seed, weight=weight)
     maps, scores = fit_to(model, data, method, Where(level, options.pooling, options.space))
     maps.save(options.output)
     pivot, what = maps.languages[0], "lines" if data.pairs is None else "pairs of words"
