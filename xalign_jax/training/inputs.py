@@ -48,7 +48,7 @@ def of_data(recipe: Recipe, corpus: Corpus) -> Inputs:
 
 
 def of_start(recipe: Recipe) -> Inputs:
-    """The parameters that the run starts from, and the user's own modules.
+    """The parameters and vectors that the run starts from, and the user's own modules.
 
     The label of `init_from` holds the step that was read. The other run may continue meanwhile: a newer step there is a
     new label, not a changed input.
@@ -59,6 +59,8 @@ def of_start(recipe: Recipe) -> Inputs:
         if (newest := newest_params(storage.directory("Recipe.init_from", place))) is not None:
             step, fingerprint = newest
             found[f"Recipe.init_from, step {step}"] = Input(place, fingerprint)
+    if recipe.row_vectors is not None and file_state(place := resolve(recipe.row_vectors))[0] != MISSING:
+        found["Recipe.row_vectors"] = Input(place, hash_file(place)[:16])
     for objective in {stream.objective for stage in recipe.stages for stream in stage.streams}:
         for other in teachers.of(objective):
             if (newest := newest_params(other.place)) is not None:
