@@ -34,6 +34,7 @@ FROM_USERS |= dict.fromkeys(("mid_align", "mid_align_turns"), MIDDLE)
 ENCODER = ["Recipe.model = @XLMRoberta()", "Recipe.vocabulary = @Vocabulary()", TEXTS[0]]
 ENCODER += [f"XLMRoberta.{name} = 8" for name in ("layers", "width", "heads", "mlp_width")]
 FROM_USERS |= dict.fromkeys(("camlm", "btmlm", "transport", "infoxlm_encoder"), ENCODER)
+FROM_USERS |= {"towards_static": [*ENCODER, 'VECTORS = {"en": "en.vec", "de": "de.vec"}']}
 BERT = [f"Bert.{name} = 8" for name in ("layers", "width", "heads", "mlp_width", "max_length", "types")]
 ON_PAIRS = ["Recipe.model = @Bert()", "Recipe.vocabulary = @Vocabulary()", *BERT, 'PAIRS = ("pairs:en=a.en,de=a.de",)']
 FROM_USERS |= dict.fromkeys(("align_bitext", "align_words", "xlm_align"), ON_PAIRS)

@@ -36,6 +36,7 @@ REQUIRED = {
     "InterleavedFeed": ROWS | {"part": 8},
     "WordFeed": {"length": 32, "words_per_row": 4, "concepts": 8},
     "PieceFeed": {"length": 32, "words_per_row": 4, "concepts": 8},
+    "VectorFeed": {"files": {"en": "en.vec", "de": "de.vec"}},
     "Perplexity": {"length": 32},
     "HiddenCosine": {"length": 32},
     "GradientCosine": {"length": 32},

@@ -232,6 +232,10 @@ class Feed:
         """
         raise NotImplementedError
 
+    def own_files(self) -> Mapping[str, str]:
+        """The files that it reads beside the corpus, by the gin binding that names them. A run records what they hold."""
+        return {}
+
     def blank(self, rows: int) -> dict[str, np.ndarray]:
         """A batch of `rows` rows without text. It has the shapes and dtypes of real batches."""
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,21 +20,25 @@ class WordVectors(NamedTuple):
     vectors: np.ndarray
 
 
-def read_vectors(path: str) -> WordVectors:
+def read_width(path: str) -> int:
+    """D of a file, from its first line. Raises UserError as `read_vectors` does."""
+    return _sizes(path, next(read_lines(path))[1])[1]
+
+
+def read_vectors(path: str, most: int | None = None) -> WordVectors:
     """Read a file, which may be compressed.
+
+    Args:
+      most: words that are read; None = all.
 
     Raises:
       UserError: the file is missing or damaged; the line names the place.
     """
     lines = read_lines(path)
-    _, first = next(lines)
-    sizes = first.split()
-    if len(sizes) != 2 or not all(size.isdecimal() for size in sizes) or not int(sizes[1]):
-        raise UserError(f'{path}:1: expected "WORDS WIDTH", such as "20000 300", as word2vec and fastText write it')
-    count, width = map(int, sizes)
+    count, width = _sizes(path, next(lines)[1])
     words: list[str] = []
     rows: list[np.ndarray] = []
-    for number, line in lines:
+    for number, line in itertools.islice(lines, most):
         word, *values = line.rstrip(" ").rsplit(" ", width)
         try:
             row = np.array(values, np.float32)
@@ -43,9 +48,17 @@ def read_vectors(path: str) -> WordVectors:
             raise UserError(f"{path}:{number}: expected a word and {width} numbers with spaces between them")
         words.append(word)
         rows.append(row)
-    if len(words) != count:
+    if len(words) != (count if most is None else min(count, most)):
         raise UserError(f"{path}: {len(words)} words, but its first line says {count}; is the file whole?")
     return WordVectors(words, np.stack(rows) if rows else np.zeros((0, width), np.float32))
+
+
+def _sizes(path: str, first: str) -> tuple[int, int]:
+    """Words and width, from the first line of a file."""
+    sizes = first.split()
+    if len(sizes) != 2 or not all(size.isdecimal() for size in sizes) or not int(sizes[1]):
+        raise UserError(f'{path}:1: expected "WORDS WIDTH", such as "20000 300", as word2vec and fastText write it')
+    return int(sizes[0]), int(sizes[1])
 
 
 def write_vectors(path: Path, words: Sequence[str], vectors: np.ndarray) -> None:
