@@ -40,7 +40,8 @@ ON_PAIRS = ["Recipe.model = @Bert()", "Recipe.vocabulary = @Vocabulary()", *BERT
 FROM_USERS |= dict.fromkeys(("align_bitext", "align_words", "xlm_align"), ON_PAIRS)
 FROM_USERS |= {"linear_words": [*ON_PAIRS, 'PAIR = ("en", "de")']}
 IMPORTED = [*DECODER[:-1], 'PAIRS = ("tsv:en=en.tsv,de=de.tsv",)']
-FROM_USERS |= {name: IMPORTED for name in ("new_language", "short_texts", "msimcse_pairs", "dap")}
+ON_IMPORTED = ("new_language", "new_language_tokens", "short_texts", "msimcse_pairs", "dap")
+FROM_USERS |= {name: IMPORTED for name in ON_IMPORTED}
 RECIPES = sorted((ROOT / "gin" / "recipes").glob("*.gin"))
 
 # Third-party package -> the only rooms or files that may import it.

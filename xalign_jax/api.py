@@ -111,6 +111,7 @@ def register() -> None:
     import xalign_jax.objectives.linear_words
     import xalign_jax.objectives.masked_lm
     import xalign_jax.objectives.representation_translation
+    import xalign_jax.objectives.token_distillation
     import xalign_jax.objectives.towards_static
     import xalign_jax.objectives.translation_ranking
     import xalign_jax.objectives.transport_divergence

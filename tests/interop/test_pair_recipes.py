@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow  # a run for each
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("recipe", ["new_language", "short_texts", "msimcse_pairs", "dap"])
+@pytest.mark.parametrize("recipe", ["new_language", "new_language_tokens", "short_texts", "msimcse_pairs", "dap"])
 def test_a_recipe_trains_and_measures_held_out_pairs(folder, recipe, way):
     done = xalign(
         "train", "--gin_file=base/model.gin", f"--gin_file=recipes/{recipe}.gin", f"--model_dir={recipe}-{way}",
