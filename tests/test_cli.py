@@ -212,6 +212,17 @@ def test_previews_have_colours_only_where_they_are_asked_for(place):
     assert "\033[" in xalign(*show, "--color=always", cwd=place).stdout
 
 
+def test_sizes_of_vocabularies_are_tried_on_the_training_text(place):
+    done = xalign("data", "sizes", "--gin_file=small.gin", "--sizes=400,500", "--least_gain=1000", cwd=place)
+    assert done.returncode == 0, done.stderr
+    said, *rows, verdict = done.stdout.splitlines()
+    assert "lines of training text" in said and [row.split()[0] for row in rows] == ["pieces", "400", "500"]
+    assert verdict == "Vocabulary.size = 500: the first that gains less than 1000 nats a line"
+    loaded = ("--gin.Vocabulary.kind='bytes'", "--sizes=400,500")
+    other = xalign("data", "sizes", "--gin_file=small.gin", *loaded, cwd=place)
+    assert other.returncode == 2 and "the recipe's vocabulary is given" in other.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -221,6 +232,8 @@ def test_previews_have_colours_only_where_they_are_asked_for(place):
         (("preview", "--html=."), "--html=.: a folder; name a file in it, such as page.html"),
         (("stats", "--rows=3"), "--rows: an option of `xalign data preview`; data stats does not read it"),
         (("stats", "--output=small.gin"), "--output=small.gin: "),
+        (("sizes",), "--sizes: name the numbers of pieces to try, such as --sizes=2000,4000,8000"),
+        (("stats", "--sizes=300,400"), "--sizes: an option of `xalign data sizes`; data stats does not read it"),
     ],
 )
 def test_bad_options_of_data_are_one_line(place, arguments, said):

@@ -34,11 +34,14 @@ FROM_USERS |= dict.fromkeys(("mid_align", "mid_align_turns"), MIDDLE)
 ENCODER = ["Recipe.model = @XLMRoberta()", "Recipe.vocabulary = @Vocabulary()", TEXTS[0]]
 ENCODER += [f"XLMRoberta.{name} = 8" for name in ("layers", "width", "heads", "mlp_width")]
 FROM_USERS |= dict.fromkeys(("camlm", "btmlm", "transport", "infoxlm_encoder"), ENCODER)
+FROM_USERS |= {"towards_static": [*ENCODER, 'VECTORS = {"en": "en.vec", "de": "de.vec"}']}
 BERT = [f"Bert.{name} = 8" for name in ("layers", "width", "heads", "mlp_width", "max_length", "types")]
 ON_PAIRS = ["Recipe.model = @Bert()", "Recipe.vocabulary = @Vocabulary()", *BERT, 'PAIRS = ("pairs:en=a.en,de=a.de",)']
 FROM_USERS |= dict.fromkeys(("align_bitext", "align_words", "xlm_align"), ON_PAIRS)
+FROM_USERS |= {"linear_words": [*ON_PAIRS, 'PAIR = ("en", "de")']}
 IMPORTED = [*DECODER[:-1], 'PAIRS = ("tsv:en=en.tsv,de=de.tsv",)']
-FROM_USERS |= {name: IMPORTED for name in ("new_language", "short_texts", "msimcse_pairs")}
+ON_IMPORTED = ("new_language", "new_language_tokens", "short_texts", "msimcse_pairs", "dap")
+FROM_USERS |= {name: IMPORTED for name in ON_IMPORTED}
 RECIPES = sorted((ROOT / "gin" / "recipes").glob("*.gin"))
 
 # Third-party package -> the only rooms or files that may import it.

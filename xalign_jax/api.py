@@ -108,7 +108,11 @@ def register() -> None:
     import xalign_jax.objectives.causal_lm
     import xalign_jax.objectives.denoising_alignment
     import xalign_jax.objectives.distillation
+    import xalign_jax.objectives.linear_words
     import xalign_jax.objectives.masked_lm
+    import xalign_jax.objectives.representation_translation
+    import xalign_jax.objectives.token_distillation
+    import xalign_jax.objectives.towards_static
     import xalign_jax.objectives.translation_ranking
     import xalign_jax.objectives.transport_divergence
     import xalign_jax.objectives.word_alignment
@@ -116,6 +120,7 @@ def register() -> None:
     import xalign_jax.objectives.word_distance
     import xalign_jax.objectives.xlco
     import xalign_jax.parametrizations.low_rank
+    import xalign_jax.parametrizations.orthogonal
     import xalign_jax.parametrizations.selection
     import xalign_jax.parametrizations.tied_rows
     import xalign_jax.runtime.trackers

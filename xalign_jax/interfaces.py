@@ -116,6 +116,7 @@ class Inputs(NamedTuple):
       types: (B, T) int32 token types, such as languages; None = all 0.
       seen: (B, T, T) bool, the tokens (last axis) that each token (second axis) may see at most; None = the whole
         segment, or what is before in it.
+      given: (B, S, width) level 0 of the first S tokens, in place of their embeddings; None = all tokens are embedded.
     """
 
     tokens: jax.Array
@@ -123,6 +124,7 @@ class Inputs(NamedTuple):
     segment_ids: jax.Array
     types: jax.Array | None = None
     seen: jax.Array | None = None
+    given: jax.Array | None = None
 
     @classmethod
     def of(cls, batch: Batch, view: str = "") -> Inputs:
@@ -230,6 +232,10 @@ class Feed:
         """
         raise NotImplementedError
 
+    def own_files(self) -> Mapping[str, str]:
+        """The files that it reads beside the corpus, by the gin binding that names them. A run records what they hold."""
+        return {}
+
     def blank(self, rows: int) -> dict[str, np.ndarray]:
         """A batch of `rows` rows without text. It has the shapes and dtypes of real batches."""
         raise NotImplementedError
@@ -242,7 +248,7 @@ class Objective:
     stage divides the sum by the count over the global batch, so both are plain sums over rows. Arrays are global, as if
     there were one device: methods need not average over devices or gather from them.
 
-    Before the first step, a run calls `check`, `init` and `prefill`. In each step it calls `count`, `loss` and, after
+    Before the first step, a run calls `check`, `init`, `copied_heads` and `prefill`. In each step it calls `count`, `loss` and, after
     the optimiser, `after_update`; all three run under `jax.jit`. For example:
 
         class CausalLM(Objective):
@@ -269,6 +275,16 @@ class Objective:
           UserError: this objective cannot work with the model.
         """
         return {}, {}
+
+    def copied_heads(self, model: Model) -> dict[str, Tree]:
+        """The heads that begin as copies of parameters, such as blocks; {} = all heads begin as `init` draws them.
+
+        A stage calls it where these heads are new, and puts its result in place of theirs. It runs under `jax.jit`.
+
+        Args:
+          model: with the parameters and heads that the stage begins with.
+        """
+        return {}
 
     def check(self, model: Model, batch: Batch) -> None:
         """Raise UserError for batches whose shape this objective cannot take. `batch` has real shapes, but no data."""

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from xalign_jax.data.lexicon.lexicon import LexiconTable, Word, concept_table
+from xalign_jax.data.lexicon.vectors import WordVectors, read_vectors, write_vectors
 from xalign_jax.data.new_rows import row_sources
 from xalign_jax.data.tokens.backends import load_pieces
 from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentencepiece
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
+from xalign_jax.training.warm_start import _segments, extended
 
 ENGLISH = ["the cat sees the dog", "the dog sees a house", "a cat and a dog in the house"] * 5
 GERMAN = ["die Katze sieht den Hund", "der Hund sieht ein Haus", "eine Katze und ein Hund im Haus"] * 5
@@ -125,11 +127,80 @@ def test_words_of_a_dictionary_start_as_their_translations(english, both):
     assert changed == set(new)
 
 
+def test_pieces_with_vectors_start_as_their_nearest_tokens_and_as_mixtures(english, both):
+    """UniBridge's order: mutual neighbours first, then sparsemax over all tokens that have a row by then."""
+    known = rows(row_sources(english, both, "mean"))
+    words = [w for w in ("the", "cat", "dog", "house", "Katze", "Hund", "Haus", "sieht", "eine") if w]
+    place = dict(zip(words, np.random.default_rng(0).standard_normal((len(words), 6)).astype(np.float32), strict=True))
+    place["Katze"] = place["cat"] + 0.01  # mean the same
+    place["Haus"] = 0.6 * place["house"] + 0.4 * place["dog"]
+    vectors = WordVectors(words, np.stack([place[word] for word in words]))
+    sources = row_sources(english, both, "similar", words=vectors)
+    found = rows(sources)
+    weights = [sources.weights[a:b] for a, b in zip(sources.starts, sources.starts[1:], strict=False)]
+
+    def of(tokenizer):
+        """Unit vectors by token, from the words that contain it."""
+        sums = {}
+        for word, ids in zip(words, tokenizer.encode_words(words), strict=True):
+            for i in ids.tolist():
+                sums[i] = sums.get(i, 0) + place[word]
+        return {i: v / np.linalg.norm(v) for i, v in sums.items()}
+
+    before, after = of(english), of(both)
+    fresh = [i for i in after if not known[i]]
+    nearest = {i: max(before, key=lambda j, i=i: after[i] @ before[j]) for i in fresh}
+    mutual = {i: j for i, j in nearest.items() if max(fresh, key=lambda k: after[k] @ before[j]) == i}
+    anchors = {i: known[i][0] for i in after if known[i]} | mutual
+    assert 0 < len(mutual) < len(fresh)
+    for i in fresh:
+        if i in mutual:
+            assert (found[i], weights[i].tolist()) == ([mutual[i]], [1.0])
+            continue
+        z = np.array([after[i] @ after[k] for k in anchors])
+        # The projection onto the simplex by bisection of its threshold.
+        low, high = z.min() - 1, z.max()
+        for _ in range(60):
+            low, high = (t, high) if np.maximum(z - (t := (low + high) / 2), 0).sum() > 1 else (low, t)
+        expected = np.zeros(english.size)
+        np.add.at(expected, list(anchors.values()), np.maximum(z - low, 0))
+        mixture = np.zeros(english.size)
+        np.add.at(mixture, found[i], weights[i])
+        np.testing.assert_allclose(mixture, expected, atol=1e-5)
+    assert all(found[i] == known[i] for i in range(both.size) if i not in fresh)
+    assert sources.made == len(fresh)
+    table = np.random.default_rng(1).standard_normal((english.size, 3)).astype(np.float32)
+    new = np.asarray(extended(table, *_segments(sources), sources.ordinary))
+    one = next(i for i in fresh if len(found[i]) > 1)
+    np.testing.assert_allclose(new[one], weights[one] @ table[found[one]], rtol=1e-5, atol=1e-6)
+
+
+def test_files_of_vectors(tmp_path):
+    path = tmp_path / "words.vec"
+    words, vectors = ["a", "Überläufe", "b.c"], np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    write_vectors(path, words, vectors)
+    found = read_vectors(str(path))
+    assert found.words == words
+    np.testing.assert_allclose(found.vectors, vectors, rtol=1e-5)
+    for text, said in [
+        ("a 1 2\n", r"words\.vec:1: expected \"WORDS WIDTH\""),
+        ("2 2\na 1 2\n", "1 words, but its first line says 2"),
+        ("1 2\na 1\n", r"words\.vec:2: expected a word and 2 numbers"),
+        ("1 2\na 1 nan\n", r"words\.vec:2: expected"),
+        ("1 2\na 1 x\n", r"words\.vec:2: expected"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(UserError, match=said):
+            read_vectors(str(path))
+
+
 def test_ways_that_cannot_be(english, both):
-    with pytest.raises(UserError, match=r"Recipe.new_rows = 'copied': one of mean, copy, aligned"):
+    with pytest.raises(UserError, match=r"Recipe.new_rows = 'copied': one of mean, copy, aligned, similar"):
         row_sources(english, both, "copied")
     with pytest.raises(UserError, match=r"Recipe.lexicon"):
         row_sources(english, both, "aligned")
+    with pytest.raises(UserError, match=r"Recipe.row_vectors, which is not bound"):
+        row_sources(english, both, "similar")
     with pytest.raises(UserError, match=r"Vocabulary.rows = 10"):
         english.with_clones(Vocabulary(rows=10))
     assert english.with_clones(Vocabulary(rows=301)).size == 301

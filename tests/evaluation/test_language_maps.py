@@ -206,11 +206,15 @@ def test_bad_input_gives_one_line(model, turn, tmp_path):
         "space = 'other'": lambda: replaced(space="other"),
         "no maps.json there": lambda: model.mapped(tmp_path),
         "10 pairs for 16 dimensions": lambda: fit_maps(few, Method("procrustes")),
-        "cca has a space for each pair": lambda: fit_maps(three, Method("cca")),
+        "cca is for a pair of languages alone": lambda: fit_maps(three, Method("cca")),
         "row i of all languages": lambda: fit_maps({"en": three["en"], "de": three["de"][:30]}, Method("ridge")),
         "row 0 of xx is not finite": lambda: fit_maps({"en": few["en"], "xx": few["en"] * np.nan}, Method("ridge")),
         "one language": lambda: fit_maps({"en": few["en"]}, Method("ridge")),
         "method = 'pca'": lambda: Method("pca"),
+        "the method 'trained' needs a weight": lambda: Method("trained"),
+        "the trained map has the shape": lambda: fit_maps(
+            {"en": few["en"], "xx": few["en"]}, Method("trained", weight=np.eye(3))
+        ),
         "score: maps change states": lambda: mapped.score(TEXTS),
         "generate: maps change states": lambda: mapped.generate(TEXTS),
     }.items():

@@ -6,14 +6,20 @@ import json
 import random
 
 import hf_folders
+import numpy as np
 import pytest
 from commands import xalign
+
+from xalign_jax.api import load
+from xalign_jax.evaluation.language_maps import LanguageMaps
+from xalign_jax.evaluation.map_fitting import trained_weight
 
 pytestmark = pytest.mark.slow
 
 SMALL = ["--gin.bitext/Stage.steps=3", "--gin.Runtime.log_every=1", "--gin.Recipe.seed=1"]
 PAIRS = "--gin.PAIRS=('pairs:en=en.txt,de=de.txt',)"
 LEVELS = {"align_bitext": "WordAlignment", "align_words": "AlignedWords", "xlm_align": "DenoisingAlignment"}
+LEVELS |= {"linear_words": "LinearWords"}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +39,7 @@ def train(place, recipe, run, *more, level=1, text=PAIRS):
     bound = [f"--gin.{LEVELS[recipe]}.level={level}", text]
     if recipe == "xlm_align":
         bound += ["--gin.bitext/TranslationFeed.length=64", "--gin.bitext/TranslationFeed.side=20"]
+    bound += ['--gin.PAIR=("en", "de")'] if recipe == "linear_words" else []
     return xalign("train", *files, f"--model_dir={run}", *bound, *SMALL, *more, cwd=place)
 
 
@@ -52,6 +59,24 @@ def test_rows_that_go_in_parts_give_the_same_losses(place):
     assert train(place, "align_words", "whole").returncode == 0
     assert train(place, "align_words", "parts", "--gin.Runtime.accumulate=2").returncode == 0
     assert losses(place, "parts") == pytest.approx(losses(place, "whole"), rel=1e-4)
+
+
+def test_a_trained_map_is_one_that_models_are_read_through(place):
+    """German lines are English ones, so the map moves little. The frozen encoder is still that of the import."""
+    assert train(place, "linear_words", "linear").returncode == 0
+    made = ("--method=trained", "--level=1", '--texts={"en": "en.txt", "de": "de.txt"}')
+    done = xalign("map", "--model=linear", *made, "--output=maps", cwd=place)
+    assert done.returncode == 0, done.stderr
+    maps, model = LanguageMaps.load(place / "maps"), load(place / "base")
+    weight = np.asarray(trained_weight(load(place / "linear"), 1))
+    assert 0 < np.abs(weight - np.eye(16)).max() < 1e-2
+    texts = (place / "de.txt").read_text().splitlines()[:3]
+    plain = model.encode(texts, level=1)
+    for language, expected in (("de", plain @ weight), ("en", plain)):
+        found = model.mapped(maps).encode(texts, level=1, language=language)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    other = xalign("map", "--model=linear", *made, "--level=2", "--output=none", cwd=place)
+    assert other.returncode == 2 and "no map of level 2 was trained there (maps there: level_1)" in other.stderr
 
 
 def test_bad_input_is_one_line(place):

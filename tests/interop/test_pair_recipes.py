@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow  # a run for each
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("recipe", ["new_language", "short_texts", "msimcse_pairs"])
+@pytest.mark.parametrize("recipe", ["new_language", "new_language_tokens", "short_texts", "msimcse_pairs", "dap"])
 def test_a_recipe_trains_and_measures_held_out_pairs(folder, recipe, way):
     done = xalign(
         "train", "--gin_file=base/model.gin", f"--gin_file=recipes/{recipe}.gin", f"--model_dir={recipe}-{way}",
@@ -42,3 +42,24 @@ def test_a_recipe_trains_and_measures_held_out_pairs(folder, recipe, way):
     assert last["step"] == 2 and np.isfinite(last["loss"]) and last["sentences/pairs"] > 0
     rows = json.loads((folder / f"{recipe}-{way}" / "results.json").read_text())
     assert {"en->xx", "xx->en"} <= {row["language"] for row in rows if row["metric"] == "accuracy"}
+
+
+@pytest.mark.slow
+def test_static_vectors_of_a_model_are_what_words_move_towards(folder):
+    for language in ("en", "xx"):
+        lines = (folder / f"{language}.tsv").read_text().splitlines()
+        (folder / f"{language}.txt").write_text("".join(line.split("\t")[1] + "\n" for line in lines))
+    texts = '--texts={"en": "en.txt", "xx": "xx.txt"}'
+    made = xalign("vectors", "--model=base", texts, "--least_count=1", "--output=vectors", cwd=folder)
+    assert made.returncode == 0, made.stderr
+    done = xalign(
+        "train", "--gin_file=base/model.gin", "--gin_file=recipes/towards_static.gin", "--model_dir=static",
+        '--gin.TASKS=("lines:en=en.txt,xx=xx.txt",)', '--gin.VECTORS={"en": "vectors/en.vec", "xx": "vectors/xx.vec"}',
+        "--gin.VectorFeed.side=30", "--gin.VectorFeed.words_per_row=2", "--gin.LENGTH=64", "--gin.STEPS=20",
+        "--gin.bitext/WarmupLinear.peak=3e-3", "--gin.Runtime.log_every=1", cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in (folder / "static" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss/static"] for row in rows if "loss/static" in row]
+    assert len(losses) == 20 and np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert "VectorFeed.files" in (folder / "static" / "environment.json").read_text()

@@ -125,6 +125,20 @@ def test_states_and_logits_equal_hugging_face(model, params):
     np.testing.assert_allclose(logits[real], other.logits.numpy()[real], atol=2e-5)
 
 
+def test_states_that_are_given_stand_in_place_of_the_first_embeddings(model, params):
+    tokens, positions, segments = rows(11, count=2)
+    everything = tuple(range(LAYERS + 1))
+    whole = hidden(model, params, tokens, positions, segments, levels=everything)
+    others = np.where(np.arange(LENGTH) < 4, 1, tokens)  # are not read
+    given = Inputs(others, positions, segments, given=whole[0][:, :4])
+    run = jax.jit(lambda model, p, inputs: model.bind(p).hidden(inputs, levels=everything), static_argnums=0)
+    for one in (model, build(config(types=2), V, chunks=2)):
+        found = run(one, params, given)
+        for level in everything:
+            np.testing.assert_allclose(found[level], whole[level], atol=1e-6)
+    assert not np.allclose(run(model, params, given._replace(given=None))[LAYERS], whole[LAYERS], atol=1e-2)
+
+
 def test_packed_segments_have_the_states_of_separate_rows(model, params):
     packed = rows(5, 7, 3)
     together = hidden(model, params, *packed)[LAYERS]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xalign_jax.interfaces import Inputs
 from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.parts.sentences import sentence_vectors
@@ -44,3 +45,25 @@ def sentence_batch(seed=0, parts=1, absent=((3, 2),)):
 @functools.partial(jax.jit, static_argnames=("model", "level", "pooling"))
 def vectors(model, params, rows, level=1, pooling="first"):
     return sentence_vectors(model.bind(params), rows, S, level, pooling)
+
+
+def linked_states(model, params, batch):
+    """(n,D) twice: the states of mutually nearest tokens by cosine, one sentence pair after another."""
+    sides = []
+    hidden = jax.jit(lambda p, inputs: model.bind(p["model"]).hidden(inputs, levels=(1,))[1])
+    for which in ("", "key_"):
+        states = np.asarray(hidden(params, Inputs.of(batch, which)), np.float64)
+        tokens, segments = (np.asarray(batch[which + name]) for name in ("tokens", "segment_ids"))
+        sides.append([[states[r, (segments[r] == s) & ~SPECIAL[tokens[r]]] for s in range(1, S + 1)] for r in range(R)])
+    a, b = [], []
+    for x, y in ((sides[0][r][s], sides[1][r][s]) for r in range(R) for s in range(S) if batch["group"][r, s, 0] >= 0):
+        cosine = unit(x) @ unit(y).T
+        for i, j in enumerate(cosine.argmax(1)):
+            if cosine[:, j].argmax() == i:
+                a.append(x[i])
+                b.append(y[j])
+    return np.stack(a), np.stack(b)
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)

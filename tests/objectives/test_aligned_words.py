@@ -9,33 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from objective_cases import assert_same_on_eight_devices, bound, loss_of
-from sentence_cases import KEY, SPECIAL, R, S, sentence_batch
+from sentence_cases import KEY, R, S, linked_states, sentence_batch, unit
 
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Inputs
 from xalign_jax.objectives.aligned_words import FORMS, AlignedWords
-
-
-def linked_states(model, params, batch):
-    """(n,D) twice: the states of mutually nearest tokens by cosine, one sentence pair after another."""
-    sides = []
-    hidden = jax.jit(lambda p, inputs: bound(model, p).hidden(inputs, levels=(1,))[1])
-    for which in ("", "key_"):
-        states = np.asarray(hidden(params, Inputs.of(batch, which)), np.float64)
-        tokens, segments = (np.asarray(batch[which + name]) for name in ("tokens", "segment_ids"))
-        sides.append([[states[r, (segments[r] == s) & ~SPECIAL[tokens[r]]] for s in range(1, S + 1)] for r in range(R)])
-    a, b = [], []
-    for x, y in ((sides[0][r][s], sides[1][r][s]) for r in range(R) for s in range(S) if batch["group"][r, s, 0] >= 0):
-        cosine = unit(x) @ unit(y).T
-        for i, j in enumerate(cosine.argmax(1)):
-            if cosine[:, j].argmax() == i:
-                a.append(x[i])
-                b.append(y[j])
-    return np.stack(a), np.stack(b)
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def cross_entropy(scores, right):

@@ -17,7 +17,8 @@ from xalign_jax.alignment.neighbours import unit
 from xalign_jax.alignment.self_learning import self_learning
 
 # Methods whose maps lead into the pivot's space, and methods with a space of their own.
-INTO_PIVOT = ("centring", "procrustes", "least_squares", "ridge")
+INTO_PIVOT = ("centring", "procrustes", "least_squares", "ridge", "trained")
+OF_TWO = ("cca", "vecmap", "trained")  # methods for one pair of languages
 OWN_SPACE = ("cca", "vecmap", "barycentre")
 METHODS = (*INTO_PIVOT, *OWN_SPACE)
 ENTROPY = 0.02  # of a barycentre, in units of the mean squared distance of two vectors
@@ -36,6 +37,7 @@ class Method:
       keep, patience: of "vecmap" (`self_learning`). VecMap starts with keep = 0.1 and 50 rounds of patience, to leave
         poor seeds. Here the pairs are good, and on small vocabularies such a start forgets them.
       seed: of "vecmap".
+      weight: of "trained": W (D,D) float64, which maps the second language to the pivot as it stands, by v W.
     """
 
     name: str
@@ -44,9 +46,12 @@ class Method:
     keep: float = 1.0
     patience: int = 5
     seed: int = 0
+    weight: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         checked.choice("maps", "method", self.name, METHODS)
+        if (self.name == "trained") != (self.weight is not None):
+            checked.refuse("maps", "the method 'trained' needs a weight, and no other method takes one")
 
 
 def fit_maps(
@@ -59,16 +64,14 @@ def fit_maps(
       pairs: (P,K) rows that translate each other; None = row i of all languages does.
 
     Raises:
-      UserError: fewer than two languages, too few pairs for the method, or a number that is not finite. "cca" and
-        "vecmap" refuse a third language, because their space belongs to one pair of languages.
+      UserError: fewer than two languages, too few pairs for the method, or a number that is not finite. Methods for one
+        pair of languages (OF_TWO) refuse a third one.
     """
     pivot, *others = vectors
     if not others:
         checked.refuse("maps", f"one language ({pivot}); at least two are needed")
-    if len(others) > 1 and method.name in ("cca", "vecmap"):
-        checked.refuse(
-            "maps", f"{method.name} has a space for each pair of languages; fit {pivot} and one other language"
-        )
+    if len(others) > 1 and method.name in OF_TWO:
+        checked.refuse("maps", f"{method.name} is for a pair of languages alone; fit {pivot} and one other language")
     if pairs is None:
         rows = [checked.matrix("maps", name, side) for name, side in vectors.items()]
         if len({len(side) for side in rows}) > 1:
@@ -108,11 +111,24 @@ def _pair(source: np.ndarray, target: np.ndarray, method: Method) -> tuple[Linea
         return rotation(source, target)
     if method.name == "cca":
         return _canonical(source, target, method.dimensions)
+    if method.weight is not None:
+        return _trained(source, target, method.weight)
     strength = 0.0
     if method.name == "ridge":
         checked.between("maps", "strength", method.strength, 0)
         strength = method.strength * float(np.var(np.asarray(source, np.float64), axis=0).mean()) * len(source)
     return regression(source, target, strength=strength)
+
+
+def _trained(source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> tuple[LinearMap, LinearMap]:
+    """The maps whose results, with the pivot's mean added again, are v W and v."""
+    pivot = centring(source, target)[1]
+    if weight.shape != pivot.weight.shape:
+        checked.refuse(
+            "maps", f"the trained map has the shape {weight.shape}, the vectors have width {len(pivot.centre)}"
+        )
+    # (v - c) W = v W - mean, so c W = mean.
+    return LinearMap(weight, np.linalg.solve(weight.T, pivot.centre)), pivot
 
 
 def _canonical(source: np.ndarray, target: np.ndarray, dimensions: int | None) -> tuple[LinearMap, LinearMap]:

@@ -19,6 +19,7 @@ from xalign_jax.alignment.neighbours import unit
 from xalign_jax.errors import UserError
 
 META = ("average", "concatenate", "svd")
+WORD_MAP = "word_map"  # the head of a run that holds trained maps, by `level_name`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,11 @@ class LinearMap:
 
 
 Pair = tuple[LinearMap, LinearMap]
+
+
+def level_name(level: int) -> str:
+    """The name of a level's map in a head."""
+    return f"level_{level}"
 
 
 def centring(source: np.ndarray, target: np.ndarray) -> Pair:

@@ -24,6 +24,7 @@ from xalign_jax.cli.commands import (
     map_languages,
     show_recipe,
     train,
+    vectors,
 )
 from xalign_jax.cli.exits import (
     DONE,
@@ -45,6 +46,7 @@ COMMANDS = (
     evaluate,
     align,
     map_languages,
+    vectors,
     compare,
     import_model,
     export_model,

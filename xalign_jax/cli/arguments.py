@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -93,6 +94,26 @@ def two_languages(names: str) -> tuple[str, str]:
     if len(found) != 2 or not all(found) or found[0] == found[1]:
         raise UserError(f"--languages={names}: two languages are needed, such as en,de")
     return found[0], found[1]
+
+
+def files_by_language(option: str, text: str) -> list[tuple[str, str]]:
+    """(language, path) of each file of an option such as `--texts={"en": "en.txt", "de": "de.txt"}`.
+
+    Raises:
+      UserError: it is no such JSON, or names no file.
+    """
+    try:
+        # A list of pairs shows a language that stands there twice.
+        found = json.loads(text, object_pairs_hook=list)
+    except ValueError as error:
+        raise UserError(f"{option}={text[:60]}: not JSON ({error})") from None
+    if not isinstance(found, list) or not found or not all(_names_file(item) for item in found):
+        raise UserError(f'{option}={text[:60]}: expected {{"en": "en.txt", "de": "de.txt"}}')
+    return found
+
+
+def _names_file(item: object) -> bool:
+    return isinstance(item, tuple) and isinstance(item[1], str)
 
 
 def show(lines: Sequence[str]) -> None:

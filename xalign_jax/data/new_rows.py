@@ -1,28 +1,32 @@
-"""Rows for tokens that a model has never seen: each row of the new table is the mean of some old rows."""
+"""Rows for tokens that a model has never seen: each row of the new table is a weighted mean of some old rows."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 
 from xalign_jax.data.lexicon.lexicon import LexiconTable
+from xalign_jax.data.lexicon.vectors import WordVectors
+from xalign_jax.data.similar_rows import Mixture, similar_rows
 from xalign_jax.data.tokens.pieces import SPECIALS
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 
-WAYS = ("mean", "copy", "aligned")
+WAYS = ("mean", "copy", "aligned", "similar")
 
 
 @dataclasses.dataclass(frozen=True)
 class RowSources:
-    """Row i of the new table is the mean of the old rows ids[starts[i]:starts[i + 1]].
+    """Row i of the new table is a weighted mean of the old rows ids[starts[i]:starts[i + 1]].
 
     If a row has no ids, it is the mean of all ordinary old rows.
 
     Attributes:
       ids: (n,) int32, old rows.
+      weights: (n,) float32; those of a new row sum to 1.
       starts: (new rows + 1,) int64.
       ordinary: (old rows,) bool, rows that text reads.
       kept: number of ordinary new rows that are an old row.
@@ -30,13 +34,16 @@ class RowSources:
     """
 
     ids: np.ndarray
+    weights: np.ndarray
     starts: np.ndarray
     ordinary: np.ndarray
     kept: int
     made: int
 
 
-def row_sources(old: Tokenizer, new: Tokenizer, how: str, lexicon: LexiconTable | None = None) -> RowSources | None:
+def row_sources(
+    old: Tokenizer, new: Tokenizer, how: str, lexicon: LexiconTable | None = None, words: WordVectors | None = None
+) -> RowSources | None:
     """The old rows that the rows of `new`'s table are made of; None if both vocabularies are the same.
 
     A token that the old vocabulary has (the same piece in the same clone, or the same special) keeps its row. For other
@@ -45,35 +52,46 @@ def row_sources(old: Tokenizer, new: Tokenizer, how: str, lexicon: LexiconTable 
       "copy": a clone gets the row of its original, a new piece the mean of the old pieces that spell it.
       "aligned": a token that occurs in words of the lexicon's training table gets the mean over the pieces of their
         translations into the first language.
-    If "copy" or "aligned" gives no rows, the token gets the mean of all ordinary rows.
+      "similar": a token that occurs in `words` gets the row of an old token, or a mixture of several (`similar_rows`).
+    If these give no rows, the token gets the mean of all ordinary rows.
 
     Raises:
-      UserError: `how` is none of these, or it is "aligned" and there is no lexicon.
+      UserError: `how` is none of these, or it is "aligned" and there is no lexicon, or "similar" and there are no words.
     """
     if how not in WAYS:
         raise UserError(f"Recipe.new_rows = {how!r}: one of {', '.join(WAYS)}")
     if how == "aligned" and lexicon is None:
         raise UserError('Recipe.new_rows = "aligned" reads Recipe.lexicon, which is not bound')
+    if how == "similar" and words is None:
+        raise UserError('Recipe.new_rows = "similar" reads Recipe.row_vectors, which is not bound')
     # With the same vocabulary and number of rows, the table needs no new rows.
     if old.fingerprint == new.fingerprint and old.size == new.size:
         return None
     known = _known(old, new)
-    made: dict[int, list[int]] = {}
+    made: Mapping[int, Mixture] = {}
     if how == "copy":
-        made = _copied(old, new, known)
+        made = _alike(_copied(old, new, known))
     elif how == "aligned" and lexicon is not None:
-        made = _aligned(lexicon, old, known)
+        made = _alike(_aligned(lexicon, old, known))
+    elif how == "similar" and words is not None:
+        made = similar_rows(old, new, known, words)
     # A known row comes from one old row, a made one from some, and any other from all (an empty list).
-    rows = [[known[i]] if i in known else made.get(i, []) for i in range(new.size)]
+    rows = [[(known[i], 1.0)] if i in known else made.get(i, []) for i in range(new.size)]
     ordinary = np.flatnonzero(~new.special).tolist()
     kept = sum(i in known for i in ordinary)
     return RowSources(
-        ids=np.array([i for row in rows for i in row], np.int32),
+        ids=np.array([i for row in rows for i, _ in row], np.int32),
+        weights=np.array([weight for row in rows for _, weight in row], np.float32),
         starts=np.cumsum([0, *map(len, rows)], dtype=np.int64),
         ordinary=~old.special,
         kept=kept,
         made=sum(bool(rows[i]) for i in ordinary) - kept,
     )
+
+
+def _alike(made: Mapping[int, list[int]]) -> dict[int, Mixture]:
+    """Mixtures to which all old rows of a list contribute alike."""
+    return {i: [(row, 1 / len(found)) for row in found] for i, found in made.items()}
 
 
 def _known(old: Tokenizer, new: Tokenizer) -> dict[int, int]:

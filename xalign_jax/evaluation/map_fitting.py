@@ -14,15 +14,17 @@ import numpy as np
 
 from xalign_jax.alignment import checked
 from xalign_jax.alignment.fitting import INTO_PIVOT, Method, fit_maps
+from xalign_jax.alignment.maps import WORD_MAP, level_name
 from xalign_jax.data.lexicon.files import read_dictionary
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.activations import Want
-from xalign_jax.evaluation.encode import text_hashes
+from xalign_jax.evaluation.encode import fetch, text_hashes
 from xalign_jax.evaluation.inputs.parallel_text import by_key
 from xalign_jax.evaluation.language_maps import Fit, LanguageMaps, identified
 from xalign_jax.evaluation.loaded import LoadedModel
 from xalign_jax.evaluation.measures.lexicon_induction import lexicon_induction
 from xalign_jax.evaluation.measures.retrieval import retrieval
+from xalign_jax.runtime.restore import restore_heads
 
 SCORED = 5000  # the most pairs whose training score is computed
 
@@ -102,6 +104,23 @@ def read_words(path: str, languages: tuple[str, str]) -> Translations:
     if not pairs:
         raise UserError(f"{path}: no pair of words there")
     return Translations(dict(zip(languages, map(list, rows), strict=True)), np.array(pairs), path)
+
+
+def trained_weight(model: LoadedModel, level: int) -> np.ndarray:
+    """W (D,D) float64 that the objective LinearWords trained at a level, from the model's directory.
+
+    Raises:
+      UserError: no such map is there.
+    """
+    heads = restore_heads(model.path, model.step, model.mesh) if (model.path / "checkpoints").is_dir() else {}
+    maps, name = heads.get(WORD_MAP, {}), level_name(level)
+    if name not in maps:
+        known = ", ".join(maps) or "none"
+        raise UserError(
+            f"{model.path}: no map of level {level} was trained there (maps there: {known}); "
+            "recipes/linear_words.gin trains one"
+        )
+    return np.asarray(fetch(maps[name]), np.float64)
 
 
 def fit_to(model: LoadedModel, data: Translations, method: Method, where: Where) -> tuple[LanguageMaps, list[Scores]]:

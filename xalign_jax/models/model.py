@@ -225,11 +225,13 @@ class Model:
             result. For example `{8: lambda x: x - mean}` centres level 8.
 
         Raises:
-          UserError: T is longer than the configured max_length, or the inputs have `types` and the model has none.
+          UserError: more tokens are embedded than the configured max_length, or the inputs have `types` and the model has none.
           ValueError: a level or a site that does not exist.
         """
         # Shapes and names are known when JAX traces the function, so these checks cost nothing in a step.
+        # Tokens whose states are given read no position.
         name, length = type(self.config).__name__, inputs.tokens.shape[1]
+        length -= 0 if inputs.given is None else inputs.given.shape[1]
         if length > self.max_length:
             raise UserError(f"rows of {length} tokens: longer than {name}.max_length = {self.max_length}")
         if inputs.types is not None and self.config.types == 1:
@@ -257,20 +259,31 @@ class Model:
         edit: Mapping[int, Callable[[jax.Array], jax.Array]],
     ) -> States:
         """`hidden` for all rows at once."""
-        network, (tokens, positions, segment_ids, types, seen) = self.bound_network(), inputs
+        network = self.bound_network()
         # (B,T) -> (B,T,width), rows spread over the mesh.
         with jax.named_scope("embedding"):
-            x = spread(network.embed(self.rows(tokens), positions, types))
+            x = spread(self._embedded(network, inputs))
         x = edit[0](x) if 0 in edit else x
         # States by level, and captured sites by (site, level).
         collected: dict[Any, jax.Array] = {0: x}
         if max(levels) > 0:
-            context = network.context(positions, segment_ids)
-            context = context if seen is None else context.limited(seen)
+            context = network.context(inputs.positions, inputs.segment_ids)
+            context = context if inputs.seen is None else context.limited(inputs.seen)
             collected |= self._blocks(network, x, context, levels, capture, edit)
         # Level 0 lies before the first block, so it has no sites.
         sites = {site: {level: collected[site, level] for level in levels if level} for site in capture}
         return States({level: collected[level] for level in levels}, sites)
+
+    def _embedded(self, network: Network, inputs: Inputs) -> jax.Array:
+        """Level 0 (B,T,width): states that are given, then the embeddings of all other tokens."""
+        if inputs.given is None:
+            return network.embed(self.rows(inputs.tokens), inputs.positions, inputs.types)
+        count = inputs.given.shape[1]
+        tokens, positions, types = jax.tree.map(
+            lambda array: array[:, count:], (inputs.tokens, inputs.positions, inputs.types)
+        )
+        x = network.embed(self.rows(tokens), positions, types)
+        return jnp.concatenate([inputs.given.astype(x.dtype), x], axis=1)
 
     def _blocks(
         self,

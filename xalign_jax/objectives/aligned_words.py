@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from xalign_jax.models.model import Model
 
 FORMS = ("distance", "weak", "strong")
-ONE_TO_ONE = ("argmax", "ot")  # guides that give a token one link at most
 
 
 @gin.configurable
@@ -63,7 +62,7 @@ class AlignedWords(Objective):
     def __post_init__(self) -> None:
         freeze(self)
         one_of(self, "form", FORMS)
-        one_of(self, "guide", ONE_TO_ONE)
+        one_of(self, "guide", links.ONE_TO_ONE)
         within(self, "[0, inf)", "level", "stay")
         within(self, "(0, inf)", "temperature")
 
@@ -104,15 +103,10 @@ class AlignedWords(Objective):
         Metrics: `count_links`, the mean `cosine` of linked tokens, `count_identical` (pairs that were left out, because
         both sides have the same text) and, with `stay`, `moved`: |theta - theta_0|.
         """
-        pairs = links.token_pairs(model, batch, self.level)
-        joined = links.found_links(pairs, self.guide, threshold=0.0)
-        # (R,T,T) x (R,T,D) -> (N,D) with N = R T: each query token and the key token that it is linked with.
-        width = pairs.query.shape[-1]
-        linked, a = jnp.any(joined, axis=2).reshape(-1), pairs.query.reshape(-1, width)
-        b = jnp.einsum("rij,rjd->rid", joined.astype(pairs.key.dtype), pairs.key).reshape(-1, width)
+        # (N,D) twice, (N,): N query tokens, and the key token that each is linked with.
+        a, b, linked = links.linked_states(links.token_pairs(model, batch, self.level), self.guide)
         count, total = self.count(model, batch, rng), jnp.sum(linked, dtype=jnp.float32)
-        # Once, for all links: unlinked tokens have b = 0, and the cosine 0.
-        cosine = jnp.sum(jnp.sum(l2_normalize(a) * l2_normalize(b), -1) * linked) / jnp.maximum(total, 1)
+        cosine = links.mean_cosine(a, b, linked)
         metrics = {"count_links": total, "cosine": cosine, "count_identical": links.identical(batch)}
         loss = self._aligned(a, b, linked) / jnp.maximum(total, 1)
         if self.stay:
@@ -123,8 +117,7 @@ class AlignedWords(Objective):
     def _aligned(self, a: jax.Array, b: jax.Array, linked: jax.Array) -> jax.Array:
         """The sum over links of the chosen form: (N,D), (N,D), (N,) bool -> scalar."""
         if self.form == "distance":
-            apart = (a - b).astype(jnp.float32)
-            return jnp.sum(jnp.sum(apart * apart, axis=-1) * linked)
+            return links.squared_distance(a, b, linked)
         a, b = l2_normalize(a), l2_normalize(b)
         own = jnp.where(linked, jnp.arange(len(a), dtype=jnp.int32), -1)
         if self.form == "strong":

@@ -14,7 +14,6 @@ each of both student vectors u_i, it adds the mean of two terms, with s(u, v) = 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import gin
@@ -22,9 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Batch, Objective, Tree
+from xalign_jax.interfaces import Batch, Tree
 from xalign_jax.objectives.parts.contrast import Contrast, infonce, infonce_flops
-from xalign_jax.objectives.parts.momentum import copied
 from xalign_jax.objectives.parts.primitives import FORWARD, l2_normalize
 from xalign_jax.objectives.parts.sentences import (
     KEY,
@@ -35,9 +33,9 @@ from xalign_jax.objectives.parts.sentences import (
     items,
     sentence_vectors,
     side,
-    sides_apart,
 )
-from xalign_jax.recipe import freeze, one_of, resolve, with_paths, within
+from xalign_jax.objectives.parts.taught import Taught
+from xalign_jax.recipe import freeze, one_of, within
 
 if TYPE_CHECKING:
     from xalign_jax.models.model import Model
@@ -45,11 +43,10 @@ if TYPE_CHECKING:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Distillation(Objective):
+class Distillation(Taught):
     """Pull a sentence and its translation to a teacher's vector of the sentence; counted by pairs.
 
-    The teacher reads the queries of a ContrastFeed. So bind `ContrastFeed.pivot` to the language that the teacher knows
-    best, and `ContrastFeed.reverse = 0.0`. The teacher stays as it is: no gradient moves it.
+    The teacher reads the queries of a ContrastFeed (`Taught`).
 
     Batch: tokens, positions, segment_ids (R,T) int32 and the same with `key_`; group (R,S,1) int32, -1 = empty slot;
     text and key_text (R,S,1).
@@ -57,7 +54,7 @@ class Distillation(Objective):
     Attributes:
       level: the level whose vectors are learned; None = the last.
       pooling: "first" token or "mean" over the tokens that are not special.
-      teacher: a model directory of the same shape and vocabulary; None = the model as it is when the stage begins.
+      teacher: as in `Taught`.
       squared, cosine, contrast: weights of the three parts.
       temperature: of the contrast; cosines are divided by it.
       sources: the student also learns the vectors of the teacher's own sentences.
@@ -66,7 +63,6 @@ class Distillation(Objective):
 
     level: int | None = None
     pooling: str = "mean"
-    teacher: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
     squared: float = 1.0
     cosine: float = 0.0
     contrast: float = 0.0
@@ -89,32 +85,7 @@ class Distillation(Objective):
           UserError: the model lacks the level, or `pooling` does not suit the model.
         """
         check_encoder("Distillation", model, self._level(model), self.pooling)
-        return {}, {"teacher": jax.tree.map(lambda array: jnp.zeros(array.shape, jnp.float32), model.shapes)}
-
-    def state_axes(self, model: Model, state: dict[str, Tree]) -> dict[str, Tree]:
-        """The teacher is sharded like the model."""
-        return {"teacher": model.logical_axes()}
-
-    def directories(self) -> Mapping[str, str]:
-        """The teacher's directory, if it has one."""
-        return {} if self.teacher is None else {"teacher": self.teacher}
-
-    def prefill(
-        self, model: Model, state: dict[str, Tree], batches: Iterable[Batch], rng: jax.Array
-    ) -> dict[str, Tree]:
-        """The teacher as a copy of the parameters, unless it came from a directory.
-
-        Raises:
-          UserError: a language stands on the teacher's side and on the other one.
-        """
-        if not sides_apart(next(iter(batches))):
-            raise UserError(
-                "Distillation: both sides of the feed's pairs hold texts of one language, so the teacher would read "
-                'translations; bind ContrastFeed.pivot = "en" (what the teacher knows) and ContrastFeed.reverse = 0.0'
-            )
-        if self.teacher is not None:
-            return state
-        return {"teacher": copied(model.params)}
+        return super().init(rng, model)
 
     def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
         """The number of pairs, float32 scalar."""
@@ -128,7 +99,7 @@ class Distillation(Objective):
         Metrics: `cosine` of translations with the teacher's vectors of their sources, `accuracy` of finding these
         among those of the batch, and `count_identical`, pairs whose two texts are equal.
         """
-        teacher = model.bind(jax.lax.stop_gradient(state["teacher"]))
+        teacher = self.taught_by(model, state)
         target, translation = self._vectors(teacher, batch, QUERY), self._vectors(model, batch, KEY)
         students = [translation, self._vectors(model, batch, QUERY)] if self.sources else [translation]
         real = (batch["group"][..., 0] >= 0).reshape(-1)

@@ -44,10 +44,10 @@ class Selection(Parametrization):
 
         Only `split` can tell, because the heads of objectives are not known before.
         """
-        return _Selected(self.patterns)
+        return Selected(self.patterns)
 
 
-class _Selected(Partition):
+class Selected(Partition):
     """A partition by patterns."""
 
     def __init__(self, patterns: Sequence[str]) -> None:

@@ -48,7 +48,7 @@ def of_data(recipe: Recipe, corpus: Corpus) -> Inputs:
 
 
 def of_start(recipe: Recipe) -> Inputs:
-    """The parameters that the run starts from, and the user's own modules.
+    """The parameters that the run starts from, files that feeds read beside the corpus, and the user's own modules.
 
     The label of `init_from` holds the step that was read. The other run may continue meanwhile: a newer step there is a
     new label, not a changed input.
@@ -59,6 +59,13 @@ def of_start(recipe: Recipe) -> Inputs:
         if (newest := newest_params(storage.directory("Recipe.init_from", place))) is not None:
             step, fingerprint = newest
             found[f"Recipe.init_from, step {step}"] = Input(place, fingerprint)
+    files = {} if recipe.row_vectors is None else {"Recipe.row_vectors": recipe.row_vectors}
+    for feed in {stream.feed for stage in recipe.stages for stream in stage.streams}:
+        files |= feed.own_files()
+    # A file that is gone was read when the run started.
+    for label, path in files.items():
+        if file_state(place := resolve(path))[0] != MISSING:
+            found[label] = Input(place, hash_file(place)[:16])
     for objective in {stream.objective for stage in recipe.stages for stream in stage.streams}:
         for other in teachers.of(objective):
             if (newest := newest_params(other.place)) is not None:

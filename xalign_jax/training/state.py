@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import zlib
+from collections.abc import Container
 from typing import NamedTuple
 
 import jax
@@ -148,7 +149,8 @@ def begin(
     # The parametrization may change parameters as the stage begins (rows that it is going to tie, say) before it splits
     # them. What it draws depends on the first step, so that two stages of one kind draw differently.
     def enter(params: Params) -> tuple[Tree, Tree]:
-        return coordinates.split(coordinates.enter(params), jax.random.fold_in(jax.random.key(seed), step))
+        params = _with_copies(stage, model, coordinates.enter(params), drawn["heads"])
+        return coordinates.split(params, jax.random.fold_in(jax.random.key(seed), step))
 
     free, fixed = jit_once(enter, out_shardings=(known.where.free, known.where.fixed), donate_argnums=0)(whole)
     # Fresh moments, made where they will lie.
@@ -158,6 +160,14 @@ def begin(
     # States of streams that went before go on; the others are new.
     states = {name: (states or {}).get(name, own) for name, own in fresh.items()}
     return TrainState(jax.device_put(np.int32(step), known.where.step), free, fixed, opt_state, states)
+
+
+def _with_copies(stage: Stage, model: Model, params: Params, new: Container[str]) -> Params:
+    """The parameters, in which those `new` heads that copy others have done so."""
+    bound = model.bind(params["model"], params["heads"])
+    copies = [stream.objective.copied_heads(bound) for stream in stage.streams]
+    heads = {name: head for found in copies for name, head in found.items() if name in new}
+    return params | {"heads": params["heads"] | heads}
 
 
 def _rest_places(known: Layout, given: Params) -> tuple[Tree, Tree]:

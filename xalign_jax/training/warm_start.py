@@ -11,6 +11,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
 from xalign_jax.data.corpus import Corpus
+from xalign_jax.data.lexicon.vectors import read_vectors
 from xalign_jax.data.new_rows import RowSources, row_sources
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
@@ -35,7 +36,8 @@ def initial_params(recipe: Recipe, model: Model, known: Layout, corpus: Corpus, 
         raise UserError(f"Recipe.init_from = {recipe.init_from!r}: no vocabulary there; is it a model directory?")
     # Compare the vocabulary that the other run wrote with this run's: None means that no row changes its place.
     old, new = Tokenizer.load(source / "vocabulary"), corpus.tokenizer
-    sources = row_sources(old, new, recipe.new_rows, corpus.lexicon)
+    words = None if recipe.row_vectors is None else read_vectors(resolve(recipe.row_vectors))
+    sources = row_sources(old, new, recipe.new_rows, corpus.lexicon, words)
     if sources is None:
         step, params = restore_model(source, None, model, mesh)
         return {"model": params, "heads": _heads(source, step, known, mesh)}
@@ -76,27 +78,30 @@ def _shapes(tree: Tree) -> Tree:
     return jax.tree.map(lambda array: tuple(array.shape), tree)
 
 
-def _segments(sources: RowSources) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`extended`'s (ids, row, counts): the ragged lists of old rows, flat, with the new row that each belongs to."""
+def _segments(sources: RowSources) -> tuple[np.ndarray, ...]:
+    """`extended`'s (ids, weights, row, counts): the ragged lists of old rows, flat, with the new row of each."""
     # (W,) lengths of the lists. Row w of the new table occurs counts[w] times in `row`, which is ascending.
     counts = np.diff(sources.starts)
-    return sources.ids, np.repeat(np.arange(len(counts), dtype=np.int32), counts), counts.astype(np.int32)
+    rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return sources.ids, sources.weights, rows, counts.astype(np.int32)
 
 
-def extended(table: jax.Array, ids: np.ndarray, row: np.ndarray, counts: np.ndarray, ordinary: np.ndarray) -> jax.Array:
-    """(V,...) -> (W,...): row w is the mean of table[ids[j]] over all j with row[j] = w, or of all ordinary rows.
+def extended(
+    table: jax.Array, ids: np.ndarray, weights: np.ndarray, row: np.ndarray, counts: np.ndarray, ordinary: np.ndarray
+) -> jax.Array:
+    """(V,...) -> (W,...): row w is the sum of weights[j] table[ids[j]] over all j with row[j] = w, or all rows' mean.
 
     Args:
       table: rows by token along axis 0.
       ids, row: (n,) int32, `row` ascending.
+      weights: (n,) float32, those of a row sum to 1.
       counts: (W,) int32, how often each row occurs in `row`; 0 = it gets the mean of all ordinary rows.
       ordinary: (V,) bool, the rows of that mean.
     """
     # Masks and counts of rows, as (rows, 1, ...), broadcast over the other axes of the table.
     shape = (-1,) + (1,) * (table.ndim - 1)
-    # (W, ...) sums of old rows.
-    sums = jax.ops.segment_sum(table[ids], row, len(counts), indices_are_sorted=True)
+    # (W, ...) weighted sums of old rows.
+    sums = jax.ops.segment_sum(table[ids] * weights.reshape(shape), row, len(counts), indices_are_sorted=True)
     # (...) the mean of all ordinary old rows.
     mean = jnp.sum(jnp.where(ordinary.reshape(shape), table, 0), axis=0) / ordinary.sum()
-    own = counts.reshape(shape)
-    return jnp.where(own > 0, sums / jnp.maximum(own, 1), mean)
+    return jnp.where(counts.reshape(shape) > 0, sums, mean)

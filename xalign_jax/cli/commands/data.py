@@ -1,4 +1,4 @@
-"""`xalign data`: prepare, preview or count a recipe's text."""
+"""`xalign data`: prepare, preview or count a recipe's text, or find out how many pieces its vocabulary needs."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ def pipeline_options(text: str) -> list[str]:
     return found
 
 
+def sizes(text: str) -> list[int]:
+    """Rising numbers with commas between them."""
+    found = [int(part) for part in text.split(",") if part.strip().isdecimal()]
+    if len(found) < 2 or len(found) != len(text.split(",")) or found != sorted({*found}):
+        raise argparse.ArgumentTypeError("expected two or more rising numbers, such as 2000,4000,8000")
+    return found
+
+
 # Option -> (the actions that read it, its settings).
 OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "--pipeline_options": (
@@ -49,6 +57,11 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "--rows": (("preview",), {"type": int, "metavar": "N", "help": f"preview: rows of each stream; else {ROWS}"}),
     "--color": (("preview",), {"choices": COLOURS, "help": "preview: colours; auto = where stdout is a terminal"}),
     "--html": (("preview",), {"type": path, "metavar": "FILE", "help": "preview: write one page, and print no rows"}),
+    "--sizes": (("sizes",), {"type": sizes, "metavar": "N,N,...", "help": "sizes: numbers of pieces to try"}),
+    "--least_gain": (
+        ("sizes",),
+        {"type": float, "metavar": "NATS", "help": "sizes: stop at the first size that gains less a line; else 5"},
+    ),
     "--output": (
         ("stats",),
         {"type": path, "metavar": "DIR", "help": "stats: write a page with plots, and the numbers"},
@@ -60,19 +73,19 @@ def add(commands: Commands) -> None:
     """Declare the command and its options."""
     parser = add_command(commands, "data", run, "Prepare, preview or count a recipe's text.")
     add_gin(parser)
-    parser.add_argument("action", choices=("prepare", "preview", "stats"), help="what to do with the text")
+    parser.add_argument("action", choices=("prepare", "preview", "stats", "sizes"), help="what to do with the text")
     for option, (_, settings) in OPTIONS.items():
         parser.add_argument(option, **settings)
 
 
 def run(options: argparse.Namespace, bindings: list[str]) -> int:
-    """Prepare the text in any case, then show words, batches or counts."""
+    """Prepare the text in any case, then show words, batches, counts or sizes of vocabularies."""
     from xalign_jax.data import statistics
     from xalign_jax.training import checks, leaks, stages
 
     _check(options)
     recipe, runtime = read_recipe(options.gin_file, bindings)
-    # The recipe is checked, and its text prepared, for all three actions.
+    # The recipe is checked, and its text prepared, for all actions.
     checks.check(recipe)
     stages.prepare_data(recipe, options.pipeline_options or ())
     # Statistics open the data themselves, one part after another.
@@ -80,6 +93,8 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
         _stats(recipe, options, bindings)
     elif options.action == "preview":
         _preview(recipe, runtime, options, bindings)
+    elif options.action == "sizes":
+        _sizes(recipe, options)
     else:
         corpus = stages.load_data(recipe)
         show(statistics.words(corpus))
@@ -98,6 +113,8 @@ def _check(options: argparse.Namespace) -> None:
             )
     if options.rows is not None and options.rows < 1:
         raise UserError(f"--rows={options.rows}: a preview shows at least 1 row")
+    if options.action == "sizes" and not options.sizes:
+        raise UserError("--sizes: name the numbers of pieces to try, such as --sizes=2000,4000,8000")
     if options.html is not None:
         _check_file("--html", options.html)
     if options.output is not None:
@@ -196,6 +213,24 @@ def _stats(recipe: Recipe, options: argparse.Namespace, bindings: list[str]) -> 
     files = data_page.files(f"{_title(options)}: data", _command(options, bindings), found)
     _write(options.output, files)
     print(f"{options.output}: {', '.join(files)}")
+
+
+def _sizes(recipe: Recipe, options: argparse.Namespace) -> None:
+    """Train vocabularies of several sizes on a sample of the text, and show how probable they make it."""
+    from xalign_jax.data import vocabulary_sizes
+    from xalign_jax.training import stages
+
+    if not recipe.vocabulary.trained:
+        raise UserError(
+            "xalign data sizes: the recipe's vocabulary is given (Vocabulary.kind, .path), and so is its size"
+        )
+    corpus = stages.load_data(recipe)
+    texts = vocabulary_sizes.sample(corpus.stores, corpus.tokenizer)
+    least = vocabulary_sizes.LEAST_GAIN if options.least_gain is None else options.least_gain
+    print(f"{len(texts):,} lines of training text")
+    found = vocabulary_sizes.tried(texts, recipe.vocabulary, options.sizes, least)
+    for line in vocabulary_sizes.lines(found, least):
+        print(line, flush=True)
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
-from xalign_jax.cli.arguments import Commands, add_command, add_folder, named, two_languages
+from xalign_jax.cli.arguments import Commands, add_command, add_folder, files_by_language, named, two_languages
 from xalign_jax.cli.exits import DONE
 from xalign_jax.errors import UserError
 
 if TYPE_CHECKING:
     from xalign_jax.evaluation.map_fitting import Translations
 
-_METHODS = ("centring", "procrustes", "least_squares", "ridge", "cca", "vecmap", "barycentre")
+_METHODS = ("centring", "procrustes", "least_squares", "ridge", "trained", "cca", "vecmap", "barycentre")
 _POOLINGS = ("mean", "weighted", "first", "last")
 
 
@@ -51,12 +50,13 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.alignment.fitting import Method
     from xalign_jax.api import load, start_jax
     from xalign_jax.evaluation.aligning.neural import default_level
-    from xalign_jax.evaluation.map_fitting import Where, fit_to
+    from xalign_jax.evaluation.map_fitting import Where, fit_to, trained_weight
 
-    method = Method(options.method, options.strength, options.dimensions, seed=options.seed)
     start_jax("highest")
     model = load(options.model, options.step)
     level = default_level(model.model) if options.level is None else options.level
+    weight = trained_weight(model, level) if options.method == "trained" else None
+    method = Method(options.method, options.strength, options.dimensions, seed=options.seed, weight=weight)
     maps, scores = fit_to(model, data, method, Where(level, options.pooling, options.space))
     maps.save(options.output)
     pivot, what = maps.languages[0], "lines" if data.pairs is None else "pairs of words"
@@ -79,22 +79,10 @@ def _translations(options: argparse.Namespace) -> Translations:
         raise UserError("name one of --texts and --dictionary")
     if options.texts and options.languages:
         raise UserError("--languages: belongs to --dictionary; --texts names its languages itself")
-    files = _files(options.texts) if options.texts else []
+    files = files_by_language("--texts", options.texts) if options.texts else []
+    if len(files) == 1:
+        raise UserError(f"--texts={options.texts[:60]}: two languages at least")
     languages = two_languages(options.languages or "") if options.dictionary else None
     from xalign_jax.evaluation.map_fitting import read_parallel, read_words
 
     return read_words(options.dictionary, languages) if languages else read_parallel(files)
-
-
-def _files(text: str) -> list[tuple[str, str]]:
-    """(language, path) of each file."""
-    try:
-        # A list of pairs shows a language that stands there twice.
-        found = json.loads(text, object_pairs_hook=list)
-    except ValueError as error:
-        raise UserError(f"--texts={text[:60]}: not JSON ({error})") from None
-    if not isinstance(found, list) or not all(isinstance(item, tuple) and isinstance(item[1], str) for item in found):
-        raise UserError(f'--texts={text[:60]}: expected {{"en": "en.txt", "de": "de.txt"}}')
-    if len(found) < 2:
-        raise UserError(f"--texts={text[:60]}: two languages at least")
-    return found

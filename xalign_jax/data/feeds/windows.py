@@ -19,6 +19,7 @@ from xalign_jax.data.feeds.documents import GroupFeed, InterleavedFeed
 from xalign_jax.data.feeds.members import Members, by_source, several_sources
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed, reads
 from xalign_jax.data.feeds.packing import Batch, blank
+from xalign_jax.data.feeds.vectors import VectorFeed
 from xalign_jax.data.feeds.words import PieceFeed, WordFeed
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.sampling.limits import limited_rows
@@ -42,6 +43,7 @@ __all__ = [
     "Switch",
     "TextFeed",
     "TranslationFeed",
+    "VectorFeed",
     "WindowFeed",
     "WordFeed",
 ]

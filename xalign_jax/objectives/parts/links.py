@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xalign_jax.models.model import Model
 
 GUIDES = ("softmax", "argmax", "itermax", "ot")
+ONE_TO_ONE = ("argmax", "ot")  # guides that give a token one link at most
 
 
 class TokenPairs(NamedTuple):
@@ -107,6 +108,31 @@ def found_links(pairs: TokenPairs, guide: str, threshold: float) -> jax.Array:
     found = extract(still.query, still.key, still.query_mask, still.key_mask,
                     Extraction(guide, threshold=threshold), still.among)  # fmt: skip
     return found.forward & found.backward
+
+
+def linked_states(pairs: TokenPairs, guide: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Each query token (N,D), N = R T, the key token (N,D) that it is linked with, and whether there is one (N,) bool.
+
+    Args:
+      guide: one of ONE_TO_ONE. A token without a link has zeros in place of the key token.
+    """
+    joined = found_links(pairs, guide, threshold=0.0)
+    width = pairs.query.shape[-1]
+    # (R,T,T) x (R,T,D) -> (R,T,D).
+    partners = jnp.einsum("rij,rjd->rid", joined.astype(pairs.key.dtype), pairs.key)
+    return pairs.query.reshape(-1, width), partners.reshape(-1, width), jnp.any(joined, axis=2).reshape(-1)
+
+
+def mean_cosine(a: jax.Array, b: jax.Array, linked: jax.Array) -> jax.Array:
+    """The mean cosine of linked tokens (N,D) twice, (N,) bool; float32 scalar, 0 where no token is linked."""
+    cosines = jnp.sum(l2_normalize(a) * l2_normalize(b), -1)
+    return jnp.sum(cosines * linked) / jnp.maximum(jnp.sum(linked), 1)
+
+
+def squared_distance(a: jax.Array, b: jax.Array, linked: jax.Array) -> jax.Array:
+    """sum |a - b|^2 over linked tokens (N,D) twice, (N,) bool; float32 scalar."""
+    apart = (a - b).astype(jnp.float32)
+    return jnp.sum(jnp.sum(apart * apart, axis=-1) * linked)
 
 
 def pair_flops(model: Model, batch: Batch, level: int) -> float:
