@@ -34,6 +34,7 @@ REQUIRED = {
     "GroupFeed": ROWS | {"lines": 2, "side": 8},
     "InterleavedFeed": ROWS | {"part": 8},
     "WordFeed": {"length": 32, "words_per_row": 4, "concepts": 8},
+    "MarkedFeed": {"length": 32, "source": "a.en", "target": "a.de", "links": "a.gold"},
     "PieceFeed": {"length": 32, "words_per_row": 4, "concepts": 8},
     "Perplexity": {"length": 32},
     "HiddenCosine": {"length": 32},

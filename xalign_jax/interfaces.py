@@ -208,6 +208,13 @@ class Feed:
     language_types: bool = False
     fields: tuple[str, ...] = ()
 
+    def files(self) -> Mapping[str, str]:
+        """Files that the feed itself reads, by the field that names each; {} = it reads stores and the lexicon alone.
+
+        A run records hashes of them, so that a restart notices a change.
+        """
+        return {}
+
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError if the recipe lacks something that the feed reads.
 

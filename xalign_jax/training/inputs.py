@@ -48,7 +48,7 @@ def of_data(recipe: Recipe, corpus: Corpus) -> Inputs:
 
 
 def of_start(recipe: Recipe) -> Inputs:
-    """The parameters that the run starts from, and the user's own modules.
+    """The parameters that the run starts from, the files that feeds read, and the user's own modules.
 
     The label of `init_from` holds the step that was read. The other run may continue meanwhile: a newer step there is a
     new label, not a changed input.
@@ -63,6 +63,9 @@ def of_start(recipe: Recipe) -> Inputs:
         for other in teachers.of(objective):
             if (newest := newest_params(other.place)) is not None:
                 found[f"{other.binding}, step {newest[0]}"] = Input(str(other.place), newest[1])
+    for stream in (stream for stage in recipe.stages for stream in stage.streams):
+        label = f"{stream.name}/{type(stream.feed).__name__}"
+        found |= {f"{label}.{name}": Input(path, hash_file(path)[:16]) for name, path in stream.feed.files().items()}
     # Modules that the recipe names, and modules whose classes it uses.
     for name in sorted({*recipe.modules, *_modules(recipe)}):
         if (file := _source(name)) is not None:
