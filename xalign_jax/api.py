@@ -111,6 +111,7 @@ def register() -> None:
     import xalign_jax.objectives.distillation
     import xalign_jax.objectives.marked_words
     import xalign_jax.objectives.masked_lm
+    import xalign_jax.objectives.parallel_sentences
     import xalign_jax.objectives.translation_ranking
     import xalign_jax.objectives.transport_divergence
     import xalign_jax.objectives.word_alignment

@@ -48,6 +48,15 @@ def test_a_recipe_continues_an_imported_encoder(place, recipe):
     assert len(losses(place, recipe)) == 3
 
 
+def test_the_third_loss_of_awesome_align_is_a_stream_beside_the_recipe(place):
+    more = ("--gin_file=parts/parallel_sentences.gin", "--gin.ParallelSentences.level=2")
+    small = ("--gin.parallel/TranslationFeed.length=64", "--gin.parallel/TranslationFeed.side=20")
+    done = train(place, "align_bitext", "psi", *more, *small)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (place / "psi" / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss/pairs", "loss/parallel", "parallel/accuracy"} <= rows[-1].keys()
+
+
 def test_rows_that_go_in_parts_give_the_same_losses(place):
     assert train(place, "align_words", "whole").returncode == 0
     assert train(place, "align_words", "parts", "--gin.Runtime.accumulate=2").returncode == 0
