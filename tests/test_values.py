@@ -26,6 +26,7 @@ REQUIRED = {
     "XlCo": {"level": 1},
     "WordAlignment": {"level": 1},
     "AlignedWords": {"level": 1},
+    "LightAligner": {"level": 1},
     "DenoisingAlignment": {"level": 1},
     "WindowFeed": {"length": 32},
     "TextFeed": ROWS,

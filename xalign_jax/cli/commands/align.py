@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from xalign_jax.cli.arguments import Commands, add_command, named, path, two_languages
 from xalign_jax.cli.exits import DONE
@@ -39,6 +40,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("--symmetrise", default="intersection", choices=_SYMMETRISATIONS, metavar="NAME", help=how)
     parser.add_argument("--centre", action="store_true", help="subtract each side's mean state (first 2,048 pairs)")
     threshold = "of softmax, default 0.001, and of marked, default 0.5"
+    projected = "multiply states with the projection that recipes/light_aligner.gin trained, at its level"
+    parser.add_argument("--projected", action="store_true", help=projected)
     parser.add_argument("--threshold", type=float, metavar="P", help=threshold)
     parser.add_argument("--regularisation", type=float, default=0.1, metavar="R", help="of ot; default 0.1")
     words = "where words end: at spaces, or also where ICU finds borders in scripts without spaces"
@@ -111,7 +114,9 @@ def _check_options(options: argparse.Namespace, bindings: list[str]) -> None:
         raise UserError(f"--gin.{bindings[0]}: xalign align reads no gin files")
     if options.method in _LEXICAL:
         given = [
-            name for name in ("model", "level", "centre", "step", "maps") if getattr(options, name) not in (None, False)
+            name
+            for name in ("model", "level", "centre", "step", "maps", "projected")
+            if getattr(options, name) not in (None, False)
         ]
         if given:
             raise UserError(f"--{given[0]}: --method={options.method} uses no model; leave one of the two out")
@@ -119,6 +124,9 @@ def _check_options(options: argparse.Namespace, bindings: list[str]) -> None:
         _check_trained(options)
     elif options.model is None:
         raise UserError(f"--model: --method={options.method} needs one; without a model use --method=ibm1")
+    if options.projected and (options.level is not None or options.maps):
+        name = "maps" if options.level is None else "level"
+        raise UserError(f"--{name}: --projected reads states as the projection was trained; leave one of the two out")
     if bool(options.maps) != bool(options.languages):
         raise UserError("--maps and --languages: each needs the other, such as --maps=maps/ --languages=en,de")
     if options.fit_calibration and not options.gold:
@@ -137,7 +145,13 @@ def _check_trained(options: argparse.Namespace) -> None:
     """Refuse options that a trained head leaves nothing to do for."""
     if options.model is None:
         raise UserError("--model: --method=marked needs a model directory that recipes/marked_words.gin trained")
-    for name, plain in (("level", None), ("centre", False), ("maps", None), ("symmetrise", "intersection")):
+    for name, plain in (
+        ("level", None),
+        ("centre", False),
+        ("maps", None),
+        ("projected", False),
+        ("symmetrise", "intersection"),
+    ):
         if getattr(options, name) != plain:
             raise UserError(f"--{name}: --method=marked links words as they were trained; leave --{name} out")
 
@@ -162,13 +176,8 @@ def _marked(options: argparse.Namespace, calibration: Calibration | None) -> Ali
     """The aligner by a trained head. The run's record says how it was trained."""
     from xalign_jax.api import load, start_jax
     from xalign_jax.evaluation.aligning.marked import THRESHOLD, MarkedAligner
-    from xalign_jax.records.files import stream_of
 
-    stream = stream_of(options.model, "MarkedWords")
-    if stream is None:
-        raise UserError(
-            f"--model={options.model}: no run there that trained MarkedWords; train recipes/marked_words.gin"
-        )
+    stream = _stream(options.model, "MarkedWords", "marked_words")
     start_jax("highest" if options.dtype == "float32" else "default")
     loaded = load(options.model, options.step, options.dtype)
     level = stream["objective"]["level"]
@@ -185,6 +194,15 @@ def _marked(options: argparse.Namespace, calibration: Calibration | None) -> Ali
     )
 
 
+def _stream(model: Path, objective: str, recipe: str) -> dict[str, Any]:
+    """The stream of a run that trained an objective. Raises UserError if none did."""
+    from xalign_jax.records.files import stream_of
+
+    if (stream := stream_of(model, objective)) is None:
+        raise UserError(f"--model={model}: no run there that trained {objective}; train recipes/{recipe}.gin")
+    return stream
+
+
 def _neural(options: argparse.Namespace) -> Aligner:
     """The aligner by a model's states."""
     from xalign_jax.alignment.methods import Extraction
@@ -199,7 +217,11 @@ def _neural(options: argparse.Namespace) -> Aligner:
         calibration = read_calibration(options.calibration)
     start_jax("highest" if options.dtype == "float32" else "default")
     loaded = load(options.model, options.step, options.dtype)
-    level = default_level(loaded.model) if options.level is None else options.level
+    level, projection = options.level, None
+    if options.projected:
+        level = _stream(options.model, "LightAligner", "light_aligner")["objective"]["level"]
+        projection = loaded.model.heads["light_aligner"]["projection"]
+    level = default_level(loaded.model) if level is None else level
     threshold = 1e-3 if options.threshold is None else options.threshold
     extraction = Extraction(options.method, options.symmetrise, threshold, options.regularisation)
     return NeuralAligner(
@@ -211,5 +233,6 @@ def _neural(options: argparse.Namespace) -> Aligner:
         batch_tokens=options.batch_tokens,
         maps=LanguageMaps.load(options.maps) if options.maps else None,
         languages=two_languages(options.languages) if options.languages else None,
+        projection=projection,
         name=options.model.name,
     )

@@ -79,6 +79,7 @@ class NeuralAligner:
         batch_tokens: int | None = None,
         maps: LanguageMaps | None = None,
         languages: tuple[str, str] | None = None,
+        projection: jax.Array | None = None,
         name: str = "the model",
     ):
         """Args:
@@ -89,6 +90,7 @@ class NeuralAligner:
           batch_tokens: of each side in a batch, with padding; None = 512 on CPUs, 32,768 on accelerators. A batch has one
             sentence pair at least.
           maps: states go through the maps of `languages`, (source, target); None = the model as it is.
+          projection: (D,d), which states are multiplied with; None = none.
           name: of the model, for the user.
 
         Raises:
@@ -106,7 +108,7 @@ class NeuralAligner:
             mapped = maps.of(languages, 2)
             mapped.check(Want(tuple(way.level for way in ways), tokens=True))
             self._stack, self._numbers = maps.stack, mapped.numbers
-        self.longer = 0
+        self.longer, self._projection = 0, projection
         self._levels = tuple(sorted({way.level for way in ways}))
         self._model, self._tokenizer, self._ways = model.up_to(self._levels[-1]), tokenizer, tuple(ways)
         self.way = f"{name}, level {ways[0].level}, {ways[0].extraction.method}"
@@ -174,7 +176,7 @@ class NeuralAligner:
     def _read(self, batch: _Batch) -> dict[int, jax.Array]:
         """The states of a batch."""
         numbers = np.repeat(self._numbers, len(batch.inputs["tokens"]) // 2)
-        return _states(self._model, batch.inputs, self._levels, self._stack, numbers)
+        return _states(self._model, batch.inputs, self._levels, self._stack, numbers, self._projection)
 
     def _collect(self, batch: _Batch, found: list[Found], into: list[list[Alignment]]) -> None:
         """Fetch the links of a batch, and put those of each pair into its place."""
@@ -193,7 +195,8 @@ class NeuralAligner:
 
     def _measure_means(self, encoded: Sequence[Both]) -> dict[int, np.ndarray]:
         """{level: (2,1,1,D)} mean states of all tokens of words, for each side apart."""
-        sums = {level: np.zeros((2, self._model.width)) for level in self._levels}
+        width = self._model.width if self._projection is None else self._projection.shape[1]
+        sums = {level: np.zeros((2, width)) for level in self._levels}
         count = np.zeros(2)
         for batch in self._batches(encoded):
             # (2,B,W) tokens of real pairs.
@@ -214,12 +217,20 @@ def default_level(model: Model) -> int:
 
 @functools.partial(jax.jit, static_argnames="levels")
 def _states(
-    model: Model, inputs: Batch, levels: tuple[int, ...], stack: Stack | None, numbers: np.ndarray
+    model: Model,
+    inputs: Batch,
+    levels: tuple[int, ...],
+    stack: Stack | None,
+    numbers: np.ndarray,
+    projection: jax.Array | None,
 ) -> dict[int, jax.Array]:
     """{level: (2,B,W,D) float32} states of 2 B rows: sources, then targets. `numbers` (2 B,) are their languages."""
     edit = {} if stack is None else stack.edits(numbers)
-    states = model.hidden(Inputs.of(inputs), levels=levels, edit=edit)
-    return {level: states[level].astype(jnp.float32).reshape(2, -1, *states[level].shape[1:]) for level in levels}
+    hidden = model.hidden(Inputs.of(inputs), levels=levels, edit=edit)
+    states = {level: hidden[level].astype(jnp.float32) for level in levels}
+    if projection is not None:
+        states = {level: jnp.matmul(found, projection) for level, found in states.items()}
+    return {level: found.reshape(2, -1, *found.shape[1:]) for level, found in states.items()}
 
 
 @jax.jit
