@@ -27,10 +27,10 @@ from xalign_jax.alignment.methods import METHODS, Extraction
 from xalign_jax.alignment.scores import counts, interval, scores
 from xalign_jax.api import load, start_jax
 from xalign_jax.data.lexicon.model1 import TENSION, estimate
+from xalign_jax.data.text.linked import Gold, Pair, read_gold, read_pairs
 from xalign_jax.evaluation.aligning.lexical import DiagonalAligner, LexicalAligner
-from xalign_jax.evaluation.aligning.links import Gold, read_gold
 from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way
-from xalign_jax.evaluation.aligning.pairs import Aligner, Alignment, Pair, read_pairs
+from xalign_jax.evaluation.aligning.pairs import Aligner, Alignment
 from xalign_jax.evaluation.encode import untrained
 
 SETS = ("en-fr", "en-hi", "ro-en", "ro-en.wpt248", "en-cs", "ja-en")

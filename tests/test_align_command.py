@@ -16,9 +16,9 @@ from xalign_jax.alignment.symmetrise import SYMMETRISATIONS
 from xalign_jax.api import load
 from xalign_jax.cli.commands import align
 from xalign_jax.data.lexicon.files import read_dictionary
+from xalign_jax.data.text.linked import Pair
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way
-from xalign_jax.evaluation.aligning.pairs import Pair
 
 TEXTS = ("--source=en.txt", "--target=de.txt")
 
@@ -142,6 +142,11 @@ def test_a_calibration_of_a_model_starts_from_raw_probabilities(place):
         ([], "--model: --method=itermax needs one; without a model use --method=ibm1"),
         (["--method=ibm1", "--level=2"], "--level: --method=ibm1 uses no model"),
         (["--model=hf", "--symmetrise=union"], "--method=itermax has no directions"),
+        (["--method=marked"], "--model: --method=marked needs a model directory"),
+        (["--method=marked", "--model=hf"], "--model=hf: no run there that trained MarkedWords"),
+        (["--method=marked", "--model=run"], "--model=run: no run there that trained MarkedWords"),
+        (["--method=marked", "--model=run", "--level=1"], "--level: --method=marked links words as they were trained"),
+        (["--method=marked", "--model=run", "--symmetrise=union"], "--symmetrise: --method=marked links"),
         (["--method=ibm1", "--target=short.txt"], "en.txt and short.txt have 40 and 1 lines"),
         (["--method=ibm1", "--gold=one.txt"], "one.txt:1: link 4-4 lies outside"),
         (["--method=ibm1", "--gold=empty.txt"], "no sure link there"),

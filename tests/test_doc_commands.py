@@ -32,7 +32,7 @@ from xalign_jax.runtime.logs import RESULT_KEYS
 COMMANDS = [(block.page, command) for page in PAGES for block in blocks(page) for command in block.commands]
 # Pages whose commands and Python other tests run, beside those that `xalign` and Python take.
 ON_CLUSTERS = ("docs/clusters.md", "docs/first_pod.md")
-OUTSIDE = r"(export|cd|grep) |python3(\.11)? -m venv |\.\./beam/bin/(pip|pytest) "
+OUTSIDE = r"(export|cd|grep|head) |python3(\.11)? -m venv |\.\./beam/bin/(pip|pytest) "
 # Blocks that need a network. tests/harnesses/ runs such calls.
 NEEDS_NETWORK = ("lm_eval.simple_evaluate", "mteb.evaluate")
 IMPORTED = """

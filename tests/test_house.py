@@ -37,7 +37,9 @@ FROM_USERS |= dict.fromkeys(("camlm", "btmlm", "transport", "infoxlm_encoder"), 
 FROM_USERS |= {"towards_static": [*ENCODER, 'VECTORS = {"en": "en.vec", "de": "de.vec"}']}
 BERT = [f"Bert.{name} = 8" for name in ("layers", "width", "heads", "mlp_width", "max_length", "types")]
 ON_PAIRS = ["Recipe.model = @Bert()", "Recipe.vocabulary = @Vocabulary()", *BERT, 'PAIRS = ("pairs:en=a.en,de=a.de",)']
-FROM_USERS |= dict.fromkeys(("align_bitext", "align_words", "xlm_align"), ON_PAIRS)
+FROM_USERS |= dict.fromkeys(("align_bitext", "align_words", "light_aligner", "xlm_align"), ON_PAIRS)
+GOLD = ['SOURCE = "a.en"', 'TARGET = "a.de"', 'GOLD = "a.gold"']
+FROM_USERS["marked_words"] = [*ON_PAIRS[:-1], *GOLD]
 FROM_USERS |= {"linear_words": [*ON_PAIRS, 'PAIR = ("en", "de")']}
 IMPORTED = [*DECODER[:-1], 'PAIRS = ("tsv:en=en.tsv,de=de.tsv",)']
 ON_IMPORTED = ("new_language", "new_language_tokens", "short_texts", "msimcse_pairs", "dap")

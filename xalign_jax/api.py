@@ -92,6 +92,7 @@ def read_recipe(gin_files: Sequence[str], bindings: Sequence[str]) -> tuple[Reci
 def register() -> None:
     """Import every module that registers classes with gin."""
     # A module registers its classes when it is imported.
+    import xalign_jax.data.feeds.marked
     import xalign_jax.data.feeds.windows
     import xalign_jax.data.lexicon.facts
     import xalign_jax.data.lexicon.lexicon
@@ -108,8 +109,11 @@ def register() -> None:
     import xalign_jax.objectives.causal_lm
     import xalign_jax.objectives.denoising_alignment
     import xalign_jax.objectives.distillation
+    import xalign_jax.objectives.light_aligner
     import xalign_jax.objectives.linear_words
+    import xalign_jax.objectives.marked_words
     import xalign_jax.objectives.masked_lm
+    import xalign_jax.objectives.parallel_sentences
     import xalign_jax.objectives.representation_translation
     import xalign_jax.objectives.token_distillation
     import xalign_jax.objectives.towards_static

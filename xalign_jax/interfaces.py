@@ -233,7 +233,10 @@ class Feed:
         raise NotImplementedError
 
     def own_files(self) -> Mapping[str, str]:
-        """The files that it reads beside the corpus, by the gin binding that names them. A run records what they hold."""
+        """The files that it reads beside the corpus, by the field that names each.
+
+        A run records hashes of them, so that a restart notices a change.
+        """
         return {}
 
     def blank(self, rows: int) -> dict[str, np.ndarray]:

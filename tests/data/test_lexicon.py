@@ -13,9 +13,10 @@ from xalign_jax.data.feeds.words import WordFeed
 from xalign_jax.data.lexicon.entries import REASONS
 from xalign_jax.data.lexicon.lexicon import Lexicon, LexiconTable, build_lexicon
 from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.text.linked import Pair
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.aligning.dictionary import DictionaryCounts
-from xalign_jax.evaluation.aligning.pairs import Alignment, Pair
+from xalign_jax.evaluation.aligning.pairs import Alignment
 
 WORDS = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(8) for j in range(10)]
 TARGETS = [word.replace("w", "v") for word in WORDS]

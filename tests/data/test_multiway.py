@@ -305,6 +305,27 @@ def test_pairs_and_their_order_are_chosen(corpus):
     assert all(second == "en" for _, second in directions(both.batch(0, slice(None)), both.languages))
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_mismatched_pairs_name_the_groups_of_both_texts(corpus, share):
+    config = TranslationFeed(T, S, 12, "en", reverse=0.0, mismatched=share)
+    feed, known = config.build(corpus, MIXTURE, 300, 0), documents(corpus)
+    batch = feed.batch(0, slice(None))
+    matched, second = [], Counter()
+    for row, slot, ((language, text), (other, translation)) in lines_of(batch, corpus, feed.languages, tags=False):
+        named = [known[text], known[translation]]
+        assert language == "en" and batch["group"][row, slot].tolist() == [group for _, group, _ in named]
+        assert batch["text"][row, slot].tolist() == [hashed for _, _, hashed in named]
+        matched.append(named[0][1] == named[1][1])
+        second[other] += 1
+    assert abs(np.mean(matched) - (1 - share)) < 4 * np.sqrt(0.25 / len(matched))
+    # The pairs of languages are those of the feed without mismatched pairs, in the same order.
+    plain = dataclasses.replace(config, mismatched=0.0).build(corpus, MIXTURE, 300, 0)
+    assert "group" not in plain.batch(0, slice(None))
+    assert set(directions(plain.batch(0, slice(None)), plain.languages)) == {("en", other) for other in second}
+    shapes = {name: (array.shape, array.dtype) for name, array in batch.items()}
+    assert shapes == {name: (array.shape, array.dtype) for name, array in config.blank(300).items()}
+
+
 @pytest.mark.parametrize("config", [KINDS[0], KINDS[3], KINDS[7]], ids=lambda kind: type(kind).__name__)
 def test_a_step_counts_documents_and_tokens_by_language(corpus, config):
     feed = config.build(corpus, MIXTURE, 16, 0)
@@ -350,6 +371,10 @@ def test_a_limit_of_epochs_ends_the_rows(corpus, config):
             r"TranslationFeed\.pairs names 'de' and 'en' twice; TranslationFeed\.reverse",
         ),
         (lambda: TranslationFeed(T, S, 8, reverse=0.1), r"TranslationFeed\.reverse = 0\.1: which order"),
+        (
+            lambda: TranslationFeed(T, S, 8, whole_groups=True, mismatched=0.5),
+            r"TranslationFeed\.mismatched draws texts of other groups",
+        ),
         (lambda: TextFeed(T, S, side=8), r"TextFeed\.side = 8: only whole groups"),
         (lambda: ContrastFeed(T, S, 8, whole_groups=True, mixup=True), r"ContrastFeed\.mixup = True"),
     ],

@@ -69,7 +69,7 @@ def test_a_slice_is_a_part_of_the_batch_and_seeds_differ(corpus, files):
     assert not np.array_equal(whole["tokens"], other.batch(4, slice(0, 4))["tokens"])
     first = VectorFeed(files, most=1).build(corpus, None, 4, seed=0)
     assert first.report["words en"] == first.report["words de"] == 1
-    assert config.own_files() == {f"VectorFeed.files[{language!r}]": path for language, path in files.items()}
+    assert config.own_files() == {f"files[{language!r}]": path for language, path in files.items()}
 
 
 def test_bad_settings_are_refused(corpus, files, tmp_path):

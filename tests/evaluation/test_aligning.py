@@ -7,11 +7,12 @@ import json
 import pytest
 
 from xalign_jax.data.lexicon.files import read_dictionary
+from xalign_jax.data.text.linked import Pair, count_pairs, read_gold, read_links, read_pairs, split_words
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.aligning.dictionary import DictionaryCounts
 from xalign_jax.evaluation.aligning.lexical import DiagonalAligner
-from xalign_jax.evaluation.aligning.links import json_line, pharaoh, read_gold, read_links
-from xalign_jax.evaluation.aligning.pairs import Alignment, Pair, count_pairs, read_pairs, split_words, windows
+from xalign_jax.evaluation.aligning.links import json_line, pharaoh
+from xalign_jax.evaluation.aligning.pairs import Alignment, windows
 
 PAIRS = [
     Pair(1, ("The", "cat", "sleeps"), ("die", "Katze", "schläft")),

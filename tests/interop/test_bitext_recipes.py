@@ -6,20 +6,32 @@ import json
 import random
 
 import hf_folders
+import jax
 import numpy as np
 import pytest
 from commands import xalign
 
+from xalign_jax.alignment.methods import Extraction
 from xalign_jax.api import load
+from xalign_jax.data.text.linked import Pair
+from xalign_jax.evaluation.aligning.links import pharaoh
+from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way
 from xalign_jax.evaluation.language_maps import LanguageMaps
 from xalign_jax.evaluation.map_fitting import trained_weight
+from xalign_jax.objectives.light_aligner import HEAD
 
 pytestmark = pytest.mark.slow
 
 SMALL = ["--gin.bitext/Stage.steps=3", "--gin.Runtime.log_every=1", "--gin.Recipe.seed=1"]
+TEXTS = ("--source=en.txt", "--target=de.txt")
 PAIRS = "--gin.PAIRS=('pairs:en=en.txt,de=de.txt',)"
-LEVELS = {"align_bitext": "WordAlignment", "align_words": "AlignedWords", "xlm_align": "DenoisingAlignment"}
-LEVELS |= {"linear_words": "LinearWords"}
+LEVELS = {
+    "align_bitext": "WordAlignment",
+    "align_words": "AlignedWords",
+    "light_aligner": "LightAligner",
+    "linear_words": "LinearWords",
+    "xlm_align": "DenoisingAlignment",
+}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +67,15 @@ def test_a_recipe_continues_an_imported_encoder(place, recipe):
     assert len(losses(place, recipe)) == 3
 
 
+def test_the_third_loss_of_awesome_align_is_a_stream_beside_the_recipe(place):
+    more = ("--gin_file=parts/parallel_sentences.gin", "--gin.ParallelSentences.level=2")
+    small = ("--gin.parallel/TranslationFeed.length=64", "--gin.parallel/TranslationFeed.side=20")
+    done = train(place, "align_bitext", "psi", *more, *small)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (place / "psi" / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss/pairs", "loss/parallel", "parallel/accuracy"} <= rows[-1].keys()
+
+
 def test_rows_that_go_in_parts_give_the_same_losses(place):
     assert train(place, "align_words", "whole").returncode == 0
     assert train(place, "align_words", "parts", "--gin.Runtime.accumulate=2").returncode == 0
@@ -77,6 +98,38 @@ def test_a_trained_map_is_one_that_models_are_read_through(place):
         np.testing.assert_allclose(found, expected, atol=1e-5)
     other = xalign("map", "--model=linear", *made, "--level=2", "--output=none", cwd=place)
     assert other.returncode == 2 and "no map of level 2 was trained there (maps there: level_1)" in other.stderr
+
+
+def test_align_compares_the_states_that_a_light_aligner_projects(place):
+    """The encoder stays as it is, so the links are those of its states times the head."""
+    assert train(place, "light_aligner", "light", "--gin.LightAligner.size=4").returncode == 0
+    base, light = (load(place / name) for name in ("base", "light"))
+    jax.tree.map(np.testing.assert_array_equal, base.model.params, light.model.params)
+    done = xalign("align", "--model=light", "--projected", "--method=argmax", *TEXTS, cwd=place)
+    assert done.returncode == 0, done.stderr
+    lines = [(place / name).read_text().splitlines() for name in ("en.txt", "de.txt")]
+    pairs = [Pair(n, tuple(a.split()), tuple(b.split())) for n, (a, b) in enumerate(zip(*lines, strict=True), 1)]
+    ways, projection = [Way(1, Extraction("argmax"))], light.model.heads[HEAD]["projection"]
+    assert projection.shape == (16, 4)
+    found = NeuralAligner(base.model, base.tokenizer, ways, projection=projection).align(pairs)
+    assert done.stdout.splitlines() == [pharaoh(alignment) for alignment in found]
+    plain = NeuralAligner(base.model, base.tokenizer, ways).align(pairs)
+    assert [one.links for one in plain] != [one.links for one in found]
+    centred = xalign("align", "--model=light", "--projected", "--centre", *TEXTS, cwd=place)
+    assert centred.returncode == 0, centred.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model=base", "--projected"], "--model=base: no run there that trained LightAligner"),
+        (["--model=base", "--projected", "--level=1"], "--level: --projected reads states as the projection"),
+        (["--method=ibm1", "--projected"], "--projected: --method=ibm1 uses no model"),
+    ],
+)
+def test_a_projection_that_is_not_there_is_one_line(place, options, said):
+    done = xalign("align", *TEXTS, *options, cwd=place)
+    assert done.returncode == 2 and said in done.stderr.splitlines()[-1], done.stderr
 
 
 def test_bad_input_is_one_line(place):

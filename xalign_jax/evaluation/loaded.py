@@ -14,12 +14,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from xalign_jax.alignment.methods import Extraction
+from xalign_jax.data.text.linked import Pair, split_words
 from xalign_jax.data.tokens.tokenizer import Frame, Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation import generation
 from xalign_jax.evaluation.activations import Key, Part, Want, capture, pooled, token_losses
 from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way, default_level
-from xalign_jax.evaluation.aligning.pairs import Alignment, Pair, split_words
+from xalign_jax.evaluation.aligning.pairs import Alignment
 from xalign_jax.evaluation.inputs.texts import ReadText, TextReader, check_texts
 from xalign_jax.evaluation.language_maps import LanguageMaps, Mapped
 from xalign_jax.models.model import Model

@@ -27,7 +27,7 @@ class Opened(NamedTuple):
     """A model that was read.
 
     Attributes:
-      model: with its parameters bound.
+      model: with its parameters bound, and the heads that a run's objectives trained.
       frame: the ids that the model reads before and after a text.
       step: of the checkpoint; 0 for a Hugging Face folder.
     """
@@ -76,7 +76,7 @@ def open_model(folder: Path, mesh: Mesh, step: int | None = None, dtype: str = "
 def _open_directory(folder: Path, mesh: Mesh, step: int | None, dtype: str) -> Opened:
     """A model directory's checkpoint, without its recipe."""
     # A Hugging Face folder needs no Orbax, which takes half a second to import.
-    from xalign_jax.runtime.restore import restore_model
+    from xalign_jax.runtime.restore import restore_heads, restore_model
 
     environment = read_environment(folder, ("recipe",))
     config = table.config_from_json(environment["recipe"].get("model"))
@@ -85,9 +85,10 @@ def _open_directory(folder: Path, mesh: Mesh, step: int | None, dtype: str) -> O
     model = _build(config, tokenizer, dtype)
     check_memory(folder, model, "float32")  # checkpoints hold float32
     at, params = restore_model(folder, step, model, mesh)
+    heads = restore_heads(folder, at, mesh)
     # An import is read as its source is, a run as its feeds write texts.
     frame = None if (folder / "config.gin").is_file() else tokenizer.frame
-    return Opened(_bound(model, params, dtype), tokenizer, frame or tokenizer.framing(config.causal), at)
+    return Opened(_bound(model, params, dtype, heads), tokenizer, frame or tokenizer.framing(config.causal), at)
 
 
 def _open_folder(folder: Path, mesh: Mesh, dtype: str) -> Opened:
@@ -114,9 +115,9 @@ def _build(config: Any, tokenizer: Tokenizer, dtype: str) -> Model:
     return build(config, tokenizer.size, dtype=jnp.dtype(dtype), **options)
 
 
-def _bound(model: Model, params: Any, dtype: str) -> Model:
-    """The model with the parameters in its dtype."""
-    return model.bind(jax.tree.map(lambda array: array.astype(dtype), params))
+def _bound(model: Model, params: Any, dtype: str, heads: Any) -> Model:
+    """The model with the parameters in its dtype, and with heads, which stay float32."""
+    return model.bind(jax.tree.map(lambda array: array.astype(dtype), params), heads)
 
 
 def _refuse_ids(folder: Path, tokenizer: Tokenizer) -> None:

@@ -71,6 +71,17 @@ def read_environment(directory: Path | epath.Path, needs: Sequence[str] = ()) ->
     return _checked(path, path.read_bytes(), ENVIRONMENT, needs) if path.exists() else {}
 
 
+def stream_of(directory: Path | epath.Path, objective: str) -> dict[str, Any] | None:
+    """The last stream of a run whose objective is of this class, as plain values (`recipe.as_json`); None if none is.
+
+    Raises:
+      UserError: `environment.json` is damaged.
+    """
+    stages = read_environment(directory).get("recipe", {}).get("stages") or ()
+    streams = [stream for stage in stages for stream in stage["streams"]]
+    return next((stream for stream in reversed(streams) if stream["objective"]["class"] == objective), None)
+
+
 def read_results(directory: Path | epath.Path) -> list[dict[str, Any]]:
     """The rows of `results.json`; none if there is no such file.
 

@@ -48,7 +48,7 @@ def of_data(recipe: Recipe, corpus: Corpus) -> Inputs:
 
 
 def of_start(recipe: Recipe) -> Inputs:
-    """The parameters that the run starts from, files that feeds read beside the corpus, and the user's own modules.
+    """The parameters that the run starts from, the files that feeds read, and the user's own modules.
 
     The label of `init_from` holds the step that was read. The other run may continue meanwhile: a newer step there is a
     new label, not a changed input.
@@ -60,13 +60,15 @@ def of_start(recipe: Recipe) -> Inputs:
             step, fingerprint = newest
             found[f"Recipe.init_from, step {step}"] = Input(place, fingerprint)
     files = {} if recipe.row_vectors is None else {"Recipe.row_vectors": recipe.row_vectors}
-    for feed in {stream.feed for stage in recipe.stages for stream in stage.streams}:
-        files |= feed.own_files()
+    streams = [stream for stage in recipe.stages for stream in stage.streams]
+    for stream in streams:
+        label = f"{stream.name}/{type(stream.feed).__name__}"
+        files |= {f"{label}.{field}": path for field, path in stream.feed.own_files().items()}
     # A file that is gone was read when the run started.
     for label, path in files.items():
         if file_state(place := resolve(path))[0] != MISSING:
             found[label] = Input(place, hash_file(place)[:16])
-    for objective in {stream.objective for stage in recipe.stages for stream in stage.streams}:
+    for objective in {stream.objective for stream in streams}:
         for other in teachers.of(objective):
             if (newest := newest_params(other.place)) is not None:
                 found[f"{other.binding}, step {newest[0]}"] = Input(str(other.place), newest[1])

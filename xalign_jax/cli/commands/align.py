@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from xalign_jax.cli.arguments import Commands, add_command, named, path, two_languages
 from xalign_jax.cli.exits import DONE
 from xalign_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from xalign_jax.evaluation.aligning.links import Gold
-    from xalign_jax.evaluation.aligning.pairs import Aligner, Alignment, Pair
+    from xalign_jax.alignment.scores import Calibration
+    from xalign_jax.data.text.linked import Gold, Pair
+    from xalign_jax.evaluation.aligning.pairs import Aligner, Alignment
     from xalign_jax.evaluation.aligning.run import Texts
     from xalign_jax.reports.alignment_grid import Grid
 
 _NEURAL = ("argmax", "itermax", "match", "softmax", "ot")
+_TRAINED = ("marked",)  # a run has the head
 _LEXICAL = ("ibm1", "ibm1-diagonal", "diagonal")
 _PICTURES = (".png", ".svg", ".pdf")
 _SYMMETRISATIONS = ("intersection", "union", "forward", "backward", "grow-diag-final-and")
@@ -29,13 +32,17 @@ def add(commands: Commands) -> None:
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint's step; default: the newest")
     for side in ("source", "target"):
         parser.add_argument(f"--{side}", type=named, required=True, metavar="FILE", help="a sentence on each line")
-    method = f"{', '.join(_NEURAL)}; without a model {', '.join(_LEXICAL)}; default itermax"
-    parser.add_argument("--method", default="itermax", choices=(*_NEURAL, *_LEXICAL), metavar="NAME", help=method)
+    method = f"{', '.join(_NEURAL)}; marked, with a head that gold links trained; without a model {', '.join(_LEXICAL)}; default itermax"
+    methods = (*_NEURAL, *_TRAINED, *_LEXICAL)
+    parser.add_argument("--method", default="itermax", choices=methods, metavar="NAME", help=method)
     parser.add_argument("--level", type=int, metavar="N", help="whose states are compared; default: two thirds up")
     how = f"how directions are joined: {', '.join(_SYMMETRISATIONS)}; default intersection"
     parser.add_argument("--symmetrise", default="intersection", choices=_SYMMETRISATIONS, metavar="NAME", help=how)
     parser.add_argument("--centre", action="store_true", help="subtract each side's mean state (first 2,048 pairs)")
-    parser.add_argument("--threshold", type=float, default=1e-3, metavar="P", help="of softmax; default 0.001")
+    threshold = "of softmax, default 0.001, and of marked, default 0.5"
+    projected = "multiply states with the projection that recipes/light_aligner.gin trained, at its level"
+    parser.add_argument("--projected", action="store_true", help=projected)
+    parser.add_argument("--threshold", type=float, metavar="P", help=threshold)
     parser.add_argument("--regularisation", type=float, default=0.1, metavar="R", help="of ot; default 0.1")
     words = "where words end: at spaces, or also where ICU finds borders in scripts without spaces"
     parser.add_argument("--words", default="spaces", choices=("spaces", "icu"), help=words)
@@ -107,12 +114,19 @@ def _check_options(options: argparse.Namespace, bindings: list[str]) -> None:
         raise UserError(f"--gin.{bindings[0]}: xalign align reads no gin files")
     if options.method in _LEXICAL:
         given = [
-            name for name in ("model", "level", "centre", "step", "maps") if getattr(options, name) not in (None, False)
+            name
+            for name in ("model", "level", "centre", "step", "maps", "projected")
+            if getattr(options, name) not in (None, False)
         ]
         if given:
             raise UserError(f"--{given[0]}: --method={options.method} uses no model; leave one of the two out")
+    elif options.method in _TRAINED:
+        _check_trained(options)
     elif options.model is None:
         raise UserError(f"--model: --method={options.method} needs one; without a model use --method=ibm1")
+    if options.projected and (options.level is not None or options.maps):
+        name = "maps" if options.level is None else "level"
+        raise UserError(f"--{name}: --projected reads states as the projection was trained; leave one of the two out")
     if bool(options.maps) != bool(options.languages):
         raise UserError("--maps and --languages: each needs the other, such as --maps=maps/ --languages=en,de")
     if options.fit_calibration and not options.gold:
@@ -125,6 +139,21 @@ def _check_options(options: argparse.Namespace, bindings: list[str]) -> None:
         raise UserError(f"--picture={options.picture}: its name must end in {', '.join(_PICTURES)}")
     if options.batch_tokens is not None and options.batch_tokens < 1:
         raise UserError(f"--batch_tokens={options.batch_tokens}: at least 1")
+
+
+def _check_trained(options: argparse.Namespace) -> None:
+    """Refuse options that a trained head leaves nothing to do for."""
+    if options.model is None:
+        raise UserError("--model: --method=marked needs a model directory that recipes/marked_words.gin trained")
+    for name, plain in (
+        ("level", None),
+        ("centre", False),
+        ("maps", None),
+        ("projected", False),
+        ("symmetrise", "intersection"),
+    ):
+        if getattr(options, name) != plain:
+            raise UserError(f"--{name}: --method=marked links words as they were trained; leave --{name} out")
 
 
 def _aligner(options: argparse.Namespace, texts: Texts) -> Aligner:
@@ -140,7 +169,38 @@ def _aligner(options: argparse.Namespace, texts: Texts) -> Aligner:
         tension = TENSION if options.method == "ibm1-diagonal" else 0.0
         model = estimate(lambda: as_words(texts.pairs()), tension=tension)
         return LexicalAligner(model, options.symmetrise, calibration)
-    return _neural(options)
+    return _marked(options, calibration) if options.method in _TRAINED else _neural(options)
+
+
+def _marked(options: argparse.Namespace, calibration: Calibration | None) -> Aligner:
+    """The aligner by a trained head. The run's record says how it was trained."""
+    from xalign_jax.api import load, start_jax
+    from xalign_jax.evaluation.aligning.marked import THRESHOLD, MarkedAligner
+
+    stream = _stream(options.model, "MarkedWords", "marked_words")
+    start_jax("highest" if options.dtype == "float32" else "default")
+    loaded = load(options.model, options.step, options.dtype)
+    level = stream["objective"]["level"]
+    return MarkedAligner(
+        loaded.model,
+        loaded.tokenizer,
+        stream["feed"]["marker"],
+        loaded.model.num_layers if level is None else level,
+        threshold=THRESHOLD if options.threshold is None else options.threshold,
+        spaced=options.words == "spaces",
+        calibration=calibration,
+        batch_tokens=options.batch_tokens,
+        name=options.model.name,
+    )
+
+
+def _stream(model: Path, objective: str, recipe: str) -> dict[str, Any]:
+    """The stream of a run that trained an objective. Raises UserError if none did."""
+    from xalign_jax.records.files import stream_of
+
+    if (stream := stream_of(model, objective)) is None:
+        raise UserError(f"--model={model}: no run there that trained {objective}; train recipes/{recipe}.gin")
+    return stream
 
 
 def _neural(options: argparse.Namespace) -> Aligner:
@@ -157,8 +217,13 @@ def _neural(options: argparse.Namespace) -> Aligner:
         calibration = read_calibration(options.calibration)
     start_jax("highest" if options.dtype == "float32" else "default")
     loaded = load(options.model, options.step, options.dtype)
-    level = default_level(loaded.model) if options.level is None else options.level
-    extraction = Extraction(options.method, options.symmetrise, options.threshold, options.regularisation)
+    level, projection = options.level, None
+    if options.projected:
+        level = _stream(options.model, "LightAligner", "light_aligner")["objective"]["level"]
+        projection = loaded.model.heads["light_aligner"]["projection"]
+    level = default_level(loaded.model) if level is None else level
+    threshold = 1e-3 if options.threshold is None else options.threshold
+    extraction = Extraction(options.method, options.symmetrise, threshold, options.regularisation)
     return NeuralAligner(
         loaded.model,
         loaded.tokenizer,
@@ -168,5 +233,6 @@ def _neural(options: argparse.Namespace) -> Aligner:
         batch_tokens=options.batch_tokens,
         maps=LanguageMaps.load(options.maps) if options.maps else None,
         languages=two_languages(options.languages) if options.languages else None,
+        projection=projection,
         name=options.model.name,
     )

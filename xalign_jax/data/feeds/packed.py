@@ -95,6 +95,8 @@ class TranslationFeed(Feed):
       language_types: the batch has token types, the language's number in the feed's `languages` (XLM).
       targets: which tokens a causal language model predicts: "second" = those of b, each given a and the tokens of b
         before it (cross-lingual mapping); "all" = those of a too. None = the batch has no targets.
+      mismatched: the share of pairs whose second text is any text of its language. Above 0, the batch names the groups
+        of both texts, which are equal where they translate each other (`ParallelSentences`).
     """
 
     length: int = gin.REQUIRED
@@ -107,13 +109,19 @@ class TranslationFeed(Feed):
     reset_positions: bool = False
     language_types: bool = False
     targets: str | None = None
+    mismatched: float = 0.0
 
     def __post_init__(self) -> None:
         freeze(self)
         at_least_one(self, "length", "side", "slots")
+        within(self, "[0, 1]", "mismatched")
         if self.targets is not None:
             one_of(self, "targets", ("second", "all"))
         _check_pairs(self)
+        if self.mismatched and self.whole_groups:
+            raise UserError(
+                "TranslationFeed.mismatched draws texts of other groups: set TranslationFeed.whole_groups = False"
+            )
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Raise UserError if the recipe lacks something that the feed reads. `lexicon`: True if the recipe has one."""
@@ -128,7 +136,7 @@ class TranslationFeed(Feed):
         _check_side(self, 2, corpus)
         own = int(hash64(seed, "TranslationFeed"))
         # One view: both texts of a pair lie one after another in the same row.
-        return _pair_rows(self, 1, False, self._form(), corpus, mixture, rows, own, split)
+        return _pair_rows(self, 1, False, self._form(), corpus, mixture, rows, own, split, self.mismatched)
 
     def blank(self, rows: int) -> Batch:
         """The arrays of `rows` rows without text, where only shapes matter."""
@@ -136,7 +144,8 @@ class TranslationFeed(Feed):
 
     def _form(self) -> Form:
         has, second = self.targets is not None, self.targets == "second"
-        return Form(self.length, self.slots, self.reset_positions, self.language_types, targets=has, second=second)
+        groups = 2 if self.mismatched else 0
+        return Form(self.length, self.slots, self.reset_positions, self.language_types, groups, has, second)
 
 
 @gin.configurable
@@ -295,12 +304,12 @@ def group_index(feed: Any, corpus: Corpus, mixture: Mixture, split: str, choice:
 
 def _pair_rows(
     feed: Any, views: int, mixup: bool, form: Form, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int,
-    split: str,
+    split: str, mismatched: float = 0.0,
 ) -> PackedRows:  # fmt: skip
     """The rows of a feed of translation pairs."""
     mixture = reads(feed, mixture)
     pairs = group_index(feed, corpus, mixture, split, Choice(feed.pivot, feed.pairs))
-    items = PairItems(PairExamples(pairs, mixture, seed), views, mixup, feed.side, seed, feed.reverse)
+    items = PairItems(PairExamples(pairs, mixture, seed), views, mixup, feed.side, seed, feed.reverse, mismatched)
     if feed.whole_groups:
         return _whole(feed, WholeGroups(pairs, feed.side, seed, items), mixture, form, corpus, rows, seed)
     return PackedRows(items, mixture, form, corpus.tokenizer, rows, seed)

@@ -10,7 +10,7 @@ Where whole groups must stay in one batch, a block is a batch. It holds as many 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -95,6 +95,19 @@ def pack(
             left[view][found] -= size
             room[view][found] = left[view][found] if taken[found] < slots else -1
     return np.array(row), np.array(slot), place
+
+
+def largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number from 1 to `most` that fits, if every smaller number does too; 0 = not even 1."""
+    # Double the number while it fits, then halve the interval: `found` always fits, `beyond` never does.
+    found, beyond = 0, 1
+    while beyond <= most and fits(beyond):
+        found, beyond = beyond, 2 * beyond
+    beyond = min(beyond, most + 1)
+    while beyond - found > 1:
+        middle = (found + beyond) // 2
+        found, beyond = (middle, beyond) if fits(middle) else (found, middle)
+    return found
 
 
 class PackedRows(Batches):
@@ -197,15 +210,7 @@ class PackedRows(Batches):
                 total += sizes.sum()
             return total / (_SAMPLE * sizes.shape[1] * self._rows * self._form.length)
 
-        # Double the number while it fits, then halve the interval: `fits` always fits, `beyond` never does.
-        fits, beyond = 0, 1
-        most = source.report["groups"]
-        while beyond <= most and filled(beyond):
-            fits, beyond = beyond, 2 * beyond
-        beyond = min(beyond, most + 1)
-        while beyond - fits > 1:
-            middle = (fits + beyond) // 2
-            fits, beyond = (middle, beyond) if filled(middle) else (fits, middle)
+        fits = largest(lambda groups: filled(groups) > 0, source.report["groups"])
         return fits, self._rows, filled(fits) if fits else 0.0
 
     def _measure(self, sources: Sequence[Source]) -> tuple[int, int, float]:

@@ -309,15 +309,19 @@ class PairItems(ExampleItems):
     Args:
       side: most tokens of a text; longer texts are cut.
       reverse: the share of pairs whose order is not the one of `Pairs.first`; None = each order is equally likely.
+      mismatched: the share of items whose second text is drawn from all texts of its language, so that it seldom
+        translates the first. For items of one pair.
     """
 
     unit = "pairs"
 
     def __init__(
-        self, examples: PairExamples, views: int, mixup: bool, side: int, seed: int, reverse: float | None = None
-    ) -> None:
+        self, examples: PairExamples, views: int, mixup: bool, side: int, seed: int, reverse: float | None = None,
+        mismatched: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__(examples)
         self._views, self._side, self._seed, self._reverse = views, side, seed, reverse
+        self._mismatched = mismatched
         self.units = 2 if mixup else 1
         self.tokens, self.tasks = examples.pairs.tokens, examples.pairs.tasks
 
@@ -325,8 +329,21 @@ class PairItems(ExampleItems):
         """The items with these numbers, (I,) int64 >= 0."""
         # (I,) items -> (I * pairs,) examples -> (I, 2 sides, pairs) documents.
         example = (number[:, None] * self.units + np.arange(self.units)).ravel()
-        document = np.stack(self._examples.draw(example), axis=1).reshape(len(number), self.units, 2)
+        first, second = self._examples.draw(example)
+        if self._mismatched:
+            second = self._exchanged(second, number)
+        document = np.stack([first, second], axis=1).reshape(len(number), self.units, 2)
         return self.of(document.transpose(0, 2, 1), number)
+
+    def _exchanged(self, document: np.ndarray, number: np.ndarray) -> np.ndarray:
+        """(I,) int64: documents, some of which are replaced by others of the same language, by their numbers (I,)."""
+        pairs = self._examples.pairs
+        language = pairs.language[document]
+        count = pairs.per_language[language]
+        first = (np.cumsum(pairs.per_language) - pairs.per_language)[language]
+        other = first + (hash64(self._seed, "other text", number) % count.astype(np.uint64)).astype(np.int64)
+        chosen = uniform(self._seed, "mismatched", number) < self._mismatched
+        return np.where(chosen, pairs.by_language[other], document)
 
     def of(self, document: np.ndarray, number: np.ndarray) -> Items:
         """The items of pairs of documents (I, 2, pairs), whose order is drawn by their numbers (I,); int64."""
@@ -346,9 +363,11 @@ class PairItems(ExampleItems):
         size = np.minimum(pairs.size[document], self._side)
         cut = np.count_nonzero(pairs.size[document] > self._side, axis=(1, 2))
         spans = (pairs.store[document], pairs.start[document], size, pairs.language[document], np.zeros_like(size))
+        group, text = pairs.group[document[:, 0]], pairs.text[document]
         if self._views == 1:
             spans = tuple(column.transpose(0, 2, 1) for column in spans)
-        return Items(*spans, cut, np.ones_like(spans[2]), pairs.group[document[:, 0]], pairs.text[document])
+            group, text = pairs.group[document[:, :, 0]], text.transpose(0, 2, 1)
+        return Items(*spans, cut, np.ones_like(spans[2]), group, text)
 
 
 class WholeGroups:

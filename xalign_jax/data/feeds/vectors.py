@@ -62,7 +62,7 @@ class VectorFeed(Feed):
 
     def own_files(self) -> Mapping[str, str]:
         """The files of vectors."""
-        return {f"VectorFeed.files[{language!r}]": path for language, path in self.files}
+        return {f"files[{language!r}]": path for language, path in self.files}
 
     def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> VectorRows:
         """The feed over the files' words. No mixture is read and no split but "train" exists.

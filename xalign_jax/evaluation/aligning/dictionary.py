@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from xalign_jax.data.lexicon.model1 import bare
-from xalign_jax.evaluation.aligning.pairs import Alignment, Pair
+from xalign_jax.data.text.linked import Pair
+from xalign_jax.evaluation.aligning.pairs import Alignment
 
 
 class Line(NamedTuple):

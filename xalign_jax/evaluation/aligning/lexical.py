@@ -9,7 +9,8 @@ import numpy as np
 from xalign_jax.alignment.scores import Calibration
 from xalign_jax.alignment.symmetrise import symmetrise, word_links
 from xalign_jax.data.lexicon.model1 import LONGEST, Model1, near_diagonal, within_cells
-from xalign_jax.evaluation.aligning.pairs import Alignment, Pair, alignments
+from xalign_jax.data.text.linked import Pair
+from xalign_jax.evaluation.aligning.pairs import Alignment, alignments
 
 
 class LexicalAligner:

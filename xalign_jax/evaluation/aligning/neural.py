@@ -15,10 +15,12 @@ from xalign_jax import target
 from xalign_jax.alignment.methods import Extraction, Found, extract, links
 from xalign_jax.alignment.scores import Calibration
 from xalign_jax.alignment.symmetrise import word_links
+from xalign_jax.data.text.linked import Pair
+from xalign_jax.data.tokens.marked import Both, WordEncoder
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.activations import Want
-from xalign_jax.evaluation.aligning.pairs import Alignment, Pair, alignments
+from xalign_jax.evaluation.aligning.pairs import Alignment, alignments
 from xalign_jax.evaluation.encode import Batch, fetch, framed
 from xalign_jax.evaluation.language_maps import LanguageMaps, Stack
 from xalign_jax.interfaces import Inputs
@@ -29,7 +31,6 @@ CALIBRATION = Calibration(0.875, 0.579, "multilingual-e5-small, level 7, itermax
 # Tokens of each side in a batch, with padding. On CPUs, small batches fit the caches and have sentences of equal length.
 _BATCH_TOKENS = {"cpu": 512}
 _MORE_TOKENS = 2**15
-_KNOWN_WORDS = 2**20  # words whose tokens are remembered
 _AHEAD = 2  # batches that are on their way to or from the device
 
 
@@ -45,13 +46,6 @@ class Way(NamedTuple):
     level: int
     extraction: Extraction
     centred: bool = False
-
-
-class _Encoded(NamedTuple):
-    """The tokens of a sentence and the word of each, (n,) int32 each."""
-
-    tokens: np.ndarray
-    words: np.ndarray
 
 
 class _Batch(NamedTuple):
@@ -85,6 +79,7 @@ class NeuralAligner:
         batch_tokens: int | None = None,
         maps: LanguageMaps | None = None,
         languages: tuple[str, str] | None = None,
+        projection: jax.Array | None = None,
         name: str = "the model",
     ):
         """Args:
@@ -95,6 +90,7 @@ class NeuralAligner:
           batch_tokens: of each side in a batch, with padding; None = 512 on CPUs, 32,768 on accelerators. A batch has one
             sentence pair at least.
           maps: states go through the maps of `languages`, (source, target); None = the model as it is.
+          projection: (D,d), which states are multiplied with; None = none.
           name: of the model, for the user.
 
         Raises:
@@ -112,13 +108,12 @@ class NeuralAligner:
             mapped = maps.of(languages, 2)
             mapped.check(Want(tuple(way.level for way in ways), tokens=True))
             self._stack, self._numbers = maps.stack, mapped.numbers
-        self.longer = 0
+        self.longer, self._projection = 0, projection
         self._levels = tuple(sorted({way.level for way in ways}))
         self._model, self._tokenizer, self._ways = model.up_to(self._levels[-1]), tokenizer, tuple(ways)
         self.way = f"{name}, level {ways[0].level}, {ways[0].extraction.method}"
-        self._spaced, self.calibration = spaced, calibration
-        self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(target.platform(), _MORE_TOKENS)
-        self._known: dict[str, np.ndarray] = {}
+        self._encoder, self.calibration = WordEncoder(tokenizer, spaced), calibration
+        self._batch_tokens = batch_tokens or tokens_of_batch()
         # Specials around a sentence, as `framed` puts them.
         specials = [] if model.causal else [tokenizer.bos, tokenizer.eos]
         self._before = int(bool(specials) and specials[0] is not None)
@@ -131,7 +126,7 @@ class NeuralAligner:
 
     def align_ways(self, pairs: Sequence[Pair]) -> list[list[Alignment]]:
         """For each way, the links of each pair."""
-        encoded = [self._encode(pair) for pair in pairs]
+        encoded = self._encoder.encode(pairs)
         self.longer += sum(max(len(side.tokens) for side in both) > self._room for both in encoded)
         if self._means is None and any(way.centred for way in self._ways):
             self._means = self._measure_means(encoded)
@@ -146,22 +141,7 @@ class NeuralAligner:
             self._collect(*waiting.popleft(), into)
         return into
 
-    def _encode(self, pair: Pair) -> tuple[_Encoded, _Encoded]:
-        """Both sentences as tokens. Each word is encoded by itself, and its tokens are remembered."""
-        new = [word for word in dict.fromkeys(pair.source + pair.target) if word not in self._known]
-        if new:
-            if len(self._known) > _KNOWN_WORDS:
-                self._known.clear()
-                new = list(dict.fromkeys(pair.source + pair.target))
-            self._known.update(zip(new, self._tokenizer.encode_words(new, self._spaced), strict=True))
-        return self._tokens(pair.source), self._tokens(pair.target)
-
-    def _tokens(self, words: Sequence[str]) -> _Encoded:
-        ids = [self._known[word] for word in words]
-        tokens = np.concatenate([np.zeros(0, np.int32), *ids])
-        return _Encoded(tokens, np.repeat(np.arange(len(ids), dtype=np.int32), [len(i) for i in ids]))
-
-    def _batches(self, encoded: Sequence[tuple[_Encoded, _Encoded]]) -> Iterator[_Batch]:
+    def _batches(self, encoded: Sequence[Both]) -> Iterator[_Batch]:
         """Batches of pairs of similar length, the longest first, so that each batch knows its width at once."""
         lengths = np.array([[min(len(side.tokens), self._room) for side in both] for both in encoded]).reshape(-1, 2)
         # Pairs without a token on one side have no links.
@@ -169,7 +149,7 @@ class NeuralAligner:
         order = order[lengths.min(1)[order] > 0]
         frame = self._model.max_length - self._room
         while len(order):
-            width = min(_width(int(lengths[order[0]].max()) + frame), self._model.max_length)
+            width = min(row_width(int(lengths[order[0]].max()) + frame), self._model.max_length)
             count = max(1, self._batch_tokens // width)
             rows, order = order[:count], order[count:]
             # One shape for each width: the last batch is filled with copies of its last pair.
@@ -196,7 +176,7 @@ class NeuralAligner:
     def _read(self, batch: _Batch) -> dict[int, jax.Array]:
         """The states of a batch."""
         numbers = np.repeat(self._numbers, len(batch.inputs["tokens"]) // 2)
-        return _states(self._model, batch.inputs, self._levels, self._stack, numbers)
+        return _states(self._model, batch.inputs, self._levels, self._stack, numbers, self._projection)
 
     def _collect(self, batch: _Batch, found: list[Found], into: list[list[Alignment]]) -> None:
         """Fetch the links of a batch, and put those of each pair into its place."""
@@ -213,9 +193,10 @@ class NeuralAligner:
             for row, alignment in zip(batch.rows.tolist(), each, strict=True):
                 places[row] = alignment
 
-    def _measure_means(self, encoded: Sequence[tuple[_Encoded, _Encoded]]) -> dict[int, np.ndarray]:
+    def _measure_means(self, encoded: Sequence[Both]) -> dict[int, np.ndarray]:
         """{level: (2,1,1,D)} mean states of all tokens of words, for each side apart."""
-        sums = {level: np.zeros((2, self._model.width)) for level in self._levels}
+        width = self._model.width if self._projection is None else self._projection.shape[1]
+        sums = {level: np.zeros((2, width)) for level in self._levels}
         count = np.zeros(2)
         for batch in self._batches(encoded):
             # (2,B,W) tokens of real pairs.
@@ -236,12 +217,20 @@ def default_level(model: Model) -> int:
 
 @functools.partial(jax.jit, static_argnames="levels")
 def _states(
-    model: Model, inputs: Batch, levels: tuple[int, ...], stack: Stack | None, numbers: np.ndarray
+    model: Model,
+    inputs: Batch,
+    levels: tuple[int, ...],
+    stack: Stack | None,
+    numbers: np.ndarray,
+    projection: jax.Array | None,
 ) -> dict[int, jax.Array]:
     """{level: (2,B,W,D) float32} states of 2 B rows: sources, then targets. `numbers` (2 B,) are their languages."""
     edit = {} if stack is None else stack.edits(numbers)
-    states = model.hidden(Inputs.of(inputs), levels=levels, edit=edit)
-    return {level: states[level].astype(jnp.float32).reshape(2, -1, *states[level].shape[1:]) for level in levels}
+    hidden = model.hidden(Inputs.of(inputs), levels=levels, edit=edit)
+    states = {level: hidden[level].astype(jnp.float32) for level in levels}
+    if projection is not None:
+        states = {level: jnp.matmul(found, projection) for level, found in states.items()}
+    return {level: found.reshape(2, -1, *found.shape[1:]) for level, found in states.items()}
 
 
 @jax.jit
@@ -250,7 +239,12 @@ def _sums(states: jax.Array, own: jax.Array) -> jax.Array:
     return jnp.where(own[..., None], states, 0.0).sum((1, 2))
 
 
-def _width(length: int) -> int:
+def tokens_of_batch() -> int:
+    """Tokens of each side in a batch, unless a user says otherwise."""
+    return _BATCH_TOKENS.get(target.platform(), _MORE_TOKENS)
+
+
+def row_width(length: int) -> int:
     """The width of rows for a length: four steps for each doubling, so that at most a quarter is padding."""
     step = 2 ** max(2, (length - 1).bit_length() - 3)
     return max(16, -(-length // step) * step)

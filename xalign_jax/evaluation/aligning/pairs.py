@@ -1,4 +1,4 @@
-"""Parallel sentences, line by line, and the links between their words."""
+"""The links between the words of sentence pairs, and what finds them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,9 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from xalign_jax.alignment.scores import Calibration
-from xalign_jax.data.text.lines import read_lines
-from xalign_jax.data.tokens.segmenter import BORDER, mark_borders
-from xalign_jax.errors import UserError
+from xalign_jax.data.text.linked import Pair
 
 _Item = TypeVar("_Item")
-
-
-class Pair(NamedTuple):
-    """One line of both files: its number from 1, and its words."""
-
-    line: int
-    source: tuple[str, ...]
-    target: tuple[str, ...]
 
 
 class Alignment(NamedTuple):
@@ -60,41 +50,6 @@ class Aligner(Protocol):
 
     def align(self, pairs: Sequence[Pair]) -> list[Alignment]:
         """The links of each pair, in the order of the pairs."""
-
-
-def split_words(text: str, words: str = "spaces") -> tuple[str, ...]:
-    """The words of a sentence: between white space, and with "icu" also where scripts without spaces have borders."""
-    if words == "icu":
-        text = mark_borders(text).replace(BORDER, " ")
-    return tuple(text.split())
-
-
-def read_pairs(source: str, target: str, words: str = "spaces") -> Iterator[Pair]:
-    """The sentence pairs of two files, which may be compressed. One line is held at a time.
-
-    Raises:
-      UserError: the files have unequal numbers of lines, or `read_lines` refuses one.
-    """
-    missing = object()
-    for (number, first), (_, second) in itertools.zip_longest(
-        read_lines(source), read_lines(target), fillvalue=(0, missing)
-    ):
-        if not (isinstance(first, str) and isinstance(second, str)):
-            raise _unequal(source, target)
-        yield Pair(number, split_words(first, words), split_words(second, words))
-
-
-def count_pairs(source: str, target: str) -> int:
-    """The number of lines of both files. Raises UserError if they are unequal: before the work, not after it."""
-    counts = [sum(1 for _ in read_lines(file)) for file in (source, target)]
-    if counts[0] != counts[1]:
-        raise _unequal(source, target, counts)
-    return counts[0]
-
-
-def _unequal(source: str, target: str, counts: Sequence[int] = ()) -> UserError:
-    said = " and ".join(f"{count:,}" for count in counts) or "different numbers of"
-    return UserError(f"{source} and {target} have {said} lines; line n of one must translate line n of the other")
 
 
 def windows(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:

@@ -16,10 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from xalign_jax.alignment.scores import Calibration, calibration_error, counts, fit_calibration, interval, scores
+from xalign_jax.data.text.linked import Gold, Pair, count_pairs, read_gold, read_pairs
 from xalign_jax.errors import RunError, UserError, one_line
 from xalign_jax.evaluation.aligning.dictionary import DictionaryCounts
-from xalign_jax.evaluation.aligning.links import Gold, json_line, pharaoh, read_gold
-from xalign_jax.evaluation.aligning.pairs import Aligner, Alignment, Pair, count_pairs, read_pairs, windows
+from xalign_jax.evaluation.aligning.links import json_line, pharaoh
+from xalign_jax.evaluation.aligning.pairs import Aligner, Alignment, windows
 from xalign_jax.evaluation.encode import SECONDS_BEFORE_A_BAR
 
 WINDOW = 2048  # sentence pairs that are held at a time

@@ -1,0 +1,93 @@
+"""Marked words: the head's loss is its formula, gold links become labels, and `xalign align` reads the trained head."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from objective_cases import assert_same_on_eight_devices, bound, loss_of
+from sentence_cases import KEY, V, sentence_model
+
+from xalign_jax.alignment.marking import HEAD
+from xalign_jax.errors import UserError
+from xalign_jax.interfaces import Inputs
+from xalign_jax.objectives.marked_words import MarkedWords
+
+ROWS, T = 8, 12
+
+
+def marked_batch(seed=0):
+    """Rows of two segments of five tokens and two of padding; a third of the tokens is not judged."""
+    random = np.random.default_rng(seed)
+    segments = np.tile(np.repeat([1, 2, 0], [5, 5, 2]), (ROWS, 1)).astype(np.int32)
+    linked = np.where(segments > 0, random.integers(-1, 2, (ROWS, T)), -1).astype(np.int32)
+    places = np.tile([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 0], (ROWS, 1)).astype(np.int32)
+    return {
+        "tokens": random.integers(5, V, (ROWS, T)).astype(np.int32),
+        "positions": places,
+        "segment_ids": segments,
+        "linked": linked,
+    }
+
+
+def with_head(objective, model, params):
+    return params | {"heads": objective.init(KEY, model)[0]}
+
+
+@pytest.mark.parametrize("level", [1, None])
+def test_the_loss_is_binary_cross_entropy_of_the_judged_tokens(model, params, level):
+    objective, batch = MarkedWords(level), marked_batch()
+    params = with_head(objective, model, params)
+    read = jax.jit(lambda p: bound(model, p).hidden(Inputs.of(batch), levels=(level or 2,))[level or 2])
+    head, linked = params["heads"][HEAD], batch["linked"]
+    p = 1 / (
+        1 + np.exp(-(np.asarray(read(params), np.float64) @ np.asarray(head["weight"], np.float64) + head["bias"]))
+    )
+    expected = -np.log(np.where(linked == 1, p, 1 - p))[linked >= 0].sum()
+    loss, metrics, _ = loss_of(objective, model, params, {}, batch, KEY)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert objective.count(model, batch, KEY) == (linked >= 0).sum() > 20
+    np.testing.assert_allclose(metrics["linked"], (linked == 1).sum() / (linked >= 0).sum(), rtol=1e-6)
+
+
+def test_precision_and_recall_count_tokens_above_a_half(model, params):
+    objective, batch = MarkedWords(1), marked_batch()
+    everything = {HEAD: {"weight": jnp.zeros(model.width), "bias": jnp.asarray(1.0)}}
+    found = loss_of(objective, model, params | {"heads": everything}, {}, batch, KEY)[1]
+    assert found["recall"] == 1 and found["precision"] == found["linked"]
+    nothing = {HEAD: {"weight": jnp.zeros(model.width), "bias": jnp.asarray(-1.0)}}
+    found = loss_of(objective, model, params | {"heads": nothing}, {}, batch, KEY)[1]
+    assert found["recall"] == found["precision"] == 0
+
+
+def test_a_batch_without_a_judged_token_has_no_loss(model, params):
+    objective, batch = MarkedWords(1), marked_batch()
+    batch["linked"] = np.full_like(batch["linked"], -1)
+    loss, metrics, _ = loss_of(objective, model, with_head(objective, model, params), {}, batch, KEY)
+    assert loss == objective.count(model, batch, KEY) == 0 and metrics["precision"] == 0
+
+
+@pytest.mark.slow
+def test_gradients_are_equal_on_eight_devices(model, params):
+    objective = MarkedWords(2)
+    assert_same_on_eight_devices(objective, model, with_head(objective, model, params), marked_batch())
+
+
+@pytest.mark.slow
+def test_gradients_are_equal_when_rows_go_in_parts(model, params):
+    objective, batch = MarkedWords(2), marked_batch()
+    params = with_head(objective, model, params)
+
+    def gradient(network):
+        return jax.jit(jax.grad(lambda p: objective.loss(bound(network, p), batch, {}, KEY)[0]))(params)
+
+    parts = jax.tree.map(np.asarray, (gradient(model), gradient(sentence_model(chunks=2))))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), *parts)
+
+
+def test_a_level_that_the_model_lacks_is_refused(model):
+    with pytest.raises(UserError, match=r"MarkedWords.level = 3: the model has levels 0 to 2"):
+        dataclasses.replace(MarkedWords(), level=3).init(KEY, model)
