@@ -125,16 +125,16 @@ def test_self_learning_grows_a_small_dictionary():
     order = np.random.default_rng(2).permutation(250)
     target = target[order]
     right = np.argsort(order)
-    seeds = np.stack([np.arange(15), right[:15]], axis=1)
+    seeds = np.stack([np.arange(10), right[:10]], axis=1)
     found = self_learning(source, target, seeds, seed=0, patience=2, keep=0.5)
     again = self_learning(source, target, seeds, seed=0, patience=2, keep=0.5)
     np.testing.assert_array_equal(found.source.weight, again.source.weight)
     mapped = neighbours(found.source(source), found.target(target)).indices[:, 0]
     # The seeds alone do not fix the rotation: there are fewer of them than dimensions.
     sides = [unit(fitted(side)) for fitted, side in zip(centring(source, target), (source, target), strict=True)]
-    turn = procrustes(sides[0][:15], sides[1][right[:15]])
+    turn = procrustes(sides[0][:10], sides[1][right[:10]])
     alone = neighbours(sides[0] @ turn, sides[1]).indices[:, 0]
-    assert np.mean(mapped == right) > 0.95 > 0.9 > np.mean(alone == right)
+    assert np.mean(mapped == right) > 0.95 > 0.8 > np.mean(alone == right)
     assert np.mean(right[found.dictionary[:, 0]] == found.dictionary[:, 1]) > 0.95 and found.rounds > 3
     cut = self_learning(source, target, seeds, seed=0, patience=2, keep=1.0, cutoff=220)
     assert cut.dictionary.max() < 220 and cut.rounds < found.rounds + 10
