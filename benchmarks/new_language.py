@@ -21,6 +21,7 @@ import random
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -151,8 +152,8 @@ def hits(one: np.ndarray, other: np.ndarray) -> list[float]:
     return [round(float(np.mean(cosines.argmax(axis) == own)), 4) for axis in (1, 0)]
 
 
-def measure(data: Path, model_dir: str, step: int | None, start: str | None) -> None:
-    """Print retrieval of Tatoeba (400 lines and all) and NTREX (400 lines): into English, then from English."""
+def encoder(model_dir: str, step: int | None, start: str | None) -> Callable[[list[str]], np.ndarray]:
+    """A function from texts to vectors; with `start`, of the average of both models' parameters."""
     import jax
 
     import xalign_jax as xa
@@ -165,6 +166,12 @@ def measure(data: Path, model_dir: str, step: int | None, start: str | None) -> 
     def vectors(texts: list[str]) -> np.ndarray:
         return model.encode([f"query: {text}" for text in texts], specials=True)
 
+    return vectors
+
+
+def measure(data: Path, model_dir: str, step: int | None, start: str | None) -> None:
+    """Print retrieval of Tatoeba (400 lines and all) and NTREX (400 lines): into English, then from English."""
+    vectors = encoder(model_dir, step, start)
     for name in ("eus", "deu", "fra", "hin", "swh"):
         folder = data / "retrieval" / "tatoeba"
         sides = [vectors(lines(folder / f"tatoeba.{name}-eng.{side}")) for side in (name, "eng")]

@@ -51,6 +51,7 @@ BENCHES = {
     "neighbours": Bench(("--queries=5000", "--candidates=5000")),
     "import_time": Bench(),
     "import_memory": Bench(("--scale=0.25",)),
+    "sentence_pairs": Bench(("--rounds=4",)),
     "contrast_sharded": Bench(("--batch=2048", "--queue=16384")),
 }
 

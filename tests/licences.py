@@ -134,6 +134,8 @@ def allowed(expression: str) -> bool:
 def binds(package: Package) -> bool:
     """Whether the package's licence is unknown, or may bind who uses the package."""
     expected, _ = EXCEPTIONS.get(package.name, ("", ""))
+    if package.name.startswith("nvidia-") and package.licence.startswith("LicenseRef-NVIDIA"):
+        return False  # CUDA's libraries, of PyTorch and of the extra `cuda`: docs/licences.md
     return package.licence != expected and not allowed(package.licence)
 
 

@@ -134,7 +134,7 @@ def test_every_value_of_a_base_may_be_replaced():
         ("Recip.seed=1", "near: Recipe"),
         ("Recipe.sead=1", "sead"),
         (f"Recipe.seed={'9' * 5000}", "is not a value"),
-        (f"PROBES={'[' * 3000}", "too many brackets"),
+        (f"PROBES={'[' * 3000}", "bracket"),  # too many, or not closed: Python 3.12 counts them first
         ("Recipe.vocabulary=%NOPE", "%NOPE has no value; bind NOPE"),
         ("pretrain/Stage.steps=%gin.REQUIRED", "bind --gin.pretrain/Stage.steps"),
         ("Recipe.model=@Recipe()", "refers to itself"),

@@ -19,15 +19,16 @@ from xalign_jax.preparing import open_task
 SMALL = Vocabulary(size=300, lowercase=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def libraries():
     """Imported by the process that runs these tests, not by all that collect them."""
     global seqio, tf, tasks
     seqio, tf, tasks = (pytest.importorskip(name) for name in ("seqio", "tensorflow", "xalign_jax.tasks"))
 
 
-@pytest.fixture(scope="module")
-def text_task(tmp_path_factory):
+# One for the process: seqio keeps what is registered, and xdist may hand this module's tests out in several parts.
+@pytest.fixture(scope="session")
+def text_task(libraries, tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     for language, verb in (("en", "walks"), ("de", "geht")):
         lines = (f"{language} person {i} {verb} to the {'river' if i % 3 else 'town'} {i * i}." for i in range(300))
