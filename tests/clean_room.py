@@ -157,7 +157,7 @@ def write_texts(room: Room) -> None:
 def differences(room: Room, done: list[Step], steps: int | None) -> Iterator[str]:
     """What README shows and the room does not."""
     expected = {
-        "xalign compare": "report/report.md",
+        "xalign compare": "report/table.md",
         "xalign evaluate --model=": "report/e5/report.html",
         "xalign align": "links.pharaoh",
         "xalign export": "hf/config.json",
@@ -168,7 +168,7 @@ def differences(room: Room, done: list[Step], steps: int | None) -> Iterator[str
         ran = [step for step in done if " ".join(step.text.split()).startswith(start) and step.code == 0]
         if ran and not (room.folder / file).is_file():
             yield f"{start}: no file {file}"
-    shown = float(re.search(r"The environment takes about .* ([\d.]+) GB", README.read_text(encoding="utf-8"))[1])
+    shown = float(re.search(r"The environment takes about .*? ([\d.]+) GB", README.read_text(encoding="utf-8"))[1])
     if abs(room.size / 1000 - shown) > 0.1 * shown:
         yield f"the environment has {room.size:,.0f} MB and README says {shown} GB"
     links = room.folder / "links.pharaoh"
