@@ -15,7 +15,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -27,6 +27,7 @@ import torch
 from rows import Row, add_json, write
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
+from xalign_jax.interfaces import Batch, Objective
 from xalign_jax.models.model import Model, build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.masked_lm import MaskedLM
@@ -49,13 +50,13 @@ def batch(number: int, pieces: int, rows: int, length: int) -> dict[str, np.ndar
     return {"tokens": tokens, "positions": positions, "segment_ids": np.ones_like(tokens)}
 
 
-def ours(model: Model, start: Any, batches: list[dict[str, np.ndarray]]) -> Step:
-    """Our step: corruption, loss, gradient, AdamW."""
-    objective, optimizer = MaskedLM(), optax.adamw(RATE, weight_decay=DECAY)
+def ours(model: Model, objective: Objective, start: Any, batches: Sequence[Batch], held: dict[str, Any]) -> Step:
+    """Our step: loss, gradient, AdamW. `held` is the objective's state."""
+    optimizer = optax.adamw(RATE, weight_decay=DECAY)
 
     def update(params: Any, state: Any, batch: Any, key: jax.Array) -> Any:
         def loss(p: Any) -> jax.Array:
-            return objective.loss(model.bind(p), batch, {}, key)[0] / objective.count(model, batch, key)
+            return objective.loss(model.bind(p), batch, held, key)[0] / objective.count(model, batch, key)
 
         value, grads = jax.value_and_grad(loss)(params)
         changes, state = optimizer.update(grads, state, params)
@@ -66,7 +67,7 @@ def ours(model: Model, start: Any, batches: list[dict[str, np.ndarray]]) -> Step
     taken = iter(range(10**9))
 
     def step() -> float:
-        at = next(taken) % BATCHES
+        at = next(taken) % len(batches)
         state[0], state[1], value = compiled(*state, batches[at], jax.random.key(at))
         return float(value)
 
@@ -172,7 +173,7 @@ def main() -> None:
     start = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
     batches = [batch(number, pieces, rows, length) for number in range(BATCHES)]
     steps = {
-        "ours": ours(model, start, batches),
+        "ours": ours(model, MaskedLM(), start, batches, {}),
         "theirs": theirs(hugging_face(shape, pieces, start), labelled(model, batches)),
     }
     # The first step of each side compiles, and shows that both compute the same.

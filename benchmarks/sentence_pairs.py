@@ -22,14 +22,13 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import jax
 import numpy as np
-import optax
 import torch
-from masked_lm import DECAY, ORDINARY, RATE, Step, hugging_face, seconds
+from masked_lm import DECAY, ORDINARY, RATE, Step, hugging_face, ours, seconds
 from rows import Row, add_json, write
 from torch.nn import functional
 
 from xalign_jax.interfaces import Batch, Objective
-from xalign_jax.models.model import Model, build
+from xalign_jax.models.model import build
 from xalign_jax.models.xlm_roberta import XLMRoberta
 from xalign_jax.objectives.distillation import Distillation
 from xalign_jax.objectives.translation_ranking import TranslationRanking
@@ -99,30 +98,6 @@ def packed(pairs: list[Pair], rows: list[list[int]]) -> Batch:
         # Every text is another one.
         batch[which + "text"] = (2 * batch["group"] + side).astype(np.uint32)
     return batch
-
-
-def ours(model: Model, objective: Objective, start: Any, batches: list[Batch]) -> Step:
-    """Our step: loss, gradient, AdamW."""
-    optimizer, key = optax.adamw(RATE, weight_decay=DECAY), jax.random.key(0)
-    held = {"teacher": start} if isinstance(objective, Distillation) else {}
-
-    def update(params: Any, state: Any, batch: Batch) -> Any:
-        def loss(p: Any) -> jax.Array:
-            return objective.loss(model.bind(p), batch, held, key)[0] / objective.count(model, batch, key)
-
-        value, grads = jax.value_and_grad(loss)(params)
-        changes, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, changes), state, value
-
-    compiled = jax.jit(update, donate_argnums=(0, 1))
-    state = [jax.tree.map(jax.numpy.array, start), jax.jit(optimizer.init)(start)]
-    taken = iter(range(10**9))
-
-    def step() -> float:
-        state[0], state[1], value = compiled(*state, batches[next(taken) % BATCHES])
-        return float(value)
-
-    return step
 
 
 def states(network: Any, texts: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -201,8 +176,12 @@ def main() -> None:
     rows = []
     for name, loss in (("ranking", ranking), ("distillation", distillation), ("words", words)):
         same = packed_alike(batches)
+        held = {"teacher": start} if name == "distillation" else {}
         network, teacher = (hugging_face(shape, PIECES, start).roberta for _ in range(2))
-        steps = {"ours": ours(model, OBJECTIVES[name], start, same), "theirs": theirs(loss, network, teacher, batches)}
+        steps = {
+            "ours": ours(model, OBJECTIVES[name], start, same, held),
+            "theirs": theirs(loss, network, teacher, batches),
+        }
         first = {side: step() for side, step in steps.items()}
         np.testing.assert_allclose(first["theirs"], first["ours"], rtol=1e-3)
         rounds = [{side: seconds(step) for side, step in steps.items()} for _ in range(options.rounds)]
