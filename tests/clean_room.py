@@ -42,7 +42,7 @@ TABLE = (
     ("perplexity", "perplexity", {"language": "en"}, 0.10),
     ("perplexity", "perplexity", {"language": "en_clone"}, 0.10),
     ("word_retrieval", "accuracy", {"level": 2, "split": "dictionary"}, 0.10),
-    ("knowledge", "accuracy", {"language": "en_clone"}, 0.15),
+    ("knowledge", "accuracy", {"language": "en_clone"}, 0.10),
 )
 MESSAGES = """
 import json, pathlib, hass_frontend
