@@ -2,12 +2,14 @@ import functools
 import gzip
 import importlib.util
 import struct
+from types import SimpleNamespace
 
 import pytest
 from fakes import write
 
 from xalign_jax.data.lexicon import files as dictionaries
 from xalign_jax.data.text import catalogs, docstrings, lines
+from xalign_jax.data.text import stamps as stamps_module
 from xalign_jax.data.text.files import AlignedLines, Document, JsonLines, MultiwayTsv, TextFiles
 from xalign_jax.data.text.names import parse_name
 from xalign_jax.data.text.stamps import is_current
@@ -155,6 +157,16 @@ def test_fingerprints_and_stamps_follow_the_file(tmp_path):
     before, stamps = source.fingerprint(), source.stamps()
     assert all(map(is_current, stamps))
     write(tmp_path / "a.txt", "two more")
+    assert source.fingerprint() != before
+    assert not all(map(is_current, stamps))
+
+
+def test_docstrings_of_another_python_are_another_text(monkeypatch):
+    """numpy 2.4.6 for Python 3.11 holds numpy.distutils, and for 3.12 it does not."""
+    source = docstrings.Documentation(("optax",))
+    before, stamps = source.fingerprint(), source.stamps()
+    assert all(map(is_current, stamps))
+    monkeypatch.setattr(stamps_module, "sys", SimpleNamespace(version_info=SimpleNamespace(major=3, minor=99)))
     assert source.fingerprint() != before
     assert not all(map(is_current, stamps))
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xalign_jax.data.text.files import Document, normal_text
-from xalign_jax.data.text.stamps import hash_file, stamp_file, stamp_package
+from xalign_jax.data.text.stamps import hash_file, stamp_file, stamp_package, stamp_python
 from xalign_jax.errors import UserError
 
 PACKAGES = ("numpy", "scipy", "jax", "flax", "optax")
@@ -51,11 +51,11 @@ class Documentation:
 
     def fingerprint(self) -> str:
         reader = hash_file(__file__)
-        versions = [stamp_package(package) for package in self.packages]
+        versions = [stamp_python(), *(stamp_package(package) for package in self.packages)]
         return hashlib.sha256(json.dumps(["documentation", versions, reader]).encode()).hexdigest()
 
     def stamps(self) -> list[tuple[str, ...]]:
-        return [*(stamp_package(package) for package in self.packages), stamp_file(__file__)]
+        return [stamp_python(), *(stamp_package(package) for package in self.packages), stamp_file(__file__)]
 
     def documents(self) -> Iterator[Document]:
         return iter(_documents(self.packages))

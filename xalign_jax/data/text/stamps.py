@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import sys
 from collections.abc import Sequence
 
 from xalign_jax.data.text.lines import reading
@@ -24,6 +25,11 @@ def stamp_package(name: str) -> tuple[str, ...]:
         return ("package", name, "missing")
 
 
+def stamp_python() -> tuple[str, ...]:
+    """("python", "3.11"). One version of a package may hold other files for another Python, as numpy does."""
+    return ("python", f"{sys.version_info.major}.{sys.version_info.minor}")
+
+
 def stamp_hub(name: str, revision: str | None) -> tuple[str, ...]:
     """("hub", data set on the Hugging Face Hub, revision, its commit or "unknown" if the Hub does not answer)."""
     try:
@@ -33,13 +39,15 @@ def stamp_hub(name: str, revision: str | None) -> tuple[str, ...]:
 
 
 def is_current(stamp: Sequence[str]) -> bool:
-    """True if the file, package or data set is still as the stamp says.
+    """True if the file, package, Python or data set is still as the stamp says.
 
     A data set counts as unchanged while the Hub does not answer, so that prepared text can be used without a network.
     """
     if stamp[0] == "hub":
         fresh = stamp_hub(stamp[1], stamp[2] or None)
         return fresh[-1] in ("unknown", stamp[-1])
+    if stamp[0] == "python":
+        return tuple(stamp) == stamp_python()
     return tuple(stamp) == (stamp_file(stamp[1]) if stamp[0] == "file" else stamp_package(stamp[1]))
 
 
