@@ -155,6 +155,22 @@ def seconds(step: Step) -> tuple[float, float]:
     return (time.perf_counter() - wall) / STEPS, (time.process_time() - busy) / STEPS
 
 
+def compared(case: str, steps: dict[str, Step], rounds: int, tolerance: float, notes: str) -> list[Row]:
+    """Check that the first losses of "ours" and "theirs" are equal, then time both in turn, and print the ratios."""
+    # The first step of each side compiles, too.
+    first = {name: step() for name, step in steps.items()}
+    np.testing.assert_allclose(first["theirs"], first["ours"], rtol=tolerance)
+    print(f"{case}: first loss {first['ours']:.4f} on both sides")
+    timed = [{name: seconds(step) for name, step in steps.items()} for _ in range(rounds)]
+    found = []
+    for kind, clock in enumerate(("wall", "process")):
+        own, other = (statistics.median(one[name][kind] for one in timed) * 1e3 for name in steps)
+        ratio = statistics.median(one["theirs"][kind] / one["ours"][kind] for one in timed)
+        print(f"{clock:8} ours {own:8.1f} ms a step   theirs {other:8.1f}   ratio {ratio:.2f}", flush=True)
+        found.append(Row(f"{case}, {clock} time", own, "ms", other, ratio, notes))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="small")
@@ -176,19 +192,10 @@ def main() -> None:
         "ours": ours(model, MaskedLM(), start, batches, {}),
         "theirs": theirs(hugging_face(shape, pieces, start), labelled(model, batches)),
     }
-    # The first step of each side compiles, and shows that both compute the same.
-    first = {name: step() for name, step in steps.items()}
-    np.testing.assert_allclose(first["theirs"], first["ours"], rtol=1e-4)
-    rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(options.rounds)]
-    print(f"{rows} x {length} tokens, {pieces} pieces; {shape}; first loss {first['ours']:.4f} on both sides")
+    case, notes = f"{options.shape}, {rows} x {length} tokens", "other: XLMRobertaForMaskedLM, eager"
+    print(f"{pieces} pieces; {shape}")
+    found = compared(case, steps, options.rounds, 1e-4, notes)
     print(f"{options.threads} threads; load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} after")
-    found = []
-    for kind, clock in enumerate(("wall", "process")):
-        own, other = (statistics.median(r[name][kind] for r in rounds) * 1e3 for name in steps)
-        ratio = statistics.median(r["theirs"][kind] / r["ours"][kind] for r in rounds)
-        print(f"{clock:8} ours {own:8.1f} ms a step   theirs {other:8.1f}   ratio {ratio:.2f}")
-        case = f"{options.shape}, {rows} x {length} tokens, {clock} time"
-        found.append(Row(case, own, "ms", other, ratio, "other: XLMRobertaForMaskedLM, eager"))
     write(options.json, found)
 
 

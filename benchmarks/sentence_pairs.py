@@ -5,16 +5,14 @@
 Three losses: translation ranking (cosines / .05, both directions), distillation (squared errors to a teacher's vectors,
 for both sides) and word alignment (awesome-align's self-training and consistency). Both sides take the same step: the same
 weights and sentences, forward, backward, AdamW; float32, no dropout, --threads each. The first losses are checked to be
-equal. Sentences have 4 to 40 tokens. Ours packs them into rows of 64; the other side pads a
-batch to its longest sentence, as sentence-transformers does. A ratio is the median over alternating rounds of
-(theirs / ours). OpenMP threads wait passively: waiting actively on a busy machine would count in our favour.
+equal. Sentences have 4 to 40 tokens. Ours packs them into rows of 64; the other side pads a batch to its longest sentence,
+as sentence-transformers does. A ratio is the median over alternating rounds of (theirs / ours). OpenMP threads wait passively: waiting actively on a busy machine would count in our favour.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +21,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import jax
 import numpy as np
 import torch
-from masked_lm import DECAY, ORDINARY, RATE, Step, hugging_face, ours, seconds
+from masked_lm import DECAY, ORDINARY, RATE, Step, compared, hugging_face, ours
 from rows import Row, add_json, write
 from torch.nn import functional
 
@@ -45,7 +43,6 @@ OBJECTIVES: dict[str, Objective] = {
     "words": WordAlignment(level=SHAPE[0], threshold=THRESHOLD, temperature=TEMPERATURE),
 }
 Pair = tuple[np.ndarray, np.ndarray]
-Vectors = Callable[[list[np.ndarray]], torch.Tensor]
 
 
 def drawn(number: int, count: int) -> list[Pair]:
@@ -173,26 +170,17 @@ def main() -> None:
     start = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
     batches = [drawn(number, options.pairs) for number in range(BATCHES)]
     print(f"{options.pairs} pairs a step; {shape}; load of the machine {os.getloadavg()[0]:.1f}")
-    rows = []
+    rows: list[Row] = []
+    same = packed_alike(batches)
     for name, loss in (("ranking", ranking), ("distillation", distillation), ("words", words)):
-        same = packed_alike(batches)
         held = {"teacher": start} if name == "distillation" else {}
         network, teacher = (hugging_face(shape, PIECES, start).roberta for _ in range(2))
         steps = {
             "ours": ours(model, OBJECTIVES[name], start, same, held),
             "theirs": theirs(loss, network, teacher, batches),
         }
-        first = {side: step() for side, step in steps.items()}
-        np.testing.assert_allclose(first["theirs"], first["ours"], rtol=1e-3)
-        rounds = [{side: seconds(step) for side, step in steps.items()} for _ in range(options.rounds)]
-        for kind, clock in enumerate(("wall", "process")):
-            own, other = (statistics.median(r[side][kind] for r in rounds) * 1e3 for side in steps)
-            ratio = statistics.median(r["theirs"][kind] / r["ours"][kind] for r in rounds)
-            print(
-                f"{name:13} {clock:8} ours {own:8.1f} ms a step   theirs {other:8.1f}   ratio {ratio:.2f}", flush=True
-            )
-            case = f"{name}, {options.pairs} pairs, {clock} time"
-            rows.append(Row(case, own, "ms", other, ratio, "other: the same loss in PyTorch, padded"))
+        case, notes = f"{name}, {options.pairs} pairs", "other: the same loss in PyTorch, padded"
+        rows += compared(case, steps, options.rounds, 1e-3, notes)
     write(options.json, rows)
 
 

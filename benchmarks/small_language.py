@@ -25,7 +25,7 @@ import new_language as whole
 
 CORPORA = {"gd": "wesnoth", "hsb": "mozilla_www"}
 HELD = {"gd": 400, "hsb": 300}
-OTHERS = ("de", "fr", "es", "cs", "pl", "ru")  # of wesnoth: they hold the encoder where it is
+OTHERS = ("de", "fr", "es", "cs", "pl", "ru")  # of wesnoth: they keep the vectors of other languages
 REST = {"same": 0.06, "de": 0.05, "fr": 0.04, "es": 0.04, "cs": 0.04, "pl": 0.04, "ru": 0.03}
 
 

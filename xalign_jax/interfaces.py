@@ -251,8 +251,8 @@ class Objective:
     stage divides the sum by the count over the global batch, so both are plain sums over rows. Arrays are global, as if
     there were one device: methods need not average over devices or gather from them.
 
-    Before the first step, a run calls `check`, `init`, `copied_heads` and `prefill`. In each step it calls `count`, `loss` and, after
-    the optimiser, `after_update`; all three run under `jax.jit`. For example:
+    Before the first step, a run calls `check`, `init`, `copied_heads` and `prefill`. In each step it calls `count`, `loss`
+    and, after the optimiser, `after_update`; all three run under `jax.jit`. For example:
 
         class CausalLM(Objective):
             def count(self, model, batch, rng):

@@ -12,13 +12,13 @@ import pytest
 from commands import xalign
 
 from xalign_jax.alignment.methods import Extraction
+from xalign_jax.alignment.partners import HEAD
 from xalign_jax.api import load
 from xalign_jax.data.text.linked import Pair
 from xalign_jax.evaluation.aligning.links import pharaoh
 from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way
 from xalign_jax.evaluation.language_maps import LanguageMaps
 from xalign_jax.evaluation.map_fitting import trained_weight
-from xalign_jax.objectives.light_aligner import HEAD
 
 pytestmark = pytest.mark.slow
 

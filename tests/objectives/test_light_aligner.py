@@ -11,10 +11,10 @@ import pytest
 from objective_cases import assert_same_on_eight_devices, bound, loss_of
 from sentence_cases import KEY, SPECIAL, R, S, sentence_batch, sentence_model
 
-from xalign_jax.alignment.partners import partner_scores
+from xalign_jax.alignment.partners import HEAD, partner_scores
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs
-from xalign_jax.objectives.light_aligner import HEAD, LightAligner
+from xalign_jax.objectives.light_aligner import LightAligner
 
 OBJECTIVE = LightAligner(level=1, size=8, agreement=2.0, contrast=0.5, temperature=0.1, sentence_temperature=0.2)
 

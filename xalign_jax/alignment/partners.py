@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from xalign_jax.matrix_product import product
 
+HEAD = "light_aligner"  # the name in a run of the head whose projection gives the vectors
+
 _product = functools.partial(product, precision=jax.lax.Precision.HIGHEST)
 
 

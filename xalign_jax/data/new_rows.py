@@ -10,7 +10,7 @@ import numpy as np
 
 from xalign_jax.data.lexicon.lexicon import LexiconTable
 from xalign_jax.data.lexicon.vectors import WordVectors
-from xalign_jax.data.similar_rows import Mixture, similar_rows
+from xalign_jax.data.similar_rows import Blend, similar_rows
 from xalign_jax.data.tokens.pieces import SPECIALS
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
@@ -68,7 +68,7 @@ def row_sources(
     if old.fingerprint == new.fingerprint and old.size == new.size:
         return None
     known = _known(old, new)
-    made: Mapping[int, Mixture] = {}
+    made: Mapping[int, Blend] = {}
     if how == "copy":
         made = _alike(_copied(old, new, known))
     elif how == "aligned" and lexicon is not None:
@@ -89,7 +89,7 @@ def row_sources(
     )
 
 
-def _alike(made: Mapping[int, list[int]]) -> dict[int, Mixture]:
+def _alike(made: Mapping[int, list[int]]) -> dict[int, Blend]:
     """Mixtures to which all old rows of a list contribute alike."""
     return {i: [(row, 1 / len(found)) for row in found] for i, found in made.items()}
 

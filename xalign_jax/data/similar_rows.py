@@ -18,10 +18,10 @@ from xalign_jax.data.tokens.tokenizer import Tokenizer
 
 _BLOCK = 128  # tokens whose cosines with all others exist at a time
 
-Mixture = list[tuple[int, float]]  # old rows with their weights, which sum to 1
+Blend = list[tuple[int, float]]  # old rows with their weights, which sum to 1
 
 
-def similar_rows(old: Tokenizer, new: Tokenizer, known: Mapping[int, int], words: WordVectors) -> dict[int, Mixture]:
+def similar_rows(old: Tokenizer, new: Tokenizer, known: Mapping[int, int], words: WordVectors) -> dict[int, Blend]:
     """Mixtures of old rows, by new row, for base pieces that are not in `known` and occur in words with a vector.
 
     Args:

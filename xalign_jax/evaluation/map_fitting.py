@@ -24,7 +24,6 @@ from xalign_jax.evaluation.language_maps import Fit, LanguageMaps, identified
 from xalign_jax.evaluation.loaded import LoadedModel
 from xalign_jax.evaluation.measures.lexicon_induction import lexicon_induction
 from xalign_jax.evaluation.measures.retrieval import retrieval
-from xalign_jax.runtime.restore import restore_heads
 
 SCORED = 5000  # the most pairs whose training score is computed
 
@@ -107,13 +106,12 @@ def read_words(path: str, languages: tuple[str, str]) -> Translations:
 
 
 def trained_weight(model: LoadedModel, level: int) -> np.ndarray:
-    """W (D,D) float64 that the objective LinearWords trained at a level, from the model's directory.
+    """W (D,D) float64 that the objective LinearWords trained at a level, of the heads that were read with the model.
 
     Raises:
       UserError: no such map is there.
     """
-    heads = restore_heads(model.path, model.step, model.mesh) if (model.path / "checkpoints").is_dir() else {}
-    maps, name = heads.get(WORD_MAP, {}), level_name(level)
+    maps, name = model.model.heads.get(WORD_MAP, {}), level_name(level)
     if name not in maps:
         known = ", ".join(maps) or "none"
         raise UserError(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Tree
 from xalign_jax.objectives.parts.contrast import Contrast, infonce, infonce_flops
-from xalign_jax.objectives.parts.primitives import FORWARD, l2_normalize
+from xalign_jax.objectives.parts.primitives import FORWARD, cosines, distances, l2_normalize
 from xalign_jax.objectives.parts.sentences import (
     KEY,
     POOLINGS,
@@ -111,7 +111,7 @@ class Distillation(Taught):
         for one, other in found:
             total += 0.5 * self.contrast * (one.loss + other.loss)
         metrics = {
-            "cosine": jnp.sum(_cosines(translation, target), where=real) / jnp.maximum(items(batch), 1),
+            "cosine": jnp.sum(cosines(translation, target), where=real) / jnp.maximum(items(batch), 1),
             "count_identical": jnp.sum(real & (batch["text"] == batch["key_text"])[..., 0].reshape(-1)),
         }
         if found:
@@ -136,16 +136,10 @@ class Distillation(Taught):
 
     def _distance(self, student: jax.Array, target: jax.Array, real: jax.Array) -> jax.Array:
         """The sum of d(u_i, v_i) over the real rows of two arrays (N,width)."""
-        squared, cosine = jnp.mean(jnp.square(student - target), axis=1), 1.0 - _cosines(student, target)
-        return jnp.sum(self.squared * squared + self.cosine * cosine, where=real)
+        return jnp.sum(distances(student, target, self.squared, self.cosine), where=real)
 
     def _contrast(self, student: jax.Array, target: jax.Array, batch: Batch) -> tuple[Contrast, Contrast]:
         """The teacher's vector for each student's, and the student's for each of the teacher's."""
         u, v = l2_normalize(student), l2_normalize(target)
         ids, key_ids = contrast_ids(batch)
         return infonce(u, v, ids, key_ids, self.temperature), infonce(v, u, key_ids, ids, self.temperature)
-
-
-def _cosines(a: jax.Array, b: jax.Array) -> jax.Array:
-    """(N,) cosines of the rows of two arrays (N,width); 0 for empty rows."""
-    return jnp.sum(l2_normalize(a) * l2_normalize(b), axis=1)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from xalign_jax.alignment.losses import consistency_loss
-from xalign_jax.alignment.partners import partner_scores
+from xalign_jax.alignment.partners import HEAD, partner_scores
 from xalign_jax.interfaces import Batch, Objective, Tree
 from xalign_jax.matrix_product import product
 from xalign_jax.objectives.parts import links
@@ -32,8 +32,6 @@ from xalign_jax.recipe import at_least_one, freeze, within
 
 if TYPE_CHECKING:
     from xalign_jax.models.model import Model
-
-HEAD = "light_aligner"
 
 
 @gin.configurable

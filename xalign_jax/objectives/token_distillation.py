@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Inputs, Tree
 from xalign_jax.objectives.parts import links
-from xalign_jax.objectives.parts.primitives import FORWARD, l2_normalize
+from xalign_jax.objectives.parts.primitives import FORWARD, distances
 from xalign_jax.objectives.parts.sentences import QUERY, check_level
 from xalign_jax.objectives.parts.taught import Taught
 from xalign_jax.recipe import freeze, one_of, within
@@ -118,7 +118,5 @@ class TokenDistillation(Taught):
 
     def _mean(self, student: jax.Array, target: jax.Array, chosen: jax.Array) -> jax.Array:
         """The mean of d over the chosen rows (N,) of two arrays (N,D); 0 where none is chosen."""
-        u, v = student.astype(jnp.float32), target.astype(jnp.float32)
-        cosines = jnp.sum(l2_normalize(u) * l2_normalize(v), axis=-1)
-        apart = self.squared * jnp.mean(jnp.square(u - v), axis=-1) + self.cosine * (1 - cosines)
+        apart = distances(student.astype(jnp.float32), target.astype(jnp.float32), self.squared, self.cosine)
         return jnp.sum(apart * chosen) / jnp.maximum(jnp.sum(chosen), 1)

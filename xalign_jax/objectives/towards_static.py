@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from xalign_jax.alignment.pooling import last_tokens, segment_means
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Inputs, Objective, Tree
-from xalign_jax.objectives.parts.primitives import l2_normalize
+from xalign_jax.objectives.parts.primitives import cosines, distances
 from xalign_jax.objectives.parts.sentences import check_level
 from xalign_jax.recipe import freeze, within
 
@@ -79,12 +79,11 @@ class TowardsStatic(Objective):
         states = model.hidden(Inputs.of(batch), levels=(level,))[level]
         # (R,T,D) -> (R,S,D): one vector for each word.
         words = segment_means(states, batch["segment_ids"], target.shape[1])
-        cosines = jnp.sum(l2_normalize(words) * l2_normalize(target), axis=-1)
-        apart = self.squared * jnp.mean(jnp.square(words - target), axis=-1) + self.cosine * (1 - cosines)
+        apart = distances(words, target, self.squared, self.cosine)
         count = jnp.maximum(self.count(model, batch, rng), 1)
         lengths = jnp.linalg.norm(jax.lax.stop_gradient(words), axis=-1)
         metrics = {
-            "cosine": jnp.sum(cosines, where=present) / count,
+            "cosine": jnp.sum(cosines(words, target), where=present) / count,
             "length": jnp.sum(lengths, where=present) / count,
         }
         return jnp.sum(apart, where=present), metrics, state

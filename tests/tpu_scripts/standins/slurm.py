@@ -18,7 +18,7 @@ JOBS = STATE / "jobs"
 
 @contextlib.contextmanager
 def changing(path):
-    """The job of a file, for one process at a time: what is started inside is known to whoever cancels the job."""
+    """Change a job's file. One process at a time does, so `scancel` finds every process that was started here."""
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         job = read(path)
@@ -77,7 +77,7 @@ def srun(arguments):
     command = arguments[next(i for i, word in enumerate(arguments) if not word.startswith("--")) :]
     path = JOBS / os.environ["SLURM_JOB_ID"] / "job.json"
     with changing(path) as job:
-        if job["state"] == "CANCELLED":  # whoever cancels has read what to end
+        if job["state"] == "CANCELLED":  # `scancel` would not see tasks that start now
             die("srun: error: Job has been cancelled")
         tasks = begin_tasks(command, job["nodes"])
         job["tasks"] = [task.pid for task in tasks]

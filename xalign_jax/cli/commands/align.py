@@ -206,6 +206,7 @@ def _stream(model: Path, objective: str, recipe: str) -> dict[str, Any]:
 def _neural(options: argparse.Namespace) -> Aligner:
     """The aligner by a model's states."""
     from xalign_jax.alignment.methods import Extraction
+    from xalign_jax.alignment.partners import HEAD
     from xalign_jax.alignment.scores import RAW
     from xalign_jax.api import load, start_jax
     from xalign_jax.evaluation.aligning.neural import CALIBRATION, NeuralAligner, Way, default_level
@@ -220,7 +221,7 @@ def _neural(options: argparse.Namespace) -> Aligner:
     level, projection = options.level, None
     if options.projected:
         level = _stream(options.model, "LightAligner", "light_aligner")["objective"]["level"]
-        projection = loaded.model.heads["light_aligner"]["projection"]
+        projection = loaded.model.heads[HEAD]["projection"]
     level = default_level(loaded.model) if level is None else level
     threshold = 1e-3 if options.threshold is None else options.threshold
     extraction = Extraction(options.method, options.symmetrise, threshold, options.regularisation)

@@ -17,7 +17,7 @@ from xalign_jax.alignment.pooling import last_tokens
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Inputs
 from xalign_jax.matrix_product import product
-from xalign_jax.objectives.parts.primitives import l2_normalize
+from xalign_jax.objectives.parts.primitives import cosines, l2_normalize
 from xalign_jax.objectives.parts.sentences import KEY, QUERY, has_keys
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def linked_states(pairs: TokenPairs, guide: str) -> tuple[jax.Array, jax.Array, 
 
 def mean_cosine(a: jax.Array, b: jax.Array, linked: jax.Array) -> jax.Array:
     """The mean cosine of linked tokens (N,D) twice, (N,) bool; float32 scalar, 0 where no token is linked."""
-    cosines = jnp.sum(l2_normalize(a) * l2_normalize(b), -1)
-    return jnp.sum(cosines * linked) / jnp.maximum(jnp.sum(linked), 1)
+    return jnp.sum(cosines(a, b) * linked) / jnp.maximum(jnp.sum(linked), 1)
 
 
 def squared_distance(a: jax.Array, b: jax.Array, linked: jax.Array) -> jax.Array:

@@ -313,3 +313,13 @@ def l2_normalize(x: jax.Array) -> jax.Array:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     # The floor stands inside the root, so that the gradient at 0 is finite.
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+
+
+def cosines(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The cosine of each vector of `a` with that of `b`: (..., D) twice -> (...). Zero vectors have the cosine 0."""
+    return jnp.sum(l2_normalize(a) * l2_normalize(b), axis=-1)
+
+
+def distances(a: jax.Array, b: jax.Array, squared: float, cosine: float) -> jax.Array:
+    """squared mean_j (a_j - b_j)^2 + cosine (1 - cos(a, b)) of two arrays (..., D), which are float32: -> (...)."""
+    return squared * jnp.mean(jnp.square(a - b), axis=-1) + cosine * (1 - cosines(a, b))
