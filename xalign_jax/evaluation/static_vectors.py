@@ -29,7 +29,7 @@ class StaticVectors(NamedTuple):
 
 
 def static_vectors(
-    model: LoadedModel, texts: Sequence[str], level: int, least_count: int = 5, most: int = 100_000
+    model: LoadedModel, texts: Sequence[str], level: int, least_count: int = 5, most: int = 100_000, name: str = "texts"
 ) -> StaticVectors:
     """The static vectors of the words of texts. The vocabulary says where words begin; punctuation is no word.
 
@@ -37,6 +37,7 @@ def static_vectors(
       level: whose states are averaged.
       least_count: rarer words are left out.
       most: words that are kept, the most frequent ones.
+      name: what messages call the texts, such as the path of a file.
 
     Raises:
       UserError: the level does not exist, the model has maps, a text is empty, or no word is so frequent.
@@ -52,7 +53,9 @@ def static_vectors(
         :most
     ]
     if not chosen:
-        raise UserError(f"no word is read {least_count} times or more: give more text, or a smaller --least_count")
+        raise UserError(
+            f"{name}: no word is read {least_count} times or more; give more text, or a smaller --least_count"
+        )
     place = {word: n for n, word in enumerate(chosen)}
     sums = np.zeros((len(chosen), model.model.width))
     with model.on_devices():

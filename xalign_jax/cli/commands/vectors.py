@@ -37,14 +37,14 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     from xalign_jax.evaluation.aligning.neural import default_level
     from xalign_jax.evaluation.static_vectors import static_vectors
 
-    texts = {language: [line for _, line in read_lines(path) if line.strip()] for language, path in files}
+    texts = {path: [line for _, line in read_lines(path) if line.strip()] for _, path in files}
     start_jax("highest")
     model = load(options.model, options.step)
     level = default_level(model.model) if options.level is None else options.level
     options.output.mkdir(parents=True, exist_ok=True)
-    for language, lines in texts.items():
-        found = static_vectors(model, lines, level, options.least_count, options.most)
-        path = options.output / f"{language}.vec"
-        write_vectors(path, found.words, found.vectors)
-        print(f"{path}: {len(found.words):,} words of level {level}, from {int(found.counts.sum()):,} occurrences")
+    for language, path in files:
+        found = static_vectors(model, texts[path], level, options.least_count, options.most, path)
+        output = options.output / f"{language}.vec"
+        write_vectors(output, found.words, found.vectors)
+        print(f"{output}: {len(found.words):,} words of level {level}, from {int(found.counts.sum()):,} occurrences")
     return DONE
