@@ -4,6 +4,7 @@
     xalign align --method=ibm1 --source=OUTPUT/align.en --target=OUTPUT/align.eu --output=OUTPUT/links \
         --dictionary=OUTPUT/en-eu.tsv
     python benchmarks/new_language.py extra DATA OUTPUT                 # short pairs and texts of other languages
+    python benchmarks/new_language.py phrases DATA OUTPUT               # short phrases of the aligner's links (optional)
     python benchmarks/new_language.py command OUTPUT                    # the options of `xalign train`
     python benchmarks/new_language.py measure DATA MODEL [STEP [START]] # retrieval on Tatoeba and NTREX
 
@@ -20,8 +21,8 @@ import json
 import random
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -136,13 +137,53 @@ def extra(data: Path, output: Path) -> None:
     write(output, "hindi", {"en": {key: english[key] for key in kept}, "hi": {key: hindi[key] for key in kept}})
 
 
+def consistent(english: list[str], basque: list[str], links: list[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    """Phrases of 2 to 6 words whose links stay within both (Koehn, Och and Marcu 2003), most words with a link."""
+    for first in range(len(english)):
+        for last in range(first + 1, min(len(english), first + 6)):
+            inside = [link for link in links if first <= link[0] <= last]
+            if not {first, last} <= {link[0] for link in inside}:
+                continue
+            low, high = min(link[1] for link in inside), max(link[1] for link in inside)
+            closed = not any(low <= b <= high and not first <= a <= last for a, b in links)
+            if closed and high - low < 6 and len(inside) >= 0.6 * max(last - first + 1, high - low + 1):
+                yield " ".join(english[first : last + 1]), " ".join(basque[low : high + 1])
+
+
+def phrases(data: Path, output: Path) -> None:
+    """Phrases of everyday words: the 5,000 most frequent ones of games and the Bible."""
+    known = Counter(
+        word.lower().strip(",.!?;:\"'")
+        for corpus in ("wesnoth", "bible_nt")
+        for text in read(data / "multiway" / corpus / "en.tsv").values()
+        for word in text.split()
+    )
+    everyday = {word for word, _ in known.most_common(5000)}
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for english, basque, links in zip(
+        *(lines(output / name) for name in ("align.en", "align.eu", "links")), strict=True
+    ):
+        pairs = [(int(a), int(b)) for a, _, b in (link.partition("-") for link in links.split())]
+        for a, b in consistent(english.split(), basque.split(), pairs):
+            plain = all(re.fullmatch(r"[a-z'I]+", word) and word.lower() in everyday for word in a.split())
+            if plain and not re.search(r"[0-9()<>=_\[\]…:;\"]", b):
+                counts[a][b.strip(",.")] += 1
+    best = {f"p{number}": (a, found.most_common(1)[0][0]) for number, (a, found) in enumerate(counts.items())}
+    for number, language in enumerate(("en", "eu")):
+        write(output, "phrases", {language: {key: pair[number] for key, pair in best.items()}})
+
+
 def command(output: Path) -> str:
-    """The options of `xalign train` with the recorded data."""
+    """The options of `xalign train` with the recorded data, and with phrases if they were written."""
+    rates = dict(RATES)
     tasks = [f"tsv:en={output}/{name}.en.tsv,eu={output}/{name}.eu.tsv" for name in CORPORA]
     tasks += [f"tsv:en={output}/extra.en.tsv,eu_extra={output}/extra.eu.tsv"]
     tasks += [f"tsv:en={output}/hindi.en.tsv,hi={output}/hindi.hi.tsv"]
     tasks += ["tsv:" + ",".join(f"{name}={output}/anchor.{name}.tsv" for name in ("en", "same", *OTHERS))]
-    return f"--gin.PAIRS='{json.dumps(tasks)}' --gin.RATES='{json.dumps(RATES)}' --gin.PREFIX='\"query: \"'"
+    if (output / "phrases.eu.tsv").is_file():
+        tasks += [f"tsv:en={output}/phrases.en.tsv,eu_phrases={output}/phrases.eu.tsv"]
+        rates |= {"eu": 0.3, "eu_phrases": 0.2}
+    return f"--gin.PAIRS='{json.dumps(tasks)}' --gin.RATES='{json.dumps(rates)}' --gin.PREFIX='\"query: \"'"
 
 
 def hits(one: np.ndarray, other: np.ndarray) -> list[float]:
@@ -189,6 +230,8 @@ def main() -> None:
         pairs(Path(arguments[0]), Path(arguments[1]), "shuffled" in arguments[2:])
     elif what == "extra":
         extra(Path(arguments[0]), Path(arguments[1]))
+    elif what == "phrases":
+        phrases(Path(arguments[0]), Path(arguments[1]))
     elif what == "command":
         print(command(Path(arguments[0])))
     else:
