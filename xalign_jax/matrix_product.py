@@ -57,7 +57,7 @@ def _bfloat16_product(form: Form, a: jax.Array, b: jax.Array) -> jax.Array:
 
     XLA for CPUs has a kernel of bfloat16 products, four times as fast as float32 on processors with AMX. It takes the
     kernel only if the result is float32 and the left operand is not transposed. Otherwise it converts both operands to
-    float32 (jax 0.10; `benchmarks/products.py` measures both).
+    float32 (measured with jax 0.10).
     """
     if form == "tn":
         a = _transposed(a)
