@@ -27,7 +27,7 @@ from xalign_jax.alignment.pooling import last_tokens, segment_means
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Inputs, Objective, Tree
 from xalign_jax.objectives.parts.primitives import cosines, distances
-from xalign_jax.objectives.parts.sentences import check_level
+from xalign_jax.objectives.parts.sentences import check_level, level_of
 from xalign_jax.recipe import at_least_one, freeze, within
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class TowardsStatic(Objective):
         Raises:
           UserError: the model lacks the level.
         """
-        check_level("TowardsStatic", model, self._level(model))
+        check_level("TowardsStatic", model, self.level)
         return {}, {}
 
     def check(self, model: Model, batch: Batch) -> None:
@@ -100,7 +100,7 @@ class TowardsStatic(Objective):
 
         Metrics: the mean `cosine`, the mean `length` of words' states, and the mean `correlation` if it has a weight.
         """
-        level, target, present = self._level(model), batch["vector"], _present(batch)
+        level, target, present = level_of(model, self.level), batch["vector"], _present(batch)
         states = model.hidden(Inputs.of(batch), levels=(level,))[level]
         # (R,T,D) -> (R,S,D): one vector for each word.
         words = segment_means(states, batch["segment_ids"], target.shape[1])
@@ -124,11 +124,8 @@ class TowardsStatic(Objective):
         """FLOPs of the blocks up to the level, and of covariances with their gradients."""
         rows, length = batch["tokens"].shape
         words = rows * batch["vector"].shape[1] if self.correlation else 0
-        blocks = rows * length * self._level(model) * model.block_flops_per_token(length)
+        blocks = rows * length * level_of(model, self.level) * model.block_flops_per_token(length)
         return blocks + 18.0 * words * model.width**2
-
-    def _level(self, model: Model) -> int:
-        return model.num_layers if self.level is None else self.level
 
 
 def _present(batch: Batch) -> jax.Array:
