@@ -59,7 +59,7 @@ def of_start(recipe: Recipe) -> Inputs:
         if (newest := newest_params(storage.directory("Recipe.init_from", place))) is not None:
             step, fingerprint = newest
             found[f"Recipe.init_from, step {step}"] = Input(place, fingerprint)
-    files = {} if recipe.row_vectors is None else {"Recipe.row_vectors": recipe.row_vectors}
+    files = {f"Recipe.row_vectors[{number}]": path for number, path in enumerate(recipe.row_vectors)}
     streams = [stream for stage in recipe.stages for stream in stage.streams]
     for stream in streams:
         label = f"{stream.name}/{type(stream.feed).__name__}"
