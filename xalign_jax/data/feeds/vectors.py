@@ -62,7 +62,7 @@ class VectorFeed(Feed):
 
     def own_files(self) -> Mapping[str, str]:
         """The files of vectors."""
-        return {f"files[{language!r}]": path for language, path in self.files}
+        return {f"files[{language!r}]": resolve(path) for language, path in self.files}
 
     def check(self, mixture: Mixture | None, lexicon: bool) -> None:
         """Read the first line of each file.
@@ -88,7 +88,7 @@ class VectorFeed(Feed):
         return batch | {"vector": blank((rows, self.words_per_row, self._width()), np.float32)}
 
     def _width(self) -> int:
-        return common_width("VectorFeed.files", [resolve(path) for _, path in self.files])
+        return common_width("VectorFeed.files", [*self.own_files().values()])
 
 
 class VectorRows(Batches):
@@ -102,8 +102,8 @@ class VectorRows(Batches):
         vectors: list[np.ndarray] = []
         language: list[np.ndarray] = []
         report: dict[str, int] = {}
-        for number, (name, path) in enumerate(config.files):
-            read = read_vectors(resolve(path), config.most)
+        for number, (name, path) in enumerate(zip(self.languages, config.own_files().values(), strict=True)):
+            read = read_vectors(path, config.most)
             found = tokenizer.encode_words(read.words)
             fits = np.array([0 < len(own) <= config.side for own in found], bool)
             if not fits.any():
