@@ -233,7 +233,7 @@ class Feed:
         raise NotImplementedError
 
     def own_files(self) -> Mapping[str, str]:
-        """The files that it reads beside the corpus, by the field that names each.
+        """The absolute paths of files that it reads beside the corpus, by the field that names each.
 
         A run records hashes of them, so that a restart notices a change.
         """

@@ -271,7 +271,7 @@ class Recipe:
       init_from: a model directory whose newest parameters this run starts from; None = initial values are drawn.
       new_rows: initial rows of those tokens that the vocabulary of `init_from` lacks: "mean", "copy", "aligned" or
         "similar" (`data.new_rows.row_sources`).
-      row_vectors: of "similar": a word2vec text file with words of the old languages and the new one, in one space.
+      row_vectors: of "similar": word2vec text files with words of the old languages and the new one, in one space.
       seed: of every random number of the run, at least 0.
       cleaning: which texts are dropped before they are stored (`data.cleaning`); None = every text is used.
     """
@@ -284,7 +284,7 @@ class Recipe:
     modules: tuple = ()
     init_from: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
     new_rows: str = "mean"
-    row_vectors: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
+    row_vectors: tuple = dataclasses.field(default=(), metadata=with_paths(lambda paths: tuple(map(resolve, paths))))
     seed: int = 0
     cleaning: Cleaning | None = None
 
@@ -293,7 +293,7 @@ class Recipe:
         objects(self, "model", "vocabulary", "lexicon", "facts", "cleaning")
         objects(self, "stages", kind=Stage)
         within(self, "[0, inf)", "seed")
-        if self.row_vectors is not None and self.new_rows != "similar":
+        if self.row_vectors and self.new_rows != "similar":
             raise UserError(f'Recipe.row_vectors: new_rows = {self.new_rows!r} reads none; bind new_rows = "similar"')
 
 

@@ -15,7 +15,7 @@ from xalign_jax.data.tokens.sentencepieces import SentencePieces, train_sentence
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
-from xalign_jax.training.warm_start import _segments, extended
+from xalign_jax.training.warm_start import _segments, _words, extended
 
 ENGLISH = ["the cat sees the dog", "the dog sees a house", "a cat and a dog in the house"] * 5
 GERMAN = ["die Katze sieht den Hund", "der Hund sieht ein Haus", "eine Katze und ein Hund im Haus"] * 5
@@ -182,6 +182,10 @@ def test_files_of_vectors(tmp_path):
     found = read_vectors(str(path))
     assert found.words == words
     np.testing.assert_allclose(found.vectors, vectors, rtol=1e-5)
+    write_vectors(tmp_path / "more.vec", ["a", "d"], 2 * vectors[:2])
+    joined = _words([str(path), str(tmp_path / "more.vec")])
+    assert joined.words == [*words, "a", "d"] and _words(()) is None
+    np.testing.assert_allclose(joined.vectors, np.concatenate([vectors, 2 * vectors[:2]]), rtol=1e-5)
     for text, said in [
         ("a 1 2\n", r"words\.vec:1: expected \"WORDS WIDTH\""),
         ("2 2\na 1 2\n", "1 words, but its first line says 2"),

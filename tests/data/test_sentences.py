@@ -13,7 +13,8 @@ from xalign_jax.data import statistics
 from xalign_jax.data.corpus import Corpus
 from xalign_jax.data.feeds import packing
 from xalign_jax.data.feeds.packed import ContrastFeed, TextFeed, TranslationFeed
-from xalign_jax.data.feeds.pairs import Choice, Pairs, Pieces
+from xalign_jax.data.feeds.pairs import Choice, Pairs
+from xalign_jax.data.feeds.pieces import Pieces
 from xalign_jax.data.preview.rows import collect
 from xalign_jax.data.sampling.mixture import Mixture
 from xalign_jax.errors import UserError

@@ -79,6 +79,6 @@ def test_bad_settings_are_refused(corpus, files, tmp_path):
         VectorFeed(files, side=1).build(corpus, None, 4, seed=0)
     write_vectors(tmp_path / "wide.vec", ["ab"], np.ones((1, 4)))
     with pytest.raises(UserError, match=r"wide\.vec has vectors of width 4, and .*en\.vec of width 3"):
-        VectorFeed({"en": files["en"], "de": str(tmp_path / "wide.vec")}).build(corpus, None, 4, seed=0)
+        VectorFeed({"en": files["en"], "de": str(tmp_path / "wide.vec")}).check(None, lexicon=False)
     with pytest.raises(UserError, match=r"none\.vec: no such file"):
-        VectorFeed({"en": str(tmp_path / "none.vec")}).blank(2)
+        VectorFeed({"en": files["en"], "de": str(tmp_path / "none.vec")}).check(None, lexicon=False)

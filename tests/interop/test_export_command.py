@@ -115,7 +115,7 @@ def test_models_that_cannot_be_averaged_are_refused(model_dir, tmp_path):
     import_model(tmp_path / "hf", tmp_path / "spelled", make_mesh((1, -1, 1)))
     for average, line in (
         (Average(tmp_path / "hf"), "hf: no model directory"),
-        (Average(tmp_path / "wider"), "wider: a model of another shape"),
+        (Average(tmp_path / "wider"), "wider: a model with mlp_width = 64, and this one has"),
         (Average(tmp_path / "spelled"), "spelled: its vocabulary is another one"),
         (Average(model_dir, 1.5), "--share=1.5: from 0 to 1"),
     ):

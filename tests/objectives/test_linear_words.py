@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from objective_cases import assert_same_on_eight_devices, bound, loss_of
-from sentence_cases import KEY, R, S, linked_states, sentence_batch, unit
+from sentence_cases import KEY, R, S, linked_states, sentence_batch, sentence_model, unit
 
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Feed
@@ -60,6 +60,18 @@ def test_only_the_map_gets_a_gradient_and_it_is_the_dense_one(model, params, map
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(found["model"]))
     expected = 2 * b.T @ (b @ weight - a) / len(a) * (R * S - 1)
     np.testing.assert_allclose(found["heads"][WORD_MAP]["level_1"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_rows_in_parts_is_that_of_all_rows(mapped):
+    """`Runtime.accumulate`: the rows go through the encoder in two parts, and one mean is over the links of both."""
+
+    def gradient(model):
+        found = jax.jit(jax.grad(lambda p: OBJECTIVE.loss(bound(model, p), pairs(), {}, KEY)[0]))(mapped)
+        return np.asarray(found["heads"][WORD_MAP]["level_1"])
+
+    whole, parts = gradient(sentence_model()), gradient(sentence_model(chunks=2))
+    assert np.linalg.norm(whole) > 0
+    assert np.linalg.norm(parts - whole) <= 1e-5 * np.linalg.norm(whole)
 
 
 @pytest.mark.slow

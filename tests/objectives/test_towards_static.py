@@ -14,6 +14,7 @@ from xalign_jax.interfaces import Inputs
 from xalign_jax.objectives.towards_static import TowardsStatic
 
 OBJECTIVE = TowardsStatic(level=1, squared=0.7, cosine=0.4)
+CORRELATED = TowardsStatic(level=1, squared=0.0, correlation=0.3, directions=3)
 
 
 def words(seed=0):
@@ -24,19 +25,24 @@ def words(seed=0):
     return batch | {"vector": jnp.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))}
 
 
-def test_it_is_the_formula(model, params):
-    batch = words()
+def both_sides(model, params, batch):
+    """The mean states of words (N,D) at level 1, and their static vectors (N,D), in float64."""
     hidden = jax.jit(lambda p, inputs: bound(model, p).hidden(inputs, levels=(1,))[1])
     states, segments = np.asarray(hidden(params, Inputs.of(batch)), np.float64), np.asarray(batch["segment_ids"])
+    own = [(row, slot, segments[row] == slot + 1) for row in range(len(segments)) for slot in range(S)]
+    there = [(row, slot, tokens) for row, slot, tokens in own if tokens.any()]
+    vectors = np.asarray(batch["vector"], np.float64)
+    means = [states[row, tokens].mean(0) for row, _, tokens in there]
+    return np.array(means), np.array([vectors[row, slot] for row, slot, _ in there])
+
+
+def test_it_is_the_formula(model, params):
+    batch = words()
     total, cosines, lengths = 0.0, [], []
-    for row in range(R):
-        for slot in range(S):
-            own = states[row, segments[row] == slot + 1]
-            if len(own):
-                u, v = own.mean(0), np.asarray(batch["vector"][row, slot], np.float64)
-                cosines.append(u @ v / np.linalg.norm(u))
-                lengths.append(np.linalg.norm(u))
-                total += 0.7 * np.mean((u - v) ** 2) + 0.4 * (1 - cosines[-1])
+    for u, v in zip(*both_sides(model, params, batch), strict=True):
+        cosines.append(u @ v / np.linalg.norm(u))
+        lengths.append(np.linalg.norm(u))
+        total += 0.7 * np.mean((u - v) ** 2) + 0.4 * (1 - cosines[-1])
     loss, metrics, _ = loss_of(OBJECTIVE, model, params, {}, batch, KEY)
     assert OBJECTIVE.count(model, batch, KEY) == len(cosines) == R * S - 1
     np.testing.assert_allclose(loss, total, rtol=1e-5)
@@ -58,11 +64,25 @@ def test_the_default_is_the_authors_loss_in_pytorch(model, params):
     np.testing.assert_allclose(value / (R * S - 1), theirs.item(), rtol=1e-5)
 
 
-def test_rows_in_parts_and_an_empty_batch(model, params):
+def test_correlations_are_those_of_principal_directions(model, params):
+    batch = words()
+    sides = both_sides(model, params, batch)
+    first = [np.linalg.svd(side - side.mean(0), full_matrices=False)[0][:, :3] for side in sides]
+    correlations = np.linalg.svd(first[0].T @ first[1], compute_uv=False)
+    loss, metrics, _ = loss_of(CORRELATED, model, params, {}, batch, KEY)
+    np.testing.assert_allclose(loss, -0.3 * len(sides[0]) * correlations.sum(), rtol=1e-3)
+    np.testing.assert_allclose(metrics["correlation"], correlations.mean(), rtol=1e-3)
+    # The released code takes singular values of both sides' directions next to each other, the largest half of them.
+    theirs = np.linalg.svd(np.concatenate(first, axis=1), compute_uv=False)[:3].sum()
+    np.testing.assert_allclose(theirs, np.sqrt(1 + correlations).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [OBJECTIVE, CORRELATED], ids=["distances", "correlations"])
+def test_rows_in_parts_and_an_empty_batch(model, params, objective):
     batch = words()
 
     def gradient(model, batch):
-        return jax.jit(jax.value_and_grad(lambda p: OBJECTIVE.loss(bound(model, p), batch, {}, KEY)[0]))(params)
+        return jax.jit(jax.value_and_grad(lambda p: objective.loss(bound(model, p), batch, {}, KEY)[0]))(params)
 
     (_, whole), (_, parts) = gradient(model, batch), gradient(sentence_model(chunks=2), batch)
     size = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(whole)))
@@ -74,10 +94,11 @@ def test_rows_in_parts_and_an_empty_batch(model, params):
 
 
 @pytest.mark.slow
-def test_gradients_are_equal_on_eight_devices(model, params):
+@pytest.mark.parametrize("objective", [OBJECTIVE, CORRELATED], ids=["distances", "correlations"])
+def test_gradients_are_equal_on_eight_devices(model, params, objective):
     rows = [words(seed) for seed in (0, 1)]
     batch = {name: np.concatenate([np.asarray(part[name]) for part in rows]) for name in rows[0]}
-    assert_same_on_eight_devices(OBJECTIVE, model, params, batch)
+    assert_same_on_eight_devices(objective, model, params, batch)
 
 
 def test_bad_settings_are_refused(model):
@@ -87,3 +108,8 @@ def test_bad_settings_are_refused(model):
         TowardsStatic(squared=0.0)
     with pytest.raises(UserError, match=r"vectors of width 15, and the model has width 16"):
         OBJECTIVE.check(model, {"vector": np.zeros((2, 3, 15))})
+    with pytest.raises(UserError, match="directions = 20: the vectors have width 16"):
+        TowardsStatic(correlation=1.0, directions=20).check(model, {"vector": np.zeros((20, 3, 16))})
+    with pytest.raises(UserError, match=r"directions = 10: a batch has at most 20 words, and needs more than 20"):
+        TowardsStatic(correlation=1.0).check(model, {"vector": np.zeros((4, 5, 16))})
+    TowardsStatic(correlation=1.0).check(model, {"vector": np.zeros((7, 3, 16))})

@@ -62,6 +62,10 @@ def test_a_teacher_of_another_shape_or_vocabulary_is_refused_before_training(tmp
         checks.check(recipe(Distillation(teacher=wide)))
     with pytest.raises(UserError, match=r"Distillation\.teacher = '.*nowhere': no model directory"):
         checks.check(recipe(Distillation(teacher=str(tmp_path / "nowhere"))))
+    # A directory that is older than a field of the model: the field has its default.
+    (tmp_path / "same" / "environment.json").write_text(
+        json.dumps({"recipe": {"model": {k: v for k, v in as_json(SHAPE).items() if k != "types"}}})
+    )
     good = recipe(Distillation(teacher=same))
     checks.check(good)
     teachers.check_vocabulary(good.stages[0].streams[0], toy.ids())

@@ -41,6 +41,16 @@ class RowSources:
     made: int
 
 
+def check_way(how: str, lexicon: bool, words: bool) -> None:
+    """Raise UserError as `row_sources` does. `lexicon` and `words` say whether the recipe has them."""
+    if how not in WAYS:
+        raise UserError(f"Recipe.new_rows = {how!r}: one of {', '.join(WAYS)}")
+    if how == "aligned" and not lexicon:
+        raise UserError('Recipe.new_rows = "aligned" reads Recipe.lexicon, which is not bound')
+    if how == "similar" and not words:
+        raise UserError('Recipe.new_rows = "similar" reads Recipe.row_vectors, which is not bound')
+
+
 def row_sources(
     old: Tokenizer, new: Tokenizer, how: str, lexicon: LexiconTable | None = None, words: WordVectors | None = None
 ) -> RowSources | None:
@@ -58,12 +68,7 @@ def row_sources(
     Raises:
       UserError: `how` is none of these, or it is "aligned" and there is no lexicon, or "similar" and there are no words.
     """
-    if how not in WAYS:
-        raise UserError(f"Recipe.new_rows = {how!r}: one of {', '.join(WAYS)}")
-    if how == "aligned" and lexicon is None:
-        raise UserError('Recipe.new_rows = "aligned" reads Recipe.lexicon, which is not bound')
-    if how == "similar" and words is None:
-        raise UserError('Recipe.new_rows = "similar" reads Recipe.row_vectors, which is not bound')
+    check_way(how, lexicon is not None, words is not None)
     # With the same vocabulary and number of rows, the table needs no new rows.
     if old.fingerprint == new.fingerprint and old.size == new.size:
         return None

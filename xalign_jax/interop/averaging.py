@@ -16,9 +16,8 @@ from jax.sharding import Mesh
 
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
-from xalign_jax.interop.architectures import table
 from xalign_jax.models.model import Model, Params
-from xalign_jax.records.files import read_environment
+from xalign_jax.records.files import check_shape
 from xalign_jax.runtime.restore import restore_model
 
 
@@ -37,15 +36,9 @@ class Average(NamedTuple):
         """Raise UserError if the other directory holds no model of this shape and vocabulary, or the share is none."""
         if not 0 <= self.share <= 1:
             raise UserError(f"--share={self.share}: from 0 to 1")
-        other = read_environment(self.model_dir).get("recipe", {}).get("model")
-        if other is None:
-            raise UserError(f"--average_with={self.model_dir}: no model directory; `xalign import` makes one")
-        if table.config_from_json(other) != model.config:
-            raise UserError(
-                f"--average_with={self.model_dir}: a model of another shape; only equal shapes are averaged"
-            )
+        check_shape(label := f"--average_with={self.model_dir}", self.model_dir, model.config)
         if Tokenizer.load(self.model_dir / "vocabulary").fingerprint != tokenizer.fingerprint:
-            raise UserError(f"--average_with={self.model_dir}: its vocabulary is another one")
+            raise UserError(f"{label}: its vocabulary is another one")
 
     def of(self, params: Params, model: Model, mesh: Mesh) -> Params:
         """The averaged parameters, in the dtype of `params`."""

@@ -31,6 +31,7 @@ from xalign_jax.objectives.parts.sentences import (
     check_encoder,
     contrast_ids,
     items,
+    level_of,
     sentence_vectors,
     side,
 )
@@ -84,7 +85,7 @@ class Distillation(Taught):
         Raises:
           UserError: the model lacks the level, or `pooling` does not suit the model.
         """
-        check_encoder("Distillation", model, self._level(model), self.pooling)
+        check_encoder("Distillation", model, self.level, self.pooling)
         return super().init(rng, model)
 
     def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
@@ -124,15 +125,12 @@ class Distillation(Taught):
         # The teacher needs no backward pass.
         passes = 1 + self.sources + FORWARD * (1 + (self.keep > 0))
         pairs = 2 * (1 + self.sources) * (self.contrast > 0) * infonce_flops(batch["group"][..., 0].size, model.width)
-        return passes * rows * length * self._level(model) * model.block_flops_per_token(length) + pairs
-
-    def _level(self, model: Model) -> int:
-        return model.num_layers if self.level is None else self.level
+        return passes * rows * length * level_of(model, self.level) * model.block_flops_per_token(length) + pairs
 
     def _vectors(self, model: Model, batch: Batch, which: str) -> jax.Array:
         """(N,width) vectors of one side's sentences; N = R S."""
         slots = batch["group"].shape[1]
-        return sentence_vectors(model, side(batch, which), slots, self._level(model), self.pooling)
+        return sentence_vectors(model, side(batch, which), slots, level_of(model, self.level), self.pooling)
 
     def _distance(self, student: jax.Array, target: jax.Array, real: jax.Array) -> jax.Array:
         """The sum of d(u_i, v_i) over the real rows of two arrays (N,width)."""

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from xalign_jax.alignment.marking import HEAD, marked_loss, marked_scores
 from xalign_jax.interfaces import Batch, Inputs, Objective, Tree
-from xalign_jax.objectives.parts.sentences import check_level
+from xalign_jax.objectives.parts.sentences import check_level, level_of
 from xalign_jax.recipe import freeze, within
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class MarkedWords(Objective):
         Raises:
           UserError: the model lacks the level.
         """
-        check_level("MarkedWords", model, self._level(model))
+        check_level("MarkedWords", model, self.level)
         weight = 0.02 * jax.random.normal(rng, (model.width,))
         return {HEAD: {"weight": weight, "bias": jnp.log(RARE / (1 - RARE))}}, {}
 
@@ -71,7 +71,7 @@ class MarkedWords(Objective):
         Metrics: `precision` and `recall` of tokens whose probability exceeds .5, and `linked`, the share of linked
         tokens.
         """
-        level = self._level(model)
+        level = level_of(model, self.level)
         states = model.hidden(Inputs.of(batch), levels=(level,))[level]
         found = marked_loss(marked_scores(states, model.heads[HEAD]), batch["linked"])
         metrics = {
@@ -84,7 +84,4 @@ class MarkedWords(Objective):
     def flops(self, model: Model, batch: Batch) -> float:
         """FLOPs of the blocks up to the level, forward and backward. The head's are few."""
         rows, length = batch["tokens"].shape
-        return rows * length * self._level(model) * model.block_flops_per_token(length)
-
-    def _level(self, model: Model) -> int:
-        return model.num_layers if self.level is None else self.level
+        return rows * length * level_of(model, self.level) * model.block_flops_per_token(length)

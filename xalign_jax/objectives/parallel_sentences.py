@@ -19,7 +19,15 @@ import jax.numpy as jnp
 from xalign_jax.alignment.losses import project
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Objective, Tree
-from xalign_jax.objectives.parts.sentences import QUERY, check_encoder, has_keys, items, sentence_vectors, side
+from xalign_jax.objectives.parts.sentences import (
+    QUERY,
+    check_encoder,
+    has_keys,
+    items,
+    level_of,
+    sentence_vectors,
+    side,
+)
 from xalign_jax.recipe import freeze, within
 
 if TYPE_CHECKING:
@@ -52,7 +60,7 @@ class ParallelSentences(Objective):
         Raises:
           UserError: the model lacks the level or is causal.
         """
-        check_encoder("ParallelSentences", model, self._level(model), "first")
+        check_encoder("ParallelSentences", model, self.level, "first")
         dense, out = (
             0.02 * jax.random.normal(key, (model.width, size))
             for key, size in zip(jax.random.split(rng), (model.width, 2), strict=True)
@@ -79,7 +87,9 @@ class ParallelSentences(Objective):
         group = batch["group"].reshape(-1, 2)
         real, label = group[:, 0] >= 0, (group[:, 0] == group[:, 1]).astype(jnp.int32)
         # (R S,D) states of first tokens -> (R S,2) logits.
-        first = sentence_vectors(model, side(batch, QUERY), batch["group"].shape[1], self._level(model), "first")
+        first = sentence_vectors(
+            model, side(batch, QUERY), batch["group"].shape[1], level_of(model, self.level), "first"
+        )
         head = model.heads[HEAD]
         hidden = jnp.tanh(project(first, head["dense"], head["dense_bias"]))
         logits = project(hidden, head["out"], head["out_bias"])
@@ -91,7 +101,4 @@ class ParallelSentences(Objective):
     def flops(self, model: Model, batch: Batch) -> float:
         """FLOPs of the blocks up to the level, forward and backward. The head's are few."""
         rows, length = batch["tokens"].shape
-        return rows * length * self._level(model) * model.block_flops_per_token(length)
-
-    def _level(self, model: Model) -> int:
-        return model.num_layers if self.level is None else self.level
+        return rows * length * level_of(model, self.level) * model.block_flops_per_token(length)

@@ -25,7 +25,7 @@ from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batch, Inputs, Tree
 from xalign_jax.objectives.parts import links
 from xalign_jax.objectives.parts.primitives import FORWARD, distances
-from xalign_jax.objectives.parts.sentences import QUERY, check_level
+from xalign_jax.objectives.parts.sentences import QUERY, check_level, level_of
 from xalign_jax.objectives.parts.taught import Taught
 from xalign_jax.recipe import freeze, one_of, within
 
@@ -69,7 +69,7 @@ class TokenDistillation(Taught):
         Raises:
           UserError: the model lacks the level.
         """
-        check_level("TokenDistillation", model, self._level(model))
+        check_level("TokenDistillation", model, self.level)
         return super().init(rng, model)
 
     def check(self, model: Model, batch: Batch) -> None:
@@ -88,7 +88,7 @@ class TokenDistillation(Taught):
         Metrics: `count_links`, the mean `cosine` of linked tokens, `linked`: the share of the teacher's tokens that have
         a link, and `count_identical` (pairs that were left out).
         """
-        level = self._level(model)
+        level = level_of(model, self.level)
         student = links.token_pairs(model, batch, level)
         target = self.taught_by(model, state).hidden(Inputs.of(batch, QUERY), levels=(level,))[level]
         # (N,D) twice, (N,): the teacher's N query tokens, and the student's key token that each is linked with.
@@ -111,10 +111,7 @@ class TokenDistillation(Taught):
         rows, length = batch["tokens"].shape
         passes = 1 + (self.sources > 0) + FORWARD
         products = 2.0 * rows * length**2 * model.width
-        return passes * rows * length * self._level(model) * model.block_flops_per_token(length) + products
-
-    def _level(self, model: Model) -> int:
-        return model.num_layers if self.level is None else self.level
+        return passes * rows * length * level_of(model, self.level) * model.block_flops_per_token(length) + products
 
     def _mean(self, student: jax.Array, target: jax.Array, chosen: jax.Array) -> jax.Array:
         """The mean of d over the chosen rows (N,) of two arrays (N,D); 0 where none is chosen."""

@@ -36,6 +36,7 @@ from xalign_jax.objectives.parts.sentences import (
     group_ids,
     has_keys,
     items,
+    level_of,
     sentence_vectors,
     side,
     swapped,
@@ -87,7 +88,7 @@ class TranslationRanking(Objective):
         Raises:
           UserError: the model lacks the level, or `pooling` does not suit the model.
         """
-        check_encoder("TranslationRanking", model, self._level(model), self.pooling)
+        check_encoder("TranslationRanking", model, self.level, self.pooling)
         return {}, {}
 
     def check(self, model: Model, batch: Batch) -> None:
@@ -140,7 +141,7 @@ class TranslationRanking(Objective):
     def _vectors(self, model: Model, rows: dict[str, jax.Array], batch: Batch) -> jax.Array:
         """(R,T) rows of one side -> (N,width) unit vectors of N = R S sentences, by the same encoder for both sides."""
         slots = batch["group"].shape[1]
-        return l2_normalize(sentence_vectors(model, rows, slots, self._level(model), self.pooling))
+        return l2_normalize(sentence_vectors(model, rows, slots, level_of(model, self.level), self.pooling))
 
     def _contrast(self, query: jax.Array, key: jax.Array, ids: Ids, key_ids: Ids, exclude_self: bool) -> Contrast:
         after = self.margin_after_temperature
@@ -156,8 +157,5 @@ class TranslationRanking(Objective):
         items_at_most = batch["group"].shape[0] * batch["group"].shape[1]
         # Queries and keys are encoded once, whatever the number of directions.
         sides, directions = (2, 1 + self.both_directions) if has_keys(batch) else (1, 1)
-        passes = sides * rows * length * self._level(model) * model.block_flops_per_token(length)
+        passes = sides * rows * length * level_of(model, self.level) * model.block_flops_per_token(length)
         return passes + directions * infonce_flops(items_at_most, model.width)
-
-    def _level(self, model: Model) -> int:
-        return model.num_layers if self.level is None else self.level

@@ -28,6 +28,7 @@ from xalign_jax.objectives.parts.sentences import (
     QUERY,
     check_encoder,
     items,
+    level_of,
     sentence_vectors,
     side,
 )
@@ -79,7 +80,7 @@ class TransportDivergence(Objective):
           UserError: the model lacks the level, or `pooling` does not suit the model.
         """
         pooling = self.pooling if self.unit == "sentence" else "mean"
-        check_encoder("TransportDivergence", model, self._level(model), pooling)
+        check_encoder("TransportDivergence", model, self.level, pooling)
         return {}, {}
 
     def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
@@ -110,7 +111,7 @@ class TransportDivergence(Objective):
 
     def _sentences(self, model: Model, batch: Batch) -> tuple[jax.Array, ...]:
         """Unit vectors (N,D) of both sides, N = R S, and their clouds (N,) each: 1, or 0 for an empty slot."""
-        slots, level = batch["group"].shape[1], self._level(model)
+        slots, level = batch["group"].shape[1], level_of(model, self.level)
         x, y = (
             l2_normalize(sentence_vectors(model, side(batch, which), slots, level, self.pooling))
             for which in (QUERY, KEY)
@@ -123,7 +124,7 @@ class TransportDivergence(Objective):
         special, slot = jnp.asarray(model.special), jnp.arange(1, batch["group"].shape[1] + 1)
         states, owners = [], []
         for which in (QUERY, KEY):
-            level = self._level(model)
+            level = level_of(model, self.level)
             states.append(l2_normalize(model.hidden(Inputs.of(batch, which), levels=(level,))[level]))
             owners.append(jnp.where(special[batch[which + "tokens"]], 0, batch[which + "segment_ids"]))
         # (R,S) bool: slots that have a token on both sides. Tokens of other slots belong to no cloud.
@@ -137,7 +138,4 @@ class TransportDivergence(Objective):
         rows, length = batch["tokens"].shape
         points = rows * batch["group"].shape[1] if self.unit == "sentence" else length
         clouds = 18.0 * points * points * model.width * (1 if self.unit == "sentence" else rows)
-        return 2 * rows * length * self._level(model) * model.block_flops_per_token(length) + clouds
-
-    def _level(self, model: Model) -> int:
-        return model.num_layers if self.level is None else self.level
+        return 2 * rows * length * level_of(model, self.level) * model.block_flops_per_token(length) + clouds

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from etils import epath
 
 from xalign_jax.errors import UserError, one_line
+from xalign_jax.recipe import as_json
 from xalign_jax.records.pictures import KINDS, Drawn, wrong
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from xalign_jax.interfaces import ModelConfig
 
 # The end of every message: a damaged file is not fatal where one can do without it.
 WITHOUT = "bring it back, or remove it to go on without it"
@@ -69,6 +76,29 @@ def read_environment(directory: Path | epath.Path, needs: Sequence[str] = ()) ->
     """
     path = directory / "environment.json"
     return _checked(path, path.read_bytes(), ENVIRONMENT, needs) if path.exists() else {}
+
+
+def check_shape(label: str, directory: Path | epath.Path, config: ModelConfig) -> None:
+    """Check that a directory holds a model of the shape `config`. No parameters are read.
+
+    Args:
+      label: the option or gin binding that names the directory, with its value.
+
+    Raises:
+      UserError: it is no model directory, or its model has another shape; the line names the difference.
+    """
+    other = read_environment(directory).get("recipe", {}).get("model")
+    if not isinstance(other, dict):
+        raise UserError(f"{label}: no model directory; `xalign import` makes one of a Hugging Face folder")
+    # A directory may be older than a field of the configuration, which then had its default.
+    fields = dataclasses.fields(cast("DataclassInstance", config))
+    own, other = as_json(config), {field.name: as_json(field.default) for field in fields} | other
+    for key in [*own, *other]:
+        if own.get(key) != other.get(key):
+            raise UserError(
+                f"{label}: a model with {key} = {other.get(key)}, and this one has {own.get(key)}; they must have the "
+                "same shape"
+            )
 
 
 def stream_of(directory: Path | epath.Path, objective: str) -> dict[str, Any] | None:

@@ -59,14 +59,14 @@ def of_start(recipe: Recipe) -> Inputs:
         if (newest := newest_params(storage.directory("Recipe.init_from", place))) is not None:
             step, fingerprint = newest
             found[f"Recipe.init_from, step {step}"] = Input(place, fingerprint)
-    files = {} if recipe.row_vectors is None else {"Recipe.row_vectors": recipe.row_vectors}
+    files = {f"Recipe.row_vectors[{number}]": resolve(path) for number, path in enumerate(recipe.row_vectors)}
     streams = [stream for stage in recipe.stages for stream in stage.streams]
     for stream in streams:
         label = f"{stream.name}/{type(stream.feed).__name__}"
         files |= {f"{label}.{field}": path for field, path in stream.feed.own_files().items()}
     # A file that is gone was read when the run started.
-    for label, path in files.items():
-        if file_state(place := resolve(path))[0] != MISSING:
+    for label, place in files.items():
+        if file_state(place)[0] != MISSING:
             found[label] = Input(place, hash_file(place)[:16])
     for objective in {stream.objective for stream in streams}:
         for other in teachers.of(objective):

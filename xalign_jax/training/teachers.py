@@ -12,8 +12,8 @@ from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import ModelConfig, Objective, Tree
 from xalign_jax.models.model import Model
-from xalign_jax.recipe import Stream, as_json
-from xalign_jax.records.files import read_environment
+from xalign_jax.recipe import Stream
+from xalign_jax.records.files import check_shape
 from xalign_jax.runtime import storage
 from xalign_jax.runtime.restore import restore_model
 
@@ -25,6 +25,11 @@ class Directory(NamedTuple):
     name: str
     place: epath.Path
 
+    @property
+    def label(self) -> str:
+        """The binding with its value, for messages."""
+        return f"{self.binding} = {str(self.place)!r}"
+
 
 def of(objective: Objective) -> Iterator[Directory]:
     """The directories that an objective names."""
@@ -34,32 +39,16 @@ def of(objective: Objective) -> Iterator[Directory]:
 
 
 def check_model(stream: Stream, config: ModelConfig) -> None:
-    """Check that the directories of a stream's objective hold models of this shape. No parameters are read.
-
-    Raises:
-      UserError: the line names the binding and the difference.
-    """
+    """Raise UserError if a directory of a stream's objective holds no model of this shape. No parameters are read."""
     for found in of(stream.objective):
-        other = read_environment(found.place).get("recipe", {}).get("model")
-        if other is None:
-            raise UserError(
-                f"{found.binding} = {str(found.place)!r}: no model directory; `xalign import` makes one of a Hugging Face "
-                "folder"
-            )
-        own = as_json(config)
-        for key in [*own, *other]:
-            if own.get(key) != other.get(key):
-                raise UserError(
-                    f"{found.binding} = {str(found.place)!r}: a model with {key} = {other.get(key)}, and this one has "
-                    f"{own.get(key)}; they must have the same shape"
-                )
+        check_shape(found.label, found.place, config)
 
 
 def check_vocabulary(stream: Stream, tokenizer: Tokenizer) -> None:
     """Raise UserError if a directory of a stream's objective has another vocabulary."""
     for found in of(stream.objective):
         if Tokenizer.load(found.place / "vocabulary").fingerprint != tokenizer.fingerprint:
-            raise UserError(f"{found.binding} = {str(found.place)!r}: its vocabulary is another one than this run's")
+            raise UserError(f"{found.label}: its vocabulary is another one than this run's")
 
 
 def filled(stream: Stream, model: Model, own: Tree, where: Tree, mesh: jax.sharding.Mesh) -> Tree:

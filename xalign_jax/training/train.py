@@ -21,7 +21,7 @@ from xalign_jax.runtime.cluster import distributed, failures, lock
 from xalign_jax.runtime.cluster.preemption import StopNotice
 from xalign_jax.runtime.cluster.watchdog import Watchdog
 from xalign_jax.runtime.logs import MetricsLog
-from xalign_jax.training import carried, checks, inputs, probing, run_directory, stages, summary, tracing
+from xalign_jax.training import carried, checks, inputs, probing, run_directory, stages, summary, tracing, warm_start
 from xalign_jax.training.build import Built, build_model, build_run, claim, prepare
 from xalign_jax.training.enter import batches, enter, save, start
 from xalign_jax.training.meter import Meter, NotFinite
@@ -71,6 +71,9 @@ def train(
     for tracker in trackers.chosen(runtime):
         tracker.check()
     read = claim(model_dir, recipe, runtime, extend)
+    # A run that goes on has read what it started from.
+    if not run_directory.steps_done(model_dir):
+        warm_start.check(recipe)
 
     # Check shapes before any text is read, since tokenising may take hours: a blank vocabulary has the right size.
     # A directory that was moved brings its vocabulary and its words with it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
 from xalign_jax.data.corpus import Corpus
-from xalign_jax.data.lexicon.vectors import read_vectors
-from xalign_jax.data.new_rows import RowSources, row_sources
+from xalign_jax.data.lexicon.vectors import WordVectors, common_width, read_vectors
+from xalign_jax.data.new_rows import RowSources, check_way, row_sources
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Tree
@@ -23,6 +24,20 @@ from xalign_jax.runtime.restore import restore_heads, restore_model
 from xalign_jax.training.state import Layout
 
 
+def check(recipe: Recipe) -> None:
+    """Check, before any text is read, that what the run starts from is there.
+
+    Raises:
+      UserError: `Recipe.init_from` is no model directory, `new_rows` lacks what it reads, or a file of `row_vectors` is
+        missing or has another width than the others.
+    """
+    if recipe.init_from is not None:
+        _source(recipe.init_from)
+        check_way(recipe.new_rows, recipe.lexicon is not None, bool(recipe.row_vectors))
+    if recipe.row_vectors:
+        common_width("Recipe.row_vectors", [resolve(path) for path in recipe.row_vectors])
+
+
 def initial_params(recipe: Recipe, model: Model, known: Layout, corpus: Corpus, mesh: Mesh) -> Tree:
     """{"model", "heads"} of `Recipe.init_from`, with rows for the tokens that its vocabulary lacks (`Recipe.new_rows`).
 
@@ -31,13 +46,10 @@ def initial_params(recipe: Recipe, model: Model, known: Layout, corpus: Corpus, 
     Raises:
       UserError: no run is there, it holds another model, or `new_rows` cannot be made.
     """
-    source = storage.directory("Recipe.init_from", resolve(recipe.init_from or ""))
-    if not (source / "vocabulary").is_dir():
-        raise UserError(f"Recipe.init_from = {recipe.init_from!r}: no vocabulary there; is it a model directory?")
+    source = _source(recipe.init_from or "")
     # Compare the vocabulary that the other run wrote with this run's: None means that no row changes its place.
     old, new = Tokenizer.load(source / "vocabulary"), corpus.tokenizer
-    words = None if recipe.row_vectors is None else read_vectors(resolve(recipe.row_vectors))
-    sources = row_sources(old, new, recipe.new_rows, corpus.lexicon, words)
+    sources = row_sources(old, new, recipe.new_rows, corpus.lexicon, _words(recipe.row_vectors))
     if sources is None:
         step, params = restore_model(source, None, model, mesh)
         return {"model": params, "heads": _heads(source, step, known, mesh)}
@@ -62,6 +74,22 @@ def initial_params(recipe: Recipe, model: Model, known: Layout, corpus: Corpus, 
 
     params = jax.tree.map(extend, axes, params, where, is_leaf=lambda node: isinstance(node, tuple))
     return {"model": params, "heads": _heads(source, step, known, mesh)}
+
+
+def _source(init_from: str) -> epath.Path:
+    """The model directory that parameters come from."""
+    source = storage.directory("Recipe.init_from", resolve(init_from))
+    if not (source / "vocabulary").is_dir():
+        raise UserError(f"Recipe.init_from = {init_from!r}: no vocabulary there; is it a model directory?")
+    return source
+
+
+def _words(paths: Sequence[str]) -> WordVectors | None:
+    """The words of all files of vectors, one file after another; None = there is no file."""
+    read = [read_vectors(resolve(path)) for path in paths]
+    if not read:
+        return None
+    return WordVectors([word for part in read for word in part.words], np.concatenate([part.vectors for part in read]))
 
 
 def _heads(source: epath.Path, step: int, known: Layout, mesh: Mesh) -> dict[str, Tree]:

@@ -10,7 +10,8 @@ import gin
 from xalign_jax.data.feeds.lines import GroupLines, Interleaved, Tags, room
 from xalign_jax.data.feeds.packed import check_choice, group_index, reads
 from xalign_jax.data.feeds.packing import Batch, Form, PackedRows, blank_rows
-from xalign_jax.data.feeds.pairs import Choice, PairExamples
+from xalign_jax.data.feeds.pair_items import PairExamples
+from xalign_jax.data.feeds.pairs import Choice
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Feed

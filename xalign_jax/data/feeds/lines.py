@@ -10,7 +10,8 @@ import copy
 import numpy as np
 
 from xalign_jax.data.feeds.items import Items, Numbered
-from xalign_jax.data.feeds.pairs import ExampleItems, PairExamples, Pairs, rows_by_language, with_rows
+from xalign_jax.data.feeds.pair_items import ExampleItems, PairExamples, rows_by_language
+from xalign_jax.data.feeds.pairs import Pairs
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.data.sampling.mixing import Blocks, Epochs
 from xalign_jax.data.sampling.mixture import Mixture
@@ -187,7 +188,7 @@ class Interleaved(Numbered):
         """A copy that draws the same languages at other rates."""
         other = copy.copy(self)
         other.rows = rows_by_language(self._sizes, mixture)
-        other._epochs = with_rows(self._epochs, self.rows.names, other.rows)
+        other._epochs = self._epochs.with_rows(self.rows.names, other.rows)
         return other
 
     def items(self, number: np.ndarray) -> Items:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import gin
 
 from xalign_jax.data.feeds.packing import Batch, Form, PackedRows, blank_rows
-from xalign_jax.data.feeds.pairs import Choice, PairExamples, PairItems, Pairs, Pieces, WholeGroups
+from xalign_jax.data.feeds.pair_items import PairExamples, PairItems, WholeGroups
+from xalign_jax.data.feeds.pairs import Choice, Pairs
+from xalign_jax.data.feeds.pieces import Pieces
 from xalign_jax.data.sampling.hashing import hash64
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Feed

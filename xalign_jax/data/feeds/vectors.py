@@ -10,7 +10,7 @@ import gin
 import numpy as np
 
 from xalign_jax.data.feeds.packing import Batch, blank
-from xalign_jax.data.lexicon.vectors import read_vectors, read_width
+from xalign_jax.data.lexicon.vectors import common_width, read_vectors
 from xalign_jax.data.sampling.hashing import hash64, permute
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Batches, Feed
@@ -62,7 +62,15 @@ class VectorFeed(Feed):
 
     def own_files(self) -> Mapping[str, str]:
         """The files of vectors."""
-        return {f"files[{language!r}]": path for language, path in self.files}
+        return {f"files[{language!r}]": resolve(path) for language, path in self.files}
+
+    def check(self, mixture: Mixture | None, lexicon: bool) -> None:
+        """Read the first line of each file.
+
+        Raises:
+          UserError: a file is missing, or the files have vectors of different widths.
+        """
+        self._width()
 
     def build(self, corpus: Corpus, mixture: Mixture | None, rows: int, seed: int, split: str = "train") -> VectorRows:
         """The feed over the files' words. No mixture is read and no split but "train" exists.
@@ -73,11 +81,14 @@ class VectorFeed(Feed):
         return VectorRows(self, corpus.tokenizer, int(hash64(seed, "VectorFeed")))
 
     def blank(self, rows: int) -> Batch:
-        """The arrays of `rows` rows without words. The width comes from the first line of the first file."""
+        """The arrays of `rows` rows without words. The width comes from the files' first lines."""
         names = ("tokens", "positions", "segment_ids")
         batch = {name: blank((rows, self.length), np.int32) for name in names}
         batch["token_language"] = np.full((rows, self.length), -1, np.int32)
-        return batch | {"vector": blank((rows, self.words_per_row, read_width(resolve(self.files[0][1]))), np.float32)}
+        return batch | {"vector": blank((rows, self.words_per_row, self._width()), np.float32)}
+
+    def _width(self) -> int:
+        return common_width("VectorFeed.files", [*self.own_files().values()])
 
 
 class VectorRows(Batches):
@@ -91,17 +102,12 @@ class VectorRows(Batches):
         vectors: list[np.ndarray] = []
         language: list[np.ndarray] = []
         report: dict[str, int] = {}
-        for number, (name, path) in enumerate(config.files):
-            read = read_vectors(resolve(path), config.most)
+        for number, (name, path) in enumerate(zip(self.languages, config.own_files().values(), strict=True)):
+            read = read_vectors(path, config.most)
             found = tokenizer.encode_words(read.words)
             fits = np.array([0 < len(own) <= config.side for own in found], bool)
             if not fits.any():
                 raise UserError(f"VectorFeed.side = {config.side}: no word of {path} has so few tokens")
-            if vectors and read.vectors.shape[1] != vectors[0].shape[1]:
-                raise UserError(
-                    f"VectorFeed.files: {path} has vectors of width {read.vectors.shape[1]}, and {config.files[0][1]} of "
-                    f"width {vectors[0].shape[1]}"
-                )
             ids += [[*before, *own.tolist(), *after] for own, fit in zip(found, fits, strict=True) if fit]
             vectors.append(read.vectors[fits])
             language.append(np.full(int(fits.sum()), number, np.int32))

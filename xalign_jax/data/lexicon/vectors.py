@@ -25,6 +25,22 @@ def read_width(path: str) -> int:
     return _sizes(path, next(read_lines(path))[1])[1]
 
 
+def common_width(label: str, paths: Sequence[str]) -> int:
+    """D of all files, from their first lines.
+
+    Args:
+      label: the gin binding that names the files.
+
+    Raises:
+      UserError: a file is missing or no file of vectors, or the widths differ.
+    """
+    widths = [read_width(path) for path in paths]
+    for path, width in zip(paths, widths, strict=True):
+        if width != widths[0]:
+            raise UserError(f"{label}: {path} has vectors of width {width}, and {paths[0]} of width {widths[0]}")
+    return widths[0]
+
+
 def read_vectors(path: str, most: int | None = None) -> WordVectors:
     """Read a file, which may be compressed.
 

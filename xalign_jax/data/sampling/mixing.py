@@ -266,3 +266,9 @@ class Epochs:
         epoch, index = np.divmod(index, self.size[cursor])
         key = hash64(self.key[cursor], epoch)
         return Located(member, epoch, self.first[cursor] + permute(index, self.size[cursor], key), key)
+
+    def with_rows(self, names: tuple[str, ...], rows: MemberRows) -> Epochs:
+        """The same epochs, whose members `names` have other numbers of rows; those that `rows` lacks have none."""
+        counts = np.zeros((len(rows.start), len(names)), np.int64)
+        counts[:, [names.index(name) for name in rows.names]] = rows.counts
+        return dataclasses.replace(self, blocks=dataclasses.replace(self.blocks, counts=counts, start=rows.start))

@@ -26,13 +26,18 @@ QUERY, KEY = "", "key_"
 LANGUAGES = 4096  # more than a feed has
 
 
-def check_level(name: str, model: Model, level: int) -> None:
+def level_of(model: Model, level: int | None) -> int:
+    """The level that an objective's setting means; None = the model's last."""
+    return model.num_layers if level is None else level
+
+
+def check_level(name: str, model: Model, level: int | None) -> None:
     """Raise UserError if the model lacks the level. `name` is the objective's gin class."""
-    if not 0 <= level <= model.num_layers:
+    if not 0 <= level_of(model, level) <= model.num_layers:
         raise UserError(f"{name}.level = {level}: the model has levels 0 to {model.num_layers}")
 
 
-def check_encoder(name: str, model: Model, level: int, pooling: str) -> None:
+def check_encoder(name: str, model: Model, level: int | None, pooling: str) -> None:
     """Check an objective's settings against the model.
 
     Args:
