@@ -142,7 +142,11 @@ def test_a_calibration_of_a_model_starts_from_raw_probabilities(place):
         ([], "--model: --method=itermax needs one; without a model use --method=ibm1"),
         (["--method=ibm1", "--level=2"], "--level: --method=ibm1 uses no model"),
         (["--model=hf", "--symmetrise=union"], "--method=itermax has no directions"),
-        (["--method=marked"], "--model: --method=marked needs a model directory"),
+        (["--method=marked"], "--model: --method=marked needs the model directory of a run"),
+        (
+            ["--method=spans", "--model=run"],
+            "--model=run: no run there that trained MarkedSpans; train recipes/marked_spans.gin",
+        ),
         (["--method=marked", "--model=hf"], "--model=hf: no run there that trained MarkedWords"),
         (["--method=marked", "--model=run"], "--model=run: no run there that trained MarkedWords"),
         (["--method=marked", "--model=run", "--level=1"], "--level: --method=marked links words as they were trained"),

@@ -39,7 +39,8 @@ BERT = [f"Bert.{name} = 8" for name in ("layers", "width", "heads", "mlp_width",
 ON_PAIRS = ["Recipe.model = @Bert()", "Recipe.vocabulary = @Vocabulary()", *BERT, 'PAIRS = ("pairs:en=a.en,de=a.de",)']
 FROM_USERS |= dict.fromkeys(("align_bitext", "align_words", "light_aligner", "xlm_align"), ON_PAIRS)
 GOLD = ['SOURCE = "a.en"', 'TARGET = "a.de"', 'GOLD = "a.gold"']
-FROM_USERS["marked_words"] = [*ON_PAIRS[:-1], *GOLD]
+MARKED = [*ON_PAIRS[:-1], *GOLD]
+FROM_USERS |= dict.fromkeys(("marked_words", "marked_spans"), MARKED)
 FROM_USERS |= {"linear_words": [*ON_PAIRS, 'PAIR = ("en", "de")']}
 IMPORTED = [*DECODER[:-1], 'PAIRS = ("tsv:en=en.tsv,de=de.tsv",)']
 ON_IMPORTED = ("new_language", "new_language_tokens", "short_texts", "msimcse_pairs", "dap")

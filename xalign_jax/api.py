@@ -111,6 +111,7 @@ def register() -> None:
     import xalign_jax.objectives.distillation
     import xalign_jax.objectives.light_aligner
     import xalign_jax.objectives.linear_words
+    import xalign_jax.objectives.marked_spans
     import xalign_jax.objectives.marked_words
     import xalign_jax.objectives.masked_lm
     import xalign_jax.objectives.parallel_sentences

@@ -8,33 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marked_cases import assert_same_in_parts, marked_batch, with_head
 from objective_cases import assert_same_on_eight_devices, bound, loss_of
-from sentence_cases import KEY, V, sentence_model
+from sentence_cases import KEY
 
 from xalign_jax.alignment.marking import HEAD
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs
 from xalign_jax.objectives.marked_words import MarkedWords
-
-ROWS, T = 8, 12
-
-
-def marked_batch(seed=0):
-    """Rows of two segments of five tokens and two of padding; a third of the tokens is not judged."""
-    random = np.random.default_rng(seed)
-    segments = np.tile(np.repeat([1, 2, 0], [5, 5, 2]), (ROWS, 1)).astype(np.int32)
-    linked = np.where(segments > 0, random.integers(-1, 2, (ROWS, T)), -1).astype(np.int32)
-    places = np.tile([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 0], (ROWS, 1)).astype(np.int32)
-    return {
-        "tokens": random.integers(5, V, (ROWS, T)).astype(np.int32),
-        "positions": places,
-        "segment_ids": segments,
-        "linked": linked,
-    }
-
-
-def with_head(objective, model, params):
-    return params | {"heads": objective.init(KEY, model)[0]}
 
 
 @pytest.mark.parametrize("level", [1, None])
@@ -78,14 +59,8 @@ def test_gradients_are_equal_on_eight_devices(model, params):
 
 @pytest.mark.slow
 def test_gradients_are_equal_when_rows_go_in_parts(model, params):
-    objective, batch = MarkedWords(2), marked_batch()
-    params = with_head(objective, model, params)
-
-    def gradient(network):
-        return jax.jit(jax.grad(lambda p: objective.loss(bound(network, p), batch, {}, KEY)[0]))(params)
-
-    parts = jax.tree.map(np.asarray, (gradient(model), gradient(sentence_model(chunks=2))))
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), *parts)
+    objective = MarkedWords(2)
+    assert_same_in_parts(objective, model, with_head(objective, model, params), marked_batch())
 
 
 def test_a_level_that_the_model_lacks_is_refused(model):

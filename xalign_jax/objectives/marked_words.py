@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from xalign_jax.alignment.marking import HEAD, marked_loss, marked_scores
-from xalign_jax.interfaces import Batch, Inputs, Objective, Tree
-from xalign_jax.objectives.parts.sentences import check_level, level_of
-from xalign_jax.recipe import freeze, within
+from xalign_jax.interfaces import Batch, Tree
+from xalign_jax.objectives.parts.marked import OnMarkedRows
+from xalign_jax.objectives.parts.sentences import check_level
 
 if TYPE_CHECKING:
     from xalign_jax.models.model import Model
@@ -30,21 +30,12 @@ RARE = 0.06  # about the share of linked tokens in sentences of 16 words
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class MarkedWords(Objective):
+class MarkedWords(OnMarkedRows):
     """Classify each token of a translation: does it translate the marked word? Learned from gold links.
 
     Batch of a MarkedFeed: tokens, positions, segment_ids (B,T) int32; linked (B,T) int32: 1 = the token belongs to a
     linked word, 0 = it does not, -1 = it is not judged.
-
-    Attributes:
-      level: the level whose states are classified; None = the last. Nothing above it is computed.
     """
-
-    level: int | None = None
-
-    def __post_init__(self) -> None:
-        freeze(self)
-        within(self, "[0, inf)", "level")
 
     def init(self, rng: jax.Array, model: Model) -> tuple[dict[str, Tree], dict[str, Tree]]:
         """Head "marked_words": weight (width,), drawn from N(0, 0.02^2), and a bias. No state.
@@ -71,17 +62,10 @@ class MarkedWords(Objective):
         Metrics: `precision` and `recall` of tokens whose probability exceeds .5, and `linked`, the share of linked
         tokens.
         """
-        level = level_of(model, self.level)
-        states = model.hidden(Inputs.of(batch), levels=(level,))[level]
-        found = marked_loss(marked_scores(states, model.heads[HEAD]), batch["linked"])
+        found = marked_loss(marked_scores(self.read(model, batch), model.heads[HEAD]), batch["linked"])
         metrics = {
             "precision": found.right / jnp.maximum(found.found, 1),
             "recall": found.right / jnp.maximum(found.linked, 1),
             "linked": found.linked / jnp.maximum(found.judged, 1),
         }
         return found.loss, metrics, state
-
-    def flops(self, model: Model, batch: Batch) -> float:
-        """FLOPs of the blocks up to the level, forward and backward. The head's are few."""
-        rows, length = batch["tokens"].shape
-        return rows * length * level_of(model, self.level) * model.block_flops_per_token(length)

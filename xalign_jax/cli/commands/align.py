@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from xalign_jax.reports.alignment_grid import Grid
 
 _NEURAL = ("argmax", "itermax", "match", "softmax", "ot")
-_TRAINED = ("marked",)  # a run has the head
+_TRAINED = {"marked": "MarkedWords", "spans": "MarkedSpans"}  # a run with this objective has the head
 _LEXICAL = ("ibm1", "ibm1-diagonal", "diagonal")
 _PICTURES = (".png", ".svg", ".pdf")
 _SYMMETRISATIONS = ("intersection", "union", "forward", "backward", "grow-diag-final-and")
@@ -32,14 +32,14 @@ def add(commands: Commands) -> None:
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint's step; default: the newest")
     for side in ("source", "target"):
         parser.add_argument(f"--{side}", type=named, required=True, metavar="FILE", help="a sentence on each line")
-    method = f"{', '.join(_NEURAL)}; marked, with a head that gold links trained; without a model {', '.join(_LEXICAL)}; default itermax"
+    method = f"{', '.join(_NEURAL)}; {', '.join(_TRAINED)}, with a head that gold links trained; without a model {', '.join(_LEXICAL)}; default itermax"
     methods = (*_NEURAL, *_TRAINED, *_LEXICAL)
     parser.add_argument("--method", default="itermax", choices=methods, metavar="NAME", help=method)
     parser.add_argument("--level", type=int, metavar="N", help="whose states are compared; default: two thirds up")
     how = f"how directions are joined: {', '.join(_SYMMETRISATIONS)}; default intersection"
     parser.add_argument("--symmetrise", default="intersection", choices=_SYMMETRISATIONS, metavar="NAME", help=how)
     parser.add_argument("--centre", action="store_true", help="subtract each side's mean state (first 2,048 pairs)")
-    threshold = "of softmax, default 0.001, and of marked, default 0.5"
+    threshold = "of softmax, default 0.001, of marked, default 0.5, and of spans, default 0.4"
     projected = "multiply states with the projection that recipes/light_aligner.gin trained, at its level"
     parser.add_argument("--projected", action="store_true", help=projected)
     parser.add_argument("--threshold", type=float, metavar="P", help=threshold)
@@ -143,8 +143,9 @@ def _check_options(options: argparse.Namespace, bindings: list[str]) -> None:
 
 def _check_trained(options: argparse.Namespace) -> None:
     """Refuse options that a trained head leaves nothing to do for."""
+    method, objective = options.method, _TRAINED[options.method]
     if options.model is None:
-        raise UserError("--model: --method=marked needs a model directory that recipes/marked_words.gin trained")
+        raise UserError(f"--model: --method={method} needs the model directory of a run that trained {objective}")
     for name, plain in (
         ("level", None),
         ("centre", False),
@@ -153,7 +154,7 @@ def _check_trained(options: argparse.Namespace) -> None:
         ("symmetrise", "intersection"),
     ):
         if getattr(options, name) != plain:
-            raise UserError(f"--{name}: --method=marked links words as they were trained; leave --{name} out")
+            raise UserError(f"--{name}: --method={method} links words as they were trained; leave --{name} out")
 
 
 def _aligner(options: argparse.Namespace, texts: Texts) -> Aligner:
@@ -169,15 +170,16 @@ def _aligner(options: argparse.Namespace, texts: Texts) -> Aligner:
         tension = TENSION if options.method == "ibm1-diagonal" else 0.0
         model = estimate(lambda: as_words(texts.pairs()), tension=tension)
         return LexicalAligner(model, options.symmetrise, calibration)
-    return _marked(options, calibration) if options.method in _TRAINED else _neural(options)
+    return _trained(options, calibration) if options.method in _TRAINED else _neural(options)
 
 
-def _marked(options: argparse.Namespace, calibration: Calibration | None) -> Aligner:
+def _trained(options: argparse.Namespace, calibration: Calibration | None) -> Aligner:
     """The aligner by a trained head. The run's record says how it was trained."""
     from xalign_jax.api import load, start_jax
-    from xalign_jax.evaluation.aligning.marked import THRESHOLD, MarkedAligner
+    from xalign_jax.evaluation.aligning.marked import JUDGES, MarkedAligner
 
-    stream = _stream(options.model, "MarkedWords", "marked_words")
+    judge = JUDGES[options.method]
+    stream = _stream(options.model, _TRAINED[options.method], judge.head)
     start_jax("highest" if options.dtype == "float32" else "default")
     loaded = load(options.model, options.step, options.dtype)
     level = stream["objective"]["level"]
@@ -186,7 +188,8 @@ def _marked(options: argparse.Namespace, calibration: Calibration | None) -> Ali
         loaded.tokenizer,
         stream["feed"]["marker"],
         loaded.model.num_layers if level is None else level,
-        threshold=THRESHOLD if options.threshold is None else options.threshold,
+        judge,
+        threshold=options.threshold,
         spaced=options.words == "spaces",
         calibration=calibration,
         batch_tokens=options.batch_tokens,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from xalign_jax.alignment.marking import HEAD, marked_scores
+from xalign_jax.alignment import marking, spans
 from xalign_jax.alignment.scores import Calibration
 from xalign_jax.data.text.linked import Pair
-from xalign_jax.data.tokens.marked import Both, MarkedRow, Marking, WordEncoder, words_to_mark
+from xalign_jax.data.tokens.marked import Both, Marking, WordEncoder, words_to_mark
 from xalign_jax.data.tokens.tokenizer import Tokenizer
 from xalign_jax.errors import UserError
 from xalign_jax.evaluation.aligning.neural import row_width, tokens_of_batch
@@ -20,11 +22,36 @@ from xalign_jax.evaluation.encode import Batch, batches, fetch, padded
 from xalign_jax.interfaces import Inputs
 from xalign_jax.models.model import Model
 
-THRESHOLD = 0.5
+
+class Judge(NamedTuple):
+    """A kind of head.
+
+    Attributes:
+      method: its name for `xalign align`.
+      head: its name in a run, and the name of the recipe that trains it.
+      threshold: what the probability of a link must exceed, unless a user says otherwise.
+      judge: states (B,T,D), the head, and which tokens are the translation's (B,T) bool -> (B,T) float32, the probability
+        that each of these tokens translates the marked word.
+    """
+
+    method: str
+    head: str
+    threshold: float
+    judge: Callable[[jax.Array, Mapping[str, jax.Array], jax.Array], jax.Array]
+
+
+def _of_tokens(states: jax.Array, head: Mapping[str, jax.Array], translation: jax.Array) -> jax.Array:
+    return jax.nn.sigmoid(marking.marked_scores(states, head))
+
+
+# The binary classifier of Latouche et al. 2024 (arXiv 2407.12881), and the spans of Nagata et al. 2020 (arXiv 2004.14516).
+WORDS = Judge("marked", marking.HEAD, 0.5, _of_tokens)
+SPANS = Judge("spans", spans.HEAD, 0.4, spans.best_spans)
+JUDGES = {judge.method: judge for judge in (WORDS, SPANS)}
 
 
 class MarkedAligner:
-    """Links words by a trained head (Latouche et al. 2024, arXiv 2407.12881).
+    """Links words by a trained head.
 
     The probability that word j translates the marked word i is the largest one of j's tokens. Both directions are run,
     and two words are linked if the mean of their two probabilities exceeds the threshold.
@@ -36,8 +63,9 @@ class MarkedAligner:
         tokenizer: Tokenizer,
         marker: str,
         level: int,
+        judge: Judge = WORDS,
         *,
-        threshold: float = THRESHOLD,
+        threshold: float | None = None,
         spaced: bool = True,
         calibration: Calibration | None = None,
         batch_tokens: int | None = None,
@@ -46,6 +74,8 @@ class MarkedAligner:
         """Args:
           model: with its parameters and the head.
           marker, level: those of the training.
+          judge: the kind of head.
+          threshold: None = the judge's.
           spaced: as in `NeuralAligner`.
           calibration: applied to the probabilities of links; None = they stay as they are.
           batch_tokens: of a batch, with padding, counted as for `NeuralAligner` on each of two sides; None = its default.
@@ -54,12 +84,13 @@ class MarkedAligner:
         Raises:
           UserError: the model has no such head, or its vocabulary has no token for the marker.
         """
-        if HEAD not in model.heads:
+        if judge.head not in model.heads:
             raise UserError(
-                f"{name}: no head {HEAD!r} there; train recipes/marked_words.gin, or choose another --method"
+                f"{name}: no head {judge.head!r} there; train recipes/{judge.head}.gin, or choose another --method"
             )
-        self.longer, self.way, self.calibration = 0, f"{name}, level {level}, marked", calibration
-        self._model, self._level, self._threshold = model.up_to(level), level, threshold
+        self.longer, self.way, self.calibration = 0, f"{name}, level {level}, {judge.method}", calibration
+        self._model, self._level, self._judge = model.up_to(level), level, judge
+        self._threshold = judge.threshold if threshold is None else threshold
         self._encoder, self._marking = WordEncoder(tokenizer, spaced), Marking(tokenizer, marker, "MarkedFeed.marker")
         self._batch_tokens = 2 * (batch_tokens or tokens_of_batch())
 
@@ -73,9 +104,8 @@ class MarkedAligner:
             (np.zeros(shape := (len(p.source), len(p.target)), np.float32), np.zeros(shape[::-1], np.float32))
             for p in pairs
         ]
-        for (pair, side, word), row, values in self._judged(both):
-            judged = row.words[: len(values)] >= 0
-            np.maximum.at(found[pair][side][word], row.words[: len(values)][judged], values[judged])
+        for (pair, side, word), words, values in self._judged(both):
+            np.maximum.at(found[pair][side][word], words[words >= 0], values[words >= 0])
         return [self._links((forward + backward.T) / 2) for forward, backward in found]
 
     def _links(self, probability: np.ndarray) -> Alignment:
@@ -85,8 +115,8 @@ class MarkedAligner:
         values = self.calibration(values) if self.calibration else values
         return Alignment(tuple((i, j) for i, j in places.tolist()), tuple(values.tolist()))
 
-    def _judged(self, pairs: Sequence[Both]) -> Iterator[tuple[list[int], MarkedRow, np.ndarray]]:
-        """(pair, side, word), the marked row, and the probability of each token that the model reads; (n,) float32."""
+    def _judged(self, pairs: Sequence[Both]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+        """(pair, side, word), and for each token of its row the word of the translation and the probability; (W,) each."""
         examples = words_to_mark(pairs)
         sizes = np.array([sum(len(side.tokens) for side in both) for both in pairs], np.int64)[examples[:, 0]]
         order = np.argsort(-sizes, kind="stable")
@@ -95,17 +125,20 @@ class MarkedAligner:
             count = max(1, self._batch_tokens // width)
             chosen, order = examples[order[:count]].tolist(), order[count:]
             rows = [self._marking.row(pairs[pair], side, word) for pair, side, word in chosen]
+            words = np.full((len(rows), width), -1, np.int32)
+            for own, row in zip(words, rows, strict=True):
+                own[: len(row.words)] = row.words[:width]
             # One shape for each width: `batches` fills the batch with copies of its last row.
-            ((batch, real),) = batches(padded([row.tokens for row in rows], width), count, "align")
-            values = fetch(_probabilities(self._model, batch, self._level))[:real]
+            arrays = padded([row.tokens for row in rows], width) | {"translation": words >= 0}
+            ((batch, real),) = batches(arrays, count, "align")
+            values = fetch(_probabilities(self._model, batch, self._level, self._judge))[:real]
             if not np.isfinite(values).all():
                 raise UserError("the head's probabilities are not finite; try float32, or another --step")
-            for example, row, own in zip(chosen, rows, values, strict=True):
-                yield example, row, own[: len(row.tokens)]
+            yield from zip(chosen, words, values, strict=True)
 
 
-@functools.partial(jax.jit, static_argnames="level")
-def _probabilities(model: Model, batch: Batch, level: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("level", "judge"))
+def _probabilities(model: Model, batch: Batch, level: int, judge: Judge) -> jax.Array:
     """(B,T) float32: that each token translates the marked word of its row."""
     states = model.hidden(Inputs.of(batch), levels=(level,))[level]
-    return jax.nn.sigmoid(marked_scores(states, model.heads[HEAD]))
+    return judge.judge(states, model.heads[judge.head], jnp.asarray(batch["translation"]))
