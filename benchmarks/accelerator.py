@@ -107,25 +107,7 @@ def theirs(name: str, steps: int) -> dict[str, Any]:
     torch.nn.Module.to(network, device)  # in place
     del start
     torch.set_float32_matmul_precision("high")
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=decoder.RATE, betas=(0.9, 0.95), eps=1e-8, fused=True)
-    forward = torch.compile(network)
-    batches = [torch.tensor(tokens).long().to(device) for tokens in decoder.tokens_of(case)]
-    numbers = iter(range(10**9))
-
-    def step() -> float:
-        tokens = batches[next(numbers) % len(batches)]
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16):
-            logits = forward(input_ids=tokens[:, :-1], use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        return loss.item()
-
+    step = decoder.loop(case, network, "bfloat16", compiled=True, fused=True, device=device)
     # On a GPU nothing but flash attention: an error is better than a slower kernel that nobody notices.
     kernels = [SDPBackend.FLASH_ATTENTION] if device == "cuda" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel(kernels):

@@ -110,19 +110,23 @@ def theirs(case: Case, dtype: str, side: str) -> Step:
     """PyTorch's loop with the same first weights."""
     start = jax.device_get(jax.jit(initial(case).init)(jax.random.key(0)))
     network = hugging_face(case, start)
+    return loop(case, network, dtype, compiled=side == "compiled", fused=side == "fused")
+
+
+def loop(case: Case, network: LlamaForCausalLM, dtype: str, compiled: bool, fused: bool, device: str = "cpu") -> Step:
+    """PyTorch's loop for a network that is on the device."""
     # As ours: decay on matrices only.
     matrices = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), eps=1e-8, fused=side == "fused")
-    forward = torch.compile(network) if side == "compiled" else network
-    batches = [torch.tensor(tokens).long() for tokens in tokens_of(case)]
-    taken = itertools.cycle(batches)
+    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), eps=1e-8, fused=fused)
+    forward = torch.compile(network) if compiled else network
+    taken = itertools.cycle([torch.tensor(tokens).long().to(device) for tokens in tokens_of(case)])
 
     def run() -> float:
         tokens = next(taken)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             logits = forward(input_ids=tokens[:, :-1], use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
         loss.backward()

@@ -6,11 +6,10 @@ python benchmarks/import_time.py [--json=FILE]
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import subprocess
 import sys
 
+import children
 from rows import Row, add_json, write
 
 LIMIT = 2.0
@@ -20,10 +19,10 @@ PROGRAM = f"import sys, xalign_jax.cli; print(*[name for name in {HEAVY!r} if na
 
 def cpu_seconds(program: str) -> tuple[float, str]:
     """User plus system seconds of a fresh interpreter that runs `program`, and what it printed."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, printed.strip()
+    child = children.run([sys.executable, "-c", program])
+    if child.code:
+        raise SystemExit(child.said)
+    return child.cpu, child.printed.strip()
 
 
 def main() -> None:

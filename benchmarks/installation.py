@@ -14,13 +14,12 @@ Seconds are of CPU time. Those of the wall stand in brackets: other work and the
 from __future__ import annotations
 
 import argparse
-import os
-import resource
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import children
 
 ROOT = Path(__file__).resolve().parent.parent
 WAYS = {
@@ -37,13 +36,10 @@ def timed(command: Sequence[str | Path], environment: Mapping[str, str], folder:
     Raises:
       SystemExit: it failed; its last lines are the message.
     """
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
-    done = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise SystemExit("\n".join([" ".join(map(str, command)), *(done.stdout + done.stderr).splitlines()[-5:]]))
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return f"{cpu:.1f} s ({time.time() - began:.0f} s)"
+    child = children.run(command, folder, environment)
+    if child.code:
+        raise SystemExit("\n".join([" ".join(map(str, command)), *(child.printed + child.said).splitlines()[-5:]]))
+    return f"{child.cpu:.1f} s ({child.wall:.0f} s)"
 
 
 def measure(python: str, way: str, model: Path | None) -> dict[str, str]:
@@ -51,8 +47,7 @@ def measure(python: str, way: str, model: Path | None) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="installation-") as folder:
         home = Path(folder, "home")
         home.mkdir()
-        keep = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "LANG"))}
-        environment = keep | {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin", "PIP_NO_CACHE_DIR": "1"}
+        environment = children.fresh_environment(home) | {"PIP_NO_CACHE_DIR": "1"}
         programs = Path(folder, "environment", "bin")
         clone = Path(folder, "clone")  # building leaves files there
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)

@@ -20,19 +20,19 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from doc_blocks import ROOT, blocks, spelt_out
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import children
 
 README = ROOT / "README.md"
 MODELS = {"e5-small": "e5-small", "smollm2": "smollm2-135m"}  # name in README: name in --models
@@ -80,8 +80,7 @@ class Room:
         self.replace = dict(replace)
         self.home = folder.parent / "home"
         self.home.mkdir(parents=True, exist_ok=True)
-        keep = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "LANG"))}
-        self.environment = keep | {"HOME": str(self.home), "PATH": "/usr/local/bin:/usr/bin:/bin"}
+        self.environment = children.fresh_environment(self.home)
 
     @property
     def size(self) -> float:
@@ -96,16 +95,11 @@ class Room:
         if python:
             (self.folder / "block.py").write_text(text, encoding="utf-8")
             command = "python block.py"
-        began, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=self.folder, env=self.environment, capture_output=True, text=True
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        child = children.run(["bash", "-c", command], self.folder, self.environment)
         # `. .venv/bin/activate` lasts for a shell; here each command has one of its own.
         if "activate" in text:
             self.environment["PATH"] = f"{self.folder}/.venv/bin:{self.environment['PATH']}"
-        return Step(text, done.returncode, time.time() - began, cpu, (done.stdout + done.stderr).strip())
+        return Step(text, child.code, child.wall, child.cpu, (child.printed + child.said).strip())
 
 
 def steps() -> Iterator[tuple[str, bool]]:

@@ -3,14 +3,14 @@
 Levels: 0 = embedding output, l = output of block l, L = output of the last block after the final norm.
 
 Shapes: B rows of T tokens, hidden states (B,T,width), V token ids, L blocks. The parameters of all blocks are stacked:
-a matrix (n,m) of a block is an array (L,n,m), and `jax.lax.scan` runs the blocks. So compile time hardly grows with L.
+a matrix (n,m) of a block is an array (L,n,m).
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
@@ -25,6 +25,7 @@ from xalign_jax.arrays import join_rows, split_rows
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs, ModelConfig, States
 from xalign_jax.models.attention import Context
+from xalign_jax.models.blocks import run_blocks
 from xalign_jax.models.layers import Sites
 from xalign_jax.models.sharded_lookup import lookup, spread
 
@@ -269,7 +270,20 @@ class Model:
         if max(levels) > 0:
             context = network.context(inputs.positions, inputs.segment_ids)
             context = context if inputs.seen is None else context.limited(inputs.seen)
-            collected |= self._blocks(network, x, context, levels, capture, edit)
+            collected |= run_blocks(
+                network.layers,
+                x,
+                context,
+                levels,
+                capture,
+                {level: function for level, function in edit.items() if 0 < level < self.num_layers},
+                remat=self._remat,
+                unroll=self.unrolled,
+            )
+        # Level L is after the final norm, and so is its edit.
+        if self.num_layers in collected:
+            x = network.final_norm(collected[self.num_layers])
+            collected[self.num_layers] = edit[self.num_layers](x) if self.num_layers in edit else x
         # Level 0 lies before the first block, so it has no sites.
         sites = {site: {level: collected[site, level] for level in levels if level} for site in capture}
         return States({level: collected[level] for level in levels}, sites)
@@ -284,53 +298,6 @@ class Model:
         )
         x = network.embed(self.rows(tokens), positions, types)
         return jnp.concatenate([inputs.given.astype(x.dtype), x], axis=1)
-
-    def _blocks(
-        self,
-        network: Network,
-        x: jax.Array,
-        context: Context,
-        levels: tuple[int, ...],
-        capture: tuple[str, ...],
-        edit: Mapping[int, Callable[[jax.Array], jax.Array]],
-    ) -> dict[Any, jax.Array]:
-        """{level: states} and {(site, level): values} of blocks 1 to max(levels), by scans over slices of blocks."""
-        # The structure of one block, and arrays (L,..) of all blocks' parameters.
-        block, stacked = nnx.split(network.layers)
-
-        def apply(x: jax.Array, layer: tuple[nnx.State, jax.Array | None]) -> tuple[jax.Array, dict[str, jax.Array]]:
-            # One block: (B,T,width) -> (B,T,width), with its entry of `Context.full_layers`.
-            weights, full = layer
-            x, sites = nnx.merge(block, weights)(x, context.of_layer(full))
-            return spread(x), {name: getattr(sites, name) for name in capture}
-
-        unroll = self.unrolled
-        if self._remat:
-            apply = jax.checkpoint(apply, prevent_cse=unroll)
-        # Slices of consecutive blocks, each run by one scan. Most states are never stored: only what is asked for.
-        stop = max(levels)
-        collected: dict[Any, jax.Array] = {}
-        for first, last, collect in _slices({*levels, *(level for level in edit if 0 < level < stop)}, edit, stop):
-            # Blocks first + 1 to last: (L,..) -> (last - first,..).
-            layers = jax.tree.map(lambda w, a=first, b=last: w[a:b], (stacked, context.full_layers))
-            step = functools.partial(_step, apply, collect)
-            # `scale.collectives` recognises the loop by this name.
-            with jax.named_scope("layers"):
-                # `outputs` (last - first,B,T,width) has all levels of the slice, or is None if only the last is wanted.
-                x, (outputs, sites) = jax.lax.scan(step, x, layers, unroll=unroll)
-            # Entry 0 of what the scan stacked belongs to block first + 1.
-            for level in range(first + 1, last + 1):
-                collected |= {(name, level): values[level - first - 1] for name, values in sites.items()}
-                if outputs is not None:
-                    collected[level] = outputs[level - first - 1]
-            # A slice ends at each edited level, so the next slice reads the edited states.
-            x = edit[last](x) if last in edit and last < self.num_layers else x
-            collected[last] = x
-        # Level L is after the final norm, and so is its edit.
-        if stop == self.num_layers:
-            x = network.final_norm(x)
-            collected[stop] = edit[stop](x) if stop in edit else x
-        return collected
 
     @property
     def unrolled(self) -> bool:
@@ -405,31 +372,3 @@ class Model:
     def block_flops_per_token(self, length: int) -> float:
         """The part of `flops_per_token` that one block takes, on average over the blocks."""
         return (self.flops_per_token(length) - self.head_flops_per_token) / self.num_layers
-
-
-def _step(
-    apply: Callable[..., tuple[jax.Array, dict[str, jax.Array]]],
-    collect: bool,
-    x: jax.Array,
-    layer: tuple[nnx.State, jax.Array | None],
-) -> tuple[jax.Array, tuple[jax.Array | None, dict[str, jax.Array]]]:
-    """A step of the scan: the carry x, and the outputs that the scan stacks."""
-    x, sites = apply(x, layer)
-    return x, (x if collect else None, sites)
-
-
-def _slices(levels: set[int], edited: Container[int], stop: int) -> Iterator[tuple[int, int, bool]]:
-    """Cut blocks 1..stop into slices (first, last, collect), each of which is one scan over blocks first + 1 to last.
-
-    With `collect`, the scan keeps the output of every block, otherwise only the output of the last one. Levels that
-    follow each other share a collecting slice. A slice also ends at an edited level. For example, levels {3, 4, 5}
-    without edits give (0, 3, False), (3, 5, True).
-    """
-    first = 0
-    while first < stop:
-        # Grow the slice while the next block is wanted as well, or while the last one is not wanted either.
-        last, collect = first + 1, first + 1 in levels
-        while last < stop and last not in edited and (last + 1 in levels if collect else last not in levels):
-            last += 1
-        yield first, last, collect
-        first = last

@@ -45,6 +45,7 @@ class TowardsStatic(Objective):
       level: the level whose states are pulled; None = the last.
       squared, cosine: weights of the two distances.
       correlation: weight of the correlations. They are those of the whole batch, however it is spread or accumulated.
+        Each step then decomposes two matrices of the model's width.
       directions: how many there are, from the direction of the largest variance on; 10 in their code. A batch must have
         more words than twice as many.
     """

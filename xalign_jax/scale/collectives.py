@@ -18,7 +18,7 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
-LAYERS = re.compile(r"\blayers\b")  # the name scope of the scan over layers in models/model.py
+LAYERS = re.compile(r"\blayers\b")  # the name scope of the scan over layers in models/blocks.py
 # Between slices a TPU program sends through its host; the attribute says which collective the transfer belongs to.
 _TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 # XLA cuts products of gathered or scattered operands into loops of permutes, and names the loops so.
