@@ -2,7 +2,7 @@
 
     python benchmarks/decoders.py data DATA OUTPUT          # novels, parallel text, and parallel text in a wrong order
     python benchmarks/decoders.py command OUTPUT ARM        # the options of `xalign train`
-    python benchmarks/decoders.py measure DATA MODEL        # MEXA by level, and bits per byte, on NTREX
+    python benchmarks/decoders.py measure DATA MODEL        # MEXA by level, retrieval and bits per byte, on NTREX
 
 ARM is `lm`, `mid_align`, `afp`, `mapping` or `shuffled`, which is `mid_align` on parallel text in a wrong order. All arms
 read the same numbers of rows: 2 of novels, and 16 of help pages and game dialogue. DATA holds the folders mono and
@@ -27,13 +27,14 @@ CORPORA = ("libreoffice_help", "wesnoth")
 NOVELS = 20_000  # paragraphs of each language
 LINES = 400  # of NTREX
 LEVELS = (0, 1, 5, 10, 15, 20, 25, 30)
+LEVEL = 15  # of mid_align
 # Each arm's recipe, its own bindings, and the file of its German sentences.
 ARMS = {
     "lm": ("study/gin/decoder_lm.gin", ["text/Stream.batch_size=16"], "de"),
-    "mid_align": ("recipes/mid_align.gin", ["LEVEL=15", "align/Stream.batch_size=8"], "de"),
+    "mid_align": ("recipes/mid_align.gin", [f"LEVEL={LEVEL}", "align/Stream.batch_size=8"], "de"),
     "afp": ("recipes/afp.gin", ["align/Stream.batch_size=8"], "de"),
     "mapping": ("recipes/cross_lingual_mapping.gin", ["mapping/Stream.batch_size=16"], "de"),
-    "shuffled": ("recipes/mid_align.gin", ["LEVEL=15", "align/Stream.batch_size=8"], "shuffled"),
+    "shuffled": ("recipes/mid_align.gin", [f"LEVEL={LEVEL}", "align/Stream.batch_size=8"], "shuffled"),
 }
 # The learning rate is constant.
 SHARED = ["STEPS=48", "lora_lm/Stream.batch_size=2", "lora/WarmupCosine.peak=2e-3", "lora/WarmupCosine.final=1.0"]
@@ -69,17 +70,22 @@ def command(output: Path, arm: str) -> str:
 
 
 def measure(source: Path, model_dir: str) -> None:
-    """Print MEXA of each level, and bits per byte of each language."""
+    """Print MEXA of each level, retrieval at the level of `mid_align` in both directions, and bits per byte."""
     model = xa.load(model_dir)
     texts = [whole.lines(source / "multiway" / "ntrex" / f"{name}.txt")[:LINES] for name in ("eng", "deu")]
-    # {level: (N,width)} of each side.
-    sides = [{level: np.zeros((LINES, model.model.width), np.float32) for level in LEVELS} for _ in texts]
+    poolings = ("weighted", "mean")  # MEXA's and mid_align's
+    shape = (len(LEVELS), LINES, model.model.width)
+    # {pooling: (levels,N,width)} of each side.
+    sides = [{pooling: np.zeros(shape, np.float32) for pooling in poolings} for _ in texts]
     for side, lines in zip(sides, texts, strict=True):
-        for part in model.capture(lines, Want(LEVELS, ("weighted",))):
-            for level in LEVELS:
-                side[level][part.numbers] = part.pooled["weighted"][level]
-    for level in LEVELS:
-        print("mexa", level, round(mexa(sides[0][level], sides[1][level]).score, 3), flush=True)
+        for part in model.capture(lines, Want(LEVELS, poolings)):
+            for pooling, states in side.items():
+                states[:, part.numbers] = [part.pooled[pooling][level] for level in LEVELS]
+    english, german = sides
+    for number, level in enumerate(LEVELS):
+        print("mexa", level, round(mexa(english["weighted"][number], german["weighted"][number]).score, 3), flush=True)
+    own = LEVELS.index(LEVEL)
+    print("retrieval", LEVEL, *whole.hits(english["mean"][own], german["mean"][own]), flush=True)
     for language, lines in zip(LANGUAGES, texts, strict=True):
         nats = -sum(score.total for score in model.score(lines))
         size = sum(len(line.encode()) for line in lines)
