@@ -43,7 +43,7 @@ MARKED = [*ON_PAIRS[:-1], *GOLD]
 FROM_USERS |= dict.fromkeys(("marked_words", "marked_spans"), MARKED)
 FROM_USERS |= {"linear_words": [*ON_PAIRS, 'PAIR = ("en", "de")']}
 IMPORTED = [*DECODER[:-1], 'PAIRS = ("tsv:en=en.tsv,de=de.tsv",)']
-ON_IMPORTED = ("new_language", "new_language_tokens", "short_texts", "msimcse_pairs", "dap")
+ON_IMPORTED = ("new_language", "new_language_tokens", "short_texts", "msimcse_pairs", "dap", "prompted_pairs")
 FROM_USERS |= {name: IMPORTED for name in ON_IMPORTED}
 RECIPES = sorted((ROOT / "gin" / "recipes").glob("*.gin"))
 

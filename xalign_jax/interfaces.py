@@ -251,8 +251,8 @@ class Objective:
     stage divides the sum by the count over the global batch, so both are plain sums over rows. Arrays are global, as if
     there were one device: methods need not average over devices or gather from them.
 
-    Before the first step, a run calls `check`, `init`, `copied_heads` and `prefill`. In each step it calls `count`, `loss`
-    and, after the optimiser, `after_update`; all three run under `jax.jit`. For example:
+    Before the first step, a run calls `check`, `init`, `check_data`, `copied_heads` and `prefill`. In each step it calls
+    `count`, `loss` and, after the optimiser, `after_update`; all three run under `jax.jit`. For example:
 
         class CausalLM(Objective):
             def count(self, model, batch, rng):
@@ -291,6 +291,13 @@ class Objective:
 
     def check(self, model: Model, batch: Batch) -> None:
         """Raise UserError for batches whose shape this objective cannot take. `batch` has real shapes, but no data."""
+
+    def check_data(self, model: Model, batch: Batch) -> None:
+        """Raise UserError for text that this objective cannot read. `batch` has the first rows, as NumPy arrays.
+
+        Args:
+          model: without parameters.
+        """
 
     def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:
         """How many things the loss sums over, such as tokens or pairs: a float32 scalar, 0 allowed.

@@ -45,9 +45,6 @@ class FakeTokenizer:
     def encode(self, texts):
         return [self._encode(text) for text in texts]
 
-    def lead(self, prefix):
-        return self._encode(prefix.rstrip()).tolist() if prefix.strip() else []
-
     def encode_words(self, words, spaced=False):
         return [self._encode(word, "▁" if spaced or not is_unspaced(word) else "") for word in words]
 

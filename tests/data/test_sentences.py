@@ -17,6 +17,10 @@ from xalign_jax.data.feeds.pairs import Choice, Pairs
 from xalign_jax.data.feeds.pieces import Pieces
 from xalign_jax.data.preview.rows import collect
 from xalign_jax.data.sampling.mixture import Mixture
+from xalign_jax.data.tokens.backends import Bytes
+from xalign_jax.data.tokens.prompts import prompt
+from xalign_jax.data.tokens.tokenizer import Tokenizer
+from xalign_jax.data.tokens.vocabulary import Vocabulary
 from xalign_jax.errors import UserError
 from xalign_jax.reports.preview_lines import lines
 
@@ -223,12 +227,13 @@ def test_xlm_form_restarts_positions_and_has_types_and_cuts_sides(corpus):
     assert 0 < batch["count_cut"].sum() <= cut
 
 
-def test_a_prefix_stands_after_bos_and_changes_nothing_else(corpus):
-    """Both sides of every pair begin with the ids of the prefix; without them the texts are the same."""
-    plain = ContrastFeed(T, S, 25, "en", reverse=0.0)
-    led = dataclasses.replace(plain, prefix="w1 w2: ")
-    lead = corpus.tokenizer.lead("w1 w2:")
-    assert len(lead) >= 2 and corpus.tokenizer.lead(" ") == []
+@pytest.mark.parametrize("mixup", [False, True])
+def test_a_prompt_stands_between_bos_and_eos_and_changes_nothing_else(corpus, mixup):
+    """The texts of both sides stand between the ids of prefix and suffix; without them they are the same."""
+    plain = ContrastFeed(T, S, 15, "en", reverse=0.0, mixup=mixup)
+    led = dataclasses.replace(plain, prefix="w1 w2: ", suffix=" w3 [MASK]")
+    before, after = prompt(corpus.tokenizer, "ContrastFeed", led.prefix, led.suffix)
+    assert len(before) >= 2 and after[-1] == corpus.tokenizer.mask
     found = []
     for config in (plain, led):
         feed = config.build(corpus, MIXTURE, 200, 0)
@@ -240,12 +245,30 @@ def test_a_prefix_stands_after_bos_and_changes_nothing_else(corpus):
         assert all(np.array_equal(own[3], np.arange(len(own[3]))) for own in segments(block))
         found.append(texts)
     for view in ("", "key_"):
-        assert all(text[: 1 + len(lead)] == (BOS, *lead) for text in found[1][view])
-        without = Counter((text[0], *text[1 + len(lead) :]) for text in found[1][view])
+        head, tail = (BOS, *before), (*after, EOS)
+        assert all(text[: len(head)] == head and text[-len(tail) :] == tail for text in found[1][view])
+        without = Counter((BOS, *text[len(head) : -len(tail)], EOS) for text in found[1][view])
         # The two feeds may drop other items where a block's rows are full.
         assert sum((without & Counter(found[0][view])).values()) > 0.95 * len(found[1][view])
-    with pytest.raises(UserError, match=r"ContrastFeed\.side = 60: 1 of them with their specials take"):
+    with pytest.raises(UserError, match=r"ContrastFeed\.side = 60: . of them with their specials take"):
         dataclasses.replace(led, side=60).build(corpus, MIXTURE, 200, 0)
+
+
+def test_prompts_write_the_mask_token_and_leave_spaces_before_a_text_to_it(corpus):
+    mask = corpus.tokenizer.mask
+    w1, w2 = (corpus.tokenizer.encode([word])[0].tolist() for word in ("w1", "w2"))
+    assert prompt(corpus.tokenizer, "F", " ", "") == ([], [])
+    assert prompt(corpus.tokenizer, "F", "w1  ", "[MASK]") == (w1, [mask])
+    assert prompt(corpus.tokenizer, "F", "w1 [MASK] w2[MASK]", " w2 ") == ([*w1, mask, *w2, mask], w2)
+
+
+def test_a_prompt_whose_mask_the_vocabulary_lacks_or_has_several_times_is_refused():
+    bytes_only = Tokenizer(Bytes(), Vocabulary("bytes", clones=1, clone_specials=True))
+    with pytest.raises(UserError, match=r"F.suffix = '\[MASK\]': clones have masks of their own"):
+        prompt(bytes_only, "F", "", "[MASK]")
+    bytes_only.mask = None
+    with pytest.raises(UserError, match=r"F.prefix = 'a \[MASK\]': the vocabulary has no mask token; leave"):
+        prompt(bytes_only, "F", "a [MASK]", "")
 
 
 @pytest.mark.parametrize("mixup", [False, True])

@@ -25,6 +25,7 @@ class Bigram(Bindable):
     causal = True
     tied = False
     max_length = 64
+    mask_id = None
 
     def __init__(self, rows: int, width: int, layers: int = 1) -> None:
         self.vocabulary_size, self.width, self.num_layers = rows, width, layers

@@ -72,6 +72,23 @@ def test_states_and_vectors_are_those_of_transformers(models, kind):
         np.testing.assert_allclose(everything[i], h.mean(0), atol=1e-5 * np.abs(h).max())
 
 
+def test_the_state_of_a_prompts_mask_token_is_that_of_transformers(models):
+    _, network, model = models("xlm-r")
+    vectors = model.encode(TEXTS, 2, "mask", prefix="it says ", suffix="means [MASK] now")
+    tokenizer = model.tokenizer
+    for vector, text in zip(vectors, TEXTS, strict=True):
+        parts = [tokenizer.encode_documents([part])[0] for part in ("it says", text, "means", " now")]
+        ids = np.concatenate([[tokenizer.bos], *parts[:3], [tokenizer.mask], parts[3], [tokenizer.eos]])
+        with torch.no_grad():
+            states = network(input_ids=torch.tensor(ids[None]), output_hidden_states=True).hidden_states[2][0].numpy()
+        np.testing.assert_allclose(vector, states[np.flatnonzero(ids == tokenizer.mask)[0]], atol=1e-5)
+    # Without a mask, prompts count in means as words of the text do.
+    means = model.encode(["cat", "it says cat"], 2, prefix="it says ")
+    longer = model.encode(["it says cat"], 2)
+    np.testing.assert_allclose(means[0], longer[0], atol=1e-5)
+    assert np.abs(means[1] - longer[0]).max() > 1e-3
+
+
 def test_spans_and_words_cover_the_text(models):
     (found,) = models("llama")[2].hidden(["Die  Katze schläft, 猫."], 0)
     tokens = found.tokens
@@ -176,6 +193,9 @@ def test_bad_input_gives_one_line(models, tmp_path, capsys, monkeypatch):
         "pooling 'max': one of mean, weighted": lambda: model.encode(TEXTS, pooling="max"),
         "site 'head': one of attention, mlp": lambda: model.hidden(TEXTS, 1, sites=("head",)),
         r"text 1 \(counted from 0\) has no token": lambda: encoder.encode(["a", ""]),
+        "a text has 0 mask tokens.* once in the prefix or the suffix": lambda: encoder.encode(TEXTS, 1, "mask"),
+        "a text has 2 mask tokens": lambda: encoder.encode(TEXTS, 1, "mask", prefix="[MASK]", suffix="[MASK]"),
+        "encode: prefix, suffix and specials have 1.. tokens": lambda: encoder.encode(TEXTS, prefix="long " * 25),
         r"write \[text\]": lambda: model.encode("a text"),
         r"texts\[1\] is a int": lambda: model.encode(["a", 3]),
         "has 126 tokens, but the model reads 95": lambda: model.score(["a", "long " * 25]),

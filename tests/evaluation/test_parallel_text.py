@@ -68,24 +68,45 @@ def test_a_measure_on_the_probes_vectors_is_the_pure_function(probed, tmp_path):
         assert value == mexa(sides[0][level], sides[1][level]).score
 
 
-def test_a_prefix_stands_before_every_text_and_is_checked(probed, tmp_path, monkeypatch):
+def test_a_prompt_stands_around_every_text_and_is_checked(probed, tmp_path, monkeypatch):
     read = []
     pooled = parallel_text.pooled
     monkeypatch.setattr(
         parallel_text, "pooled", lambda model, rows, *rest: read.append(rows) or pooled(model, rows, *rest)
     )
     files = _files(tmp_path, en=LINES, de=LINES)
-    plain, led = (_probe(files, Retrieval(), prefix=prefix) for prefix in ("", "of words "))
+    plain, led = _probe(files, Retrieval()), _probe(files, Retrieval(), prefix="of words ", suffix=" words")
     rows = [probe.rows(probed) for probe in (plain, led)]
-    before, _ = probed.corpus.tokenizer.framing(probed.model.causal)
-    lead = [*before, *probed.corpus.tokenizer.encode(["of words"])[0]]
-    for without, with_lead in zip(read[0], read[2], strict=True):
-        assert with_lead.tolist() == [*lead, *without[len(before) :]]
-    # A row names its prefix, and rows without one are as they always were.
-    assert all("prefix" not in row["settings"] for row in rows[0])
-    assert all(row["settings"]["prefix"] == "of words " for row in rows[1])
-    with pytest.raises(UserError, match=r"ParallelText\.prefix = .* leave no room"):
-        dataclasses.replace(led, length=len(lead)).check(probed)
+    before, after = probed.corpus.tokenizer.framing(probed.model.causal)
+    lead, tail = (ids.tolist() for ids in probed.corpus.tokenizer.encode(["of words", " words"]))
+    for without, within in zip(read[0], read[2], strict=True):
+        text = without[len(before) : len(without) - len(after)]
+        assert within.tolist() == [*before, *lead, *text, *tail, *after]
+    # A row names its prompt, and rows without one are as they always were.
+    assert not any({"prefix", "suffix"} & {*row["settings"]} for row in rows[0])
+    assert all((row["settings"]["prefix"], row["settings"]["suffix"]) == ("of words ", " words") for row in rows[1])
+    with pytest.raises(
+        UserError, match=r"ParallelText: prefix, suffix and specials have \d+ tokens, which leave no room"
+    ):
+        dataclasses.replace(led, length=len(lead) + len(tail)).check(probed)
+
+
+def test_the_mask_token_is_measured_where_a_prompt_has_one(probed, tmp_path, monkeypatch):
+    tokenizer, files = probed.corpus.tokenizer, _files(tmp_path, en=LINES, de=LINES)
+    prompted = _probe(files, Retrieval(pooling="mask"), suffix=" [MASK]")
+    with pytest.raises(UserError, match=r"pooling 'mask': the vocabulary has no mask token; one of mean, weighted"):
+        prompted.check(probed)
+    monkeypatch.setattr(type(probed.model), "mask_id", tokenizer.mask)
+    prompted.check(probed)
+    # The mask token has one state in this model, whatever the text, so nothing is told apart.
+    vectors = prompted._vectors(probed, tokenizer.encode(LINES), prompted._want(probed.model), "en", None)["mask"][0]
+    np.testing.assert_array_equal(vectors, np.tile(probed.model.params["embedding"][tokenizer.mask], (20, 1)))
+    for suffix, found in (("", 0), ("[MASK] [MASK]", 2)):
+        wrong = dataclasses.replace(prompted, suffix=suffix)
+        with pytest.raises(
+            UserError, match=rf"a text has {found} mask tokens.* once in ParallelText.prefix or Parallel"
+        ):
+            wrong.check(probed)
 
 
 def test_each_text_is_read_once(probed, tmp_path, monkeypatch):

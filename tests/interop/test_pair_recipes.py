@@ -15,6 +15,10 @@ WAYS = {
     "LowRank": ("--gin.LowRank.rank=2", '--gin.LowRank.patterns=("attention/query$",)'),
 }
 
+RECIPES = {name: () for name in ("new_language", "new_language_tokens", "short_texts", "msimcse_pairs", "dap")}
+# Prompts are long in bytes.
+RECIPES["prompted_pairs"] = ("--gin.TranslationRanking.level=1", "--gin.sentences/ContrastFeed.side=16")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -30,18 +34,35 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow  # a run for each
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("recipe", ["new_language", "new_language_tokens", "short_texts", "msimcse_pairs", "dap"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains_and_measures_held_out_pairs(folder, recipe, way):
     done = xalign(
         "train", "--gin_file=base/model.gin", f"--gin_file=recipes/{recipe}.gin", f"--model_dir={recipe}-{way}",
         '--gin.PAIRS=("tsv:en=en.tsv,xx=xx.tsv",)', "--gin.STEPS=2", "--gin.sentences/Stream.batch_size=8",
-        "--gin.ParallelText.length=64", f"--gin.pairs/Stage.parametrization=@{way}()", *WAYS[way], cwd=folder,
+        "--gin.ParallelText.length=64", f"--gin.pairs/Stage.parametrization=@{way}()", *WAYS[way], *RECIPES[recipe],
+        cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     last = json.loads((folder / f"{recipe}-{way}" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 2 and np.isfinite(last["loss"]) and last["sentences/pairs"] > 0
     rows = json.loads((folder / f"{recipe}-{way}" / "results.json").read_text())
     assert {"en->xx", "xx->en"} <= {row["language"] for row in rows if row["metric"] == "accuracy"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ['" means .', '" means [MASK] [MASK] .'])
+def test_a_prompt_without_one_mask_token_stops_the_run_before_it_trains(folder, suffix):
+    done = xalign(
+        "train", "--gin_file=base/model.gin", "--gin_file=recipes/prompted_pairs.gin", "--model_dir=wrong",
+        '--gin.PAIRS=("tsv:en=en.tsv,xx=xx.tsv",)', "--gin.sentences/Stream.batch_size=8", f"--gin.SUFFIX='{suffix}'",
+        "--gin.ParallelText.length=64", *RECIPES["prompted_pairs"], cwd=folder,
+    )  # fmt: skip
+    masks = suffix.count("[MASK]")
+    said = (
+        f"TranslationRanking.pooling = 'mask': a sentence has {masks} mask tokens, and one is needed; write [MASK] once"
+    )
+    assert done.returncode == 2 and said in done.stderr.splitlines()[-1], done.stderr[-2000:]
+    assert not (folder / "wrong" / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow

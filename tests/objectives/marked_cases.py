@@ -1,11 +1,9 @@
-"""Batches of marked rows without a feed, and the comparison of whole rows with rows in parts."""
+"""Batches of marked rows, without a feed."""
 
 from __future__ import annotations
 
-import jax
 import numpy as np
-from objective_cases import bound
-from sentence_cases import KEY, V, sentence_model
+from sentence_cases import KEY, V
 
 ROWS, T = 8, 12
 
@@ -28,13 +26,3 @@ def marked_batch(seed=0):
 
 def with_head(objective, model, params):
     return params | {"heads": objective.init(KEY, model)[0]}
-
-
-def assert_same_in_parts(objective, model, params, batch):
-    """The gradient must not change where the model reads rows in two parts."""
-
-    def gradient(network):
-        return jax.jit(jax.grad(lambda p: objective.loss(bound(network, p), batch, {}, KEY)[0]))(params)
-
-    parts = jax.tree.map(np.asarray, (gradient(model), gradient(sentence_model(chunks=2))))
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), *parts)

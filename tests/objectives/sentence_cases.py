@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from objective_cases import bound
 
 from xalign_jax.interfaces import Inputs
 from xalign_jax.models.model import build
@@ -45,6 +46,16 @@ def sentence_batch(seed=0, parts=1, absent=((3, 2),)):
 @functools.partial(jax.jit, static_argnames=("model", "level", "pooling"))
 def vectors(model, params, rows, level=1, pooling="first"):
     return sentence_vectors(model.bind(params), rows, S, level, pooling)
+
+
+def assert_same_in_parts(objective, model, params, batch):
+    """The gradient must not change where the model reads rows in two parts (`Runtime.accumulate`)."""
+
+    def gradient(network):
+        return jax.jit(jax.grad(lambda p: objective.loss(bound(network, p), batch, {}, KEY)[0]))(params)
+
+    parts = jax.tree.map(np.asarray, (gradient(model), gradient(sentence_model(chunks=2))))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), *parts)
 
 
 def linked_states(model, params, batch):

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from marked_cases import ROWS, T, assert_same_in_parts, marked_batch, with_head
+from marked_cases import ROWS, T, marked_batch, with_head
 from objective_cases import assert_same_on_eight_devices, bound, loss_of
-from sentence_cases import KEY
+from sentence_cases import KEY, assert_same_in_parts
 
 from xalign_jax.alignment.spans import HEAD, answers, best_spans
 from xalign_jax.errors import UserError

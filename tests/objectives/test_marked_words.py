@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from marked_cases import assert_same_in_parts, marked_batch, with_head
+from marked_cases import marked_batch, with_head
 from objective_cases import assert_same_on_eight_devices, bound, loss_of
-from sentence_cases import KEY
+from sentence_cases import KEY, assert_same_in_parts
 
 from xalign_jax.alignment.marking import HEAD
 from xalign_jax.errors import UserError

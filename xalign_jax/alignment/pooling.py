@@ -30,18 +30,22 @@ def last_tokens(segment_ids: jax.Array) -> jax.Array:
     return jnp.where(segment_ids != following, segment_ids, 0)
 
 
-def pooled_tokens(segment_ids: jax.Array, positions: jax.Array, special: jax.Array, pooling: str) -> jax.Array:
+def pooled_tokens(
+    segment_ids: jax.Array, positions: jax.Array, special: jax.Array, pooling: str, masks: jax.Array | bool = False
+) -> jax.Array:
     """segment_ids (R,T) int32 with 0 at every token that a pooling leaves out.
 
     Args:
       positions: (R,T) int32, from 0 in each segment.
       special: (R,T) bool, True at bos, eos and other tokens that text never contains.
       pooling: "first" keeps a segment's first token, "last" its last token, which is eos where a text ends with one, and
-        "mean" its tokens that are not special.
+        "mean" its tokens that are not special, and "mask" its mask token.
+      masks: (R,T) bool, the mask tokens; False = there are none.
     """
     if pooling == "last":
         return last_tokens(segment_ids)
-    return jnp.where(positions == 0 if pooling == "first" else ~special, segment_ids, 0)
+    kept = {"first": positions == 0, "mean": ~special, "mask": masks}[pooling]
+    return jnp.where(kept, segment_ids, 0)
 
 
 def _members(segment_ids: jax.Array, slots: int) -> jax.Array:

@@ -29,6 +29,7 @@ from xalign_jax.models.layers import Sites
 from xalign_jax.models.model import Model
 
 POOLINGS = ("mean", "weighted", "first", "last")
+PROMPTED = (*POOLINGS, "mask")  # of texts that stand in a prompt
 Key = int | tuple[str, int]  # a level, or a site of a block: 8, ("mlp", 8)
 
 NUMBERS_AT_ONCE = 2**25  # of captured states on all devices together, 128 MiB of float32
@@ -43,7 +44,8 @@ class Want:
       levels: from 0, the embedding output, to L, the last block after the final norm.
       poolings: how the states of a text become one vector. "mean" is the mean over its own tokens, without bos and eos.
         "weighted" is sum_t t h_t / sum_t t over all tokens t = 1..T that the model reads (Muennighoff 2022, SGPT, arXiv
-        2202.08904). "first" and "last" are the first and the last token that the model reads.
+        2202.08904). "first" and "last" are the first and the last token that the model reads, "mask" is the one mask token
+        of a prompt.
       sites: within blocks, "mlp" (the feed-forward neurons after the activation) or "attention" (its output), of each
         of the levels from 1 on. They are pooled in the same ways.
       tokens: keep the states of all tokens too.
@@ -70,9 +72,23 @@ class Want:
                 )
         if not self.levels:
             raise UserError("no level: name at least one")
-        for what, names, known in (("pooling", self.poolings, POOLINGS), ("site", self.sites, Sites._fields)):
+        for what, names, known in (("pooling", self.poolings, PROMPTED), ("site", self.sites, Sites._fields)):
             if unknown := [name for name in names if name not in known]:
                 raise UserError(f"{what} {unknown[0]!r}: one of {', '.join(known)}")
+        if "mask" in self.poolings and model.mask_id is None:
+            raise UserError(f"pooling 'mask': the vocabulary has no mask token; one of {', '.join(POOLINGS)}")
+
+    def check_masks(self, model: Model, rows: Iterable[np.ndarray], where: str = "the prefix or the suffix") -> None:
+        """Raise UserError for a row (T,) of ids without a mask token, or with several, if its state is wanted.
+
+        Args:
+          where: what the user should change.
+        """
+        for row in rows if "mask" in self.poolings else ():
+            if (masks := np.count_nonzero(row == model.mask_id)) != 1:
+                raise UserError(
+                    f"pooling 'mask': a text has {masks} mask tokens, and one is needed; write [MASK] once in {where}"
+                )
 
 
 class Part(NamedTuple):
@@ -110,6 +126,7 @@ def capture(
       UserError: a level, a pooling or a site does not exist, maps are not defined there, or a state is not finite.
     """
     want.check(model)
+    want.check_masks(model, rows)
     if mapped is not None:
         mapped.check(want)
     stack = None if mapped is None else mapped.maps.stack
@@ -220,7 +237,7 @@ def _states(model: Model, batch: Batch, want: Want, stack: Stack | None) -> tupl
     """By key, in the order of `want.keys`: (P,B,D) pooled states, and (B,T,D) token states if they are wanted."""
     edit = {} if stack is None else stack.edits(batch["numbers"])
     states = model.hidden(Inputs.of(batch), levels=want.levels, capture=want.sites, edit=edit)
-    weights = jnp.stack([_weights(batch, pooling, want.specials) for pooling in want.poolings])
+    weights = jnp.stack([_weights(batch, pooling, want.specials, model.mask_id) for pooling in want.poolings])
     # In float32: a mean over many tokens loses digits in bfloat16.
     found = [states[key].astype(jnp.float32) for key in want.keys]
     vectors = [jnp.einsum("pbt,btd->pbd", weights, h, precision="highest") for h in found]
@@ -231,13 +248,15 @@ def _states(model: Model, batch: Batch, want: Want, stack: Stack | None) -> tupl
     return vectors, found if want.tokens else []
 
 
-def _weights(batch: Batch, pooling: str, specials: bool) -> jax.Array:
+def _weights(batch: Batch, pooling: str, specials: bool, mask_id: int | None) -> jax.Array:
     """(B,T) float32 weights of a row's tokens in its vector; they sum to 1."""
     real, at = batch["segment_ids"] > 0, batch["positions"]
     if pooling == "mean":
         weights = jnp.asarray(real if specials else batch["own"], jnp.float32)
     elif pooling == "weighted":
         weights = jnp.where(real, at + 1.0, 0.0)
+    elif pooling == "mask":
+        weights = jnp.asarray(batch["tokens"] == mask_id, jnp.float32)
     else:
         there = at == 0 if pooling == "first" else at == real.sum(1, keepdims=True) - 1
         weights = jnp.asarray(there, jnp.float32)

@@ -21,7 +21,7 @@ from xalign_jax.evaluation import generation
 from xalign_jax.evaluation.activations import Key, Part, Want, capture, pooled, token_losses
 from xalign_jax.evaluation.aligning.neural import NeuralAligner, Way, default_level
 from xalign_jax.evaluation.aligning.pairs import Alignment
-from xalign_jax.evaluation.inputs.texts import ReadText, TextReader, check_texts
+from xalign_jax.evaluation.inputs.texts import ReadText, TextReader, check_texts, prompted
 from xalign_jax.evaluation.language_maps import LanguageMaps, Mapped
 from xalign_jax.models.model import Model
 
@@ -107,21 +107,25 @@ class LoadedModel:
         pooling: str = "mean",
         specials: bool = False,
         language: str | Sequence[str] | None = None,
+        prefix: str = "",
+        suffix: str = "",
     ) -> np.ndarray:
         """A vector for each text: (N,width) float32.
 
         Args:
           level: 0 = embeddings, L = after the last block and the final norm; None = L.
-          pooling: "mean", "weighted", "first" or "last", as `activations.Want` describes them.
+          pooling: "mean", "weighted", "first", "last" or "mask", as `activations.Want` describes them.
           specials: count bos and eos in the mean.
           language: of all texts, or of each; for models with maps only.
+          prefix, suffix: as in `ParallelText`.
 
         Raises:
-          UserError: no such level or pooling, an empty text, a language without a map, or a state that is not finite.
+          UserError: no such level or pooling, an empty text, a language without a map, a state that is not finite, or a
+            text without a mask token whose state is wanted.
         """
         want = Want((self.model.num_layers if level is None else level,), (pooling,), specials=specials)
         want.check(self.model)
-        rows = self._reader.ids(texts)
+        rows = prompted(self._reader, "encode", prefix, suffix).ids(texts)
         mapped = self._mapped(language, len(rows))
         if not rows:
             return np.zeros((0, self.model.width), np.float32)

@@ -28,6 +28,7 @@ from xalign_jax.objectives.parts.sentences import (
     KEY,
     POOLINGS,
     QUERY,
+    PoolsSentences,
     check_encoder,
     contrast_ids,
     items,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Distillation(Taught):
+class Distillation(PoolsSentences, Taught):
     """Pull a sentence and its translation to a teacher's vector of the sentence; counted by pairs.
 
     The teacher reads the queries of a ContrastFeed (`Taught`).
@@ -54,7 +55,7 @@ class Distillation(Taught):
 
     Attributes:
       level: the level whose vectors are learned; None = the last.
-      pooling: "first" token or "mean" over the tokens that are not special.
+      pooling: as in `TranslationRanking`.
       teacher: as in `Taught`.
       squared, cosine, contrast: weights of the three parts.
       temperature: of the contrast; cosines are divided by it.

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Batch, Objective, Tree
+from xalign_jax.interfaces import Batch, Tree
 from xalign_jax.objectives.parts.candidates import Ids
 from xalign_jax.objectives.parts.contrast import Contrast, infonce, infonce_flops, positive_pairs
 from xalign_jax.objectives.parts.primitives import l2_normalize
@@ -31,6 +31,7 @@ from xalign_jax.objectives.parts.sentences import (
     KEY,
     POOLINGS,
     QUERY,
+    PoolsSentences,
     check_encoder,
     contrast_ids,
     group_ids,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class TranslationRanking(Objective):
+class TranslationRanking(PoolsSentences):
     """Find each sentence's translation among all sentences of the global batch.
 
     One encoder reads both sides of a ContrastFeed's items. The loss is summed over items and directions and counted by
@@ -63,7 +64,8 @@ class TranslationRanking(Objective):
 
     Attributes:
       level: the level whose states are compared; None = the last.
-      pooling: "first" token, "last" token (AFP), or "mean" over the tokens that are not special.
+      pooling: "first" token, "last" token (AFP), "mean" over the tokens that are not special, or the "mask" token of a
+        prompt (`ContrastFeed.suffix`).
       temperature: cosines are divided by it.
       margin: subtracted from the positives' cosine, or with `margin_after_temperature` from their scaled cosine.
       both_directions: also rank the queries for each key. With whole groups there is only one direction.

@@ -20,12 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from xalign_jax.alignment.transport import transport_cost
-from xalign_jax.interfaces import Batch, Inputs, Objective, Tree
+from xalign_jax.interfaces import Batch, Inputs, Tree
 from xalign_jax.objectives.parts.primitives import l2_normalize
 from xalign_jax.objectives.parts.sentences import (
     KEY,
     POOLINGS,
     QUERY,
+    PoolsSentences,
     check_encoder,
     items,
     level_of,
@@ -42,7 +43,7 @@ UNITS = ("sentence", "token")
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class TransportDivergence(Objective):
+class TransportDivergence(PoolsSentences):
     """The divergence of the two sides of a ContrastFeed's batch, counted by items.
 
     With sentences, the divergence of the whole batch is multiplied by the number of items. With tokens, the divergences

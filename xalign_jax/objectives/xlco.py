@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Batch, Objective, Tree
+from xalign_jax.interfaces import Batch, Tree
 from xalign_jax.objectives.parts import momentum as averages
 from xalign_jax.objectives.parts import queue as ring
 from xalign_jax.objectives.parts.contrast import Contrast, infonce, infonce_flops
@@ -32,6 +32,7 @@ from xalign_jax.objectives.parts.sentences import (
     KEY,
     POOLINGS,
     QUERY,
+    PoolsSentences,
     check_encoder,
     contrast_ids,
     item_texts,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class XlCo(Objective):
+class XlCo(PoolsSentences):
     """Contrast of the two sides of a ContrastFeed's items, summed over items (and directions), counted by them.
 
     A candidate is masked if its item shares a group or a text with the query's item. Other translations of the same
@@ -59,7 +60,7 @@ class XlCo(Objective):
 
     Attributes:
       level: the level whose states are contrasted. The pass stops there. The published base model uses 8 of 12.
-      pooling: "first" token, "last" token, or "mean" over the tokens that are not special.
+      pooling: as in `TranslationRanking`.
       projection: multiply with a trained (width, width) matrix without bias, which starts as N(0, 0.02^2).
       cosine: normalise the vectors; False = raw dot products (published).
       temperature: similarities are divided by it; published: 0.25 for raw dot products.

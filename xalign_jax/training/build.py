@@ -83,6 +83,7 @@ def build_run(recipe: Recipe, runtime: Runtime, mesh: Mesh, corpus: Corpus, read
     coordinates = {stage.name: stage.parametrization.bind(model, corpus) for stage in recipe.stages}
     # Checks that need real data. Probes are asked now, because a stage's probes run hours later.
     checks.check_types(planned, model)
+    checks.check_data(planned, model)
     for stream in stages.streams(recipe):
         teachers.check_vocabulary(stream, corpus.tokenizer)
     probes = [probe for stage in recipe.stages for probe in stage.probes]

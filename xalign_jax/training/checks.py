@@ -228,6 +228,14 @@ def check_types(stages: list[PlannedStage], model: Model) -> None:
             )
 
 
+def check_data(stages: list[PlannedStage], model: Model) -> None:
+    """Let each objective refuse the text that it is going to read, by its first rows."""
+    for planned in stages:
+        for stream in planned.stage.streams:
+            feed = planned.feeds[stream.name]
+            stream.objective.check_data(model, feed.batch(feed.first_step, slice(0, 2)))
+
+
 def check_probes(probes: Iterable[Probe], run: ProbedRun) -> None:
     """Let each probe say what the model or the data lacks."""
     for probe in probes:

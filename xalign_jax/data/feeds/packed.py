@@ -12,6 +12,7 @@ from xalign_jax.data.feeds.pair_items import PairExamples, PairItems, WholeGroup
 from xalign_jax.data.feeds.pairs import Choice, Pairs
 from xalign_jax.data.feeds.pieces import Pieces
 from xalign_jax.data.sampling.hashing import hash64
+from xalign_jax.data.tokens.prompts import prompt
 from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Feed
 from xalign_jax.recipe import at_least_one, freeze, one_of, within
@@ -167,7 +168,8 @@ class ContrastFeed(Feed):
       whole_groups: a batch holds all texts of its groups, each once as a pair's first draw.
       mixup: an item holds two pairs: query "bos s1 eos s2 eos", key "bos t1 eos t2 eos". Each of the two has its own
         random order (InfoXLM, Chi et al. 2021, section 3.3).
-      prefix: words that stand before every text, as the model was trained to read it, such as "query: " (e5).
+      prefix, suffix: words that stand before and after every text, as the model was trained to read it, such as "query: "
+        (e5). [MASK] in them is the mask token, which `pooling = "mask"` reads. They enclose the two texts of a mixup.
     """
 
     length: int = gin.REQUIRED
@@ -179,6 +181,7 @@ class ContrastFeed(Feed):
     whole_groups: bool = False
     mixup: bool = False
     prefix: str = ""
+    suffix: str = ""
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -197,13 +200,15 @@ class ContrastFeed(Feed):
         """The feed over a mixture, `rows` rows a step.
 
         Raises:
-          UserError: there are no translation pairs, a language of the rates has none, or the sides do not fit a row.
+          UserError: there are no translation pairs, a language of the rates has none, the sides do not fit a row, or the
+            prompt has a mask that the vocabulary lacks.
         """
-        before = tuple(corpus.tokenizer.lead(self.prefix))
-        _check_side(self, 2 if self.mixup else 1, corpus, len(before))
+        before, after = map(tuple, prompt(corpus.tokenizer, "ContrastFeed", self.prefix, self.suffix))
+        _check_side(self, 2 if self.mixup else 1, corpus, len(before) + len(after))
         own = int(hash64(seed, "ContrastFeed"))
         # Two views: queries and keys are packed into separate rows, an item into the same slot of both.
-        return _pair_rows(self, 2, self.mixup, self._form()._replace(before=before), corpus, mixture, rows, own, split)
+        form = self._form()._replace(before=before, after=after)
+        return _pair_rows(self, 2, self.mixup, form, corpus, mixture, rows, own, split)
 
     def blank(self, rows: int) -> Batch:
         """The arrays of `rows` rows without text, where only shapes matter."""
@@ -225,9 +230,9 @@ def reads(feed: Any, mixture: Mixture | None) -> Mixture:
     return mixture
 
 
-def _check_side(feed: Any, texts: int, corpus: Corpus, before: int = 0) -> None:
-    """Raise UserError if a sequence of so many texts of `side` tokens, after `before` others, is longer than a row."""
-    name, needed = type(feed).__name__, texts * feed.side + _specials(corpus, texts) + before
+def _check_side(feed: Any, texts: int, corpus: Corpus, others: int = 0) -> None:
+    """Raise UserError if a sequence of so many texts of `side` tokens, with `others`, is longer than a row."""
+    name, needed = type(feed).__name__, texts * feed.side + _specials(corpus, texts) + others
     if needed > feed.length:
         raise UserError(
             f"{name}.side = {feed.side}: {texts} of them with their specials take {needed} tokens, more than "

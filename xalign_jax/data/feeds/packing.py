@@ -45,6 +45,7 @@ class Form(NamedTuple):
       targets: the batch has targets and weights for a causal language model.
       second: only tokens of an item's second text are targets.
       before: base ids between the bos and the first text of every item, such as those of "query:".
+      after: base ids between the last text of every item and its eos.
     """
 
     length: int
@@ -55,6 +56,7 @@ class Form(NamedTuple):
     targets: bool = False
     second: bool = False
     before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
 
 
 def pack(
@@ -123,7 +125,9 @@ class PackedRows(Batches):
         self.length, self.languages = form.length, source.languages
         self._form, self._rows, self._seed = form, rows, seed
         self._written = tokenizer.clone_table
-        self._eos, self._bos, self._pad = tokenizer.eos, tokenizer.bos, tokenizer.pad or 0
+        self._eos, self._pad = tokenizer.eos, tokenizer.pad or 0
+        # What stands before the first text of every item.
+        self._heading = (*([] if tokenizer.bos is None else [tokenizer.bos]), *form.before)
         # All blocks have as many rows as those whose items need the most, at any point of the mixture's schedule.
         constant = [source.drawn_by(phase) for phase in mixture.phases()] if mixture.changes else [source]
         self.block_size, self.block_rows, filled = self._fit(source) if source.whole_groups else self._measure(constant)
@@ -192,7 +196,7 @@ class PackedRows(Batches):
 
     def _sizes(self, items: Items) -> np.ndarray:
         """(I, V) int64: tokens of each view with its specials, an eos for each text and a bos."""
-        return items.size.sum(2) + items.ends.sum(2) + (self._bos is not None) + len(self._form.before)
+        return items.size.sum(2) + items.ends.sum(2) + len(self._heading) + len(self._form.after)
 
     def _fit(self, source: Source) -> tuple[int, int, float]:
         """The groups that a batch holds, its rows, and the share that is filled.
@@ -269,8 +273,9 @@ class PackedRows(Batches):
     def _view(self, items: Items, view: int, row: np.ndarray, slot: np.ndarray, place: np.ndarray) -> Batch:
         """tokens, positions, segment_ids, token_language (and types) of one view of a block, (m, T) int32 each.
 
-        A run is a text with its eos, if one follows; the first run of an item also has the bos. The block's runs, N tokens in all, are
-        built as flat columns (N,) and then written to their places in the rows.
+        A run is a text with its eos, if one follows. The first run of an item also has the bos and the form's `before`, the
+        last one its `after`. The block's runs, N tokens in all, are built as flat columns (N,) and then written to their
+        places in the rows.
 
         Args:
           row, slot, place: (I,) int64, where each item lies.
@@ -278,20 +283,22 @@ class PackedRows(Batches):
         shape = self.block_rows, self._form.length
         size, ends, k = items.size[:, view], items.ends[:, view], items.k[:, view].ravel()
         # (I, P) lengths of runs and their starts within the item; (I * P,) lengths and starts in the flat columns.
-        runs = size + ends
-        runs[:, 0] += (self._bos is not None) + len(self._form.before)
+        lead, tail = np.zeros_like(size), np.zeros_like(size)
+        lead[:, 0], tail[:, -1] = len(self._heading), len(self._form.after)
+        runs = lead + size + tail + ends
         within, run = np.cumsum(runs, 1) - runs, runs.ravel()
         before = np.cumsum(run) - run
         # (N,): each token's number within its run, and its flat place in the rows.
         inside = np.arange(run.sum()) - np.repeat(before, run)
         at = np.repeat(((row * shape[1] + place)[:, None] + within).ravel(), run) + inside
-        # (N,) tokens: eos everywhere, then what stands at the start of each item, then the texts after it.
+        # (N,) tokens: eos everywhere, then the texts, and what stands before and after the texts of each item.
         values = np.repeat(self._written[k, self._eos], run)
-        first = slice(None, None, size.shape[1])
-        for number, lead_id in enumerate([*([] if self._bos is None else [self._bos]), *self._form.before]):
-            values[before[first] + number] = self._written[k[first], lead_id]
-        lead = run - (size + ends).ravel()
-        values[ranges(before + lead, size.ravel())] = self._read(items, view)
+        texts, parts = before + lead.ravel(), size.shape[1]
+        values[ranges(texts, size.ravel())] = self._read(items, view)
+        first, last = slice(0, None, parts), slice(parts - 1, None, parts)
+        for here, starts, ids in ((first, before, self._heading), (last, texts + size.ravel(), self._form.after)):
+            for number, one in enumerate(ids):
+                values[starts[here] + number] = self._written[k[here], one]
         # (N,) further columns; a position counts from the item's start, or from the run's with `reset_positions`.
         offset = np.zeros_like(inside) if self._form.reset_positions else np.repeat(within.ravel(), run)
         language = np.repeat(items.language[:, view].ravel(), run)

@@ -291,10 +291,6 @@ class Tokenizer:
         before, after = ([] if one is None else [one] for one in (self.bos, self.eos))
         return before, ([] if causal else after)
 
-    def lead(self, prefix: str) -> list[int]:
-        """Base ids of words that stand before a text, such as "query: "; a space at their end belongs to the text."""
-        return self.encode([prefix.rstrip()])[0].tolist() if prefix.strip() else []
-
     @property
     def names(self) -> list[str]:
         """The name of each base piece, with spaces and parts of characters (`Pieces.names`)."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xalign_jax.data.tokens.prompts import prompt
 from xalign_jax.data.tokens.tokenizer import Encoded, Frame, Tokenizer
 from xalign_jax.data.tokens.words import split_words, word_flags
 from xalign_jax.errors import UserError
@@ -133,6 +134,23 @@ class TextReader:
         places = np.zeros(0, np.int64) if encoded.places is None else encoded.places
         spans[own] = _spans(text, places)[: last - first]
         return ReadText(text, row, own, spans, words)
+
+
+def prompted(reader: TextReader, owner: str, prefix: str, suffix: str) -> TextReader:
+    """A reader that puts the words of a prompt between the frame and the text (`data.tokens.prompts`).
+
+    Raises:
+      UserError: as `prompt`, or no room is left for a text.
+    """
+    before, after = prompt(reader.tokenizer, owner, prefix, suffix)
+    frame = [*reader.frame[0], *before], [*after, *reader.frame[1]]
+    found = TextReader(reader.tokenizer, frame, reader.max_length)
+    if (around := sum(found.around)) >= reader.max_length:
+        raise UserError(
+            f"{owner}: prefix, suffix and specials have {around} tokens, which leave no room for a text in "
+            f"{reader.max_length}; shorten them"
+        )
+    return found
 
 
 def probe_reader(run: ProbedRun, length: int) -> TextReader:

@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from xalign_jax.errors import UserError
-from xalign_jax.evaluation.activations import POOLINGS, Key
+from xalign_jax.evaluation.activations import PROMPTED, Key
 from xalign_jax.interfaces import Table
 from xalign_jax.models.model import Model
 from xalign_jax.recipe import freeze, one_of
@@ -117,7 +117,7 @@ class Measure(Table):
       controls: the controls that make sense: "shuffled" pairs each sentence with the translation of one that is
         half of the text away, and "untrained" reads the text with fresh parameters.
       whole: it measures all languages together (`together`) and not only pairs of them.
-      pooling: how the states of a sentence become the vector that it reads (`activations.POOLINGS`).
+      pooling: how the states of a sentence become the vector that it reads (`activations.PROMPTED`).
     """
 
     controls: ClassVar[tuple[str, ...]] = ("shuffled", "untrained")
@@ -127,7 +127,7 @@ class Measure(Table):
 
     def __post_init__(self) -> None:
         freeze(self)
-        one_of(self, "pooling", POOLINGS)
+        one_of(self, "pooling", PROMPTED)
 
     def sites(self) -> Sequence[str]:
         """The sites that it reads beside levels (`activations.Want`)."""

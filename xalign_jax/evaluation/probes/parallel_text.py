@@ -18,7 +18,7 @@ from xalign_jax.evaluation.activations import Want, pooled
 from xalign_jax.evaluation.encode import fingerprint, levels, require_length, row, with_untrained
 from xalign_jax.evaluation.inputs.parallel_files import File, all_files, located_files, mappings
 from xalign_jax.evaluation.inputs.parallel_text import Sentences, sentences
-from xalign_jax.evaluation.inputs.texts import probe_reader
+from xalign_jax.evaluation.inputs.texts import TextReader, probe_reader, prompted
 from xalign_jax.evaluation.language_maps import LanguageMaps
 from xalign_jax.evaluation.measures.statistics import interval_of_mean
 from xalign_jax.evaluation.parallel.measure import Measure, Sides, Together, Value, Vectors
@@ -51,8 +51,8 @@ class ParallelText(Probe):
       controls: any of "shuffled" and "untrained" (`Measure.controls`).
       maps: a folder that `xalign map` wrote. The model's states go through the map of each text's language. The same
         measures of the model as it is (control "unmapped") and of the baseline (control "centred") stand beside.
-      prefix: words that stand before every text, as the model was trained to read it, such as "query: " (e5). Their
-        states count in means.
+      prefix, suffix: words that stand before and after every text, as the model was trained to read it, such as "query: "
+        (e5). Their states count in means. [MASK] in them is the mask token, which the pooling "mask" reads.
     """
 
     name: ClassVar[str] = "parallel_text"
@@ -69,6 +69,7 @@ class ParallelText(Probe):
     controls: tuple[str, ...] = ("shuffled",)
     maps: str | None = dataclasses.field(default=None, metadata=with_paths(lambda path: path and resolve(path)))
     prefix: str = ""
+    suffix: str = ""
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -89,7 +90,7 @@ class ParallelText(Probe):
 
     def settings(self) -> Sequence[Any]:
         """The settings of each measure, with those of what the probe reads."""
-        left_out = {"measures", "class"} | (set() if self.prefix else {"prefix"})
+        left_out = {"measures", "class", *(name for name in ("prefix", "suffix") if not getattr(self, name))}
         shared = {key: value for key, value in as_json(self).items() if key not in left_out}
         return [{**as_json(measure), **shared} for measure in self.measures]
 
@@ -105,12 +106,9 @@ class ParallelText(Probe):
         """Raise UserError for anything that the data lacks, before anything is trained."""
         if above := [level for level in self.levels if not 0 <= level <= run.model.num_layers]:
             raise UserError(f"ParallelText.levels names {above[0]}: the model has levels 0 to {run.model.num_layers}")
-        around = sum(map(len, run.corpus.tokenizer.framing(run.model.causal)))
-        if around + (words := len(run.corpus.tokenizer.lead(self.prefix))) >= self.length:
-            raise UserError(
-                f"ParallelText.prefix = {self.prefix!r}: its {words} tokens leave no room for a text in "
-                f"ParallelText.length = {self.length}; raise the length"
-            )
+        want, around = self._want(run.model), self._reader(run).frame
+        want.check(run.model)
+        want.check_masks(run.model, [np.concatenate(around)], "ParallelText.prefix or ParallelText.suffix")
         for measure in self.measures:
             measure.check(run.model)
         pairs = self._sentences(run.corpus)
@@ -140,6 +138,10 @@ class ParallelText(Probe):
 
     def _sentences(self, corpus: CorpusView) -> list[Sentences]:
         return sentences(corpus, self.files, self.sentences, self.pivot, self.least, self.others)
+
+    def _reader(self, run: ProbedRun) -> TextReader:
+        """How the model reads each text, within the prompt."""
+        return prompted(probe_reader(run, self.length), "ParallelText", self.prefix, self.suffix)
 
     def _maps(self) -> LanguageMaps | None:
         return None if self.maps is None else LanguageMaps.load(Path(resolve(self.maps)))
@@ -208,15 +210,14 @@ class ParallelText(Probe):
         self, run: ProbedRun, texts: Sequence[np.ndarray], want: Want, language: str, maps: LanguageMaps | None
     ) -> Vectors:
         """The vectors of sentences, in their order."""
-        reader = probe_reader(run, self.length)
-        before, after = reader.frame
-        before = [*before, *run.corpus.tokenizer.lead(self.prefix)]
+        before, after = self._reader(run).frame
         room = self.length - len(before) - len(after)
         if long := sum(len(text) > room for text in texts):
             print(f"{language}: {long} of {len(texts)} sentences are longer than {room} tokens; cut", file=sys.stderr)
         rows = [np.concatenate([before, text[:room], after]).astype(np.int32) for text in texts]
         mapped = None if maps is None else maps.of(language, len(rows))
-        return pooled(run.model, rows, want, reader.around, language, mapped)
+        # The prompt counts in means.
+        return pooled(run.model, rows, want, probe_reader(run, self.length).around, language, mapped)
 
     def _kept(self, vectors: Vectors, rows: np.ndarray) -> Vectors:
         """The vectors of some sentences that measures of all languages together read."""

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xalign_jax.alignment.pooling import pooled_tokens, segment_means
 from xalign_jax.errors import UserError
-from xalign_jax.interfaces import Inputs
+from xalign_jax.interfaces import Batch, Inputs, Objective
 from xalign_jax.objectives.parts.candidates import Ids
 
 if TYPE_CHECKING:
     from xalign_jax.models.model import Model
 
-POOLINGS = ("first", "mean", "last")
+POOLINGS = ("first", "mean", "last", "mask")
 QUERY, KEY = "", "key_"
 LANGUAGES = 4096  # more than a feed has
 
@@ -44,7 +45,8 @@ def check_encoder(name: str, model: Model, level: int | None, pooling: str) -> N
       name: the objective's gin class, for messages.
 
     Raises:
-      UserError: the model lacks the level, the pooling is unknown, or it is "first" and the model is causal.
+      UserError: the model lacks the level, the pooling is unknown, it is "first" and the model is causal, or it is "mask"
+        and the vocabulary has no mask token.
     """
     check_level(name, model, level)
     if pooling not in POOLINGS:
@@ -53,6 +55,26 @@ def check_encoder(name: str, model: Model, level: int | None, pooling: str) -> N
         raise UserError(
             f"{name}.pooling = 'first': a causal model's first token has seen no other; use 'mean' or 'last'"
         )
+    if pooling == "mask" and model.mask_id is None:
+        raise UserError(f"{name}.pooling = 'mask': the vocabulary has no mask token; one of {', '.join(POOLINGS[:-1])}")
+
+
+class PoolsSentences(Objective):
+    """An objective whose field `pooling` says how the states of a sentence become its vector."""
+
+    pooling: str
+
+    def check_data(self, model: Model, batch: Batch) -> None:
+        """Raise UserError for a sentence without a mask token, or with several, if its state is the vector."""
+        for which in (QUERY, KEY) if self.pooling == "mask" else ():
+            if (segments := batch.get(f"{which}segment_ids")) is not None:
+                slot = np.arange(1, segments.max(initial=0) + 1)[:, None, None]
+                masks = np.sum((segments == slot) & (batch[f"{which}tokens"] == model.mask_id), axis=2)  # (S,R)
+                if len(wrong := masks[(masks != 1) & np.any(segments == slot, axis=2)]):
+                    raise UserError(
+                        f"{type(self).__name__}.pooling = 'mask': a sentence has {wrong[0]} mask tokens, and one is needed; "
+                        "write [MASK] once, in ContrastFeed.prefix or ContrastFeed.suffix"
+                    )
 
 
 def side(batch: Mapping[str, jax.Array], which: str) -> dict[str, jax.Array]:
@@ -69,7 +91,7 @@ def sentence_vectors(model: Model, rows: Mapping[str, jax.Array], slots: int, le
       slots: S, the number of sentences that a row has room for.
       level: the level whose states are pooled; nothing above it is computed.
       pooling: "first" = the state of a segment's first token, "last" = the state of its last token, "mean" = the mean
-        over its tokens that are not special.
+        over its tokens that are not special, "mask" = the state of its mask token.
     """
     positions, segment_ids = rows["positions"], rows["segment_ids"]
     tokens = rows.get("corrupted", rows["tokens"])
@@ -77,7 +99,9 @@ def sentence_vectors(model: Model, rows: Mapping[str, jax.Array], slots: int, le
     states = model.hidden(Inputs(tokens, positions, segment_ids), levels=(level,))[level]
     # (R,T): the segment of each token that counts. Special tokens are those of the original text, because a masked
     # token is still a token of the sentence.
-    own = pooled_tokens(segment_ids, positions, jnp.asarray(model.special)[rows["tokens"]], pooling)
+    special = jnp.asarray(model.special)[rows["tokens"]]
+    masks = model.mask_id is not None and rows["tokens"] == model.mask_id
+    own = pooled_tokens(segment_ids, positions, special, pooling, masks)
     # (R,S,width) -> (R S,width): one row for each item.
     return segment_means(states, own, slots).reshape(-1, states.shape[-1])
 
