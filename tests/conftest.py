@@ -49,11 +49,26 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["XALI
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
+MOST_REGIONS = 30_000  # a test of training maps about 80
+
+
 @pytest.fixture(autouse=True)
 def no_gin_bindings():
     """No test leaves what its gin files bound to others."""
     yield
     gin.clear_config()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_mapped_regions():
+    """Compiled programs are dropped in time. Linux lets a process map 65,530 regions, and XLA crashes at the next one."""
+    yield
+    regions = Path("/proc/self/maps")
+    if regions.exists() and regions.read_bytes().count(b"\n") > MOST_REGIONS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_collection_modifyitems(items):
