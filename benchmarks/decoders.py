@@ -42,7 +42,7 @@ SHARED += ["lora/WarmupCosine.warmup=0.0"]
 
 
 def data(source: Path, output: Path) -> None:
-    """Write OUTPUT/novels.LANGUAGE, and OUTPUT/en.tsv, de.tsv and shuffled.tsv."""
+    """Write OUTPUT/novels.LANGUAGE, and OUTPUT/pairs.en.tsv, pairs.de.tsv and pairs.shuffled.tsv."""
     output.mkdir(parents=True, exist_ok=True)
     both: dict[str, tuple[str, str]] = {}
     for corpus in CORPORA:
@@ -53,9 +53,7 @@ def data(source: Path, output: Path) -> None:
     random.Random(0).shuffle(wrong)
     sides = {name: {key: pair[number] for key, pair in both.items()} for number, name in enumerate(LANGUAGES)}
     sides["shuffled"] = dict(zip(both, wrong, strict=True))
-    for name, texts in sides.items():
-        rows = (f"{key}\t{text}\n" for key, text in texts.items())
-        (output / f"{name}.tsv").write_text("".join(rows), encoding="utf-8")
+    whole.write(output, "pairs", sides)
     for language in LANGUAGES:
         paragraphs = [line for line in whole.lines(source / "mono" / "eltec" / f"{language}.txt") if line][:NOVELS]
         (output / f"novels.{language}").write_text("\n".join(paragraphs) + "\n", encoding="utf-8")
@@ -65,7 +63,7 @@ def command(output: Path, arm: str) -> str:
     """The options of `xalign train` for an arm."""
     recipe, bindings, german = ARMS[arm]
     texts = [f'TASKS=("lines:en={output}/novels.en,de={output}/novels.de",)']
-    texts += [f'PAIRS=("tsv:en={output}/en.tsv,de={output}/{german}.tsv",)']
+    texts += [f'PAIRS=("tsv:en={output}/pairs.en.tsv,de={output}/pairs.{german}.tsv",)']
     return " ".join([f"--gin_file={recipe}", *(f"'--gin.{one}'" for one in [*texts, *SHARED, *bindings])])
 
 

@@ -169,8 +169,7 @@ def phrases(data: Path, output: Path) -> None:
             if plain and not re.search(r"[0-9()<>=_\[\]…:;\"]", b):
                 counts[a][b.strip(",.")] += 1
     best = {f"p{number}": (a, found.most_common(1)[0][0]) for number, (a, found) in enumerate(counts.items())}
-    for number, language in enumerate(("en", "eu")):
-        write(output, "phrases", {language: {key: pair[number] for key, pair in best.items()}})
+    write(output, "phrases", {"en": {k: a for k, (a, _) in best.items()}, "eu": {k: b for k, (_, b) in best.items()}})
 
 
 def command(output: Path) -> str:

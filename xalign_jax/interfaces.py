@@ -292,11 +292,12 @@ class Objective:
     def check(self, model: Model, batch: Batch) -> None:
         """Raise UserError for batches whose shape this objective cannot take. `batch` has real shapes, but no data."""
 
-    def check_data(self, model: Model, batch: Batch) -> None:
-        """Raise UserError for text that this objective cannot read. `batch` has the first rows, as NumPy arrays.
+    def check_data(self, model: Model, read: Callable[[], Batch]) -> None:
+        """Raise UserError for text that this objective cannot read.
 
         Args:
           model: without parameters.
+          read: gives the first rows, as NumPy arrays. A step's rows are packed for it, so call it only if they matter.
         """
 
     def count(self, model: Model, batch: Batch, rng: jax.Array) -> jax.Array:

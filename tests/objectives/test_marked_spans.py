@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from marked_cases import ROWS, T, marked_batch, with_head
-from objective_cases import assert_same_on_eight_devices, bound, loss_of
-from sentence_cases import KEY, assert_same_in_parts
+from objective_cases import bound, loss_of
+from sentence_cases import KEY
 
 from xalign_jax.alignment.spans import HEAD, answers, best_spans
-from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs
 from xalign_jax.objectives.marked_spans import MarkedSpans
 
@@ -102,20 +101,3 @@ def test_scores_that_are_not_finite_stay_visible():
     translation = jnp.asarray([[False, False, True, True]])
     found = best_spans(jnp.full((1, 4, 2), jnp.nan), {"weight": jnp.ones((2, 2))}, translation)
     assert np.isnan(found).any()
-
-
-@pytest.mark.slow
-def test_gradients_are_equal_on_eight_devices(model, params):
-    objective = MarkedSpans(2)
-    assert_same_on_eight_devices(objective, model, with_head(objective, model, params), marked_batch())
-
-
-@pytest.mark.slow
-def test_gradients_are_equal_when_rows_go_in_parts(model, params):
-    objective = MarkedSpans(2)
-    assert_same_in_parts(objective, model, with_head(objective, model, params), marked_batch())
-
-
-def test_a_level_that_the_model_lacks_is_refused(model):
-    with pytest.raises(UserError, match=r"MarkedSpans.level = 3: the model has levels 0 to 2"):
-        MarkedSpans(3).init(KEY, model)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from marked_cases import marked_batch, with_head
-from objective_cases import assert_same_on_eight_devices, bound, loss_of
-from sentence_cases import KEY, assert_same_in_parts
+from objective_cases import bound, loss_of
+from sentence_cases import KEY
 
 from xalign_jax.alignment.marking import HEAD
-from xalign_jax.errors import UserError
 from xalign_jax.interfaces import Inputs
 from xalign_jax.objectives.marked_words import MarkedWords
 
@@ -49,20 +46,3 @@ def test_a_batch_without_a_judged_token_has_no_loss(model, params):
     batch["linked"] = np.full_like(batch["linked"], -1)
     loss, metrics, _ = loss_of(objective, model, with_head(objective, model, params), {}, batch, KEY)
     assert loss == objective.count(model, batch, KEY) == 0 and metrics["precision"] == 0
-
-
-@pytest.mark.slow
-def test_gradients_are_equal_on_eight_devices(model, params):
-    objective = MarkedWords(2)
-    assert_same_on_eight_devices(objective, model, with_head(objective, model, params), marked_batch())
-
-
-@pytest.mark.slow
-def test_gradients_are_equal_when_rows_go_in_parts(model, params):
-    objective = MarkedWords(2)
-    assert_same_in_parts(objective, model, with_head(objective, model, params), marked_batch())
-
-
-def test_a_level_that_the_model_lacks_is_refused(model):
-    with pytest.raises(UserError, match=r"MarkedWords.level = 3: the model has levels 0 to 2"):
-        dataclasses.replace(MarkedWords(), level=3).init(KEY, model)

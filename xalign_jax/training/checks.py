@@ -233,7 +233,7 @@ def check_data(stages: list[PlannedStage], model: Model) -> None:
     for planned in stages:
         for stream in planned.stage.streams:
             feed = planned.feeds[stream.name]
-            stream.objective.check_data(model, feed.batch(feed.first_step, slice(0, 2)))
+            stream.objective.check_data(model, functools.partial(feed.batch, feed.first_step, slice(0, 2)))
 
 
 def check_probes(probes: Iterable[Probe], run: ProbedRun) -> None:

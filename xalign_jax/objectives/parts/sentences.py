@@ -7,7 +7,7 @@ and texts for each item. P is 2 where an item joins two pairs (InfoXLM's mixup),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import jax
@@ -64,9 +64,12 @@ class PoolsSentences(Objective):
 
     pooling: str
 
-    def check_data(self, model: Model, batch: Batch) -> None:
+    def check_data(self, model: Model, read: Callable[[], Batch]) -> None:
         """Raise UserError for a sentence without a mask token, or with several, if its state is the vector."""
-        for which in (QUERY, KEY) if self.pooling == "mask" else ():
+        if self.pooling != "mask":
+            return
+        batch = read()
+        for which in (QUERY, KEY):
             if (segments := batch.get(f"{which}segment_ids")) is not None:
                 slot = np.arange(1, segments.max(initial=0) + 1)[:, None, None]
                 masks = np.sum((segments == slot) & (batch[f"{which}tokens"] == model.mask_id), axis=2)  # (S,R)
